@@ -1,0 +1,89 @@
+"""What can go wrong, as data: a fact, the evidence for it, and what would help.
+
+Every error a user can cause ends as at most three lines on stderr and one of the exit codes below.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from enum import IntEnum
+from typing import ClassVar
+
+
+class ExitCode(IntEnum):
+    """The exit codes, documented in the README; scripts rely on them."""
+
+    DONE = 0
+    GATE_FAILED = 1
+    BAD_INPUT = 2
+    REFUSED = 3
+    ENVIRONMENT = 4
+    BUG = 70
+    INTERRUPTED = 130
+
+
+class ModeloptError(Exception):
+    """An error with a reason that a user can act on.
+
+    Args:
+        fact: One line saying what is wrong.
+        note: The evidence, e.g. what was found where something else was expected.
+        hint: The exact flag or command that helps.
+    """
+
+    exit_code: ClassVar[ExitCode] = ExitCode.BAD_INPUT
+
+    def __init__(self, fact: str, *, note: str | None = None, hint: str | None = None) -> None:
+        super().__init__(fact)
+        self.fact = fact
+        self.note = note
+        self.hint = hint
+
+
+class InputError(ModeloptError):
+    """Bad usage, or an input that is not what it should be (exit 2)."""
+
+
+class Refused(ModeloptError):
+    """A valid model or option that modelopt does not support, refused by name (exit 3)."""
+
+    exit_code = ExitCode.REFUSED
+
+
+class EnvironmentLacks(ModeloptError):
+    """The machine lacks something: a provider, an extra, memory, disk (exit 4)."""
+
+    exit_code = ExitCode.ENVIRONMENT
+
+
+class GateFailed(ModeloptError):
+    """The result does not honour the contract that the user asked for (exit 1)."""
+
+    exit_code = ExitCode.GATE_FAILED
+
+
+class VerificationFailed(ModeloptError):
+    """A pass changed what the model computes although it promised not to: a bug of ours (exit 70)."""
+
+    exit_code = ExitCode.BUG
+
+
+class WorkerDied(ModeloptError):
+    """Native code crashed, or exceeded its limit of time or memory, in the child process (exit 3).
+
+    Attributes:
+        reason: ``"signal"``, ``"timeout"`` or ``"memory"``.
+    """
+
+    exit_code = ExitCode.REFUSED
+
+    def __init__(self, fact: str, *, reason: str, note: str | None = None, hint: str | None = None) -> None:
+        super().__init__(fact, note=note, hint=hint)
+        self.reason = reason
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str | None:
+    """A ``did you mean …?`` for a mistyped name, or None when nothing known is close to it."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"did you mean '{close[0]}'?" if close else None

@@ -1,0 +1,324 @@
+"""Pure helpers over `onnx_ir`: what a node sees, what a value is, who uses it.
+
+Nothing here changes a model except the functions under "Edits", and nothing here runs one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import onnx_ir as ir
+
+from modelopt.signature import Signature, TensorSpec
+
+STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
+
+
+# Walking
+
+
+def all_nodes(model: ir.Model) -> Iterator[ir.Node]:
+    """Every node in every scope: the main graph, bodies of If/Loop/Scan, functions.
+
+    It is safe to remove or insert nodes while iterating.
+    """
+    for graph in all_graphs(model):
+        yield from graph
+
+
+def all_graphs(model: ir.Model) -> Iterator[ir.Graph | ir.Function]:
+    """The main graph, its nested bodies, then each function with its bodies; outer scopes come first."""
+    yield from _with_bodies(model.graph)
+    for function in model.functions.values():
+        yield from _with_bodies(function)
+
+
+def _with_bodies(graph: ir.Graph | ir.Function) -> Iterator[ir.Graph | ir.Function]:
+    yield graph
+    for node in graph:
+        for body in bodies(node):
+            yield from _with_bodies(body)
+
+
+def bodies(node: ir.Node) -> Iterator[ir.Graph]:
+    """The subgraphs that hang on `node` as attributes."""
+    for attribute in node.attributes.values():
+        if attribute.is_ref():
+            continue
+        if attribute.type == ir.AttributeType.GRAPH:
+            yield attribute.as_graph()
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            yield from attribute.as_graphs()
+
+
+# Values
+
+
+def is_standard(node: ir.Node, op_type: str) -> bool:
+    """Whether `node` is the standard operator `op_type` (not one of the same name in another domain)."""
+    return node.op_type == op_type and node.domain in STANDARD_DOMAINS
+
+
+def is_overridable(value: ir.Value) -> bool:
+    """Whether `value` is an initializer that a caller may override because it is also a graph input."""
+    return value.is_graph_input()
+
+
+def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """The tensor behind a value that never changes, without reading its bytes.
+
+    A value is constant when it is an initializer that is not also a graph input, or the output of a Constant node
+    that holds a tensor or plain numbers. Values captured from an outer scope count.
+    """
+    if value is None:
+        return None
+    producer = value.producer()
+    if producer is not None:
+        return _constant_node_tensor(producer) if is_standard(producer, "Constant") else None
+    if is_overridable(value):
+        return None
+    return value.const_value
+
+
+def _constant_node_tensor(node: ir.Node) -> ir.TensorProtocol | None:
+    for key, attribute in node.attributes.items():
+        if attribute.is_ref():
+            return None
+        if key == "value":
+            return attribute.as_tensor()
+        if key in {"value_float", "value_floats"}:
+            return ir.tensor(np.array(attribute.value, np.float32))
+        if key in {"value_int", "value_ints"}:
+            return ir.tensor(np.array(attribute.value, np.int64))
+    return None
+
+
+def constant(value: ir.Value | None, *, max_bytes: int | None = None) -> np.ndarray | None:
+    """The array behind a constant value, else None.
+
+    Args:
+        value: Any value, or None for an omitted optional input.
+        max_bytes: Return None for larger tensors instead of reading them.
+    """
+    tensor = constant_tensor(value)
+    if tensor is None or (max_bytes is not None and tensor.nbytes > max_bytes):
+        return None
+    return tensor.numpy()
+
+
+def scalar(value: ir.Value | None) -> float | int | bool | None:
+    """The single number behind a constant value with one element, else None."""
+    array = constant(value, max_bytes=64)
+    if array is None or array.size != 1 or array.dtype.kind not in "fiub":
+        return None
+    number: float | int | bool = array.reshape(()).item()
+    return number
+
+
+def rank(value: ir.Value | None) -> int | None:
+    """The number of axes, None when unknown."""
+    return None if value is None or value.shape is None else len(value.shape)
+
+
+def static_shape(value: ir.Value | None) -> tuple[int, ...] | None:
+    """The shape when every dimension is a known integer, else None."""
+    if value is None or value.shape is None or not value.shape.is_static():
+        return None
+    return tuple(int(dim) for dim in value.shape)  # type: ignore[arg-type]
+
+
+def sole_consumer(value: ir.Value) -> ir.Node | None:
+    """The only node that uses `value`, when it uses it once and `value` is not a graph output; else None.
+
+    Uses inside If/Loop/Scan bodies count as uses.
+    """
+    uses = value.uses()
+    if len(uses) != 1 or value.is_graph_output():
+        return None
+    return next(iter(uses)).node
+
+
+def why_not_sole(value: ir.Value) -> str:
+    """Why `sole_consumer` is None for `value`, as a clause for `Skip`."""
+    if value.is_graph_output():
+        return "its output is also a graph output"
+    return f"its output has {len(value.uses())} consumers"
+
+
+def attribute_int(node: ir.Node, name: str, default: int) -> int:
+    """An integer attribute, or its default."""
+    attribute = node.attributes.get(name)
+    return default if attribute is None or attribute.is_ref() else attribute.as_int()
+
+
+def attribute_float(node: ir.Node, name: str, default: float) -> float:
+    """A float attribute, or its default."""
+    attribute = node.attributes.get(name)
+    return default if attribute is None or attribute.is_ref() else attribute.as_float()
+
+
+def attribute_ints(node: ir.Node, name: str) -> tuple[int, ...] | None:
+    """A list-of-integers attribute, or None."""
+    attribute = node.attributes.get(name)
+    return None if attribute is None or attribute.is_ref() else tuple(attribute.as_ints())
+
+
+def attribute_string(node: ir.Node, name: str, default: str) -> str:
+    """A string attribute, or its default."""
+    attribute = node.attributes.get(name)
+    return default if attribute is None or attribute.is_ref() else attribute.as_string()
+
+
+def opset(model: ir.Model) -> int:
+    """The version of the standard operator set that the main graph uses; 0 when it imports none."""
+    return max((v for domain, v in model.opset_imports.items() if domain in STANDARD_DOMAINS), default=0)
+
+
+def label(node: ir.Node) -> str:
+    """How messages call a node: its name, else its first output's, always with its operator."""
+    own = node.name or next((out.name for out in node.outputs if out.name), None) or "unnamed"
+    return f"{own} ({node.op_type})"
+
+
+# Statistics
+
+
+def signature(model: ir.Model) -> Signature:
+    """Inputs (without initializers) and outputs of the main graph."""
+    initializers = model.graph.initializers
+    return Signature(
+        tuple(_spec(value) for value in model.graph.inputs if value.name not in initializers),
+        tuple(_spec(value) for value in model.graph.outputs),
+    )
+
+
+def _spec(value: ir.Value) -> TensorSpec:
+    shape = None
+    if value.shape is not None:
+        shape = tuple(dim if isinstance(dim, int) else dim.value for dim in value.shape)
+    if not isinstance(value.type, ir.TensorType):
+        return TensorSpec(value.name or "", "unknown" if value.type is None else str(value.type), shape)
+    dtype = value.type.dtype
+    name = "string" if dtype == ir.DataType.STRING else dtype.numpy().name
+    return TensorSpec(value.name or "", name, shape)
+
+
+def tensors(model: ir.Model) -> Iterator[tuple[str, ir.TensorProtocol]]:
+    """Every stored tensor in every scope, once each: initializers, and `value` of Constant nodes, with a name."""
+    seen: set[int] = set()
+    for graph in all_graphs(model):
+        if isinstance(graph, ir.Graph):
+            for name, value in graph.initializers.items():
+                if value.const_value is not None and id(value.const_value) not in seen:
+                    seen.add(id(value.const_value))
+                    yield name, value.const_value
+        for node in graph:
+            if is_standard(node, "Constant"):
+                tensor = _constant_node_tensor(node)
+                if tensor is not None:
+                    yield node.outputs[0].name or "", tensor
+
+
+def weight_bytes(model: ir.Model) -> int:
+    """Bytes of all stored tensors."""
+    return sum(tensor.nbytes for _, tensor in tensors(model))
+
+
+# Edits
+
+
+def replace_value(old: ir.Value, new: ir.Value) -> None:
+    """Make every user of `old` use `new`; when `old` is a graph output the new value takes over its name.
+
+    The caller makes sure that `new` is in scope wherever `old` was used, and that `new` is neither a graph input, nor
+    an initializer, nor already a graph output when `old` is a graph output.
+    """
+    if old.is_graph_output():
+        name, shape, type_ = old.name, old.shape, old.type
+        old.replace_all_uses_with(new, replace_graph_outputs=True)
+        old.name = f"{name}_replaced"
+        new.name = name
+        new.shape = new.shape if shape is None else shape
+        new.type = new.type if type_ is None else type_
+        return
+    old.replace_all_uses_with(new)
+
+
+def can_replace(old: ir.Value, new: ir.Value) -> str | None:
+    """Why `replace_value(old, new)` would change the signature, else None."""
+    if not old.is_graph_output():
+        return None
+    if new.producer() is None:
+        return "a graph output would become a graph input or an initializer"
+    if new.is_graph_output():
+        return "two graph outputs would become one value"
+    if new.graph is not old.graph:
+        return "a graph output would leave its scope"
+    return None
+
+
+def unique_name(model: ir.Model, stem: str) -> str:
+    """A value name that no scope of `model` uses; deterministic. For many names use `NameSource`."""
+    return NameSource(model)(stem)
+
+
+class NameSource:
+    """Hands out value names that no scope of the model uses. Call it with a stem."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self._taken: set[str] = set()
+        for graph in all_graphs(model):
+            self._taken.update(value.name or "" for value in graph.inputs)
+            if isinstance(graph, ir.Graph):
+                self._taken.update(graph.initializers)
+            for node in graph:
+                self._taken.update(value.name or "" for value in node.outputs)
+
+    def __call__(self, stem: str) -> str:
+        """`stem` when it is free, else ``stem_1``, ``stem_2`` …"""
+        name, number = stem, 0
+        while name in self._taken:
+            number += 1
+            name = f"{stem}_{number}"
+        self._taken.add(name)
+        return name
+
+
+def add_initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+    """Register `array` as an initializer of `graph` and return its value. `name` must be free."""
+    tensor = ir.tensor(np.array(array, order="C"), name=name)
+    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
+def owning_graph(node: ir.Node) -> ir.Graph | None:
+    """The graph that can hold initializers for `node`; None inside a function, which has no initializers."""
+    return node.graph if isinstance(node.graph, ir.Graph) else None
+
+
+def remove_if_dead(node: ir.Node) -> bool:
+    """Remove `node` when nothing uses any of its outputs; says whether it did."""
+    if node.graph is None or any(out.uses() or out.is_graph_output() for out in node.outputs):
+        return False
+    node.graph.remove(node, safe=True)
+    return True
+
+
+def sweep(model: ir.Model, *, keep: Callable[[ir.Node], bool] = lambda _node: False) -> int:
+    """Remove nodes and initializers that nothing uses, in all scopes, until none is left; returns how many.
+
+    Graph inputs and outputs are never touched; an initializer that is also a graph input stays.
+    """
+    removed = 0
+    for graph in reversed(list(all_graphs(model))):  # bodies first: they capture outer values
+        for node in reversed(list(graph)):
+            if not keep(node):
+                removed += remove_if_dead(node)
+        if isinstance(graph, ir.Graph):
+            for name, value in list(graph.initializers.items()):
+                if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
+                    del graph.initializers[name]
+                    removed += 1
+    return removed

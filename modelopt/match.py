@@ -1,0 +1,47 @@
+"""A small vocabulary for matching patterns: a mismatch is data that says why, never an exception."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from modelopt import graph
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """Why a pattern does not hold here.
+
+    Attributes:
+        reason: One clause without a final period.
+        near: True when the place looked like the pattern, so that `--explain` shows the reason; False when it
+            is just another node.
+    """
+
+    reason: str
+    near: bool = True
+
+
+NOT_HERE = Mismatch("another operator", near=False)
+
+
+def producer(value: ir.Value | None, op_type: str) -> ir.Node | None:
+    """The node that makes `value` when it is the standard operator `op_type`, else None."""
+    node = None if value is None else value.producer()
+    return node if node is not None and graph.is_standard(node, op_type) else None
+
+
+def split_constant(node: ir.Node) -> tuple[ir.Value, ir.Value] | None:
+    """For a two-input node with exactly one constant operand: (the variable value, the constant value)."""
+    if len(node.inputs) != 2:
+        return None
+    left, right = node.inputs
+    if left is None or right is None:
+        return None
+    constants = [graph.constant_tensor(left) is not None, graph.constant_tensor(right) is not None]
+    if constants == [False, True]:
+        return left, right
+    if constants == [True, False]:
+        return right, left
+    return None

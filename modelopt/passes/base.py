@@ -1,0 +1,188 @@
+"""What a pass is: a frozen value whose fields are its options and whose `apply` rewrites a model in place."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import onnx_ir as ir
+
+from modelopt.data import Dataset
+from modelopt.runtime.cpu import Target
+
+
+class Effect(Enum):
+    """What a pass claims about the outputs of the model it leaves; the engine checks the claim.
+
+    Attributes:
+        EXACT: Same outputs up to the rounding of a reordered floating-point sum.
+        APPROXIMATE: Close outputs: numbers are stored or computed in fewer bits.
+        LOSSY: Information is thrown away (weights set to zero).
+    """
+
+    EXACT = "exact"
+    APPROXIMATE = "approximate"
+    LOSSY = "lossy"
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A place where a pass could have acted and did not, and why.
+
+    Attributes:
+        node: The node's (or tensor's) name.
+        reason: One clause without a final period, e.g. ``"its output is also a graph output"``.
+    """
+
+    node: str
+    reason: str
+
+
+Fact = str | int | float | bool
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a pass says of itself.
+
+    Attributes:
+        rewrites: How many places were rewritten; 0 promises that the model is untouched.
+        skipped: The refusals, for ``--explain``.
+        facts: Named figures for the report, e.g. ``{"sparsity": 0.5}``; units are in the names.
+    """
+
+    rewrites: int = 0
+    skipped: tuple[Skip, ...] = ()
+    facts: Mapping[str, Fact] = field(default_factory=dict)
+
+
+class Runner(Protocol):
+    """Runs a model on onnxruntime in the limited child process."""
+
+    def run(
+        self, model: ir.Model, feeds: Iterable[Mapping[str, np.ndarray]], outputs: Sequence[str] | None = None
+    ) -> Iterator[list[np.ndarray]]:
+        """Yield the outputs for each feed.
+
+        Args:
+            model: The model; it is not changed.
+            feeds: Input arrays by name.
+            outputs: Names of values of the main graph to return; None returns the model's outputs.
+
+        Raises:
+            Refused: onnxruntime does not load the model.
+            WorkerDied: The child crashed or exceeded its limits.
+        """
+        ...
+
+    def infer_shapes(self, model: ir.Model) -> None:
+        """Add what onnx's strict shape inference knows to the values of `model`, in place.
+
+        Raises:
+            Refused: Shape inference fails.
+        """
+        ...
+
+    def convert_opset(self, model: ir.Model, version: int) -> ir.Model:
+        """A copy of `model` converted by onnx's version converter.
+
+        Raises:
+            Refused: The converter fails.
+        """
+        ...
+
+    def simplify(self, model: ir.Model) -> ir.Model:
+        """A copy of `model` simplified by onnxsim from an in-memory proto.
+
+        Raises:
+            Refused: onnxsim fails.
+        """
+        ...
+
+
+def _silent(_step: str, _done: int, _total: int | None) -> None:
+    """Report no progress."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the engine lends to a pass.
+
+    Attributes:
+        runner: Runs models in the limited child process.
+        target: The machine that the result is for.
+        calibration: Samples for passes that need data, else None.
+        seed: The seed for whatever is random.
+        progress: Called with (what, done, total or None) during long work.
+    """
+
+    runner: Runner
+    target: Target
+    calibration: Dataset | None = None
+    seed: int = 0
+    progress: Callable[[str, int, int | None], None] = _silent
+
+
+def option(default: Any, text: str) -> Any:
+    """A pass option: a dataclass field with a default and a line of documentation."""
+    return field(default=default, metadata={"doc": text})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pass(ABC):
+    """Base of all passes. Line 1 of a subclass's docstring is its summary; its fields are its options."""
+
+    name: ClassVar[str]
+    effect: ClassVar[Effect]
+    needs_data: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        """Hold a subclass to the house rules, speaking to its author by name."""
+        super().__init_subclass__()
+        for attribute in ("name", "effect"):
+            if attribute not in cls.__dict__:
+                raise TypeError(f"{cls.__name__} must set the class attribute {attribute!r}")
+        derived = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", cls.__name__).lower()
+        if cls.name != derived:
+            raise TypeError(f"{cls.__name__}.name must be {derived!r}, not {cls.name!r}")
+        if not cls.__doc__:
+            raise TypeError(f"{cls.__name__} needs a docstring: its first line is the pass's summary")
+
+    @abstractmethod
+    def apply(self, model: ir.Model, ctx: Context) -> Changes:
+        """Rewrite `model` in place and say what was done.
+
+        A pass never prints, saves, times or catches broadly. It raises `Refused` for what it does not
+        support.
+        """
+
+    @classmethod
+    def summary(cls) -> str:
+        """The first line of the docstring."""
+        return (cls.__doc__ or "").strip().splitlines()[0]
+
+    def options(self) -> dict[str, Any]:
+        """The options that differ from their defaults, by their written names (``per-channel``)."""
+        return {
+            f.name.replace("_", "-"): _plain(getattr(self, f.name))
+            for f in dataclasses.fields(self)
+            if getattr(self, f.name) != f.default
+        }
+
+    def __str__(self) -> str:
+        chosen = ", ".join(f"{key}={value}" for key, value in self.options().items())
+        return f"{self.name}({chosen})" if chosen else self.name
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value

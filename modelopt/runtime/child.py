@@ -1,0 +1,268 @@
+"""The child process: opens and runs sessions, and calls onnx's native code, so that a crash stays here.
+
+Run as ``python -m modelopt.runtime.child``. It reads requests from stdin and answers on a private copy of
+stdout: native libraries may print to file descriptor 1, so that one is pointed at stderr first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import resource
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, BinaryIO
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before onnxruntime is imported: its wheels report by default
+
+import msgspec
+import numpy as np
+
+from modelopt.runtime import wire
+from modelopt.runtime.session import (
+    IoSpec,
+    NodeRun,
+    Optimization,
+    SessionInfo,
+    SessionSpec,
+    full_provider_name,
+)
+
+Reply = tuple[dict[str, Any], dict[str, np.ndarray]]
+
+
+class Failure(Exception):
+    """Something the parent turns into an error: a kind it knows and the evidence."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(text)
+        self.kind = kind
+        self.text = text
+
+
+class Child:
+    """Serves one parent: holds sessions and feeds by number."""
+
+    def __init__(self) -> None:
+        self.sessions: dict[int, Any] = {}
+        self.feeds: dict[int, dict[str, np.ndarray]] = {}
+        self.profiles: dict[int, tempfile.TemporaryDirectory[str]] = {}
+
+    def open(self, body: dict[str, Any], _arrays: dict[str, np.ndarray]) -> Reply:
+        """Create a session from a file."""
+        import onnxruntime as ort
+
+        spec = msgspec.convert(body["spec"], SessionSpec)
+        provider = full_provider_name(spec.provider)
+        if provider not in ort.get_available_providers():
+            raise Failure("provider-missing", ", ".join(ort.get_available_providers()))
+        options = _session_options(ort, spec)
+        if spec.profile:
+            directory = tempfile.TemporaryDirectory(prefix="modelopt-profile-")
+            self.profiles[body["id"]] = directory
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(directory.name) / "run")
+        started = time.perf_counter_ns()
+        try:
+            session = ort.InferenceSession(body["path"], options, providers=[(provider, dict(spec.provider_options))])
+        except MemoryError as error:
+            raise Failure("memory", str(error)) from error
+        except Exception as error:
+            raise Failure("load", _first_line(error)) from error
+        load_ns = time.perf_counter_ns() - started
+        if session.get_providers()[0] != provider:
+            raise Failure("provider-failed", ", ".join(session.get_providers()))
+        self.sessions[body["id"]] = session
+        info = SessionInfo(
+            tuple(_io_spec(value) for value in session.get_inputs()),
+            tuple(_io_spec(value) for value in session.get_outputs()),
+            tuple(session.get_providers()),
+            load_ns,
+        )
+        return {"info": msgspec.to_builtins(info)}, {}
+
+    def close(self, body: dict[str, Any], _arrays: dict[str, np.ndarray]) -> Reply:
+        """Drop a session."""
+        self.sessions.pop(body["id"], None)
+        return {}, {}
+
+    def run(self, body: dict[str, Any], arrays: dict[str, np.ndarray]) -> Reply:
+        """Run once and return the outputs."""
+        session = self.sessions[body["id"]]
+        outputs = _run(session, body["outputs"], arrays)
+        names = body["outputs"] or [output.name for output in session.get_outputs()]
+        # Keys are positions: a model may list the same output twice.
+        tensors = {str(i): array for i, array in enumerate(outputs) if isinstance(array, np.ndarray)}
+        if len(tensors) != len(names):
+            raise Failure("run", "an output is a sequence, a map or an absent optional, not a tensor")
+        return {}, tensors
+
+    def hold(self, body: dict[str, Any], arrays: dict[str, np.ndarray]) -> Reply:
+        """Keep feeds here, so that timing does not cross the pipe."""
+        self.feeds[body["slot"]] = arrays
+        return {}, {}
+
+    def time(self, body: dict[str, Any], _arrays: dict[str, np.ndarray]) -> Reply:
+        """Time runs on the held feeds, in turn; returns nanoseconds per run."""
+        session, slots = self.sessions[body["id"]], sorted(self.feeds)
+        samples = []
+        for i in range(body["runs"]):
+            feeds = self.feeds[slots[i % len(slots)]]
+            started = time.perf_counter_ns()
+            _run(session, None, feeds)
+            samples.append(time.perf_counter_ns() - started)
+        return {"samples_ns": samples}, {}
+
+    def profile(self, body: dict[str, Any], _arrays: dict[str, np.ndarray]) -> Reply:
+        """End profiling and say which provider ran which node."""
+        path = Path(self.sessions[body["id"]].end_profiling())
+        events = json.loads(path.read_text(encoding="utf-8"))
+        self.profiles.pop(body["id"]).cleanup()
+        return {"nodes": msgspec.to_builtins(_node_runs(events))}, {}
+
+    def peak(self, _body: dict[str, Any], _arrays: dict[str, np.ndarray]) -> Reply:
+        """Peak resident memory of this process, in bytes."""
+        scale = 1 if sys.platform == "darwin" else 1024
+        return {"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale}, {}
+
+    def versions(self, _body: dict[str, Any], _arrays: dict[str, np.ndarray]) -> Reply:
+        """The runtime's version and its providers."""
+        import onnxruntime as ort
+
+        return {"onnxruntime": ort.__version__, "providers": ort.get_available_providers()}, {}
+
+    def infer_shapes(self, _body: dict[str, Any], arrays: dict[str, np.ndarray]) -> Reply:
+        """Strict shape inference on serialized bytes."""
+        import onnx
+
+        try:
+            inferred = onnx.shape_inference.infer_shapes(
+                arrays["model"].tobytes(), check_type=True, strict_mode=True, data_prop=True
+            )
+        except Exception as error:
+            raise Failure("shapes", _first_line(error)) from error
+        return {}, {"model": np.frombuffer(inferred.SerializeToString(), np.uint8)}
+
+    def check(self, _body: dict[str, Any], arrays: dict[str, np.ndarray]) -> Reply:
+        """Run onnx's checker on serialized bytes."""
+        import onnx
+
+        try:
+            onnx.checker.check_model(arrays["model"].tobytes())
+        except Exception as error:
+            raise Failure("check", _first_line(error)) from error
+        return {}, {}
+
+    def convert_opset(self, body: dict[str, Any], arrays: dict[str, np.ndarray]) -> Reply:
+        """Run onnx's version converter."""
+        import onnx
+        import onnx.version_converter
+
+        try:
+            proto = onnx.load_model_from_string(arrays["model"].tobytes())
+            converted = onnx.version_converter.convert_version(proto, body["version"])
+        except Exception as error:
+            raise Failure("convert", _first_line(error)) from error
+        return {}, {"model": np.frombuffer(converted.SerializeToString(), np.uint8)}
+
+    def simplify(self, _body: dict[str, Any], arrays: dict[str, np.ndarray]) -> Reply:
+        """Run onnxsim on an in-memory proto; never a path, whose loader skips every check."""
+        import onnx
+        import onnxsim
+
+        try:
+            proto = onnx.load_model_from_string(arrays["model"].tobytes())
+            simplified, ok = onnxsim.simplify(proto)
+        except Exception as error:
+            raise Failure("simplify", _first_line(error)) from error
+        if not ok:
+            raise Failure("simplify", "onnxsim's own check of its result failed")
+        return {}, {"model": np.frombuffer(simplified.SerializeToString(), np.uint8)}
+
+
+def _session_options(ort: Any, spec: SessionSpec) -> Any:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = spec.threads
+    options.inter_op_num_threads = 1
+    options.graph_optimization_level = {
+        Optimization.ALL: ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+        Optimization.BASIC: ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+        Optimization.DISABLED: ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    }[spec.optimization]
+    if not spec.spin:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    for library in spec.custom_op_libraries:
+        options.register_custom_ops_library(library)
+    return options
+
+
+def _run(session: Any, outputs: list[str] | None, feeds: dict[str, np.ndarray]) -> list[Any]:
+    try:
+        result: list[Any] = session.run(outputs, feeds)
+    except MemoryError as error:
+        raise Failure("memory", str(error)) from error
+    except Exception as error:
+        raise Failure("run", _first_line(error)) from error
+    return result
+
+
+def _io_spec(value: Any) -> IoSpec:
+    return IoSpec(value.name, value.type, tuple(value.shape))
+
+
+def _node_runs(events: list[dict[str, Any]]) -> list[NodeRun]:
+    totals: dict[tuple[str, str, str], int] = {}
+    for event in events:
+        args = event.get("args", {})
+        if event.get("cat") != "Node" or "provider" not in args or not event["name"].endswith("_kernel_time"):
+            continue
+        key = (event["name"].removesuffix("_kernel_time"), args["op_name"], args["provider"])
+        totals[key] = totals.get(key, 0) + int(event["dur"]) * 1000
+    return [NodeRun(name, op, provider, ns) for (name, op, provider), ns in totals.items()]
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def _die_with_parent() -> None:
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def serve(requests: BinaryIO, replies: BinaryIO) -> None:
+    """Answer requests until the parent hangs up."""
+    child = Child()
+    while True:
+        try:
+            body, arrays = wire.read(requests)
+        except EOFError:
+            return
+        try:
+            answer, tensors = getattr(child, body["call"])(body, arrays)
+        except Failure as failure:
+            wire.write(replies, {"failure": failure.kind, "text": failure.text})
+            continue
+        wire.write(replies, answer, tensors)
+
+
+def main() -> None:
+    """Serve the parent on stdin and stdout."""
+    _die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle: it closes the pipe
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    with contextlib.suppress(BrokenPipeError):
+        serve(sys.stdin.buffer, replies)
+
+
+if __name__ == "__main__":
+    main()

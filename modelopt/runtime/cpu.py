@@ -1,0 +1,109 @@
+"""The machine that a result is for: which integer instructions it has, and what follows for quantization."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from modelopt.errors import InputError, did_you_mean
+
+
+class TargetKind(Enum):
+    """Families of machines that differ in how they run int8.
+
+    Attributes:
+        X86_VNNI: x86 whose dot products of u8 × s8 accumulate in 32 bits (AVX512-VNNI, AVX-VNNI, AMX-INT8).
+        X86_AVX2: x86 without VNNI: ``vpmaddubsw`` saturates at 16 bits, so weights keep 7 bits.
+        ARM64: Armv8 with or without the dot-product extension; s8 × s8.
+        TENSORRT: NVIDIA TensorRT; symmetric s8 × s8 only.
+        CUDA: onnxruntime's CUDA provider, whose int8 convolutions run as float.
+    """
+
+    X86_VNNI = "x86-vnni"
+    X86_AVX2 = "x86-avx2"
+    ARM64 = "arm64"
+    TENSORRT = "tensorrt"
+    CUDA = "cuda"
+
+
+_VNNI = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "avx512vnni"})
+
+
+@dataclass(frozen=True)
+class Target:
+    """A target and how it was found.
+
+    Attributes:
+        kind: The family.
+        detected: True when it was read off this machine, False when the user named it.
+        features: The instruction-set extensions that decided it, for the report.
+    """
+
+    kind: TargetKind
+    detected: bool
+    features: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        origin = "this machine" if self.detected else "as asked"
+        evidence = f": {', '.join(self.features)}" if self.features else ""
+        return f"{self.kind.value} ({origin}{evidence})"
+
+
+@functools.cache
+def detect() -> Target:
+    """The target that this machine is."""
+    if platform.machine().lower() in {"arm64", "aarch64"}:
+        return Target(TargetKind.ARM64, detected=True, features=(platform.machine().lower(),))
+    found = sorted(_VNNI & _features())
+    if found:
+        return Target(TargetKind.X86_VNNI, detected=True, features=tuple(found))
+    return Target(TargetKind.X86_AVX2, detected=True, features=("no VNNI",))
+
+
+def resolve(name: str) -> Target:
+    """The target called `name`; ``auto`` is this machine.
+
+    Raises:
+        InputError: No target has that name.
+    """
+    if name == "auto":
+        return detect()
+    known = [kind.value for kind in TargetKind]
+    if name not in known:
+        raise InputError(
+            f"unknown target '{name}'",
+            note=f"targets: auto, {', '.join(known)}",
+            hint=did_you_mean(name, ["auto", *known]),
+        )
+    return Target(TargetKind(name), detected=False)
+
+
+def _features() -> frozenset[str]:
+    # /proc/cpuinfo first: archspec rounds a machine down to a named microarchitecture and so drops
+    # extensions (amx_int8 on a virtualized Sapphire Rapids).
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("flags"):
+                return frozenset(line.split(":", 1)[1].split())
+    import archspec.cpu
+
+    return frozenset(archspec.cpu.host().features)
+
+
+def usable_cores() -> int:
+    """How many processors this process may use: its affinity, cut down to the cgroup's quota if there is one.
+
+    onnxruntime sizes its pool by the host's cores, blind to both.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = Path("/sys/fs/cgroup/cpu.max")
+    if quota.exists():
+        limit, period = quota.read_text(encoding="ascii").split()[:2]
+        if limit != "max":
+            cores = min(cores, max(1, int(limit) // int(period)))
+    return cores

@@ -1,0 +1,95 @@
+"""How a session is opened, and what it says of itself: plain data that crosses the pipe."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import msgspec
+
+
+class Optimization(Enum):
+    """onnxruntime's graph optimization level at load."""
+
+    ALL = "all"
+    BASIC = "basic"
+    DISABLED = "disabled"
+
+
+class SessionSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """How to open a session.
+
+    Attributes:
+        provider: ``cpu``, ``cuda``, ``tensorrt``, ``openvino``, or a full name (``CPUExecutionProvider``).
+        provider_options: The provider's own options, as (key, value) pairs.
+        threads: Intra-op threads; 0 means as many as this process may use.
+        optimization: The graph optimization level.
+        spin: Whether idle threads spin. True is onnxruntime's default and what users get.
+        profile: Record which provider runs which node (slower).
+        custom_op_libraries: Shared libraries that the user named on the command line.
+    """
+
+    provider: str = "cpu"
+    provider_options: tuple[tuple[str, str], ...] = ()
+    threads: int = 0
+    optimization: Optimization = Optimization.ALL
+    spin: bool = True
+    profile: bool = False
+    custom_op_libraries: tuple[str, ...] = ()
+
+
+class IoSpec(msgspec.Struct, frozen=True):
+    """An input or output as onnxruntime reports it: its type text (``tensor(float)``) and dims."""
+
+    name: str
+    type: str
+    shape: tuple[int | str | None, ...]
+
+
+class SessionInfo(msgspec.Struct, frozen=True):
+    """What an opened session says of itself.
+
+    Attributes:
+        inputs: Its inputs.
+        outputs: Its outputs.
+        providers: The providers that it really has, in order of preference.
+        load_ns: Nanoseconds for creating the session.
+    """
+
+    inputs: tuple[IoSpec, ...]
+    outputs: tuple[IoSpec, ...]
+    providers: tuple[str, ...]
+    load_ns: int
+
+
+class NodeRun(msgspec.Struct, frozen=True):
+    """One kernel that the runtime executed in a profiled run.
+
+    Attributes:
+        name: The node's name in the runtime's optimized graph.
+        op_type: Its operator there (``Conv``, ``QLinearConv``, ``ReorderInput`` …).
+        provider: The execution provider that ran it.
+        duration_ns: Nanoseconds in the kernel, summed over the profiled runs.
+    """
+
+    name: str
+    op_type: str
+    provider: str
+    duration_ns: int
+
+
+_SHORT = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+}
+
+
+def full_provider_name(name: str) -> str:
+    """``cuda`` → ``CUDAExecutionProvider``; a name that is not a short one is returned as it is."""
+    return _SHORT.get(name.lower(), name)
+
+
+def short_provider_names() -> tuple[str, ...]:
+    """The short names that `--provider` knows."""
+    return tuple(_SHORT)

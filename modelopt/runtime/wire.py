@@ -1,0 +1,89 @@
+"""Messages between the parent and its worker: a msgpack header, then the arrays' raw bytes. No pickle."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, BinaryIO
+
+import msgspec
+import numpy as np
+
+_LENGTH = struct.Struct("<Q")
+_STRING = "string"
+
+
+class _Array(msgspec.Struct):
+    dtype: str
+    shape: tuple[int, ...]
+    n_bytes: int
+
+
+class _Header(msgspec.Struct):
+    body: dict[str, Any]
+    arrays: dict[str, _Array]
+
+
+def write(stream: BinaryIO, body: dict[str, Any], arrays: dict[str, np.ndarray] | None = None) -> None:
+    """Send one message."""
+    payloads: list[memoryview | bytes] = []
+    described: dict[str, _Array] = {}
+    for name, array in (arrays or {}).items():
+        payload = _payload(array)
+        dtype = _STRING if array.dtype.kind in "OU" else array.dtype.name
+        described[name] = _Array(dtype, array.shape, len(payload))
+        payloads.append(payload)
+    header = msgspec.msgpack.encode(_Header(body, described))
+    stream.write(_LENGTH.pack(len(header)))
+    stream.write(header)
+    for payload in payloads:
+        stream.write(payload)
+    stream.flush()
+
+
+def read(stream: BinaryIO) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Receive one message.
+
+    Raises:
+        EOFError: The other side is gone.
+    """
+    (length,) = _LENGTH.unpack(_exactly(stream, _LENGTH.size))
+    header = msgspec.msgpack.decode(_exactly(stream, length), type=_Header)
+    arrays = {name: _array(spec, _exactly(stream, spec.n_bytes)) for name, spec in header.arrays.items()}
+    return header.body, arrays
+
+
+def _payload(array: np.ndarray) -> memoryview | bytes:
+    if array.dtype.kind in "OU":
+        return msgspec.msgpack.encode([str(item) for item in array.ravel()])
+    dense = np.array(array, order="C", copy=None)
+    return memoryview(dense.reshape(-1).view(np.uint8)) if dense.size else b""
+
+
+def _array(spec: _Array, payload: bytearray) -> np.ndarray:
+    if spec.dtype == _STRING:
+        strings = np.empty(len(items := msgspec.msgpack.decode(payload)), dtype=object)
+        strings[:] = items
+        return strings.reshape(spec.shape)
+    return np.frombuffer(payload, dtype=numpy_dtype(spec.dtype)).reshape(spec.shape)
+
+
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """The dtype called `name`, looking into ml_dtypes for those that numpy lacks (bfloat16, float8 …)."""
+    try:
+        return np.dtype(name)
+    except TypeError:
+        import ml_dtypes
+
+        return np.dtype(getattr(ml_dtypes, name))
+
+
+def _exactly(stream: BinaryIO, count: int) -> bytearray:
+    buffer = bytearray(count)
+    view = memoryview(buffer)
+    done = 0
+    while done < count:
+        got = stream.readinto(view[done:])  # type: ignore[attr-defined]
+        if not got:
+            raise EOFError("the other side closed the pipe")
+        done += got
+    return buffer

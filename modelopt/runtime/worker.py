@@ -1,0 +1,350 @@
+"""The parent's side: a child process that runs native code under limits of memory and time.
+
+onnxruntime, onnx's checker and shape inference, and onnxsim crash, stall or exhaust memory on hostile files
+(and on some honest ones). Here that is one error, not the end of the program.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self, cast
+
+import msgspec
+import numpy as np
+import psutil
+
+from modelopt.errors import EnvironmentLacks, InputError, ModeloptError, Refused, WorkerDied, did_you_mean
+from modelopt.runtime import wire
+from modelopt.runtime.cpu import usable_cores
+from modelopt.runtime.session import (
+    NodeRun,
+    SessionInfo,
+    SessionSpec,
+    full_provider_name,
+    short_provider_names,
+)
+
+_POLL_SECONDS = 0.05
+_RUNTIMES = (
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxruntime-openvino",
+    "onnxruntime-directml",
+    "onnxruntime-qnn",
+)
+_INSTALL = {
+    "CUDAExecutionProvider": "onnxruntime-gpu",
+    "TensorrtExecutionProvider": "onnxruntime-gpu",
+    "OpenVINOExecutionProvider": "onnxruntime-openvino",
+    "DmlExecutionProvider": "onnxruntime-directml",
+}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a child may use.
+
+    Attributes:
+        memory_bytes: Private resident memory; the child is killed above it.
+        seconds: Wall time for one request (a load, a run); the child is killed after it.
+    """
+
+    memory_bytes: int
+    seconds: float
+
+    @classmethod
+    def default(cls) -> Limits:
+        """Four fifths of the memory that is available now, and ten minutes a request."""
+        return cls(memory_bytes=int(psutil.virtual_memory().available * 0.8), seconds=600.0)
+
+
+class Worker:
+    """A child process that opens and runs sessions; use it as a context manager.
+
+    Args:
+        limits: What the child may use; None for `Limits.default`.
+    """
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        refuse_two_runtimes()
+        self.limits = limits or Limits.default()
+        self._ids = itertools.count(1)
+        self._stderr = tempfile.TemporaryFile()
+        self._child = subprocess.Popen(
+            [sys.executable, "-P", "-m", "modelopt.runtime.child"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"},
+            start_new_session=True,  # a terminal's Ctrl-C reaches the parent only
+        )
+        self._requests = cast(BinaryIO, self._child.stdin)
+        self._replies = cast(BinaryIO, self._child.stdout)
+        self._paused = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def pid(self) -> int:
+        """The child's process id."""
+        return self._child.pid
+
+    def open(self, path: Path, spec: SessionSpec, *, what: str = "model") -> Session:
+        """Open the model at `path`.
+
+        Args:
+            path: The model file, already through io's gate.
+            spec: Provider, threads, optimization.
+            what: How errors call the model.
+
+        Raises:
+            EnvironmentLacks: The provider is not installed or could not be created.
+            InputError: No provider has that name.
+            Refused: onnxruntime does not load the model.
+            WorkerDied: The child crashed or exceeded its limits.
+        """
+        known = _known_spec(spec)
+        number = next(self._ids)
+        body = {"call": "open", "id": number, "path": str(path), "spec": msgspec.to_builtins(known)}
+        answer, _ = self._request(body, {}, doing=f"loading the {what}", spec=spec)
+        return Session(self, number, msgspec.convert(answer["info"], SessionInfo))
+
+    def transform(self, call: str, model: bytes, *, doing: str, **arguments: int) -> bytes:
+        """Send serialized bytes through `infer_shapes`, `check`, `convert_opset` or `simplify`.
+
+        Raises:
+            Refused: The native code says no.
+            WorkerDied: The child crashed or exceeded its limits.
+        """
+        payload = {"model": np.frombuffer(model, np.uint8)}
+        _, arrays = self._request({"call": call, **arguments}, payload, doing=doing)
+        return arrays["model"].tobytes() if "model" in arrays else b""
+
+    def versions(self) -> dict[str, Any]:
+        """onnxruntime's version and available providers."""
+        return self._request({"call": "versions"}, {}, doing="starting onnxruntime")[0]
+
+    def peak_bytes(self) -> int:
+        """The child's peak resident memory."""
+        return int(self._request({"call": "peak"}, {}, doing="reading memory use")[0]["peak_bytes"])
+
+    def hold(self, slot: int, feeds: dict[str, np.ndarray]) -> None:
+        """Keep `feeds` in the child under `slot` for `Session.time`."""
+        self._request({"call": "hold", "slot": slot}, feeds, doing="sending inputs")
+
+    def pause(self) -> None:
+        """Stop the child, spinning threads and all, so that it does not disturb another's timing."""
+        if not self._paused:
+            os.kill(self._child.pid, signal.SIGSTOP)
+            self._paused = True
+
+    def resume(self) -> None:
+        """Let a paused child go on."""
+        if self._paused:
+            os.kill(self._child.pid, signal.SIGCONT)
+            self._paused = False
+
+    def close(self) -> None:
+        """End the child."""
+        self._kill()
+        for stream in (self._requests, self._replies, self._stderr):
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
+
+    def _request(
+        self,
+        body: dict[str, Any],
+        arrays: dict[str, np.ndarray],
+        *,
+        doing: str,
+        spec: SessionSpec | None = None,
+    ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        self.resume()
+        watch = _Watch(self._child.pid, self.limits, self._kill)
+        with watch:
+            try:
+                wire.write(self._requests, body, arrays)
+                answer, tensors = wire.read(self._replies)
+            except (BrokenPipeError, EOFError):
+                raise self._obituary(watch.verdict, doing) from None
+            except BaseException:
+                self._kill()  # half a message is on the pipe: this child is of no more use
+                raise
+        if "failure" in answer:
+            raise _error(answer["failure"], answer["text"], doing, spec)
+        return answer, tensors
+
+    def _kill(self) -> None:
+        if self._child.poll() is None:
+            self._child.kill()
+        self._child.wait()
+
+    def _obituary(self, verdict: str | None, doing: str) -> WorkerDied:
+        self._child.wait()
+        hint = "the model may be hostile or too large for this machine"
+        if verdict == "timeout":
+            fact = f"{doing} took longer than {self.limits.seconds:.0f} s"
+            return WorkerDied(fact, reason=verdict, note="the child process was ended", hint=hint)
+        if verdict == "memory":
+            fact = f"{doing} needed more than {self.limits.memory_bytes / 2**30:.1f} GiB of memory"
+            return WorkerDied(fact, reason=verdict, note="the child process was ended", hint=hint)
+        code = self._child.returncode
+        ending = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        self._stderr.seek(0)
+        last = self._stderr.read().decode(errors="replace").strip().splitlines()[-1:]
+        note = f"the child process ended with {ending}" + (f": {last[0]}" if last else "")
+        return WorkerDied(f"{doing} crashed", reason="signal", note=note, hint=hint)
+
+
+class Session:
+    """An open session in a worker.
+
+    Attributes:
+        info: What the session says of itself.
+    """
+
+    def __init__(self, worker: Worker, number: int, info: SessionInfo) -> None:
+        self._worker = worker
+        self._number = number
+        self.info = info
+
+    def run(self, feeds: dict[str, np.ndarray], outputs: list[str] | None = None) -> list[np.ndarray]:
+        """Run once.
+
+        Args:
+            feeds: Input arrays by name.
+            outputs: Output names; None for all, in the model's order.
+
+        Raises:
+            Refused: onnxruntime fails while running.
+            WorkerDied: The child crashed or exceeded its limits.
+        """
+        body = {"call": "run", "id": self._number, "outputs": outputs}
+        _, tensors = self._worker._request(body, feeds, doing="running the model")  # noqa: SLF001 - same module
+        return [tensors[str(i)] for i in range(len(tensors))]
+
+    def time(self, runs: int) -> list[int]:
+        """Nanoseconds for each of `runs` runs on the feeds held by the worker, in turn."""
+        body = {"call": "time", "id": self._number, "runs": runs}
+        answer, _ = self._worker._request(body, {}, doing="timing the model")  # noqa: SLF001 - same module
+        return cast(list[int], answer["samples_ns"])
+
+    def profile(self) -> list[NodeRun]:
+        """End profiling (the session was opened with ``profile=True``) and return what ran where."""
+        body = {"call": "profile", "id": self._number}
+        answer, _ = self._worker._request(body, {}, doing="reading the profile")  # noqa: SLF001 - same module
+        return [msgspec.convert(node, NodeRun) for node in answer["nodes"]]
+
+    def close(self) -> None:
+        """Free the session's memory in the child."""
+        body = {"call": "close", "id": self._number}
+        self._worker._request(body, {}, doing="closing the model")  # noqa: SLF001 - same module
+
+
+class _Watch:
+    """Kills a child that exceeds its limits while a request is in flight."""
+
+    def __init__(self, pid: int, limits: Limits, kill: Any) -> None:
+        self.verdict: str | None = None
+        self._pid, self._limits, self._kill = pid, limits, kill
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        deadline = time.monotonic() + self._limits.seconds
+        while not self._done.wait(_POLL_SECONDS):
+            if time.monotonic() > deadline:
+                self.verdict = "timeout"
+            elif _private_bytes(self._pid) > self._limits.memory_bytes:
+                self.verdict = "memory"
+            if self.verdict:
+                self._kill()
+                return
+
+
+def _private_bytes(pid: int) -> int:
+    try:
+        memory = psutil.Process(pid).memory_info()
+    except psutil.NoSuchProcess:
+        return 0
+    return int(memory.rss - getattr(memory, "shared", 0))  # mapped weight files are not the child's own
+
+
+def refuse_two_runtimes() -> None:
+    """Refuse an environment with two builds of onnxruntime: they overwrite each other's files.
+
+    Raises:
+        EnvironmentLacks: Two are installed, or none is.
+    """
+    found = [name for name in _RUNTIMES if _installed(name)]
+    if not found:
+        raise EnvironmentLacks("onnxruntime is not installed", hint="pip install onnxruntime")
+    if len(found) > 1:
+        raise EnvironmentLacks(
+            f"{' and '.join(found)} are installed together and overwrite each other's files",
+            hint=f"pip uninstall -y {' '.join(found)}, then pip install the one that you want",
+        )
+
+
+def _installed(distribution: str) -> bool:
+    try:
+        importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _known_spec(spec: SessionSpec) -> SessionSpec:
+    name = spec.provider
+    if name.lower() not in short_provider_names() and not name.endswith("ExecutionProvider"):
+        raise InputError(
+            f"unknown provider '{name}'",
+            note=f"providers: {', '.join(short_provider_names())}, or a full name such as CPUExecutionProvider",
+            hint=did_you_mean(name.lower(), short_provider_names()),
+        )
+    return msgspec.structs.replace(spec, threads=spec.threads or usable_cores())
+
+
+def _error(kind: str, text: str, doing: str, spec: SessionSpec | None) -> ModeloptError:
+    if kind in {"provider-missing", "provider-failed"} and spec is not None:
+        provider = full_provider_name(spec.provider)
+        if kind == "provider-failed":
+            return EnvironmentLacks(
+                f"onnxruntime could not create {provider} and would run on {text} in silence",
+                hint="check the driver and libraries that the provider needs",
+            )
+        package = _INSTALL.get(provider)
+        return EnvironmentLacks(
+            f"{provider} is not available here",
+            note=f"this onnxruntime has {text}",
+            hint=f"pip uninstall -y onnxruntime && pip install {package}" if package else None,
+        )
+    if kind == "memory":
+        return WorkerDied(f"{doing} ran out of memory", reason="memory", note=text or None)
+    return Refused(f"{doing} failed", note=text)

@@ -1,0 +1,43 @@
+"""What goes in and what comes out of a model, as plain data that every room may import."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+Dim = int | str | None
+"""A dimension: a fixed size, a symbolic name, or None where the model says nothing."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One graph input or output.
+
+    Attributes:
+        name: The value's name, as the model writes it (it may hold ``:``, ``/`` or spaces).
+        dtype: A numpy dtype name (``"float32"``), an ml_dtypes name (``"bfloat16"``), ``"string"``, or the type's
+            text for what is not a tensor (``"seq(tensor(float))"``).
+        shape: One entry per axis, or None when the rank is unknown. ``()`` is a scalar.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[Dim, ...] | None
+
+    @property
+    def rank(self) -> int | None:
+        """The number of axes, None when the model does not say."""
+        return None if self.shape is None else len(self.shape)
+
+    def __str__(self) -> str:
+        if self.shape is None:
+            return f"{self.name}: {self.dtype}[unknown rank]"
+        dims = ", ".join("?" if dim is None else str(dim) for dim in self.shape)
+        return f"{self.name}: {self.dtype}[{dims}]"
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The inputs (without initializers) and outputs of a model, in the model's order."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
