@@ -276,7 +276,7 @@ class NameSource:
                 self._taken.update(value.name or "" for value in node.outputs)
 
     def __call__(self, stem: str) -> str:
-        """`stem` when it is free, else ``stem_1``, ``stem_2`` …"""
+        """Return `stem` when it is free, else ``stem_1``, ``stem_2`` …."""
         name, number = stem, 0
         while name in self._taken:
             number += 1

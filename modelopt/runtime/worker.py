@@ -81,7 +81,7 @@ class Worker:
         refuse_two_runtimes()
         self.limits = limits or Limits.default()
         self._ids = itertools.count(1)
-        self._stderr = tempfile.TemporaryFile()
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
         self._child = subprocess.Popen(
             [sys.executable, "-P", "-m", "modelopt.runtime.child"],
             stdin=subprocess.PIPE,

@@ -1,0 +1,103 @@
+"""The `Runner` that the engine lends to passes: one worker, models handed over as temporary files."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from modelopt import graph, serial
+from modelopt.runtime.session import SessionSpec
+from modelopt.runtime.worker import Limits, Worker
+
+
+class WorkerRunner:
+    """Runs models in one limited child that starts on first use.
+
+    Args:
+        spec: Provider and threads for runs.
+        limits: What the child may use.
+    """
+
+    def __init__(self, spec: SessionSpec | None = None, limits: Limits | None = None) -> None:
+        self._spec = spec or SessionSpec(spin=False)
+        self._limits = limits
+        self._worker: Worker | None = None
+
+    def close(self) -> None:
+        """End the child, if it was started."""
+        if self._worker is not None:
+            self._worker.close()
+            self._worker = None
+
+    def run(
+        self, model: ir.Model, feeds: Iterable[Mapping[str, np.ndarray]], outputs: Sequence[str] | None = None
+    ) -> Iterator[list[np.ndarray]]:
+        """See `modelopt.passes.base.Runner.run`.
+
+        Values observed as extra outputs stop onnxruntime from fusing across them, and only them.
+        """
+        with tempfile.TemporaryDirectory(prefix="modelopt-run-") as directory:
+            path = Path(directory) / "model.onnx"
+            with _extra_outputs(model, outputs or ()), path.open("wb") as file:
+                file.writelines(serial.chunks(model))
+            session = self._open().open(path, self._spec)
+            for feed in feeds:
+                yield session.run(dict(feed), list(outputs) if outputs is not None else None)
+            session.close()
+
+    def infer_shapes(self, model: ir.Model) -> None:
+        """See `modelopt.passes.base.Runner.infer_shapes`."""
+        light = serial.to_bytes(model, weights=False)
+        inferred = serial.skeleton_from_bytes(
+            self._open().transform("infer_shapes", light, doing="shape inference")
+        )
+        for known, found in zip(graph.all_graphs(model), graph.all_graphs(inferred), strict=True):
+            for node, twin in zip(known, found, strict=True):
+                for value, told in zip(node.outputs, twin.outputs, strict=True):
+                    _learn(value, told)
+
+    def convert_opset(self, model: ir.Model, version: int) -> ir.Model:
+        """See `modelopt.passes.base.Runner.convert_opset`."""
+        return self._transform("convert_opset", model, doing=f"converting to opset {version}", version=version)
+
+    def simplify(self, model: ir.Model) -> ir.Model:
+        """See `modelopt.passes.base.Runner.simplify`."""
+        return self._transform("simplify", model, doing="onnxsim")
+
+    def _transform(self, call: str, model: ir.Model, *, doing: str, **arguments: int) -> ir.Model:
+        answer = self._open().transform(call, serial.to_bytes(model), doing=doing, **arguments)
+        return serial.from_bytes(answer)
+
+    def _open(self) -> Worker:
+        if self._worker is None:
+            self._worker = Worker(self._limits)
+        return self._worker
+
+
+def _learn(value: ir.Value, told: ir.Value) -> None:
+    if value.type is None:
+        value.type = told.type
+    if value.shape is None:
+        value.shape = told.shape
+
+
+class _extra_outputs:  # noqa: N801 - used as a function
+    """Make values of the main graph outputs for a while; a context manager."""
+
+    def __init__(self, model: ir.Model, names: Sequence[str]) -> None:
+        self._outputs = model.graph.outputs
+        present = {value.name for value in model.graph.outputs}
+        wanted = set(names) - present
+        self._added = [out for node in model.graph for out in node.outputs if out.name in wanted]
+        self._added += [value for value in model.graph.inputs if value.name in wanted]
+
+    def __enter__(self) -> None:
+        self._outputs.extend(self._added)
+
+    def __exit__(self, *_exception: object) -> None:
+        for _ in self._added:
+            self._outputs.pop()

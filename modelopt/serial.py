@@ -1,0 +1,196 @@
+"""Bytes ↔ `onnx_ir.Model` without copying the weights. Files, checks and atomicity are `modelopt.io`'s business."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from modelopt import graph, wireformat
+from modelopt.errors import InputError
+
+_DETACH_BYTES = 1024
+
+
+def parse(buffer: wireformat.Buffer) -> tuple[onnx.ModelProto, list[wireformat.Blob]]:
+    """A ModelProto whose large tensors are markers, and where in `buffer` their bytes are.
+
+    Raises:
+        InputError: The bytes are not a model.
+    """
+    skeleton, blobs = wireformat.detach(buffer, _DETACH_BYTES)
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(skeleton)
+    except Exception as error:  # protobuf's DecodeError is private to its implementation
+        if type(error).__name__ != "DecodeError":
+            raise
+        raise InputError("not an ONNX model", note=str(error)) from None
+    return proto, blobs
+
+
+def to_model(proto: onnx.ModelProto, buffer: wireformat.Buffer, blobs: list[wireformat.Blob]) -> ir.Model:
+    """The model of a parsed proto; its large tensors are views into `buffer`, read when they are needed.
+
+    Raises:
+        InputError: onnx_ir does not read the proto, or a tensor's bytes do not fit its dtype and dims.
+    """
+    try:
+        model = ir.from_proto(proto)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise InputError("not a valid ONNX model", note=_root_cause(error)) from None
+    view = memoryview(buffer)
+    for slot in _slots(model):
+        tensor = slot.tensor
+        if isinstance(tensor, ir.ExternalTensor) and str(tensor.location).startswith(wireformat.MARKER):
+            number = str(tensor.location).removeprefix(wireformat.MARKER).rstrip("\0")
+            if not number.isdecimal() or int(number) >= len(blobs):
+                raise InputError(f"the tensor '{tensor.name}' points to data that the file does not hold")
+            blob = blobs[int(number)]
+            slot.set(_view(tensor, view[blob.offset : blob.offset + blob.length]))
+    return model
+
+
+def from_bytes(buffer: wireformat.Buffer) -> ir.Model:
+    """A model from bytes that hold all of it."""
+    proto, blobs = parse(buffer)
+    return to_model(proto, buffer, blobs)
+
+
+def skeleton_from_bytes(buffer: bytes) -> ir.Model:
+    """A model from ``to_bytes(model, weights=False)``: its large tensors must not be read."""
+    model: ir.Model = ir.from_proto(onnx.ModelProto.FromString(buffer))
+    return model
+
+
+def chunks(model: ir.Model, *, weights: bool = True) -> Iterator[wireformat.Buffer]:
+    """The serialized model, with every tensor inside, as a stream of chunks.
+
+    Args:
+        model: The model; unchanged once the iterator is exhausted or closed.
+        weights: False leaves large tensors as markers: enough for shape inference, not to run.
+    """
+    payloads: list[ir.TensorProtocol] = []
+    with _detached(model, payloads):
+        proto = ir.to_proto(model)
+    _drop_redundant_value_info(proto.graph)
+    skeleton = proto.SerializeToString(deterministic=True)
+    if not weights:
+        yield skeleton
+        return
+    yield from wireformat.attach(skeleton, lambda i: tensor_bytes(payloads[i]))
+
+
+def _drop_redundant_value_info(scope: onnx.GraphProto) -> None:
+    """Remove value_info of initializers, which onnx_ir adds: the initializer says its own type and dims."""
+    stored = {tensor.name for tensor in scope.initializer}
+    kept = [info for info in scope.value_info if info.name not in stored]
+    if len(kept) < len(scope.value_info):
+        del scope.value_info[:]
+        scope.value_info.extend(kept)
+    for node in scope.node:
+        for attribute in node.attribute:
+            for body in (attribute.g, *attribute.graphs) if attribute.HasField("g") else attribute.graphs:
+                _drop_redundant_value_info(body)
+
+
+def to_bytes(model: ir.Model, *, weights: bool = True) -> bytes:
+    """`chunks` in one piece."""
+    return b"".join(chunks(model, weights=weights))
+
+
+def tensor_bytes(tensor: ir.TensorProtocol) -> wireformat.Buffer:
+    """The little-endian ``raw_data`` of a tensor, without a copy where its array is contiguous."""
+    if tensor.dtype.bitwidth >= 8 and np.little_endian:
+        array = tensor.numpy()
+        if array.flags.c_contiguous and array.dtype.byteorder in "=|<" and array.size:
+            return memoryview(array.reshape(-1).view(np.uint8)).cast("B")
+    return tensor.tobytes()
+
+
+class Slot:
+    """A place in a model that holds a tensor: an initializer or an attribute of a node."""
+
+    def __init__(self, tensor: ir.TensorProtocol, setter: Callable[[ir.TensorProtocol], None]) -> None:
+        self.tensor = tensor
+        self.set = setter
+
+
+def _slots(model: ir.Model) -> Iterator[Slot]:
+    for scope in graph.all_graphs(model):
+        if isinstance(scope, ir.Graph):
+            for value in scope.initializers.values():
+                if value.const_value is not None:
+                    yield Slot(value.const_value, lambda tensor, value=value: setattr(value, "const_value", tensor))
+        for node in scope:
+            yield from _attribute_slots(node)
+
+
+def _attribute_slots(node: ir.Node) -> Iterator[Slot]:
+    for name, attribute in list(node.attributes.items()):
+        if attribute.is_ref() or attribute.type != ir.AttributeType.TENSOR:
+            continue
+
+        def put(tensor: ir.TensorProtocol, name: str = name) -> None:
+            node.attributes[name] = ir.AttrTensor(name, tensor)
+
+        yield Slot(attribute.as_tensor(), put)
+
+
+@contextmanager
+def _detached(model: ir.Model, payloads: list[ir.TensorProtocol]) -> Iterator[None]:
+    """Put markers in the place of large tensors for a while; `payloads` receives the tensors."""
+    restore: list[tuple[Slot, ir.TensorProtocol]] = []
+    try:
+        for slot in _slots(model):
+            tensor = slot.tensor
+            if tensor.nbytes < _DETACH_BYTES or tensor.dtype == ir.DataType.STRING:
+                continue
+            restore.append((slot, tensor))
+            slot.set(_marker(tensor, len(payloads)))
+            payloads.append(tensor)
+        yield
+    finally:
+        for slot, tensor in restore:
+            slot.set(tensor)
+
+
+def _marker(tensor: ir.TensorProtocol, number: int) -> ir.ExternalTensor:
+    return ir.ExternalTensor(
+        f"{wireformat.MARKER}{number}\0",
+        None,
+        None,
+        tensor.dtype,
+        shape=ir.Shape(tensor.shape),
+        name=tensor.name or "",
+        doc_string=tensor.doc_string,
+    )
+
+
+def _view(tensor: ir.ExternalTensor, payload: memoryview) -> ir.LazyTensor:
+    expected = tensor.nbytes
+    if expected != len(payload):
+        raise InputError(
+            f"the tensor '{tensor.name}' holds {len(payload)} bytes where its shape and type need {expected}"
+        )
+    dtype, shape = tensor.dtype, tensor.shape.numpy()
+
+    def load() -> ir.TensorProtocol:
+        if dtype.bitwidth >= 8:
+            array = np.frombuffer(payload, dtype=np.dtype(dtype.numpy()).newbyteorder("<")).reshape(shape)
+            return ir.Tensor(array, dtype=dtype, shape=ir.Shape(shape), name=tensor.name)
+        proto = onnx.TensorProto(dims=shape, data_type=dtype.value, raw_data=bytes(payload))
+        return ir.serde.deserialize_tensor(proto)
+
+    return ir.LazyTensor(
+        load, dtype=dtype, shape=ir.Shape(shape), name=tensor.name, doc_string=tensor.doc_string, cache=True
+    )
+
+
+def _root_cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
