@@ -5,7 +5,7 @@ Nothing here changes a model except the functions under "Edits", and nothing her
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -39,6 +39,21 @@ def _with_bodies(graph: ir.Graph | ir.Function) -> Iterator[ir.Graph | ir.Functi
     for node in graph:
         for body in bodies(node):
             yield from _with_bodies(body)
+
+
+def nodes_with_opset(model: ir.Model) -> Iterator[tuple[ir.Node, int]]:
+    """Every node in every scope, with the version of the standard operator set that it is written in.
+
+    A function imports its own version; bodies inherit that of the graph or function around them. As with `all_nodes`,
+    nodes may be removed or inserted while iterating.
+    """
+    roots: list[tuple[ir.Graph | ir.Function, Mapping[str, int]]] = [(model.graph, model.opset_imports)]
+    roots += [(function, function.opset_imports) for function in model.functions.values()]
+    for root, imports in roots:
+        version = _standard_version(imports)
+        for graph in _with_bodies(root):
+            for node in graph:
+                yield node, version
 
 
 def bodies(node: ir.Node) -> Iterator[ir.Graph]:
@@ -172,7 +187,11 @@ def attribute_string(node: ir.Node, name: str, default: str) -> str:
 
 def opset(model: ir.Model) -> int:
     """The version of the standard operator set that the main graph uses; 0 when it imports none."""
-    return max((v for domain, v in model.opset_imports.items() if domain in STANDARD_DOMAINS), default=0)
+    return _standard_version(model.opset_imports)
+
+
+def _standard_version(imports: Mapping[str, int]) -> int:
+    return max((version for domain, version in imports.items() if domain in STANDARD_DOMAINS), default=0)
 
 
 def label(node: ir.Node) -> str:
@@ -291,6 +310,56 @@ def add_initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
     value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value
+
+
+def set_constant(value: ir.Value, array: np.ndarray) -> None:
+    """Store `array` behind a value that `constant_tensor` knows; its name stays and all its users see the change."""
+    tensor = ir.tensor(np.array(array, order="C"), name=value.name)
+    producer = value.producer()
+    if producer is None:
+        value.const_value = tensor
+    else:
+        producer.attributes.clear()
+        producer.attributes.add(ir.AttrTensor("value", tensor))
+    value.shape = ir.Shape(array.shape)
+    value.type = ir.TensorType(tensor.dtype)
+
+
+def constant_beside(like: ir.Value, node: ir.Node, name: str, array: np.ndarray) -> ir.Value:
+    """A new constant for `node`, stored the way its constant input `like` is; `name` must be free.
+
+    Beside an initializer it is an initializer of the same graph, which `node` sees as it sees `like`. Beside a Constant
+    node it is a Constant node: a function holds no initializers, and before IR version 4 each had to be a graph input.
+    """
+    if like.producer() is None:
+        if like.graph is None:
+            raise ValueError(f"{like!r} belongs to no graph")
+        return add_initializer(like.graph, name, array)
+    if node.graph is None:
+        raise ValueError(f"{node!r} belongs to no graph")
+    tensor = ir.tensor(np.array(array, order="C"), name=name)
+    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype))
+    node.graph.insert_before(node, ir.node("Constant", [], {"value": tensor}, outputs=[value], name=name))
+    return value
+
+
+def remove_with_constants(node: ir.Node) -> None:
+    """Remove `node`, whose outputs nothing uses any more, and the constants that only it used."""
+    inputs = set(node.inputs)
+    remove_if_dead(node)
+    drop_unused_constants(inputs)
+
+
+def drop_unused_constants(values: Iterable[ir.Value | None]) -> None:
+    """Remove those of `values` that are constants without users."""
+    for value in values:
+        if value is None or constant_tensor(value) is None or value.uses() or value.is_graph_output():
+            continue
+        producer = value.producer()
+        if producer is not None:
+            remove_if_dead(producer)
+        elif value.graph is not None and value.name in value.graph.initializers:
+            del value.graph.initializers[value.name]
 
 
 def owning_graph(node: ir.Node) -> ir.Graph | None:

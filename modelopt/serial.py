@@ -43,14 +43,14 @@ def to_model(proto: onnx.ModelProto, buffer: wireformat.Buffer, blobs: list[wire
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise InputError("not a valid ONNX model", note=_root_cause(error)) from None
     view = memoryview(buffer)
-    for slot in _slots(model):
+    for slot in slots(model):
         tensor = slot.tensor
         if isinstance(tensor, ir.ExternalTensor) and str(tensor.location).startswith(wireformat.MARKER):
             number = str(tensor.location).removeprefix(wireformat.MARKER).rstrip("\0")
             if not number.isdecimal() or int(number) >= len(blobs):
                 raise InputError(f"the tensor '{tensor.name}' points to data that the file does not hold")
             blob = blobs[int(number)]
-            slot.set(_view(tensor, view[blob.offset : blob.offset + blob.length]))
+            slot.set(view_tensor(tensor, view[blob.offset : blob.offset + blob.length]))
     return model
 
 
@@ -107,7 +107,7 @@ def tensor_bytes(tensor: ir.TensorProtocol) -> wireformat.Buffer:
     if tensor.dtype.bitwidth >= 8 and np.little_endian:
         array = tensor.numpy()
         if array.flags.c_contiguous and array.dtype.byteorder in "=|<" and array.size:
-            return memoryview(array.reshape(-1).view(np.uint8)).cast("B")
+            return array.reshape(-1).view(np.uint8).data
     return tensor.tobytes()
 
 
@@ -119,14 +119,22 @@ class Slot:
         self.set = setter
 
 
-def _slots(model: ir.Model) -> Iterator[Slot]:
+def slots(model: ir.Model) -> Iterator[Slot]:
+    """Every place in every scope that holds a tensor."""
     for scope in graph.all_graphs(model):
         if isinstance(scope, ir.Graph):
             for value in scope.initializers.values():
                 if value.const_value is not None:
-                    yield Slot(value.const_value, lambda tensor, value=value: setattr(value, "const_value", tensor))
+                    yield _initializer_slot(value, value.const_value)
         for node in scope:
             yield from _attribute_slots(node)
+
+
+def _initializer_slot(value: ir.Value, tensor: ir.TensorProtocol) -> Slot:
+    def put(new: ir.TensorProtocol) -> None:
+        value.const_value = new
+
+    return Slot(tensor, put)
 
 
 def _attribute_slots(node: ir.Node) -> Iterator[Slot]:
@@ -145,14 +153,51 @@ def _detached(model: ir.Model, payloads: list[ir.TensorProtocol]) -> Iterator[No
     """Put markers in the place of large tensors for a while; `payloads` receives the tensors."""
     restore: list[tuple[Slot, ir.TensorProtocol]] = []
     try:
-        for slot in _slots(model):
+        for slot in slots(model):
             tensor = slot.tensor
             if tensor.nbytes < _DETACH_BYTES or tensor.dtype == ir.DataType.STRING:
+                continue
+            if isinstance(tensor, ir.ExternalTensor):  # `externalized` is at work: its data go to a file of their own
                 continue
             restore.append((slot, tensor))
             slot.set(_marker(tensor, len(payloads)))
             payloads.append(tensor)
         yield
+    finally:
+        for slot, tensor in restore:
+            slot.set(tensor)
+
+
+@contextmanager
+def externalized(model: ir.Model, location: str, min_bytes: int) -> Iterator[list[tuple[int, ir.TensorProtocol]]]:
+    """Point large tensors to a data file for a while; yields (offset, tensor) in the order of that file.
+
+    Offsets are multiples of 4096 for tensors of at least 1 MiB, which can then be mapped, else of 64.
+    """
+    restore: list[tuple[Slot, ir.TensorProtocol]] = []
+    layout: list[tuple[int, ir.TensorProtocol]] = []
+    position = 0
+    try:
+        for slot in slots(model):
+            tensor = slot.tensor
+            if tensor.nbytes < min_bytes or tensor.dtype == ir.DataType.STRING:
+                continue
+            alignment = 4096 if tensor.nbytes >= 1 << 20 else 64
+            position = -(-position // alignment) * alignment
+            restore.append((slot, tensor))
+            layout.append((position, tensor))
+            slot.set(
+                ir.ExternalTensor(
+                    location,
+                    position,
+                    tensor.nbytes,
+                    tensor.dtype,
+                    shape=ir.Shape(tensor.shape.numpy()),
+                    name=tensor.name or "",
+                )
+            )
+            position += tensor.nbytes
+        yield layout
     finally:
         for slot, tensor in restore:
             slot.set(tensor)
@@ -164,13 +209,18 @@ def _marker(tensor: ir.TensorProtocol, number: int) -> ir.ExternalTensor:
         None,
         None,
         tensor.dtype,
-        shape=ir.Shape(tensor.shape),
+        shape=ir.Shape(tensor.shape.numpy()),
         name=tensor.name or "",
         doc_string=tensor.doc_string,
     )
 
 
-def _view(tensor: ir.ExternalTensor, payload: memoryview) -> ir.LazyTensor:
+def view_tensor(tensor: ir.ExternalTensor, payload: memoryview) -> ir.LazyTensor:
+    """The tensor that `tensor` describes, with `payload` as its bytes; read when it is needed.
+
+    Raises:
+        InputError: The payload's length does not fit the dtype and dims.
+    """
     expected = tensor.nbytes
     if expected != len(payload):
         raise InputError(

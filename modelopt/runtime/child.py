@@ -108,15 +108,16 @@ class Child:
         return {}, {}
 
     def time(self, body: dict[str, Any], _arrays: dict[str, np.ndarray]) -> Reply:
-        """Time runs on the held feeds, in turn; returns nanoseconds per run."""
-        session, slots = self.sessions[body["id"]], sorted(self.feeds)
+        """Time runs on held feeds; returns nanoseconds per run, without the lead-in."""
+        session = self.sessions[body["id"]]
+        slots = sorted(self.feeds) if body["slot"] is None else [body["slot"]]
         samples = []
-        for i in range(body["runs"]):
+        for i in range(body["lead_in"] + body["runs"]):
             feeds = self.feeds[slots[i % len(slots)]]
             started = time.perf_counter_ns()
             _run(session, None, feeds)
             samples.append(time.perf_counter_ns() - started)
-        return {"samples_ns": samples}, {}
+        return {"samples_ns": samples[body["lead_in"] :]}, {}
 
     def profile(self, body: dict[str, Any], _arrays: dict[str, np.ndarray]) -> Reply:
         """End profiling and say which provider ran which node."""
@@ -127,8 +128,7 @@ class Child:
 
     def peak(self, _body: dict[str, Any], _arrays: dict[str, np.ndarray]) -> Reply:
         """Peak resident memory of this process, in bytes."""
-        scale = 1 if sys.platform == "darwin" else 1024
-        return {"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale}, {}
+        return {"peak_bytes": _peak_bytes()}, {}
 
     def versions(self, _body: dict[str, Any], _arrays: dict[str, np.ndarray]) -> Reply:
         """The runtime's version and its providers."""
@@ -225,6 +225,17 @@ def _node_runs(events: list[dict[str, Any]]) -> list[NodeRun]:
         key = (event["name"].removesuffix("_kernel_time"), args["op_name"], args["provider"])
         totals[key] = totals.get(key, 0) + int(event["dur"]) * 1000
     return [NodeRun(name, op, provider, ns) for (name, op, provider), ns in totals.items()]
+
+
+def _peak_bytes() -> int:
+    # On Linux ru_maxrss survives exec: it would report the parent's peak where that is the larger one.
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    scale = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
 
 
 def _first_line(error: BaseException) -> str:

@@ -52,9 +52,7 @@ class WorkerRunner:
     def infer_shapes(self, model: ir.Model) -> None:
         """See `modelopt.passes.base.Runner.infer_shapes`."""
         light = serial.to_bytes(model, weights=False)
-        inferred = serial.skeleton_from_bytes(
-            self._open().transform("infer_shapes", light, doing="shape inference")
-        )
+        inferred = serial.skeleton_from_bytes(self._open().transform("infer_shapes", light, doing="shape inference"))
         for known, found in zip(graph.all_graphs(model), graph.all_graphs(inferred), strict=True):
             for node, twin in zip(known, found, strict=True):
                 for value, told in zip(node.outputs, twin.outputs, strict=True):

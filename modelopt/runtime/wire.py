@@ -56,7 +56,7 @@ def _payload(array: np.ndarray) -> memoryview | bytes:
     if array.dtype.kind in "OU":
         return msgspec.msgpack.encode([str(item) for item in array.ravel()])
     dense = np.array(array, order="C", copy=None)
-    return memoryview(dense.reshape(-1).view(np.uint8)) if dense.size else b""
+    return dense.reshape(-1).view(np.uint8).data if dense.size else b""
 
 
 def _array(spec: _Array, payload: bytearray) -> np.ndarray:
@@ -74,7 +74,8 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
     except TypeError:
         import ml_dtypes
 
-        return np.dtype(getattr(ml_dtypes, name))
+        found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
+        return found
 
 
 def _exactly(stream: BinaryIO, count: int) -> bytearray:

@@ -37,6 +37,10 @@ from modelopt.runtime.session import (
 )
 
 _POLL_SECONDS = 0.05
+_PACKAGE_ROOT = Path(__file__).resolve().parents[2]
+# -P keeps the working directory off the path: a stray numpy.py there must not run. The package's own root goes last, so
+# that a checkout that is not installed works too.
+_CHILD_CODE = "import sys; sys.path.append(sys.argv[1]); from modelopt.runtime.child import main; main()"
 _RUNTIMES = (
     "onnxruntime",
     "onnxruntime-gpu",
@@ -83,7 +87,7 @@ class Worker:
         self._ids = itertools.count(1)
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
         self._child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "modelopt.runtime.child"],
+            [sys.executable, "-P", "-c", _CHILD_CODE, str(_PACKAGE_ROOT)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
@@ -241,9 +245,18 @@ class Session:
         _, tensors = self._worker._request(body, feeds, doing="running the model")  # noqa: SLF001 - same module
         return [tensors[str(i)] for i in range(len(tensors))]
 
-    def time(self, runs: int) -> list[int]:
-        """Nanoseconds for each of `runs` runs on the feeds held by the worker, in turn."""
-        body = {"call": "time", "id": self._number, "runs": runs}
+    def time(self, runs: int, *, slot: int | None = None, lead_in: int = 0) -> list[int]:
+        """Time the session in the child, on feeds that the worker holds.
+
+        Args:
+            runs: How many runs to time.
+            slot: The held feeds to use; None takes all in turn.
+            lead_in: Runs before these that are not timed: they refill the caches after a pause.
+
+        Returns:
+            Nanoseconds for each of the `runs` runs.
+        """
+        body = {"call": "time", "id": self._number, "runs": runs, "slot": slot, "lead_in": lead_in}
         answer, _ = self._worker._request(body, {}, doing="timing the model")  # noqa: SLF001 - same module
         return cast(list[int], answer["samples_ns"])
 

@@ -1,0 +1,380 @@
+"""The only place where files become a Model and back: the gate, external data, atomic writes.
+
+A model file is assumed to be hostile. The gate is pure Python (protobuf parsing aside), refuses what it does not
+understand by name, and lets external data come only from regular files under the model's folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import mmap
+import os
+import stat
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import onnx
+import onnx_ir as ir
+
+from modelopt import graph, invariants, serial
+from modelopt.errors import EnvironmentLacks, InputError, Refused, did_you_mean
+
+STDIO = Path("-")
+"""The path that means stdin for an input and stdout for an output."""
+
+MAX_INLINE_BYTES = 2**31 - 2**20
+"""Protobuf messages end at 2 GiB; larger models keep their weights in a data file."""
+
+_EXTERNAL_MIN_BYTES = 1024
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model that passed the gate.
+
+    Attributes:
+        model: The model; its large tensors are views into mapped files.
+        path: A file that holds these bytes, for the runtime (a temporary one when the model came from stdin).
+        shown: How messages and reports call the input.
+        sha256: Of the model file's bytes, in hex; external data are not in it.
+        size_bytes: Of the model file and its external data.
+        has_external_data: Whether weights are in files of their own.
+    """
+
+    model: ir.Model
+    path: Path
+    shown: str
+    sha256: str
+    size_bytes: int
+    has_external_data: bool
+
+
+def load(path: Path, *, scratch: Path, allow_hardlinks: bool = False) -> Loaded:
+    """Load a model through the gate.
+
+    Args:
+        path: A file, or `STDIO` for stdin.
+        scratch: A directory for the bytes of stdin; it must outlive the model.
+        allow_hardlinks: Accept external data files that have other names too.
+
+    Raises:
+        InputError: It is not a model, or the file is broken.
+        Refused: The model holds something that modelopt does not support.
+    """
+    shown = "<stdin>" if path == STDIO else str(path)
+    file = _spool_stdin(scratch) if path == STDIO else path
+    buffer = _map(file, shown)
+    digest = hashlib.sha256(buffer).hexdigest()
+    proto, blobs = serial.parse(buffer)
+    _refuse_unsupported(proto, shown)
+    model = serial.to_model(proto, buffer, blobs)
+    external = _map_external(model, file, allow_hardlinks=allow_hardlinks)
+    violations = invariants.check(model)
+    if violations:
+        raise InputError(f"{shown} is not a valid model", note=str(violations[0]))
+    size = len(buffer) + sum(data.stat().st_size for data in external)
+    return Loaded(model, file, shown, digest, size, bool(external))
+
+
+def _spool_stdin(scratch: Path) -> Path:
+    if sys.stdin.isatty():
+        raise InputError("'-' reads a model from stdin, and stdin is a terminal", hint="pipe a model into it")
+    path = scratch / "stdin.onnx"
+    with path.open("wb") as file:
+        while chunk := sys.stdin.buffer.read(1 << 20):
+            file.write(chunk)
+    return path
+
+
+def _map(path: Path, shown: str) -> memoryview:
+    regular_file(path, shown)
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            raise InputError(f"{shown} is empty", hint="an earlier command in a pipeline may have failed")
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def regular_file(path: Path, shown: str) -> None:
+    """Make sure that `path` is a regular file that can be read.
+
+    Raises:
+        InputError: It is not; the fact says what it is.
+    """
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise InputError(f"{shown} does not exist", hint=_sibling(path)) from None
+    except OSError as error:
+        raise InputError(f"{shown} cannot be read", note=error.strerror) from None
+    if stat.S_ISDIR(mode):
+        raise InputError(f"{shown} is a directory, not a model", hint=_inside(path))
+    if not stat.S_ISREG(mode):
+        raise InputError(f"{shown} is not a regular file", hint="use - to read a model from stdin")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{shown} cannot be read", note="permission denied")
+
+
+def _sibling(path: Path) -> str | None:
+    with contextlib.suppress(OSError):
+        return did_you_mean(path.name, [entry.name for entry in path.parent.iterdir()])
+    return None
+
+
+def _inside(path: Path) -> str | None:
+    found = sorted(path.glob("*.onnx"))
+    return f"did you mean '{found[0]}'?" if found else None
+
+
+# The gate
+
+
+def _refuse_unsupported(proto: onnx.ModelProto, shown: str) -> None:
+    if not proto.HasField("graph"):
+        raise InputError(f"{shown} is not an ONNX model", note="it holds no graph")
+    if proto.training_info:
+        raise Refused(f"{shown} holds training information, which modelopt would lose")
+    for scope in _graph_protos(proto):
+        if scope.sparse_initializer:
+            raise Refused(f"{shown} holds sparse initializers, which modelopt would lose")
+        for value in (*scope.input, *scope.output, *scope.value_info):
+            if _holds_map(value.type):
+                raise Refused(f"{shown} holds a map: '{value.name}'")
+        for tensor in scope.initializer:
+            _check_dims(tensor, shown)
+
+
+def _graph_protos(proto: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
+    yield proto.graph
+    nodes: list[onnx.NodeProto] = [*proto.graph.node, *(node for function in proto.functions for node in function.node)]
+    while nodes:
+        node = nodes.pop()
+        for attribute in node.attribute:
+            for body in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                yield body
+                nodes.extend(body.node)
+
+
+def _holds_map(type_: onnx.TypeProto) -> bool:
+    kind = type_.WhichOneof("value")
+    if kind == "sequence_type":
+        return _holds_map(type_.sequence_type.elem_type)
+    if kind == "optional_type":
+        return _holds_map(type_.optional_type.elem_type)
+    return bool(kind == "map_type")
+
+
+def _check_dims(tensor: onnx.TensorProto, shown: str) -> None:
+    if any(dim < 0 for dim in tensor.dims):
+        raise InputError(f"{shown} is not a valid model", note=f"the tensor '{tensor.name}' has a negative dimension")
+    if tensor.data_type not in onnx.TensorProto.DataType.values() or tensor.data_type == onnx.TensorProto.UNDEFINED:
+        raise InputError(f"{shown} is not a valid model", note=f"the tensor '{tensor.name}' has no known type")
+
+
+# External data
+
+
+def _map_external(model: ir.Model, model_file: Path, *, allow_hardlinks: bool) -> list[Path]:
+    """Map external tensors from files that passed the containment check; returns those files."""
+    maps: dict[Path, memoryview] = {}
+    for slot in serial.slots(model):
+        tensor = slot.tensor
+        if not isinstance(tensor, ir.ExternalTensor):
+            continue
+        data = contained(model_file, str(tensor.location), allow_hardlinks=allow_hardlinks)
+        if data not in maps:
+            maps[data] = _map(data, str(data)) if data.stat().st_size else memoryview(b"")
+        view = maps[data]
+        start = tensor.offset or 0
+        length = tensor.nbytes if tensor.length is None else tensor.length
+        if start < 0 or length < 0 or start + length > len(view):
+            raise InputError(
+                f"the tensor '{tensor.name}' lies outside its data file {data.name}",
+                note=f"bytes {start} to {start + length} of {len(view)}",
+                hint="the data file is truncated or belongs to another model",
+            )
+        slot.set(serial.view_tensor(tensor, view[start : start + length]))
+    return sorted(maps)
+
+
+def contained(model_file: Path, location: str, *, allow_hardlinks: bool = False) -> Path:
+    """The data file at `location`, if it is a regular file under the model's folder.
+
+    The folder of the model's real path counts too: download caches hold a model and its data as links into one store.
+
+    Raises:
+        InputError: It does not exist or is no regular file.
+        Refused: It is elsewhere, or has other names (a hardlink could expose any file on the disk).
+    """
+    pure = PurePosixPath(location)
+    if not location or pure.is_absolute() or ".." in pure.parts or "\\" in location or "\0" in location:
+        raise Refused(f"external data at {location!r} is outside the model's folder", note="paths must be relative")
+    data = model_file.parent / pure
+    real = data.resolve()
+    roots = {model_file.parent.resolve(), model_file.resolve().parent}
+    # A download cache links both model and data into a store: there the data's real folder is the model's real folder.
+    if not any(real.is_relative_to(root) for root in roots):
+        raise Refused(f"external data at {location!r} leads outside the model's folder", note=f"it is {real}")
+    regular_file(data, str(data))
+    if data.stat().st_nlink > 1 and not allow_hardlinks:
+        raise Refused(
+            f"the external data file {location!r} has other names on this disk (it is a hardlink)",
+            hint="--allow-hardlinks",
+        )
+    return data
+
+
+# Writing
+
+
+def write(model: ir.Model, path: Path, *, data_name: str | None = None) -> list[Path]:
+    """Write a model to a new file, not atomically; `staged` is what commands use.
+
+    Args:
+        model: The model.
+        path: The file to create.
+        data_name: The name of a data file beside `path` for the weights; None keeps them inside.
+
+    Returns:
+        The files written: the model, then its data file if there is one.
+
+    Raises:
+        EnvironmentLacks: The disk is full or not writable.
+    """
+    with _disk_errors(path):
+        if data_name is None:
+            _write_chunks(path, serial.chunks(model))
+            return [path]
+        with serial.externalized(model, data_name, _EXTERNAL_MIN_BYTES) as payloads:
+            header = serial.to_bytes(model)
+        _write_chunks(path.parent / data_name, _aligned(payloads))
+        _write_chunks(path, [header])
+        return [path, path.parent / data_name]
+
+
+def _aligned(payloads: Iterable[tuple[int, ir.TensorProtocol]]) -> Iterator[bytes | memoryview]:
+    position = 0
+    for offset, tensor in payloads:
+        yield bytes(offset - position)
+        payload = serial.tensor_bytes(tensor)
+        yield payload
+        position = offset + len(payload)
+
+
+def _write_chunks(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
+    with path.open("xb") as file:
+        file.writelines(chunks)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+            raise EnvironmentLacks(f"no room to write {path}", note=error.strerror) from None
+        if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR}:
+            raise InputError(f"{path.parent} cannot be written to", note=error.strerror) from None
+        raise
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A complete output that does not have its name yet.
+
+    Attributes:
+        path: The temporary file; it opens and runs.
+        size_bytes: Of all files of the output.
+        commit: Gives the output its name, atomically, or streams it to stdout.
+    """
+
+    path: Path
+    size_bytes: int
+    commit: Callable[[], None]
+
+
+@contextlib.contextmanager
+def staged(model: ir.Model, output: Path, *, source: Loaded, unchanged: bool) -> Iterator[Staged]:
+    """Write the model beside `output` under a name of its own; nothing remains unless `commit` is called.
+
+    Args:
+        model: The model.
+        output: The final path, or `STDIO` for stdout.
+        source: Where the model came from: with `unchanged` its bytes are copied.
+        unchanged: No pass changed anything.
+
+    Raises:
+        EnvironmentLacks: The disk is full.
+        InputError: The folder cannot be written to.
+    """
+    large = graph.weight_bytes(model) > MAX_INLINE_BYTES
+    external = source.has_external_data or large
+    if output == STDIO and external:
+        raise Refused("a model with external data does not fit through a pipe", hint="give -o a file name")
+    with contextlib.ExitStack() as stack:
+        folder = output.parent
+        if output == STDIO:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="modelopt-out-")))
+        temporary = folder / f".{'stdout' if output == STDIO else output.name}.{os.getpid()}.tmp.onnx"
+        data_name = _data_name(model, output) if external else None
+        stack.callback(_unlink, temporary)
+        if unchanged and not external:
+            with _disk_errors(temporary):
+                _write_chunks(temporary, [source.path.read_bytes()])
+            files = [temporary]
+        else:
+            fresh = data_name is not None and not (folder / data_name).exists()
+            if fresh and data_name:
+                stack.callback(_unlink_unless_committed, folder / data_name, output)
+            elif data_name:
+                (folder / data_name).unlink()  # same content by its name: written anew, so that no torn file survives
+            files = write(model, temporary, data_name=data_name)
+        yield Staged(temporary, sum(file.stat().st_size for file in files), lambda: _commit(temporary, output))
+
+
+def _commit(temporary: Path, output: Path) -> None:
+    if output == STDIO:
+        with temporary.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                sys.stdout.buffer.write(chunk)
+        sys.stdout.buffer.flush()
+        return
+    with _disk_errors(output):
+        temporary.replace(output)
+        directory = os.open(output.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+
+def _data_name(model: ir.Model, output: Path) -> str:
+    """A data file's name that says what it holds, so that a new version never overwrites the old one's weights."""
+    digest = hashlib.sha256()
+    for name, tensor in graph.tensors(model):
+        digest.update(name.encode())
+        digest.update(serial.tensor_bytes(tensor))
+    return f"{output.name}.{digest.hexdigest()[:12]}.data"
+
+
+def _unlink(path: Path) -> None:
+    path.unlink(missing_ok=True)
+
+
+def _unlink_unless_committed(data: Path, output: Path) -> None:
+    committed = output.exists() and data.name.encode() in output.read_bytes()
+    if not committed:
+        _unlink(data)
+
+
+def same_file(a: Path, b: Path) -> bool:
+    """Whether two paths are one existing file."""
+    with contextlib.suppress(OSError):
+        return a.exists() and b.exists() and a.samefile(b)
+    return False

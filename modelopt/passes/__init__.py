@@ -1,0 +1,50 @@
+"""The registry of passes: one line each, loaded on first use."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from modelopt.errors import InputError, did_you_mean
+
+if TYPE_CHECKING:
+    from modelopt.passes.base import Pass
+
+_MODULES = (
+    "fold_constants",
+    "eliminate_identity",
+    "eliminate_dead",
+    "dedup_initializers",
+    "onnxsim",
+    "fuse_conv_bn",
+    "fuse_conv_affine",
+    "fuse_hardswish",
+    "fuse_matmul_add",
+    "merge_transpose",
+    "merge_cast",
+    "merge_reshape",
+    "prune_magnitude",
+    "quantize_static",
+    "quantize_dynamic",
+)
+
+NAMES = tuple(module.replace("_", "-") for module in _MODULES)
+"""The passes' names in the order in which `modelopt passes` lists them."""
+
+
+def find(name: str) -> type[Pass]:
+    """The pass called `name`.
+
+    Raises:
+        InputError: No pass has that name.
+    """
+    if name not in NAMES:
+        raise InputError(
+            f"unknown pass '{name}'",
+            note=f"passes: {', '.join(NAMES)}",
+            hint=did_you_mean(name, NAMES) or "modelopt passes",
+        )
+    module = name.replace("-", "_")
+    class_name = "".join(word.capitalize() for word in module.split("_"))
+    found: type[Pass] = getattr(importlib.import_module(f"modelopt.passes.{module}"), class_name)
+    return found

@@ -1,0 +1,85 @@
+"""Which execution provider really ran which nodes: onnxruntime falls back to the CPU in silence."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from modelopt.errors import EnvironmentLacks
+from modelopt.runtime.session import NodeRun, SessionSpec, full_provider_name
+from modelopt.runtime.worker import Limits, Worker
+
+
+class Placement(msgspec.Struct, frozen=True, kw_only=True):
+    """What ran where in one profiled run.
+
+    Attributes:
+        requested: The full name of the provider that was asked for.
+        providers: The providers that the session has, in order of preference.
+        nodes: Kernels run, by provider; nodes of branches that were not taken are not there.
+        share_of_time: Each provider's share of the time spent in kernels, 0 to 1.
+    """
+
+    requested: str
+    providers: tuple[str, ...]
+    nodes: dict[str, int]
+    share_of_time: dict[str, float]
+
+    def warning(self) -> str | None:
+        """One line when some nodes ran elsewhere, else None."""
+        elsewhere = {name: count for name, count in self.nodes.items() if name != self.requested}
+        if not elsewhere:
+            return None
+        total = sum(self.nodes.values())
+        parts = [f"{count} of {total} nodes ran on {name}" for name, count in sorted(elsewhere.items())]
+        share = sum(self.share_of_time[name] for name in elsewhere)
+        return f"{', '.join(parts)} ({share:.0%} of the time in kernels)"
+
+
+def find_placement(
+    path: Path, spec: SessionSpec, feeds: Mapping[str, np.ndarray], limits: Limits | None = None
+) -> Placement:
+    """Run the model once under the profiler, in a child of its own, and say what ran where.
+
+    Args:
+        path: The model file, already through io's gate.
+        spec: How to open the session; `profile` is set here.
+        feeds: One set of inputs.
+        limits: What the child may use.
+
+    Raises:
+        EnvironmentLacks: The provider is not there, or it ran no node: a figure would go under the wrong name.
+        InputError: No provider has that name.
+        Refused: onnxruntime does not load or run the model.
+        WorkerDied: The child crashed or exceeded its limits.
+    """
+    with Worker(limits) as worker:
+        session = worker.open(path, msgspec.structs.replace(spec, profile=True))
+        session.run(dict(feeds))
+        placement = placement_of(full_provider_name(spec.provider), session.info.providers, session.profile())
+    if placement.nodes and placement.requested not in placement.nodes:
+        raise EnvironmentLacks(
+            f"{placement.requested} ran no node of {path.name}",
+            note=placement.warning(),
+            hint="choose the provider that did with --provider",
+        )
+    return placement
+
+
+def placement_of(requested: str, providers: tuple[str, ...], runs: list[NodeRun]) -> Placement:
+    """Count a profile's kernels by provider."""
+    nodes = Counter(run.provider for run in runs)
+    total_ns = sum(run.duration_ns for run in runs) or 1
+    spent_ns: Counter[str] = Counter()
+    for run in runs:
+        spent_ns[run.provider] += run.duration_ns
+    return Placement(
+        requested=requested,
+        providers=providers,
+        nodes=dict(sorted(nodes.items())),
+        share_of_time={name: spent_ns[name] / total_ns for name in sorted(nodes)},
+    )

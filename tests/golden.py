@@ -1,0 +1,76 @@
+"""Reads golden files: Markdown with one case per ``## title``."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import yaml
+
+FOLDER = Path(__file__).parent / "golden"
+_FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_UNCHANGED = re.compile(r"^unchanged: (.+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case.
+
+    Attributes:
+        pass_name: The pass that it is for.
+        title: What it shows.
+        options: The pass's options by their written names.
+        before: ONNX text.
+        after: ONNX text, or None when nothing may change.
+        reason: What the refusal says, for a case in which nothing may change.
+    """
+
+    pass_name: str
+    title: str
+    options: dict[str, Any]
+    before: str
+    after: str | None
+    reason: str | None
+
+    def __str__(self) -> str:
+        return f"{self.pass_name}: {self.title}"
+
+
+def cases(path: Path) -> list[Case]:
+    """The cases of one golden file."""
+    name = path.stem.replace("_", "-")
+    sections = re.split(r"^## ", path.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+    return [_case(name, section) for section in sections]
+
+
+def all_cases() -> list[Case]:
+    """The cases of every golden file."""
+    return [case for path in sorted(FOLDER.glob("*.md")) for case in cases(path)]
+
+
+def _case(pass_name: str, section: str) -> Case:
+    title, _, body = section.partition("\n")
+    blocks = _FENCE.findall(body)
+    options = next((yaml.safe_load(text) for kind, text in blocks if kind == "options"), {})
+    models = [text for kind, text in blocks if kind == "onnx"]
+    unchanged = _UNCHANGED.search(_FENCE.sub("", body))
+    if len(models) != (1 if unchanged else 2):
+        raise ValueError(f"{pass_name}: {title}: needs a model before, and a model after or a line 'unchanged: reason'")
+    return Case(
+        pass_name, title.strip(), options, models[0], None if unchanged else models[1], unchanged and unchanged[1]
+    )
+
+
+def normalized(model: ir.Model) -> str:
+    """The model's text without what no golden case is about: value_info and metadata."""
+    copy = model.clone()
+    for node in copy.graph.all_nodes():
+        for value in node.outputs:
+            if not value.is_graph_output():
+                value.shape = None
+                value.type = None
+    copy.metadata_props.clear()
+    return ir.to_onnx_text(copy)
