@@ -5,7 +5,7 @@ Nothing here changes a model except the functions under "Edits", and nothing her
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -65,6 +65,20 @@ def bodies(node: ir.Node) -> Iterator[ir.Graph]:
             yield attribute.as_graph()
         elif attribute.type == ir.AttributeType.GRAPHS:
             yield from attribute.as_graphs()
+
+
+def scopes(model: ir.Model) -> Iterator[tuple[ir.Graph | ir.Function, int, bool]]:
+    """Every scope as in `all_graphs`, with its standard opset version and whether it lies inside a function.
+
+    The version is 0 where none is imported. Inside a function there are no initializers: constants are Constant nodes.
+    """
+    for graph in _with_bodies(model.graph):
+        yield graph, opset(model), False
+    for function in model.functions.values():
+        imports = function.opset_imports.items()
+        version = max((v for domain, v in imports if domain in STANDARD_DOMAINS), default=0)
+        for graph in _with_bodies(function):
+            yield graph, version, True
 
 
 # Values
@@ -343,11 +357,25 @@ def constant_beside(like: ir.Value, node: ir.Node, name: str, array: np.ndarray)
     return value
 
 
+def become(node: ir.Node, op_type: str, inputs: Sequence[ir.Value | None], attributes: Iterable[ir.Attr] = ()) -> None:
+    """Turn `node` into another standard operator in place; its outputs, their names and their users stay.
+
+    The nodes and constants that fed it stay too: the caller removes those that are left without users.
+    """
+    node.domain = ""
+    node.op_type = op_type
+    node.attributes.clear()
+    node.attributes.update({attribute.name: attribute for attribute in attributes})
+    node.resize_inputs(len(inputs))
+    for index, value in enumerate(inputs):
+        node.replace_input_with(index, value)
+
+
 def remove_with_constants(node: ir.Node) -> None:
-    """Remove `node`, whose outputs nothing uses any more, and the constants that only it used."""
-    inputs = set(node.inputs)
-    remove_if_dead(node)
-    drop_unused_constants(inputs)
+    """Remove `node` when nothing uses any of its outputs, and then the constants that only it used."""
+    inputs = dict.fromkeys(node.inputs)
+    if remove_if_dead(node):
+        drop_unused_constants(inputs)
 
 
 def drop_unused_constants(values: Iterable[ir.Value | None]) -> None:
@@ -371,8 +399,41 @@ def remove_if_dead(node: ir.Node) -> bool:
     """Remove `node` when nothing uses any of its outputs; says whether it did."""
     if node.graph is None or any(out.uses() or out.is_graph_output() for out in node.outputs):
         return False
+    _detach_bodies(node)
     node.graph.remove(node, safe=True)
     return True
+
+
+def _detach_bodies(node: ir.Node) -> None:
+    """End the uses of outer values by the bodies of a node that goes: removing the node alone leaves them."""
+    for body in bodies(node):
+        for inner in body:
+            _detach_bodies(inner)
+            for index in range(len(inner.inputs)):
+                inner.replace_input_with(index, None)
+
+
+def drop_if_unused(value: ir.Value) -> bool:
+    """Remove a constant that nothing uses any more, initializer or Constant node; says whether it did."""
+    if value.uses() or value.is_graph_output() or value.is_graph_input():
+        return False
+    producer = value.producer()
+    if producer is not None:
+        return remove_if_dead(producer)
+    if value.graph is None or value.name is None or not isinstance(value.graph, ir.Graph):
+        return False
+    return value.graph.initializers.pop(value.name, None) is not None
+
+
+def replace_contents(model: ir.Model, other: ir.Model) -> None:
+    """Give `model` the graph, functions and versions of `other`, which is of no more use afterwards.
+
+    Metadata and producer stay those of `model`.
+    """
+    model.graph = other.graph
+    model.ir_version = max(model.ir_version, other.ir_version)
+    model.functions.clear()
+    model.functions.update(other.functions)
 
 
 def sweep(model: ir.Model, *, keep: Callable[[ir.Node], bool] = lambda _node: False) -> int:

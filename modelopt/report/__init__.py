@@ -1,0 +1,156 @@
+"""What a run found, as versioned data; the renderings are modules of this package."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from modelopt.measure.bench import BenchResult
+from modelopt.measure.evaluate import Accuracy
+from modelopt.measure.stats import Ratio
+
+SCHEMA = "modelopt-report/1"
+
+
+class FileInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A model file.
+
+    Attributes:
+        path: As the user wrote it.
+        size_bytes: Of the model and its external data.
+        sha256: Of the model file, in hex; None where it was not read.
+    """
+
+    path: str
+    size_bytes: int
+    sha256: str | None = None
+
+
+class SkipInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A refusal: see `modelopt.passes.base.Skip`."""
+
+    node: str
+    reason: str
+
+
+class ModelStats(msgspec.Struct, frozen=True, kw_only=True):
+    """The size of a model in memory.
+
+    Attributes:
+        nodes: In all scopes, Constant nodes left out.
+        weight_bytes: Of all stored tensors.
+    """
+
+    nodes: int
+    weight_bytes: int
+
+
+class PassResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What one application of a pass did.
+
+    Attributes:
+        step: The pass with its options, e.g. ``prune-magnitude(sparsity=0.5)``.
+        effect: ``exact``, ``approximate`` or ``lossy``.
+        rewrites: How many places it rewrote.
+        skipped: Its refusals.
+        facts: Its own figures.
+        wall_ns: Nanoseconds in the pass.
+        before: The model before it.
+        after: The model after it.
+    """
+
+    step: str
+    effect: str
+    rewrites: int
+    skipped: tuple[SkipInfo, ...]
+    facts: dict[str, Any]
+    wall_ns: int
+    before: ModelStats
+    after: ModelStats
+
+
+class Verification(msgspec.Struct, frozen=True, kw_only=True):
+    """How the result was checked against the original.
+
+    Attributes:
+        samples: How many feeds both ran on.
+        source: Where the feeds came from.
+        exact_segments: How many runs of exact passes were compared and agreed.
+        max_relative_error: The largest difference seen after exact passes, relative to the output's scale.
+        tolerance: What was allowed.
+        notes: What could not be compared.
+    """
+
+    samples: int
+    source: str
+    exact_segments: int
+    max_relative_error: float | None
+    tolerance: float
+    notes: tuple[str, ...] = ()
+
+
+class Latency(msgspec.Struct, frozen=True, kw_only=True):
+    """Latency before and after, measured in turn.
+
+    Attributes:
+        before: The input's samples.
+        after: The output's samples.
+        ratio: How many times as fast the output is.
+    """
+
+    before: BenchResult
+    after: BenchResult
+    ratio: Ratio
+
+
+class GateResult(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of the contract.
+
+    Attributes:
+        gate: ``max-drop``, ``min-speedup`` or ``max-size``.
+        limit: What was asked, as text.
+        found: What was measured, as text.
+        passed: Whether it holds.
+    """
+
+    gate: str
+    limit: str
+    found: str
+    passed: bool
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a run of a recipe found.
+
+    Attributes:
+        schema: The version of this structure.
+        input: The model read.
+        output: The model written (or that would have been, see `written`).
+        written: Whether the output has its name: False when a gate failed.
+        recipe: The recipe as YAML.
+        target: The machine that the result is for.
+        seed: For whatever was random.
+        passes: What each pass did, in order.
+        verification: How it was checked, None with ``--no-verify``.
+        latency: None where it was not measured.
+        accuracy: None where it was not measured.
+        gates: The contract, line by line.
+        warnings: What the reader should know.
+        versions: Of modelopt and onnxruntime.
+    """
+
+    schema: str = SCHEMA
+    input: FileInfo
+    output: FileInfo
+    written: bool
+    recipe: str
+    target: str
+    seed: int
+    passes: tuple[PassResult, ...]
+    verification: Verification | None
+    latency: Latency | None
+    accuracy: Accuracy | None
+    gates: tuple[GateResult, ...]
+    warnings: tuple[str, ...]
+    versions: dict[str, str]

@@ -1,0 +1,273 @@
+"""The one loop over passes, and the one path that every optimizing command takes."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import onnx_ir as ir
+
+from modelopt import __version__, gates, graph, invariants, io, measuring, provenance
+from modelopt.errors import InputError, Refused, VerificationFailed
+from modelopt.observers import Dump, Observer, Verify
+from modelopt.passes.base import Context, Pass
+from modelopt.recipe import Recipe, Step, UntilStable, dump
+from modelopt.report import FileInfo, ModelStats, PassResult, Report, SkipInfo, Verification
+from modelopt.runtime import cpu
+from modelopt.runtime.runner import WorkerRunner
+from modelopt.runtime.worker import Limits, Worker
+
+MAX_ROUNDS = 10
+"""How often a group of passes is repeated before it counts as unstable."""
+
+Progress = Callable[[str, int, int | None], None]
+
+
+def _silent(_what: str, _done: int, _total: int | None) -> None:
+    """Report no progress."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What to do, with what, and where to put it.
+
+    Attributes:
+        recipe: The recipe.
+        model: The input file, or `io.STDIO`.
+        output: The output file, or `io.STDIO`.
+        keep: Write the output even when a gate fails.
+        dump_folder: Where to write the model after each pass.
+        limits: Of the child processes.
+        allow_hardlinks: See `io.load`.
+        verify_samples: How many feeds verification uses.
+        progress: Called with (what, done, total or None).
+    """
+
+    recipe: Recipe
+    model: Path
+    output: Path
+    keep: bool = False
+    dump_folder: Path | None = None
+    limits: Limits | None = None
+    allow_hardlinks: bool = False
+    verify_samples: int = 4
+    progress: Progress = _silent
+
+
+def run(request: Request) -> Report:
+    """Load, optimize, verify, measure, and write.
+
+    Raises:
+        ModeloptError: Any of its kinds; nothing was written then.
+    """
+    recipe = request.recipe
+    if request.output != io.STDIO and io.same_file(request.model, request.output):
+        raise InputError(
+            f"the output {request.output} is the input",
+            note="modelopt never overwrites its input",
+            hint="give -o another name",
+        )
+    with contextlib.ExitStack() as stack:
+        scratch = Path(stack.enter_context(TemporaryDirectory(prefix="modelopt-")))
+        loaded = io.load(request.model, scratch=scratch, allow_hardlinks=request.allow_hardlinks)
+        data = measuring.open_all(recipe, graph.signature(loaded.model))
+        runner = WorkerRunner(limits=request.limits)
+        stack.callback(runner.close)
+        context = Context(
+            runner=runner,
+            target=cpu.resolve(recipe.target),
+            calibration=data.calibration,
+            seed=recipe.seed,
+            progress=request.progress,
+        )
+        worker = stack.enter_context(Worker(request.limits))
+        observers: list[Observer] = []
+        verify = None
+        if recipe.verify:
+            verify = _verifier(request, loaded, data, worker, context, scratch)
+            observers.append(verify)
+        if request.dump_folder:
+            observers.append(Dump(request.dump_folder))
+
+        results = apply(recipe.steps, loaded.model, context, observers, request.progress)
+        unchanged = not any(result.rewrites for result in results)
+        versions = {"modelopt": __version__, "onnxruntime": worker.versions()["onnxruntime"]}
+        if not unchanged:
+            provenance.append(loaded.model, _entry(recipe, loaded, context, versions))
+        with io.staged(loaded.model, request.output, source=loaded, unchanged=unchanged) as staged:
+            findings = measuring.measure(
+                recipe, loaded.path, staged.path, data, worker, unchanged=unchanged, progress=request.progress
+            )
+            judged = gates.judge(recipe.gates, loaded.size_bytes, staged.size_bytes, findings)
+            written = request.keep or all(gate.passed for gate in judged)
+            if written:
+                staged.commit()
+            return Report(
+                input=FileInfo(path=loaded.shown, size_bytes=loaded.size_bytes, sha256=loaded.sha256),
+                output=FileInfo(path=str(request.output), size_bytes=staged.size_bytes),
+                written=written,
+                recipe=dump(recipe),
+                target=str(context.target),
+                seed=recipe.seed,
+                passes=results,
+                verification=_verification(verify, data),
+                latency=findings.latency,
+                accuracy=findings.accuracy,
+                gates=judged,
+                warnings=(*data.notes, *findings.warnings),
+                versions=versions,
+            )
+
+
+# The loop
+
+
+def apply(
+    steps: Sequence[Step],
+    model: ir.Model,
+    context: Context,
+    observers: Sequence[Observer] = (),
+    progress: Progress = _silent,
+) -> tuple[PassResult, ...]:
+    """Apply the steps to `model` in place.
+
+    Returns:
+        One result for each application of a pass, except that rounds of a group after the first are listed only where
+        they changed something.
+
+    Raises:
+        VerificationFailed: A pass left an invalid model, or one that computes something else.
+    """
+    results: list[PassResult] = []
+    for done, step in enumerate(steps):
+        progress("passes", done, len(steps))
+        if isinstance(step, UntilStable):
+            results.extend(_until_stable(step, model, context, observers))
+        else:
+            results.append(_apply_one(step, model, context, observers))
+    for observer in observers:
+        observer.end(model)
+    progress("passes", len(steps), len(steps))
+    return tuple(results)
+
+
+def _until_stable(
+    group: UntilStable, model: ir.Model, context: Context, observers: Sequence[Observer]
+) -> Iterator[PassResult]:
+    for turn in range(MAX_ROUNDS):
+        changed = False
+        for one in group.passes:
+            result = _apply_one(one, model, context, observers)
+            changed |= result.rewrites > 0
+            if turn == 0 or result.rewrites:
+                yield result
+        if not changed:
+            return
+
+
+def _apply_one(step: Pass, model: ir.Model, context: Context, observers: Sequence[Observer]) -> PassResult:
+    for observer in observers:
+        observer.before(step, model)
+    before = _stats(model)
+    started = time.perf_counter_ns()
+    try:
+        changes = step.apply(model, context)
+    except Exception as error:
+        error.add_note(f"while running the pass {step}")
+        raise
+    wall_ns = time.perf_counter_ns() - started
+    result = PassResult(
+        step=str(step),
+        effect=step.effect.value,
+        rewrites=changes.rewrites,
+        skipped=tuple(SkipInfo(node=skip.node, reason=skip.reason) for skip in changes.skipped),
+        facts=dict(changes.facts),
+        wall_ns=wall_ns,
+        before=before,
+        after=_stats(model) if changes.rewrites else before,
+    )
+    if changes.rewrites:
+        violations = invariants.check(model)
+        if violations:
+            raise VerificationFailed(f"the pass {step} left an invalid model", note=str(violations[0]))
+    for observer in observers:
+        observer.after(step, model, result)
+    return result
+
+
+def _stats(model: ir.Model) -> ModelStats:
+    nodes = sum(node.op_type != "Constant" for node in graph.all_nodes(model))
+    return ModelStats(nodes=nodes, weight_bytes=graph.weight_bytes(model))
+
+
+# Parts of a run
+
+
+def _verifier(
+    request: Request,
+    loaded: io.Loaded,
+    data: measuring.Data,
+    worker: Worker,
+    context: Context,
+    scratch: Path,
+) -> Verify:
+    def replay(count: int) -> ir.Model:
+        """The model after the first `count` applications of passes."""
+        model = io.load(loaded.path, scratch=scratch, allow_hardlinks=request.allow_hardlinks).model
+        with contextlib.suppress(_Enough):
+            apply(request.recipe.steps, model, context, [_StopAfter(count)])
+        return model
+
+    feeds = measuring.verification_feeds(data, worker, loaded.path, request.verify_samples, request.recipe.seed)
+    names = [spec.name for spec in graph.signature(loaded.model).outputs]
+    return Verify(loaded.path, feeds, worker, replay, scratch, names)
+
+
+class _Enough(Exception):
+    """Ends a replay."""
+
+
+@dataclass
+class _StopAfter:
+    count: int
+    done: int = field(default=0)
+
+    def before(self, step: Pass, model: ir.Model) -> None:
+        """Stop when enough were applied."""
+        if self.done == self.count:
+            raise _Enough
+        self.done += 1
+
+    def after(self, step: Pass, model: ir.Model, result: PassResult) -> None:
+        """Nothing to do."""
+
+    def end(self, model: ir.Model) -> None:
+        """Nothing to do."""
+
+
+def _entry(
+    recipe: Recipe, loaded: io.Loaded, context: Context, versions: dict[str, str]
+) -> provenance.Entry:
+    return provenance.Entry(
+        modelopt=__version__,
+        recipe=dump(recipe),
+        input_sha256=loaded.sha256,
+        target=context.target.kind.value,
+        data_sha256=context.calibration.digest() if context.calibration is not None else None,
+        onnxruntime=versions["onnxruntime"],
+    )
+
+
+def _verification(verify: Verify | None, data: measuring.Data) -> Verification | None:
+    if verify is None:
+        return None
+    return Verification(
+        samples=len(verify.feeds),
+        source=data.verification_source,
+        exact_segments=verify.segments,
+        max_relative_error=verify.max_relative_error,
+    )

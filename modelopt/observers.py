@@ -1,0 +1,200 @@
+"""What watches passes, never inside them: verification, dumps, progress."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import onnx_ir as ir
+
+from modelopt import graph, io
+from modelopt.errors import InputError, Refused, VerificationFailed
+from modelopt.measure.closeness import OutputMismatch, compare_outputs
+from modelopt.passes.base import Effect, Pass
+from modelopt.report import PassResult
+from modelopt.runtime.session import SessionSpec
+from modelopt.runtime.worker import Worker
+
+Feeds = Sequence[dict[str, np.ndarray]]
+
+
+class Observer(Protocol):
+    """Watches the engine's loop."""
+
+    def before(self, step: Pass, model: ir.Model) -> None:
+        """Called before each application of a pass."""
+        ...
+
+    def after(self, step: Pass, model: ir.Model, result: PassResult) -> None:
+        """Called after it."""
+        ...
+
+    def end(self, model: ir.Model) -> None:
+        """Called after the last pass."""
+        ...
+
+
+@dataclass
+class Dump:
+    """Writes the model after every pass that changed it.
+
+    Attributes:
+        folder: Where to; created.
+    """
+
+    folder: Path
+    _count: int = 0
+
+    def before(self, step: Pass, model: ir.Model) -> None:
+        """Nothing to do."""
+
+    def after(self, step: Pass, model: ir.Model, result: PassResult) -> None:
+        """Write ``NN-pass-name.onnx``; an older dump of that name is replaced."""
+        self._count += 1
+        if not result.rewrites:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"{self._count:02d}-{re.sub(r'[^a-z0-9-]', '-', step.name)}.onnx"
+        path.unlink(missing_ok=True)
+        io.write(model, path)
+
+    def end(self, model: ir.Model) -> None:
+        """Nothing to do."""
+
+
+@dataclass
+class Verify:
+    """Compares each run of exact passes with the model before it, on the runtime.
+
+    A mismatch is traced to the pass that caused it by replaying the passes one by one; they are deterministic.
+
+    Attributes:
+        source: The original's file.
+        feeds: What both are run on.
+        worker: Runs them.
+        replay: Gives the model after the first n applications of passes.
+        scratch: A directory for candidates.
+        names: The outputs' names.
+    """
+
+    source: Path
+    feeds: Feeds
+    worker: Worker
+    replay: Callable[[int], ir.Model]
+    scratch: Path
+    names: Sequence[str]
+    segments: int = 0
+    max_relative_error: float | None = None
+    _reference: Path | None = None
+    _expected: list[list[np.ndarray]] | None = None
+    _applied: list[str] = field(default_factory=list)
+    _segment_start: int = 0
+    _dirty: bool = False
+    _snapshots: int = 0
+
+    def __post_init__(self) -> None:
+        self._reference = self.source
+
+    def before(self, step: Pass, model: ir.Model) -> None:
+        """Close a run of exact passes before the first that is not, and open one after it."""
+        if step.effect is not Effect.EXACT:
+            self._close(model)
+        elif self._reference is None:
+            self._reference = self._snapshot(model)
+            self._segment_start = len(self._applied)
+
+    def after(self, step: Pass, model: ir.Model, result: PassResult) -> None:
+        """Note what was applied."""
+        self._applied.append(str(step))
+        if step.effect is Effect.EXACT:
+            self._dirty |= result.rewrites > 0
+        elif result.rewrites:
+            self._reference, self._expected = None, None
+
+    def end(self, model: ir.Model) -> None:
+        """Close the last run of exact passes."""
+        self._close(model)
+
+    def _close(self, model: ir.Model) -> None:
+        if not self._dirty:
+            return
+        found = self._compare(model)
+        if isinstance(found, OutputMismatch):
+            raise self._culprit(found)
+        self.segments += 1
+        self.max_relative_error = max(self.max_relative_error or 0.0, found)
+        self._dirty = False
+
+    def _compare(self, model: ir.Model) -> OutputMismatch | float:
+        """How far the outputs are from the reference's: a mismatch, or the largest relative error."""
+        expected = self._reference_outputs()
+        path = self._snapshot(model)
+        worst = 0.0
+        try:
+            session = self.worker.open(path, SessionSpec(spin=False), what="result")
+            for feed, reference in zip(self.feeds, expected, strict=True):
+                found = compare_outputs(reference, session.run(feed), self.names)
+                if isinstance(found, OutputMismatch):
+                    return found
+                worst = max(worst, found)
+            session.close()
+        except Refused as refusal:
+            return OutputMismatch(output="all of them", reason=refusal.note or refusal.fact)
+        finally:
+            path.unlink()
+        return worst
+
+    def _reference_outputs(self) -> list[list[np.ndarray]]:
+        if self._expected is None:
+            if self._reference is None:
+                raise ValueError("no reference: `before` was not called")
+            session = self.worker.open(self._reference, SessionSpec(spin=False), what="original")
+            self._expected = [session.run(feed) for feed in self.feeds]
+            session.close()
+        return self._expected
+
+    def _culprit(self, mismatch: OutputMismatch) -> VerificationFailed:
+        for count in range(self._segment_start + 1, len(self._applied) + 1):
+            if isinstance(self._compare(self.replay(count)), OutputMismatch):
+                return VerificationFailed(
+                    f"the pass {self._applied[count - 1]} changed what the model computes",
+                    note=str(mismatch),
+                    hint="this is a bug of ours, please report it; nothing was written",
+                )
+        return VerificationFailed("the result differs from the original", note=str(mismatch))
+
+    def _snapshot(self, model: ir.Model) -> Path:
+        self._snapshots += 1
+        path = self.scratch / f"verify-{self._snapshots}.onnx"
+        large = graph.weight_bytes(model) > io.MAX_INLINE_BYTES
+        io.write(model, path, data_name=f"{path.name}.data" if large else None)
+        return path
+
+
+def usable_feeds(worker: Worker, source: Path, candidates: Sequence[Feeds]) -> Feeds:
+    """The first set of feeds that the original runs on, with outputs that are the same twice.
+
+    Raises:
+        InputError: It runs on none of them.
+        Refused: onnxruntime does not load the original at all.
+    """
+    session = worker.open(source, SessionSpec(spin=False), what="original")
+    note: str | None = None
+    for feeds in candidates:
+        try:
+            for feed in feeds:
+                session.run(feed)
+        except Refused as refusal:
+            note = refusal.note
+            continue
+        session.close()
+        return feeds
+    raise InputError(
+        "the model does not run on random inputs, so the result cannot be verified",
+        note=note,
+        hint="give it real inputs with --eval DATA, or write --no-verify",
+    )

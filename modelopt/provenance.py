@@ -1,0 +1,57 @@
+"""How a model says where it came from: each run of modelopt adds an entry to its ``metadata_props``.
+
+Entries hold no time and no path, so that the same input, recipe and versions give the same bytes.
+"""
+
+from __future__ import annotations
+
+import msgspec
+import onnx_ir as ir
+
+from modelopt.errors import InputError
+
+KEY = "modelopt.provenance"
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """One run.
+
+    Attributes:
+        modelopt: Its version.
+        recipe: The recipe as YAML.
+        input_sha256: Of the model file that went in.
+        target: The machine that the result was made for.
+        data_sha256: Of the calibration data, None when none were used.
+        onnxruntime: Its version, when it took part.
+    """
+
+    modelopt: str
+    recipe: str
+    input_sha256: str
+    target: str
+    data_sha256: str | None = None
+    onnxruntime: str | None = None
+
+
+def read(model: ir.Model) -> tuple[Entry, ...]:
+    """The entries of `model`, oldest first.
+
+    Raises:
+        InputError: The metadata under `KEY` is not ours.
+    """
+    text = model.metadata_props.get(KEY)
+    if text is None:
+        return ()
+    try:
+        return msgspec.json.decode(text, type=tuple[Entry, ...])
+    except msgspec.DecodeError as error:
+        raise InputError("the model's provenance cannot be read", note=str(error)) from None
+
+
+def append(model: ir.Model, entry: Entry) -> None:
+    """Add `entry` to what `model` says of itself; an unreadable history is replaced."""
+    try:
+        history = read(model)
+    except InputError:
+        history = ()
+    model.metadata_props[KEY] = msgspec.json.encode((*history, entry)).decode()

@@ -1,0 +1,356 @@
+"""A run as data: Recipe ↔ YAML, with located errors, and a JSON schema.
+
+Every command builds a recipe and runs it; `--print-recipe` shows it and `modelopt run` takes it back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+
+from modelopt import passes
+from modelopt.errors import InputError, did_you_mean
+from modelopt.passes.base import Pass
+
+VERSION = 1
+_GROUP = "until-stable"
+
+
+class DataSpec(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """Where samples come from.
+
+    Attributes:
+        data: What ``--calib`` and ``--eval`` take: a file, a folder, ``file.py:function``, or ``random``.
+        limit: Use at most so many samples.
+        preprocess: How images become inputs, e.g. ``resize=224x224,scale=1/255``.
+        labels: A file with labels, where the data themselves have none.
+        batch: Samples a feed, where the model's batch dimension is free.
+    """
+
+    data: str
+    limit: int | None = None
+    preprocess: str | None = None
+    labels: str | None = None
+    batch: int = 1
+
+
+class EvaluateSpec(DataSpec, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """Data for accuracy, and how to score it.
+
+    Attributes:
+        metric: ``top1``, ``top5``, ``cosine``, ``sqnr``, ``max-abs``, ``argmax`` or ``file.py:function``; None
+            chooses by what the data hold.
+    """
+
+    metric: str | None = None
+
+
+class BenchSpec(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """How latency is measured.
+
+    Attributes:
+        provider: The execution provider.
+        provider_options: Its options.
+        threads: Intra-op threads; 0 means as many as this process may use.
+        budget_seconds: Wall time to spend on timing.
+    """
+
+    provider: str = "cpu"
+    provider_options: dict[str, str] = {}
+    threads: int = 0
+    budget_seconds: float = 10.0
+
+
+class Gates(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """The contract: a result that breaks it ends in exit code 1.
+
+    Attributes:
+        max_drop: The most that the metric may fall, as a fraction (0.01 is one point of accuracy).
+        min_speedup: How many times as fast as the input the result must at least be.
+        max_size_ratio: The largest size allowed, as a fraction of the input's.
+        max_size_bytes: The largest size allowed, in bytes.
+    """
+
+    max_drop: float | None = None
+    min_speedup: float | None = None
+    max_size_ratio: float | None = None
+    max_size_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class UntilStable:
+    """Passes that are repeated in turn until none of them changes anything."""
+
+    passes: tuple[Pass, ...]
+
+
+Step = Pass | UntilStable
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What to do with a model.
+
+    Attributes:
+        steps: Passes in order.
+        name: What the recipe is called in reports.
+        target: The machine that the result is for: ``auto`` or a `TargetKind` value.
+        seed: For whatever is random.
+        verify: Compare the result with the original before it is written.
+        calibration: Samples for passes that need them.
+        evaluate: Data for accuracy; None compares outputs on random inputs.
+        bench: How to measure latency; None does not measure it.
+        gates: The contract.
+    """
+
+    steps: tuple[Step, ...]
+    name: str = "modelopt"
+    target: str = "auto"
+    seed: int = 0
+    verify: bool = True
+    calibration: DataSpec | None = None
+    evaluate: EvaluateSpec | None = None
+    bench: BenchSpec | None = None
+    gates: Gates = dataclasses.field(default_factory=Gates)
+
+    def passes(self) -> tuple[Pass, ...]:
+        """All passes in order, groups unrolled once."""
+        return tuple(one for step in self.steps for one in (step.passes if isinstance(step, UntilStable) else (step,)))
+
+
+_SECTIONS: dict[str, Any] = {
+    "name": str,
+    "target": str,
+    "seed": int,
+    "verify": bool,
+    "calibration": DataSpec | None,
+    "evaluate": EvaluateSpec | None,
+    "bench": BenchSpec | None,
+    "gates": Gates,
+}
+
+
+# Passes ↔ plain data
+
+
+def make_pass(name: str, options: dict[str, Any]) -> Pass:
+    """The pass called `name` with `options` by their written names (``per-channel``).
+
+    Raises:
+        InputError: No such pass, no such option, or a value of the wrong kind.
+    """
+    kind = passes.find(name)
+    known = {f.name.replace("_", "-"): f for f in dataclasses.fields(kind)}
+    for key in options:
+        if key not in known:
+            raise InputError(
+                f"unknown option '{key}' of {name}",
+                note=f"options: {', '.join(known)}" if known else f"{name} has no options",
+                hint=did_you_mean(key, known),
+            )
+    try:
+        return msgspec.convert({known[key].name: value for key, value in options.items()}, kind, strict=True)
+    except msgspec.ValidationError as error:
+        raise InputError(f"bad option of {name}", note=_written(str(error))) from None
+
+
+def _written(message: str) -> str:
+    text, _, path = message.partition(" - at `$.")
+    return f"{path.rstrip('`').replace('_', '-')}: {text}" if path else text
+
+
+def _step_to_plain(step: Step) -> Any:
+    if isinstance(step, UntilStable):
+        return {_GROUP: [_step_to_plain(one) for one in step.passes]}
+    options = step.options()
+    return {step.name: options} if options else step.name
+
+
+def _step_from_plain(plain: Any) -> Step:
+    if isinstance(plain, str):
+        return make_pass(plain, {})
+    if not isinstance(plain, dict) or len(plain) != 1:
+        raise InputError("a step is a pass name, or a pass name with its options", note=f"found {plain!r}")
+    (name, options), *_ = plain.items()
+    if name == _GROUP:
+        if not isinstance(options, list):
+            raise InputError(f"{_GROUP} takes a list of passes", note=f"found {options!r}")
+        inner = tuple(_step_from_plain(one) for one in options)
+        return UntilStable(tuple(one for one in inner if isinstance(one, Pass)))
+    if not isinstance(options, dict | None):
+        raise InputError(f"the options of {name} must be a mapping", note=f"found {options!r}")
+    return make_pass(str(name), {str(key): value for key, value in (options or {}).items()})
+
+
+# Recipe ↔ YAML
+
+
+def dump(recipe: Recipe) -> str:
+    """The recipe as YAML; `load` gives an equal recipe back."""
+    plain: dict[str, Any] = {"version": VERSION, "steps": [_step_to_plain(step) for step in recipe.steps]}
+    for key in _SECTIONS:
+        value = getattr(recipe, key)
+        if value != _default(key):
+            plain[key] = _without_defaults(value)
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=100)
+
+
+def _default(key: str) -> Any:
+    (found,) = (f for f in dataclasses.fields(Recipe) if f.name == key)
+    return found.default_factory() if found.default_factory is not dataclasses.MISSING else found.default
+
+
+def _without_defaults(value: Any) -> Any:
+    if not isinstance(value, msgspec.Struct):
+        return value
+    defaults = {f.encode_name: f.default for f in msgspec.structs.fields(value)}
+    plain: dict[str, Any] = msgspec.to_builtins(value)
+    return {key: item for key, item in plain.items() if item != defaults[key] and item is not None and item != {}}
+
+
+def load(path: Path) -> Recipe:
+    """Read a recipe file.
+
+    Raises:
+        InputError: It is not a recipe; the fact names the file and the line.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"the recipe {path} cannot be read", note=error.strerror) from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not a recipe", note="it is not text") from None
+    return parse(text, source=str(path))
+
+
+def parse(text: str, *, source: str = "recipe") -> Recipe:
+    """A recipe from YAML text.
+
+    Args:
+        text: YAML; safe loading only.
+        source: How errors call it.
+
+    Raises:
+        InputError: It is not a recipe; the fact names `source` and the line.
+    """
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        plain = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{source}:{mark.line + 1}" if mark else source
+        raise InputError(f"{where}: not YAML", note=getattr(error, "problem", None)) from None
+    except RecursionError:
+        raise InputError(f"{source}: nested too deeply") from None
+    if not isinstance(plain, dict):
+        raise InputError(f"{source} is not a recipe", note="a recipe is a mapping with version and steps")
+    return _Located(source, root).recipe(plain)
+
+
+class _Located:
+    """Turns plain data into a recipe and puts file and line in front of what goes wrong."""
+
+    def __init__(self, source: str, root: yaml.Node | None) -> None:
+        self._source = source
+        self._lines: dict[tuple[str | int, ...], int] = {}
+        if root is not None:
+            self._index(root, ())
+
+    def _index(self, node: yaml.Node, path: tuple[str | int, ...]) -> None:
+        self._lines[path] = node.start_mark.line + 1
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                self._index(value, (*path, str(key.value)))
+                self._lines[(*path, str(key.value))] = key.start_mark.line + 1
+        elif isinstance(node, yaml.SequenceNode):
+            for i, value in enumerate(node.value):
+                self._index(value, (*path, i))
+
+    def error(self, path: tuple[str | int, ...], fact: str, note: str | None, hint: str | None) -> InputError:
+        while path and path not in self._lines:
+            path = path[:-1]
+        return InputError(f"{self._source}:{self._lines.get(path, 1)}: {fact}", note=note, hint=hint)
+
+    def recipe(self, plain: dict[Any, Any]) -> Recipe:
+        version = plain.get("version")
+        if version != VERSION:
+            raise self.error(("version",), f"version must be {VERSION}", f"found {version!r}", None)
+        for key in plain:
+            if key not in {*_SECTIONS, "version", "steps"}:
+                known = ["version", "steps", *_SECTIONS]
+                raise self.error(
+                    (key,), f"unknown key '{key}'", f"keys: {', '.join(known)}", did_you_mean(str(key), known)
+                )
+        steps = plain.get("steps")
+        if not isinstance(steps, list):
+            raise self.error(("steps",), "steps must be a list of passes", f"found {steps!r}", None)
+        sections = {key: self._section(key, plain[key]) for key in _SECTIONS if key in plain}
+        return Recipe(steps=tuple(self._step(i, step) for i, step in enumerate(steps)), **sections)
+
+    def _step(self, i: int, plain: Any) -> Step:
+        try:
+            return _step_from_plain(plain)
+        except InputError as error:
+            raise self.error(("steps", i), error.fact, error.note, error.hint) from None
+
+    def _section(self, key: str, plain: Any) -> Any:
+        try:
+            return msgspec.convert(plain, _SECTIONS[key], strict=True)
+        except msgspec.ValidationError as error:
+            text, _, where = str(error).partition(" - at `$.")
+            path = (key, *where.rstrip("`").split("."))
+            raise self.error(path, f"{key}: {text}", None, None) from None
+
+
+def json_schema() -> dict[str, Any]:
+    """A JSON schema (draft 2020-12) of recipe files, options of all passes included."""
+    sections = {key: msgspec.json.schema(kind) for key, kind in _SECTIONS.items()}
+    definitions: dict[str, Any] = {}
+    for schema in sections.values():
+        definitions |= schema.pop("$defs", {})
+    steps = [_pass_schema(passes.find(name), definitions) for name in passes.NAMES]
+    one_pass: dict[str, Any] = {"anyOf": [{"enum": list(passes.NAMES)}, *steps]}
+    group = {
+        "type": "object",
+        "properties": {_GROUP: {"type": "array", "items": one_pass}},
+        "required": [_GROUP],
+        "additionalProperties": False,
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "modelopt recipe",
+        "type": "object",
+        "properties": {
+            "version": {"const": VERSION},
+            "steps": {"type": "array", "items": {"anyOf": [*one_pass["anyOf"], group]}},
+            **sections,
+        },
+        "required": ["version", "steps"],
+        "additionalProperties": False,
+        "$defs": definitions,
+    }
+
+
+def _pass_schema(kind: type[Pass], definitions: dict[str, Any]) -> dict[str, Any]:
+    schema = msgspec.json.schema(kind)
+    found = schema.pop("$defs", {})
+    own = found.pop(kind.__name__)
+    definitions |= found
+    docs = {f.name: f.metadata["doc"] for f in dataclasses.fields(kind)}
+    properties = {
+        name.replace("_", "-"): {**described, "description": docs[name]}
+        for name, described in own["properties"].items()
+    }
+    options = {"type": "object", "properties": properties, "additionalProperties": False}
+    return {
+        "type": "object",
+        "description": kind.summary(),
+        "properties": {kind.name: options},
+        "required": [kind.name],
+        "additionalProperties": False,
+    }
