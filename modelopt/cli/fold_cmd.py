@@ -1,0 +1,49 @@
+"""`modelopt fold`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from modelopt.cli import options
+
+
+@click.command(
+    "fold",
+    epilog="""\b
+Examples:
+  modelopt fold model.onnx                      # writes model.folded.onnx
+  modelopt fold model.onnx -o - | modelopt fuse - -o fast.onnx
+  modelopt fold --engine onnxsim model.onnx""",
+)
+@options.MODEL
+@click.option(
+    "--engine",
+    type=click.Choice(["modelopt", "onnxsim"]),
+    default="modelopt",
+    show_default=True,
+    help="Who folds: our passes, or onnxsim on an in-memory model.",
+)
+@click.option("--max-growth", type=options.Fraction(), help="How much all weights may grow. [default: 10%]")
+@options.OPTIMIZING
+def command(model: Path, engine: str, max_growth: float | None, **flags: Any) -> None:
+    """Fold constants and remove what does nothing. Exact: the outputs stay the same.
+
+    Constants are computed ahead of time unless that would make the file grow; identities, dead nodes and duplicate
+    weights go.
+    """
+    from modelopt.cli.optimize import execute, recipe_from_flags
+    from modelopt.errors import InputError
+    from modelopt.pipelines import FOLD
+    from modelopt.recipe import UntilStable, make_pass
+
+    if engine == "onnxsim":
+        if max_growth is not None:
+            raise InputError("--max-growth is for our own engine", hint="leave out --engine onnxsim")
+        execute(recipe_from_flags("fold", [make_pass("onnxsim", {})], flags), model, "folded", flags)
+        return
+    growth = {} if max_growth is None else {"max-growth": max_growth}
+    group = UntilStable(tuple(make_pass(name, growth if name == "fold-constants" else {}) for name in FOLD))
+    execute(recipe_from_flags("fold", [group], flags), model, "folded", flags)

@@ -1,0 +1,136 @@
+"""What all optimizing commands do with their flags: build a recipe, run it, show the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modelopt import ui
+from modelopt.engine import Request, run
+from modelopt.errors import GateFailed, InputError
+from modelopt.io import STDIO
+from modelopt.recipe import BenchSpec, DataSpec, EvaluateSpec, Gates, Recipe, Step, dump
+from modelopt.report import Report
+from modelopt.report.markdown import to_markdown
+from modelopt.runtime.worker import Limits
+
+import click
+import msgspec
+
+
+def recipe_from_flags(
+    name: str,
+    steps: Sequence[Step],
+    flags: dict[str, Any],
+    *,
+    calibration: DataSpec | None = None,
+    target: str = "auto",
+) -> Recipe:
+    """The recipe that a command with these flags is."""
+    max_size = flags["max_size"]
+    return Recipe(
+        name=name,
+        steps=tuple(steps),
+        target=target,
+        seed=flags["seed"],
+        verify=not flags["no_verify"],
+        calibration=calibration,
+        evaluate=_evaluation(flags),
+        bench=_bench(flags),
+        gates=Gates(
+            max_drop=flags["max_drop"],
+            min_speedup=flags["min_speedup"],
+            max_size_ratio=max_size if isinstance(max_size, float) else None,
+            max_size_bytes=max_size if isinstance(max_size, int) else None,
+        ),
+    )
+
+
+def _evaluation(flags: dict[str, Any]) -> EvaluateSpec | None:
+    if flags["evaluation"] is None:
+        for flag in ("labels", "metric", "eval_limit"):
+            if flags[flag] is not None:
+                raise InputError(f"--{flag.replace('_', '-')} needs --eval", hint="--eval DATA")
+        return None
+    return EvaluateSpec(
+        data=flags["evaluation"],
+        limit=flags["eval_limit"],
+        labels=flags["labels"],
+        metric=flags["metric"],
+        preprocess=flags["preprocess"],
+    )
+
+
+def _bench(flags: dict[str, Any]) -> BenchSpec | None:
+    if flags["no_bench"]:
+        return None
+    return BenchSpec(
+        provider=flags["provider"],
+        provider_options=dict(flags["provider_option"]),
+        threads=flags["threads"],
+        budget_seconds=flags["budget"],
+    )
+
+
+def default_output(model: Path, suffix: str) -> Path:
+    """``model.onnx`` → ``model.SUFFIX.onnx``; stdin → stdout."""
+    return STDIO if model == STDIO else model.with_name(f"{model.stem}.{suffix}.onnx")
+
+
+def limits_from_flags(flags: dict[str, Any]) -> Limits | None:
+    """What child processes may use, None for the default."""
+    if flags["memory_limit"] is None and flags["timeout"] is None:
+        return None
+    default = Limits.default()
+    return Limits(
+        memory_bytes=flags["memory_limit"] or default.memory_bytes, seconds=flags["timeout"] or default.seconds
+    )
+
+
+def execute(recipe: Recipe, model: Path, suffix: str, flags: dict[str, Any]) -> None:
+    """Run the recipe and show what came of it.
+
+    Raises:
+        GateFailed: The result breaks the contract.
+    """
+    if flags["print_recipe"]:
+        click.echo(dump(recipe), nl=False)
+        return
+    output = flags["output"] or default_output(model, suffix)
+    if output == STDIO and flags["as_json"]:
+        raise InputError("--json and a model cannot both go to stdout", hint="give -o a file name")
+    screen = ui.Screen(quiet=flags["quiet"], verbose=flags["verbose"], as_json=flags["as_json"])
+    with screen.progress() as progress:
+        report = run(
+            Request(
+                recipe=recipe,
+                model=model,
+                output=output,
+                keep=flags["keep"],
+                dump_folder=flags["dump_dir"],
+                limits=limits_from_flags(flags),
+                allow_hardlinks=flags["allow_hardlinks"],
+                progress=progress,
+            )
+        )
+    screen.report(report, explain=flags["explain"])
+    if flags["report"]:
+        _write_report(report, flags["report"])
+    failed = [gate for gate in report.gates if not gate.passed]
+    if failed:
+        raise GateFailed(
+            "; ".join(f"--{gate.gate} {gate.limit}: found {gate.found}" for gate in failed),
+            note=f"{output} was written all the same" if report.written else "nothing was written",
+            hint=None if report.written else "--keep writes the model anyway",
+        )
+
+
+def _write_report(report: Report, path: Path) -> None:
+    if path.suffix == ".json":
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+    elif path.suffix == ".md":
+        path.write_text(to_markdown(report), encoding="utf-8")
+    else:
+        raise InputError(f"a report cannot be written to {path.name}", hint="name it .json or .md")

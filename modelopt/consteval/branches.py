@@ -1,0 +1,75 @@
+"""Inlines an If whose condition is a constant."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from modelopt import graph
+
+
+def inline_constant_ifs(model: ir.Model) -> tuple[int, dict[str, str]]:
+    """Put the branch that is taken in the place of each If whose condition is constant.
+
+    Values of the branch get new names: the two branches, and other bodies, may use the same ones.
+
+    Returns:
+        How many were inlined, and for each that was not its label and the reason.
+    """
+    count, refused = 0, dict[str, str]()
+    names: graph.NameSource | None = None
+    for scope, _, in_function in graph.scopes(model):
+        for node in list(scope):
+            branch = _taken(node)
+            if branch is None:
+                continue
+            reason = _why_not(node, branch, in_function=in_function)
+            if reason is not None:
+                refused[graph.label(node)] = reason
+                continue
+            names = names or graph.NameSource(model)
+            _inline(node, branch, names)
+            count += 1
+    return count, refused
+
+
+def _taken(node: ir.Node) -> ir.Graph | None:
+    """The branch of an If with a constant condition that is taken, else None."""
+    if not graph.is_standard(node, "If") or not node.inputs or graph.scalar(node.inputs[0]) is None:
+        return None
+    name = "then_branch" if graph.scalar(node.inputs[0]) else "else_branch"
+    attribute = node.attributes.get(name)
+    return None if attribute is None or attribute.is_ref() else attribute.as_graph()
+
+
+def _why_not(node: ir.Node, branch: ir.Graph, *, in_function: bool) -> str | None:
+    if len(branch.outputs) != len(node.outputs):
+        return "its branch does not fit its outputs"
+    if in_function and branch.initializers:
+        return "its branch holds initializers, and a function cannot"
+    for old, new in zip(node.outputs, branch.outputs, strict=True):
+        producer = new.producer()
+        if old.is_graph_output() and (producer is None or producer.graph is not branch):
+            return "its branch hands a constant or an outer value to a graph output"
+    if len(set(branch.outputs)) < len(branch.outputs):
+        return "its branch gives one value twice"
+    return None
+
+
+def _inline(node: ir.Node, branch: ir.Graph, names: graph.NameSource) -> None:
+    scope = node.graph
+    if scope is None:
+        raise ValueError(f"{node!r} belongs to no graph")
+    results = list(branch.outputs)
+    branch.outputs.clear()
+    for name, value in list(branch.initializers.items()):
+        del branch.initializers[name]
+        value.name = names(name)
+        scope.register_initializer(value)
+    for inner in list(branch):
+        for value in inner.outputs:
+            value.name = names(value.name) if value.name else value.name
+        branch.remove(inner)
+        scope.insert_before(node, inner)
+    for old, new in zip(node.outputs, results, strict=True):
+        graph.replace_value(old, new)
+    graph.remove_with_constants(node)

@@ -1,0 +1,149 @@
+"""The constant region of a model: every node whose outputs are known before it runs, and what they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from modelopt import consteval, graph
+from modelopt.consteval.facts import shape_fact
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What evaluating may cost.
+
+    Attributes:
+        max_tensor_bytes: Larger inputs are not read, larger outputs not computed.
+        max_total_bytes: The bytes of all outputs together.
+    """
+
+    max_tensor_bytes: int
+    max_total_bytes: int
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A node on constant inputs that numpy does not evaluate.
+
+    Attributes:
+        node: The node.
+        inputs: Its inputs; None where one is omitted.
+        opset: The version of the standard operator set.
+    """
+
+    node: ir.Node
+    inputs: tuple[np.ndarray | None, ...]
+    opset: int
+
+
+class Region:
+    """Nodes with known outputs, in an order in which producers come before consumers, through all scopes.
+
+    Nothing in the model changes. Values computed here are held in memory.
+
+    Args:
+        model: The model.
+        limits: What evaluating may cost.
+        answers: Outputs of nodes without a kernel, evaluated elsewhere.
+
+    Attributes:
+        nodes: The nodes.
+        results: Their outputs by value.
+        freed_bytes: For each node the stored bytes that nothing else uses: they go when the node goes.
+        pending: Nodes on constant inputs without a kernel.
+        refused: Why a node on constant inputs was not evaluated.
+    """
+
+    def __init__(self, model: ir.Model, limits: Limits, answers: Mapping[ir.Node, list[np.ndarray]]) -> None:
+        self.nodes: list[ir.Node] = []
+        self.results: dict[ir.Value, np.ndarray] = {}
+        self.freed_bytes: dict[ir.Node, int] = {}
+        self.pending: list[Pending] = []
+        self.refused: dict[ir.Node, str] = {}
+        self._limits = limits
+        self._answers = answers
+        self._total_bytes = 0
+        for scope, opset, _ in graph.scopes(model):
+            for node in scope:
+                if node.op_identifier() not in model.functions and consteval.is_foldable(node):
+                    self._visit(node, opset)
+
+    def _visit(self, node: ir.Node, opset: int) -> None:
+        fact = shape_fact(node, opset)
+        if fact is not None:
+            self._record(node, [fact])
+            return
+        if not node.inputs or not all(value is None or self._is_known(value) for value in node.inputs):
+            return
+        try:
+            outputs = self._evaluate(node, opset)
+        except consteval.NotEvaluable as error:
+            self.refused[node] = str(error)
+            return
+        if outputs is not None:
+            self._record(node, outputs)
+
+    def _is_known(self, value: ir.Value) -> bool:
+        return value in self.results or graph.constant_tensor(value) is not None
+
+    def _evaluate(self, node: ir.Node, opset: int) -> list[np.ndarray] | None:
+        inputs = tuple(None if value is None else self._read(value) for value in node.inputs)
+        size = consteval.output_bytes(node, inputs, opset)
+        if size is not None and size > self._limits.max_tensor_bytes:
+            raise consteval.NotEvaluable(f"its result would take {size} bytes, more than max-tensor-bytes")
+        outputs = None if size is None else consteval.evaluate(node, inputs, opset)
+        if outputs is not None:
+            return outputs
+        if node not in self._answers:
+            self.pending.append(Pending(node, inputs, opset))
+        return self._answers.get(node)
+
+    def _read(self, value: ir.Value) -> np.ndarray:
+        if value in self.results:
+            return self.results[value]
+        tensor = graph.constant_tensor(value)
+        if tensor is None or tensor.dtype == ir.DataType.STRING:
+            raise consteval.NotEvaluable(f"its input '{value.name}' holds strings")
+        if tensor.nbytes > self._limits.max_tensor_bytes:
+            raise consteval.NotEvaluable(
+                f"its input '{value.name}' takes {tensor.nbytes} bytes, more than max-tensor-bytes"
+            )
+        return tensor.numpy()
+
+    def _record(self, node: ir.Node, outputs: list[np.ndarray]) -> None:
+        reason = _contradiction(node, outputs)
+        self._total_bytes += sum(output.nbytes for output in outputs)
+        if reason is None and self._total_bytes > self._limits.max_total_bytes:
+            reason = "too much memory is taken by what was evaluated before it"
+        if reason is not None:
+            self.refused[node] = reason
+            return
+        self.nodes.append(node)
+        self.results.update(zip(node.outputs, outputs, strict=True))
+        self.freed_bytes[node] = sum(self._freed_with(node, value) for value in {v for v in node.inputs if v})
+
+    def _freed_with(self, node: ir.Node, value: ir.Value) -> int:
+        if value.is_graph_output() or any(use.node is not node for use in value.uses()):
+            return 0
+        producer = value.producer()
+        if producer is not None and value in self.results:
+            return self.freed_bytes[producer] if len(producer.outputs) == 1 else 0
+        tensor = graph.constant_tensor(value)
+        return 0 if tensor is None else tensor.nbytes
+
+
+def _contradiction(node: ir.Node, outputs: list[np.ndarray]) -> str | None:
+    """Why the model cannot mean what was computed, else None."""
+    if len(outputs) != len(node.outputs):
+        return f"it has {len(node.outputs)} outputs where {len(outputs)} were computed"
+    for value, array in zip(node.outputs, outputs, strict=True):
+        declared = graph.static_shape(value)
+        if declared is not None and declared != array.shape:
+            return f"'{value.name}' is declared as {list(declared)} and computed as {list(array.shape)}"
+        if value.dtype is not None and value.dtype != ir.DataType.from_numpy(array.dtype):
+            return f"'{value.name}' is declared as {value.dtype.name} and computed as {array.dtype}"
+    return None

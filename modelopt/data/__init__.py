@@ -1,0 +1,26 @@
+"""Feeds: what the user gives as data, turned into samples that fit a model.
+
+`open_data` reads every kind of data that a user can name, `random_data` makes some where there is none, `split` holds
+samples out, and `overlap` finds evaluation data that was calibrated on. Files may be hostile: nothing is unpickled,
+sizes are checked before anything is allocated, and every failure is an InputError.
+"""
+
+from modelopt.data.files import MAX_ARRAY_BYTES
+from modelopt.data.opening import DEFAULT_RANDOM_SAMPLES, open_data
+from modelopt.data.preprocess import Preprocess
+from modelopt.data.sample import Dataset, Sample
+from modelopt.data.subset import overlap, split
+from modelopt.data.synthetic import DEFAULT_FREE_DIM, random_data
+
+__all__ = [
+    "DEFAULT_FREE_DIM",
+    "DEFAULT_RANDOM_SAMPLES",
+    "MAX_ARRAY_BYTES",
+    "Dataset",
+    "Preprocess",
+    "Sample",
+    "open_data",
+    "overlap",
+    "random_data",
+    "split",
+]

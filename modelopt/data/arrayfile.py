@@ -1,0 +1,173 @@
+"""Reading ``.npy`` and ``.npz`` that may be hostile: headers first, then only the bytes they promise.
+
+A header may declare 4 GB in a file of 100 bytes, a zip member may unpack 10 KB to 10 GB, and an object array is a
+pickle. Nothing is allocated before the sizes agree, and pickle is never allowed.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import tokenize
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from modelopt.data import files
+from modelopt.errors import InputError
+
+_BROKEN = (
+    *(ValueError, TypeError, SyntaxError, LookupError, OverflowError, AttributeError),
+    *(OSError, EOFError, MemoryError, RuntimeError, struct.error, tokenize.TokenError),
+    *(zipfile.BadZipFile, zlib.error),
+)
+"""What numpy, zipfile and the parser of literals behind them raise on malformed bytes."""
+
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a stored array says of itself."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the values in bytes."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+@contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    """Malformed bytes become one error; numpy's warnings about odd headers are not the user's business."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except _BROKEN as error:
+        raise InputError(f"{path} is damaged or not a numpy file", note=f"{type(error).__name__}: {error}") from None
+
+
+def _read_header(stream: IO[bytes], size_bytes: int, where: str) -> Header:
+    """Parse one ``.npy`` header and hold it against the bytes that are there."""
+    version = np.lib.format.read_magic(stream)
+    if version == (1, 0):
+        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+    elif version == (2, 0):
+        shape, _, dtype = np.lib.format.read_array_header_2_0(stream)
+    else:
+        raise InputError(f"{where}: unsupported .npy version {version[0]}.{version[1]}")
+    header = Header(shape, dtype)
+    if dtype.hasobject:
+        raise InputError(
+            f"{where} is an object array",
+            note="object arrays need pickle, which can run code: modelopt never reads them",
+            hint="save arrays of numbers, or of unicode strings",
+        )
+    if dtype.itemsize == 0 or any(size < 0 for size in shape):
+        raise InputError(f"{where}: impossible header", note=f"shape {shape}, dtype {dtype.str}")
+    payload_bytes = size_bytes - stream.tell()
+    if header.nbytes != payload_bytes:
+        raise InputError(
+            f"{where} is cut short or damaged",
+            note=f"its header declares {header.nbytes} bytes of values, {payload_bytes} are there",
+        )
+    return header
+
+
+class NpyFile:
+    """A ``.npy`` file: one array, memory-mapped."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def header(self) -> Header:
+        """The array's shape and dtype, without reading its values.
+
+        Raises:
+            InputError: Not a regular file, malformed, an object array, or not as long as it declares.
+        """
+        size_bytes = files.regular_size(self.path)
+        with _refusing(self.path), self.path.open("rb") as stream:
+            return _read_header(stream, size_bytes, str(self.path))
+
+    def load(self) -> np.ndarray:
+        """The array, read-only; its values are read from disk as they are used.
+
+        Raises:
+            InputError: As `header`.
+        """
+        header = self.header()
+        if header.nbytes == 0:  # there is nothing to map
+            return np.zeros(header.shape, header.dtype)
+        with _refusing(self.path):
+            mapped: np.ndarray = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        return mapped
+
+
+class NpzFile:
+    """A ``.npz`` file: named arrays in a zip, each read when asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def headers(self) -> dict[str, Header]:
+        """Shape and dtype of every array, by name, without reading the values.
+
+        Raises:
+            InputError: Not a regular file, malformed, an object array, not as long as declared, or its arrays together
+                take more than ``files.MAX_ARRAY_BYTES``.
+        """
+        with self._open() as archive:
+            return {name: self._member_header(archive, info) for name, info in self._members(archive).items()}
+
+    def load(self, names: Iterable[str]) -> dict[str, np.ndarray]:
+        """These arrays, in memory.
+
+        Raises:
+            InputError: As `headers`, or the bytes do not match their checksum.
+        """
+        with self._open() as archive:
+            members = self._members(archive)
+            return {name: self._member_array(archive, members[name]) for name in names}
+
+    @contextmanager
+    def _open(self) -> Iterator[zipfile.ZipFile]:
+        files.regular_size(self.path)
+        with _refusing(self.path), zipfile.ZipFile(self.path) as archive:
+            yield archive
+
+    def _members(self, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+        infos = archive.infolist()
+        total_bytes = sum(info.file_size for info in infos)
+        if total_bytes > files.MAX_ARRAY_BYTES:
+            raise InputError(
+                f"{self.path} unpacks to more than memory should hold",
+                note=f"{total_bytes} bytes unpacked, the limit is {files.MAX_ARRAY_BYTES}",
+                hint="split it into several .npz files in one folder, or save one .npy, which is memory-mapped",
+            )
+        arrays = {info.filename.removesuffix(".npy"): info for info in infos if info.filename.endswith(".npy")}
+        if len({info.filename for info in infos}) < len(infos):
+            raise InputError(f"{self.path} holds two members of the same name")
+        if not all(info.compress_type in _COMPRESSIONS for info in infos):
+            raise InputError(f"{self.path} is compressed in a way that numpy does not write")
+        return arrays
+
+    def _member_header(self, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Header:
+        with archive.open(info) as stream:
+            return _read_header(stream, info.file_size, f"{self.path}: '{info.filename}'")
+
+    def _member_array(self, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+        self._member_header(archive, info)
+        with archive.open(info) as stream:
+            array: np.ndarray = np.lib.format.read_array(stream, allow_pickle=False)
+        return array

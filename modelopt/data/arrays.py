@@ -1,0 +1,213 @@
+"""Samples from ``.npz`` and ``.npy`` files: one file, or a folder of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from modelopt.data import files
+from modelopt.data.arrayfile import Header, NpyFile, NpzFile
+from modelopt.data.check import check_names, checked_feeds
+from modelopt.data.cut import Cut, Plan, plan
+from modelopt.data.labels import read_label_rows
+from modelopt.data.sample import Dataset, Sample
+from modelopt.errors import InputError
+from modelopt.signature import TensorSpec
+
+ARRAY_SUFFIXES = (".npz", ".npy")
+
+_LABEL_KEYS = ("label", "labels")
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One file of the data set: where its arrays are and how they are cut.
+
+    ``label_key`` is None where the file holds no labels; ``first`` is its first sample's position in the data set,
+    ``first_row`` the position of its first row among all rows.
+    """
+
+    path: Path
+    headers: Mapping[str, Header]
+    plan: Plan
+    label_key: str | None
+    label_cut: Cut
+    notes: tuple[str, ...]
+    first: int = 0
+    first_row: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def sample_name(self, index: int) -> str:
+        return self.name if self.plan.count == 1 else f"{self.name}[{index}]"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ArrayDataset(Dataset):
+    """Samples cut from stored arrays as `modelopt.data.cut` says; one file is in memory at a time."""
+
+    inputs: tuple[TensorSpec, ...]
+    parts: tuple[_Part, ...]
+    labels: np.ndarray | None
+    batch: int
+    allow_nonfinite: bool
+
+    def __len__(self) -> int:
+        return self.parts[-1].first + self.parts[-1].plan.count
+
+    def select(self, indices: Iterable[int]) -> Iterator[Sample]:
+        """Cut these samples from their files, reading a file anew whenever the positions leave it."""
+        part: _Part | None = None
+        arrays: Mapping[str, np.ndarray] = {}
+        for index in indices:
+            if part is None or not part.first <= index < part.first + part.plan.count:
+                arrays = {}  # let go of one file before the next is read
+                part = self._part_of(index)
+                arrays = _load(part)
+            yield self._sample(part, arrays, index - part.first)
+
+    def digest(self) -> str:
+        """SHA-256 (hex) over the files, the model's inputs, the batch and the labels file."""
+        settings = [f"arrays batch={self.batch}", *map(str, self.inputs)]
+        if self.labels is not None:
+            settings.append(files.array_digest(self.labels))
+        return files.digest_of(settings, ((part.name, part.path) for part in self.parts))
+
+    def _part_of(self, index: int) -> _Part:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return next(part for part in reversed(self.parts) if part.first <= index)
+
+    def _sample(self, part: _Part, arrays: Mapping[str, np.ndarray], index: int) -> Sample:
+        name = part.sample_name(index)
+        views = {key: cut.at(arrays[key], index) for key, cut in part.plan.cuts.items()}
+        feeds = checked_feeds(self.inputs, views, name, allow_nonfinite=self.allow_nonfinite)
+        return Sample(feeds, self._label(part, arrays, index), name)
+
+    def _label(self, part: _Part, arrays: Mapping[str, np.ndarray], index: int) -> np.ndarray | None:
+        if not self.has_labels:
+            return None
+        if self.labels is not None:
+            rows = self.labels[part.first_row : part.first_row + part.plan.lead.rows]
+        elif part.label_key is not None:
+            rows = arrays[part.label_key]
+        else:
+            return None
+        return np.array(part.label_cut.at(rows, index), order="C")
+
+
+def open_arrays(
+    source: str,
+    paths: Sequence[Path],
+    inputs: Sequence[TensorSpec],
+    *,
+    labels: Path | None,
+    batch: int,
+    allow_nonfinite: bool,
+) -> ArrayDataset:
+    """The samples of these files, in this order; only headers are read here.
+
+    Raises:
+        InputError: A file is malformed, lacks an input, disagrees with the model or with its labels.
+        Refused: Strings that are not numpy unicode arrays.
+    """
+    parts = _numbered([_open_part(path, tuple(inputs), batch, named=labels is None) for path in paths])
+    notes = tuple(dict.fromkeys(note for part in parts for note in part.notes))
+    dropped = sum(part.plan.lead.dropped for part in parts)
+    if dropped:
+        notes += (f"{dropped} rows at the end of {source} do not fill the model's fixed batch: dropped",)
+
+    label_rows = None if labels is None else read_label_rows(labels)
+    if label_rows is not None:
+        _check_count(label_rows.shape, sum(part.plan.lead.rows for part in parts), str(labels))
+    labelled = [part for part in parts if part.label_key is not None]
+    if labelled and len(labelled) < len(parts):
+        notes += (f"only {len(labelled)} of {len(parts)} files hold labels: all are ignored",)
+    return ArrayDataset(
+        source=source,
+        has_labels=label_rows is not None or len(labelled) == len(parts),
+        dropped=dropped,
+        notes=notes,
+        inputs=tuple(inputs),
+        parts=parts,
+        labels=label_rows,
+        batch=batch,
+        allow_nonfinite=allow_nonfinite,
+    )
+
+
+def _numbered(parts: Sequence[_Part]) -> tuple[_Part, ...]:
+    numbered: list[_Part] = []
+    first = first_row = 0
+    for part in parts:
+        numbered.append(replace(part, first=first, first_row=first_row))
+        first += part.plan.count
+        first_row += part.plan.lead.rows
+    return tuple(numbered)
+
+
+def _open_part(path: Path, inputs: tuple[TensorSpec, ...], batch: int, *, named: bool) -> _Part:
+    """Read the headers of one file; ``named`` says whether labels inside it count."""
+    headers = _headers(path, inputs)
+    check_names(inputs, headers, path.name)
+    cut = plan(inputs, headers, batch, path.name)
+    spare = [key for key in headers if key not in cut.cuts]
+    label_key = next((key for key in _LABEL_KEYS if key in spare), None) if named else None
+    label_cut = cut.lead
+    if label_key is not None:
+        label_cut = _label_cut(headers[label_key].shape, cut, path.name)
+    notes = [f"'{key}' is not an input of the model: ignored" for key in spare if key != label_key]
+    notes += [
+        f"each value of '{spec.name}' is taken for one sample; if a whole array is one sample, save array[None]"
+        for spec in inputs
+        if spec.rank == 1 and cut.cuts[spec.name].step == 1 and cut.count > 1
+    ]
+    return _Part(path, headers, cut, label_key, label_cut, tuple(notes))
+
+
+def _headers(path: Path, inputs: tuple[TensorSpec, ...]) -> dict[str, Header]:
+    if path.suffix.lower() == ".npz":
+        return NpzFile(path).headers()
+    if len(inputs) > 1:
+        raise InputError(
+            f"{path} holds one array, the model has {len(inputs)} inputs",
+            note=f"the model's inputs are {'; '.join(map(str, inputs))}",
+            hint="save all of them by name in a .npz: np.savez(path, **feeds)",
+        )
+    return {inputs[0].name: NpyFile(path).header()}
+
+
+def _load(part: _Part) -> Mapping[str, np.ndarray]:
+    keys = [*part.plan.cuts, *([part.label_key] if part.label_key else [])]
+    if part.path.suffix.lower() == ".npz":
+        arrays = NpzFile(part.path).load(keys)
+    else:
+        arrays = {keys[0]: NpyFile(part.path).load()}
+    for key, array in arrays.items():
+        if (array.shape, array.dtype) != (part.headers[key].shape, part.headers[key].dtype):
+            raise InputError(f"{part.path} changed while it was being read")
+    return arrays
+
+
+def _label_cut(shape: tuple[int, ...], cut: Plan, where: str) -> Cut:
+    """Labels follow the rows of the samples, or are one per sample."""
+    if cut.lead.step is None:
+        return cut.lead
+    if shape and shape[0] == cut.count:
+        return cut.lead if cut.lead.rows == cut.count else Cut(count=cut.count, step=0, rows=cut.count)
+    _check_count(shape, cut.lead.rows, where)
+    return cut.lead
+
+
+def _check_count(shape: tuple[int, ...], expected: int, where: str) -> None:
+    found = shape[0] if shape else 1
+    if found != expected or not shape:
+        raise InputError(
+            f"{where}: labels do not match: {found} labels for {expected} samples",
+            hint="give one label for each row of the data, in the same order",
+        )

@@ -1,0 +1,128 @@
+"""From what the user writes after ``--calib`` or ``--eval`` to a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from modelopt.data import files
+from modelopt.data.arrays import ARRAY_SUFFIXES, open_arrays
+from modelopt.data.check import check_inputs
+from modelopt.data.images import class_folders, is_image, open_images
+from modelopt.data.preprocess import Preprocess
+from modelopt.data.sample import Dataset
+from modelopt.data.script import open_script
+from modelopt.data.subset import draw
+from modelopt.data.synthetic import random_data
+from modelopt.data.testsets import open_pb, pb_folders
+from modelopt.errors import InputError
+from modelopt.signature import TensorSpec
+
+DEFAULT_RANDOM_SAMPLES = 16
+"""How many samples ``random`` gives when the user sets no limit."""
+
+_KINDS = (
+    "data is a .npz or .npy file, an image, a folder of either, a folder of test_data_set_*/input_*.pb, "
+    "file.py:function, or the word random"
+)
+
+
+def open_data(
+    spec: str,
+    inputs: Sequence[TensorSpec],
+    *,
+    preprocess: Preprocess | None = None,
+    labels: Path | None = None,
+    limit: int | None = None,
+    batch: int = 1,
+    seed: int = 0,
+    allow_nonfinite: bool = False,
+    free_dims: Mapping[str, int] | None = None,
+) -> Dataset:
+    """Open the user's data for a model with these inputs; arrays and images are read later, sample by sample.
+
+    Args:
+        spec: ``random``, ``file.py:function``, or a path: a ``.npz``, a ``.npy``, an image, a folder of arrays or
+            images (class sub-folders give labels), or a folder in the layout of ONNX's backend tests.
+        inputs: The model's inputs, in its order.
+        preprocess: How images become feeds; what it leaves open is derived from the input.
+        labels: A file of labels; it outranks labels that the data itself holds.
+        limit: At most so many samples, drawn with ``seed``; of a function, the first ones.
+        batch: Rows per sample where the model leaves the batch free.
+        seed: Seeds the draw and ``random``.
+        allow_nonfinite: Accept NaN and Inf.
+        free_dims: Sizes of symbolic dimensions, for ``random``.
+
+    Raises:
+        InputError: Nothing is there, it is of no known kind, it holds no sample, or it does not fit the model.
+        Refused: An input that is not a tensor, or strings that are not numpy unicode arrays.
+    """
+    inputs = tuple(inputs)
+    check_inputs(inputs)
+    if batch < 1 or seed < 0 or (limit is not None and limit < 1):
+        raise InputError("batch and limit are at least 1, the seed at least 0", note=f"{batch=}, {limit=}, {seed=}")
+    if spec == "random":
+        _refuse_unused("random data", preprocess=preprocess, labels=labels)
+        n = limit or DEFAULT_RANDOM_SAMPLES
+        return random_data(inputs, n=n, seed=seed, free_dims=free_dims, batch=batch)
+    file, _, function = spec.rpartition(":")
+    if file.endswith(".py"):
+        _refuse_unused("a Python function", preprocess=preprocess, labels=labels)
+        return open_script(spec, Path(file), function, inputs, limit=limit, allow_nonfinite=allow_nonfinite)
+
+    path = files.existing(Path(spec))
+    if labels is not None:
+        files.existing(labels)
+    kind, paths = _kind(path)
+    if kind != "images":
+        _refuse_unused("data that is not images", preprocess=preprocess)
+    dataset: Dataset
+    if kind == "images":
+        dataset = open_images(spec, path, inputs, preprocess=preprocess, labels=labels, batch=batch)
+    elif kind == "arrays":
+        dataset = open_arrays(spec, paths, inputs, labels=labels, batch=batch, allow_nonfinite=allow_nonfinite)
+    else:
+        dataset = open_pb(spec, paths, inputs, labels=labels, allow_nonfinite=allow_nonfinite)
+    return dataset if limit is None else draw(dataset, limit, seed)
+
+
+def _refuse_unused(what: str, *, preprocess: Preprocess | None = None, labels: Path | None = None) -> None:
+    """An option that would do nothing is a mistake."""
+    if preprocess is not None:
+        raise InputError(f"{what} is not preprocessed", hint="leave out the preprocessing")
+    if labels is not None:
+        raise InputError(f"{what} takes no file of labels", hint="a function can yield (feeds, label)")
+
+
+def _kind(path: Path) -> tuple[str, list[Path]]:
+    """``images``, ``arrays`` or ``pb``, with the files or folders for the last two."""
+    if path.is_dir():
+        return _folder_kind(path)
+    files.regular_size(path)
+    if path.suffix.lower() in ARRAY_SUFFIXES:
+        return "arrays", [path]
+    if is_image(path):
+        return "images", []
+    if path.suffix == ".py":
+        raise InputError(f"{path} is a Python file: which function yields the samples?", hint=f"write {path}:function")
+    raise InputError(f"{path} is not data that modelopt reads", note=_KINDS)
+
+
+def _folder_kind(path: Path) -> tuple[str, list[Path]]:
+    entries = files.visible(path)
+    if not entries:
+        raise InputError(f"the folder {path} is empty", note=_KINDS)
+    folders = pb_folders(path)
+    arrays = [entry for entry in entries if entry.suffix.lower() in ARRAY_SUFFIXES]
+    has_images = any(is_image(entry) for entry in entries) or bool(class_folders(path))
+    kinds = [kind for kind, found in (("pb", folders), ("arrays", arrays), ("images", has_images)) if found]
+    if len(kinds) > 1:
+        raise InputError(
+            f"the folder {path} mixes kinds of data", note=f"it holds {' and '.join(kinds)}", hint="keep one"
+        )
+    if not kinds:
+        raise InputError(
+            f"the folder {path} holds no data that modelopt reads",
+            note=f"found {', '.join(entry.name for entry in entries[:5])}; {_KINDS}",
+        )
+    return kinds[0], folders or arrays

@@ -1,0 +1,126 @@
+"""Seeded random feeds, where the user has no data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from modelopt.data import files
+from modelopt.data.check import fixed_size
+from modelopt.data.dtypes import holds_floats, numpy_dtype
+from modelopt.data.sample import Dataset, Sample
+from modelopt.errors import InputError, Refused, did_you_mean
+from modelopt.signature import Dim, TensorSpec
+
+DEFAULT_FREE_DIM = 8
+"""The size of a free dimension that is not the batch and that the user does not name."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RandomDataset(Dataset):
+    """Sample ``i`` depends on the seed, on ``i``, and on the inputs' types and sizes: on nothing else."""
+
+    inputs: tuple[TensorSpec, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    n: int
+    seed: int
+
+    def __len__(self) -> int:
+        return self.n
+
+    def select(self, indices: Iterable[int]) -> Iterator[Sample]:
+        """Draw these samples; each is the same whenever and in whatever order it is drawn."""
+        for index in indices:
+            if not 0 <= index < self.n:
+                raise IndexError(index)
+            rng = np.random.default_rng([self.seed, index])
+            feeds = {spec.name: _draw(rng, spec, shape) for spec, shape in zip(self.inputs, self.shapes, strict=True)}
+            yield Sample(feeds, None, f"{self.source}[{index}]")
+
+    def digest(self) -> str:
+        """SHA-256 (hex) over the number, the seed and the inputs."""
+        return files.digest_of([f"random n={self.n} seed={self.seed}", *map(str, self.inputs), repr(self.shapes)])
+
+
+def _draw(rng: np.random.Generator, spec: TensorSpec, shape: tuple[int, ...]) -> np.ndarray:
+    dtype = numpy_dtype(spec)
+    if not holds_floats(spec):
+        return np.array(rng.integers(0, 2, shape), dtype=dtype, order="C")
+    values: np.ndarray = np.asarray(rng.standard_normal(shape))
+    if spec.dtype.startswith("complex"):
+        values = values + 1j * rng.standard_normal(shape)
+    return np.array(values, dtype=dtype, order="C")
+
+
+def random_data(
+    inputs: Sequence[TensorSpec],
+    *,
+    n: int,
+    seed: int,
+    free_dims: Mapping[str, int] | None = None,
+    batch: int = 1,
+) -> RandomDataset:
+    """``n`` samples of noise: floats standard normal, integers and booleans 0 or 1.
+
+    A symbolic dimension has one size wherever it appears: its size in ``free_dims``, else ``batch`` if it is the first
+    axis of some input, else `DEFAULT_FREE_DIM`. Unnamed free dimensions likewise by their axis.
+
+    Raises:
+        InputError: ``n`` or a size below 1, a negative seed, an unknown name in ``free_dims``, an input of unknown
+            rank, or a sample larger than ``files.MAX_ARRAY_BYTES``.
+        Refused: An input of strings, or one that is not a tensor.
+    """
+    if n < 1 or batch < 1 or seed < 0:
+        raise InputError("random data needs n >= 1, batch >= 1 and seed >= 0", note=f"{n=}, {batch=}, {seed=}")
+    sizes = _symbol_sizes(inputs, free_dims or {}, batch)
+    shapes = tuple(_shape(spec, sizes, batch) for spec in inputs)
+    return RandomDataset(source="random", has_labels=False, inputs=tuple(inputs), shapes=shapes, n=n, seed=seed)
+
+
+def _symbol_sizes(inputs: Sequence[TensorSpec], free_dims: Mapping[str, int], batch: int) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    for spec in inputs:
+        for axis, dim in enumerate(spec.shape or ()):
+            if isinstance(dim, str):
+                sizes[dim] = batch if axis == 0 else sizes.get(dim, DEFAULT_FREE_DIM)
+    for spec in inputs:  # the batch's name keeps its size on whatever axis it stands
+        if spec.shape and isinstance(spec.shape[0], str):
+            sizes[spec.shape[0]] = batch
+    for name, size in free_dims.items():
+        if name not in sizes:
+            raise InputError(
+                f"the model has no free dimension '{name}'",
+                note=f"its free dimensions are {', '.join(sizes) or 'none'}",
+                hint=did_you_mean(name, sizes),
+            )
+        if size < 1:
+            raise InputError(f"the dimension '{name}' cannot be {size}", hint="sizes are at least 1")
+    return {**sizes, **free_dims}
+
+
+def _shape(spec: TensorSpec, sizes: Mapping[str, int], batch: int) -> tuple[int, ...]:
+    dtype = numpy_dtype(spec)
+    if dtype.hasobject:
+        raise Refused(f"input '{spec.name}' is a string: there are no random strings", hint="give real data")
+    if spec.shape is None:
+        raise InputError(f"the rank of input '{spec.name}' is unknown", hint="give real data")
+    shape = tuple(_size(axis, dim, sizes, batch) for axis, dim in enumerate(spec.shape))
+    nbytes = math.prod(shape) * max(dtype.itemsize, 8)  # drawn as 64 bits
+    if nbytes > files.MAX_ARRAY_BYTES:
+        raise InputError(
+            f"a random sample of '{spec.name}' is larger than memory should hold",
+            note=f"{nbytes} bytes for {spec}, the limit is {files.MAX_ARRAY_BYTES}",
+        )
+    return shape
+
+
+def _size(axis: int, dim: Dim, sizes: Mapping[str, int], batch: int) -> int:
+    if isinstance(dim, str):
+        return sizes[dim]
+    fixed = fixed_size(dim)
+    if fixed is not None:
+        return fixed
+    return batch if axis == 0 else DEFAULT_FREE_DIM

@@ -1,0 +1,81 @@
+"""The contract: what the user demands of a result, judged on what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from modelopt.errors import InputError
+from modelopt.measuring import Findings
+from modelopt.recipe import Gates
+from modelopt.report import GateResult
+
+
+def judge(gates: Gates, before_bytes: int, after_bytes: int, findings: Findings) -> tuple[GateResult, ...]:
+    """Judge every gate that was asked for.
+
+    Args:
+        gates: The contract.
+        before_bytes: The input's size.
+        after_bytes: The output's size.
+        findings: What was measured.
+
+    Raises:
+        InputError: A gate needs a figure that this run does not measure.
+    """
+    return tuple([*_size(gates, before_bytes, after_bytes), *_speed(gates, findings), *_accuracy(gates, findings)])
+
+
+def _size(gates: Gates, before_bytes: int, after_bytes: int) -> Iterator[GateResult]:
+    if gates.max_size_bytes is not None:
+        yield GateResult(
+            gate="max-size",
+            limit=f"{gates.max_size_bytes:,} bytes",
+            found=f"{after_bytes:,} bytes",
+            passed=after_bytes <= gates.max_size_bytes,
+        )
+    if gates.max_size_ratio is not None:
+        ratio = after_bytes / before_bytes
+        yield GateResult(
+            gate="max-size",
+            limit=f"{gates.max_size_ratio:.1%} of the input",
+            found=f"{ratio:.1%}",
+            passed=ratio <= gates.max_size_ratio,
+        )
+
+
+def _speed(gates: Gates, findings: Findings) -> Iterator[GateResult]:
+    if gates.min_speedup is None:
+        return
+    if findings.unchanged:
+        yield GateResult(
+            gate="min-speedup",
+            limit=f"{gates.min_speedup:.2f}×",
+            found="1.00× (nothing changed)",
+            passed=gates.min_speedup <= 1,
+        )
+        return
+    if findings.latency is None:
+        raise InputError("--min-speedup needs a benchmark", hint="leave out --no-bench")
+    ratio = findings.latency.ratio
+    yield GateResult(
+        gate="min-speedup",
+        limit=f"{gates.min_speedup:.2f}×",
+        found=f"{ratio.point:.2f}× ({ratio.low:.2f}–{ratio.high:.2f})",
+        passed=ratio.point >= gates.min_speedup,
+    )
+
+
+def _accuracy(gates: Gates, findings: Findings) -> Iterator[GateResult]:
+    if gates.max_drop is None:
+        return
+    if findings.unchanged:
+        yield GateResult(gate="max-drop", limit=f"{gates.max_drop:.2%}", found="0 (nothing changed)", passed=True)
+        return
+    drop = findings.drop()
+    if drop is None:
+        raise InputError(
+            "--max-drop needs data to measure accuracy on", hint="give labelled data with --eval, or inputs to compare on"
+        )
+    yield GateResult(
+        gate="max-drop", limit=f"{gates.max_drop:.2%}", found=f"{drop:.2%} ({findings.drop_of()})", passed=drop <= gates.max_drop
+    )

@@ -1,0 +1,89 @@
+"""What a reader of a latency should be warned of, each with the flag or step that helps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from modelopt.measure.environment import Environment
+from modelopt.measure.schedule import Plan
+from modelopt.measure.stats import percentiles, round_medians, samples_needed
+
+_NOISY = 0.05
+_FAR = 10.0
+_MANY_OUTLIERS = 0.02
+_MAD_TO_SIGMA = 1.4826
+_LONGEST_BUDGET_S = 600
+_FIXED_GOVERNORS = frozenset({"performance", "userspace"})
+
+
+def of_environment(env: Environment) -> Iterator[str]:
+    """What speaks against the machine, whatever is measured on it."""
+    if env.load_average is not None and env.load_average > env.cores:
+        yield (
+            f"other programs are running: the load average was {env.load_average:.1f} on {env.cores} usable cores before "
+            "the bench: end them and repeat"
+        )
+    if env.threads > env.cores:
+        yield f"{env.threads} threads wait for each other on {env.cores} usable cores: --threads {env.cores}"
+    if env.governor is not None and env.governor not in _FIXED_GOVERNORS:
+        yield (
+            f"the CPU's frequency is not fixed (governor '{env.governor}'): sudo cpupower frequency-set -g performance"
+        )
+
+
+def of_samples(rounds: Sequence[Sequence[int]], *, n_feeds: int, settled: bool, plan: Plan) -> Iterator[str]:
+    """What the samples of one model show of themselves.
+
+    Args:
+        rounds: Nanoseconds; round r was timed on feed r modulo `n_feeds`.
+        n_feeds: How many feeds took turns.
+        settled: Whether the warm-up saw a stable latency.
+        plan: What was asked for.
+    """
+    if not settled:
+        warmup = _seconds(plan.warmup_ns)
+        yield f"the latency was still changing after {warmup} s of warm-up: --warmup {4 * warmup}"
+    medians = round_medians(rounds)
+    spread = _spread([medians[feed::n_feeds] for feed in range(n_feeds)])
+    if spread > _NOISY:
+        yield f"noisy: rounds vary by {spread:.0%} (standard deviation): end other programs and repeat"
+    n = sum(len(samples) for samples in rounds)
+    far = _outliers(rounds, n_feeds)
+    if far > _MANY_OUTLIERS * n:
+        yield f"{far} of {n} samples are far outliers: something else used the machine: end it and repeat"
+    missing = [name for name, value in percentiles([each for samples in rounds for each in samples]).items() if not value]
+    if missing:
+        needed = -(-samples_needed(missing[0]) * len(rounds) // n)
+        yield f"{n} samples are too few for {', '.join(missing)}: --rounds {needed} gives {missing[0]}"
+
+
+def of_precision(half_width: float, plan: Plan) -> str | None:
+    """Says that the interval is wider than asked for, and the budget that would narrow it."""
+    if half_width <= plan.precision:
+        return None
+    needed_ns = plan.budget_ns * (half_width / plan.precision) ** 2  # the width falls with the root of the samples
+    budget = _seconds(round(needed_ns))
+    return f"the interval is ±{half_width:.1%}, wider than ±{plan.precision:.1%}: --budget {budget}"
+
+
+def _seconds(nanoseconds: int) -> int:
+    return max(1, min(_LONGEST_BUDGET_S, round(nanoseconds / 1e9)))
+
+
+def _spread(groups: Sequence[np.ndarray]) -> float:
+    """The relative standard deviation within groups, pooled."""
+    relative = np.concatenate([group / group.mean() - 1 for group in groups if len(group) > 1] or [np.zeros(1)])
+    return float(np.sqrt(np.mean(relative**2)))
+
+
+def _outliers(rounds: Sequence[Sequence[int]], n_feeds: int) -> int:
+    """Samples above their feed's median by half of it and by ten robust standard deviations (from the MAD)."""
+    count = 0
+    for feed in range(min(n_feeds, len(rounds))):
+        samples = np.concatenate([np.asarray(each, np.float64) for each in rounds[feed::n_feeds]])
+        middle = np.median(samples)
+        deviation = _MAD_TO_SIGMA * np.median(np.abs(samples - middle))
+        count += int(np.sum(samples - middle > max(_FAR * deviation, middle / 2)))
+    return count

@@ -1,0 +1,250 @@
+"""Estimates with their uncertainty: ratios of latencies, proportions, means, and differences on the same samples.
+
+Nothing here reads a clock, and whatever is random has a seed: the same samples give the same figures.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from enum import Enum
+from statistics import NormalDist
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from modelopt.measure.resample import bootstrap, student_quantile, trimmed_mean
+
+CONFIDENCE = 0.95
+NOISE_FLOOR = 0.02
+"""Two processes that run the same model differ by about this much, because their memory is laid out differently
+(Mytkowicz et al. 2009, Kalibera & Jones 2013): no number of rounds averages it away."""
+
+_TAIL_SAMPLES = 10
+
+
+class Verdict(Enum):
+    """What a ratio of latencies says."""
+
+    FASTER = "faster"
+    SLOWER = "slower"
+    NO_DIFFERENCE = "no measurable difference"
+
+
+class Ratio(msgspec.Struct, frozen=True, kw_only=True):
+    """How many times as fast b is as a: 1.45 means that a takes 1.45 times as long.
+
+    Attributes:
+        point: The estimate.
+        low: Lower end of the confidence interval.
+        high: Upper end.
+        verdict: What may be claimed about b.
+    """
+
+    point: float
+    low: float
+    high: float
+    verdict: Verdict
+
+
+class Interval(msgspec.Struct, frozen=True, kw_only=True):
+    """A confidence interval."""
+
+    low: float
+    high: float
+
+
+class Delta(msgspec.Struct, frozen=True, kw_only=True):
+    """Candidate minus reference on the same samples, with its interval; None where one sample leaves none."""
+
+    point: float
+    low: float | None
+    high: float | None
+
+
+class Units(NamedTuple):
+    """What is resampled: independent units, each the sum of a score over `counts` items.
+
+    Frames of one recording are alike, so the recording is the unit and its frames are the items; taking each frame for
+    a unit would make the interval far too narrow.
+
+    Attributes:
+        sums: float64[n], the score summed over each unit's items.
+        counts: float64[n], items per unit.
+    """
+
+    sums: np.ndarray
+    counts: np.ndarray
+
+    @classmethod
+    def of(cls, values: Sequence[float] | np.ndarray) -> Units:
+        """Units of one item each."""
+        sums = np.asarray(values, np.float64)
+        return cls(sums, np.ones_like(sums))
+
+    @property
+    def mean(self) -> float:
+        """The mean over all items."""
+        return float(self.sums.sum() / self.counts.sum())
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether each unit is one item that is right (1) or wrong (0)."""
+        return bool(np.all(self.counts == 1) and np.all((self.sums == 0) | (self.sums == 1)))
+
+
+def paired_ratio(
+    a_ns: Sequence[Sequence[int]],
+    b_ns: Sequence[Sequence[int]],
+    *,
+    confidence: float = CONFIDENCE,
+    resamples: int = 2000,
+    seed: int = 0,
+    noise_floor: float = NOISE_FLOOR,
+) -> Ratio:
+    """How many times as fast b is as a, from interleaved rounds.
+
+    Each round gives the ratio of its two medians, so a drift that is slow against a round cancels. The estimate is the
+    20 % trimmed mean of the rounds' log ratios; the interval is a percentile bootstrap over rounds, the level at which
+    the samples repeat independently (Kalibera & Jones 2013, "Rigorous benchmarking in reasonable time"), expanded for
+    few rounds (Hesterberg 2015, "What teachers should know about the bootstrap", §4). BCa (Efron 1987) is not used: it
+    corrects for skew, which the trimming already removes, and is unstable at ten rounds.
+
+    Args:
+        a_ns: Rounds of samples in nanoseconds; a round holds at least one.
+        b_ns: As many rounds, each taken beside the round of `a_ns` at its position.
+        confidence: Of the interval.
+        resamples: Bootstrap resamples.
+        seed: Seeds the resampling.
+        noise_floor: A ratio nearer to 1 than this is no measurable difference, whatever the interval says.
+
+    Raises:
+        ValueError: Fewer than two rounds, or not as many of a as of b.
+    """
+    logs = np.log(round_medians(a_ns)) - np.log(round_medians(b_ns, like=a_ns))
+    point, interval = _location(logs, confidence, resamples, seed)
+    ratio, low, high = math.exp(point), math.exp(interval.low), math.exp(interval.high)
+    verdict = Verdict.NO_DIFFERENCE
+    if low > 1 and ratio > 1 + noise_floor:
+        verdict = Verdict.FASTER
+    elif high < 1 and ratio < 1 / (1 + noise_floor):
+        verdict = Verdict.SLOWER
+    return Ratio(point=ratio, low=low, high=high, verdict=verdict)
+
+
+def half_width(
+    a_ns: Sequence[Sequence[int]], b_ns: Sequence[Sequence[int]] | None = None, *, resamples: int = 500
+) -> float:
+    """Half the relative width of the interval around a's latency, or around the ratio a/b; 0.02 is ±2 %."""
+    logs = np.log(round_medians(a_ns))
+    if b_ns is not None:
+        logs = logs - np.log(round_medians(b_ns, like=a_ns))
+    _, interval = _location(logs, CONFIDENCE, resamples, 0)
+    return (interval.high - interval.low) / 2
+
+
+def round_medians(rounds: Sequence[Sequence[int]], like: Sequence[Sequence[int]] | None = None) -> np.ndarray:
+    """The median of each round, float64[rounds], in nanoseconds and at least 1.
+
+    Raises:
+        ValueError: Fewer than two rounds, or not as many as `like` has.
+    """
+    if len(rounds) < 2 or (like is not None and len(rounds) != len(like)):
+        raise ValueError(f"at least two rounds, as many on both sides: {len(rounds)} rounds")
+    return np.array([max(1.0, float(np.median(samples))) for samples in rounds])
+
+
+def percentiles(samples_ns: Sequence[int]) -> dict[str, float | None]:
+    """``p50``, ``p90``, ``p95`` and ``p99`` in nanoseconds; None where fewer than ten samples lie beyond (p50: always).
+
+    Raises:
+        ValueError: There are no samples.
+    """
+    if not samples_ns:
+        raise ValueError("no samples")
+    found: dict[str, float | None] = {"p50": float(np.median(samples_ns))}
+    for percent in (90, 95, 99):
+        enough = len(samples_ns) >= samples_needed(f"p{percent}")
+        found[f"p{percent}"] = float(np.percentile(samples_ns, percent)) if enough else None
+    return found
+
+
+def samples_needed(percentile: str) -> int:
+    """How many samples put ten beyond a percentile such as ``p99``: 100 for p90, 200 for p95, 1000 for p99."""
+    return -(-_TAIL_SAMPLES * 100 // (100 - int(percentile.removeprefix("p"))))
+
+
+def proportion_interval(successes: float, n: int, *, confidence: float = CONFIDENCE) -> Interval:
+    """The score interval of a proportion (Wilson 1927): honest at 0 and 1, where Wald's has no width.
+
+    Raises:
+        ValueError: n is 0, or successes do not lie in 0 to n.
+    """
+    if n < 1 or not 0 <= successes <= n:
+        raise ValueError(f"{successes} successes of {n}")
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    share = successes / n
+    center = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return Interval(low=max(0.0, center - half), high=min(1.0, center + half))
+
+
+def mean_interval(units: Units, *, confidence: float = CONFIDENCE) -> Interval | None:
+    """Student's t interval of the mean over all items, a ratio of sums over units (Cochran 1977, §6.4).
+
+    None for a single unit, which says nothing of how units vary.
+    """
+    n = len(units.sums)
+    if n < 2:
+        return None
+    residuals = units.sums - units.mean * units.counts
+    error = math.sqrt(n / (n - 1) * float(residuals @ residuals)) / float(units.counts.sum())
+    half = student_quantile((1 + confidence) / 2, n - 1) * error
+    return Interval(low=units.mean - half, high=units.mean + half)
+
+
+def paired_difference_interval(
+    reference: Units, candidate: Units, *, confidence: float = CONFIDENCE, resamples: int = 2000, seed: int = 0
+) -> Delta:
+    """Candidate minus reference, where both were scored on the same units.
+
+    Right-or-wrong scores take the interval of Agresti & Min (2005), which keeps an honest width when the two never
+    disagree; all others an expanded percentile bootstrap over units.
+
+    Raises:
+        ValueError: No units, or not as many on both sides.
+    """
+    n = len(reference.sums)
+    if n == 0 or len(candidate.sums) != n:
+        raise ValueError(f"{n} and {len(candidate.sums)} units")
+    point = candidate.mean - reference.mean
+    if n == 1:
+        return Delta(point=point, low=None, high=None)
+    if reference.is_binary and candidate.is_binary:
+        return _matched_proportions(reference.sums, candidate.sums, confidence)
+
+    def difference(rows: np.ndarray) -> np.ndarray:
+        sums, counts = candidate.sums[rows].sum(axis=1), candidate.counts[rows].sum(axis=1)
+        found: np.ndarray = sums / counts - reference.sums[rows].sum(axis=1) / reference.counts[rows].sum(axis=1)
+        return found
+
+    low, high = bootstrap(n, difference, confidence, resamples, seed)
+    return Delta(point=point, low=low, high=high)
+
+
+def _matched_proportions(reference: np.ndarray, candidate: np.ndarray, confidence: float) -> Delta:
+    """Wald's interval after half an observation was added to each cell of the 2×2 table."""
+    better = float(np.sum(candidate > reference)) + 0.5
+    worse = float(np.sum(candidate < reference)) + 0.5
+    n = len(reference) + 2
+    center = (better - worse) / n
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    half = z * math.sqrt(better + worse - (better - worse) ** 2 / n) / n
+    point = float(np.mean(candidate) - np.mean(reference))
+    return Delta(point=point, low=max(-1.0, center - half), high=min(1.0, center + half))
+
+
+def _location(values: np.ndarray, confidence: float, resamples: int, seed: int) -> tuple[float, Interval]:
+    low, high = bootstrap(len(values), lambda rows: trimmed_mean(values[rows]), confidence, resamples, seed)
+    return float(trimmed_mean(values)), Interval(low=low, high=high)

@@ -1,0 +1,196 @@
+"""The data of a run, and what is measured with them: one place that ties feeds, benchmark and evaluation together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from modelopt.data import Dataset, Preprocess, open_data, overlap, random_data
+from modelopt.errors import InputError, Refused
+from modelopt.measure.bench import BenchSpec as Bench
+from modelopt.measure.bench import run_bench
+from modelopt.measure.evaluate import Accuracy, evaluate
+from modelopt.measure.schedule import Plan
+from modelopt.recipe import BenchSpec, DataSpec, Recipe
+from modelopt.report import Latency
+from modelopt.runtime.session import SessionSpec
+from modelopt.runtime.worker import Limits, Worker
+from modelopt.signature import Signature
+
+RANDOM_SAMPLES = 16
+"""How many random feeds stand in for data when outputs are compared without any."""
+
+_FREE_DIMS = (8, 1, 32, 64, 128, 224, 16, 48)
+_BENCH_FEEDS = 4
+
+Feeds = Sequence[dict[str, np.ndarray]]
+Progress = Callable[[str, int, int | None], None]
+
+
+@dataclass
+class Data:
+    """The data of a run.
+
+    Attributes:
+        signature: Of the model.
+        calibration: None when the recipe has none.
+        evaluation: None when the recipe has none.
+        notes: What the reader should know about them.
+        random: Random inputs that the model runs on, once they were needed.
+    """
+
+    signature: Signature
+    calibration: Dataset | None
+    evaluation: Dataset | None
+    notes: tuple[str, ...]
+    random: Dataset | None = field(default=None)
+
+    @property
+    def real(self) -> Dataset | None:
+        """The best real data there are: evaluation data, else calibration data."""
+        return self.evaluation if self.evaluation is not None else self.calibration
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """What was measured.
+
+    Attributes:
+        unchanged: The output is the input: there was nothing to measure.
+        latency: None where it was not measured.
+        accuracy: None where it was not measured.
+        warnings: What the reader should know.
+    """
+
+    unchanged: bool
+    latency: Latency | None = None
+    accuracy: Accuracy | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def open_all(recipe: Recipe, signature: Signature) -> Data:
+    """Open the recipe's data and check them against the model's inputs.
+
+    Raises:
+        InputError: They do not fit.
+    """
+    calibration = _open(recipe.calibration, signature, recipe.seed)
+    evaluation = _open(recipe.evaluate, signature, recipe.seed)
+    notes = [note for dataset in (calibration, evaluation) if dataset is not None for note in dataset.notes]
+    if recipe.calibration is not None and recipe.calibration.data == "random":
+        notes.append("calibrated on random inputs: accuracy on real data may be much worse than it looks")
+    if calibration is not None and evaluation is not None:
+        shared = overlap(calibration, evaluation)
+        if shared:
+            notes.append(f"{shared} evaluation samples are calibration samples too: accuracy is flattered")
+    return Data(signature, calibration, evaluation, tuple(notes))
+
+
+def _open(spec: DataSpec | None, signature: Signature, seed: int) -> Dataset | None:
+    if spec is None:
+        return None
+    return open_data(
+        spec.data,
+        signature.inputs,
+        preprocess=Preprocess.parse(spec.preprocess) if spec.preprocess else None,
+        labels=Path(spec.labels) if spec.labels else None,
+        limit=spec.limit,
+        batch=spec.batch,
+        seed=seed,
+    )
+
+
+def inputs(data: Data, worker: Worker, model: Path, seed: int) -> Dataset:
+    """Inputs that the model runs on: the real data, else random ones of a size that works, found by trying.
+
+    Raises:
+        InputError: The model runs on no random input.
+        Refused: onnxruntime does not load the model.
+    """
+    if data.real is not None:
+        return data.real
+    if data.random is None:
+        data.random = _random(data.signature, worker, model, seed)
+    return data.random
+
+
+def _random(signature: Signature, worker: Worker, model: Path, seed: int) -> Dataset:
+    session = worker.open(model, SessionSpec(spin=False), what="model")
+    note: str | None = None
+    for size in _FREE_DIMS:
+        candidate = random_data(signature.inputs, n=RANDOM_SAMPLES, seed=seed, free_dim=size)
+        try:
+            session.run(next(iter(candidate)).feeds)
+        except Refused as refusal:
+            note = note or refusal.note
+            continue
+        session.close()
+        return candidate
+    raise InputError(
+        "the model does not run on random inputs",
+        note=note,
+        hint="give it real ones with --eval DATA, or write --no-verify --no-bench",
+    )
+
+
+def first_feeds(dataset: Dataset, count: int) -> Feeds:
+    """The feeds of the first `count` samples."""
+    return [sample.feeds for sample in islice(dataset, count)]
+
+
+def measure(
+    recipe: Recipe,
+    before: Path,
+    after: Path,
+    data: Data,
+    worker: Worker,
+    *,
+    unchanged: bool,
+    limits: Limits | None,
+    progress: Progress,
+) -> Findings:
+    """Run the original and the result side by side: latency, then accuracy or fidelity.
+
+    Raises:
+        EnvironmentLacks: The provider is not there.
+        Refused: onnxruntime does not load or run one of them.
+    """
+    if unchanged or (recipe.bench is None and not recipe.verify):
+        return Findings(unchanged=unchanged)
+    dataset = inputs(data, worker, before, recipe.seed)
+    latency = None
+    if recipe.bench is not None:
+        latency = _latency(recipe.bench, before, after, first_feeds(dataset, _BENCH_FEEDS), limits, progress)
+    metric = recipe.evaluate.metric if recipe.evaluate is not None else None
+    accuracy = evaluate(
+        before, after, dataset, session_spec(recipe.bench, spin=False), metric=metric, limits=limits, progress=progress
+    )
+    warnings = latency.after.warnings if latency is not None else ()
+    return Findings(unchanged=False, latency=latency, accuracy=accuracy, warnings=warnings)
+
+
+def session_spec(bench: BenchSpec | None, *, spin: bool = True) -> SessionSpec:
+    """How to open sessions as the recipe says."""
+    bench = bench or BenchSpec()
+    return SessionSpec(
+        provider=bench.provider,
+        provider_options=tuple(sorted(bench.provider_options.items())),
+        threads=bench.threads,
+        spin=spin,
+    )
+
+
+def bench_spec(bench: BenchSpec) -> Bench:
+    """The recipe's bench section as the benchmark takes it."""
+    return Bench(session=session_spec(bench), plan=Plan(budget_ns=int(bench.budget_seconds * 1e9)))
+
+
+def _latency(
+    bench: BenchSpec, before: Path, after: Path, feeds: Feeds, limits: Limits | None, progress: Progress
+) -> Latency:
+    first, second = run_bench([before, after], feeds, bench_spec(bench), limits=limits, progress=progress)
+    return Latency(before=first, after=second, ratio=second.times_as_fast_as(first))

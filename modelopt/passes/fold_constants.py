@@ -1,0 +1,173 @@
+"""Fold what is known before the model runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from modelopt import graph
+from modelopt.consteval.branches import inline_constant_ifs
+from modelopt.passes._delegate import answer
+from modelopt.consteval.region import Limits, Region
+from modelopt.passes.base import Changes, Context, Effect, Pass, Skip, option
+
+FREE_BYTES = 128
+"""A result up to this size takes about as many bytes in the file as the node that makes it."""
+
+MIN_GROWTH_BYTES = 64 * 2**10
+"""What a model may grow however small it is, so that small models fold too."""
+
+GREW_KEY = "modelopt.folded_bytes"
+"""The metadata entry that remembers what folding added, so that a second run does not spend the allowance again."""
+
+_EVALUATED_AT_ONCE = 16
+_FIRST_IR_WITH_PLAIN_INITIALIZERS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldConstants(Pass):
+    """Compute constant expressions, known shapes and constant branches once instead of at every run.
+
+    All scopes are folded: the main graph, bodies of If, Loop and Scan, functions. A chain of nodes is folded as one, so
+    that only what the rest of the model reads is stored and counts as growth. Where a chain's result is too large to
+    store, the largest part before it that is worth storing is. QuantizeLinear, DequantizeLinear and random operators
+    stay, and so does whatever makes a graph output.
+
+    Numbers follow the ONNX operator specification (https://onnx.ai/onnx/operators/); shapes declared in the model are
+    taken at their word.
+    """
+
+    name: ClassVar[str] = "fold-constants"
+    effect: ClassVar[Effect] = Effect.EXACT
+
+    max_tensor_bytes: int = option(16 * 2**20, "never read, compute or store a larger tensor while folding")
+    max_growth: float = option(
+        0.10, "how much of its weights' bytes the model may grow by, or 64 KiB if that is more; 0 forbids growth"
+    )
+
+    def apply(self, model: ir.Model, ctx: Context) -> Changes:
+        """Fold until nothing is left to fold."""
+        weights_before = graph.weight_bytes(model)
+        folded = inlined = 0
+        while True:
+            branches, kept_branches = inline_constant_ifs(model)
+            region, failed = self._evaluate(model, ctx)
+            plan = _Plan(region, self._allowance(model), _grown(model))
+            nodes = plan.carry_out(model)
+            folded, inlined = folded + nodes, inlined + branches
+            if not nodes and not branches:
+                break
+        if not folded and not inlined:
+            return Changes(skipped=_skips(kept_branches, failed, region.refused, plan.refused))
+        growth = graph.weight_bytes(model) - weights_before
+        return Changes(
+            folded + inlined,
+            _skips(kept_branches, failed, region.refused, plan.refused),
+            {"folded_nodes": folded, "inlined_branches": inlined, "grown_bytes": growth},
+        )
+
+    def _evaluate(self, model: ir.Model, ctx: Context) -> tuple[Region, dict[ir.Node, str]]:
+        """The constant region, with onnxruntime's help where numpy has no kernel; and what it did not answer."""
+        total = _EVALUATED_AT_ONCE * self.max_tensor_bytes + graph.weight_bytes(model)
+        limits = Limits(self.max_tensor_bytes, total)
+        answers: dict[ir.Node, list[np.ndarray]] = {}
+        failed: dict[ir.Node, str] = {}
+        while True:
+            region = Region(model, limits, answers)
+            unasked = [pending for pending in region.pending if pending.node not in failed]
+            if not unasked:
+                return region, failed
+            found, not_found = answer(unasked, ctx.runner, self.max_tensor_bytes)
+            answers.update(found)
+            failed.update(not_found)
+
+    def _allowance(self, model: ir.Model) -> int:
+        if self.max_growth <= 0:
+            return 0
+        return max(MIN_GROWTH_BYTES, int(self.max_growth * (graph.weight_bytes(model) - _grown(model))))
+
+
+class _Plan:
+    """Which nodes of a region go, and which of their outputs are stored.
+
+    Consumers are decided before producers. A node whose outputs only nodes that go read is free; any other must be
+    worth its bytes, and where it is not it stays, so that its inputs are needed in turn.
+    """
+
+    def __init__(self, region: Region, allowance: int, grown: int) -> None:
+        self.refused: dict[ir.Node, str] = {}
+        self._region = region
+        self._allowance = allowance
+        self._grown = grown
+        self._going: dict[ir.Node, list[ir.Value]] = {}
+        for node in reversed(region.nodes):
+            needed = [value for value in node.outputs if self._is_needed(value)]
+            reason = self._why_not(node, needed)
+            if reason is None:
+                self._going[node] = needed
+            else:
+                self.refused[node] = reason
+
+    def _is_needed(self, value: ir.Value) -> bool:
+        return value.is_graph_output() or any(use.node not in self._going for use in value.uses())
+
+    def _why_not(self, node: ir.Node, needed: Sequence[ir.Value]) -> str | None:
+        if any(value.is_graph_output() for value in needed):
+            return "its output is a graph output, which must be made by a node"
+        arrays = [self._region.results[value] for value in needed]
+        cost = sum(array.nbytes for array in arrays) - self._region.freed_bytes[node]
+        if cost <= FREE_BYTES:
+            return None
+        if all(_is_uniform(array) for array in arrays):
+            return f"it repeats one number; stored, it would take {cost} more bytes"
+        if self._grown + cost > self._allowance:
+            return f"stored, its result would make the model {cost} bytes larger, more than max-growth leaves"
+        self._grown += cost
+        return None
+
+    def carry_out(self, model: ir.Model) -> int:
+        """Store what is needed and remove the nodes, last ones first; returns how many."""
+        spent = _grown(model)
+        for scope, _, in_function in graph.scopes(model):
+            as_nodes = in_function or model.ir_version < _FIRST_IR_WITH_PLAIN_INITIALIZERS
+            for node in list(scope):
+                for value in self._going.get(node, ()):
+                    _store(node, value, self._region.results[value], as_node=as_nodes)
+        for node in self._going:
+            graph.remove_with_constants(node)
+        if self._grown > spent:
+            model.metadata_props[GREW_KEY] = str(self._grown)
+        return len(self._going)
+
+
+def _is_uniform(array: np.ndarray) -> bool:
+    return array.size > 1 and bool((array == array.reshape(-1)[0]).all())
+
+
+def _grown(model: ir.Model) -> int:
+    text = model.metadata_props.get(GREW_KEY, "")
+    return int(text) if text.isdecimal() else 0
+
+
+def _store(node: ir.Node, value: ir.Value, array: np.ndarray, *, as_node: bool) -> None:
+    """Give the users of `value` a constant of the same name."""
+    owner = node.graph
+    if owner is None or value.name is None:
+        raise ValueError(f"{value!r} is in no graph or has no name")
+    if as_node:
+        tensor = ir.tensor(array, name=value.name)
+        new = ir.Value(name=value.name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype))
+        owner.insert_before(node, ir.node("Constant", [], {"value": tensor}, outputs=[new]))
+    else:
+        new = graph.add_initializer(owner, value.name, array)
+    value.replace_all_uses_with(new)
+
+
+def _skips(branches: dict[str, str], *refusals: dict[ir.Node, str]) -> tuple[Skip, ...]:
+    found = [Skip(name, reason) for name, reason in branches.items()]
+    found += [Skip(graph.label(node), reason) for refused in refusals for node, reason in refused.items()]
+    return tuple(found)

@@ -1,0 +1,70 @@
+"""Fuse a matrix product and the addition of a bias into Gemm."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from modelopt import graph, match
+from modelopt.match import Mismatch
+from modelopt.passes._rewrite import Rewrite, rewrite_nodes
+from modelopt.passes.base import Changes, Context, Effect, Pass
+
+_FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16})
+
+
+class FuseMatmulAdd(Pass):
+    """Fuse MatMul by a constant matrix and Add of a constant bias into Gemm.
+
+    ``x · W + b = Gemm(x, W, b)`` for ``x`` of shape (M, K), ``W`` (K, N) and ``b`` broadcast to (M, N). Gemm-7 multiplies
+    matrices only, so the rank of ``x`` must be known to be 2, and broadcasts ``b`` one way, so its shape must be (N,),
+    (1, N) or that of one number. Gemm below opset 7 broadcasts by an attribute, and below 9 knows floats only; onnxruntime
+    has no integer Gemm at all: both are refused.
+    """
+
+    name: ClassVar[str] = "fuse-matmul-add"
+    effect: ClassVar[Effect] = Effect.EXACT
+
+    def apply(self, model: ir.Model, ctx: Context) -> Changes:  # noqa: ARG002
+        """Fuse every Add whose other operand is the product and nothing else uses it."""
+        return rewrite_nodes(model, _rule)
+
+
+def _rule(node: ir.Node, opset: int) -> Rewrite | Mismatch:
+    operands = match.split_constant(node) if graph.is_standard(node, "Add") else None
+    product = None if operands is None else match.producer(operands[0], "MatMul")
+    if operands is None or product is None:
+        return match.NOT_HERE
+    if product.graph is not node.graph:
+        return Mismatch("the product is in an outer scope")
+    if graph.sole_consumer(product.outputs[0]) is None:
+        return Mismatch(f"the product is needed as it is: {graph.why_not_sole(product.outputs[0])}")
+    if reason := _why_not_gemm(product, operands[1], opset):
+        return Mismatch(reason)
+    return partial(_rewrite, node, product, operands[1])
+
+
+def _why_not_gemm(product: ir.Node, bias: ir.Value, opset: int) -> str | None:
+    x, weight = product.inputs
+    matrix, offset = graph.constant_tensor(weight), graph.constant_tensor(bias)
+    if matrix is None or offset is None:
+        return "the product is not by a constant"
+    if opset < 7:
+        return f"Gemm of opset {opset} broadcasts by an attribute"
+    if matrix.dtype not in _FLOATS:
+        return f"onnxruntime has no Gemm for {matrix.dtype.name.lower()}"
+    if graph.rank(x) != 2:
+        return f"Gemm needs a matrix, and the rank of the input is {graph.rank(x) or 'not known'}"
+    if len(matrix.shape) != 2:
+        return f"Gemm needs a matrix, and the rank of the weight is {len(matrix.shape)}"
+    columns, shape = matrix.shape.numpy()[1], tuple(offset.shape.numpy())
+    if shape not in {(columns,), (1, columns), (), (1,), (1, 1)}:
+        return f"the bias of shape {shape} is not one number per column"
+    return None
+
+
+def _rewrite(node: ir.Node, product: ir.Node, bias: ir.Value) -> None:
+    graph.become(node, "Gemm", [*product.inputs, bias])
+    graph.remove_with_constants(product)

@@ -1,0 +1,68 @@
+"""Merge a change of shape and the Reshape after it into one Reshape."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from modelopt import graph, match
+from modelopt.match import Mismatch
+from modelopt.passes._rewrite import Rewrite, rewrite_nodes
+from modelopt.passes.base import Changes, Context, Effect, Pass
+
+_SHAPE_ONLY = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+_MAX_SHAPE_BYTES = 4096
+
+
+class MergeReshape(Pass):
+    """Merge Reshape, Flatten, Squeeze or Unsqueeze and a Reshape after it into that Reshape.
+
+    None of the four moves an element, so reshaping the first one's input to the same shape gives the same; ``-1`` stands
+    for the same number, as the count of elements is the same. But with ``allowzero = 0`` (Reshape-14) a ``0`` at position
+    ``i`` copies dimension ``i`` of what is reshaped: each must be provably the same dimension before and after the first.
+
+    Where others use the first one's output too it stays and only the Reshape is rewired.
+    """
+
+    name: ClassVar[str] = "merge-reshape"
+    effect: ClassVar[Effect] = Effect.EXACT
+
+    def apply(self, model: ir.Model, ctx: Context) -> Changes:  # noqa: ARG002
+        """Merge every pair; longer chains fold from the front."""
+        return rewrite_nodes(model, _rule)
+
+
+def _rule(node: ir.Node, opset: int) -> Rewrite | Mismatch:
+    middle = node.inputs[0] if graph.is_standard(node, "Reshape") else None
+    first = None if middle is None else middle.producer()
+    if middle is None or first is None or not any(graph.is_standard(first, op_type) for op_type in _SHAPE_ONLY):
+        return match.NOT_HERE
+    source = first.inputs[0]
+    if source is None or opset < 5:
+        return Mismatch(f"Reshape of opset {opset} holds its shape in an attribute")
+    shape = graph.constant(node.inputs[1], max_bytes=_MAX_SHAPE_BYTES)
+    if shape is None:
+        return Mismatch("the new shape is not constant")
+    if not graph.attribute_int(node, "allowzero", 0):
+        for axis in np.flatnonzero(shape == 0):
+            if not _same_dim(source, middle, int(axis)):
+                return Mismatch(f"the new shape copies dimension {axis}, which may differ before the first")
+    return partial(_merge, node, first, source)
+
+
+def _same_dim(left: ir.Value, right: ir.Value, axis: int) -> bool:
+    dims = []
+    for value in (left, right):
+        if value.shape is None or len(value.shape) <= axis:
+            return False
+        dim = value.shape[axis]
+        dims.append(dim if isinstance(dim, int) else dim.value)
+    return dims[0] is not None and dims[0] == dims[1]
+
+
+def _merge(node: ir.Node, first: ir.Node, source: ir.Value) -> None:
+    node.replace_input_with(0, source)
+    graph.remove_with_constants(first)

@@ -1,0 +1,47 @@
+"""Which nodes the user named: globs, ``re:`` expressions and ``op:`` operator types."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
+import onnx_ir as ir
+
+from modelopt.errors import InputError, did_you_mean
+
+
+def names_node(pattern: str, node: ir.Node) -> bool:
+    """Whether `pattern` names `node`.
+
+    Args:
+        pattern: ``op:Conv`` an operator type (a glob), ``re:...`` an expression that must match the whole name,
+            anything else a glob over names. A node without a name goes by its first output's.
+        node: The node.
+
+    Raises:
+        InputError: The expression does not compile.
+    """
+    if pattern.startswith("op:"):
+        return fnmatchcase(node.op_type, pattern.removeprefix("op:"))
+    name = node.name or next((out.name for out in node.outputs if out.name), "") or ""
+    if not pattern.startswith("re:"):
+        return fnmatchcase(name, pattern)
+    try:
+        return re.fullmatch(pattern.removeprefix("re:"), name) is not None
+    except re.error as error:
+        raise InputError(f"'{pattern}' is not a regular expression", note=str(error)) from None
+
+
+def check_used(patterns: Iterable[str], nodes: Iterable[ir.Node]) -> None:
+    """Refuse a pattern that names no node: it is a typo more often than not.
+
+    Raises:
+        InputError: A pattern names nothing.
+    """
+    listed = list(nodes)
+    for pattern in patterns:
+        if any(names_node(pattern, node) for node in listed):
+            continue
+        known = {f"op:{node.op_type}" for node in listed} | {node.name or "" for node in listed}
+        raise InputError(f"the pattern '{pattern}' names no node of the model", hint=did_you_mean(pattern, sorted(known)))

@@ -1,0 +1,60 @@
+"""Where a tensor is multiplied by a function of itself: x · f(x).
+
+Hardswish (HardSigmoid(x) · x, or x · Clip(x + 3) / 6), SiLU, GELU and squeeze-and-excite blocks have this shape. Their
+pieces are cheap in float and numerous: Q/DQ between them costs more than integers save, and the tiny convolutions of
+a squeeze-and-excite block see one pixel.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from modelopt import graph
+
+_POOLS = frozenset({"GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax", "AveragePool"})
+_HEAVY = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+_MOST_NODES = 24
+
+
+def gate_nodes(model: ir.Model) -> set[ir.Node]:
+    """The nodes of the main graph that belong to x · f(x), the product included."""
+    found: set[ir.Node] = set()
+    for node in model.graph:
+        if not graph.is_standard(node, "Mul") or len(node.inputs) != 2:
+            continue
+        left, right = node.inputs
+        if left is None or right is None:
+            continue
+        for source, gate in ((left, right), (right, left)):
+            region = _region(source, gate)
+            if region:
+                found |= region | {node}
+    return found
+
+
+def _region(source: ir.Value, gate: ir.Value) -> set[ir.Node]:
+    """The nodes that make `gate` out of `source` and constants alone; empty when it needs anything else."""
+    region: set[ir.Node] = set()
+    todo = [gate]
+    reached = False
+    while todo:
+        value = todo.pop()
+        if value is source:
+            reached = True
+            continue
+        if graph.constant_tensor(value) is not None:
+            continue
+        producer = value.producer()
+        if producer is None or len(region) >= _MOST_NODES or any(True for _ in graph.bodies(producer)):
+            return set()
+        if producer not in region:
+            region.add(producer)
+            todo.extend(read for read in producer.inputs if read is not None)
+    return region if reached and not _has_heavy_work(source, region) else set()
+
+
+def _has_heavy_work(source: ir.Value, region: set[ir.Node]) -> bool:
+    """Whether the region convolves more than one pixel: then it is no mere gate, and integers may pay."""
+    if not any(node.op_type in _HEAVY for node in region):
+        return False
+    return any(use.node in region and use.node.op_type not in _POOLS for use in source.uses())

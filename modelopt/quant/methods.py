@@ -1,0 +1,132 @@
+"""From a histogram to the range that is worth an 8-bit grid.
+
+Percentile and entropy follow Migacz, "8-bit inference with TensorRT" (GTC 2017), generalised to grids with a zero point;
+the mean-squared-error search is that of Banner et al. 2019 (arXiv:1810.05723) done on the histogram instead of on a
+fitted distribution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+
+import numpy as np
+
+from modelopt.quant.ranges import Histogram
+from modelopt.quant.scheme import Grid, Symmetry, params_from_range
+
+_SHRINK = np.linspace(1.0, 0.1, 91)
+_REFINE = np.linspace(1.0, 0.5, 26)
+
+
+class Method(Enum):
+    """How the range is chosen.
+
+    Attributes:
+        MINMAX: The exact extremes.
+        PERCENTILE: Cut the rarest values off, half of them at each end.
+        ENTROPY: Least Kullback-Leibler divergence between the values and their quantized image.
+        MSE: Least mean squared error.
+    """
+
+    MINMAX = "minmax"
+    PERCENTILE = "percentile"
+    ENTROPY = "entropy"
+    MSE = "mse"
+
+
+def choose_range(histogram: Histogram, method: Method, grid: Grid, percentile: float = 99.99) -> tuple[float, float]:
+    """The range to quantize, within the observed extremes; feed it to `scheme.params_from_range`.
+
+    Args:
+        histogram: The observed values.
+        method: How.
+        grid: The integers that the range will be mapped to.
+        percentile: For PERCENTILE: how much of the values to keep, in percent, over 0 and up to 100.
+    """
+    if method is Method.MINMAX:
+        return histogram.low, histogram.high
+    if grid.symmetry is Symmetry.SYMMETRIC:
+        histogram = _folded(histogram)
+    if method is Method.PERCENTILE:
+        low, high = _percentile(histogram, percentile, one_sided=grid.symmetry is Symmetry.SYMMETRIC)
+    elif method is Method.ENTROPY:
+        low, high = _least(histogram, lambda lo, hi: _divergence(histogram, lo, hi, _levels(grid)))
+    else:
+        low, high = _least(histogram, lambda lo, hi: _squared_error(histogram, lo, hi, grid))
+    return (-high, high) if grid.symmetry is Symmetry.SYMMETRIC else (low, high)
+
+
+def _levels(grid: Grid) -> int:
+    return grid.high if grid.symmetry is Symmetry.SYMMETRIC and grid.low < 0 else grid.levels
+
+
+def _folded(histogram: Histogram) -> Histogram:
+    """The histogram of magnitudes: bin k and bin -k-1 hold the same magnitudes."""
+    bins = np.arange(histogram.start, histogram.start + histogram.counts.size)
+    magnitudes = np.where(bins >= 0, bins, -bins - 1)
+    start = int(magnitudes.min())
+    counts = np.zeros(int(magnitudes.max()) - start + 1, np.int64)
+    np.add.at(counts, magnitudes - start, histogram.counts)
+    least = 0.0 if histogram.low <= 0 <= histogram.high else min(abs(histogram.low), abs(histogram.high))
+    return Histogram(least, max(abs(histogram.low), abs(histogram.high)), start, histogram.width, counts)
+
+
+def _percentile(histogram: Histogram, percentile: float, *, one_sided: bool) -> tuple[float, float]:
+    cut = (1.0 - percentile / 100.0) * (1.0 if one_sided else 0.5) * histogram.total
+    upto = np.cumsum(histogram.counts)
+    edges = histogram.edges
+    first = int(np.searchsorted(upto, cut, side="right")) if not one_sided else 0
+    last = int(np.searchsorted(upto, histogram.total - cut, side="left"))
+    low = float(edges[min(first, edges.size - 2)])
+    high = float(edges[min(last, edges.size - 2) + 1])
+    return max(low, histogram.low), min(high, histogram.high)
+
+
+def _least(histogram: Histogram, cost: Callable[[float, float], float]) -> tuple[float, float]:
+    """Shrink both ends together, then each alone; the full range wins ties."""
+    low, high = min(histogram.low, 0.0), max(histogram.high, 0.0)
+    if low == high:
+        return histogram.low, histogram.high
+    both = min(_SHRINK, key=lambda s: (cost(low * s, high * s), -s))
+    low, high = low * both, high * both
+    if low < 0 < high:
+        side = min(_REFINE, key=lambda s: (cost(low * s, high), -s))
+        low *= side
+        side = min(_REFINE, key=lambda s: (cost(low, high * s), -s))
+        high *= side
+    return float(low), float(high)
+
+
+def _squared_error(histogram: Histogram, low: float, high: float, grid: Grid) -> float:
+    if grid.symmetry is Symmetry.SYMMETRIC:
+        low = 0.0
+    params = params_from_range(low, high, grid)
+    scale, zero = float(params.scale), float(params.zero_point)
+    centers = histogram.centers
+    steps = np.clip(np.rint(centers / scale) + zero, grid.low, grid.high)
+    error = centers - (steps - zero) * scale
+    return float(histogram.counts @ (error * error))
+
+
+def _divergence(histogram: Histogram, low: float, high: float, levels: int) -> float:
+    """KL(P || Q): P the values with what is outside moved to the ends, Q each level's mass spread evenly over its bins."""
+    centers, counts = histogram.centers, histogram.counts.astype(np.float64)
+    inside = (centers >= low) & (centers <= high)
+    if not inside.any():
+        return float("inf")
+    level = np.clip(((centers - low) * (levels / (high - low))).astype(np.int64), 0, levels - 1)
+    kept = np.where(inside, counts, 0.0)
+    used = kept > 0
+    mass = np.bincount(level, weights=kept, minlength=levels)
+    share = np.bincount(level[used], minlength=levels)
+    q = np.where(used, mass[level] / np.maximum(share[level], 1), 0.0)
+    p = kept
+    first, last = np.flatnonzero(inside)[[0, -1]]
+    p[first] += counts[:first].sum()
+    p[last] += counts[last + 1 :].sum()
+    used = p > 0
+    # A bin that holds only what was moved there has q = 0: an epsilon keeps the divergence finite and large.
+    q = np.maximum(q / max(q.sum(), 1.0), 1e-12)
+    p = p / p.sum()
+    return float(np.sum(p[used] * np.log(p[used] / q[used])))

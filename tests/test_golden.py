@@ -1,0 +1,87 @@
+"""Runs every golden case: the text, the invariants, the signature, idempotence, honest counts, equal outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from modelopt.measure.closeness import compare_outputs
+
+from modelopt import graph, invariants, passes
+from modelopt.data import random_data
+from modelopt.passes.base import Context, Effect
+from modelopt.recipe import make_pass
+from modelopt.runtime import cpu
+from modelopt.runtime.runner import WorkerRunner
+from tests.golden import FOLDER, Case, all_cases, normalized
+
+
+@pytest.fixture(scope="module")
+def runner() -> Iterator[WorkerRunner]:
+    lent = WorkerRunner()
+    yield lent
+    lent.close()
+
+
+def _context(model: ir.Model, runner: WorkerRunner, *, data: bool) -> Context:
+    samples = random_data(graph.signature(model).inputs, n=8, seed=1) if data else None
+    return Context(runner=runner, target=cpu.resolve("x86-vnni"), calibration=samples)
+
+
+@pytest.mark.parametrize("case", all_cases(), ids=str)
+def test_golden(case: Case, runner: WorkerRunner) -> None:
+    kind = make_pass(case.pass_name, case.options)
+    model = ir.from_onnx_text(case.before)
+    assert invariants.check(model) == []
+    original = ir.from_onnx_text(case.before)
+
+    changes = kind.apply(model, _context(original, runner, data=kind.needs_data))
+
+    assert invariants.check(model) == []
+    assert graph.signature(model) == graph.signature(original)
+    if case.after is None:
+        assert changes.rewrites == 0
+        assert normalized(model) == normalized(original)
+        reasons = [skip.reason for skip in changes.skipped]
+        assert case.reason == "nothing to do" or any(case.reason in reason for reason in reasons), reasons
+        return
+    assert normalized(model) == normalized(ir.from_onnx_text(case.after))
+    assert changes.rewrites > 0
+    assert kind.apply(model, _context(model, runner, data=kind.needs_data)).rewrites == 0
+    if kind.effect is Effect.EXACT:
+        _assert_same_outputs(original, model, runner)
+
+
+def _assert_same_outputs(original: ir.Model, model: ir.Model, runner: WorkerRunner) -> None:
+    signature = graph.signature(original)
+    feeds = [sample.feeds for sample in random_data(signature.inputs, n=3, seed=2)]
+    names = [spec.name for spec in signature.outputs]
+    references = list(runner.run(original, feeds))
+    for reference, candidate in zip(references, runner.run(model, feeds), strict=True):
+        assert compare_outputs(reference, candidate, names) is None
+
+
+def test_every_pass_has_a_golden_file() -> None:
+    assert {path.stem.replace("_", "-") for path in FOLDER.glob("*.md")} == set(passes.NAMES)
+
+
+@pytest.mark.parametrize("name", passes.NAMES)
+def test_every_pass_has_a_rewrite_and_a_refusal(name: str) -> None:
+    own = [case for case in all_cases() if case.pass_name == name]
+    if passes.find(name).effect is Effect.EXACT and name != "onnxsim":
+        assert any(case.after for case in own)
+    assert any(case.after is None for case in own)
+
+
+@pytest.mark.parametrize("name", passes.NAMES)
+def test_every_option_is_documented(name: str) -> None:
+    import dataclasses
+
+    for field in dataclasses.fields(passes.find(name)):
+        assert field.metadata["doc"].strip()
+
+
+def test_numbers_are_compared_at_all() -> None:
+    assert compare_outputs([np.ones(3, np.float32)], [np.zeros(3, np.float32)], ["y"]) is not None
