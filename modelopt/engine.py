@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 import onnx_ir as ir
 
 from modelopt import __version__, gates, graph, invariants, io, measuring, provenance
-from modelopt.errors import InputError, Refused, VerificationFailed
+from modelopt.errors import InputError, VerificationFailed
 from modelopt.observers import Dump, Observer, Verify
 from modelopt.passes.base import Context, Pass
 from modelopt.recipe import Recipe, Step, UntilStable, dump
@@ -100,7 +100,14 @@ def run(request: Request) -> Report:
             provenance.append(loaded.model, _entry(recipe, loaded, context, versions))
         with io.staged(loaded.model, request.output, source=loaded, unchanged=unchanged) as staged:
             findings = measuring.measure(
-                recipe, loaded.path, staged.path, data, worker, unchanged=unchanged, progress=request.progress
+                recipe,
+                loaded.path,
+                staged.path,
+                data,
+                worker,
+                unchanged=unchanged,
+                limits=request.limits,
+                progress=request.progress,
             )
             judged = gates.judge(recipe.gates, loaded.size_bytes, staged.size_bytes, findings)
             written = request.keep or all(gate.passed for gate in judged)
@@ -222,7 +229,8 @@ def _verifier(
             apply(request.recipe.steps, model, context, [_StopAfter(count)])
         return model
 
-    feeds = measuring.verification_feeds(data, worker, loaded.path, request.verify_samples, request.recipe.seed)
+    dataset = measuring.inputs(data, worker, loaded.path)
+    feeds = measuring.first_feeds(dataset, request.verify_samples)
     names = [spec.name for spec in graph.signature(loaded.model).outputs]
     return Verify(loaded.path, feeds, worker, replay, scratch, names)
 
@@ -249,9 +257,7 @@ class _StopAfter:
         """Nothing to do."""
 
 
-def _entry(
-    recipe: Recipe, loaded: io.Loaded, context: Context, versions: dict[str, str]
-) -> provenance.Entry:
+def _entry(recipe: Recipe, loaded: io.Loaded, context: Context, versions: dict[str, str]) -> provenance.Entry:
     return provenance.Entry(
         modelopt=__version__,
         recipe=dump(recipe),
@@ -267,7 +273,7 @@ def _verification(verify: Verify | None, data: measuring.Data) -> Verification |
         return None
     return Verification(
         samples=len(verify.feeds),
-        source=data.verification_source,
+        source=data.source,
         exact_segments=verify.segments,
         max_relative_error=verify.max_relative_error,
     )

@@ -22,7 +22,7 @@ def judge(gates: Gates, before_bytes: int, after_bytes: int, findings: Findings)
     Raises:
         InputError: A gate needs a figure that this run does not measure.
     """
-    return tuple([*_size(gates, before_bytes, after_bytes), *_speed(gates, findings), *_accuracy(gates, findings)])
+    return (*_size(gates, before_bytes, after_bytes), *_speed(gates, findings), *_accuracy(gates, findings))
 
 
 def _size(gates: Gates, before_bytes: int, after_bytes: int) -> Iterator[GateResult]:
@@ -73,9 +73,6 @@ def _accuracy(gates: Gates, findings: Findings) -> Iterator[GateResult]:
         return
     drop = findings.drop()
     if drop is None:
-        raise InputError(
-            "--max-drop needs data to measure accuracy on", hint="give labelled data with --eval, or inputs to compare on"
-        )
-    yield GateResult(
-        gate="max-drop", limit=f"{gates.max_drop:.2%}", found=f"{drop:.2%} ({findings.drop_of()})", passed=drop <= gates.max_drop
-    )
+        raise InputError("--max-drop needs data to measure accuracy on", hint="give labelled data with --eval")
+    found = f"{drop:.2%} ({findings.drop_of()})"
+    yield GateResult(gate="max-drop", limit=f"{gates.max_drop:.2%}", found=found, passed=drop <= gates.max_drop)

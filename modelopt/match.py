@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import fnmatch
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from modelopt import graph
+from modelopt.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -45,3 +49,23 @@ def split_constant(node: ir.Node) -> tuple[ir.Value, ir.Value] | None:
     if constants == [True, False]:
         return right, left
     return None
+
+
+def names(pattern: str, known: Iterable[str]) -> list[str]:
+    """Those of `known` that `pattern` matches.
+
+    Args:
+        pattern: A name as it is, a glob (``*``, ``?``, ``[…]``; case counts), or ``re:`` and a regular expression that
+            must match the whole name.
+        known: Names of nodes or tensors; they may hold any character.
+
+    Raises:
+        InputError: The regular expression is not valid.
+    """
+    if not pattern.startswith("re:"):
+        return [name for name in known if name == pattern or fnmatch.fnmatchcase(name, pattern)]
+    try:
+        compiled = re.compile(pattern.removeprefix("re:"))
+    except re.error as error:
+        raise InputError(f"'{pattern}' is not a regular expression", note=str(error)) from error
+    return [name for name in known if compiled.fullmatch(name)]

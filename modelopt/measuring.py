@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -14,6 +14,7 @@ from modelopt.errors import InputError, Refused
 from modelopt.measure.bench import BenchSpec as Bench
 from modelopt.measure.bench import run_bench
 from modelopt.measure.evaluate import Accuracy, evaluate
+from modelopt.measure.metric import Score
 from modelopt.measure.schedule import Plan
 from modelopt.recipe import BenchSpec, DataSpec, Recipe
 from modelopt.report import Latency
@@ -25,7 +26,8 @@ RANDOM_SAMPLES = 16
 """How many random feeds stand in for data when outputs are compared without any."""
 
 _FREE_DIMS = (8, 1, 32, 64, 128, 224, 16, 48)
-_BENCH_FEEDS = 4
+BENCH_FEEDS = 4
+"""How many samples are timed in turn."""
 
 Feeds = Sequence[dict[str, np.ndarray]]
 Progress = Callable[[str, int, int | None], None]
@@ -40,6 +42,7 @@ class Data:
         calibration: None when the recipe has none.
         evaluation: None when the recipe has none.
         notes: What the reader should know about them.
+        seed: For random inputs.
         random: Random inputs that the model runs on, once they were needed.
     """
 
@@ -47,12 +50,18 @@ class Data:
     calibration: Dataset | None
     evaluation: Dataset | None
     notes: tuple[str, ...]
+    seed: int
     random: Dataset | None = field(default=None)
 
     @property
     def real(self) -> Dataset | None:
         """The best real data there are: evaluation data, else calibration data."""
         return self.evaluation if self.evaluation is not None else self.calibration
+
+    @property
+    def source(self) -> str:
+        """What outputs are compared on, in words."""
+        return f"random inputs, seed {self.seed}" if self.real is None else self.real.source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +80,26 @@ class Findings:
     accuracy: Accuracy | None = None
     warnings: tuple[str, ...] = ()
 
+    def drop(self) -> float | None:
+        """How much the metric fell, as a fraction; without a metric, the share of changed answers; None if unknown."""
+        if self.accuracy is None:
+            return None
+        if self.accuracy.delta is not None and self.accuracy.candidate is not None:
+            fall = -self.accuracy.delta.point
+            return fall if self.accuracy.candidate.higher_is_better else -fall
+        agreement = self._fidelity("argmax")
+        return None if agreement is None or agreement.value is None else 1 - agreement.value
+
+    def drop_of(self) -> str:
+        """What `drop` is a figure of."""
+        if self.accuracy is not None and self.accuracy.candidate is not None:
+            return self.accuracy.candidate.name
+        return "answers that differ from the original's"
+
+    def _fidelity(self, name: str) -> Score | None:
+        scores = self.accuracy.fidelity if self.accuracy is not None else ()
+        return next((score for score in scores if score.name == name), None)
+
 
 def open_all(recipe: Recipe, signature: Signature) -> Data:
     """Open the recipe's data and check them against the model's inputs.
@@ -87,7 +116,7 @@ def open_all(recipe: Recipe, signature: Signature) -> Data:
         shared = overlap(calibration, evaluation)
         if shared:
             notes.append(f"{shared} evaluation samples are calibration samples too: accuracy is flattered")
-    return Data(signature, calibration, evaluation, tuple(notes))
+    return Data(signature, calibration, evaluation, tuple(notes), recipe.seed)
 
 
 def _open(spec: DataSpec | None, signature: Signature, seed: int) -> Dataset | None:
@@ -104,7 +133,7 @@ def _open(spec: DataSpec | None, signature: Signature, seed: int) -> Dataset | N
     )
 
 
-def inputs(data: Data, worker: Worker, model: Path, seed: int) -> Dataset:
+def inputs(data: Data, worker: Worker, model: Path, free_dims: Mapping[str, int] | None = None) -> Dataset:
     """Inputs that the model runs on: the real data, else random ones of a size that works, found by trying.
 
     Raises:
@@ -114,15 +143,15 @@ def inputs(data: Data, worker: Worker, model: Path, seed: int) -> Dataset:
     if data.real is not None:
         return data.real
     if data.random is None:
-        data.random = _random(data.signature, worker, model, seed)
+        data.random = _random(data.signature, worker, model, data.seed, free_dims or {})
     return data.random
 
 
-def _random(signature: Signature, worker: Worker, model: Path, seed: int) -> Dataset:
+def _random(signature: Signature, worker: Worker, model: Path, seed: int, free_dims: Mapping[str, int]) -> Dataset:
     session = worker.open(model, SessionSpec(spin=False), what="model")
     note: str | None = None
     for size in _FREE_DIMS:
-        candidate = random_data(signature.inputs, n=RANDOM_SAMPLES, seed=seed, free_dim=size)
+        candidate = random_data(signature.inputs, n=RANDOM_SAMPLES, seed=seed, free_dims=free_dims, free_dim=size)
         try:
             session.run(next(iter(candidate)).feeds)
         except Refused as refusal:
@@ -161,10 +190,10 @@ def measure(
     """
     if unchanged or (recipe.bench is None and not recipe.verify):
         return Findings(unchanged=unchanged)
-    dataset = inputs(data, worker, before, recipe.seed)
+    dataset = inputs(data, worker, before)
     latency = None
     if recipe.bench is not None:
-        latency = _latency(recipe.bench, before, after, first_feeds(dataset, _BENCH_FEEDS), limits, progress)
+        latency = _latency(recipe.bench, before, after, first_feeds(dataset, BENCH_FEEDS), limits, progress)
     metric = recipe.evaluate.metric if recipe.evaluate is not None else None
     accuracy = evaluate(
         before, after, dataset, session_spec(recipe.bench, spin=False), metric=metric, limits=limits, progress=progress

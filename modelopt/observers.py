@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph, io
-from modelopt.errors import InputError, Refused, VerificationFailed
+from modelopt.errors import Refused, VerificationFailed
 from modelopt.measure.closeness import OutputMismatch, compare_outputs
 from modelopt.passes.base import Effect, Pass
 from modelopt.report import PassResult
@@ -162,10 +162,12 @@ class Verify:
             if isinstance(self._compare(self.replay(count)), OutputMismatch):
                 return VerificationFailed(
                     f"the pass {self._applied[count - 1]} changed what the model computes",
-                    note=str(mismatch),
+                    note=f"the output '{mismatch.output}': {mismatch.reason}",
                     hint="this is a bug of ours, please report it; nothing was written",
                 )
-        return VerificationFailed("the result differs from the original", note=str(mismatch))
+        return VerificationFailed(
+            "the result differs from the original", note=f"the output '{mismatch.output}': {mismatch.reason}"
+        )
 
     def _snapshot(self, model: ir.Model) -> Path:
         self._snapshots += 1
@@ -173,28 +175,3 @@ class Verify:
         large = graph.weight_bytes(model) > io.MAX_INLINE_BYTES
         io.write(model, path, data_name=f"{path.name}.data" if large else None)
         return path
-
-
-def usable_feeds(worker: Worker, source: Path, candidates: Sequence[Feeds]) -> Feeds:
-    """The first set of feeds that the original runs on, with outputs that are the same twice.
-
-    Raises:
-        InputError: It runs on none of them.
-        Refused: onnxruntime does not load the original at all.
-    """
-    session = worker.open(source, SessionSpec(spin=False), what="original")
-    note: str | None = None
-    for feeds in candidates:
-        try:
-            for feed in feeds:
-                session.run(feed)
-        except Refused as refusal:
-            note = refusal.note
-            continue
-        session.close()
-        return feeds
-    raise InputError(
-        "the model does not run on random inputs, so the result cannot be verified",
-        note=note,
-        hint="give it real inputs with --eval DATA, or write --no-verify",
-    )

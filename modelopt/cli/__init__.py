@@ -50,7 +50,9 @@ class LazyGroup(click.Group):
         """Suggest a command for a mistyped one."""
         name = args[0]
         if name not in COMMANDS and not name.startswith("-"):
-            raise click.UsageError(f"unknown command '{name}'\nhint: {did_you_mean(name, COMMANDS) or 'modelopt --help'}")
+            raise click.UsageError(
+                f"unknown command '{name}'\nhint: {did_you_mean(name, COMMANDS) or 'modelopt --help'}"
+            )
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import click
+import msgspec
 
 from modelopt import ui
 from modelopt.engine import Request, run
@@ -15,9 +18,6 @@ from modelopt.recipe import BenchSpec, DataSpec, EvaluateSpec, Gates, Recipe, St
 from modelopt.report import Report
 from modelopt.report.markdown import to_markdown
 from modelopt.runtime.worker import Limits
-
-import click
-import msgspec
 
 
 def recipe_from_flags(
@@ -37,8 +37,8 @@ def recipe_from_flags(
         seed=flags["seed"],
         verify=not flags["no_verify"],
         calibration=calibration,
-        evaluate=_evaluation(flags),
-        bench=_bench(flags),
+        evaluate=evaluation_from_flags(flags),
+        bench=bench_from_flags(flags),
         gates=Gates(
             max_drop=flags["max_drop"],
             min_speedup=flags["min_speedup"],
@@ -48,7 +48,12 @@ def recipe_from_flags(
     )
 
 
-def _evaluation(flags: dict[str, Any]) -> EvaluateSpec | None:
+def evaluation_from_flags(flags: dict[str, Any]) -> EvaluateSpec | None:
+    """The data that ``--eval`` and its companions name.
+
+    Raises:
+        InputError: A companion stands without it.
+    """
     if flags["evaluation"] is None:
         for flag in ("labels", "metric", "eval_limit"):
             if flags[flag] is not None:
@@ -60,11 +65,27 @@ def _evaluation(flags: dict[str, Any]) -> EvaluateSpec | None:
         labels=flags["labels"],
         metric=flags["metric"],
         preprocess=flags["preprocess"],
+        batch=flags.get("batch", 1),
     )
 
 
-def _bench(flags: dict[str, Any]) -> BenchSpec | None:
-    if flags["no_bench"]:
+def free_dims_from_flags(flags: dict[str, Any]) -> dict[str, int]:
+    """Sizes of free dimensions from ``--dim name=8``.
+
+    Raises:
+        InputError: A size is not a positive number.
+    """
+    sizes: dict[str, int] = {}
+    for name, text in flags["dim"]:
+        if not text.isdecimal() or int(text) < 1:
+            raise InputError(f"--dim {name}={text} is not a size", hint=f"--dim {name}=8")
+        sizes[name] = int(text)
+    return sizes
+
+
+def bench_from_flags(flags: dict[str, Any]) -> BenchSpec | None:
+    """How to measure latency, None with ``--no-bench``."""
+    if flags.get("no_bench"):
         return None
     return BenchSpec(
         provider=flags["provider"],
@@ -134,3 +155,29 @@ def _write_report(report: Report, path: Path) -> None:
         path.write_text(to_markdown(report), encoding="utf-8")
     else:
         raise InputError(f"a report cannot be written to {path.name}", hint="name it .json or .md")
+
+
+def override(recipe: Recipe, flags: dict[str, Any], given: set[str], calib: str | None) -> Recipe:
+    """The recipe with what was given on the command line in place of what it says."""
+    named = recipe_from_flags(recipe.name, recipe.steps, flags)
+    changes: dict[str, Any] = {}
+    if calib is not None:
+        old = recipe.calibration or DataSpec(data=calib)
+        changes["calibration"] = msgspec.structs.replace(old, data=calib)
+    if "evaluation" in given:
+        changes["evaluate"] = named.evaluate
+    if "no_bench" in given:
+        changes["bench"] = None
+    elif given & {"provider", "provider_option", "threads", "budget"}:
+        changes["bench"] = named.bench
+    gates = {
+        field: getattr(named.gates, field)
+        for field in recipe.gates.__struct_fields__
+        if getattr(named.gates, field) is not None
+    }
+    changes["gates"] = msgspec.structs.replace(recipe.gates, **gates)
+    if "no_verify" in given:
+        changes["verify"] = False
+    if "seed" in given:
+        changes["seed"] = flags["seed"]
+    return dataclasses.replace(recipe, **changes)

@@ -14,7 +14,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
-class Fraction(click.ParamType):
+class Fraction(click.ParamType[float]):
     """``1%`` or ``0.01``."""
 
     name = "fraction"
@@ -31,7 +31,7 @@ class Fraction(click.ParamType):
         return number
 
 
-class Bytes(click.ParamType):
+class Bytes(click.ParamType[int]):
     """``3MB``, ``512KiB`` or a number of bytes."""
 
     name = "size"
@@ -46,7 +46,7 @@ class Bytes(click.ParamType):
         return int(float(match[1]) * _UNITS[match[2].lower()])
 
 
-class Size(click.ParamType):
+class Size(click.ParamType[int | float]):
     """``50%`` of the input, as a float, or ``3MB``, as an int of bytes."""
 
     name = "size"
@@ -58,7 +58,7 @@ class Size(click.ParamType):
         return Bytes().convert(value, param, ctx)
 
 
-class KeyValue(click.ParamType):
+class KeyValue(click.ParamType[tuple[str, str]]):
     """``key=value``."""
 
     name = "k=v"
@@ -93,7 +93,9 @@ SAYING = group(
 )
 
 DATA = group(
-    click.option("--eval", "evaluation", metavar="DATA", help="Data to measure accuracy on: npz, npy, images, file.py:fn."),
+    click.option(
+        "--eval", "evaluation", metavar="DATA", help="Data to measure accuracy on: npz, npy, images, file.py:f."
+    ),
     click.option("--eval-limit", type=click.IntRange(1), help="Use at most so many samples of --eval."),
     click.option("--labels", type=click.Path(), help="Labels for --eval: a file with 'name,label' lines."),
     click.option("--metric", help="top1, top5, cosine, sqnr, max-abs, argmax, or file.py:function."),
@@ -103,12 +105,14 @@ DATA = group(
 TIMING = group(
     click.option("--provider", default="cpu", show_default=True, help="cpu, cuda, tensorrt, openvino, or a full name."),
     click.option("--provider-option", multiple=True, type=KeyValue(), help="An option of the provider; repeatable."),
-    click.option("--threads", type=click.IntRange(0), default=0, help="Threads; 0 means all usable cores. [default: 0]"),
+    click.option("--threads", type=click.IntRange(0), default=0, help="Threads; 0: all usable cores. [default: 0]"),
 )
 
 LIMITS = group(
     click.option("--memory-limit", type=Bytes(), help="Memory for the child process. [default: 80% of what is free]"),
-    click.option("--timeout", type=click.FloatRange(0, min_open=True), help="Seconds for one load or run. [default: 600]"),
+    click.option(
+        "--timeout", type=click.FloatRange(0, min_open=True), help="Seconds a load or run may take. [default: 600]"
+    ),
     click.option("--allow-hardlinks", is_flag=True, help="Accept external data files that are hardlinks."),
 )
 
@@ -122,11 +126,13 @@ OPTIMIZING = group(
     click.option("--no-verify", is_flag=True, help="Do not compare the result with the original."),
     click.option("--no-bench", is_flag=True, help="Do not measure latency."),
     TIMING,
-    click.option("--budget", type=click.FloatRange(0, min_open=True), default=5.0, help="Seconds of timing. [default: 5]"),
+    click.option(
+        "--budget", type=click.FloatRange(0, min_open=True), default=5.0, help="Seconds to time. [default: 5]"
+    ),
     click.option("--seed", type=click.IntRange(0), default=0, help="For whatever is random. [default: 0]"),
     click.option("--explain", is_flag=True, help="Show what each pass did not do, and why."),
     click.option("--print-recipe", is_flag=True, help="Print the recipe that this command is, and stop."),
-    click.option("--dump-dir", type=click.Path(path_type=Path, file_okay=False), help="Write the model after each pass."),
+    click.option("--dump-dir", type=click.Path(path_type=Path, file_okay=False), help="Write each pass's model here."),
     click.option("--report", type=click.Path(path_type=Path), help="Also write the report: .json or .md."),
     LIMITS,
     SAYING,

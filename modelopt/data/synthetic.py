@@ -62,30 +62,33 @@ def random_data(
     seed: int,
     free_dims: Mapping[str, int] | None = None,
     batch: int = 1,
+    free_dim: int = DEFAULT_FREE_DIM,
 ) -> RandomDataset:
     """``n`` samples of noise: floats standard normal, integers and booleans 0 or 1.
 
     A symbolic dimension has one size wherever it appears: its size in ``free_dims``, else ``batch`` if it is the first
-    axis of some input, else `DEFAULT_FREE_DIM`. Unnamed free dimensions likewise by their axis.
+    axis of some input, else ``free_dim``. Unnamed free dimensions likewise by their axis.
 
     Raises:
         InputError: ``n`` or a size below 1, a negative seed, an unknown name in ``free_dims``, an input of unknown
             rank, or a sample larger than ``files.MAX_ARRAY_BYTES``.
         Refused: An input of strings, or one that is not a tensor.
     """
-    if n < 1 or batch < 1 or seed < 0:
-        raise InputError("random data needs n >= 1, batch >= 1 and seed >= 0", note=f"{n=}, {batch=}, {seed=}")
-    sizes = _symbol_sizes(inputs, free_dims or {}, batch)
-    shapes = tuple(_shape(spec, sizes, batch) for spec in inputs)
+    if n < 1 or batch < 1 or free_dim < 1 or seed < 0:
+        raise InputError("random data needs n, batch and sizes >= 1 and seed >= 0", note=f"{n=}, {batch=}, {seed=}")
+    sizes = _symbol_sizes(inputs, free_dims or {}, batch, free_dim)
+    shapes = tuple(_shape(spec, sizes, batch, free_dim) for spec in inputs)
     return RandomDataset(source="random", has_labels=False, inputs=tuple(inputs), shapes=shapes, n=n, seed=seed)
 
 
-def _symbol_sizes(inputs: Sequence[TensorSpec], free_dims: Mapping[str, int], batch: int) -> dict[str, int]:
+def _symbol_sizes(
+    inputs: Sequence[TensorSpec], free_dims: Mapping[str, int], batch: int, free_dim: int
+) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for spec in inputs:
         for axis, dim in enumerate(spec.shape or ()):
             if isinstance(dim, str):
-                sizes[dim] = batch if axis == 0 else sizes.get(dim, DEFAULT_FREE_DIM)
+                sizes[dim] = batch if axis == 0 else sizes.get(dim, free_dim)
     for spec in inputs:  # the batch's name keeps its size on whatever axis it stands
         if spec.shape and isinstance(spec.shape[0], str):
             sizes[spec.shape[0]] = batch
@@ -101,13 +104,13 @@ def _symbol_sizes(inputs: Sequence[TensorSpec], free_dims: Mapping[str, int], ba
     return {**sizes, **free_dims}
 
 
-def _shape(spec: TensorSpec, sizes: Mapping[str, int], batch: int) -> tuple[int, ...]:
+def _shape(spec: TensorSpec, sizes: Mapping[str, int], batch: int, free_dim: int) -> tuple[int, ...]:
     dtype = numpy_dtype(spec)
     if dtype.hasobject:
         raise Refused(f"input '{spec.name}' is a string: there are no random strings", hint="give real data")
     if spec.shape is None:
         raise InputError(f"the rank of input '{spec.name}' is unknown", hint="give real data")
-    shape = tuple(_size(axis, dim, sizes, batch) for axis, dim in enumerate(spec.shape))
+    shape = tuple(_size(axis, dim, sizes, batch, free_dim) for axis, dim in enumerate(spec.shape))
     nbytes = math.prod(shape) * max(dtype.itemsize, 8)  # drawn as 64 bits
     if nbytes > files.MAX_ARRAY_BYTES:
         raise InputError(
@@ -117,10 +120,10 @@ def _shape(spec: TensorSpec, sizes: Mapping[str, int], batch: int) -> tuple[int,
     return shape
 
 
-def _size(axis: int, dim: Dim, sizes: Mapping[str, int], batch: int) -> int:
+def _size(axis: int, dim: Dim, sizes: Mapping[str, int], batch: int, free_dim: int) -> int:
     if isinstance(dim, str):
         return sizes[dim]
     fixed = fixed_size(dim)
     if fixed is not None:
         return fixed
-    return batch if axis == 0 else DEFAULT_FREE_DIM
+    return batch if axis == 0 else free_dim

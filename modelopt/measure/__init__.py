@@ -1,0 +1,1 @@
+"""Measuring models: latency, accuracy, closeness of outputs, each with its uncertainty."""

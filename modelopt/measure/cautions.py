@@ -22,8 +22,8 @@ def of_environment(env: Environment) -> Iterator[str]:
     """What speaks against the machine, whatever is measured on it."""
     if env.load_average is not None and env.load_average > env.cores:
         yield (
-            f"other programs are running: the load average was {env.load_average:.1f} on {env.cores} usable cores before "
-            "the bench: end them and repeat"
+            f"other programs are running: the load average was {env.load_average:.1f} on {env.cores} usable cores "
+            "before the bench: end them and repeat"
         )
     if env.threads > env.cores:
         yield f"{env.threads} threads wait for each other on {env.cores} usable cores: --threads {env.cores}"
@@ -53,7 +53,8 @@ def of_samples(rounds: Sequence[Sequence[int]], *, n_feeds: int, settled: bool, 
     far = _outliers(rounds, n_feeds)
     if far > _MANY_OUTLIERS * n:
         yield f"{far} of {n} samples are far outliers: something else used the machine: end it and repeat"
-    missing = [name for name, value in percentiles([each for samples in rounds for each in samples]).items() if not value]
+    found = percentiles([each for samples in rounds for each in samples])
+    missing = [name for name, value in found.items() if value is None]
     if missing:
         needed = -(-samples_needed(missing[0]) * len(rounds) // n)
         yield f"{n} samples are too few for {', '.join(missing)}: --rounds {needed} gives {missing[0]}"

@@ -16,7 +16,7 @@ def trimmed_mean(values: np.ndarray) -> np.ndarray:
     """The mean along the last axis without the lowest and the highest fifth."""
     cut = int(_TRIMMED * values.shape[-1])
     kept: np.ndarray = np.sort(values, axis=-1)[..., cut : values.shape[-1] - cut]
-    return kept.mean(axis=-1)
+    return np.asarray(kept.mean(axis=-1))
 
 
 def bootstrap(
@@ -64,4 +64,4 @@ def student_quantile(p: float, df: int) -> float:
         (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
         (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
     )
-    return z + sum(term / df**power for power, term in enumerate(terms, start=1))
+    return z + sum(term / float(df) ** power for power, term in enumerate(terms, start=1))

@@ -1,6 +1,6 @@
 """The order and length of timing slices: interleaved rounds that stop when the figures are good enough.
 
-It reads no clock: a `Timer` runs a model and says how long each run took, so tests drive all of it with a simulated one.
+It reads no clock: a `Timer` runs a model and says how long each run took, so tests drive it with a simulated one.
 """
 
 from __future__ import annotations

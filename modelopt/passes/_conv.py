@@ -1,9 +1,9 @@
 """Absorbing a per-channel affine map into the weights of a convolution, for the passes that fuse one.
 
-Convolution is linear in its input, in ``W`` and in ``b``. A map behind it, one number per output channel, goes into both:
-``scale · Conv(x, W, b) + shift = Conv(x, scale · W, scale · b + shift)``, whatever the padding. A map before it, one
-number per input channel, likewise: ``Conv(scale · x + shift, W, b) = Conv(x, scale · W, b + Σ shift · W)``, where a shift
-needs a convolution without padding: padding is zeros of the shifted input.
+Convolution is linear in its input, in ``W`` and in ``b``. A map behind it, one number per output channel, goes into
+both: ``scale · Conv(x, W, b) + shift = Conv(x, scale · W, scale · b + shift)``, whatever the padding. A map before it,
+one number per input channel, likewise: ``Conv(scale · x + shift, W, b) = Conv(x, scale · W, b + Σ shift · W)``, where a
+shift needs a convolution without padding: padding is zeros of the shifted input.
 
 Conv-11 stores ``W`` as (C_out, C_in/group, k…), ConvTranspose-11 as (C_in, C_out/group, k…).
 """
@@ -93,12 +93,8 @@ def absorb_behind(conv: Conv, scale: np.ndarray, shift: np.ndarray) -> Absorbed 
     bias = _bias(conv)
     if isinstance(bias, Mismatch):
         return bias
-    weight = None
-    if np.any(scale != 1):
-        # Output channel c of ConvTranspose is column c % (C_out/group) of the rows of its group c // (C_out/group).
-        per_group = (1, -1, 1) if conv.node.op_type == "Conv" else (conv.group, 1, -1)
-        weight = _scaled(conv, scale, per_group)
-    return _stored(conv, weight, scale * bias + shift)
+    output_axis = 1 if conv.node.op_type == "Conv" else 2
+    return _stored(conv, _grouped(conv) * _along(output_axis, conv, scale), scale * bias + shift, scale)
 
 
 def absorb_before(conv: Conv, scale: np.ndarray, shift: np.ndarray) -> Absorbed | Mismatch:
@@ -106,13 +102,9 @@ def absorb_before(conv: Conv, scale: np.ndarray, shift: np.ndarray) -> Absorbed 
     bias = _bias(conv)
     if isinstance(bias, Mismatch):
         return bias
-    wide = conv.weight.numpy().astype(np.float64)
-    # Input channel c of Conv is column c % (C_in/group) of the rows of its group c // (C_in/group).
-    rows = wide.reshape(conv.group, conv.outputs // conv.group, conv.inputs // conv.group, -1)
-    per_group = (conv.group, 1, conv.inputs // conv.group, 1)
-    bias = bias + (rows * shift.reshape(per_group)).sum(axis=(2, 3)).reshape(-1)
-    weight = (rows * scale.reshape(per_group)).reshape(wide.shape) if np.any(scale != 1) else None
-    return _stored(conv, weight, bias)
+    weight = _grouped(conv)
+    moved = (weight * _along(2, conv, shift)).sum(axis=(2, 3)).reshape(-1)
+    return _stored(conv, weight * _along(2, conv, scale), bias + moved, scale)
 
 
 def _bias(conv: Conv) -> np.ndarray | Mismatch:
@@ -124,21 +116,71 @@ def _bias(conv: Conv) -> np.ndarray | Mismatch:
     return Mismatch("the convolution's bias is not constant") if array is None else array.astype(np.float64)
 
 
-def _scaled(conv: Conv, scale: np.ndarray, layout: tuple[int, ...]) -> np.ndarray:
+def _grouped(conv: Conv) -> np.ndarray:
+    """``W`` as float64 of shape (group, C_out/group, C_in/group, k); the middle two swapped for ConvTranspose."""
     wide = conv.weight.numpy().astype(np.float64)
-    rows, columns = wide.shape[:2]
-    group = max(1, layout[0])
-    return (wide.reshape(group, rows // group, columns, -1) * scale.reshape(*layout, 1)).reshape(wide.shape)
+    return wide.reshape(conv.group, wide.shape[0] // conv.group, wide.shape[1], -1)
 
 
-def _stored(conv: Conv, weight: np.ndarray | None, bias: np.ndarray) -> Absorbed | Mismatch:
-    """Float64 results as the convolution's dtype, unless it cannot hold them or the file would grow."""
-    value = conv.node.inputs[1]
-    if weight is not None and value is not None and len(value.uses()) > 1 and conv.weight.nbytes > MAX_COPY_BYTES:
-        return Mismatch(f"other nodes use its weight too, and a copy would add {conv.weight.nbytes} bytes")
+def _along(axis: int, conv: Conv, channels: np.ndarray) -> np.ndarray:
+    shape = [conv.group, 1, 1, 1]
+    shape[axis] = -1
+    return channels.reshape(shape)
+
+
+def _stored(conv: Conv, weight: np.ndarray, bias: np.ndarray, scale: np.ndarray) -> Absorbed | Mismatch:
+    """The float64 results as the convolution's dtype, unless that cannot hold them or the file would grow."""
     dtype = conv.weight.dtype.numpy()
-    new_weight, new_bias = (None if wide is None else _cast(wide, dtype) for wide in (weight, bias))
+    new_weight = new_bias = None
+    if np.any(scale != 1):
+        if len(_input(conv.node, 1).uses()) > 1 and conv.weight.nbytes > MAX_COPY_BYTES:
+            return Mismatch(f"other nodes use its weight too, and a copy would add {conv.weight.nbytes} bytes")
+        new_weight = _cast(weight.reshape(conv.weight.shape.numpy()), dtype)
+    if np.any(bias != 0) or (len(conv.node.inputs) > 2 and conv.node.inputs[2] is not None):
+        new_bias = _cast(bias, dtype)
     if isinstance(new_weight, Mismatch) or isinstance(new_bias, Mismatch):
         return Mismatch(f"{dtype} does not hold the new weights")
-    has_bias = len(conv.node.inputs) > 2 and conv.node.inputs[2] is not None
-    return Absorbed(new_weight, new_bias if has_bias or np.any(bias != 0) else None)
+    return Absorbed(new_weight, new_bias)
+
+
+def _cast(wide: np.ndarray, dtype: np.dtype) -> np.ndarray | Mismatch:
+    """`wide` rounded to `dtype`; a Mismatch when that overflows, or underflows beyond the rounding of the largest."""
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        narrow = wide.astype(dtype)
+        worst = np.abs(narrow.astype(np.float64) - wide).max(initial=0.0)
+        limit = np.finfo(dtype).eps * np.abs(wide).max(initial=0.0)
+    return narrow if worst <= limit else Mismatch("it does not fit")
+
+
+def store(conv: Conv, absorbed: Absorbed, names: graph.NameSource) -> None:
+    """Give `conv` its new weights."""
+    if absorbed.weight is not None:
+        _set_input(conv.node, 1, absorbed.weight, names)
+    if absorbed.bias is not None:
+        _set_input(conv.node, 2, absorbed.bias, names)
+
+
+def replace_tail(conv: Conv, absorbed: Absorbed, tail: ir.Node, names: graph.NameSource) -> None:
+    """Give `conv` its new weights and let it take the place of `tail`, whose output keeps its name in the signature."""
+    store(conv, absorbed, names)
+    graph.replace_value(tail.outputs[0], conv.node.outputs[0])
+    graph.remove_with_constants(tail)
+
+
+def _set_input(node: ir.Node, index: int, array: np.ndarray, names: graph.NameSource) -> None:
+    node.resize_inputs(max(index + 1, len(node.inputs)))
+    value = node.inputs[index]
+    if value is not None and len(value.uses()) == 1 and not value.is_graph_output():
+        graph.set_constant(value, array)
+        return
+    weight = _input(node, 1)
+    stem = f"{weight.name}_bias" if value is None else f"{value.name}"
+    node.replace_input_with(index, graph.constant_beside(value or weight, node, names(stem), array))
+    graph.drop_unused_constants([value])
+
+
+def _input(node: ir.Node, index: int) -> ir.Value:
+    value = node.inputs[index]
+    if value is None:
+        raise ValueError(f"{graph.label(node)} lacks input {index}")
+    return value

@@ -170,7 +170,7 @@ class Pass(ABC):
     def options(self) -> dict[str, Any]:
         """The options that differ from their defaults, by their written names (``per-channel``)."""
         return {
-            f.name.replace("_", "-"): _plain(getattr(self, f.name))
+            f.name.replace("_", "-"): plain(getattr(self, f.name))
             for f in dataclasses.fields(self)
             if getattr(self, f.name) != f.default
         }
@@ -180,9 +180,10 @@ class Pass(ABC):
         return f"{self.name}({chosen})" if chosen else self.name
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """An option's value as YAML and JSON hold it."""
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -30,18 +30,22 @@ class DedupInitializers(Pass):
     effect: ClassVar[Effect] = Effect.EXACT
 
     def apply(self, model: ir.Model, ctx: Context) -> Changes:  # noqa: ARG002 - the interface of all passes
-        """Compare bytes only among tensors of the same type and shape, in chunks of mapped files."""
+        """Read bytes only where type and shape agree, in chunks that leave mapped files where they are."""
+        visible = dict(_visible_scopes(model))
         skipped: list[Skip] = []
-        visible = {scope: chain for scope, chain in _scopes(model)}
         rewrites = saved_bytes = 0
-        for same in _equal(list(_candidates(model, skipped))):
-            kept: list[ir.Value] = []
-            for item in same:
-                twin = next((other for other in kept if _may_stand_in(other, item.value, visible)), None)
-                if twin is None:
-                    kept.append(item.value)
+        for group in _equal(list(_items(model))):
+            kept: list[_Item] = []
+            for item in group:
+                role = _role(item.value)
+                if role is not None:
+                    skipped.append(Skip(item.value.name or "", f"equal to another tensor, but also a graph {role}"))
                     continue
-                item.value.replace_all_uses_with(twin)
+                twin = next((other for other in kept if _stands_in(other, item, visible)), None)
+                if twin is None:
+                    kept.append(item)
+                    continue
+                item.value.replace_all_uses_with(twin.value)
                 graph.drop_unused_constants([item.value])
                 rewrites += 1
                 saved_bytes += item.tensor.nbytes
@@ -54,62 +58,95 @@ class _Item:
     tensor: ir.TensorProtocol
 
 
-def _scopes(model: ir.Model) -> Iterator[tuple[ir.Graph, frozenset[ir.Graph]]]:
-    """Each graph and those whose values it sees, itself included."""
+def _items(model: ir.Model) -> Iterator[_Item]:
+    """Every stored tensor, outer scopes and earlier nodes first."""
+    for scope in graph.all_graphs(model):
+        if isinstance(scope, ir.Graph):
+            for value in scope.initializers.values():
+                if value.const_value is not None and value.const_value.dtype != ir.DataType.STRING:
+                    yield _Item(value, value.const_value)
+        for node in scope:
+            tensor = graph.constant_tensor(node.outputs[0]) if graph.is_standard(node, "Constant") else None
+            if tensor is not None and tensor.dtype != ir.DataType.STRING:
+                yield _Item(node.outputs[0], tensor)
 
-    def walk(scope: ir.Graph, outer: frozenset[ir.Graph]) -> Iterator[tuple[ir.Graph, frozenset[ir.Graph]]]:
+
+def _role(value: ir.Value) -> str | None:
+    if value.is_graph_input():
+        return "input"
+    return "output" if value.is_graph_output() else None
+
+
+def _visible_scopes(model: ir.Model) -> Iterator[tuple[ir.Graph, frozenset[ir.Graph]]]:
+    """Each graph and those whose values it sees, itself included."""
+    waiting = [(model.graph, frozenset[ir.Graph]())]
+    waiting += [(function.graph, frozenset[ir.Graph]()) for function in model.functions.values()]
+    while waiting:
+        scope, outer = waiting.pop()
         chain = outer | {scope}
         yield scope, chain
-        for node in scope:
-            for body in graph.bodies(node):
-                yield from walk(body, chain)
-
-    yield from walk(model.graph, frozenset())
-    for function in model.functions.values():
-        yield from walk(function.graph, frozenset())
+        waiting += [(body, chain) for node in scope for body in graph.bodies(node)]
 
 
-def _candidates(model: ir.Model, skipped: list[Skip]) -> Iterator[_Item]:
-    """Tensors that may become one, outer scopes and earlier nodes first."""
-    for scope in graph.all_graphs(model):
-        values = list(scope.initializers.values()) if isinstance(scope, ir.Graph) else []
-        values += [node.outputs[0] for node in scope if graph.is_standard(node, "Constant")]
-        for value in values:
-            tensor = value.const_value if value.is_initializer() else graph.constant_tensor(value)
-            if tensor is None or tensor.dtype == ir.DataType.STRING:
-                continue
-            if value.is_graph_input() or value.is_graph_output():
-                role = "input" if value.is_graph_input() else "output"
-                skipped.append(Skip(value.name or "", f"it is also a graph {role}"))
-                continue
-            yield _Item(value, tensor)
-
-
-def _may_stand_in(kept: ir.Value, value: ir.Value, visible: dict[ir.Graph, frozenset[ir.Graph]]) -> bool:
-    if kept.graph is None or value.graph is None or kept.is_initializer() != value.is_initializer():
+def _stands_in(kept: _Item, item: _Item, visible: dict[ir.Graph, frozenset[ir.Graph]]) -> bool:
+    ours, theirs = kept.value.graph, item.value.graph
+    if ours is None or theirs is None or kept.value.is_initializer() != item.value.is_initializer():
         return False
-    if kept.is_initializer():
-        return kept.graph in visible[value.graph]
-    return kept.graph is value.graph  # an outer Constant node may come after the body
+    if kept.value.is_initializer():
+        return ours in visible[theirs]
+    return ours is theirs  # an outer Constant node may come after the body
 
 
 def _equal(items: list[_Item]) -> Iterator[list[_Item]]:
     """Groups of two or more with the same type, shape and bytes.
 
-    Each key is computed only where the cheaper one before it was shared, so that a tensor like no other is not read.
+    Each key is computed only where the cheaper ones before it agree: a tensor like no other is not read.
     """
-    groups: Iterable[list[_Item]] = [items]
+    groups = [items]
     for key in (_type_and_shape, _ends, _digest):
-        groups = [group for old in groups for group in _grouped(old, key)]
+        groups = [group for wider in groups for group in _grouped(wider, key)]
     for group in groups:
-        # blake2b is trusted to find unlikes; that two likes are equal is checked.
-        first = group[0]
-        yield [item for item in group if item is first or _same_bytes(first.tensor, item.tensor)]
+        same = [item for item in group if _same_bytes(group[0].tensor, item.tensor)]
+        if len(same) > 1:
+            yield same
 
 
-def _grouped(items: list[_Item], key: object) -> list[list[_Item]]:
-    raise NotImplementedError
+def _grouped(items: list[_Item], key: Callable[[_Item], Hashable]) -> list[list[_Item]]:
+    groups: dict[Hashable, list[_Item]] = defaultdict(list)
+    for item in items:
+        groups[key(item)].append(item)
+    return [group for group in groups.values() if len(group) > 1]
 
 
-def _type_and_shape(item: _Item) -> tuple[int, tuple[object, ...]]:
-    return item.tensor.dtype.value, tuple(item.tensor.shape)
+def _type_and_shape(item: _Item) -> Hashable:
+    return item.tensor.dtype, tuple(item.tensor.shape)
+
+
+def _ends(item: _Item) -> Hashable:
+    view = _bytes(item.tensor)
+    return bytes(view[:_ENDS_BYTES]), bytes(view[-_ENDS_BYTES:])
+
+
+def _digest(item: _Item) -> Hashable:
+    digest = hashlib.blake2b(digest_size=32)
+    for chunk in _chunks(item.tensor):
+        digest.update(chunk)
+    return digest.digest()
+
+
+def _same_bytes(left: ir.TensorProtocol, right: ir.TensorProtocol) -> bool:
+    return all(a == b for a, b in zip(_chunks(left), _chunks(right), strict=True))
+
+
+def _chunks(tensor: ir.TensorProtocol) -> Iterator[memoryview]:
+    view = _bytes(tensor)
+    for start in range(0, len(view), _CHUNK_BYTES):
+        yield view[start : start + _CHUNK_BYTES]
+
+
+def _bytes(tensor: ir.TensorProtocol) -> memoryview:
+    """The tensor's bytes, without a copy where its array is contiguous."""
+    array = tensor.numpy()
+    if not array.flags.c_contiguous or not array.size:
+        return memoryview(array.tobytes())
+    return array.reshape(-1).view(np.uint8).data

@@ -11,14 +11,14 @@ import onnx_ir as ir
 
 from modelopt import graph
 from modelopt.consteval.branches import inline_constant_ifs
-from modelopt.passes._delegate import answer
 from modelopt.consteval.region import Limits, Region
+from modelopt.passes._delegate import answer
 from modelopt.passes.base import Changes, Context, Effect, Pass, Skip, option
 
 FREE_BYTES = 128
 """A result up to this size takes about as many bytes in the file as the node that makes it."""
 
-MIN_GROWTH_BYTES = 64 * 2**10
+MIN_GROWTH_BYTES = 8 * 2**10
 """What a model may grow however small it is, so that small models fold too."""
 
 GREW_KEY = "modelopt.folded_bytes"
@@ -46,7 +46,7 @@ class FoldConstants(Pass):
 
     max_tensor_bytes: int = option(16 * 2**20, "never read, compute or store a larger tensor while folding")
     max_growth: float = option(
-        0.10, "how much of its weights' bytes the model may grow by, or 64 KiB if that is more; 0 forbids growth"
+        0.10, "how much of its weights' bytes the model may grow by, or 8 KiB if that is more; 0 forbids growth"
     )
 
     def apply(self, model: ir.Model, ctx: Context) -> Changes:
@@ -158,12 +158,13 @@ def _store(node: ir.Node, value: ir.Value, array: np.ndarray, *, as_node: bool) 
     owner = node.graph
     if owner is None or value.name is None:
         raise ValueError(f"{value!r} is in no graph or has no name")
+    tensor = ir.tensor(array, name=value.name)
+    new = ir.Value(name=value.name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype))
     if as_node:
-        tensor = ir.tensor(array, name=value.name)
-        new = ir.Value(name=value.name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype))
-        owner.insert_before(node, ir.node("Constant", [], {"value": tensor}, outputs=[new]))
+        owner.insert_before(node, ir.node("Constant", [], {"value": tensor}, outputs=[new], name=value.name))
     else:
-        new = graph.add_initializer(owner, value.name, array)
+        new.const_value = tensor
+        owner.register_initializer(new)
     value.replace_all_uses_with(new)
 
 

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from modelopt import graph, match
 from modelopt.match import Mismatch
-from modelopt.passes._conv import absorb, convolution_before, replace_tail
+from modelopt.passes._conv import absorb_behind, convolution_before, replace_tail
 from modelopt.passes._rewrite import Rewrite, rewrite_nodes
 from modelopt.passes.base import Changes, Context, Effect, Pass
 
@@ -18,9 +18,10 @@ from modelopt.passes.base import Changes, Context, Effect, Pass
 class FuseConvBn(Pass):
     """Fold BatchNormalization into the weights of the Conv or ConvTranspose before it.
 
-    BatchNormalization-15 in inference mode is ``y = (x - mean) / sqrt(var + epsilon) · scale + bias`` per channel (axis 1),
-    an affine map ``a · x + s`` with ``a = scale / sqrt(var + epsilon)`` and ``s = bias - a · mean``. A convolution absorbs it:
-    ``W ← a · W`` along the output channels, ``b ← a · b + s``. Computed in float64 and cast back.
+    BatchNormalization-15 in inference mode is ``y = (x - mean) / sqrt(var + epsilon) · scale + bias`` per channel
+    (axis 1), an affine map ``a · x + s`` with ``a = scale / sqrt(var + epsilon)`` and ``s = bias - a · mean``. A
+    convolution absorbs it: ``W ← a · W`` along the output channels, ``b ← a · b + s``. Computed in float64 and cast
+    back.
 
     The normalization must follow the convolution directly: behind a Relu it is another function. A channel without
     variance is refused: its output is the difference of two nearly equal numbers, enlarged by ``1 / sqrt(epsilon)``.
@@ -43,9 +44,9 @@ def _rule(names: graph.NameSource, node: ir.Node, opset: int) -> Rewrite | Misma
     affine = _affine(node, opset)
     if isinstance(affine, Mismatch):
         return affine
-    if affine[0].shape != (conv.channels,):
-        return Mismatch(f"it normalizes {affine[0].size} channels and the convolution has {conv.channels}")
-    absorbed = absorb(conv, *affine)
+    if affine[0].shape != (conv.outputs,):
+        return Mismatch(f"it normalizes {affine[0].size} channels and the convolution has {conv.outputs}")
+    absorbed = absorb_behind(conv, *affine)
     if isinstance(absorbed, Mismatch):
         return absorbed
     return partial(replace_tail, conv, absorbed, node, names)

@@ -18,10 +18,10 @@ _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16}
 class FuseMatmulAdd(Pass):
     """Fuse MatMul by a constant matrix and Add of a constant bias into Gemm.
 
-    ``x · W + b = Gemm(x, W, b)`` for ``x`` of shape (M, K), ``W`` (K, N) and ``b`` broadcast to (M, N). Gemm-7 multiplies
-    matrices only, so the rank of ``x`` must be known to be 2, and broadcasts ``b`` one way, so its shape must be (N,),
-    (1, N) or that of one number. Gemm below opset 7 broadcasts by an attribute, and below 9 knows floats only; onnxruntime
-    has no integer Gemm at all: both are refused.
+    ``x · W + b = Gemm(x, W, b)`` for ``x`` of shape (M, K), ``W`` (K, N) and ``b`` broadcast to (M, N). Gemm-7
+    multiplies matrices only, so the rank of ``x`` must be known to be 2, and broadcasts ``b`` one way, so its shape
+    must be (N,), (1, N) or that of one number. Gemm below opset 7 broadcasts by an attribute, below opset 9 it knows floats
+    only, and onnxruntime has no integer Gemm at all: these are refused.
     """
 
     name: ClassVar[str] = "fuse-matmul-add"

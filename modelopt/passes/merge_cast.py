@@ -35,10 +35,10 @@ _FLOATS = {
 class MergeCast(Pass):
     """Merge Cast after Cast into one where the first is lossless, and remove both when the type returns.
 
-    For types A → B → C (Cast-13), when B holds every number of A, the second Cast meets the very numbers of A, so A → C gives
-    the same. To an integer C that holds true only where Cast is defined: between integers it keeps the low bits, but a
-    float out of C's range becomes anything. So with a float on the way C must hold every number of A, or be a float or
-    bool. Strings and 8-bit floats are left alone.
+    For types A → B → C (Cast-13), when B holds every number of A, the second Cast meets the very numbers of A, so A → C
+    gives the same. To an integer C that is true only where Cast is defined: between integers it keeps the low bits, but
+    a float out of C's range becomes anything. So with a float on the way C must hold every number of A, or be a float
+    or bool. Strings and 8-bit floats are left alone.
     """
 
     name: ClassVar[str] = "merge-cast"

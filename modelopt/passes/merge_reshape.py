@@ -20,9 +20,9 @@ _MAX_SHAPE_BYTES = 4096
 class MergeReshape(Pass):
     """Merge Reshape, Flatten, Squeeze or Unsqueeze and a Reshape after it into that Reshape.
 
-    None of the four moves an element, so reshaping the first one's input to the same shape gives the same; ``-1`` stands
-    for the same number, as the count of elements is the same. But with ``allowzero = 0`` (Reshape-14) a ``0`` at position
-    ``i`` copies dimension ``i`` of what is reshaped: each must be provably the same dimension before and after the first.
+    None of the four moves an element, so reshaping the first one's input to the same shape gives the same; ``-1``
+    stands for the same number, as the count of elements is the same. But with ``allowzero = 0`` (Reshape-14) a ``0`` at
+    position ``i`` copies dimension ``i`` of what is reshaped: it must provably be the same before and after the first.
 
     Where others use the first one's output too it stays and only the Reshape is rewired.
     """

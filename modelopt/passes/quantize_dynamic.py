@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from modelopt import graph
 from modelopt.passes.base import Changes, Context, Effect, Pass, Skip, option
-from modelopt.quant import dynamic, filters, select
+from modelopt.quant import dynamic, filters, kernels, select
 from modelopt.quant.scheme import Grid, IntType, Symmetry
 from modelopt.runtime.cpu import TargetKind
 
@@ -27,9 +27,9 @@ class QuantizeDynamic(Pass):
     name: ClassVar[str] = "quantize-dynamic"
     effect: ClassVar[Effect] = Effect.APPROXIMATE
 
-    per_channel: bool = option(True, "one weight scale per output channel")
+    per_channel: bool = option(default=True, text="one weight scale per output channel")
     reduce_range: bool | None = option(None, "keep weights to 7 bits; default: only for x86 without VNNI")
-    conv: bool = option(False, "convolutions as well: smaller, but much slower")
+    conv: bool = option(default=False, text="convolutions as well: smaller, but much slower")
     include: tuple[str, ...] = option((), "only these nodes: globs over node names, re:EXPRESSION or op:TYPE")
     exclude: tuple[str, ...] = option((), "leave these nodes in float: globs, re:EXPRESSION or op:TYPE")
 
@@ -47,11 +47,9 @@ class QuantizeDynamic(Pass):
         chosen, skipped = self._choose(model)
         if chosen and graph.opset(model) < 11:
             graph.replace_contents(model, ctx.runner.convert_opset(model, _OPSET))
-            chosen, skipped = self._choose(model)
+            chosen, skipped = self._choose(model)  # the same nodes: the converter only rewrites what changed meaning
         reduced = ctx.target.kind is TargetKind.X86_AVX2 if self.reduce_range is None else self.reduce_range
-        writer = dynamic.Writer(
-            model, Grid(IntType.S8, Symmetry.SYMMETRIC, reduced), per_channel=self.per_channel
-        )
+        writer = dynamic.Writer(model, Grid(IntType.S8, Symmetry.SYMMETRIC, reduced), per_channel=self.per_channel)
         for node in chosen:
             writer.rewrite(node)
         return Changes(
@@ -69,7 +67,7 @@ class QuantizeDynamic(Pass):
         chosen: list[ir.Node] = []
         skipped: list[Skip] = []
         for node in graph.all_nodes(model):
-            if node.op_type not in select.KERNELS | _RECURRENT or node.domain not in graph.STANDARD_DOMAINS:
+            if node.op_type not in kernels.KERNELS | _RECURRENT or node.domain not in graph.STANDARD_DOMAINS:
                 continue
             reason = self._why_not(node)
             if reason is None:
@@ -89,7 +87,4 @@ class QuantizeDynamic(Pass):
             return "a convolution with ranges measured at run time is slower than float (conv: true does it anyway)"
         if graph.owning_graph(node) is None:
             return "inside a function, which cannot hold an int8 initializer"
-        problem = select.kernel_problem(node)
-        if problem is None and node.op_type == "Conv" and self.per_channel:
-            return None
-        return problem
+        return kernels.why_not(node)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import ClassVar
 
@@ -12,11 +12,12 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.errors import InputError
 from modelopt.passes.base import Changes, Context, Effect, Pass, Skip, option
-from modelopt.quant import calibrate, filters, qdq
+from modelopt.quant import calibrate, filters, qdq, worth
 from modelopt.quant.calibrate import Observations
 from modelopt.quant.methods import Method, choose_range
+from modelopt.quant.plan import Plan, Role, Rules
 from modelopt.quant.scheme import Grid, IntType, QParams, Symmetry, params_from_range
-from modelopt.quant.select import Plan, Role, Rules, select, why_already_quantized
+from modelopt.quant.select import select, why_already_quantized
 from modelopt.runtime.cpu import TargetKind
 
 _OPSET = 17  # per-channel DequantizeLinear needs 13
@@ -40,19 +41,26 @@ class Activation(Enum):
 class QuantizeStatic(Pass):
     """Compute convolutions and matrix products in int8, with ranges measured on calibration data.
 
-    Activations keep one scale per tensor, weights one per output channel. What is cheap and sits between integer kernels
-    follows them into int8; activations such as hardswish and squeeze-and-excite blocks stay whole in float.
+    Activations keep one scale per tensor, weights one per output channel. What is cheap and sits between integer
+    kernels follows them into int8; activations such as hardswish and squeeze-and-excite blocks stay whole in float.
     """
 
     name: ClassVar[str] = "quantize-static"
     effect: ClassVar[Effect] = Effect.APPROXIMATE
     needs_data: ClassVar[bool] = True
 
-    activation: Activation = option(Activation.AUTO, "integer type of activations: auto (by target), u8 or s8")
+    activation: Activation = option(  # noqa: RUF009 - it is dataclasses.field
+        Activation.AUTO, "integer type of activations: auto (by target), u8 or s8"
+    )
     per_channel: bool | None = option(None, "one weight scale per output channel; default: yes")
-    method: Method = option(Method.MSE, "how ranges are chosen: minmax, percentile, entropy or mse")
+    method: Method = option(  # noqa: RUF009 - it is dataclasses.field
+        Method.MSE, "how ranges are chosen: minmax, percentile, entropy or mse"
+    )
     percentile: float = option(99.99, "for method percentile: how much of the values to keep, in percent")
     reduce_range: bool | None = option(None, "keep weights to 7 bits; default: only for x86 without VNNI")
+    everywhere: bool = option(
+        default=False, text="also where int8 is estimated not to pay: smaller, slower"
+    )
     include: tuple[str, ...] = option((), "only these kernels: globs over node names, re:EXPRESSION or op:TYPE")
     exclude: tuple[str, ...] = option((), "leave these nodes in float: globs, re:EXPRESSION or op:TYPE")
 
@@ -75,16 +83,32 @@ class QuantizeStatic(Pass):
             raise InputError(
                 "static quantization needs calibration data", hint="--calib data/ (or --mode dynamic, which needs none)"
             )
-        if graph.opset(model) < 13:
-            graph.replace_contents(model, ctx.runner.convert_opset(model, _OPSET))
-            plan = select(model, Rules(self.include, self.exclude))
-        names = sorted({source.name or "" for source in qdq.sources(plan).values()})
-        seen = calibrate.collect(model, names, ctx)
-        plan = select(model, Rules(self.include, self.exclude, {skip.node: skip.reason for skip in seen.skipped}))
+        # A copy: the model must stay untouched when nothing turns out to be worth it.
+        work = model if graph.opset(model) >= 13 else ctx.runner.convert_opset(model, _OPSET)
+        if work is not model:
+            plan = select(work, Rules(self.include, self.exclude))
+        names = sorted(value.name or "" for value in plan.activations())
+        seen = calibrate.collect(work, names, ctx)
+        plan = self._settle(work, seen, ctx)
         if plan.choices:
             rules = qdq.ConstantRules(self._weights(ctx), self.per_channel is not False, self._integer_bias(ctx))
-            qdq.Writer(model, plan, self._params(plan, seen, ctx), rules).write()
+            qdq.Writer(work, plan, self._params(plan, seen, ctx), rules).write()
+            if work is not model:
+                graph.replace_contents(model, work)
         return Changes(len(plan.choices), plan.skipped, self._facts(plan, seen, ctx))
+
+    def _settle(self, model: ir.Model, seen: Observations, ctx: Context) -> Plan:
+        """The plan for what the samples showed, less what does not pay; dropping a kernel may undo its neighbours."""
+        rules = Rules(self.include, self.exclude, {skip.node: skip.reason for skip in seen.skipped})
+        plan = select(model, rules)
+        costs = None if self.everywhere else worth.costs_of(ctx.target.kind)
+        while costs is not None:
+            losing = worth.unprofitable(plan, seen.elements, costs)
+            if not losing:
+                break
+            rules = replace(rules, unprofitable=rules.unprofitable | losing)
+            plan = select(model, rules)
+        return plan
 
     def _check_options(self) -> None:
         if not 0.0 < self.percentile <= 100.0:
@@ -99,9 +123,7 @@ class QuantizeStatic(Pass):
             raise InputError(
                 f"{ctx.target.kind.value} computes with signed activations only", hint="activation: s8, or auto"
             )
-        return Grid(
-            IntType.S8 if signed else IntType.U8, Symmetry.SYMMETRIC if symmetric else Symmetry.ASYMMETRIC
-        )
+        return Grid(IntType.S8 if signed else IntType.U8, Symmetry.SYMMETRIC if symmetric else Symmetry.ASYMMETRIC)
 
     def _weights(self, ctx: Context) -> Grid:
         reduced = ctx.target.kind is TargetKind.X86_AVX2 if self.reduce_range is None else self.reduce_range

@@ -1,0 +1,1 @@
+"""Pruning: how much a weight matters, and which weights to set to zero."""

@@ -1,0 +1,1 @@
+"""Quantization: the numbers, the ranges, the places, and what is written there."""

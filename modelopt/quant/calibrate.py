@@ -29,6 +29,10 @@ class Observations:
     skipped: tuple[Skip, ...]
     samples: int
 
+    def elements(self, value: ir.Value) -> float:
+        """How many elements an observed value had per sample."""
+        return self.collectors[value.name or ""].finite / self.samples
+
 
 def collect(model: ir.Model, names: Sequence[str], ctx: Context) -> Observations:
     """Observe values of the main graph over all calibration samples, in one pass and flat memory.

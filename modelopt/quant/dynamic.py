@@ -3,7 +3,8 @@
     x_q, x_scale, x_zero = DynamicQuantizeLinear(x)
     y = Cast(MatMulInteger(x_q, w_q, x_zero, w_zero)) · (x_scale · w_scale)      [+ bias]
 
-This is the form that onnxruntime fuses to DynamicQuantizeMatMul. Activations are u8; each distinct one is quantized once.
+This is the form that onnxruntime fuses to DynamicQuantizeMatMul. Activations are u8; each distinct one is quantized
+once.
 """
 
 from __future__ import annotations

@@ -44,4 +44,6 @@ def check_used(patterns: Iterable[str], nodes: Iterable[ir.Node]) -> None:
         if any(names_node(pattern, node) for node in listed):
             continue
         known = {f"op:{node.op_type}" for node in listed} | {node.name or "" for node in listed}
-        raise InputError(f"the pattern '{pattern}' names no node of the model", hint=did_you_mean(pattern, sorted(known)))
+        raise InputError(
+            f"the pattern '{pattern}' names no node of the model", hint=did_you_mean(pattern, sorted(known))
+        )

@@ -1,4 +1,4 @@
-"""Where a tensor is multiplied by a function of itself: x · f(x).
+"""Where int8 does harm whatever the range: inside x · f(x), and before a logarithm.
 
 Hardswish (HardSigmoid(x) · x, or x · Clip(x + 3) / 6), SiLU, GELU and squeeze-and-excite blocks have this shape. Their
 pieces are cheap in float and numerous: Q/DQ between them costs more than integers save, and the tiny convolutions of
@@ -14,6 +14,11 @@ from modelopt import graph
 _POOLS = frozenset({"GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax", "AveragePool"})
 _HEAVY = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _MOST_NODES = 24
+_MAGNITUDE_STEPS = _HEAVY | {
+    *("Abs", "Add", "Cast", "Concat", "Div", "Flatten", "Gather", "Max", "Mul", "Neg", "Pad", "Pow", "ReduceL2"),
+    *("ReduceMean", "ReduceSum", "ReduceSumSquare", "Reshape", "Slice", "Split", "Sqrt", "Squeeze", "Sub", "Sum"),
+    *("Transpose", "Unsqueeze"),
+}
 
 
 def gate_nodes(model: ir.Model) -> set[ir.Node]:
@@ -58,3 +63,20 @@ def _has_heavy_work(source: ir.Value, region: set[ir.Node]) -> bool:
     if not any(node.op_type in _HEAVY for node in region):
         return False
     return any(use.node in region and use.node.op_type not in _POOLS for use in source.uses())
+
+
+def before_logarithm(model: ir.Model) -> set[ir.Node]:
+    """The nodes of the main graph that a Log reads through linear steps, absolute values, squares and roots alone.
+
+    Int8's error is absolute and a logarithm makes it relative: a spectrogram in decibels does not survive it. What
+    saturates (Relu, Clip, Sigmoid, Softmax …) ends the search.
+    """
+    found: set[ir.Node] = set()
+    todo = [node for node in model.graph if graph.is_standard(node, "Log")]
+    while todo:
+        for value in todo.pop().inputs:
+            producer = None if value is None else value.producer()
+            if producer is not None and producer.op_type in _MAGNITUDE_STEPS and producer not in found:
+                found.add(producer)
+                todo.append(producer)
+    return found

@@ -1,8 +1,8 @@
 """From a histogram to the range that is worth an 8-bit grid.
 
-Percentile and entropy follow Migacz, "8-bit inference with TensorRT" (GTC 2017), generalised to grids with a zero point;
-the mean-squared-error search is that of Banner et al. 2019 (arXiv:1810.05723) done on the histogram instead of on a
-fitted distribution.
+Percentile and entropy follow Migacz, "8-bit inference with TensorRT" (GTC 2017), generalised to grids with a zero
+point; the mean-squared-error search is that of Banner et al. 2019 (arXiv:1810.05723) done on the histogram instead of
+on a fitted distribution.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import numpy as np
 from modelopt.quant.ranges import Histogram
 from modelopt.quant.scheme import Grid, Symmetry, params_from_range
 
-_SHRINK = np.linspace(1.0, 0.1, 91)
-_REFINE = np.linspace(1.0, 0.5, 26)
+_FRACTIONS = np.linspace(1.0, 0.1, 46)
+_ROUNDS = 2
 
 
 class Method(Enum):
@@ -84,17 +84,14 @@ def _percentile(histogram: Histogram, percentile: float, *, one_sided: bool) -> 
 
 
 def _least(histogram: Histogram, cost: Callable[[float, float], float]) -> tuple[float, float]:
-    """Shrink both ends together, then each alone; the full range wins ties."""
-    low, high = min(histogram.low, 0.0), max(histogram.high, 0.0)
-    if low == high:
+    """Shrink one end after the other, twice, over fractions of the full range; the wider range wins ties."""
+    least, most = min(histogram.low, 0.0), max(histogram.high, 0.0)
+    if least == most:
         return histogram.low, histogram.high
-    both = min(_SHRINK, key=lambda s: (cost(low * s, high * s), -s))
-    low, high = low * both, high * both
-    if low < 0 < high:
-        side = min(_REFINE, key=lambda s: (cost(low * s, high), -s))
-        low *= side
-        side = min(_REFINE, key=lambda s: (cost(low, high * s), -s))
-        high *= side
+    low, high = least, most
+    for _ in range(_ROUNDS):
+        high = most * min(_FRACTIONS, key=lambda s: cost(low, most * s)) if most > 0 else most  # noqa: B023
+        low = least * min(_FRACTIONS, key=lambda s: cost(least * s, high)) if least < 0 else least  # noqa: B023
     return float(low), float(high)
 
 
@@ -110,7 +107,7 @@ def _squared_error(histogram: Histogram, low: float, high: float, grid: Grid) ->
 
 
 def _divergence(histogram: Histogram, low: float, high: float, levels: int) -> float:
-    """KL(P || Q): P the values with what is outside moved to the ends, Q each level's mass spread evenly over its bins."""
+    """KL(P || Q): P the values, what is outside moved to the ends; Q each level's mass spread evenly over its bins."""
     centers, counts = histogram.centers, histogram.counts.astype(np.float64)
     inside = (centers >= low) & (centers <= high)
     if not inside.any():

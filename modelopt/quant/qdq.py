@@ -14,8 +14,8 @@ import onnx_ir as ir
 
 from modelopt import graph
 from modelopt.quant import scheme
+from modelopt.quant.plan import Choice, Plan, Role
 from modelopt.quant.scheme import Grid, PerChannel, PerTensor, QParams
-from modelopt.quant.select import Choice, Plan, Role
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Ranges of activations from one pass over the samples, in memory that does not depend on their number.
 
-A `Collector` keeps exact extremes and counts, and a histogram whose bins lie on the grid of multiples of a power of two.
+A `Collector` keeps exact extremes and counts, and a histogram whose bins lie on the multiples of a power of two.
 When the range outgrows 2048 bins, pairs of neighbours join: floor(floor(x / w) / 2) = floor(x / 2w), so the counts are
 at all times what one pass at the final width would have counted, in whatever order the values came. That is why
 collectors of shards can be merged exactly.
@@ -61,13 +61,14 @@ class Histogram:
     @property
     def edges(self) -> np.ndarray:
         """float64 edges, one more than there are bins."""
-        return np.arange(self.start, self.start + self.counts.size + 1, dtype=np.float64) * self.width
+        first = np.arange(self.start, self.start + self.counts.size + 1, dtype=np.float64)
+        return np.asarray(first * self.width)
 
     @property
     def centers(self) -> np.ndarray:
         """float64 centers of the bins, held within the exact extremes."""
         edges = self.edges
-        return np.clip((edges[:-1] + edges[1:]) / 2, self.low, self.high)
+        return np.asarray(np.clip((edges[:-1] + edges[1:]) / 2, self.low, self.high))
 
 
 @dataclass

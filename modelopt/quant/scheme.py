@@ -87,13 +87,13 @@ class Grid:
         """The smallest integer used. Symmetric signed grids leave out -128, so that -x is as exact as x."""
         if self.type is IntType.U8:
             return 0
-        lowest = int(np.iinfo(self.type.dtype).min) >> self.reduced
+        lowest = int(np.iinfo(self.type.value).min) >> self.reduced
         return lowest + 1 if self.symmetry is Symmetry.SYMMETRIC else lowest
 
     @property
     def high(self) -> int:
         """The largest integer used."""
-        return int(np.iinfo(self.type.dtype).max) >> self.reduced
+        return int(np.iinfo(self.type.value).max) >> self.reduced
 
     @property
     def levels(self) -> int:
@@ -122,7 +122,9 @@ class QParams:
     axis: int | None = None
 
 
-def params_from_range(low: float | np.ndarray, high: float | np.ndarray, grid: Grid, axis: int | None = None) -> QParams:
+def params_from_range(
+    low: float | np.ndarray, high: float | np.ndarray, grid: Grid, axis: int | None = None
+) -> QParams:
     """Quantization parameters whose integers cover [low, high].
 
     The range is widened to hold 0, which is always exactly representable: padding and Relu depend on it. A range that
@@ -220,7 +222,7 @@ def quantize(array: np.ndarray, params: QParams) -> np.ndarray:
     """
     scale, zero_point = _spread(params, array.ndim)
     steps = np.rint(array.astype(np.float64) / scale) + zero_point
-    return np.clip(steps, params.grid.low, params.grid.high).astype(params.grid.type.dtype)
+    return np.asarray(np.clip(steps, params.grid.low, params.grid.high), params.grid.type.dtype)
 
 
 def dequantize(integers: np.ndarray, params: QParams) -> np.ndarray:

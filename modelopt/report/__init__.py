@@ -78,16 +78,12 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
         source: Where the feeds came from.
         exact_segments: How many runs of exact passes were compared and agreed.
         max_relative_error: The largest difference seen after exact passes, relative to the output's scale.
-        tolerance: What was allowed.
-        notes: What could not be compared.
     """
 
     samples: int
     source: str
     exact_segments: int
     max_relative_error: float | None
-    tolerance: float
-    notes: tuple[str, ...] = ()
 
 
 class Latency(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,165 @@
+"""`bench` and `compare` beyond their flags: open models and data, measure, and put the findings into tables."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import msgspec
+
+from modelopt import graph, io, measuring
+from modelopt.errors import InputError
+from modelopt.measure.bench import BenchResult, run_bench
+from modelopt.measure.evaluate import Accuracy, evaluate
+from modelopt.measure.stats import Ratio
+from modelopt.recipe import BenchSpec, EvaluateSpec, Recipe
+from modelopt.report import FileInfo
+from modelopt.report.summary import accuracy_rows, milliseconds, size
+from modelopt.runtime.worker import Limits, Worker
+from modelopt.sections import Section
+
+SCHEMA = "modelopt-bench/1"
+
+
+class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What `bench` and `compare` found.
+
+    Attributes:
+        schema: The version of this structure.
+        models: The files, in order.
+        source: What they ran on.
+        results: Latency of each, in the same order; empty where it was not measured.
+        ratios: How many times as fast as the first; None for the first itself.
+        accuracy: Of the second against the first, None where it was not measured.
+        warnings: What the reader should know.
+    """
+
+    schema: str = SCHEMA
+    models: tuple[FileInfo, ...]
+    source: str
+    results: tuple[BenchResult, ...]
+    ratios: tuple[Ratio | None, ...]
+    accuracy: Accuracy | None
+    warnings: tuple[str, ...]
+
+
+def measure_models(
+    models: Sequence[Path],
+    *,
+    data: EvaluateSpec | None,
+    bench: BenchSpec | None,
+    score: bool,
+    free_dims: dict[str, int],
+    seed: int,
+    limits: Limits | None,
+    allow_hardlinks: bool,
+    progress: measuring.Progress,
+) -> BenchReport:
+    """Measure models with the same signature side by side.
+
+    Args:
+        models: Files; ratios are to the first.
+        data: Inputs; None makes random ones.
+        bench: How to measure latency; None does not.
+        score: Whether to measure the accuracy of the second against the first.
+        free_dims: Sizes of free dimensions of random inputs.
+        seed: For random inputs.
+        limits: Of the child processes.
+        allow_hardlinks: See `io.load`.
+        progress: Called with (what, done, total or None).
+
+    Raises:
+        InputError: The models do not take the same inputs.
+    """
+    with contextlib.ExitStack() as stack:
+        scratch = Path(stack.enter_context(TemporaryDirectory(prefix="modelopt-")))
+        loaded = [io.load(path, scratch=scratch, allow_hardlinks=allow_hardlinks) for path in models]
+        signature = graph.signature(loaded[0].model)
+        for other in loaded[1:]:
+            _require_same_inputs(loaded[0], other)
+        recipe = Recipe(steps=(), seed=seed, evaluate=data, bench=bench)
+        opened = measuring.open_all(recipe, signature)
+        worker = stack.enter_context(Worker(limits))
+        dataset = measuring.inputs(opened, worker, loaded[0].path, free_dims=free_dims)
+        paths = [each.path for each in loaded]
+        results: list[BenchResult] = []
+        if bench is not None:
+            feeds = measuring.first_feeds(dataset, measuring.BENCH_FEEDS)
+            results = run_bench(paths, feeds, measuring.bench_spec(bench), limits=limits, progress=progress)
+        accuracy = None
+        if score:
+            spec = measuring.session_spec(bench, spin=False)
+            metric = data.metric if data is not None else None
+            accuracy = evaluate(paths[0], paths[1], dataset, spec, metric=metric, limits=limits, progress=progress)
+        warnings = dict.fromkeys(warning for result in results for warning in result.warnings)
+        return BenchReport(
+            models=tuple(FileInfo(path=each.shown, size_bytes=each.size_bytes, sha256=each.sha256) for each in loaded),
+            source=opened.source,
+            results=tuple(results),
+            ratios=tuple(result.times_as_fast_as(results[0]) if i else None for i, result in enumerate(results)),
+            accuracy=accuracy,
+            warnings=(*opened.notes, *warnings),
+        )
+
+
+def _require_same_inputs(first: io.Loaded, other: io.Loaded) -> None:
+    ours, theirs = graph.signature(first.model), graph.signature(other.model)
+    if [(spec.name, spec.dtype) for spec in ours.inputs] != [(spec.name, spec.dtype) for spec in theirs.inputs]:
+        raise InputError(
+            f"{first.shown} and {other.shown} do not take the same inputs",
+            note=f"{', '.join(map(str, ours.inputs))} against {', '.join(map(str, theirs.inputs))}",
+        )
+
+
+# Tables
+
+
+def bench_sections(report: BenchReport) -> list[Section]:
+    """Latency, a row for each model."""
+    rows = []
+    for info, result, ratio in zip(report.models, report.results, report.ratios, strict=True):
+        found = result.percentiles_ns
+        rows.append(
+            (
+                info.path,
+                size(info.size_bytes),
+                *("" if ns is None else milliseconds(ns) for ns in (found["p50"], found["p90"], found["p99"])),
+                milliseconds(result.cold_ns),
+                size(result.peak_bytes),
+                "" if ratio is None else f"{ratio.point:.2f}× ({ratio.low:.2f}–{ratio.high:.2f})",
+                "baseline" if ratio is None else ratio.verdict.value,
+            )
+        )
+    header = ("model", "size", "p50", "p90", "p99", "first run", "memory", "times as fast", "verdict")
+    env = report.results[0].env
+    about = f"{env.cpu}, {env.threads} threads, onnxruntime {env.onnxruntime}, on {report.source}"
+    providers = [f"{info.path}: {_ran_on(result)}" for info, result in zip(report.models, report.results, strict=True)]
+    return [Section("", header, tuple(rows), (about, *providers, *(f"warning: {line}" for line in report.warnings)))]
+
+
+def _ran_on(result: BenchResult) -> str:
+    return ", ".join(f"{count} nodes on {provider}" for provider, count in sorted(result.node_providers.items()))
+
+
+def compare_sections(report: BenchReport) -> list[Section]:
+    """Size, latency and accuracy of two models, a row each."""
+    first, second = report.models
+    change = f"{second.size_bytes / first.size_bytes - 1:+.1%}"
+    rows: list[tuple[str, str, str, str]] = [("size", size(first.size_bytes), size(second.size_bytes), change)]
+    if report.results:
+        a, b = report.results
+        ratio = report.ratios[1]
+        said = (
+            ""
+            if ratio is None
+            else f"{ratio.point:.2f}× as fast ({ratio.low:.2f}–{ratio.high:.2f}): {ratio.verdict.value}"
+        )
+        rows.append(("latency, median", milliseconds(a.median_ns), milliseconds(b.median_ns), said))
+    if report.accuracy is not None:
+        rows.extend(accuracy_rows(report.accuracy))
+    notes = [f"on {report.source}"]
+    notes += [f"{info.path}: {_ran_on(result)}" for info, result in zip(report.models, report.results, strict=False)]
+    notes += [f"warning: {line}" for line in report.warnings]
+    return [Section("", ("", first.path, second.path, "change"), tuple(rows), tuple(notes))]

@@ -1,0 +1,64 @@
+"""`modelopt bench`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from modelopt.cli import options
+
+
+@click.command(
+    "bench",
+    epilog="""\b
+Examples:
+  modelopt bench model.onnx
+  modelopt bench --data calib.npz --budget 30 model.onnx model.int8.onnx
+  modelopt bench --provider openvino --provider-option device_type=CPU model.onnx""",
+)
+@click.argument("models", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.option("--data", metavar="DATA", help="Inputs; without them random ones are made.")
+@click.option("--preprocess", help="For image folders, e.g. resize=224x224,scale=1/255.")
+@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Samples a run.")
+@click.option(
+    "--dim", multiple=True, type=options.KeyValue(), help="Size of a free dimension of random inputs: name=8."
+)
+@options.TIMING
+@click.option(
+    "--budget", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True, help="Seconds to time."
+)
+@click.option("--seed", type=click.IntRange(0), default=0, help="For random inputs. [default: 0]")
+@options.LIMITS
+@options.SAYING
+def command(models: tuple[Path, ...], **flags: Any) -> None:
+    """Measure the latency of MODELS side by side.
+
+    Each model runs in a process of its own, in interleaved rounds, while the others are stopped. Ratios are to the
+    first model and carry a 95% interval; a ratio that could be noise is called that.
+    """
+    from modelopt import ui
+    from modelopt.benching import bench_sections, measure_models
+    from modelopt.cli.optimize import bench_from_flags, free_dims_from_flags, limits_from_flags
+    from modelopt.recipe import EvaluateSpec
+
+    screen = ui.Screen(quiet=flags["quiet"], verbose=flags["verbose"], as_json=flags["as_json"])
+    data = None
+    if flags["data"] is not None:
+        data = EvaluateSpec(data=flags["data"], preprocess=flags["preprocess"], batch=flags["batch"])
+    with screen.progress() as progress:
+        report = measure_models(
+            models,
+            data=data,
+            bench=bench_from_flags(flags),
+            score=False,
+            free_dims=free_dims_from_flags(flags),
+            seed=flags["seed"],
+            limits=limits_from_flags(flags),
+            allow_hardlinks=flags["allow_hardlinks"],
+            progress=progress,
+        )
+    if flags["as_json"]:
+        screen.json(report)
+    screen.sections(bench_sections(report))

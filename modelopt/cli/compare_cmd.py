@@ -1,0 +1,57 @@
+"""`modelopt compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from modelopt.cli import options
+
+
+@click.command(
+    "compare",
+    epilog="""\b
+Examples:
+  modelopt compare model.onnx model.int8.onnx --eval labelled.npz
+  modelopt compare a.onnx b.onnx                  # outputs on random inputs
+  modelopt compare --no-bench --eval photos/ --preprocess resize=224x224 a.onnx b.onnx""",
+)
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path))
+@options.DATA
+@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Samples a run.")
+@click.option(
+    "--dim", multiple=True, type=options.KeyValue(), help="Size of a free dimension of random inputs: name=8."
+)
+@click.option("--no-bench", is_flag=True, help="Do not measure latency.")
+@options.TIMING
+@click.option(
+    "--budget", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True, help="Seconds to time."
+)
+@click.option("--seed", type=click.IntRange(0), default=0, help="For random inputs. [default: 0]")
+@options.LIMITS
+@options.SAYING
+def command(a: Path, b: Path, **flags: Any) -> None:
+    """Compare model B with model A: size, latency, and accuracy or how close the outputs are."""
+    from modelopt import ui
+    from modelopt.benching import compare_sections, measure_models
+    from modelopt.cli.optimize import bench_from_flags, evaluation_from_flags, free_dims_from_flags, limits_from_flags
+
+    screen = ui.Screen(quiet=flags["quiet"], verbose=flags["verbose"], as_json=flags["as_json"])
+    with screen.progress() as progress:
+        report = measure_models(
+            (a, b),
+            data=evaluation_from_flags(flags),
+            bench=bench_from_flags(flags),
+            score=True,
+            free_dims=free_dims_from_flags(flags),
+            seed=flags["seed"],
+            limits=limits_from_flags(flags),
+            allow_hardlinks=flags["allow_hardlinks"],
+            progress=progress,
+        )
+    if flags["as_json"]:
+        screen.json(report)
+    screen.sections(compare_sections(report))

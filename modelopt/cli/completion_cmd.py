@@ -1,0 +1,24 @@
+"""`modelopt completion`."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command(
+    "completion",
+    epilog="""\b
+Examples:
+  eval "$(modelopt completion bash)"            # in ~/.bashrc
+  modelopt completion fish > ~/.config/fish/completions/modelopt.fish""",
+)
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def command(shell: str) -> None:
+    """Print the completion script for SHELL."""
+    from click.shell_completion import get_completion_class
+
+    from modelopt.cli import cli
+
+    kind = get_completion_class(shell)
+    if kind is not None:
+        click.echo(kind(cli, {}, "modelopt", "_MODELOPT_COMPLETE").source())

@@ -1,0 +1,46 @@
+"""`modelopt log`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from modelopt.cli import options
+
+
+@click.command(
+    "log",
+    epilog="""\b
+Example:
+  modelopt log model.int8.onnx""",
+)
+@options.MODEL
+@options.SAYING
+def command(model: Path, as_json: bool, verbose: int, quiet: bool) -> None:
+    """Show how MODEL was made: recipes, versions and input hashes, as stored in the model itself."""
+    import tempfile
+
+    import msgspec
+
+    from modelopt import io, provenance, ui
+    from modelopt.sections import Section
+
+    screen = ui.Screen(quiet=quiet, verbose=verbose, as_json=as_json)
+    with tempfile.TemporaryDirectory(prefix="modelopt-") as scratch:
+        entries = provenance.read(io.load(model, scratch=Path(scratch)).model)
+    if as_json:
+        screen.json({"schema": "modelopt-log/1", "runs": [msgspec.to_builtins(entry) for entry in entries]})
+        return
+    if not entries:
+        screen.sections([Section("", None, (), (f"{model} does not say that modelopt made it.",))])
+        return
+    for number, entry in enumerate(entries, 1):
+        facts = (
+            ("modelopt", entry.modelopt),
+            ("onnxruntime", entry.onnxruntime or "not used"),
+            ("target", entry.target),
+            ("input, sha256", entry.input_sha256),
+            ("calibration data, sha256", entry.data_sha256 or "none"),
+        )
+        screen.sections([Section(f"run {number} of {len(entries)}", None, facts, tuple(entry.recipe.splitlines()))])

@@ -1,0 +1,33 @@
+"""`modelopt passes`."""
+
+from __future__ import annotations
+
+import click
+
+from modelopt.cli import options
+
+
+@click.command(
+    "passes",
+    epilog="""\b
+Examples:
+  modelopt passes
+  modelopt passes fuse-conv-bn""",
+)
+@click.argument("name", required=False)
+@options.SAYING
+def command(name: str | None, as_json: bool, verbose: int, quiet: bool) -> None:
+    """List the passes, or explain the pass NAME: its options, its effect, what it skips."""
+    from modelopt import ui
+    from modelopt.passes import NAMES, find
+    from modelopt.passes.describe import describe, overview
+
+    screen = ui.Screen(quiet=quiet, verbose=verbose, as_json=as_json)
+    if name is None:
+        screen.sections([overview()])
+    else:
+        screen.sections(describe(find(name)))
+    if as_json:
+        from modelopt.passes.describe import as_data
+
+        screen.json({"passes": [as_data(find(each)) for each in ([name] if name else NAMES)]})

@@ -1,0 +1,44 @@
+"""`modelopt run`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from modelopt.cli import options
+
+
+@click.command(
+    "run",
+    epilog="""\b
+Examples:
+  modelopt run recipes/cpu-latency.yaml model.onnx
+  modelopt fold --print-recipe model.onnx > fold.yaml && modelopt run fold.yaml model.onnx
+  modelopt run --schema > recipe.schema.json    # for editors that complete YAML""",
+)
+@click.argument("recipe", type=click.Path(path_type=Path), required=False)
+@click.argument("model", type=click.Path(path_type=Path, allow_dash=True), required=False)
+@click.option("--schema", is_flag=True, help="Print the JSON schema of recipes, and stop.")
+@click.option("--calib", help="Calibration data, in place of the recipe's.")
+@options.OPTIMIZING
+def command(recipe: Path | None, model: Path | None, schema: bool, calib: str | None, **flags: Any) -> None:
+    """Run the RECIPE on MODEL. Flags given here take the place of what the recipe says."""
+    from modelopt.cli.optimize import execute, override
+    from modelopt.errors import InputError
+    from modelopt.recipe import json_schema, load
+
+    if schema:
+        import msgspec
+
+        click.echo(msgspec.json.format(msgspec.json.encode(json_schema()), indent=2))
+        return
+    if recipe is None:
+        raise InputError("no recipe was given", hint="modelopt run recipe.yaml model.onnx")
+    loaded = load(recipe)
+    if model is None and not flags["print_recipe"]:
+        raise InputError("no model was given", hint=f"modelopt run {recipe} model.onnx")
+    context = click.get_current_context()
+    given = {name for name in flags if context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE}
+    execute(override(loaded, flags, given, calib), model or Path("model.onnx"), loaded.name, flags)

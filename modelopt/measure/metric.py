@@ -1,0 +1,198 @@
+"""What a metric is: fed sample by sample, it ends as a score with an interval; memory grows by two numbers a unit."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from array import array
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+
+from modelopt.errors import InputError
+from modelopt.measure.stats import (
+    Delta,
+    Interval,
+    Units,
+    mean_interval,
+    paired_difference_interval,
+    proportion_interval,
+)
+
+Outputs = Sequence[np.ndarray]
+
+
+class Score(msgspec.Struct, frozen=True, kw_only=True):
+    """A figure, how many items it is over, and its 95 % interval.
+
+    Attributes:
+        name: The metric's name, as ``--metric`` takes it.
+        value: None where the figure has no finite value; `note` says why.
+        n: Items that it is over.
+        low: Lower end of the interval; None where there is no interval.
+        high: Upper end; None where there is none, or where it has no bound.
+        unit: ``share``, ``dB`` …; empty where the metric has none.
+        higher_is_better: Which way is up.
+        nonfinite: Values of the candidate's outputs that are NaN or infinite where the reference's are not, or the
+            reverse.
+        note: One clause that a reader needs, e.g. ``"exact"``.
+    """
+
+    name: str
+    value: float | None
+    n: int
+    low: float | None
+    high: float | None
+    unit: str
+    higher_is_better: bool
+    nonfinite: int = 0
+    note: str | None = None
+
+
+class Metric(ABC):
+    """Base of all metrics.
+
+    Attributes:
+        name: As ``--metric`` takes it.
+        unit: Of the score.
+        higher_is_better: Which way is up.
+    """
+
+    name: str
+    unit: str
+    higher_is_better: bool
+
+    @abstractmethod
+    def update(self, reference: Outputs, candidate: Outputs, label: np.ndarray | None) -> None:
+        """Take in one sample.
+
+        Args:
+            reference: The original model's outputs.
+            candidate: The other model's outputs for the same inputs, in the same order.
+            label: What is true of the sample, None if not known.
+
+        Raises:
+            InputError: The outputs or the label are not of a kind that the metric can score.
+        """
+
+    @abstractmethod
+    def score(self) -> Score:
+        """The candidate's score over all samples so far.
+
+        Raises:
+            InputError: There was nothing to score.
+        """
+
+
+class Tally:
+    """Collects items, each of them a unit of its own or all of one sample together."""
+
+    def __init__(self) -> None:
+        self._sums = array("d")
+        self._counts = array("d")
+
+    def add(self, items: np.ndarray, *, together: bool) -> None:
+        """Take in the items of one sample, float64[k]; `together` when they are not independent."""
+        if together:
+            self._sums.append(float(items.sum()))
+            self._counts.append(items.size)
+            return
+        self._sums.extend(items.tolist())
+        self._counts.extend([1.0] * items.size)
+
+    @property
+    def n(self) -> int:
+        """Items so far."""
+        return int(sum(self._counts))
+
+    @property
+    def units(self) -> Units:
+        """What to resample."""
+        return Units(np.array(self._sums, np.float64), np.array(self._counts, np.float64))
+
+    def interval(self) -> Interval | None:
+        """Wilson's for items that are right or wrong, else Student's."""
+        units = self.units
+        if units.is_binary:
+            return proportion_interval(float(units.sums.sum()), len(units.sums))
+        return mean_interval(units)
+
+
+def clipped(interval: Interval | None, low: float, high: float) -> Interval | None:
+    """The interval within the bounds that the figure itself has."""
+    return interval and Interval(low=max(low, interval.low), high=min(high, interval.high))
+
+
+class TaskMetric(Metric):
+    """A metric of how well a model does its task: it scores either model alone, and the two against each other."""
+
+    def __init__(self) -> None:
+        self._reference = Tally()
+        self._candidate = Tally()
+        self._nonfinite = 0
+
+    @abstractmethod
+    def items(self, outputs: Outputs, label: np.ndarray | None) -> tuple[np.ndarray, bool]:
+        """Score one sample: float64[k], one number per item, and whether the items hang together.
+
+        Raises:
+            InputError: The outputs or the label are not of a kind that the metric can score.
+        """
+
+    def update(self, reference: Outputs, candidate: Outputs, label: np.ndarray | None) -> None:
+        """See `Metric.update`."""
+        before, together = self.items(reference, label)
+        after, _ = self.items(candidate, label)
+        self._reference.add(before, together=together)
+        self._candidate.add(after, together=together)
+        self._nonfinite += count_nonfinite_mismatches(reference, candidate)
+
+    def score(self) -> Score:
+        """See `Metric.score`."""
+        return self._score(self._candidate, self._nonfinite)
+
+    def reference_score(self) -> Score:
+        """The original model's score."""
+        return self._score(self._reference, 0)
+
+    def delta(self) -> Delta:
+        """Candidate minus reference, paired sample by sample."""
+        return paired_difference_interval(self._reference.units, self._candidate.units)
+
+    def _score(self, tally: Tally, nonfinite: int) -> Score:
+        if not tally.n:
+            raise InputError(f"{self.name} found nothing to score")
+        interval = tally.interval()
+        if self.unit == "share":
+            interval = clipped(interval, 0.0, 1.0)
+        return Score(
+            name=self.name,
+            value=tally.units.mean,
+            n=tally.n,
+            low=None if interval is None else interval.low,
+            high=None if interval is None else interval.high,
+            unit=self.unit,
+            higher_is_better=self.higher_is_better,
+            nonfinite=nonfinite,
+        )
+
+
+def is_float(values: np.ndarray) -> bool:
+    """Whether the array holds floating-point numbers, those that numpy itself lacks (bfloat16 …) included."""
+    return values.dtype.kind == "f" or values.dtype.name.startswith(("bfloat", "float"))
+
+
+def count_nonfinite_mismatches(reference: Outputs, candidate: Outputs) -> int:
+    """Values that are NaN or infinite on one side and not the same on the other; outputs of unlike shape are left."""
+    return sum(
+        int(np.sum(nonfinite_mismatch(before, after)))
+        for before, after in zip(reference, candidate, strict=True)
+        if is_float(before) and before.shape == after.shape
+    )
+
+
+def nonfinite_mismatch(reference: np.ndarray, candidate: np.ndarray) -> np.ndarray:
+    """bool[…]: where a value is not finite and its counterpart is not the same (NaN equals NaN here)."""
+    same = (reference == candidate) | (np.isnan(reference) & np.isnan(candidate))
+    found: np.ndarray = ~(np.isfinite(reference) & np.isfinite(candidate)) & ~same
+    return found

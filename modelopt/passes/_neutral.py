@@ -1,0 +1,168 @@
+"""When an operator hands on its first input unchanged: one rule for each, for `eliminate-identity`.
+
+A rule takes a node and the opset. https://onnx.ai/onnx/operators/
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx_ir as ir
+
+from modelopt import graph
+
+_TO_THE_END = 2**31 - 1  # the specification of Slice recommends INT_MAX where a dimension is not known
+_SMALL_BYTES = 4096  # shapes, axes, pads
+
+
+def _input(node: ir.Node, index: int = 0) -> ir.Value | None:
+    return node.inputs[index] if index < len(node.inputs) else None
+
+
+def _ints(value: ir.Value | None) -> tuple[int, ...] | None:
+    array = graph.constant(value, max_bytes=_SMALL_BYTES)
+    return None if array is None or array.dtype.kind not in "iu" else tuple(int(x) for x in array.reshape(-1))
+
+
+def _parameter(node: ir.Node, opset: int, name: str, index: int, *, since: int) -> tuple[int, ...] | None:
+    """Integers that are an attribute before opset `since` and a constant input from there on."""
+    return graph.attribute_ints(node, name) if opset < since else _ints(_input(node, index))
+
+
+def _dims(value: ir.Value | None) -> tuple[int | None, ...] | None:
+    """The shape with None for unknown dimensions; None without a rank."""
+    if value is None or value.shape is None:
+        return None
+    return tuple(dim if isinstance(dim, int) else None for dim in value.shape)
+
+
+def _keeps_static_shape(node: ir.Node) -> bool:
+    shape = graph.static_shape(_input(node))
+    return shape is not None and shape == graph.static_shape(node.outputs[0])
+
+
+def _always(_node: ir.Node, _opset: int) -> bool:
+    return True
+
+
+def _dropout(node: ir.Node, opset: int) -> bool:
+    """Before opset 7 an attribute, and since 12 the third input, may turn training on."""
+    mode = _input(node, 2)
+    return opset >= 7 and (mode is None or graph.scalar(mode) is False)
+
+
+def _cast(node: ir.Node, _opset: int) -> bool:
+    source = _input(node)
+    return source is not None and source.dtype is not None and source.dtype == graph.attribute_int(node, "to", 0)
+
+
+def _cast_like(node: ir.Node, _opset: int) -> bool:
+    source, like = _input(node), _input(node, 1)
+    return source is not None and like is not None and source.dtype is not None and source.dtype == like.dtype
+
+
+def _transpose(node: ir.Node, _opset: int) -> bool:
+    permutation, rank = graph.attribute_ints(node, "perm"), graph.rank(_input(node))
+    if permutation is None:  # reverses the axes
+        return rank is not None and rank < 2
+    return permutation == tuple(range(len(permutation)))
+
+
+def _reshape(node: ir.Node, _opset: int) -> bool:
+    if _keeps_static_shape(node):
+        return True
+    dims, wanted = _dims(_input(node)), _ints(_input(node, 1))
+    if dims is None or wanted is None or len(dims) != len(wanted) or wanted.count(-1) > 1:
+        return False
+    copies = not graph.attribute_int(node, "allowzero", 0)
+    # When every other dimension is kept, so is the one that -1 takes: it is what is left.
+    return all(want == -1 or (want == 0 and copies) or want == dim for dim, want in zip(dims, wanted, strict=True))
+
+
+def _flatten(node: ir.Node, _opset: int) -> bool:
+    return graph.rank(_input(node)) == 2 and graph.attribute_int(node, "axis", 1) in {1, -1}
+
+
+def _slice(node: ir.Node, opset: int) -> bool:
+    starts = _parameter(node, opset, "starts", 1, since=10)
+    ends = _parameter(node, opset, "ends", 2, since=10)
+    if starts is None or ends is None or any(starts) or not _steps_by_one(node, opset):
+        return False
+    if all(end >= _TO_THE_END for end in ends):
+        return True
+    axes, dims = _slice_axes(node, opset, len(ends)), _dims(_input(node))
+    if axes is None or dims is None or not all(-len(dims) <= axis < len(dims) for axis in axes):
+        return False
+    return all(_reaches(end, dims[axis]) for end, axis in zip(ends, axes, strict=True))
+
+
+def _reaches(end: int, dim: int | None) -> bool:
+    return end >= _TO_THE_END if dim is None else end >= dim
+
+
+def _steps_by_one(node: ir.Node, opset: int) -> bool:
+    if opset < 10 or _input(node, 4) is None:
+        return True
+    steps = _ints(_input(node, 4))
+    return steps is not None and all(step == 1 for step in steps)
+
+
+def _slice_axes(node: ir.Node, opset: int, count: int) -> tuple[int, ...] | None:
+    given = "axes" in node.attributes if opset < 10 else _input(node, 3) is not None
+    return _parameter(node, opset, "axes", 3, since=10) if given else tuple(range(count))
+
+
+def _pad(node: ir.Node, opset: int) -> bool:
+    pads = _parameter(node, opset, "pads", 1, since=11)
+    return pads is not None and not any(pads)
+
+
+def _expand(node: ir.Node, _opset: int) -> bool:
+    if _keeps_static_shape(node):
+        return True
+    dims, wanted = _dims(_input(node)), _ints(_input(node, 1))
+    if dims is None or wanted is None or len(wanted) > len(dims):
+        return False
+    kept = dims[len(dims) - len(wanted) :]
+    return all(want in {1, dim} for dim, want in zip(kept, wanted, strict=True))
+
+
+def _one_input(node: ir.Node, _opset: int) -> bool:
+    return len(node.inputs) == 1
+
+
+def _one_output(node: ir.Node, _opset: int) -> bool:
+    return len(node.outputs) == 1
+
+
+def _squeeze(node: ir.Node, opset: int) -> bool:
+    """Without axes it removes every dimension of 1."""
+    given = "axes" in node.attributes if opset < 13 else _input(node, 1) is not None
+    shape = graph.static_shape(_input(node))
+    return not given and shape is not None and 1 not in shape
+
+
+def _unsqueeze(node: ir.Node, opset: int) -> bool:
+    return _parameter(node, opset, "axes", 1, since=13) == ()
+
+
+HANDS_ON: dict[str, Callable[[ir.Node, int], bool]] = {
+    "Cast": _cast,
+    "CastLike": _cast_like,
+    "Concat": _one_input,
+    "Dropout": _dropout,
+    "Expand": _expand,
+    "Flatten": _flatten,
+    "Identity": _always,
+    "Max": _one_input,
+    "Mean": _one_input,
+    "Min": _one_input,
+    "Pad": _pad,
+    "Reshape": _reshape,
+    "Slice": _slice,
+    "Split": _one_output,
+    "Squeeze": _squeeze,
+    "Sum": _one_input,
+    "Transpose": _transpose,
+    "Unsqueeze": _unsqueeze,
+}

@@ -1,0 +1,59 @@
+"""Which weights to set to zero: boolean masks over scores, exact in number and the same on every run.
+
+Ties go to the lower index, so equal scores never depend on a sorting algorithm.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def smallest(scores: np.ndarray, count: int) -> np.ndarray:
+    """A mask, of the shape of `scores`, of exactly the `count` smallest; takes time linear in their number.
+
+    Raises:
+        ValueError: `count` is negative or more than there are, or a score is NaN.
+    """
+    flat = scores.reshape(-1)
+    if not 0 <= count <= flat.size:
+        raise ValueError(f"cannot mask {count} of {flat.size}")
+    if np.isnan(flat).any():
+        raise ValueError("scores hold NaN, which has no order")
+    mask = np.zeros(flat.size, bool)
+    if count:
+        last = np.partition(flat, count - 1)[count - 1]
+        mask[flat < last] = True
+        tied = np.flatnonzero(flat == last)
+        mask[tied[: count - np.count_nonzero(mask)]] = True
+    return mask.reshape(scores.shape)
+
+
+def unstructured(scores: Sequence[np.ndarray], sparsity: float) -> list[np.ndarray]:
+    """Masks of the ``floor(sparsity · n)`` smallest of the n scores of all tensors together."""
+    flat = np.concatenate([each.reshape(-1) for each in scores]) if scores else np.zeros(0)
+    mask = smallest(flat, math.floor(sparsity * flat.size))
+    ends = np.cumsum([each.size for each in scores])[:-1]
+    return [part.reshape(each.shape) for part, each in zip(np.split(mask, ends), scores, strict=False)]
+
+
+def n_of_m(scores: np.ndarray, zeros: int, group: int) -> np.ndarray:
+    """A mask of the `zeros` smallest of each `group` consecutive scores along the last axis.
+
+    A remainder shorter than `group` at the end of the axis is kept whole.
+
+    Args:
+        scores: Shape (…, k).
+        zeros: How many of each group to mask.
+        group: How many scores make a group.
+    """
+    mask = np.zeros(scores.shape, bool)
+    whole = scores.shape[-1] - scores.shape[-1] % group
+    groups = scores[..., :whole].reshape(*scores.shape[:-1], -1, group)
+    order = np.argsort(groups, axis=-1, kind="stable")
+    picked = np.zeros(groups.shape, bool)
+    np.put_along_axis(picked, order[..., :zeros], True, axis=-1)  # noqa: FBT003 (numpy's own order of arguments)
+    mask[..., :whole] = picked.reshape(*scores.shape[:-1], whole)
+    return mask

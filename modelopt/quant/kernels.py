@@ -1,0 +1,111 @@
+"""Conv, Gemm and MatMul as candidates for int8: what their constants and attributes allow."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from modelopt import graph
+from modelopt.quant.plan import Choice, Role
+
+KERNELS = frozenset({"Conv", "Gemm", "MatMul"})
+
+
+def candidate(node: ir.Node) -> Choice | str:
+    """The choice for a kernel by what its constants allow, or the reason against it."""
+    activation = node.inputs[0]
+    weight = node.inputs[1] if len(node.inputs) > 1 else None
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    if activation is None or weight is None:
+        return "an input is missing"
+    if graph.constant_tensor(activation) is not None:
+        return "its first input is a constant"
+    problem = _weight_problem(weight)
+    if problem:
+        return problem
+    if bias is not None:
+        problem = _bias_problem(bias, node, weight)
+        if problem:
+            return problem
+    if node.op_type == "Gemm":
+        problem = _gemm_problem(node)
+        if problem:
+            return problem
+    return Choice(node, Role.KERNEL, (activation,), weight, _channel_axis(node, weight), bias)
+
+
+def why_not(node: ir.Node) -> str | None:
+    """Why the constants or attributes of a Conv, Gemm or MatMul rule int8 out, else None."""
+    choice = candidate(node)
+    return choice if isinstance(choice, str) else None
+
+
+def _weight_problem(weight: ir.Value) -> str | None:
+    tensor = graph.constant_tensor(weight)
+    if tensor is None:
+        return "its second input is an activation, not a constant weight"
+    if tensor.dtype != ir.DataType.FLOAT:
+        return f"its weight is {tensor.dtype.name.lower()}, not float32"
+    if tensor.size == 0:
+        return "its weight is empty"
+    if not np.isfinite(tensor.numpy()).all():
+        return "its weight holds NaN or Inf"
+    return None
+
+
+def _bias_problem(bias: ir.Value, node: ir.Node, weight: ir.Value) -> str | None:
+    array = graph.constant(bias)
+    if array is None:
+        return "its bias is not a constant"
+    axis = _channel_axis(node, weight)
+    channels = None if axis is None else graph.constant_tensor(weight).shape[axis]  # type: ignore[union-attr]
+    if array.ndim != 1 or array.shape[0] != channels:
+        return f"its bias has shape {array.shape}, not one number per output channel"
+    if not np.isfinite(array).all():
+        return "its bias holds NaN or Inf"
+    return None
+
+
+def _gemm_problem(node: ir.Node) -> str | None:
+    if graph.attribute_int(node, "transA", 0):
+        return "its activation is transposed (transA)"
+    if graph.attribute_float(node, "alpha", 1.0) != 1.0 or graph.attribute_float(node, "beta", 1.0) != 1.0:
+        return "alpha or beta is not 1"
+    return None
+
+
+def _channel_axis(node: ir.Node, weight: ir.Value) -> int | None:
+    rank = len(graph.constant_tensor(weight).shape)  # type: ignore[union-attr]
+    if node.op_type == "Conv":
+        return 0
+    if node.op_type == "Gemm":
+        return 0 if graph.attribute_int(node, "transB", 0) else 1
+    return 1 if rank == 2 else None
+
+
+def fused_output(node: ir.Node) -> ir.Value:
+    """What the integer kernel of `node` writes: its output, or that of a Relu or Clip that runtimes fuse to it.
+
+    Quantization saturates, so a Relu, or a Clip whose bounds hold 0 between them, is what the Q after it does anyway.
+    """
+    output = node.outputs[0]
+    follower = graph.sole_consumer(output)
+    if follower is None or follower.graph is not node.graph:
+        return output
+    if graph.is_standard(follower, "Relu"):
+        return follower.outputs[0]
+    if graph.is_standard(follower, "Clip") and follower.inputs[0] is output and _clip_holds_zero(follower):
+        return follower.outputs[0]
+    return output
+
+
+def _clip_holds_zero(node: ir.Node) -> bool:
+    low, high = (_clip_bound(node, i, name) for i, name in ((1, "min"), (2, "max")))
+    return (low is None or low <= 0) and (high is None or high >= 0)
+
+
+def _clip_bound(node: ir.Node, position: int, name: str) -> float | None:
+    if len(node.inputs) > position and node.inputs[position] is not None:
+        bound = graph.scalar(node.inputs[position])
+        return float("nan") if bound is None else float(bound)
+    return graph.attribute_float(node, name, 0.0) if name in node.attributes else None

@@ -1,0 +1,87 @@
+"""What a plan to quantize is: nodes chosen, with what is stored and what is quantized around them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+import onnx_ir as ir
+
+from modelopt.passes.base import Skip
+
+
+class Role(Enum):
+    """Why a node takes part.
+
+    Attributes:
+        KERNEL: Conv, Gemm or MatMul with a constant weight: where int8 pays.
+        GLUE: Add, Concat, pools, table look-ups between kernels: computed in int8 when all around is.
+        MOVER: Reshape, Transpose, MaxPool …: moves integers as they are and keeps their scale.
+    """
+
+    KERNEL = "kernel"
+    GLUE = "glue"
+    MOVER = "mover"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One node that will compute in int8.
+
+    Attributes:
+        node: The node.
+        role: Why it takes part.
+        inputs: The activations it reads in int8.
+        weight: The constant that is stored in int8.
+        weight_axis: The output-channel axis of `weight`; None when only one scale for all of it is possible.
+        bias: The constant that is stored in int32.
+        output: What is quantized after it: its output, or that of the Relu or Clip fused to it; None for float.
+    """
+
+    node: ir.Node
+    role: Role
+    inputs: tuple[ir.Value, ...]
+    weight: ir.Value | None = None
+    weight_axis: int | None = None
+    bias: ir.Value | None = None
+    output: ir.Value | None = None
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the user asked for.
+
+    Attributes:
+        include: Patterns of kernels to consider (see `filters`); empty for all.
+        exclude: Patterns of nodes to leave in float.
+        banned: Reasons, by name, not to quantize an activation.
+        unprofitable: Kernels that cost more in int8 than they save (see `worth`).
+    """
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    banned: Mapping[str, str] = field(default_factory=dict)
+    unprofitable: frozenset[ir.Node] = frozenset()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be int8.
+
+    Attributes:
+        choices: In graph order.
+        skipped: The candidates that stay float, with the reason.
+    """
+
+    choices: tuple[Choice, ...]
+    skipped: tuple[Skip, ...]
+
+    def activations(self) -> tuple[ir.Value, ...]:
+        """The values that get Q/DQ, each once, in order of first use."""
+        values: dict[ir.Value, None] = {}
+        for choice in self.choices:
+            values.update(dict.fromkeys(choice.inputs))
+            if choice.output is not None:
+                values[choice.output] = None
+        return tuple(values)

@@ -1,0 +1,129 @@
+"""Which integer kernels are worth their Q/DQ, by an estimate; the engine measures the result.
+
+A kernel saves time on its products and loses some on rescaling its result. Where integers meet floats somebody converts
+every element. So a convolution alone between float activations must be large to pay, while the same one amid others
+pays when small, and a depthwise convolution never pays alone but does where it keeps a chain whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from modelopt import graph
+from modelopt.quant.plan import Choice, Plan, Role
+from modelopt.runtime.cpu import TargetKind
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Nanoseconds of one core; only their ratios matter.
+
+    Attributes:
+        saved_per_mac: Time of a float multiply-add less that of an integer one, in dense convolutions and products.
+        rescale: For each element that a convolution writes.
+        depthwise: What each element of a depthwise convolution costs more than in float.
+        gather: For each tap and pixel of a convolution with a window: integers are gathered before they are multiplied.
+        convert: For each element quantized, and for each dequantized, per reader.
+    """
+
+    saved_per_mac: float
+    rescale: float
+    depthwise: float
+    gather: float
+    convert: float
+
+
+# Measured with onnxruntime 1.32 on Sapphire Rapids; for AVX2 the gain of a multiply-add is about half of that.
+_VNNI = Costs(saved_per_mac=0.012, rescale=0.4, depthwise=0.27, gather=1.5, convert=0.25)
+_AVX2 = Costs(saved_per_mac=0.006, rescale=0.4, depthwise=0.27, gather=1.5, convert=0.25)
+_COSTS: Mapping[TargetKind, Costs] = {
+    TargetKind.X86_VNNI: _VNNI,
+    TargetKind.X86_AVX2: _AVX2,
+    TargetKind.ARM64: _VNNI,
+}
+
+
+def costs_of(kind: TargetKind) -> Costs | None:
+    """The estimate for a target; None where the compiler of the target decides by itself (TensorRT)."""
+    return _COSTS.get(kind)
+
+
+def unprofitable(plan: Plan, elements: Callable[[ir.Value], float], costs: Costs) -> set[ir.Node]:
+    """The kernels of `plan` that would cost more in int8 than they save.
+
+    A connected region of integers is judged as a whole: dropping its losing kernels one by one from the rim erodes the
+    gain further in, which pays for them.
+
+    Args:
+        plan: The candidates.
+        elements: How many elements an activation of the plan has, per run.
+        costs: The target's.
+    """
+    model = _Estimate(plan, elements, costs)
+    dropped: set[ir.Node] = set()
+    for region in _regions(plan):
+        if model.gain(region) < 0:
+            dropped.update(choice.node for choice in region if choice.role is Role.KERNEL)
+    return dropped
+
+
+class _Estimate:
+    def __init__(self, plan: Plan, elements: Callable[[ir.Value], float], costs: Costs) -> None:
+        self._elements = elements
+        self._costs = costs
+        self._all = {choice.node: choice for choice in plan.choices}
+        self._makers = {choice.output: choice.node for choice in plan.choices if choice.output is not None}
+
+    def gain(self, region: Iterable[Choice]) -> float:
+        """What computing `region` in int8 saves, all else in the plan being int8; negative when it costs."""
+        listed = list(region)
+        saved = sum(self._saved(choice) for choice in listed)
+        touched = dict.fromkeys(value for choice in listed for value in _touched(choice))
+        without = {node for node in self._all if node not in {choice.node for choice in listed}}
+        more = sum(self._conversions(value, set(self._all)) - self._conversions(value, without) for value in touched)
+        return saved - more * self._costs.convert
+
+    def _conversions(self, value: ir.Value, integers: set[ir.Node]) -> float:
+        """How many elements of `value` are converted when the nodes `integers` compute in int8."""
+        readers = [use.node for use in value.uses()]
+        in_float = sum(node not in integers for node in readers) + value.is_graph_output()
+        if self._makers.get(value) in integers:
+            return in_float * self._elements(value)
+        return self._elements(value) if in_float < len(readers) else 0.0
+
+    def _saved(self, choice: Choice) -> float:
+        tensor = graph.constant_tensor(choice.weight)
+        if choice.role is not Role.KERNEL or tensor is None:
+            return 0.0
+        costs, shape = self._costs, tensor.numpy().shape
+        if choice.node.op_type != "Conv":
+            depth = tensor.size // shape[choice.weight_axis if choice.weight_axis is not None else -1]
+            rows = self._elements(choice.inputs[0]) / max(depth, 1)
+            return float(rows * tensor.size * costs.saved_per_mac)
+        if choice.output is None:
+            return 0.0
+        written = self._elements(choice.output)
+        if shape[1] == 1 and graph.attribute_int(choice.node, "group", 1) > 1:
+            return -written * costs.depthwise
+        window = tensor.size // (shape[0] * shape[1])
+        gather = costs.gather * window / shape[0] if window > 1 else 0.0
+        return float(written * (tensor.size / shape[0] * costs.saved_per_mac - costs.rescale - gather))
+
+
+def _regions(plan: Plan) -> list[list[Choice]]:
+    """The choices in groups that touch the same quantized activations."""
+    group_of: dict[ir.Value, list[Choice]] = {}
+    for choice in plan.choices:
+        merged = [choice]
+        for value in _touched(choice):
+            merged += [other for other in group_of.get(value, []) if not any(other is known for known in merged)]
+        for member in merged:
+            group_of.update(dict.fromkeys(_touched(member), merged))
+    return list({id(group): group for group in group_of.values()}.values())
+
+
+def _touched(choice: Choice) -> tuple[ir.Value, ...]:
+    return choice.inputs if choice.output is None else (*choice.inputs, choice.output)

@@ -1,0 +1,41 @@
+"""A report as Markdown, for pull requests and CI summaries."""
+
+from __future__ import annotations
+
+from modelopt.report import Report
+from modelopt.report.summary import report_sections
+from modelopt.sections import Section
+
+
+def to_markdown(report: Report) -> str:
+    """The report's tables and its recipe as GitHub-flavoured Markdown."""
+    parts = [f"# {_escape(report.input.path)} → {_escape(report.output.path)}"]
+    parts += [section_to_markdown(section) for section in report_sections(report, explain=True)]
+    versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
+    parts.append(f"Target {report.target}; seed {report.seed}; {versions}.")
+    parts.append(f"```yaml\n{report.recipe}```")
+    return "\n\n".join(parts) + "\n"
+
+
+def section_to_markdown(section: Section) -> str:
+    """One table with its notes."""
+    lines = [f"## {_escape(section.title)}", ""] if section.title else []
+    if section.rows:
+        header = section.header or ("",) * len(section.rows[0])
+        lines.append(_row(header))
+        lines.append(_row(("---",) * len(header)))
+        lines += [_row(tuple(_escape(cell) for cell in row)) for row in section.rows]
+        lines.append("")
+    lines += [f"- {_escape(note)}" for note in section.notes]
+    return "\n".join(lines)
+
+
+def _row(cells: tuple[str, ...]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _escape(text: str) -> str:
+    printable = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+    for char in "\\`*_[]<>|":
+        printable = printable.replace(char, "\\" + char)
+    return printable

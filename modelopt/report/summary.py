@@ -1,0 +1,151 @@
+"""The report as tables: the one that people come for first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from modelopt.measure.evaluate import Accuracy
+from modelopt.measure.metric import Score
+from modelopt.report import Latency, PassResult, Report
+from modelopt.sections import Section
+
+_MAX_SKIPS = 40
+
+
+def report_sections(report: Report, *, explain: bool = False, verbose: bool = False) -> list[Section]:
+    """The tables of a report.
+
+    Args:
+        report: The report.
+        explain: Every refusal too, with its reason.
+        verbose: Passes that did nothing too.
+    """
+    sections = [_passes(report, verbose=verbose)]
+    if explain:
+        sections.append(_refusals(report))
+    sections.append(_outcome(report))
+    if report.gates:
+        rows = tuple((gate.gate, gate.limit, gate.found, "ok" if gate.passed else "FAILED") for gate in report.gates)
+        sections.append(Section("gates", ("gate", "asked", "found", ""), rows))
+    return sections
+
+
+def _passes(report: Report, *, verbose: bool) -> Section:
+    totals: dict[str, list[PassResult]] = {}
+    for result in report.passes:
+        totals.setdefault(result.step, []).append(result)
+    rows = []
+    notes = []
+    for step, results in totals.items():
+        rewrites = sum(result.rewrites for result in results)
+        refusals = len(results[-1].skipped)
+        if rewrites or verbose or refusals:
+            wall = sum(result.wall_ns for result in results)
+            rows.append((step, results[0].effect, str(rewrites), str(refusals), milliseconds(wall)))
+        for key, fact in results[-1].facts.items() if rewrites else ():
+            notes.append(f"{step.split('(')[0]}: {key.replace('_', ' ')}: {_fact(key, fact)}")
+    if not rows:
+        return Section("", None, (), ("No pass found anything to do.",))
+    return Section("", ("pass", "effect", "rewrites", "refused", "time"), tuple(rows), tuple(notes))
+
+
+def _fact(key: str, value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, int) and key.endswith("_bytes"):
+        return size(value)
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _refusals(report: Report) -> Section:
+    last = {result.step: result for result in report.passes}
+    rows = [(result.step.split("(")[0], skip.node, skip.reason) for result in last.values() for skip in result.skipped]
+    shown = tuple(rows[:_MAX_SKIPS])
+    more = (f"… and {len(rows) - _MAX_SKIPS} more: --json has all of them",) if len(rows) > _MAX_SKIPS else ()
+    if not rows:
+        return Section("not done", None, (), ("Nothing was refused.",))
+    return Section("not done", ("pass", "node", "reason"), shown, more)
+
+
+def _outcome(report: Report) -> Section:
+    rows = [_size_row(report)]
+    if report.latency is not None:
+        rows.append(_latency_row(report.latency))
+    if report.accuracy is not None:
+        rows.extend(accuracy_rows(report.accuracy))
+    notes = (*_verification(report), *_warnings(report), _end(report))
+    return Section("", ("", "before", "after", "change"), tuple(rows), notes)
+
+
+def _size_row(report: Report) -> tuple[str, str, str, str]:
+    before, after = report.input.size_bytes, report.output.size_bytes
+    return "size", size(before), size(after), f"{after / before - 1:+.1%}"
+
+
+def _latency_row(latency: Latency) -> tuple[str, str, str, str]:
+    ratio = latency.ratio
+    before, after = latency.before.median_ns, latency.after.median_ns
+    change = f"{ratio.point:.2f}× as fast ({ratio.low:.2f}–{ratio.high:.2f}): {ratio.verdict.value}"
+    return "latency, median", milliseconds(before), milliseconds(after), change
+
+
+def accuracy_rows(accuracy: Accuracy) -> Iterator[tuple[str, str, str, str]]:
+    """Rows for a score before and after, and for how close the outputs are."""
+    if accuracy.reference is not None and accuracy.candidate is not None:
+        delta = accuracy.delta
+        change = "" if delta is None else f"{delta.point:+.4f}" + interval(delta.low, delta.high)
+        name = f"{accuracy.candidate.name} (n={accuracy.candidate.n:,})"
+        yield name, score(accuracy.reference), score(accuracy.candidate), change
+    for fidelity in accuracy.fidelity:
+        yield f"outputs, {fidelity.name} (n={fidelity.n:,})", "", score(fidelity), fidelity.note or ""
+
+
+def score(found: Score) -> str:
+    """A score with its unit; a dash where it has no finite value."""
+    if found.value is None:
+        return "–"
+    unit = f" {found.unit}" if found.unit not in {"", "share"} else ""
+    return f"{found.value:.4g}{unit}"
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """An interval in brackets, empty where there is none."""
+    return "" if low is None or high is None else f" ({low:+.4f} to {high:+.4f})"
+
+
+def _verification(report: Report) -> Iterator[str]:
+    verification = report.verification
+    if verification is None:
+        yield "Not verified (--no-verify): nothing was compared with the original."
+        return
+    if verification.exact_segments:
+        error = verification.max_relative_error
+        seen = "" if error is None else f", largest difference {error:.1g} of the output's scale"
+        on = f"{verification.samples} samples ({verification.source})"
+        yield f"Verified: after the exact passes the outputs are the same on {on}{seen}."
+
+
+def _warnings(report: Report) -> Iterator[str]:
+    for warning in report.warnings:
+        yield f"warning: {warning}"
+
+
+def _end(report: Report) -> str:
+    if not report.written:
+        return "A gate failed: nothing was written."
+    unchanged = not any(result.rewrites for result in report.passes)
+    return f"Wrote {report.output.path}" + (" (a copy of the input: nothing changed)." if unchanged else ".")
+
+
+def size(count: float) -> str:
+    """Bytes in decimal units."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.2f} {unit}"
+        count /= 1000
+    return f"{count:.2f} GB"
+
+
+def milliseconds(ns: float) -> str:
+    """Nanoseconds as milliseconds, or microseconds where they are few."""
+    return f"{ns / 1e6:.2f} ms" if ns >= 1e5 else f"{ns / 1e3:.1f} µs"

@@ -1,0 +1,136 @@
+"""The only user of rich: tables, progress, plain output where there is no terminal, and JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from modelopt.report import Report
+from modelopt.report.summary import report_sections
+from modelopt.sections import Section
+
+_PLAIN_WIDTH = 160
+
+
+class Screen:
+    """Where a command's words go.
+
+    Args:
+        quiet: Say nothing but errors.
+        verbose: How much more to say.
+        as_json: Print one JSON document to stdout and nothing else.
+    """
+
+    def __init__(self, *, quiet: bool, verbose: int, as_json: bool) -> None:
+        self._quiet = quiet or as_json
+        self._verbose = verbose
+        self._as_json = as_json
+        self._out = _console(stderr=False)
+        self._err = _console(stderr=True)
+
+    @contextlib.contextmanager
+    def progress(self) -> Iterator[Callable[[str, int, int | None], None]]:
+        """A callback for progress: a bar on a terminal; without one nothing, or a line per stage with ``-v``."""
+        if self._quiet:
+            yield lambda _what, _done, _total: None
+            return
+        if not self._err.is_terminal:
+            yield self._lines() if self._verbose else lambda _what, _done, _total: None
+            return
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
+        with Progress(*columns, console=self._err, transient=True) as bar:
+            task: TaskID = bar.add_task("starting", total=None)
+
+            def update(what: str, done: int, total: int | None) -> None:
+                bar.update(task, description=clean(what), completed=done, total=total)
+
+            yield update
+
+    def _lines(self) -> Callable[[str, int, int | None], None]:
+        last = ""
+
+        def update(what: str, _done: int, _total: int | None) -> None:
+            nonlocal last
+            if what != last:
+                last = what
+                self._err.print(Text(f"modelopt: {clean(what)}"))
+
+        return update
+
+    def report(self, report: Report, *, explain: bool) -> None:
+        """Show a report: JSON on stdout, else tables on stderr."""
+        if self._as_json:
+            self.json(report)
+            return
+        self._draw(self._err, report_sections(report, explain=explain, verbose=self._verbose > 0))
+
+    def sections(self, sections: Sequence[Section]) -> None:
+        """Show a command's result on stdout."""
+        if not self._as_json:
+            self._draw(self._out, sections)
+
+    def json(self, document: msgspec.Struct | dict[str, object]) -> None:
+        """Print one JSON document to stdout."""
+        text = msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
+        sys.stdout.write(text + "\n")
+
+    def note(self, text: str) -> None:
+        """Say a line on stderr."""
+        if not self._quiet:
+            self._err.print(Text(clean(text)))
+
+    def _draw(self, console: Console, sections: Sequence[Section]) -> None:
+        if self._quiet:
+            return
+        for i, section in enumerate(sections):
+            if i:
+                console.print()
+            if section.title:
+                console.print(Text(clean(section.title), style="bold"))
+            if section.rows:
+                console.print(_table(section))
+            for note in section.notes:
+                console.print(Text(clean(note)), soft_wrap=True)
+
+
+def _console(*, stderr: bool) -> Console:
+    console = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console = Console(
+            stderr=stderr, highlight=False, markup=False, emoji=False, width=_PLAIN_WIDTH, no_color=True, soft_wrap=True
+        )
+    return console
+
+
+def _table(section: Section) -> Table:
+    table = Table(box=None, show_header=section.header is not None, pad_edge=False, header_style="dim")
+    columns = len(section.header or section.rows[0])
+    for i in range(columns):
+        title = section.header[i] if section.header is not None else ""
+        table.add_column(title, justify="left" if i == 0 or not _numeric(section, i) else "right", overflow="fold")
+    for row in section.rows:
+        table.add_row(*(Text(clean(cell)) for cell in row))
+    return table
+
+
+def _numeric(section: Section, column: int) -> bool:
+    cells = [row[column] for row in section.rows if row[column]]
+    return bool(cells) and all(cell[0].isdigit() or cell[0] in "+-−<–" for cell in cells)
+
+
+def clean(text: str) -> str:
+    """Text without what could drive a terminal: names in models are not ours."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

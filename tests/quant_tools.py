@@ -1,0 +1,88 @@
+"""What the quantization tests share: a context, seeded models in ONNX text, and what onnxruntime made of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+
+from modelopt import graph, serial
+from modelopt.data import Dataset, Sample
+from modelopt.passes.base import Context
+from modelopt.runtime import cpu
+from modelopt.runtime.runner import WorkerRunner
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Listed(Dataset):
+    """Samples from a list of feeds."""
+
+    source: str = "test"
+    has_labels: bool = False
+    feeds: list[dict[str, np.ndarray]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.feeds)
+
+    def select(self, indices: Iterable[int]) -> Iterator[Sample]:
+        for i in indices:
+            yield Sample(self.feeds[i], None, f"test[{i}]")
+
+    def digest(self) -> str:
+        return "test"
+
+
+def context(
+    runner: WorkerRunner, feeds: list[dict[str, np.ndarray]] | None = None, target: str = "x86-vnni"
+) -> Context:
+    """A context with these samples; without samples when `feeds` is None."""
+    return Context(runner, cpu.resolve(target), None if feeds is None else Listed(feeds=feeds))
+
+
+def model(text: str, **weights: np.ndarray) -> ir.Model:
+    """A model from ONNX text, with initializers added by name; the text may use them freely."""
+    proto = onnx.parser.parse_model(text)
+    for name, array in weights.items():
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    return ir.from_proto(proto)
+
+
+def run(model: ir.Model, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """The outputs on onnxruntime, after onnx's checker has passed the model."""
+    data = serial.to_bytes(model)
+    onnx.checker.check_model(data)
+    outputs: list[np.ndarray] = ort.InferenceSession(data, _options(), providers=["CPUExecutionProvider"]).run(
+        None, feeds
+    )
+    return outputs
+
+
+def kernels(model: ir.Model, folder: Path) -> Counter[str]:
+    """How many nodes of each operator onnxruntime's optimizer leaves: what really runs."""
+    options = _options()
+    options.optimized_model_filepath = str(folder / "optimized.onnx")
+    ort.InferenceSession(serial.to_bytes(model), options, providers=["CPUExecutionProvider"])
+    return Counter(node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node)
+
+
+def op_types(model: ir.Model) -> Counter[str]:
+    """How many nodes of each operator the model has, in all scopes."""
+    return Counter(node.op_type for node in graph.all_nodes(model))
+
+
+def relative_error(reference: np.ndarray, candidate: np.ndarray) -> float:
+    """Root mean square of the difference over that of the reference."""
+    return float(np.sqrt(np.mean((reference - candidate) ** 2)) / np.sqrt(np.mean(reference**2)))
+
+
+def _options() -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    return options

@@ -1,0 +1,192 @@
+"""The statistics, on simulated samples: no clock is read here."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modelopt.measure.resample import student_quantile
+from modelopt.measure.stats import (
+    Units,
+    Verdict,
+    half_width,
+    mean_interval,
+    paired_difference_interval,
+    paired_ratio,
+    percentiles,
+    proportion_interval,
+    samples_needed,
+)
+
+Rounds = list[list[int]]
+
+
+def simulated(
+    rng: np.random.Generator, *, ratio: float, rounds: int = 20, runs: int = 5, drift: float = 0.5, noise: float = 0.05
+) -> tuple[Rounds, Rounds]:
+    """Rounds of two models on a machine that slows down by `drift` meanwhile; a takes `ratio` times as long as b."""
+    a: Rounds = []
+    b: Rounds = []
+    for number in range(rounds):
+        level = 1e6 * (1 + drift * number / rounds) * np.exp(rng.normal(0, 0.1))
+        for rows, factor in ((a, ratio), (b, 1.0)):
+            jitter = np.exp(rng.normal(0, noise)) * (1 + rng.exponential(noise, runs))
+            rows.append([int(level * factor * each) for each in jitter])
+    return a, b
+
+
+@pytest.mark.parametrize("rounds", [10, 30])
+def test_the_same_model_is_rarely_called_different(rounds: int) -> None:
+    rng = np.random.default_rng(7)
+    trials = 1000
+    wrong = 0
+    for _ in range(trials):
+        found = paired_ratio(*simulated(rng, ratio=1.0, rounds=rounds), resamples=400)
+        wrong += found.verdict is not Verdict.NO_DIFFERENCE
+    # Over 3000 trials the rates are 2.9 % at 10 rounds and 4.5 % at 30; 5 % plus two standard deviations of this count.
+    assert wrong <= 0.05 * trials + 2 * math.sqrt(0.05 * 0.95 * trials)
+
+
+@pytest.mark.parametrize("ratio", [0.5, 1.0, 1.45])
+@pytest.mark.parametrize("rounds", [10, 40])
+def test_the_interval_covers_the_true_ratio(ratio: float, rounds: int) -> None:
+    rng = np.random.default_rng(11)
+    trials = 300
+    covered = 0
+    for _ in range(trials):
+        found = paired_ratio(*simulated(rng, ratio=ratio, rounds=rounds), resamples=400)
+        covered += found.low <= ratio <= found.high
+    assert 0.92 <= covered / trials <= 0.995
+
+
+def test_a_large_difference_is_found_in_spite_of_drift() -> None:
+    rng = np.random.default_rng(3)
+    assert paired_ratio(*simulated(rng, ratio=1.45, drift=3.0)).verdict is Verdict.FASTER
+    assert paired_ratio(*simulated(rng, ratio=0.7, drift=3.0)).verdict is Verdict.SLOWER
+
+
+def test_a_sure_difference_below_the_noise_floor_is_none() -> None:
+    found = paired_ratio([[1010, 1010]] * 20, [[1000, 1000]] * 20)
+    assert found.low > 1
+    assert found.verdict is Verdict.NO_DIFFERENCE
+    assert paired_ratio([[1010]] * 20, [[1000]] * 20, noise_floor=0.005).verdict is Verdict.FASTER
+
+
+def test_one_wild_round_changes_nothing() -> None:
+    calm = [[1000 + i] for i in range(20)]
+    wild = [*calm[:-1], [50_000]]
+    assert paired_ratio(wild, calm).verdict is Verdict.NO_DIFFERENCE
+    assert paired_ratio(wild, calm).point == pytest.approx(1.0, abs=0.01)
+
+
+def test_the_ratio_is_deterministic_and_mirrored() -> None:
+    a, b = simulated(np.random.default_rng(5), ratio=1.3)
+    assert paired_ratio(a, b) == paired_ratio(a, b)
+    assert paired_ratio(a, b).point == pytest.approx(1 / paired_ratio(b, a).point)
+
+
+@pytest.mark.parametrize(("a", "b"), [([[1]], [[1]]), ([[1]] * 3, [[1]] * 4), ([], [])])
+def test_too_few_or_unequal_rounds_are_a_bug_of_the_caller(a: Rounds, b: Rounds) -> None:
+    with pytest.raises(ValueError, match="two rounds"):
+        paired_ratio(a, b)
+
+
+def test_half_width_shrinks_with_rounds() -> None:
+    rng = np.random.default_rng(1)
+    a, b = simulated(rng, ratio=1.0, rounds=100)
+    assert half_width(a, b) < half_width(a[:10], b[:10])
+    assert half_width([[1000]] * 10) == 0
+
+
+def test_percentiles_need_ten_samples_beyond_them() -> None:
+    assert percentiles([5]) == {"p50": 5.0, "p90": None, "p95": None, "p99": None}
+    known = [name for name, value in percentiles(list(range(200))).items() if value is not None]
+    assert known == ["p50", "p90", "p95"]
+    assert percentiles(list(range(999)))["p99"] is None
+    assert percentiles(list(range(1000)))["p99"] == pytest.approx(989.01)
+    assert [samples_needed(name) for name in ("p90", "p95", "p99")] == [100, 200, 1000]
+    with pytest.raises(ValueError, match="no samples"):
+        percentiles([])
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "low", "high"),
+    [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (5, 10, 0.2366, 0.7634), (81, 263, 0.2553, 0.3662)],  # Newcombe 1998
+)
+def test_wilson_matches_published_values(successes: int, n: int, low: float, high: float) -> None:
+    found = proportion_interval(successes, n)
+    assert (found.low, found.high) == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
+
+
+@given(st.integers(1, 10_000), st.data())
+def test_wilson_contains_the_share(n: int, data: st.DataObject) -> None:
+    successes = data.draw(st.integers(0, n))
+    found = proportion_interval(successes, n)
+    assert 0 <= found.low <= successes / n + 1e-12
+    assert successes / n - 1e-12 <= found.high <= 1
+
+
+def test_proportions_that_cannot_be_are_a_bug_of_the_caller() -> None:
+    with pytest.raises(ValueError, match="successes"):
+        proportion_interval(1, 0)
+    with pytest.raises(ValueError, match="successes"):
+        proportion_interval(3, 2)
+
+
+@pytest.mark.parametrize(("df", "expected"), [(1, 12.7062), (2, 4.3027), (3, 3.1824), (9, 2.2622), (99, 1.9842)])
+def test_student_matches_the_tables(df: int, expected: float) -> None:
+    assert student_quantile(0.975, df) == pytest.approx(expected, rel=0.002)
+
+
+def test_mean_interval_of_a_textbook_sample() -> None:
+    found = mean_interval(Units.of([1.0, 2.0, 3.0, 4.0, 5.0]))
+    assert found is not None
+    assert (found.low, found.high) == (pytest.approx(1.037, abs=2e-3), pytest.approx(4.963, abs=2e-3))
+    assert mean_interval(Units.of([1.0])) is None
+
+
+def test_items_of_one_unit_do_not_narrow_the_interval() -> None:
+    values = np.random.default_rng(0).normal(size=10)
+    alone = mean_interval(Units.of(values))
+    repeated = mean_interval(Units(values * 100, np.full(10, 100.0)))
+    assert alone is not None
+    assert repeated is not None
+    assert repeated.high - repeated.low == pytest.approx(alone.high - alone.low)
+
+
+def test_models_that_never_disagree_still_leave_an_honest_interval() -> None:
+    found = paired_difference_interval(Units.of([1.0] * 100), Units.of([1.0] * 100))
+    assert found.point == 0
+    assert found.low == pytest.approx(-0.019, abs=1e-3)
+    assert found.high == pytest.approx(0.019, abs=1e-3)
+
+
+def test_a_real_drop_is_significant_because_it_is_paired() -> None:
+    reference = np.ones(1000)
+    candidate = reference.copy()
+    candidate[:30] = 0
+    found = paired_difference_interval(Units.of(reference), Units.of(candidate))
+    assert found.point == pytest.approx(-0.03)
+    assert found.high is not None
+    assert found.high < 0
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.floats(-5, 5), min_size=2, max_size=40), st.integers(0, 2**32 - 1))
+def test_the_bootstrap_of_differences_is_seeded_and_contains_a_shift(values: list[float], seed: int) -> None:
+    reference = Units.of(values)
+    shifted = Units.of(np.array(values) + 0.25)
+    found = paired_difference_interval(reference, shifted, resamples=100, seed=seed)
+    assert found == paired_difference_interval(reference, shifted, resamples=100, seed=seed)
+    assert found.point == pytest.approx(0.25)
+    assert found.low == pytest.approx(0.25)
+
+
+def test_differences_of_one_or_no_unit() -> None:
+    assert paired_difference_interval(Units.of([1.0]), Units.of([0.5])).low is None
+    with pytest.raises(ValueError, match="units"):
+        paired_difference_interval(Units.of([]), Units.of([]))

@@ -1,0 +1,131 @@
+"""Collectors add up; ranges agree with an exact computation within a bin."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelopt.quant.methods import Method, choose_range
+from modelopt.quant.ranges import BINS, Collector, Histogram
+from modelopt.quant.scheme import Grid, IntType, Symmetry, dequantize, params_from_range, quantize
+
+U8 = Grid(IntType.U8, Symmetry.ASYMMETRIC)
+S8 = Grid(IntType.S8, Symmetry.SYMMETRIC)
+numbers = st.lists(st.floats(width=32), max_size=30)
+finite = st.lists(st.floats(-(2.0**100), 2.0**100, width=32), min_size=1, max_size=60)
+
+
+def collected(*parts: np.ndarray) -> Collector:
+    collector = Collector()
+    for part in parts:
+        collector.observe(part)
+    return collector
+
+
+def assert_same(one: Collector, other: Collector) -> None:
+    assert (one.finite, one.nan, one.inf) == (other.finite, other.nan, other.inf)
+    if not one.finite:
+        return
+    left, right = one.histogram(), other.histogram()
+    assert (left.low, left.high, left.start, left.width) == (right.low, right.high, right.start, right.width)
+    np.testing.assert_array_equal(left.counts, right.counts)
+
+
+@given(numbers, numbers)
+def test_merging_is_one_pass(a: list[float], b: list[float]) -> None:
+    left, right = np.array(a, np.float32), np.array(b, np.float32)
+    merged = collected(left)
+    merged.merge(collected(right))
+    assert_same(merged, collected(np.concatenate([left, right])))
+    assert_same(merged, collected(right, left))
+
+
+@given(finite)
+def test_the_histogram_is_bounded_and_complete(values: list[float]) -> None:
+    array = np.array(values, np.float32)
+    histogram = collected(array).histogram()
+    assert histogram.counts.size <= BINS
+    assert histogram.total == array.size
+    assert (histogram.low, histogram.high) == (array.min(), array.max())
+    assert histogram.edges[0] <= histogram.low <= histogram.high <= histogram.edges[-1]
+
+
+def test_nan_and_infinities_are_counted_apart() -> None:
+    collector = collected(np.array([1, np.nan, np.inf, -np.inf, 2], np.float32))
+    assert (collector.finite, collector.nan, collector.inf) == (2, 1, 2)
+    assert (collector.low, collector.high) == (1, 2)
+
+
+def test_a_collector_that_saw_nothing_says_so() -> None:
+    with pytest.raises(ValueError, match="no finite value"):
+        collected(np.zeros((0, 3), np.float32)).histogram()
+
+
+@pytest.mark.parametrize("value", [0.0, 3.25, -7.5, 1e-40])
+@pytest.mark.parametrize("method", list(Method))
+@pytest.mark.parametrize("grid", [U8, S8])
+def test_constants_have_ranges(value: float, method: Method, grid: Grid) -> None:
+    low, high = choose_range(collected(np.full(10, value, np.float32)).histogram(), method, grid)
+    params = params_from_range(low, high, grid)
+    assert np.isfinite(params.scale)
+    restored = float(dequantize(quantize(np.array([value]), params), params)[0])
+    assert abs(restored - value) <= max(0.02 * abs(value), 1e-6)
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([90.0, 99.0, 99.9]), st.booleans())
+def test_percentiles_agree_with_sorting_within_a_bin(seed: int, percentile: float, one_sided: bool) -> None:
+    rng = np.random.default_rng(seed)
+    values = rng.standard_normal(3000).astype(np.float32) ** (2 if one_sided else 3)
+    histogram = collected(*np.split(values, 3)).histogram()
+    low, high = choose_range(histogram, Method.PERCENTILE, U8, percentile)
+    ranked = np.sort(values)
+    cut = round((1 - percentile / 100) / 2 * values.size)
+    slack = 1.01 * histogram.width
+    assert ranked[max(cut - 1, 0)] - slack <= low <= ranked[cut + 1] + slack
+    assert ranked[-2 - cut] - slack <= high <= ranked[min(-cut, -1)] + slack
+
+
+@pytest.mark.parametrize("grid", [U8, S8])
+def test_mse_is_close_to_the_best_of_an_exact_search(grid: Grid) -> None:
+    values = np.random.default_rng(0).laplace(size=20000).astype(np.float32)
+    values[:3] *= 20
+    low, high = choose_range(collected(values).histogram(), Method.MSE, grid)
+
+    def error(a: float, b: float) -> float:
+        params = params_from_range(a, b, grid)
+        return float(np.mean((values - dequantize(quantize(values, params), params)) ** 2))
+
+    best = min(error(float(values.min()) * s, float(values.max()) * t) for s in _STEPS for t in _STEPS)
+    assert error(low, high) <= best * 1.05
+    assert error(low, high) < error(float(values.min()), float(values.max()))
+
+
+_STEPS = np.linspace(0.1, 1, 19)
+
+
+@pytest.mark.parametrize("method", [Method.PERCENTILE, Method.ENTROPY])
+@pytest.mark.parametrize("grid", [U8, S8])
+def test_a_lone_outlier_is_cut(method: Method, grid: Grid) -> None:
+    values = np.random.default_rng(1).standard_normal(50000).astype(np.float32)
+    values[0] = 60.0
+    low, high = choose_range(collected(values).histogram(), method, grid)
+    assert 1.5 < high < 50
+    assert low <= 0
+
+
+@given(finite, st.sampled_from(list(Method)), st.sampled_from([U8, S8]))
+def test_ranges_stay_within_what_was_seen(values: list[float], method: Method, grid: Grid) -> None:
+    histogram = collected(np.array(values, np.float32)).histogram()
+    low, high = choose_range(histogram, method, grid)
+    most = max(abs(histogram.low), abs(histogram.high))
+    assert low <= high
+    assert -most <= low
+    assert high <= most
+
+
+def test_symmetric_ranges_are_of_magnitudes() -> None:
+    histogram = collected(np.array([-8.0, 1.0, 2.0], np.float32)).histogram()
+    assert choose_range(histogram, Method.PERCENTILE, S8, 100.0) == (-8.0, 8.0)
+    assert isinstance(histogram, Histogram)

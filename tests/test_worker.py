@@ -1,0 +1,314 @@
+"""The child process: what it runs, what it survives, and what its errors say."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+from onnx import NodeProto, TensorProto, ValueInfoProto, helper
+
+from modelopt.errors import EnvironmentLacks, ExitCode, InputError, Refused, WorkerDied
+from modelopt.runtime import worker as worker_module
+from modelopt.runtime.session import SessionSpec
+from modelopt.runtime.worker import Limits, Session, Worker
+
+GIB = 2**30
+SPEC = SessionSpec(threads=1, spin=False)
+
+
+def value(name: str, shape: Sequence[int | str | None], dtype: int = TensorProto.FLOAT) -> ValueInfoProto:
+    return helper.make_tensor_value_info(name, dtype, shape)
+
+
+def save(
+    path: Path,
+    nodes: list[NodeProto],
+    inputs: list[ValueInfoProto],
+    outputs: list[ValueInfoProto],
+    weights: dict[str, np.ndarray] | None = None,
+) -> Path:
+    stored = [
+        helper.make_tensor(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape, array.ravel().tolist())
+        for name, array in (weights or {}).items()
+    ]
+    graph = helper.make_graph(nodes, "g", inputs, outputs, stored)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+WEIGHT = np.arange(12, dtype=np.float32).reshape(4, 3)
+
+
+@pytest.fixture
+def linear(tmp_path: Path) -> Path:
+    """Y = relu(x @ W)."""
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("Relu", ["h"], ["y"])]
+    return save(tmp_path / "linear.onnx", nodes, [value("x", ["n", 4])], [value("y", ["n", 3])], {"w": WEIGHT})
+
+
+@pytest.fixture
+def endless(tmp_path: Path) -> Path:
+    """A Loop that counts to 2^60."""
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["c"], ["c_out"]), helper.make_node("Sin", ["v"], ["v_out"])],
+        "body",
+        [value("i", [], TensorProto.INT64), value("c", [], TensorProto.BOOL), value("v", [1])],
+        [value("c_out", [], TensorProto.BOOL), value("v_out", [1])],
+    )
+    nodes = [helper.make_node("Loop", ["trips", "go", "x"], ["y"], body=body)]
+    weights = {"trips": np.array(2**60), "go": np.array(True)}
+    return save(tmp_path / "endless.onnx", nodes, [value("x", [1])], [value("y", [1])], weights)
+
+
+@pytest.fixture
+def hungry(tmp_path: Path) -> Path:
+    """A tensor of as many floats as the input says, made over and over so that it stays resident."""
+    nodes = [
+        helper.make_node("ConstantOfShape", ["n"], ["zeros"]),
+        helper.make_node("Cos", ["zeros"], ["a"]),
+        helper.make_node("Sin", ["a"], ["b"]),
+        helper.make_node("Exp", ["b"], ["c"]),
+        helper.make_node("Concat", ["a", "b", "c", "a", "b", "c"], ["d"], axis=0),
+        helper.make_node("Sin", ["d"], ["e"]),
+        helper.make_node("ReduceSum", ["e"], ["y"]),
+    ]
+    return save(tmp_path / "hungry.onnx", nodes, [value("n", [1], TensorProto.INT64)], [value("y", [1])])
+
+
+@pytest.fixture
+def worker() -> Iterator[Worker]:
+    with Worker() as each:
+        yield each
+
+
+def opened(worker: Worker, path: Path, spec: SessionSpec = SPEC) -> Session:
+    return worker.open(path, spec)
+
+
+def test_a_model_computes_what_numpy_does(worker: Worker, linear: Path) -> None:
+    session = opened(worker, linear)
+    x = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    (y,) = session.run({"x": x})
+    np.testing.assert_allclose(y, np.maximum(x @ WEIGHT, 0), rtol=1e-5)
+    assert session.info.providers == ("CPUExecutionProvider",)
+    assert [each.name for each in session.info.inputs] == ["x"]
+    assert session.info.inputs[0].shape == ("n", 4)
+    assert session.info.load_ns > 0
+
+
+def test_outputs_are_chosen_by_name_and_empty_batches_work(worker: Worker, linear: Path) -> None:
+    session = opened(worker, linear)
+    (y,) = session.run({"x": np.zeros((0, 4), np.float32)}, ["y"])
+    assert y.shape == (0, 3)
+    assert worker.peak_bytes() > 2**20
+
+
+def test_held_feeds_are_timed_as_often_as_asked(worker: Worker, linear: Path) -> None:
+    session = opened(worker, linear)
+    for slot in range(2):
+        worker.hold(slot, {"x": np.zeros((1 + slot, 4), np.float32)})
+    assert len(session.time(3)) == 3
+    assert len(session.time(3, slot=1, lead_in=2)) == 3
+    assert all(sample > 0 for sample in session.time(4))
+
+
+def test_a_paused_worker_goes_on_when_asked(worker: Worker, linear: Path) -> None:
+    session = opened(worker, linear)
+    worker.pause()
+    worker.pause()
+    assert session.run({"x": np.zeros((1, 4), np.float32)})[0].shape == (1, 3)
+
+
+def test_a_paused_worker_can_be_closed(linear: Path) -> None:
+    with Worker() as each:
+        opened(each, linear)
+        each.pause()
+    assert not _alive(each.pid)
+
+
+def test_the_profile_names_the_provider_of_each_node(worker: Worker, linear: Path) -> None:
+    session = opened(worker, linear, SessionSpec(threads=1, spin=False, profile=True))
+    session.run({"x": np.zeros((1, 4), np.float32)})
+    assert {run.provider for run in session.profile()} == {"CPUExecutionProvider"}
+
+
+def test_a_killed_child_is_one_error(worker: Worker, endless: Path) -> None:
+    session = opened(worker, endless)
+    threading.Timer(0.3, lambda: os.kill(worker.pid, signal.SIGKILL)).start()
+    with pytest.raises(WorkerDied) as caught:
+        session.run({"x": np.ones(1, np.float32)})
+    assert caught.value.reason == "signal"
+    assert "SIGKILL" in str(caught.value.note)
+    assert caught.value.exit_code is ExitCode.REFUSED
+    with pytest.raises(WorkerDied):
+        worker.versions()
+
+
+def test_an_endless_run_is_ended(endless: Path) -> None:
+    with Worker(Limits(memory_bytes=4 * GIB, seconds=2)) as each:
+        session = opened(each, endless)
+        with pytest.raises(WorkerDied, match="longer than 2 s") as caught:
+            session.run({"x": np.ones(1, np.float32)})
+    assert caught.value.reason == "timeout"
+    assert not _alive(each.pid)
+
+
+def test_a_hungry_run_is_ended(hungry: Path) -> None:
+    with Worker(Limits(memory_bytes=300 * 2**20, seconds=60)) as each:
+        session = opened(each, hungry)
+        assert session.run({"n": np.array([10])})[0].shape == (1,)
+        with pytest.raises(WorkerDied, match=r"0\.3 GiB") as caught:
+            session.run({"n": np.array([100_000_000])})
+    assert caught.value.reason == "memory"
+
+
+def test_a_tensor_that_cannot_be_allocated_is_one_error(worker: Worker, hungry: Path) -> None:
+    session = opened(worker, hungry)
+    with pytest.raises((Refused, WorkerDied)):
+        session.run({"n": np.array([2**50])})
+
+
+def test_an_interrupted_request_ends_the_child(worker: Worker, endless: Path) -> None:
+    session = opened(worker, endless)
+    threading.Timer(0.3, lambda: signal.raise_signal(signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        session.run({"x": np.ones(1, np.float32)})
+    assert not _alive(worker.pid)
+
+
+def test_an_unknown_provider_is_the_users_mistake(worker: Worker, linear: Path) -> None:
+    with pytest.raises(InputError, match="unknown provider 'cdua'") as caught:
+        opened(worker, linear, SessionSpec(provider="cdua"))
+    assert caught.value.hint == "did you mean 'cuda'?"
+
+
+def test_a_provider_that_is_not_installed_is_the_environments_lack(worker: Worker, linear: Path) -> None:
+    with pytest.raises(EnvironmentLacks, match="RknpuExecutionProvider is not available") as caught:
+        opened(worker, linear, SessionSpec(provider="RknpuExecutionProvider"))
+    assert "CPUExecutionProvider" in str(caught.value.note)
+    assert opened(worker, linear).info.outputs[0].name == "y"  # the child lives on
+
+
+@pytest.mark.parametrize(
+    ("installed", "message"),
+    [
+        ({"onnxruntime", "onnxruntime-gpu"}, "onnxruntime and onnxruntime-gpu are installed together"),
+        (set[str](), "onnxruntime is not installed"),
+    ],
+)
+def test_one_runtime_and_only_one(monkeypatch: pytest.MonkeyPatch, installed: set[str], message: str) -> None:
+    def version(name: str) -> str:
+        if name not in installed:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return "1.0"
+
+    monkeypatch.setattr(worker_module.importlib.metadata, "version", version)
+    with pytest.raises(EnvironmentLacks, match=message):
+        Worker()
+
+
+@pytest.mark.parametrize("content", [b"", b"no model", b"\x08\x09"])
+def test_what_is_not_a_model_is_refused(worker: Worker, tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "bad.onnx"
+    path.write_bytes(content)
+    with pytest.raises(Refused, match="loading the model failed"):
+        opened(worker, path)
+
+
+def test_a_wrong_feed_is_refused_with_the_runtimes_words(worker: Worker, linear: Path) -> None:
+    session = opened(worker, linear)
+    with pytest.raises(Refused, match="running the model failed") as caught:
+        session.run({"x": np.zeros((1, 5), np.float32)})
+    assert caught.value.note
+    with pytest.raises(Refused):
+        session.run({"other": np.zeros((1, 4), np.float32)})
+
+
+def test_telemetry_is_off_in_the_child(worker: Worker) -> None:
+    worker.versions()
+    environment = Path(f"/proc/{worker.pid}/environ")
+    if not environment.exists():
+        pytest.skip("no /proc here")
+    assert b"ORT_DISABLE_TELEMETRY=1" in environment.read_bytes().split(b"\0")
+
+
+def test_native_prints_do_not_reach_the_pipe(monkeypatch: pytest.MonkeyPatch, linear: Path) -> None:
+    noisy = "import os; os.write(1, b'before'); " + worker_module._CHILD_CODE.replace(
+        "main()",
+        "import modelopt.runtime.child as c; run = c._run; "
+        "c._run = lambda *a: (os.write(1, b'native print'), run(*a))[1]; main()",
+    ).replace("import sys;", "import sys; os.dup2(os.dup(1), 9);")
+    monkeypatch.setattr(worker_module, "_CHILD_CODE", noisy.replace("os.write(1, b'before'); ", ""))
+    with Worker() as each:
+        session = opened(each, linear)
+        assert session.run({"x": np.zeros((1, 4), np.float32)})[0].shape == (1, 3)
+        assert session.run({"x": np.zeros((2, 4), np.float32)})[0].shape == (2, 3)
+
+
+def test_strings_cross_the_pipe(worker: Worker, tmp_path: Path) -> None:
+    nodes = [helper.make_node("Identity", ["s"], ["t"])]
+    strings = [value("s", [None, 2], TensorProto.STRING)], [value("t", [None, 2], TensorProto.STRING)]
+    session = opened(worker, save(tmp_path / "strings.onnx", nodes, *strings))
+    words = np.array([["a", "ü"], ["", "[red]\n"]], object)
+    (found,) = session.run({"s": words})
+    assert found.dtype == object
+    assert found.tolist() == words.tolist()
+    assert session.run({"s": words.astype(np.str_)})[0].tolist() == words.tolist()
+
+
+def test_scalars_stay_scalars(worker: Worker, tmp_path: Path) -> None:
+    nodes = [helper.make_node("Neg", ["x"], ["y"])]
+    session = opened(worker, save(tmp_path / "scalar.onnx", nodes, [value("x", [])], [value("y", [])]))
+    (found,) = session.run({"x": np.array(2.5, np.float32)})
+    assert found.shape == ()
+    assert found.item() == -2.5
+
+
+def test_bfloat16_at_the_boundary_is_refused_and_inside_it_works(worker: Worker, tmp_path: Path) -> None:
+    bfloat16 = TensorProto.BFLOAT16
+    outside = save(
+        tmp_path / "outside.onnx",
+        [helper.make_node("Identity", ["x"], ["y"])],
+        [value("x", [2], bfloat16)],
+        [value("y", [2], bfloat16)],
+    )
+    session = opened(worker, outside)
+    with pytest.raises(Refused) as caught:
+        session.run({"x": np.ones(2, ml_dtypes.bfloat16)})
+    assert caught.value.note
+
+    inside = save(
+        tmp_path / "inside.onnx",
+        [
+            helper.make_node("Cast", ["x"], ["b"], to=bfloat16),
+            helper.make_node("Cast", ["b"], ["y"], to=TensorProto.FLOAT),
+        ],
+        [value("x", [2])],
+        [value("y", [2])],
+    )
+    (found,) = opened(worker, inside).run({"x": np.array([1.0, 3.0], np.float32)})
+    assert found.tolist() == [1.0, 3.0]
+
+
+def test_native_checks_cross_the_pipe(worker: Worker, linear: Path) -> None:
+    model = linear.read_bytes()
+    assert worker.transform("check", model, doing="checking") == b""
+    assert worker.transform("infer_shapes", model, doing="shape inference")
+    with pytest.raises(Refused, match="checking failed"):
+        worker.transform("check", b"\x08\x09", doing="checking")
+
+
+def _alive(pid: int) -> bool:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, 0)
+        return True
+    return False
