@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import math
 import mmap
 import os
+import re
 import stat
 import sys
 import tempfile
@@ -73,6 +75,8 @@ def load(path: Path, *, scratch: Path, allow_hardlinks: bool = False) -> Loaded:
     proto, blobs = serial.parse(buffer)
     _refuse_unsupported(proto, shown)
     model = serial.to_model(proto, buffer, blobs)
+    if path == STDIO and any(isinstance(slot.tensor, ir.ExternalTensor) for slot in serial.slots(model)):
+        raise Refused("the model on stdin keeps its weights in another file", hint="give the model's path instead of -")
     external = _map_external(model, file, allow_hardlinks=allow_hardlinks)
     violations = invariants.check(model)
     if violations:
@@ -141,22 +145,49 @@ def _refuse_unsupported(proto: onnx.ModelProto, shown: str) -> None:
     for scope in _graph_protos(proto):
         if scope.sparse_initializer:
             raise Refused(f"{shown} holds sparse initializers, which modelopt would lose")
-        for value in (*scope.input, *scope.output, *scope.value_info):
-            if _holds_map(value.type):
-                raise Refused(f"{shown} holds a map: '{value.name}'")
         for tensor in scope.initializer:
-            _check_dims(tensor, shown)
+            _check_tensor(tensor, shown)
+    for value in _value_infos(proto):
+        if _holds_map(value.type):
+            raise Refused(f"{shown} holds a map: '{value.name}'", note="modelopt supports tensors, sequences and optionals")
+    for attribute in _attribute_protos(proto):
+        if attribute.HasField("sparse_tensor") or attribute.sparse_tensors:
+            raise Refused(f"{shown} holds a sparse tensor: the attribute '{attribute.name}'")
+        if any(_holds_map(type_) for type_ in (attribute.tp, *attribute.type_protos)):
+            raise Refused(f"{shown} holds a map: the attribute '{attribute.name}'")
+        for tensor in (*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors):
+            _check_tensor(tensor, shown)
 
 
 def _graph_protos(proto: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
     yield proto.graph
-    nodes: list[onnx.NodeProto] = [*proto.graph.node, *(node for function in proto.functions for node in function.node)]
-    while nodes:
-        node = nodes.pop()
-        for attribute in node.attribute:
-            for body in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                yield body
-                nodes.extend(body.node)
+    for attribute in _attribute_protos(proto):
+        yield from _body_protos(attribute)
+
+
+def _value_infos(proto: onnx.ModelProto) -> Iterator[onnx.ValueInfoProto]:
+    for scope in _graph_protos(proto):
+        yield from (*scope.input, *scope.output, *scope.value_info)
+    for function in proto.functions:
+        yield from function.value_info
+
+
+def _attribute_protos(proto: onnx.ModelProto) -> Iterator[onnx.AttributeProto]:
+    """Every attribute in every scope, and the defaults of functions."""
+    pending: list[onnx.AttributeProto] = [attribute for node in proto.graph.node for attribute in node.attribute]
+    for function in proto.functions:
+        pending += [*function.attribute_proto, *(attribute for node in function.node for attribute in node.attribute)]
+    while pending:
+        attribute = pending.pop()
+        yield attribute
+        for body in _body_protos(attribute):
+            pending += [inner for node in body.node for inner in node.attribute]
+
+
+def _body_protos(attribute: onnx.AttributeProto) -> Iterator[onnx.GraphProto]:
+    if attribute.HasField("g"):
+        yield attribute.g
+    yield from attribute.graphs
 
 
 def _holds_map(type_: onnx.TypeProto) -> bool:
@@ -168,11 +199,34 @@ def _holds_map(type_: onnx.TypeProto) -> bool:
     return bool(kind == "map_type")
 
 
-def _check_dims(tensor: onnx.TensorProto, shown: str) -> None:
+_WIDE = {onnx.TensorProto.COMPLEX64: 2, onnx.TensorProto.COMPLEX128: 2}  # numbers per element in typed fields
+
+
+def _check_tensor(tensor: onnx.TensorProto, shown: str) -> None:
+    """A known type, no negative dimension, and as many values as the dimensions say."""
+    problem = _tensor_problem(tensor)
+    if problem:
+        raise InputError(f"{shown} is not a valid model", note=f"the tensor '{tensor.name}' {problem}")
+
+
+def _tensor_problem(tensor: onnx.TensorProto) -> str | None:
     if any(dim < 0 for dim in tensor.dims):
-        raise InputError(f"{shown} is not a valid model", note=f"the tensor '{tensor.name}' has a negative dimension")
+        return "has a negative dimension"
     if tensor.data_type not in onnx.TensorProto.DataType.values() or tensor.data_type == onnx.TensorProto.UNDEFINED:
-        raise InputError(f"{shown} is not a valid model", note=f"the tensor '{tensor.name}' has no known type")
+        return "has no known type"
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        return None  # `serial.view_tensor` compares the bytes when they are found
+    count = math.prod(tensor.dims)
+    if tensor.data_type == onnx.TensorProto.STRING:
+        found, needed, unit = len(tensor.string_data), count, "strings"
+    elif tensor.HasField("raw_data"):
+        found, needed, unit = len(tensor.raw_data), -(-count * ir.DataType(tensor.data_type).bitwidth // 8), "bytes"
+    else:
+        bits = ir.DataType(tensor.data_type).bitwidth
+        packed = -(-count * bits // 8) if bits < 8 else count * _WIDE.get(tensor.data_type, 1)
+        found = len(getattr(tensor, onnx.helper.tensor_dtype_to_field(tensor.data_type)))
+        needed, unit = packed, "values"
+    return None if found == needed else f"holds {found} {unit} where its shape and type need {needed}"
 
 
 # External data
@@ -214,7 +268,10 @@ def contained(model_file: Path, location: str, *, allow_hardlinks: bool = False)
     if not location or pure.is_absolute() or ".." in pure.parts or "\\" in location or "\0" in location:
         raise Refused(f"external data at {location!r} is outside the model's folder", note="paths must be relative")
     data = model_file.parent / pure
-    real = data.resolve()
+    try:
+        real = data.resolve()
+    except (OSError, RuntimeError):  # a loop of links
+        raise InputError(f"external data at {location!r} cannot be read", note="its links lead nowhere") from None
     roots = {model_file.parent.resolve(), model_file.resolve().parent}
     # A download cache links both model and data into a store: there the data's real folder is the model's real folder.
     if not any(real.is_relative_to(root) for root in roots):
@@ -251,8 +308,8 @@ def write(model: ir.Model, path: Path, *, data_name: str | None = None) -> list[
             return [path]
         with serial.externalized(model, data_name, _EXTERNAL_MIN_BYTES) as payloads:
             header = serial.to_bytes(model)
-        _write_chunks(path.parent / data_name, _aligned(payloads))
         _write_chunks(path, [header])
+        _write_chunks(path.parent / data_name, _aligned(payloads))
         return [path, path.parent / data_name]
 
 

@@ -87,7 +87,7 @@ class Findings:
         if self.accuracy.delta is not None and self.accuracy.candidate is not None:
             fall = -self.accuracy.delta.point
             return fall if self.accuracy.candidate.higher_is_better else -fall
-        agreement = self._fidelity("argmax")
+        agreement = self._fidelity("argmax-agreement")
         return None if agreement is None or agreement.value is None else 1 - agreement.value
 
     def drop_of(self) -> str:
@@ -215,7 +215,13 @@ def session_spec(bench: BenchSpec | None, *, spin: bool = True) -> SessionSpec:
 
 def bench_spec(bench: BenchSpec) -> Bench:
     """The recipe's bench section as the benchmark takes it."""
-    return Bench(session=session_spec(bench), plan=Plan(budget_ns=int(bench.budget_seconds * 1e9)))
+    plan = Plan(
+        budget_ns=int(bench.budget_seconds * 1e9),
+        warmup_ns=int(bench.warmup_seconds * 1e9),
+        min_rounds=bench.rounds,
+        max_rounds=max(bench.rounds, Plan().max_rounds),
+    )
+    return Bench(session=session_spec(bench), plan=plan)
 
 
 def _latency(

@@ -58,12 +58,16 @@ class BenchSpec(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbi
         provider_options: Its options.
         threads: Intra-op threads; 0 means as many as this process may use.
         budget_seconds: Wall time to spend on timing.
+        warmup_seconds: Wall time for warm-up runs of each model, at most.
+        rounds: Interleaved rounds, at least.
     """
 
     provider: str = "cpu"
     provider_options: dict[str, str] = {}
     threads: int = 0
     budget_seconds: float = 10.0
+    warmup_seconds: float = 1.0
+    rounds: int = 10
 
 
 class Gates(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -40,16 +40,18 @@ def to_model(proto: onnx.ModelProto, buffer: wireformat.Buffer, blobs: list[wire
     """
     try:
         model = ir.from_proto(proto)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ir.serde.SerdeError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise InputError("not a valid ONNX model", note=_root_cause(error)) from None
     view = memoryview(buffer)
+    unclaimed = dict(enumerate(blobs))
     for slot in slots(model):
         tensor = slot.tensor
         if isinstance(tensor, ir.ExternalTensor) and str(tensor.location).startswith(wireformat.MARKER):
             number = str(tensor.location).removeprefix(wireformat.MARKER).rstrip("\0")
-            if not number.isdecimal() or int(number) >= len(blobs):
+            # Each blob belongs to one tensor: a marker that was in the file from the start is a forgery.
+            blob = unclaimed.pop(int(number), None) if number.isascii() and number.isdecimal() else None
+            if blob is None:
                 raise InputError(f"the tensor '{tensor.name}' points to data that the file does not hold")
-            blob = blobs[int(number)]
             slot.set(view_tensor(tensor, view[blob.offset : blob.offset + blob.length]))
     return model
 
@@ -77,6 +79,8 @@ def chunks(model: ir.Model, *, weights: bool = True) -> Iterator[wireformat.Buff
     with _detached(model, payloads):
         proto = ir.to_proto(model)
     _drop_redundant_value_info(proto.graph)
+    for function in proto.functions:
+        _drop_in_bodies(function.node)
     skeleton = proto.SerializeToString(deterministic=True)
     if not weights:
         yield skeleton
@@ -91,7 +95,11 @@ def _drop_redundant_value_info(scope: onnx.GraphProto) -> None:
     if len(kept) < len(scope.value_info):
         del scope.value_info[:]
         scope.value_info.extend(kept)
-    for node in scope.node:
+    _drop_in_bodies(scope.node)
+
+
+def _drop_in_bodies(nodes: Iterable[onnx.NodeProto]) -> None:
+    for node in nodes:
         for attribute in node.attribute:
             for body in (attribute.g, *attribute.graphs) if attribute.HasField("g") else attribute.graphs:
                 _drop_redundant_value_info(body)
@@ -127,7 +135,9 @@ def slots(model: ir.Model) -> Iterator[Slot]:
                 if value.const_value is not None:
                     yield _initializer_slot(value, value.const_value)
         for node in scope:
-            yield from _attribute_slots(node)
+            yield from _attribute_slots(node.attributes)
+        if isinstance(scope, ir.Function):
+            yield from _attribute_slots(scope.attributes)
 
 
 def _initializer_slot(value: ir.Value, tensor: ir.TensorProtocol) -> Slot:
@@ -137,15 +147,32 @@ def _initializer_slot(value: ir.Value, tensor: ir.TensorProtocol) -> Slot:
     return Slot(tensor, put)
 
 
-def _attribute_slots(node: ir.Node) -> Iterator[Slot]:
-    for name, attribute in list(node.attributes.items()):
-        if attribute.is_ref() or attribute.type != ir.AttributeType.TENSOR:
+def _attribute_slots(attributes: MutableMapping[str, ir.Attr]) -> Iterator[Slot]:
+    for name, attribute in list(attributes.items()):
+        if attribute.is_ref() or attribute.value is None:
             continue
+        if attribute.type == ir.AttributeType.TENSOR:
+            yield _tensor_slot(attributes, name, attribute)
+        elif attribute.type == ir.AttributeType.TENSORS:
+            for index, tensor in enumerate(attribute.as_tensors()):
+                yield _list_slot(attributes, name, index, tensor)
 
-        def put(tensor: ir.TensorProtocol, name: str = name) -> None:
-            node.attributes[name] = ir.AttrTensor(name, tensor)
 
-        yield Slot(attribute.as_tensor(), put)
+def _tensor_slot(attributes: MutableMapping[str, ir.Attr], name: str, attribute: ir.Attr) -> Slot:
+    def put(tensor: ir.TensorProtocol) -> None:
+        attributes[name] = ir.AttrTensor(name, tensor, doc_string=attribute.doc_string)
+
+    return Slot(attribute.as_tensor(), put)
+
+
+def _list_slot(attributes: MutableMapping[str, ir.Attr], name: str, index: int, tensor: ir.TensorProtocol) -> Slot:
+    def put(new: ir.TensorProtocol) -> None:
+        present = attributes[name]
+        tensors = list(present.as_tensors())
+        tensors[index] = new
+        attributes[name] = ir.AttrTensors(name, tensors, doc_string=present.doc_string)
+
+    return Slot(tensor, put)
 
 
 @contextmanager
@@ -155,7 +182,7 @@ def _detached(model: ir.Model, payloads: list[ir.TensorProtocol]) -> Iterator[No
     try:
         for slot in slots(model):
             tensor = slot.tensor
-            if tensor.nbytes < _DETACH_BYTES or tensor.dtype == ir.DataType.STRING:
+            if tensor.dtype == ir.DataType.STRING or tensor.nbytes < _DETACH_BYTES:
                 continue
             if isinstance(tensor, ir.ExternalTensor):  # `externalized` is at work: its data go to a file of their own
                 continue
@@ -180,7 +207,7 @@ def externalized(model: ir.Model, location: str, min_bytes: int) -> Iterator[lis
     try:
         for slot in slots(model):
             tensor = slot.tensor
-            if tensor.nbytes < min_bytes or tensor.dtype == ir.DataType.STRING:
+            if tensor.dtype == ir.DataType.STRING or tensor.nbytes < min_bytes:
                 continue
             alignment = 4096 if tensor.nbytes >= 1 << 20 else 64
             position = -(-position // alignment) * alignment
@@ -194,6 +221,8 @@ def externalized(model: ir.Model, location: str, min_bytes: int) -> Iterator[lis
                     tensor.dtype,
                     shape=ir.Shape(tensor.shape.numpy()),
                     name=tensor.name or "",
+                    doc_string=tensor.doc_string,
+                    metadata_props=dict(tensor.metadata_props),
                 )
             )
             position += tensor.nbytes
@@ -212,6 +241,7 @@ def _marker(tensor: ir.TensorProtocol, number: int) -> ir.ExternalTensor:
         shape=ir.Shape(tensor.shape.numpy()),
         name=tensor.name or "",
         doc_string=tensor.doc_string,
+        metadata_props=dict(tensor.metadata_props),
     )
 
 
@@ -221,6 +251,8 @@ def view_tensor(tensor: ir.ExternalTensor, payload: memoryview) -> ir.LazyTensor
     Raises:
         InputError: The payload's length does not fit the dtype and dims.
     """
+    if tensor.dtype == ir.DataType.STRING:
+        raise InputError(f"the tensor '{tensor.name}' holds strings as raw bytes, which ONNX does not allow")
     expected = tensor.nbytes
     if expected != len(payload):
         raise InputError(
@@ -236,7 +268,13 @@ def view_tensor(tensor: ir.ExternalTensor, payload: memoryview) -> ir.LazyTensor
         return ir.serde.deserialize_tensor(proto)
 
     return ir.LazyTensor(
-        load, dtype=dtype, shape=ir.Shape(shape), name=tensor.name, doc_string=tensor.doc_string, cache=True
+        load,
+        dtype=dtype,
+        shape=ir.Shape(shape),
+        name=tensor.name,
+        doc_string=tensor.doc_string,
+        metadata_props=dict(tensor.metadata_props),
+        cache=True,
     )
 
 

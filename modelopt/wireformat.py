@@ -10,6 +10,7 @@ Wire format: https://protobuf.dev/programming-guides/encoding; field numbers: on
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -24,12 +25,14 @@ _Schema = dict[int, str]
 _CHILDREN: dict[str, _Schema] = {
     "model": {7: "graph", 25: "function"},
     "graph": {1: "node", 5: "tensor"},
-    "function": {7: "node"},
+    "function": {7: "node", 11: "attribute"},
     "node": {5: "attribute"},
     "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph"},
     "tensor": {},
 }
 _RAW_DATA, _EXTERNAL_DATA, _DATA_LOCATION = 9, 13, 14
+_MARKER = MARKER.encode()
+_ENTRY = re.compile(rb"\x0a\x08location\x12." + _MARKER + rb"([0-9]{1,18})\0", re.DOTALL)
 _MAX_DEPTH = 100  # protobuf's own limit
 
 
@@ -107,26 +110,21 @@ def _attach(view: memoryview, start: int, end: int, kind: str, size: Callable[[i
     total = 0
     copied = start
     children = _CHILDREN[kind]
-    marker = MARKER.encode()
+    marked = kind == "tensor" and _marked(view, start, end)
     for field in _fields(view, start, end):
-        if field.wire_type != 2 and not (kind == "tensor" and field.number == _DATA_LOCATION):
-            continue
-        if kind == "tensor" and field.number in {_EXTERNAL_DATA, _DATA_LOCATION}:
-            payload = bytes(view[field.body : field.end])
-            added: list[Buffer | int | _Piece] = []
-            if marker in payload:
-                number = int(payload.split(marker, 1)[1].split(b"\0", 1)[0])
-                header = _key(_RAW_DATA) + _varint(size(number))
-                added = [header, number]
-                total += len(header) + size(number)
-            elif not _points_to_blob(view, start, end, marker):
-                continue  # really external: stays as it is
-        elif field.number in children and marker in bytes(view[field.body : field.end]):
+        added: list[Buffer | int | _Piece] = []
+        number = _blob_number(view[field.body : field.end]) if marked and field.number == _EXTERNAL_DATA else None
+        if number is not None:
+            length = size(number)
+            header = _key(_RAW_DATA) + _varint(length)
+            added = [header, number]
+            total += len(header) + length
+        elif field.number in children and field.wire_type == 2 and _MARKER in bytes(view[field.body : field.end]):
             child = _attach(view, field.body, field.end, children[field.number], size)
             header = _key(field.number) + _varint(child.length)
             added = [header, child]
             total += len(header) + child.length
-        else:
+        elif not (marked and field.number == _DATA_LOCATION):
             continue
         parts += [view[copied : field.start], *added]
         total += field.start - copied
@@ -151,15 +149,27 @@ def _emit(piece: _Piece, blob: Callable[[int], Buffer]) -> Iterator[Buffer]:
             yield part
 
 
-def _points_to_blob(view: memoryview, start: int, end: int, marker: bytes) -> bool:
-    return marker in bytes(view[start:end])
+def _marked(view: memoryview, start: int, end: int) -> bool:
+    """Whether a tensor is a detached one: names and doc strings may hold the marker's text too."""
+    return any(
+        field.number == _EXTERNAL_DATA and _blob_number(view[field.body : field.end]) is not None
+        for field in _fields(view, start, end)
+    )
+
+
+def _blob_number(entry: memoryview) -> int | None:
+    """The blob that an ``external_data`` entry written by `_marker` points to; None for any other entry."""
+    found = _ENTRY.fullmatch(entry)
+    return None if found is None else int(found[1])
 
 
 def _marker(number: int) -> bytes:
-    """External data entry {location: marker} and data_location = EXTERNAL, as TensorProto fields."""
-    location = f"{MARKER}{number}\0".encode()
-    key = b"location"
-    entry = _key(1) + _varint(len(key)) + key + _key(2) + _varint(len(location)) + location
+    """External data entry {location: marker} and data_location = EXTERNAL, as TensorProto fields.
+
+    The location ends in a zero byte, which no file's name can hold.
+    """
+    location = b"%b%d\0" % (_MARKER, number)
+    entry = b"\x0a\x08location\x12" + _varint(len(location)) + location
     return _key(_EXTERNAL_DATA) + _varint(len(entry)) + entry + _varint(_DATA_LOCATION << 3) + b"\x01"
 
 

@@ -92,7 +92,7 @@ BITROW = a([True, True, False, False], np.bool_)
 ODD = a([[1.0, np.nan, np.inf, -np.inf]])
 CUBE = np.arange(24, dtype=F32).reshape(2, 3, 4)
 
-Case = tuple[str, list[Array | None], dict[str, Any], int]
+Case = tuple[str, Sequence[Array | None], Any, int]
 
 CASES: list[Case] = [
     *((op, [X], {}, 17) for op in ("Abs", "Ceil", "Exp", "Floor", "Identity", "Neg", "Round", "Sign", "Tanh")),
@@ -251,6 +251,9 @@ def test_slice_is_the_specification(dims: list[int], data: st.DataObject, opset:
     else:
         steps = [data.draw(st.sampled_from([-3, -2, -1, 1, 2, 3])) for _ in axes]
         attributes, inputs = {}, [array, *(a(part, I64) for part in (starts, ends, axes, steps))]
+    if opset >= 10 and any(step < 0 and end == 2**31 - 1 for step, end in zip(steps, ends, strict=True)):
+        assert consteval.evaluate(make_node("Slice", inputs, attributes), inputs, opset) is None
+        return
     (found,) = evaluate("Slice", inputs, attributes, opset)
     (expected,) = run_ort("Slice", inputs, attributes, opset, 1)
     np.testing.assert_array_equal(found, expected)
@@ -429,7 +432,8 @@ def fold(text: str, **options: Any) -> tuple[ir.Model, Any]:
 def test_a_doubling_chain_stops_at_the_limit() -> None:
     steps = "\n".join(f"c{i + 1} = Concat <axis = 0> (c{i}, c{i})" for i in range(40))
     text = f"""<ir_version: 10, opset_import: ["" : 20]>
-    g (float[1] x) => (float y) <float[4] c0 = {{1, 2, 3, 4}}> {{ {steps} s = ReduceSum <keepdims = 0> (c40) y = Add (x, s) }}"""
+    g (float[1] x) => (float y) <float[4] c0 = {{1, 2, 3, 4}}> {{
+      {steps} s = ReduceSum <keepdims = 0> (c40) y = Add (x, s) }}"""
     tracemalloc.start()
     _, changes = fold(text, max_tensor_bytes=2**20)
     peak = tracemalloc.get_traced_memory()[1]
@@ -445,7 +449,7 @@ def test_a_huge_fill_is_refused_and_its_shape_still_folds() -> None:
           many = Add (n, one) huge = ConstantOfShape (many) few = NonZero (huge) s = Shape (few) y = Add (x, s) }"""
     )
     assert any("more than max-tensor-bytes" in skip.reason for skip in changes.skipped)
-    assert [node.op_type for node in model.graph][0] == "ConstantOfShape"
+    assert model.graph[0].op_type == "ConstantOfShape"
 
 
 def test_a_runtime_that_refuses_is_a_reason() -> None:
@@ -516,7 +520,8 @@ def test_a_dead_if_lets_go_of_what_it_captured() -> None:
         """<ir_version: 10, opset_import: ["" : 20]>
         g (float[2] x, bool c) => (float[2] y) <float[2] w = {1, 2}> {
           n = Mul (x, w)
-          d = If (c) < then_branch = t () => (float[2] a) { a = Neg (n) }, else_branch = e () => (float[2] b) { b = Abs (n) } >
+          d = If (c) <
+            then_branch = t () => (float[2] a) { a = Neg (n) }, else_branch = e () => (float[2] b) { b = Abs (n) } >
           y = Relu (x) }"""
     )
     assert EliminateDead().apply(model, CONTEXT).rewrites > 0
@@ -549,9 +554,8 @@ def _feeds(session: ort.InferenceSession) -> dict[str, Array]:
     kinds = {"float": np.float32, "double": np.float64, "int64": np.int64, "int32": np.int32, "bool": np.bool_}
     feeds: dict[str, Array] = {}
     for value in session.get_inputs():
-        shape = [
-            dim if isinstance(dim, int) and dim > 0 else 1 if i == 0 else 4096 for i, dim in enumerate(value.shape)
-        ]
+        free = 4096 if len(value.shape) < 3 else 64
+        shape = [dim if isinstance(dim, int) and dim > 0 else free if i else 1 for i, dim in enumerate(value.shape)]
         feeds[value.name] = rng.integers(0, 2, shape).astype(kinds[value.type.removeprefix("tensor(").rstrip(")")])
     return feeds
 

@@ -105,7 +105,15 @@ def test_progress_is_told() -> None:
 
 
 QUIET = Environment(
-    cpu="x", machine="x86_64", system="Linux", cores=4, threads=4, python="3", onnxruntime="1", load_average=0.1, governor=None
+    cpu="x",
+    machine="x86_64",
+    system="Linux",
+    cores=4,
+    threads=4,
+    python="3",
+    onnxruntime="1",
+    load_average=0.1,
+    governor=None,
 )
 
 

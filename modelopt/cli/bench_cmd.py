@@ -12,6 +12,7 @@ from modelopt.cli import options
 
 @click.command(
     "bench",
+    cls=options.Command,
     epilog="""\b
 Examples:
   modelopt bench model.onnx
@@ -19,17 +20,14 @@ Examples:
   modelopt bench --provider openvino --provider-option device_type=CPU model.onnx""",
 )
 @click.argument("models", type=click.Path(path_type=Path), nargs=-1, required=True)
-@click.option("--data", metavar="DATA", help="Inputs; without them random ones are made.")
-@click.option("--preprocess", help="For image folders, e.g. resize=224x224,scale=1/255.")
-@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Samples a run.")
-@click.option(
+@options.option("--data", metavar="DATA", help="Inputs; without them random ones are made.")
+@options.option("--preprocess", help="For image folders, e.g. resize=224x224,scale=1/255.")
+@options.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Samples a run.")
+@options.option(
     "--dim", multiple=True, type=options.KeyValue(), help="Size of a free dimension of random inputs: name=8."
 )
 @options.TIMING
-@click.option(
-    "--budget", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True, help="Seconds to time."
-)
-@click.option("--seed", type=click.IntRange(0), default=0, help="For random inputs. [default: 0]")
+@options.option("--seed", type=click.IntRange(0), default=0, help="For random inputs. [default: 0]")
 @options.LIMITS
 @options.SAYING
 def command(models: tuple[Path, ...], **flags: Any) -> None:

@@ -12,6 +12,7 @@ from modelopt.cli import options
 
 @click.command(
     "compare",
+    cls=options.Command,
     epilog="""\b
 Examples:
   modelopt compare model.onnx model.int8.onnx --eval labelled.npz
@@ -21,16 +22,13 @@ Examples:
 @click.argument("a", type=click.Path(path_type=Path))
 @click.argument("b", type=click.Path(path_type=Path))
 @options.DATA
-@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Samples a run.")
-@click.option(
+@options.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Samples a run.")
+@options.option(
     "--dim", multiple=True, type=options.KeyValue(), help="Size of a free dimension of random inputs: name=8."
 )
-@click.option("--no-bench", is_flag=True, help="Do not measure latency.")
+@options.option("--no-bench", is_flag=True, help="Do not measure latency.")
 @options.TIMING
-@click.option(
-    "--budget", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True, help="Seconds to time."
-)
-@click.option("--seed", type=click.IntRange(0), default=0, help="For random inputs. [default: 0]")
+@options.option("--seed", type=click.IntRange(0), default=0, help="For random inputs. [default: 0]")
 @options.LIMITS
 @options.SAYING
 def command(a: Path, b: Path, **flags: Any) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import click
 
+from modelopt.cli import options
+
 
 @click.command(
     "completion",
+    cls=options.Command,
     epilog="""\b
 Examples:
   eval "$(modelopt completion bash)"            # in ~/.bashrc

@@ -12,6 +12,7 @@ from modelopt.cli import options
 
 @click.command(
     "fold",
+    cls=options.Command,
     epilog="""\b
 Examples:
   modelopt fold model.onnx                      # writes model.folded.onnx
@@ -19,14 +20,14 @@ Examples:
   modelopt fold --engine onnxsim model.onnx""",
 )
 @options.MODEL
-@click.option(
+@options.option(
     "--engine",
     type=click.Choice(["modelopt", "onnxsim"]),
     default="modelopt",
     show_default=True,
     help="Who folds: our passes, or onnxsim on an in-memory model.",
 )
-@click.option("--max-growth", type=options.Fraction(), help="How much all weights may grow. [default: 10%]")
+@options.option("--max-growth", type=options.Fraction(), help="How much all weights may grow. [default: 10%]")
 @options.OPTIMIZING
 def command(model: Path, engine: str, max_growth: float | None, **flags: Any) -> None:
     """Fold constants and remove what does nothing. Exact: the outputs stay the same.

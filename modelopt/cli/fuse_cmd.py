@@ -12,6 +12,7 @@ from modelopt.cli import options
 
 @click.command(
     "fuse",
+    cls=options.Command,
     epilog="""\b
 Examples:
   modelopt fuse model.onnx                      # writes model.fused.onnx

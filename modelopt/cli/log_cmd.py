@@ -11,6 +11,7 @@ from modelopt.cli import options
 
 @click.command(
     "log",
+    cls=options.Command,
     epilog="""\b
 Example:
   modelopt log model.int8.onnx""",

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import click
 
+from modelopt.cli import options
+
 
 @click.command(
     "makefile",
+    cls=options.Command,
     epilog="""\b
 Example, in a Makefile:
   include modelopt.mk

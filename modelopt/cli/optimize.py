@@ -92,6 +92,8 @@ def bench_from_flags(flags: dict[str, Any]) -> BenchSpec | None:
         provider_options=dict(flags["provider_option"]),
         threads=flags["threads"],
         budget_seconds=flags["budget"],
+        warmup_seconds=flags["warmup"],
+        rounds=flags["rounds"],
     )
 
 
@@ -168,7 +170,7 @@ def override(recipe: Recipe, flags: dict[str, Any], given: set[str], calib: str 
         changes["evaluate"] = named.evaluate
     if "no_bench" in given:
         changes["bench"] = None
-    elif given & {"provider", "provider_option", "threads", "budget"}:
+    elif given & {"provider", "provider_option", "threads", "budget", "warmup", "rounds"}:
         changes["bench"] = named.bench
     gates = {
         field: getattr(named.gates, field)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
@@ -73,10 +73,44 @@ class KeyValue(click.ParamType[tuple[str, str]]):
         return key, text
 
 
-def group(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    """Several options as one decorator, listed in --help in this order."""
+class Option(click.Option):
+    """An option that ``--help`` lists under a heading."""
 
-    def decorate(command: Command) -> Command:
+    def __init__(self, *args: Any, heading: str = "Options", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.heading = heading
+
+
+class Command(click.Command):
+    """A command whose ``--help`` lists options under headings, in the order of their first option."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write one definition list for each heading."""
+        headings: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                headings.setdefault(_heading(parameter), []).append(record)
+        for heading, records in headings.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+
+def _heading(parameter: click.Parameter) -> str:
+    if isinstance(parameter, click.Argument):
+        return "Arguments"
+    return getattr(parameter, "heading", "Output")  # --help itself is click's own option
+
+
+def option(*names: str, heading: str = "Options", **settings: Any) -> Callable[[Decorated], Decorated]:
+    """`click.option` with a heading."""
+    return click.option(*names, cls=Option, heading=heading, **settings)
+
+
+def group(*options: Callable[[Decorated], Decorated]) -> Callable[[Decorated], Decorated]:
+    """Several options as one decorator, listed in ``--help`` in this order."""
+
+    def decorate(command: Decorated) -> Decorated:
         for each in reversed(options):
             command = each(command)
         return command
@@ -85,55 +119,129 @@ def group(*options: Callable[[Command], Command]) -> Callable[[Command], Command
 
 
 MODEL = click.argument("model", type=click.Path(path_type=Path, allow_dash=True))
+OUTPUT = option("-o", "--output", type=click.Path(path_type=Path, allow_dash=True), help="Output file; - is stdout.")
 
 SAYING = group(
-    click.option("--json", "as_json", is_flag=True, help="Print one JSON document to stdout and nothing else."),
-    click.option("-v", "--verbose", count=True, help="Say more."),
-    click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors."),
+    option(
+        "--json", "as_json", is_flag=True, heading="Output", help="Print one JSON document to stdout, nothing else."
+    ),
+    option("-v", "--verbose", count=True, heading="Output", help="Say more."),
+    option("-q", "--quiet", is_flag=True, heading="Output", help="Say nothing but errors."),
 )
 
 DATA = group(
-    click.option(
-        "--eval", "evaluation", metavar="DATA", help="Data to measure accuracy on: npz, npy, images, file.py:f."
+    option("--eval", "evaluation", metavar="DATA", heading="Accuracy", help="Data: npz, npy, images, or file.py:f."),
+    option(
+        "--eval-limit", type=click.IntRange(1), metavar="N", heading="Accuracy", help="Use at most N samples of it."
     ),
-    click.option("--eval-limit", type=click.IntRange(1), help="Use at most so many samples of --eval."),
-    click.option("--labels", type=click.Path(), help="Labels for --eval: a file with 'name,label' lines."),
-    click.option("--metric", help="top1, top5, cosine, sqnr, max-abs, argmax, or file.py:function."),
-    click.option("--preprocess", help="For image folders, e.g. resize=224x224,scale=1/255,mean=0.5,std=0.5."),
+    option("--labels", type=click.Path(), heading="Accuracy", help="Its labels: a file with 'name,label' lines."),
+    option(
+        "--metric",
+        heading="Accuracy",
+        help="top1, top5, cosine, sqnr, max-abs-error, or file.py:f. [default: by the data]",
+    ),
+    option("--preprocess", heading="Accuracy", help="For images: resize=224x224,scale=1/255,mean=0.5,std=0.5."),
 )
 
 TIMING = group(
-    click.option("--provider", default="cpu", show_default=True, help="cpu, cuda, tensorrt, openvino, or a full name."),
-    click.option("--provider-option", multiple=True, type=KeyValue(), help="An option of the provider; repeatable."),
-    click.option("--threads", type=click.IntRange(0), default=0, help="Threads; 0: all usable cores. [default: 0]"),
+    option(
+        "--provider",
+        default="cpu",
+        show_default=True,
+        heading="Latency",
+        help="cpu, cuda, tensorrt, openvino, or a full name.",
+    ),
+    option(
+        "--provider-option",
+        multiple=True,
+        type=KeyValue(),
+        heading="Latency",
+        help="An option of the provider; repeatable.",
+    ),
+    option(
+        "--threads",
+        type=click.IntRange(0),
+        default=0,
+        metavar="N",
+        heading="Latency",
+        help="Threads. [default: all usable cores]",
+    ),
+    option(
+        "--budget",
+        type=click.FloatRange(0, min_open=True),
+        default=5.0,
+        metavar="SECONDS",
+        show_default=True,
+        heading="Latency",
+        help="Time for timing, at most.",
+    ),
+    option(
+        "--warmup",
+        type=click.FloatRange(0),
+        default=1.0,
+        metavar="SECONDS",
+        show_default=True,
+        heading="Latency",
+        help="Time for warming a model up, at most.",
+    ),
+    option(
+        "--rounds",
+        type=click.IntRange(2),
+        default=10,
+        metavar="N",
+        show_default=True,
+        heading="Latency",
+        help="Interleaved rounds, at least.",
+    ),
 )
 
 LIMITS = group(
-    click.option("--memory-limit", type=Bytes(), help="Memory for the child process. [default: 80% of what is free]"),
-    click.option(
-        "--timeout", type=click.FloatRange(0, min_open=True), help="Seconds a load or run may take. [default: 600]"
+    option(
+        "--memory-limit",
+        type=Bytes(),
+        heading="Limits",
+        help="Memory of a child process. [default: 80% of what is free]",
     ),
-    click.option("--allow-hardlinks", is_flag=True, help="Accept external data files that are hardlinks."),
+    option(
+        "--timeout",
+        type=click.FloatRange(0, min_open=True),
+        metavar="SECONDS",
+        heading="Limits",
+        help="For one load or run. [default: 600]",
+    ),
+    option("--allow-hardlinks", is_flag=True, heading="Limits", help="Accept external data files that are hardlinks."),
+)
+
+GATES = group(
+    option("--max-drop", type=Fraction(), heading="Gates", help="Fail if the metric falls by more, e.g. 1%."),
+    option(
+        "--min-speedup",
+        type=click.FloatRange(0),
+        metavar="RATIO",
+        heading="Gates",
+        help="Fail if it is not so many times as fast.",
+    ),
+    option("--max-size", type=Size(), heading="Gates", help="Fail if it is larger: 50% (of the input) or 3MB."),
+    option("--keep", is_flag=True, heading="Gates", help="Write the output even when a gate fails."),
 )
 
 OPTIMIZING = group(
-    click.option("-o", "--output", type=click.Path(path_type=Path, allow_dash=True), help="Output file; - is stdout."),
+    OUTPUT,
+    option("--seed", type=click.IntRange(0), default=0, show_default=True, help="For whatever is random."),
+    option("--no-verify", is_flag=True, help="Do not compare the result with the original."),
+    option("--no-bench", is_flag=True, help="Do not measure latency."),
     DATA,
-    click.option("--max-drop", type=Fraction(), help="Fail if the metric falls by more, e.g. 1%."),
-    click.option("--min-speedup", type=click.FloatRange(0), help="Fail if it is not at least so many times as fast."),
-    click.option("--max-size", type=Size(), help="Fail if the output is larger: 50% (of the input) or 3MB."),
-    click.option("--keep", is_flag=True, help="Write the output even when a gate fails."),
-    click.option("--no-verify", is_flag=True, help="Do not compare the result with the original."),
-    click.option("--no-bench", is_flag=True, help="Do not measure latency."),
+    GATES,
     TIMING,
-    click.option(
-        "--budget", type=click.FloatRange(0, min_open=True), default=5.0, help="Seconds to time. [default: 5]"
-    ),
-    click.option("--seed", type=click.IntRange(0), default=0, help="For whatever is random. [default: 0]"),
-    click.option("--explain", is_flag=True, help="Show what each pass did not do, and why."),
-    click.option("--print-recipe", is_flag=True, help="Print the recipe that this command is, and stop."),
-    click.option("--dump-dir", type=click.Path(path_type=Path, file_okay=False), help="Write each pass's model here."),
-    click.option("--report", type=click.Path(path_type=Path), help="Also write the report: .json or .md."),
     LIMITS,
     SAYING,
+    option("--explain", is_flag=True, heading="Output", help="Show what each pass did not do, and why."),
+    option("--print-recipe", is_flag=True, heading="Output", help="Print the recipe that this command is, and stop."),
+    option(
+        "--dump-dir",
+        type=click.Path(path_type=Path, file_okay=False),
+        heading="Output",
+        help="Write each pass's model here.",
+    ),
+    option("--report", type=click.Path(path_type=Path), heading="Output", help="Also write the report: .json or .md."),
 )

@@ -9,6 +9,7 @@ from modelopt.cli import options
 
 @click.command(
     "passes",
+    cls=options.Command,
     epilog="""\b
 Examples:
   modelopt passes

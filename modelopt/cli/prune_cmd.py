@@ -12,6 +12,7 @@ from modelopt.cli import options
 
 @click.command(
     "prune",
+    cls=options.Command,
     epilog="""\b
 Examples:
   modelopt prune --sparsity 0.5 model.onnx      # writes model.pruned.onnx
@@ -19,23 +20,25 @@ Examples:
   modelopt prune --pattern 2:4 --exclude '*head*' model.onnx""",
 )
 @options.MODEL
-@click.option("--sparsity", type=options.Fraction(), help="The fraction of weights to set to zero. [default: 0.5]")
-@click.option(
+@options.option("--sparsity", type=options.Fraction(), help="The fraction of weights to set to zero. [default: 0.5]")
+@options.option(
     "--scope",
     type=click.Choice(["layer", "global"]),
     default="layer",
     show_default=True,
     help="Rank weights within each layer, or over all of them.",
 )
-@click.option(
+@options.option(
     "--pattern",
     type=click.Choice(["unstructured", "2:4", "4:8"]),
     default="unstructured",
     show_default=True,
     help="Where zeros may be.",
 )
-@click.option("--include", multiple=True, help="Only nodes and tensors of this name: a glob, or re:REGEX; repeatable.")
-@click.option("--exclude", multiple=True, help="Not nodes and tensors of this name; repeatable.")
+@options.option(
+    "--include", multiple=True, help="Only nodes and tensors of this name: a glob, or re:REGEX; repeatable."
+)
+@options.option("--exclude", multiple=True, help="Not nodes and tensors of this name; repeatable.")
 @options.OPTIMIZING
 def command(
     model: Path,

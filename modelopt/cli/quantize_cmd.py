@@ -12,6 +12,7 @@ from modelopt.cli import options
 
 @click.command(
     "quantize",
+    cls=options.Command,
     epilog="""\b
 Examples:
   modelopt quantize --calib data/ model.onnx                        # writes model.int8.onnx
@@ -20,36 +21,38 @@ Examples:
   modelopt quantize --calib data/ --target x86-avx2 model.onnx      # for another machine""",
 )
 @options.MODEL
-@click.option(
+@options.option(
     "--calib", metavar="DATA", help="Calibration data: npz, npy, .pb test sets, images, file.py:f, or random."
 )
-@click.option("--calib-limit", type=click.IntRange(1), default=128, show_default=True, help="Samples to calibrate on.")
-@click.option(
+@options.option(
+    "--calib-limit", type=click.IntRange(1), default=128, show_default=True, help="Samples to calibrate on."
+)
+@options.option(
     "--mode", type=click.Choice(["static", "dynamic"]), default="static", show_default=True, help="Kind of int8."
 )
-@click.option(
+@options.option(
     "--activation",
     type=click.Choice(["auto", "u8", "s8"]),
     default="auto",
     show_default=True,
     help="The type of activations; auto is what the target runs best.",
 )
-@click.option("--per-channel/--per-tensor", default=None, help="Scales of weights. [default: per channel]")
-@click.option(
+@options.option("--per-channel/--per-tensor", default=None, help="Scales of weights. [default: per channel]")
+@options.option(
     "--method",
     type=click.Choice(["minmax", "percentile", "entropy", "mse"]),
     help="How ranges follow from what was observed. [default: the pass's]",
 )
-@click.option(
+@options.option(
     "--target",
     type=click.Choice(["auto", "x86-vnni", "x86-avx2", "arm64", "tensorrt", "cuda"]),
     default="auto",
     show_default=True,
     help="The machine that the result is for.",
 )
-@click.option("--include", multiple=True, help="Only nodes of this name: a glob, re:REGEX, or op:TYPE; repeatable.")
-@click.option("--exclude", multiple=True, help="Not nodes of this name; repeatable.")
-@click.option("--only", is_flag=True, help="Do not fold and fuse first.")
+@options.option("--include", multiple=True, help="Only nodes of this name: a glob, re:REGEX, or op:TYPE; repeatable.")
+@options.option("--exclude", multiple=True, help="Not nodes of this name; repeatable.")
+@options.option("--only", is_flag=True, help="Do not fold and fuse first.")
 @options.OPTIMIZING
 def command(
     model: Path,

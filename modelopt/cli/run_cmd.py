@@ -12,6 +12,7 @@ from modelopt.cli import options
 
 @click.command(
     "run",
+    cls=options.Command,
     epilog="""\b
 Examples:
   modelopt run recipes/cpu-latency.yaml model.onnx
@@ -20,8 +21,8 @@ Examples:
 )
 @click.argument("recipe", type=click.Path(path_type=Path), required=False)
 @click.argument("model", type=click.Path(path_type=Path, allow_dash=True), required=False)
-@click.option("--schema", is_flag=True, help="Print the JSON schema of recipes, and stop.")
-@click.option("--calib", help="Calibration data, in place of the recipe's.")
+@options.option("--schema", is_flag=True, help="Print the JSON schema of recipes, and stop.")
+@options.option("--calib", help="Calibration data, in place of the recipe's.")
 @options.OPTIMIZING
 def command(recipe: Path | None, model: Path | None, schema: bool, calib: str | None, **flags: Any) -> None:
     """Run the RECIPE on MODEL. Flags given here take the place of what the recipe says."""

@@ -13,6 +13,8 @@ from modelopt import graph
 from modelopt.consteval import sizes
 from modelopt.consteval.call import Call, Kernel, LeftToRuntime, NotEvaluable, axis_in
 
+_TO_THE_END = 2**31 - 1
+
 
 def reshape_target(shape: tuple[int, ...], wanted: tuple[int, ...], *, allow_zero: bool) -> tuple[int, ...]:
     """The shape that Reshape gives a tensor of `shape`: 0 copies a dimension, -1 takes what is left.
@@ -87,9 +89,14 @@ def _slice(call: Call) -> list[np.ndarray]:
     axes = axes or tuple(range(len(starts)))
     steps = steps or (1,) * len(starts)
     index = [slice(None)] * data.ndim
-    # Python's slices count, clamp and step as the specification of Slice does.
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        index[axis_in(axis, data.ndim)] = slice(start, end, step)
+        if step < 0 and end >= _TO_THE_END:
+            raise LeftToRuntime  # the specification has nothing to slice, onnxruntime slices to the beginning
+        at = axis_in(axis, data.ndim)
+        # Python clamps as the specification does, but for a start before the beginning that steps backwards: there the
+        # specification starts at element 0 and Python at none.
+        first = max(start, -data.shape[at]) if step < 0 else start
+        index[at] = slice(first, end, step)
     return [data[tuple(index)]]
 
 

@@ -36,7 +36,7 @@ class Fidelity(Metric):
         self._nonfinite = 0
         self._reshaped = 0
 
-    def update(self, reference: Outputs, candidate: Outputs, label: np.ndarray | None) -> None:  # noqa: ARG002
+    def update(self, reference: Outputs, candidate: Outputs, label: np.ndarray | None) -> None:
         """See `Metric.update`; the label is not used."""
         self._n += 1
         self._nonfinite += count_nonfinite_mismatches(reference, candidate)

@@ -29,7 +29,7 @@ class DedupInitializers(Pass):
     name: ClassVar[str] = "dedup-initializers"
     effect: ClassVar[Effect] = Effect.EXACT
 
-    def apply(self, model: ir.Model, ctx: Context) -> Changes:  # noqa: ARG002 - the interface of all passes
+    def apply(self, model: ir.Model, ctx: Context) -> Changes:
         """Read bytes only where type and shape agree, in chunks that leave mapped files where they are."""
         visible = dict(_visible_scopes(model))
         skipped: list[Skip] = []

@@ -22,7 +22,7 @@ class EliminateDead(Pass):
     name: ClassVar[str] = "eliminate-dead"
     effect: ClassVar[Effect] = Effect.EXACT
 
-    def apply(self, model: ir.Model, ctx: Context) -> Changes:  # noqa: ARG002 - the interface of all passes
+    def apply(self, model: ir.Model, ctx: Context) -> Changes:
         """Sweep functions first: what only an unused function uses is unused."""
         functions = _drop_functions(model)
         swept = graph.sweep(model)

@@ -30,7 +30,7 @@ class EliminateIdentity(Pass):
     name: ClassVar[str] = "eliminate-identity"
     effect: ClassVar[Effect] = Effect.EXACT
 
-    def apply(self, model: ir.Model, ctx: Context) -> Changes:  # noqa: ARG002 - the interface of all passes
+    def apply(self, model: ir.Model, ctx: Context) -> Changes:
         """Rewrite all scopes."""
         return rewrite_nodes(model, _rule)
 

@@ -22,6 +22,7 @@ from modelopt.passes._conv import (
 )
 from modelopt.passes._rewrite import Rewrite, rewrite_nodes
 from modelopt.passes.base import Changes, Context, Effect, Pass
+from modelopt.passes.fuse_hardswish import is_part
 
 _OPERATORS = ("Mul", "Add", "Sub", "Div")
 
@@ -38,7 +39,8 @@ class FuseConvAffine(Pass):
 
     Under ONNX broadcasting (Add-7 and later: shapes aligned at the right) a constant is per channel when its shape,
     with ones put before it up to the rank of ``x``, is ``(1, C, 1, …)``. Any other shape scales positions or makes the
-    output larger, and is refused; so is every opset below 7, where attributes ruled broadcasting.
+    output larger, and is refused; so is every opset below 7, where attributes ruled broadcasting. The addition of 3 and
+    the division by 6 of a hardswish are left to fuse-hardswish, so that the order of the two passes does not matter.
     """
 
     name: ClassVar[str] = "fuse-conv-affine"
@@ -121,6 +123,8 @@ def _read(node: ir.Node, opset: int, channels: int, rank: int) -> tuple[np.ndarr
         return match.NOT_HERE
     if opset < 7:
         return Mismatch(f"{node.op_type} of opset {opset} broadcasts by attributes")
+    if is_part(node, opset):
+        return Mismatch(f"{graph.label(node)} is part of a hardswish, of which fuse-hardswish makes more")
     shape = tuple(tensor.shape.numpy())
     if len(shape) > rank:
         return Mismatch(f"the constant of shape {shape} raises the rank")

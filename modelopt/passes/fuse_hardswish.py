@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
@@ -16,6 +17,7 @@ from modelopt.passes.base import Changes, Context, Effect, Pass
 
 _ALPHA = float(np.float32(1 / 6))
 _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16})
+_LONGEST = 5  # Add, Relu, Min, Mul, Div
 
 
 class FuseHardswish(Pass):
@@ -40,20 +42,55 @@ class FuseHardswish(Pass):
         return rewrite_nodes(model, partial(_rule, graph.NameSource(model)))
 
 
-def _rule(names: graph.NameSource, node: ir.Node, opset: int) -> Rewrite | Mismatch:
-    sixfold = _sixfold(node)
+@dataclass(frozen=True)
+class Pattern:
+    """A hardswish or a hardsigmoid in parts.
+
+    Attributes:
+        last: The division by 6.
+        x: What it is a function of.
+        inner: The other nodes, the first one last.
+        with_product: True for hardswish.
+    """
+
+    last: ir.Node
+    x: ir.Value
+    inner: tuple[ir.Node, ...]
+    with_product: bool
+
+
+def find(last: ir.Node, opset: int) -> Pattern | Mismatch:
+    """The pattern that ends with `last`."""
+    sixfold = _sixfold(last)
     if sixfold is None:
         return match.NOT_HERE
     product = match.producer(sixfold, "Mul")
     found = _clip_of_x_plus_3(sixfold, opset) if product is None else _product(product, opset)
     if found is None:
         return match.NOT_HERE
-    x, inner = found
-    if product is not None:
-        inner = [product, *inner]
-    if reason := _why_not(x, inner, node, opset):
-        return Mismatch(reason)
-    return partial(_rewrite, names, node, x, inner, with_product=product is not None)
+    x, nodes = found
+    inner = tuple(nodes) if product is None else (product, *nodes)
+    pattern = Pattern(last, x, inner, with_product=product is not None)
+    reason = _why_not(pattern, opset)
+    return Mismatch(reason) if reason else pattern
+
+
+def is_part(node: ir.Node, opset: int) -> bool:
+    """Whether `node` is in a pattern that this pass rewrites; passes that would break it up leave it alone."""
+    last: ir.Node | None = node
+    for _ in range(_LONGEST):
+        if last is None:
+            return False
+        pattern = find(last, opset)
+        if isinstance(pattern, Pattern):
+            return node is last or node in pattern.inner
+        last = graph.sole_consumer(last.outputs[0])
+    return False
+
+
+def _rule(names: graph.NameSource, node: ir.Node, opset: int) -> Rewrite | Mismatch:
+    pattern = find(node, opset)
+    return pattern if isinstance(pattern, Mismatch) else partial(_rewrite, names, pattern)
 
 
 def _sixfold(node: ir.Node) -> ir.Value | None:
@@ -119,27 +156,27 @@ def _is(constant: ir.Value, number: float) -> bool:
     return bool(abs(float(array.item()) - number) <= number * np.finfo(array.dtype).eps)
 
 
-def _why_not(x: ir.Value, inner: list[ir.Node], last: ir.Node, opset: int) -> str | None:
-    """`inner` are the nodes of the pattern before `last`."""
+def _why_not(pattern: Pattern, opset: int) -> str | None:
     if opset < 6:
         return f"opset {opset} has no HardSigmoid with these attributes"
-    for node in inner:
-        if node.graph is not last.graph:
+    for node in pattern.inner:
+        if node.graph is not pattern.last.graph:
             return f"{graph.label(node)} is in an outer scope"
         if graph.sole_consumer(node.outputs[0]) is None:
             return f"{graph.label(node)} is needed as it is: {graph.why_not_sole(node.outputs[0])}"
-    ranks = [graph.rank(value) for node in (last, *inner) for value in node.inputs if graph.constant_tensor(value)]
-    widest = max(rank or 0 for rank in ranks)
-    known = graph.rank(x)
+    tensors = [graph.constant_tensor(value) for node in (pattern.last, *pattern.inner) for value in node.inputs]
+    widest = max(len(tensor.shape) for tensor in tensors if tensor is not None)
+    known = graph.rank(pattern.x)
     if widest > (1 if known is None else known):
         return f"a constant of rank {widest} may raise the rank of the output"
     return None
 
 
-def _rewrite(names: graph.NameSource, last: ir.Node, x: ir.Value, inner: list[ir.Node], *, with_product: bool) -> None:
+def _rewrite(names: graph.NameSource, pattern: Pattern) -> None:
+    last, x = pattern.last, pattern.x
     old_inputs = list(last.inputs)
     attributes = (ir.AttrFloat32("alpha", _ALPHA), ir.AttrFloat32("beta", 0.5))
-    if with_product:
+    if pattern.with_product:
         name = names(f"{x.name}_hardsigmoid")
         gate = ir.Value(name=name, shape=x.shape, type=x.type)
         last.prepend(ir.Node("", "HardSigmoid", [x], attributes, outputs=[gate], name=name))
@@ -147,5 +184,5 @@ def _rewrite(names: graph.NameSource, last: ir.Node, x: ir.Value, inner: list[ir
     else:
         graph.become(last, "HardSigmoid", [x], attributes)
     graph.drop_unused_constants(old_inputs)
-    for node in inner:
+    for node in pattern.inner:
         graph.remove_with_constants(node)

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from modelopt import graph
 from modelopt.passes.base import Changes, Context, Effect, Pass, Skip, option
-from modelopt.quant import dynamic, filters, kernels, select
+from modelopt.quant import dynamic, filters, gates, kernels, select
 from modelopt.quant.scheme import Grid, IntType, Symmetry
 from modelopt.runtime.cpu import TargetKind
 
@@ -66,10 +66,11 @@ class QuantizeDynamic(Pass):
     def _choose(self, model: ir.Model) -> tuple[list[ir.Node], list[Skip]]:
         chosen: list[ir.Node] = []
         skipped: list[Skip] = []
+        before_log = gates.before_logarithm(model)
         for node in graph.all_nodes(model):
             if node.op_type not in kernels.KERNELS | _RECURRENT or node.domain not in graph.STANDARD_DOMAINS:
                 continue
-            reason = self._why_not(node)
+            reason = select.BEFORE_LOG if node in before_log else self._why_not(node)
             if reason is None:
                 chosen.append(node)
             else:

@@ -8,6 +8,7 @@ on a fitted distribution.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from enum import Enum
 
 import numpy as np
@@ -17,6 +18,8 @@ from modelopt.quant.scheme import Grid, Symmetry, params_from_range
 
 _FRACTIONS = np.linspace(1.0, 0.1, 46)
 _ROUNDS = 2
+_MIN_BINS = 3
+_MIN_BINS_PER_LEVEL = 2  # with fewer, Q equals P and every cut looks free
 
 
 class Method(Enum):
@@ -51,7 +54,8 @@ def choose_range(histogram: Histogram, method: Method, grid: Grid, percentile: f
     if method is Method.PERCENTILE:
         low, high = _percentile(histogram, percentile, one_sided=grid.symmetry is Symmetry.SYMMETRIC)
     elif method is Method.ENTROPY:
-        low, high = _least(histogram, lambda lo, hi: _divergence(histogram, lo, hi, _levels(grid)))
+        calm = _without_zero_spike(histogram)
+        low, high = _least(calm, lambda lo, hi: _divergence(calm, lo, hi, _levels(grid)))
     else:
         low, high = _least(histogram, lambda lo, hi: _squared_error(histogram, lo, hi, grid))
     return (-high, high) if grid.symmetry is Symmetry.SYMMETRIC else (low, high)
@@ -59,6 +63,16 @@ def choose_range(histogram: Histogram, method: Method, grid: Grid, percentile: f
 
 def _levels(grid: Grid) -> int:
     return grid.high if grid.symmetry is Symmetry.SYMMETRIC and grid.low < 0 else grid.levels
+
+
+def _without_zero_spike(histogram: Histogram) -> Histogram:
+    """Bring the bin of 0 down to its neighbours: a Relu's zeros cost nothing in int8 and would drown the rest."""
+    zero = -histogram.start
+    if not 0 <= zero < histogram.counts.size or histogram.counts.size < _MIN_BINS:
+        return histogram
+    counts = histogram.counts.copy()
+    counts[zero] = min(counts[zero], counts[max(zero - 1, 0) : zero + 2].sum() - counts[zero])
+    return replace(histogram, counts=counts) if counts.any() else histogram
 
 
 def _folded(histogram: Histogram) -> Histogram:
@@ -110,7 +124,7 @@ def _divergence(histogram: Histogram, low: float, high: float, levels: int) -> f
     """KL(P || Q): P the values, what is outside moved to the ends; Q each level's mass spread evenly over its bins."""
     centers, counts = histogram.centers, histogram.counts.astype(np.float64)
     inside = (centers >= low) & (centers <= high)
-    if not inside.any():
+    if inside.sum() < min(_MIN_BINS_PER_LEVEL * levels, counts.size):
         return float("inf")
     level = np.clip(((centers - low) * (levels / (high - low))).astype(np.int64), 0, levels - 1)
     kept = np.where(inside, counts, 0.0)

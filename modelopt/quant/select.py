@@ -24,7 +24,7 @@ GLUE = frozenset({"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "S
 MOVERS = frozenset({"MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice"})
 _INTEGER_OPS = re.compile(r"^(Dynamic)?Quantize|^DequantizeLinear|^QLinear|^QGemm|^QAttention|Integer|NBits")
 _IN_GATE = "part of a squeeze-and-excite block or an activation, which stays whole in float"
-_BEFORE_LOG = "a logarithm reads its result and would turn int8's absolute error into a relative one"
+BEFORE_LOG = "a logarithm reads its result and would turn int8's absolute error into a relative one"
 _UNPROFITABLE = "int8 would save less here than quantizing and dequantizing around it costs"
 
 
@@ -38,7 +38,7 @@ def why_already_quantized(model: ir.Model) -> str | None:
 
 def select(model: ir.Model, rules: Rules) -> Plan:
     """Choose the nodes of the main graph that compute in int8."""
-    floats = dict.fromkeys(before_logarithm(model), _BEFORE_LOG) | dict.fromkeys(gate_nodes(model), _IN_GATE)
+    floats = dict.fromkeys(before_logarithm(model), BEFORE_LOG) | dict.fromkeys(gate_nodes(model), _IN_GATE)
     kernels: dict[ir.Node, Choice] = {}
     skipped: list[Skip] = []
     for node in graph.all_nodes(model):

@@ -1,0 +1,74 @@
+# Targets are documented where they are defined: a line of `target: ## text`.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+BUILD  ?= build
+
+# The rules that `modelopt makefile` prints, used on our own samples.
+MODELOPT       := $(BIN)/modelopt
+MODELOPT_FLAGS := --budget 2
+include modelopt/modelopt.mk
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+$(VENV)/.core: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.core
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,dev]'
+	touch $@
+
+.PHONY: install
+install: $(VENV)/.core ## Install modelopt into .venv
+
+DEMO := sample_models/ppocr_cls
+DEMO_PREPROCESS := color=rgb,scale=1/255,mean=0.5,std=0.5
+
+.PHONY: demo
+demo: $(VENV)/.core ## Optimize a real model with its real data and show the report
+	mkdir -p $(BUILD)
+	$(MODELOPT) quantize $(DEMO)/model.onnx --calib $(DEMO)/calib --eval $(DEMO)/eval \
+		--preprocess $(DEMO_PREPROCESS) --max-drop 1% -o $(BUILD)/ppocr_cls.int8.onnx
+
+.PHONY: samples
+samples: $(BUILD)/digits_cnn.int8.onnx $(BUILD)/digits_vit.folded.onnx $(BUILD)/glyph_mobile.fused.onnx ## Build three sample models with modelopt.mk's rules; only what changed
+
+$(BUILD)/digits_cnn.int8.onnx: MODELOPT_CALIB := sample_models/digits_cnn/calib.npz
+
+$(BUILD)/%.onnx: sample_models/%/model.onnx | $(VENV)/.core
+	@mkdir -p $(@D)
+	cp $< $@
+
+.PRECIOUS: $(BUILD)/%.onnx
+
+.PHONY: lint
+lint: $(VENV)/.dev ## Check format, rules and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+.PHONY: test
+test: lint ## Run everything that CI runs
+	$(BIN)/python -m pytest -n 2
+
+.PHONY: format
+format: $(VENV)/.dev ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix-only .
+
+.PHONY: bench
+bench: $(VENV)/.core ## Run the main job on all sample models (MODELS=folder for others) and print the table
+	$(BIN)/python tests/bench/main_job.py $(or $(MODELS),sample_models)
+
+.PHONY: clean
+clean: ## Remove what the targets above made
+	rm -rf $(BUILD) $(VENV)

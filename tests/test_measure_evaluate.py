@@ -1,0 +1,166 @@
+"""Accuracy and comparison of real tiny models, against figures worked out by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx_ir as ir
+import pytest
+from onnx import TensorProto, helper
+
+from modelopt.data.sample import Dataset, Sample
+from modelopt.errors import InputError
+from modelopt.measure.bench import BenchSpec
+from modelopt.measure.compare import Comparison, compare, model_size_bytes
+from modelopt.measure.evaluate import Accuracy, evaluate
+from modelopt.measure.schedule import Plan
+from modelopt.runtime.session import SessionSpec
+
+N_CLASSES = 4
+ONE_THREAD = SessionSpec(threads=1)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Rows(Dataset):
+    """One-hot rows, each labelled with its class."""
+
+    labels: np.ndarray | None
+    n: int = 8
+
+    def __len__(self) -> int:
+        return self.n
+
+    def select(self, indices: Iterable[int]) -> Iterator[Sample]:
+        for index in indices:
+            feeds = {"x": np.eye(N_CLASSES, dtype=np.float32)[[index % N_CLASSES]]}
+            yield Sample(feeds, None if self.labels is None else self.labels[[index]], f"rows[{index}]")
+
+    def digest(self) -> str:
+        return "rows"
+
+
+def rows(labels: np.ndarray | None = None, n: int = 8) -> Rows:
+    return Rows(source="rows", has_labels=labels is not None, labels=labels, n=n)
+
+
+def scaling(path: Path, factors: list[float], *, input_name: str = "x", outputs: tuple[str, ...] = ("y",)) -> Path:
+    """Each output is x times `factors`, class by class; the second is negated."""
+    operators = ("Mul", "Div")
+    graph = helper.make_graph(
+        [helper.make_node(op, [input_name, "f"], [name]) for op, name in zip(operators, outputs, strict=False)],
+        "g",
+        [helper.make_tensor_value_info(input_name, TensorProto.FLOAT, ["n", N_CLASSES])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", N_CLASSES]) for name in outputs],
+        [helper.make_tensor("f", TensorProto.FLOAT, [N_CLASSES], factors)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    return scaling(tmp_path / "good.onnx", [1, 1, 1, 1])
+
+
+@pytest.fixture
+def bad(tmp_path: Path) -> Path:
+    """Wrong for class 3, whose score is negative."""
+    return scaling(tmp_path / "bad.onnx", [1, 1, 1, -1])
+
+
+CLASSES = np.arange(8) % N_CLASSES
+
+
+def test_a_loss_of_accuracy_is_measured_and_paired(good: Path, bad: Path) -> None:
+    told: list[int] = []
+    found = evaluate(good, bad, rows(CLASSES), ONE_THREAD, progress=lambda _what, done, _total: told.append(done))
+    assert found.reference is not None
+    assert found.candidate is not None
+    assert found.delta is not None
+    assert (found.n, found.reference.value, found.candidate.value) == (8, 1.0, 0.75)
+    assert found.delta.point == -0.25
+    scores = {score.name: score.value for score in found.fidelity}
+    assert scores["argmax-agreement"] == 0.75
+    assert scores["cosine"] == pytest.approx(0.5)
+    assert scores["max-abs-error"] == 2
+    assert told == list(range(1, 9))
+    assert msgspec.json.decode(msgspec.json.encode(found), type=Accuracy) == found
+
+
+def test_without_labels_there_is_only_fidelity(good: Path) -> None:
+    found = evaluate(good, good, rows(), ONE_THREAD)
+    assert (found.reference, found.candidate, found.delta, found.notes) == (None, None, None, ())
+    assert next(score for score in found.fidelity if score.name == "sqnr").note == "exact"
+
+
+def test_labels_that_are_not_classes_are_said_to_be_unused(good: Path) -> None:
+    found = evaluate(good, good, rows(CLASSES * 0.5), ONE_THREAD)
+    assert found.candidate is None
+    assert "not class numbers" in found.notes[0]
+
+
+def test_outputs_are_matched_by_name(tmp_path: Path) -> None:
+    two = scaling(tmp_path / "a.onnx", [2, 2, 2, 2], outputs=("p", "q"))
+    model = ir.from_proto(_proto(two))
+    model.graph.outputs.reverse()
+    swapped = tmp_path / "b.onnx"
+    swapped.write_bytes(ir.to_proto(model).SerializeToString())
+    found = evaluate(two, swapped, rows(), ONE_THREAD, metric="max-abs-error")
+    assert [score.value for score in found.fidelity] == [0.0]
+
+
+def test_what_cannot_be_compared(tmp_path: Path, good: Path) -> None:
+    with pytest.raises(InputError, match="different inputs"):
+        evaluate(good, scaling(tmp_path / "z.onnx", [1] * 4, input_name="z"), rows(), ONE_THREAD)
+    with pytest.raises(InputError, match="1 and 2 outputs"):
+        evaluate(good, scaling(tmp_path / "two.onnx", [1] * 4, outputs=("y", "z")), rows(), ONE_THREAD)
+    with pytest.raises(InputError, match="no sample"):
+        evaluate(good, good, rows(n=0), ONE_THREAD)
+    with pytest.raises(InputError, match="unknown metric"):
+        evaluate(good, good, rows(), ONE_THREAD, metric="topp1")
+    with pytest.raises(InputError, match=r"rows\[0\]: top5 needs labels"):
+        evaluate(good, good, rows(), ONE_THREAD, metric="top5")
+
+
+def test_compare_measures_what_it_is_given(good: Path, bad: Path) -> None:
+    sizes = {good: 10, bad: 7}
+    nothing = compare(good, bad, size_of=sizes.__getitem__)
+    assert (nothing.size_a_bytes, nothing.size_b_bytes) == (10, 7)
+    assert (nothing.ratio, nothing.bench_a, nothing.accuracy) == (None, None, None)
+
+    bench = BenchSpec(session=ONE_THREAD, plan=Plan(budget_ns=1, warmup_ns=1, slice_ns=1))
+    data = rows(CLASSES)
+    feeds = [sample.feeds for sample in data.select([0, 1])]
+    found = compare(good, bad, size_of=sizes.__getitem__, feeds=feeds, bench=bench, dataset=data)
+    assert found.ratio is not None
+    assert found.bench_b is not None
+    assert found.bench_b.path == str(bad)
+    assert found.accuracy is not None
+    assert found.accuracy.delta is not None
+    assert found.accuracy.delta.point == -0.25
+    assert msgspec.json.decode(msgspec.json.encode(found), type=Comparison) == found
+
+
+def test_the_size_counts_each_external_file_once(tmp_path: Path, good: Path) -> None:
+    (tmp_path / "weights.bin").write_bytes(bytes(100))
+    model = ir.from_proto(_proto(good))
+    for name, offset in (("a", 0), ("b", 40)):
+        tensor = ir.ExternalTensor(
+            "weights.bin", offset, 16, ir.DataType.FLOAT, name=name, shape=ir.Shape([4]), base_dir=tmp_path
+        )
+        model.graph.register_initializer(ir.Value(name=name, const_value=tensor))
+    assert model_size_bytes(good, model) == good.stat().st_size + 100
+    (tmp_path / "weights.bin").unlink()
+    with pytest.raises(InputError, match=r"weights\.bin is not there"):
+        model_size_bytes(good, model)
+
+
+def _proto(path: Path) -> object:
+    import onnx
+
+    return onnx.load_model_from_string(path.read_bytes())
