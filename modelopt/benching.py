@@ -17,6 +17,7 @@ from modelopt.measure.stats import Ratio
 from modelopt.recipe import BenchSpec, EvaluateSpec, Recipe
 from modelopt.report import FileInfo
 from modelopt.report.summary import accuracy_rows, milliseconds, size
+from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Limits, Worker
 from modelopt.sections import Section
 
@@ -50,6 +51,8 @@ def measure_models(
     *,
     data: EvaluateSpec | None,
     bench: BenchSpec | None,
+    session: SessionSpec,
+    baseline: SessionSpec | None,
     score: bool,
     free_dims: dict[str, int],
     seed: int,
@@ -63,6 +66,8 @@ def measure_models(
         models: Files; ratios are to the first.
         data: Inputs; None makes random ones.
         bench: How to measure latency; None does not.
+        session: How to open sessions.
+        baseline: How to open the first model's, where that differs.
         score: Whether to measure the accuracy of the second against the first.
         free_dims: Sizes of free dimensions of random inputs.
         seed: For random inputs.
@@ -87,12 +92,19 @@ def measure_models(
         results: list[BenchResult] = []
         if bench is not None:
             feeds = measuring.first_feeds(dataset, measuring.BENCH_FEEDS)
-            results = run_bench(paths, feeds, measuring.bench_spec(bench), limits=limits, progress=progress)
+            results = run_bench(paths, feeds, measuring.bench_spec(bench, baseline), limits=limits, progress=progress)
         accuracy = None
         if score:
-            spec = measuring.session_spec(bench, spin=False)
-            metric = data.metric if data is not None else None
-            accuracy = evaluate(paths[0], paths[1], dataset, spec, metric=metric, limits=limits, progress=progress)
+            accuracy = evaluate(
+                paths[0],
+                paths[1],
+                dataset,
+                session,
+                baseline=baseline,
+                metric=data.metric if data is not None else None,
+                limits=limits,
+                progress=progress,
+            )
         warnings = dict.fromkeys(warning for result in results for warning in result.warnings)
         return BenchReport(
             models=tuple(FileInfo(path=each.shown, size_bytes=each.size_bytes, sha256=each.sha256) for each in loaded),

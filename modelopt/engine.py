@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 import onnx_ir as ir
 
 from modelopt import __version__, gates, graph, invariants, io, measuring, provenance
-from modelopt.errors import InputError, VerificationFailed
+from modelopt.errors import InputError, Refused, VerificationFailed, WorkerDied
 from modelopt.observers import Dump, Observer, Verify
 from modelopt.passes.base import Context, Pass
 from modelopt.recipe import Recipe, Step, UntilStable, dump
@@ -93,10 +93,12 @@ def run(request: Request) -> Report:
         if request.dump_folder:
             observers.append(Dump(request.dump_folder))
 
+        declared = graph.declared_values(loaded.model)
         results = apply(recipe.steps, loaded.model, context, observers, request.progress)
         unchanged = not any(result.rewrites for result in results)
         versions = {"modelopt": __version__, "onnxruntime": worker.versions()["onnxruntime"]}
         if not unchanged:
+            graph.forget_shapes(loaded.model, keep=declared)
             provenance.append(loaded.model, _entry(recipe, loaded, context, versions))
         with io.staged(loaded.model, request.output, source=loaded, unchanged=unchanged) as staged:
             findings = measuring.measure(
@@ -150,6 +152,7 @@ def apply(
         VerificationFailed: A pass left an invalid model, or one that computes something else.
     """
     results: list[PassResult] = []
+    _learn_shapes(model, context)
     for done, step in enumerate(steps):
         progress("passes", done, len(steps))
         if isinstance(step, UntilStable):
@@ -174,6 +177,13 @@ def _until_stable(
                 yield result
         if not changed:
             return
+        _learn_shapes(model, context)
+
+
+def _learn_shapes(model: ir.Model, context: Context) -> None:
+    """Shapes let passes do more; without them each says what it could not do."""
+    with contextlib.suppress(Refused, WorkerDied):
+        context.runner.infer_shapes(model)
 
 
 def _apply_one(step: Pass, model: ir.Model, context: Context, observers: Sequence[Observer]) -> PassResult:

@@ -259,7 +259,28 @@ def weight_bytes(model: ir.Model) -> int:
     return sum(tensor.nbytes for _, tensor in tensors(model))
 
 
+def declared_values(model: ir.Model) -> frozenset[str]:
+    """Names of intermediate values in any scope whose type the model states."""
+    return frozenset(
+        out.name
+        for scope in all_graphs(model)
+        for node in scope
+        for out in node.outputs
+        if out.name and out.type is not None
+    )
+
+
 # Edits
+
+
+def forget_shapes(model: ir.Model, *, keep: frozenset[str]) -> None:
+    """Drop what was inferred of intermediate values, so that it does not make the file grow; outputs keep theirs."""
+    for scope in all_graphs(model):
+        outputs = set(scope.outputs)
+        for node in scope:
+            for value in node.outputs:
+                if value not in outputs and value.name not in keep:
+                    value.type, value.shape = None, None
 
 
 def replace_value(old: ir.Value, new: ir.Value) -> None:

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -15,6 +15,9 @@ from modelopt import graph
 
 MAX_FUNCTION_NODES = 1_000_000
 """Nodes that the model may have once every function call is inlined; nested calls grow exponentially."""
+
+MAX_FUNCTION_DEPTH = 100
+"""How deep functions may call each other."""
 
 
 @dataclass(frozen=True)
@@ -36,89 +39,125 @@ class Violation:
 def check(model: ir.Model) -> list[Violation]:
     """All violations, outer scopes first; an empty list for a valid model."""
     found = [*_opsets(model), *_functions(model)]
-    found += _scope(model.graph, visible=frozenset())
+    found += _scope(model.graph, ())
     for function in model.functions.values():
-        found += _scope(function, visible=frozenset())
+        found += _scope(function, ())
     return found
 
 
 def _opsets(model: ir.Model) -> Iterator[Violation]:
     if not model.graph.outputs:
         yield Violation(f"graph '{model.graph.name}'", "has no outputs")
-    imported = {"" if domain == "ai.onnx" else domain for domain in model.opset_imports}
-    called = {key[0] for key in model.functions}
-    for node in model.graph:
-        domain = "" if node.domain == "ai.onnx" else node.domain
-        if domain not in imported and domain not in called:
-            yield Violation(graph.label(node), f"its domain '{node.domain}' is not imported")
+    called = {_domain(domain) for domain, _, _ in model.functions}
+    roots: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    for root in roots:
+        imported = called | {_domain(domain) for domain in root.opset_imports}
+        for node in root.all_nodes():
+            if _domain(node.domain) not in imported:
+                yield Violation(graph.label(node), f"its domain '{node.domain}' is not imported")
 
 
-def _scope(scope: ir.Graph | ir.Function, visible: frozenset[ir.Value]) -> Iterator[Violation]:
-    """One scope and its bodies: each value is made once, before it is used, and visible where it is used."""
-    defined: set[ir.Value] = set()
-    names: set[str] = set()
+def _domain(written: str) -> str:
+    return "" if written == "ai.onnx" else written
+
+
+class _Known:
+    """What a scope has defined so far, and what its names will mean once all of it is read."""
+
+    def __init__(self, scope: ir.Graph | ir.Function) -> None:
+        self.values: set[ir.Value] = set()
+        self.given: set[str] = set()
+        stored = scope.initializers.values() if isinstance(scope, ir.Graph) else ()
+        made = (value for node in scope for value in node.outputs)
+        self.names = {value.name: value for value in (*stored, *made, *scope.inputs) if value.name}
+
+
+def _scope(scope: ir.Graph | ir.Function, outer: tuple[_Known, ...]) -> Iterator[Violation]:
+    """One scope and its bodies: each value is made once, before it is used, and visible where it is used.
+
+    A body may give an outer name to a value of its own, as exporters do, but must not use the outer value then: a file
+    knows values by name only, and would mean the inner one.
+    """
+    known = _Known(scope)
+    scopes = (*outer, known)
     where = f"graph '{scope.name}'"
     for value in scope.inputs:
-        yield from _define(value, where, defined, names)
+        yield from _define(value, where, known)
     if isinstance(scope, ir.Graph):
-        yield from _initializers(scope, where, defined, names)
+        yield from _initializers(scope, where, known)
     for node in scope:
         for used in node.inputs:
-            if used is not None and used not in defined and used not in visible:
-                yield Violation(graph.label(node), f"uses '{used.name}' before it exists")
+            if used is not None:
+                yield from _use(used, graph.label(node), scopes)
         for body in graph.bodies(node):
-            yield from _scope(body, visible | defined)
+            yield from _scope(body, scopes)
         for value in node.outputs:
             if value.name:
-                yield from _define(value, graph.label(node), defined, names)
+                yield from _define(value, graph.label(node), known)
     for value in scope.outputs:
-        if value not in defined and value not in visible:
+        if any(value in one.values for one in outer):
+            yield Violation(where, f"the output '{value.name}' is a value of an outer graph, which needs an Identity")
+        elif value not in known.values:
             yield Violation(where, f"the output '{value.name}' is made by no node")
 
 
-def _initializers(scope: ir.Graph, where: str, defined: set[ir.Value], names: set[str]) -> Iterator[Violation]:
+def _use(used: ir.Value, where: str, scopes: tuple[_Known, ...]) -> Iterator[Violation]:
+    for one in reversed(scopes):
+        if used in one.values:
+            return
+        if used.name in one.names and any(used in further.values for further in scopes):
+            yield Violation(where, f"uses an outer '{used.name}' where an inner value has the same name")
+            return
+    yield Violation(where, f"uses '{used.name}' before it exists")
+
+
+def _initializers(scope: ir.Graph, where: str, known: _Known) -> Iterator[Violation]:
     for value in scope.initializers.values():
         if value.const_value is None:
             yield Violation(where, f"the initializer '{value.name}' has no data")
-        if value not in defined:  # an initializer may also be an input
-            yield from _define(value, where, defined, names)
+        if value not in known.values:  # an initializer may also be an input
+            yield from _define(value, where, known)
 
 
-def _define(value: ir.Value, where: str, defined: set[ir.Value], names: set[str]) -> Iterator[Violation]:
+def _define(value: ir.Value, where: str, known: _Known) -> Iterator[Violation]:
     if not value.name:
         yield Violation(where, "a value has no name")
-    elif value.name in names:
+    elif value.name in known.given:
         yield Violation(where, f"the name '{value.name}' is given twice")
-    names.add(value.name or "")
-    defined.add(value)
+    known.given.add(value.name or "")
+    known.values.add(value)
 
 
 def _functions(model: ir.Model) -> Iterator[Violation]:
     """Functions may call each other, not themselves, and must not explode when they are inlined."""
-    sizes: dict[tuple[str, str, str], int] = {}
-    active: set[tuple[str, str, str]] = set()
+    sizes: dict[ir.OperatorIdentifier, int] = {}
+    active: list[ir.OperatorIdentifier] = []
 
-    def size(key: tuple[str, str, str]) -> int | None:
-        if key in active:
-            return None
+    def size(nodes: Iterable[ir.Node]) -> int:
+        """How many nodes these are once all calls are inlined."""
+        return sum(called(node.op_identifier()) for node in nodes)
+
+    def called(key: ir.OperatorIdentifier) -> int:
+        if key not in model.functions:
+            return 1
         if key not in sizes:
-            active.add(key)
-            total = 0
-            for node in model.functions[key].all_nodes():
-                callee = node.op_identifier()
-                inner = size(callee) if callee in model.functions else 1
-                if inner is None:
-                    return None
-                total += inner
-            active.discard(key)
-            sizes[key] = total
+            if key in active:
+                raise _Unbounded(key[1], "calls itself")
+            if len(active) == MAX_FUNCTION_DEPTH:
+                raise _Unbounded(active[0][1], f"calls functions more than {MAX_FUNCTION_DEPTH} deep")
+            active.append(key)
+            sizes[key] = size(model.functions[key].all_nodes())
+            active.pop()
         return sizes[key]
 
-    for key in model.functions:
-        nodes = size(key)
-        if nodes is None:
-            yield Violation(f"function '{key[1]}'", "calls itself")
-            return
-        if nodes > MAX_FUNCTION_NODES:
-            yield Violation(f"function '{key[1]}'", f"is more than {MAX_FUNCTION_NODES:,} nodes once it is inlined")
-            return
+    try:
+        total = max([size(model.graph.all_nodes()), *map(called, model.functions)])
+    except _Unbounded as error:
+        yield Violation(f"function '{error.args[0]}'", error.args[1])
+        return
+    if model.functions and total > MAX_FUNCTION_NODES:
+        yield Violation("the functions", f"are more than {MAX_FUNCTION_NODES:,} nodes once they are inlined")
+
+
+class _Unbounded(Exception):
+    """A chain of function calls has no end, or none worth waiting for."""

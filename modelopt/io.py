@@ -149,7 +149,7 @@ def _refuse_unsupported(proto: onnx.ModelProto, shown: str) -> None:
             _check_tensor(tensor, shown)
     for value in _value_infos(proto):
         if _holds_map(value.type):
-            raise Refused(f"{shown} holds a map: '{value.name}'", note="modelopt supports tensors, sequences and optionals")
+            raise Refused(f"{shown} holds a map: '{value.name}'")
     for attribute in _attribute_protos(proto):
         if attribute.HasField("sparse_tensor") or attribute.sparse_tensors:
             raise Refused(f"{shown} holds a sparse tensor: the attribute '{attribute.name}'")
@@ -199,7 +199,7 @@ def _holds_map(type_: onnx.TypeProto) -> bool:
     return bool(kind == "map_type")
 
 
-_WIDE = {onnx.TensorProto.COMPLEX64: 2, onnx.TensorProto.COMPLEX128: 2}  # numbers per element in typed fields
+_NUMBERS: dict[int, int] = {onnx.TensorProto.COMPLEX64: 2, onnx.TensorProto.COMPLEX128: 2}  # per element
 
 
 def _check_tensor(tensor: onnx.TensorProto, shown: str) -> None:
@@ -223,7 +223,7 @@ def _tensor_problem(tensor: onnx.TensorProto) -> str | None:
         found, needed, unit = len(tensor.raw_data), -(-count * ir.DataType(tensor.data_type).bitwidth // 8), "bytes"
     else:
         bits = ir.DataType(tensor.data_type).bitwidth
-        packed = -(-count * bits // 8) if bits < 8 else count * _WIDE.get(tensor.data_type, 1)
+        packed = -(-count * bits // 8) if bits < 8 else count * _NUMBERS.get(tensor.data_type, 1)
         found = len(getattr(tensor, onnx.helper.tensor_dtype_to_field(tensor.data_type)))
         needed, unit = packed, "values"
     return None if found == needed else f"holds {found} {unit} where its shape and type need {needed}"
@@ -306,11 +306,17 @@ def write(model: ir.Model, path: Path, *, data_name: str | None = None) -> list[
         if data_name is None:
             _write_chunks(path, serial.chunks(model))
             return [path]
-        with serial.externalized(model, data_name, _EXTERNAL_MIN_BYTES) as payloads:
-            header = serial.to_bytes(model)
-        _write_chunks(path, [header])
-        _write_chunks(path.parent / data_name, _aligned(payloads))
-        return [path, path.parent / data_name]
+        data = path.parent / data_name
+        _write_external(model, path, data_name, data)
+        return [path, data]
+
+
+def _write_external(model: ir.Model, path: Path, data_name: str, data: Path) -> None:
+    """Write a model that says its weights are in `data_name`, and those weights to `data`."""
+    with serial.externalized(model, data_name, _EXTERNAL_MIN_BYTES) as payloads:
+        header = serial.to_bytes(model)
+    _write_chunks(path, [header])
+    _write_chunks(data, _aligned(payloads))
 
 
 def _aligned(payloads: Iterable[tuple[int, ir.TensorProtocol]]) -> Iterator[bytes | memoryview]:
@@ -336,7 +342,15 @@ def _disk_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
             raise EnvironmentLacks(f"no room to write {path}", note=error.strerror) from None
-        if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR}:
+        if error.errno in {
+            errno.EACCES,
+            errno.EPERM,
+            errno.EROFS,
+            errno.ENOENT,
+            errno.ENOTDIR,
+            errno.EISDIR,
+            errno.ENAMETOOLONG,
+        }:
             raise InputError(f"{path.parent} cannot be written to", note=error.strerror) from None
         raise
 
@@ -370,64 +384,135 @@ def staged(model: ir.Model, output: Path, *, source: Loaded, unchanged: bool) ->
         EnvironmentLacks: The disk is full.
         InputError: The folder cannot be written to.
     """
-    large = graph.weight_bytes(model) > MAX_INLINE_BYTES
-    external = source.has_external_data or large
+    external = source.has_external_data or graph.weight_bytes(model) > MAX_INLINE_BYTES
     if output == STDIO and external:
         raise Refused("a model with external data does not fit through a pipe", hint="give -o a file name")
     with contextlib.ExitStack() as stack:
-        folder = output.parent
         if output == STDIO:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="modelopt-out-")))
-        temporary = folder / f".{'stdout' if output == STDIO else output.name}.{os.getpid()}.tmp.onnx"
-        data_name = _data_name(model, output) if external else None
-        stack.callback(_unlink, temporary)
-        if unchanged and not external:
-            with _disk_errors(temporary):
-                _write_chunks(temporary, [source.path.read_bytes()])
-            files = [temporary]
+            target = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="modelopt-out-"))) / "stdout.onnx"
         else:
-            fresh = data_name is not None and not (folder / data_name).exists()
-            if fresh and data_name:
-                stack.callback(_unlink_unless_committed, folder / data_name, output)
-            elif data_name:
-                (folder / data_name).unlink()  # same content by its name: written anew, so that no torn file survives
-            files = write(model, temporary, data_name=data_name)
-        yield Staged(temporary, sum(file.stat().st_size for file in files), lambda: _commit(temporary, output))
+            target = destination(output)
+            with _disk_errors(target):
+                _remove_stale(target, source.path)
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp.onnx")
+        files = [temporary]
+        with _disk_errors(temporary):
+            if external:
+                data = target.with_name(_data_name(model, target))
+                partial = temporary.with_suffix(".data")
+                stack.callback(_remove_unused, {data}, target, source.path)  # runs last: committed or not
+                stack.callback(_unlink, temporary)
+                stack.callback(_unlink, partial)
+                _write_external(model, temporary, data.name, partial)
+                partial.replace(data)  # a file of this name holds the same bytes: who uses it sees no change
+                files.append(data)
+            else:
+                stack.callback(_unlink, temporary)
+                _write_chunks(temporary, [source.path.read_bytes()] if unchanged else serial.chunks(model))
+        size = sum(file.stat().st_size for file in files)
+        yield Staged(temporary, size, lambda: _commit(temporary, target, source.path, to_stdout=output == STDIO))
 
 
-def _commit(temporary: Path, output: Path) -> None:
-    if output == STDIO:
+def destination(output: Path) -> Path:
+    """The file that writing to `output` makes: behind a link, what the link leads to.
+
+    Raises:
+        InputError: It is a directory or a device, or its folder does not exist.
+    """
+    try:
+        target = output.resolve()
+        mode = target.stat().st_mode if target.exists() else stat.S_IFREG
+    except (OSError, RuntimeError) as error:  # a loop of links, or a name that is too long
+        raise InputError(f"{output} cannot be written to", note=str(error)) from None
+    if stat.S_ISDIR(mode):
+        raise InputError(f"the output {output} is a directory", hint=f"give a file name: {output / 'model.onnx'}")
+    if not stat.S_ISREG(mode):
+        raise InputError(f"the output {output} is not a regular file", hint="use - to write the model to stdout")
+    if not target.parent.is_dir():
+        raise InputError(f"the folder {target.parent} does not exist", hint=_sibling(target.parent))
+    return target
+
+
+def _commit(temporary: Path, target: Path, source: Path, *, to_stdout: bool) -> None:
+    if to_stdout:
         with temporary.open("rb") as file:
             while chunk := file.read(1 << 20):
                 sys.stdout.buffer.write(chunk)
         sys.stdout.buffer.flush()
         return
-    with _disk_errors(output):
-        temporary.replace(output)
-        directory = os.open(output.parent, os.O_RDONLY)
+    with _disk_errors(target):
+        replaced = _named_data(target, _data_files(target))
+        temporary.replace(target)
+        directory = os.open(target.parent, os.O_RDONLY)
         try:
             os.fsync(directory)
         finally:
             os.close(directory)
+    _remove_unused(replaced, target, source)
 
 
-def _data_name(model: ir.Model, output: Path) -> str:
-    """A data file's name that says what it holds, so that a new version never overwrites the old one's weights."""
+# Data files of our outputs. The name says what a file holds, so that a new version never overwrites the weights of the
+# old one; a file goes when no model beside it names it any more.
+
+
+def _data_name(model: ir.Model, target: Path) -> str:
     digest = hashlib.sha256()
-    for name, tensor in graph.tensors(model):
-        digest.update(name.encode())
-        digest.update(serial.tensor_bytes(tensor))
-    return f"{output.name}.{digest.hexdigest()[:12]}.data"
+    with serial.externalized(model, "", _EXTERNAL_MIN_BYTES) as payloads:
+        for offset, tensor in payloads:
+            digest.update(b"%d:%d:" % (offset, tensor.nbytes))
+            digest.update(serial.tensor_bytes(tensor))
+    return f"{target.name}.{digest.hexdigest()[:12]}.data"
+
+
+def _data_files(target: Path) -> set[Path]:
+    pattern = re.compile(re.escape(target.name) + r"\.[0-9a-f]{12}\.data")
+    return {entry for entry in target.parent.iterdir() if pattern.fullmatch(entry.name)}
+
+
+def _named_data(model_file: Path, candidates: set[Path]) -> set[Path]:
+    """Those of `candidates` whose names the bytes of a model hold."""
+    with contextlib.suppress(OSError):
+        if candidates and model_file.is_file() and model_file.stat().st_size:
+            with model_file.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                return {data for data in candidates if content.find(data.name.encode()) >= 0}
+    return set()
+
+
+def _remove_unused(candidates: set[Path], target: Path, source: Path) -> None:
+    for user in {target, source, *target.parent.glob("*.onnx")}:
+        candidates = candidates - _named_data(user, candidates)
+    for data in candidates:
+        with contextlib.suppress(OSError):
+            data.unlink()
+
+
+def _remove_stale(target: Path, source: Path) -> None:
+    """Remove what a killed process left when it wrote the same output."""
+    pattern = re.compile(re.escape(f".{target.name}.") + r"([0-9]+)\.tmp\.(onnx|data)")
+    for entry in list(target.parent.iterdir()):
+        found = pattern.fullmatch(entry.name)
+        if found and not _is_alive(int(found[1])):
+            orphans = _named_data(entry, _data_files(target))
+            with contextlib.suppress(OSError):
+                entry.unlink()
+            _remove_unused(orphans, target, source)
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether another process of that number runs. Our own number on an old file is that of one that is gone."""
+    if pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _unlink(path: Path) -> None:
     path.unlink(missing_ok=True)
-
-
-def _unlink_unless_committed(data: Path, output: Path) -> None:
-    committed = output.exists() and data.name.encode() in output.read_bytes()
-    if not committed:
-        _unlink(data)
 
 
 def same_file(a: Path, b: Path) -> bool:

@@ -213,7 +213,7 @@ def session_spec(bench: BenchSpec | None, *, spin: bool = True) -> SessionSpec:
     )
 
 
-def bench_spec(bench: BenchSpec) -> Bench:
+def bench_spec(bench: BenchSpec, baseline: SessionSpec | None = None) -> Bench:
     """The recipe's bench section as the benchmark takes it."""
     plan = Plan(
         budget_ns=int(bench.budget_seconds * 1e9),
@@ -221,7 +221,7 @@ def bench_spec(bench: BenchSpec) -> Bench:
         min_rounds=bench.rounds,
         max_rounds=max(bench.rounds, Plan().max_rounds),
     )
-    return Bench(session=session_spec(bench), plan=plan)
+    return Bench(session=session_spec(bench), plan=plan, baseline=baseline)
 
 
 def _latency(

@@ -6,6 +6,7 @@ Every command builds a recipe and runs it; `--print-recipe` shows it and `modelo
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,14 @@ _SECTIONS: dict[str, Any] = {
 # Passes ↔ plain data
 
 
+class BadOption(InputError):
+    """An option that a pass does not have, or does not take; `option` is its written name."""
+
+    def __init__(self, option: str, fact: str, *, note: str | None = None, hint: str | None = None) -> None:
+        super().__init__(fact, note=note, hint=hint)
+        self.option = option
+
+
 def make_pass(name: str, options: dict[str, Any]) -> Pass:
     """The pass called `name` with `options` by their written names (``per-channel``).
 
@@ -152,7 +161,8 @@ def make_pass(name: str, options: dict[str, Any]) -> Pass:
     known = {f.name.replace("_", "-"): f for f in dataclasses.fields(kind)}
     for key in options:
         if key not in known:
-            raise InputError(
+            raise BadOption(
+                key,
                 f"unknown option '{key}' of {name}",
                 note=f"options: {', '.join(known)}" if known else f"{name} has no options",
                 hint=did_you_mean(key, known),
@@ -160,12 +170,10 @@ def make_pass(name: str, options: dict[str, Any]) -> Pass:
     try:
         return msgspec.convert({known[key].name: value for key, value in options.items()}, kind, strict=True)
     except msgspec.ValidationError as error:
-        raise InputError(f"bad option of {name}", note=_written(str(error))) from None
-
-
-def _written(message: str) -> str:
-    text, _, path = message.partition(" - at `$.")
-    return f"{path.rstrip('`').replace('_', '-')}: {text}" if path else text
+        text, _, path = str(error).partition(" - at `$.")
+        place = path.rstrip("`").replace("_", "-")
+        note = f"{place}: {text}" if place else text
+        raise BadOption(re.split(r"[.\[]", place)[0], f"bad option of {name}", note=note) from None
 
 
 def _step_to_plain(step: Step) -> Any:
@@ -173,22 +181,6 @@ def _step_to_plain(step: Step) -> Any:
         return {_GROUP: [_step_to_plain(one) for one in step.passes]}
     options = step.options()
     return {step.name: options} if options else step.name
-
-
-def _step_from_plain(plain: Any) -> Step:
-    if isinstance(plain, str):
-        return make_pass(plain, {})
-    if not isinstance(plain, dict) or len(plain) != 1:
-        raise InputError("a step is a pass name, or a pass name with its options", note=f"found {plain!r}")
-    (name, options), *_ = plain.items()
-    if name == _GROUP:
-        if not isinstance(options, list):
-            raise InputError(f"{_GROUP} takes a list of passes", note=f"found {options!r}")
-        inner = tuple(_step_from_plain(one) for one in options)
-        return UntilStable(tuple(one for one in inner if isinstance(one, Pass)))
-    if not isinstance(options, dict | None):
-        raise InputError(f"the options of {name} must be a mapping", note=f"found {options!r}")
-    return make_pass(str(name), {str(key): value for key, value in (options or {}).items()})
 
 
 # Recipe ↔ YAML
@@ -243,6 +235,10 @@ def parse(text: str, *, source: str = "recipe") -> Recipe:
         InputError: It is not a recipe; the fact names `source` and the line.
     """
     try:
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):  # nine lines of them can stand for gigabytes
+                line = event.start_mark.line + 1 if event.start_mark else 1
+                raise InputError(f"{source}:{line}: aliases (*{event.anchor}) are not supported")
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         plain = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -251,6 +247,8 @@ def parse(text: str, *, source: str = "recipe") -> Recipe:
         raise InputError(f"{where}: not YAML", note=getattr(error, "problem", None)) from None
     except RecursionError:
         raise InputError(f"{source}: nested too deeply") from None
+    except (ValueError, TypeError, AttributeError) as error:  # tagged values, e.g. !!timestamp 2026-99-99
+        raise InputError(f"{source}: not YAML", note=str(error)) from None
     if not isinstance(plain, dict):
         raise InputError(f"{source} is not a recipe", note="a recipe is a mapping with version and steps")
     return _Located(source, root).recipe(plain)
@@ -269,6 +267,9 @@ class _Located:
         self._lines[path] = node.start_mark.line + 1
         if isinstance(node, yaml.MappingNode):
             for key, value in node.value:
+                if (*path, str(key.value)) in self._lines:
+                    line = key.start_mark.line + 1
+                    raise InputError(f"{self._source}:{line}: the key '{key.value}' is given twice")
                 self._index(value, (*path, str(key.value)))
                 self._lines[(*path, str(key.value))] = key.start_mark.line + 1
         elif isinstance(node, yaml.SequenceNode):
@@ -282,8 +283,8 @@ class _Located:
 
     def recipe(self, plain: dict[Any, Any]) -> Recipe:
         version = plain.get("version")
-        if version != VERSION:
-            raise self.error(("version",), f"version must be {VERSION}", f"found {version!r}", None)
+        if type(version) is not int or version != VERSION:
+            raise self.error(("version",), f"version must be {VERSION}", f"found {_short(version)}", None)
         for key in plain:
             if key not in {*_SECTIONS, "version", "steps"}:
                 known = ["version", "steps", *_SECTIONS]
@@ -292,15 +293,34 @@ class _Located:
                 )
         steps = plain.get("steps")
         if not isinstance(steps, list):
-            raise self.error(("steps",), "steps must be a list of passes", f"found {steps!r}", None)
+            raise self.error(("steps",), "steps must be a list of passes", f"found {_short(steps)}", None)
         sections = {key: self._section(key, plain[key]) for key in _SECTIONS if key in plain}
-        return Recipe(steps=tuple(self._step(i, step) for i, step in enumerate(steps)), **sections)
+        return Recipe(steps=tuple(self._step(("steps", i), step) for i, step in enumerate(steps)), **sections)
 
-    def _step(self, i: int, plain: Any) -> Step:
+    def _step(self, path: tuple[str | int, ...], plain: Any) -> Step:
+        if not isinstance(plain, dict) or _GROUP not in plain or len(plain) != 1:
+            return self._pass(path, plain)
+        group = plain[_GROUP]
+        if not isinstance(group, list):
+            raise self.error(path, f"{_GROUP} takes a list of passes", f"found {_short(group)}", None)
+        return UntilStable(tuple(self._pass((*path, _GROUP, i), one) for i, one in enumerate(group)))
+
+    def _pass(self, path: tuple[str | int, ...], plain: Any) -> Pass:
+        if not isinstance(plain, str) and not (isinstance(plain, dict) and len(plain) == 1):
+            raise self.error(
+                path, "a step is a pass name, or a pass name with its options", f"found {_short(plain)}", None
+            )
+        (name, options), *_ = ({plain: None} if isinstance(plain, str) else plain).items()
+        if name == _GROUP:
+            raise self.error(path, f"{_GROUP} does not nest", None, None)
+        if not isinstance(options, dict | None):
+            raise self.error(path, f"the options of {name} must be a mapping", f"found {_short(options)}", None)
         try:
-            return _step_from_plain(plain)
+            return make_pass(str(name), {str(key): value for key, value in (options or {}).items()})
+        except BadOption as error:
+            raise self.error((*path, str(name), error.option), error.fact, error.note, error.hint) from None
         except InputError as error:
-            raise self.error(("steps", i), error.fact, error.note, error.hint) from None
+            raise self.error(path, error.fact, error.note, error.hint) from None
 
     def _section(self, key: str, plain: Any) -> Any:
         try:
@@ -309,6 +329,11 @@ class _Located:
             text, _, where = str(error).partition(" - at `$.")
             path = (key, *where.rstrip("`").split("."))
             raise self.error(path, f"{key}: {text}", None, None) from None
+
+
+def _short(plain: Any) -> str:
+    text = repr(plain)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def json_schema() -> dict[str, Any]:

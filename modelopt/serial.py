@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from contextlib import contextmanager
 
 import numpy as np
 import onnx
 import onnx_ir as ir
+from google.protobuf.message import Message
 
 from modelopt import graph, wireformat
 from modelopt.errors import InputError
@@ -29,7 +31,19 @@ def parse(buffer: wireformat.Buffer) -> tuple[onnx.ModelProto, list[wireformat.B
         if type(error).__name__ != "DecodeError":
             raise
         raise InputError("not an ONNX model", note=str(error)) from None
+    _check_text(proto)
     return proto, blobs
+
+
+def _check_text(message: Message) -> None:
+    """Names that are no UTF-8 would come out of protobuf as bytes."""
+    for field, value in message.ListFields():
+        if field.type == field.TYPE_STRING:
+            if any(isinstance(text, bytes) for text in ((value,) if isinstance(value, str | bytes) else value)):
+                raise InputError("not a valid ONNX model", note=f"'{field.full_name}' is not UTF-8")
+        elif field.type == field.TYPE_MESSAGE:
+            for inner in (value,) if isinstance(value, Message) else value:
+                _check_text(inner)
 
 
 def to_model(proto: onnx.ModelProto, buffer: wireformat.Buffer, blobs: list[wireformat.Blob]) -> ir.Model:
@@ -49,7 +63,7 @@ def to_model(proto: onnx.ModelProto, buffer: wireformat.Buffer, blobs: list[wire
         if isinstance(tensor, ir.ExternalTensor) and str(tensor.location).startswith(wireformat.MARKER):
             number = str(tensor.location).removeprefix(wireformat.MARKER).rstrip("\0")
             # Each blob belongs to one tensor: a marker that was in the file from the start is a forgery.
-            blob = unclaimed.pop(int(number), None) if number.isascii() and number.isdecimal() else None
+            blob = unclaimed.pop(int(number), None) if re.fullmatch("[0-9]{1,18}", number) else None
             if blob is None:
                 raise InputError(f"the tensor '{tensor.name}' points to data that the file does not hold")
             slot.set(view_tensor(tensor, view[blob.offset : blob.offset + blob.length]))
@@ -154,7 +168,7 @@ def _attribute_slots(attributes: MutableMapping[str, ir.Attr]) -> Iterator[Slot]
         if attribute.type == ir.AttributeType.TENSOR:
             yield _tensor_slot(attributes, name, attribute)
         elif attribute.type == ir.AttributeType.TENSORS:
-            for index, tensor in enumerate(attribute.as_tensors()):
+            for index, tensor in enumerate(attribute.value):
                 yield _list_slot(attributes, name, index, tensor)
 
 
@@ -162,13 +176,13 @@ def _tensor_slot(attributes: MutableMapping[str, ir.Attr], name: str, attribute:
     def put(tensor: ir.TensorProtocol) -> None:
         attributes[name] = ir.AttrTensor(name, tensor, doc_string=attribute.doc_string)
 
-    return Slot(attribute.as_tensor(), put)
+    return Slot(attribute.value, put)
 
 
 def _list_slot(attributes: MutableMapping[str, ir.Attr], name: str, index: int, tensor: ir.TensorProtocol) -> Slot:
     def put(new: ir.TensorProtocol) -> None:
         present = attributes[name]
-        tensors = list(present.as_tensors())
+        tensors = list(present.value)
         tensors[index] = new
         attributes[name] = ir.AttrTensors(name, tensors, doc_string=present.doc_string)
 
@@ -251,8 +265,9 @@ def view_tensor(tensor: ir.ExternalTensor, payload: memoryview) -> ir.LazyTensor
     Raises:
         InputError: The payload's length does not fit the dtype and dims.
     """
-    if tensor.dtype == ir.DataType.STRING:
-        raise InputError(f"the tensor '{tensor.name}' holds strings as raw bytes, which ONNX does not allow")
+    if tensor.dtype in {ir.DataType.STRING, ir.DataType.UNDEFINED}:
+        kind = "strings" if tensor.dtype == ir.DataType.STRING else "values of no type"
+        raise InputError(f"the tensor '{tensor.name}' holds {kind} as raw bytes, which ONNX does not allow")
     expected = tensor.nbytes
     if expected != len(payload):
         raise InputError(

@@ -40,6 +40,7 @@ class NoRunner:
         raise AssertionError(f"a fusion pass asked the runner to {name}")
 
 
+TRUE = np.ones((), np.bool_)
 CONTEXT = Context(runner=NoRunner(), target=cpu.resolve("x86-vnni"))
 
 
@@ -119,7 +120,7 @@ def conv_weights(
 
 def feeds_for(rng: np.random.Generator, channels: int, dims: int, *, in_branch: bool) -> dict[str, np.ndarray]:
     feeds = {"x": rng.standard_normal((2, channels, *[4] * dims)).astype(np.float32)}
-    return {**feeds, "p": np.array(True)} if in_branch else feeds
+    return {**feeds, "p": TRUE} if in_branch else feeds
 
 
 SHAPES = list(itertools.product(["Conv", "ConvTranspose"], [1, 2, 3], [1, 3], [False, True]))
@@ -166,7 +167,7 @@ def test_conv_bn_wherever_the_weights_are(place: dict[str, bool]) -> None:
     ],
 )
 def test_bn_in_training_mode_is_refused(
-    opset: int, attributes: dict[str, int], outputs: list[str], reason: str
+    opset: int, attributes: dict[str, Any], outputs: list[str], reason: str
 ) -> None:
     rng = np.random.default_rng(9)
     node, weights, channels = conv_weights(rng, "Conv", 2, 1, bias=False)
@@ -271,7 +272,7 @@ def test_hardswish(form: str, opset: int, place: dict[str, bool]) -> None:
     nodes = [helper.make_node("Add", ["x", "three"], ["a"]), *clip, *ends[form]]
     feeds: dict[str, np.ndarray] = {"x": np.linspace(-5, 5, 200, dtype=np.float32).reshape(2, 100)}
     if place.get("in_branch"):
-        feeds["p"] = np.array(True)
+        feeds["p"] = TRUE
     fused = assert_fuses(model_of(nodes, weights, 2, opset=opset, **place), feeds, "fuse-hardswish", 1)
     operators = [node.op_type for node in ir.traversal.RecursiveGraphIterator(fused.graph)]
     operators += [node.op_type for function in fused.functions.values() for node in function]
@@ -287,7 +288,7 @@ def test_matmul_add(shape: tuple[int, ...], place: dict[str, bool]) -> None:
     nodes = [helper.make_node("MatMul", ["x", "w"], ["m"]), helper.make_node("Add", ["b", "m"], ["y"])]
     feeds: dict[str, np.ndarray] = {"x": rng.standard_normal((5, 4)).astype(np.float32)}
     if place.get("in_branch"):
-        feeds["p"] = np.array(True)
+        feeds["p"] = TRUE
     # A function does not know the rank of what it is called with.
     expected = 0 if place.get("in_function") else 1
     assert_fuses(model_of(nodes, weights, 2, **place), feeds, "fuse-matmul-add", expected)

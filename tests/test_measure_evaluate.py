@@ -8,16 +8,14 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper
 
 from modelopt.data.sample import Dataset, Sample
 from modelopt.errors import InputError
-from modelopt.measure.bench import BenchSpec
-from modelopt.measure.compare import Comparison, compare, model_size_bytes
 from modelopt.measure.evaluate import Accuracy, evaluate
-from modelopt.measure.schedule import Plan
 from modelopt.runtime.session import SessionSpec
 
 N_CLASSES = 4
@@ -48,7 +46,7 @@ def rows(labels: np.ndarray | None = None, n: int = 8) -> Rows:
 
 
 def scaling(path: Path, factors: list[float], *, input_name: str = "x", outputs: tuple[str, ...] = ("y",)) -> Path:
-    """Each output is x times `factors`, class by class; the second is negated."""
+    """The first output is x times `factors`, class by class; the second x divided by them."""
     operators = ("Mul", "Div")
     graph = helper.make_graph(
         [helper.make_node(op, [input_name, "f"], [name]) for op, name in zip(operators, outputs, strict=False)],
@@ -106,7 +104,7 @@ def test_labels_that_are_not_classes_are_said_to_be_unused(good: Path) -> None:
 
 def test_outputs_are_matched_by_name(tmp_path: Path) -> None:
     two = scaling(tmp_path / "a.onnx", [2, 2, 2, 2], outputs=("p", "q"))
-    model = ir.from_proto(_proto(two))
+    model = _model(two)
     model.graph.outputs.reverse()
     swapped = tmp_path / "b.onnx"
     swapped.write_bytes(ir.to_proto(model).SerializeToString())
@@ -127,40 +125,5 @@ def test_what_cannot_be_compared(tmp_path: Path, good: Path) -> None:
         evaluate(good, good, rows(), ONE_THREAD, metric="top5")
 
 
-def test_compare_measures_what_it_is_given(good: Path, bad: Path) -> None:
-    sizes = {good: 10, bad: 7}
-    nothing = compare(good, bad, size_of=sizes.__getitem__)
-    assert (nothing.size_a_bytes, nothing.size_b_bytes) == (10, 7)
-    assert (nothing.ratio, nothing.bench_a, nothing.accuracy) == (None, None, None)
-
-    bench = BenchSpec(session=ONE_THREAD, plan=Plan(budget_ns=1, warmup_ns=1, slice_ns=1))
-    data = rows(CLASSES)
-    feeds = [sample.feeds for sample in data.select([0, 1])]
-    found = compare(good, bad, size_of=sizes.__getitem__, feeds=feeds, bench=bench, dataset=data)
-    assert found.ratio is not None
-    assert found.bench_b is not None
-    assert found.bench_b.path == str(bad)
-    assert found.accuracy is not None
-    assert found.accuracy.delta is not None
-    assert found.accuracy.delta.point == -0.25
-    assert msgspec.json.decode(msgspec.json.encode(found), type=Comparison) == found
-
-
-def test_the_size_counts_each_external_file_once(tmp_path: Path, good: Path) -> None:
-    (tmp_path / "weights.bin").write_bytes(bytes(100))
-    model = ir.from_proto(_proto(good))
-    for name, offset in (("a", 0), ("b", 40)):
-        tensor = ir.ExternalTensor(
-            "weights.bin", offset, 16, ir.DataType.FLOAT, name=name, shape=ir.Shape([4]), base_dir=tmp_path
-        )
-        model.graph.register_initializer(ir.Value(name=name, const_value=tensor))
-    assert model_size_bytes(good, model) == good.stat().st_size + 100
-    (tmp_path / "weights.bin").unlink()
-    with pytest.raises(InputError, match=r"weights\.bin is not there"):
-        model_size_bytes(good, model)
-
-
-def _proto(path: Path) -> object:
-    import onnx
-
-    return onnx.load_model_from_string(path.read_bytes())
+def _model(path: Path) -> ir.Model:
+    return ir.from_proto(onnx.load_model_from_string(path.read_bytes()))

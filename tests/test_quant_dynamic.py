@@ -111,7 +111,7 @@ def test_convolutions_only_when_asked_for(runner: WorkerRunner) -> None:
     reference = run(model(text, **tensors), FEEDS)[0]
     result = model(text, **tensors)
     assert QuantizeDynamic().apply(result, context(runner)).rewrites == 0
-    assert QuantizeDynamic(conv=True, per_channel=False).apply(result, context(runner)).rewrites == 1
+    assert QuantizeDynamic(conv=True).apply(result, context(runner)).rewrites == 1
     assert op_types(result)["ConvInteger"] == 1
     assert relative_error(reference, run(result, FEEDS)[0]) < 0.05
 

@@ -51,7 +51,7 @@ def test_zero_is_exact_and_the_scale_is_normal(grid: Grid, a: float, b: float) -
     assert grid.low <= int(params.zero_point) <= grid.high
 
 
-@given(st.sampled_from(GRIDS), ends, ends, st.floats(allow_nan=False))
+@given(st.sampled_from(GRIDS), ends, ends, st.floats(allow_nan=False, width=32))
 def test_integers_stay_on_the_grid(grid: Grid, a: float, b: float, value: float) -> None:
     integers = quantize(np.array([value]), params_from_range(min(a, b), max(a, b), grid))
     assert grid.low <= int(integers[0]) <= grid.high
@@ -76,7 +76,12 @@ def test_reduced_weights_never_saturate_vpmaddubsw() -> None:
 
 
 def test_weights_have_one_scale_per_channel() -> None:
-    array = np.random.default_rng(0).standard_normal((4, 3, 2, 2)).astype(np.float32) * [[[[1]]], [[[10]]], [[[0]]], [[[2]]]]
+    array = np.random.default_rng(0).standard_normal((4, 3, 2, 2)).astype(np.float32) * [
+        [[[1]]],
+        [[[10]]],
+        [[[0]]],
+        [[[2]]],
+    ]
     params = weight_params(array.astype(np.float32), PerChannel(0))
     assert params.scale.shape == params.zero_point.shape == (4,)
     assert not params.zero_point.any()

@@ -40,7 +40,7 @@ def net(text: str = NET) -> ir.Model:
     rng = np.random.default_rng(0)
 
     def normal(*shape: int) -> np.ndarray:
-        return (rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
+        return np.asarray(rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:])), np.float32)
 
     return model(
         text,
@@ -276,3 +276,32 @@ def test_large_convolutions_between_floats_pay_and_small_ones_do_not(runner: Wor
         changes = QuantizeStatic().apply(quantized, context(runner, feeds(1, channels, 8, 8, n=2)))
         paid[channels] = changes.rewrites
     assert paid == {8: 0, 512: 1}
+
+
+@pytest.mark.parametrize(
+    ("shape", "body", "weight"),
+    [
+        ((1, 4, 9), "y = Conv <pads = [1,1]> (x, w)", (6, 4, 3)),
+        ((1, 4, 5, 5), "y = Conv <group = 2> (x, w)", (6, 2, 3, 3)),
+        ((1, 4, 4, 4, 4), "y = Conv (x, w)", (2, 4, 2, 2, 2)),
+        ((3, 4), "y = Gemm (x, w)", (4, 6)),
+        ((2, 3, 4), "y = MatMul (x, w)", (4, 6)),
+        ((2, 3, 4), "y = MatMul (x, w)", (2, 4, 6)),
+        ((4,), "y = MatMul (x, w)", (4, 6)),
+        ((1, 4, 6, 6), "c = Conv (x, w)  l = LeakyRelu (c)  y = Conv (l, w)", (4, 4, 1, 1)),
+        ((1, 4, 6, 6), "c = Conv (x, w)  l = Clip (c)  y = Conv (l, w)", (4, 4, 1, 1)),
+        ((1, 4, 6, 6), "c = Conv (x, w)  d = Conv (c, w)  k = Concat <axis = 0> (c, d)  y = Conv (k, w)", (4, 4, 1, 1)),
+        ((1, 4, 6, 6), "c = Conv (x, w)  t = Transpose <perm = [0,1,3,2]> (c)  y = Conv (t, w)", (4, 4, 1, 1)),
+        ((1, 4, 6, 6), "c = Conv (x, w)  s = Mul (c, c)  y = Conv (s, w)", (4, 4, 1, 1)),
+        ((1, 4, 6, 6), "c = Conv (x, w)  a = AveragePool <kernel_shape = [2,2]> (c)  y = Conv (a, w)", (4, 4, 1, 1)),
+        ((1, 4, 6, 6), "c = Conv (x, w)  s = Sigmoid (c)  y = Conv (s, w)", (4, 4, 1, 1)),
+    ],
+)
+def test_forms(runner: WorkerRunner, shape: tuple[int, ...], body: str, weight: tuple[int, ...]) -> None:
+    dims = ",".join(str(n) for n in shape)
+    free = ",".join("abcde"[: len(shape)])
+    text = f'<ir_version: 8, opset_import: ["" : 17]> net (float[{dims}] x) => (float[{free}] y) {{ {body} }}'
+    array = np.random.default_rng(0).standard_normal(weight).astype(np.float32)
+    float_model, quantized, samples = model(text, w=array), model(text, w=array), feeds(*shape)
+    assert EVERYWHERE.apply(quantized, context(runner, samples)).rewrites > 0
+    assert relative_error(run(float_model, samples[0])[0], run(quantized, samples[0])[0]) < 0.06

@@ -212,7 +212,7 @@ def test_one_runtime_and_only_one(monkeypatch: pytest.MonkeyPatch, installed: se
             raise importlib.metadata.PackageNotFoundError(name)
         return "1.0"
 
-    monkeypatch.setattr(worker_module.importlib.metadata, "version", version)
+    monkeypatch.setattr(importlib.metadata, "version", version)
     with pytest.raises(EnvironmentLacks, match=message):
         Worker()
 

@@ -38,7 +38,7 @@ def command(models: tuple[Path, ...], **flags: Any) -> None:
     """
     from modelopt import ui
     from modelopt.benching import bench_sections, measure_models
-    from modelopt.cli.optimize import bench_from_flags, free_dims_from_flags, limits_from_flags
+    from modelopt.cli.optimize import bench_from_flags, free_dims_from_flags, limits_from_flags, session_from_flags
     from modelopt.recipe import EvaluateSpec
 
     screen = ui.Screen(quiet=flags["quiet"], verbose=flags["verbose"], as_json=flags["as_json"])
@@ -50,6 +50,8 @@ def command(models: tuple[Path, ...], **flags: Any) -> None:
             models,
             data=data,
             bench=bench_from_flags(flags),
+            session=session_from_flags(flags),
+            baseline=None,
             score=False,
             free_dims=free_dims_from_flags(flags),
             seed=flags["seed"],

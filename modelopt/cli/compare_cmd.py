@@ -17,6 +17,7 @@ from modelopt.cli import options
 Examples:
   modelopt compare model.onnx model.int8.onnx --eval labelled.npz
   modelopt compare a.onnx b.onnx                  # outputs on random inputs
+  modelopt compare model.onnx model.onnx --baseline-provider cpu --provider openvino
   modelopt compare --no-bench --eval photos/ --preprocess resize=224x224 a.onnx b.onnx""",
 )
 @click.argument("a", type=click.Path(path_type=Path))
@@ -28,6 +29,10 @@ Examples:
 )
 @options.option("--no-bench", is_flag=True, help="Do not measure latency.")
 @options.TIMING
+@options.option("--baseline-provider", heading="Latency", help="Run A on this provider instead.")
+@options.option(
+    "--baseline-option", multiple=True, type=options.KeyValue(), heading="Latency", help="An option of that provider."
+)
 @options.option("--seed", type=click.IntRange(0), default=0, help="For random inputs. [default: 0]")
 @options.LIMITS
 @options.SAYING
@@ -35,7 +40,14 @@ def command(a: Path, b: Path, **flags: Any) -> None:
     """Compare model B with model A: size, latency, and accuracy or how close the outputs are."""
     from modelopt import ui
     from modelopt.benching import compare_sections, measure_models
-    from modelopt.cli.optimize import bench_from_flags, evaluation_from_flags, free_dims_from_flags, limits_from_flags
+    from modelopt.cli.optimize import (
+        baseline_from_flags,
+        bench_from_flags,
+        evaluation_from_flags,
+        free_dims_from_flags,
+        limits_from_flags,
+        session_from_flags,
+    )
 
     screen = ui.Screen(quiet=flags["quiet"], verbose=flags["verbose"], as_json=flags["as_json"])
     with screen.progress() as progress:
@@ -43,6 +55,8 @@ def command(a: Path, b: Path, **flags: Any) -> None:
             (a, b),
             data=evaluation_from_flags(flags),
             bench=bench_from_flags(flags),
+            session=session_from_flags(flags),
+            baseline=baseline_from_flags(flags),
             score=True,
             free_dims=free_dims_from_flags(flags),
             seed=flags["seed"],

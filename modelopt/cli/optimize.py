@@ -17,6 +17,7 @@ from modelopt.io import STDIO
 from modelopt.recipe import BenchSpec, DataSpec, EvaluateSpec, Gates, Recipe, Step, dump
 from modelopt.report import Report
 from modelopt.report.markdown import to_markdown
+from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Limits
 
 
@@ -67,6 +68,26 @@ def evaluation_from_flags(flags: dict[str, Any]) -> EvaluateSpec | None:
         preprocess=flags["preprocess"],
         batch=flags.get("batch", 1),
     )
+
+
+def session_from_flags(flags: dict[str, Any]) -> SessionSpec:
+    """How ``--provider`` and its companions open sessions."""
+    options = tuple(sorted(flags["provider_option"]))
+    return SessionSpec(provider=flags["provider"], provider_options=options, threads=flags["threads"])
+
+
+def baseline_from_flags(flags: dict[str, Any]) -> SessionSpec | None:
+    """How ``--baseline-provider`` opens the first model, None without it.
+
+    Raises:
+        InputError: Options without a provider.
+    """
+    if flags["baseline_provider"] is None:
+        if flags["baseline_option"]:
+            raise InputError("--baseline-option needs --baseline-provider", hint="--baseline-provider NAME")
+        return None
+    options = tuple(sorted(flags["baseline_option"]))
+    return SessionSpec(provider=flags["baseline_provider"], provider_options=options, threads=flags["threads"])
 
 
 def free_dims_from_flags(flags: dict[str, Any]) -> dict[str, int]:

@@ -12,7 +12,8 @@ from modelopt.inspection import layers, sampling
 from modelopt.inspection.blockers import blockers
 from modelopt.inspection.data import DtypeWeights, FileFacts, Inspection, OpsetImport
 from modelopt.inspection.foldable import foldable
-from modelopt.inspection.shapes import ShapeInference, bind, inferred
+from modelopt.inspection.refine import ShapeInference
+from modelopt.inspection.shapes import bind, inferred
 from modelopt.io import Loaded
 
 __all__ = ["Inspection", "inspect"]
@@ -74,7 +75,7 @@ def inspect(
 def _by_dtype(tensors: Iterable[ir.TensorProtocol]) -> tuple[DtypeWeights, ...]:
     found: dict[str, list[ir.TensorProtocol]] = defaultdict(list)
     for tensor in tensors:
-        found[tensor.dtype.name.lower()].append(tensor)
+        found[_dtype_name(tensor.dtype)].append(tensor)
     rows = [
         DtypeWeights(
             dtype=dtype,
@@ -85,3 +86,8 @@ def _by_dtype(tensors: Iterable[ir.TensorProtocol]) -> tuple[DtypeWeights, ...]:
         for dtype, group in found.items()
     ]
     return tuple(sorted(rows, key=lambda row: (-row.size_bytes, row.dtype)))
+
+
+def _dtype_name(dtype: ir.DataType) -> str:
+    """As in the signature: numpy's name, ml_dtypes' name, or ``string``."""
+    return "string" if dtype == ir.DataType.STRING else str(dtype.numpy().name)

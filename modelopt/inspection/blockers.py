@@ -14,7 +14,8 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.inspection.data import Blocker
 from modelopt.inspection.foldable import constant_nodes
-from modelopt.quant.select import KERNELS, why_already_quantized
+from modelopt.quant.kernels import KERNELS
+from modelopt.quant.select import why_already_quantized
 
 _FIRST_PER_CHANNEL_OPSET = 13
 _CONTRIB_DOMAINS = ("com.microsoft", "ai.onnx.", "com.ms.", "org.pytorch.aten")
@@ -71,7 +72,7 @@ def _already_quantized(subject: _Subject) -> Blocker | None:
 
 
 def _no_kernels(subject: _Subject) -> Blocker | None:
-    if any(_weight(node) is not None for node in subject.kernels):
+    if any(_weight(node) is not None or _computed(node, subject) for node in subject.kernels):
         return None
     text = "no Conv, Gemm or MatMul has a constant weight: there is nothing that int8 would make faster"
     return Blocker(code="no-constant-weights", severity="stops", count=0, text=text)
@@ -94,14 +95,14 @@ def _in_bodies(subject: _Subject) -> Blocker | None:
 
 def _dynamic_weights(subject: _Subject) -> Blocker | None:
     places = [node for node in subject.kernels if _weight(node) is None and not _computed(node, subject)]
-    text = "their second operand is an activation or may be replaced by the caller (as in attention): they stay in float"
+    text = "their second operand is an activation, as in attention, or a caller may replace it: they stay in float"
     return _blocker("dynamic-weights", "hampers", text, places)
 
 
 def _computed_weights(subject: _Subject) -> Blocker | None:
     places = [node for node in subject.kernels if _weight(node) is None and _computed(node, subject)]
-    text = "their weights are computed from constants: run modelopt fold first"
-    return _blocker("computed-weights", "hampers", text, places)
+    text = "their weights are computed from constants: modelopt quantize folds them first, unless told not to"
+    return _blocker("computed-weights", "note", text, places)
 
 
 def _computed(node: ir.Node, subject: _Subject) -> bool:
@@ -137,7 +138,7 @@ def _channel_axis(node: ir.Node) -> int | None:
 
 
 def _tied_weights(subject: _Subject) -> Blocker | None:
-    names = {}
+    names: dict[str, None] = {}
     for node in subject.kernels:
         weight = node.inputs[1]
         if weight is None or _weight(node) is None:
@@ -149,9 +150,7 @@ def _tied_weights(subject: _Subject) -> Blocker | None:
 
 
 def _transposed(subject: _Subject) -> Blocker | None:
-    places = [
-        node for node in graph.all_nodes(subject.model) if graph.is_standard(node, "ConvTranspose")
-    ]
+    places = [node for node in graph.all_nodes(subject.model) if graph.is_standard(node, "ConvTranspose")]
     return _blocker("conv-transpose", "hampers", "onnxruntime has no integer kernel for ConvTranspose", places)
 
 

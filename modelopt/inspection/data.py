@@ -11,8 +11,6 @@ import msgspec
 
 from modelopt.signature import Dim, TensorSpec
 
-SCHEMA = "modelopt-inspect/1"
-
 
 class FileFacts(msgspec.Struct, frozen=True, kw_only=True):
     """The file.
@@ -223,7 +221,7 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
         blockers: What quantization meets, the worst first.
     """
 
-    schema: Literal["modelopt-inspect/1"] = SCHEMA
+    schema: Literal["modelopt-inspect/1"] = "modelopt-inspect/1"
     file: FileFacts
     producer: str
     ir_version: int

@@ -44,6 +44,12 @@ def dims(value: ir.Value | None) -> Dims:
     return tuple(dim if isinstance(dim, int) and dim >= 0 else None for dim in value.shape)
 
 
+def is_settled(value: ir.Value) -> bool:
+    """Whether the size of each axis is known; some exporters write -1 where it is not."""
+    shape = dims(value)
+    return shape is not None and None not in shape
+
+
 def _key(node: ir.Node) -> tuple[str, str]:
     return ("" if node.domain in graph.STANDARD_DOMAINS else node.domain, node.op_type)
 
@@ -86,7 +92,9 @@ def _gemm(second: int) -> Callable[[ir.Node], int | None]:
         left, right = _input(node, 0), _input(node, second)
         inner = _axis(right, 1 if graph.attribute_int(node, "transB", 0) else 0)
         outer = _axis(right, 0 if graph.attribute_int(node, "transB", 0) else 1)
-        rows = _axis(left, 1 if graph.attribute_int(node, "transA", 0) else 0)
+        rows = _axis(dims(node.outputs[0]), 0)
+        if rows is None:
+            rows = _axis(left, 1 if graph.attribute_int(node, "transA", 0) else 0)
         return _times((rows, inner, outer))
 
     return count
@@ -133,7 +141,7 @@ def _einsum(node: ir.Node) -> int | None:
 
 
 def _attention(node: ir.Node) -> int | None:
-    """Attention-23: Q·Kᵀ and the product with V. 4-D inputs are (batch, heads, length, width), 3-D (batch, length, all)."""
+    """Attention-23: Q·Kᵀ and the product with V. Inputs are (batch, heads, length, width) or (batch, length, all)."""
     query, key, value = (_input(node, index) for index in range(3))
     past = len(node.inputs) > 4 and node.inputs[4] is not None
     if query is None or key is None or value is None or past:

@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt.errors import InputError
+from modelopt.inspection import mapped
 from modelopt.inspection.data import Sparsity
 
 SPARSITY_BYTES = 64 * 2**20
@@ -35,35 +36,49 @@ def sparsity(tensors: Iterable[ir.TensorProtocol], *, budget_bytes: int = SPARSI
     All is read where it fits in the budget. Otherwise the tensors are thought of as one row of blocks of 64 KiB, of
     which every k-th is read: the same model gives the same number.
     """
-    floats = [tensor for tensor in tensors if tensor.dtype in _COUNTABLE and tensor.size]
+    flats = [(tensor.dtype, array(tensor).reshape(-1)) for tensor in tensors if tensor.dtype in _COUNTABLE]
     stride = 1
-    if sum(tensor.nbytes for tensor in floats) > budget_bytes:
-        stride = -(-sum(_blocks(tensor) for tensor in floats) // max(1, budget_bytes // _BLOCK_BYTES))
-    zeros = read = position = 0
-    for tensor in floats:
-        first = -position % stride
-        position += _blocks(tensor)
-        for bits in _every_block(tensor, first, stride):
-            zeros += bits.size - int(np.count_nonzero(bits))
-            read += bits.size
-    return Sparsity(zeros=zeros, read_elements=read, all_elements=sum(tensor.size for tensor in floats))
+    if sum(flat.nbytes for _, flat in flats) > budget_bytes:
+        stride = -(-sum(_blocks(flat) for _, flat in flats) // max(1, budget_bytes // _BLOCK_BYTES))
+    chosen = [(dtype, block) for dtype, flat, first in _placed(flats, stride) for block in _every(flat, first, stride)]
+    with mapped.scattered(block for _, block in chosen):
+        for _, block in chosen:
+            mapped.prefetch(block)
+        zeros = sum(_zeros(dtype, block) for dtype, block in chosen)
+    return Sparsity(
+        zeros=zeros,
+        read_elements=sum(block.size for _, block in chosen),
+        all_elements=sum(flat.size for _, flat in flats),
+    )
 
 
-def _blocks(tensor: ir.TensorProtocol) -> int:
-    return -(-tensor.nbytes // _BLOCK_BYTES)
+def _blocks(flat: np.ndarray) -> int:
+    return -(-flat.nbytes // _BLOCK_BYTES)
 
 
-def _every_block(tensor: ir.TensorProtocol, first: int, stride: int) -> Iterator[np.ndarray]:
-    """Blocks `first`, `first` + `stride` … as integers that are 0 where the number is ±0."""
-    if first >= _blocks(tensor):
-        return
-    flat = array(tensor).reshape(-1)
-    unsigned = np.dtype(f"u{flat.itemsize}")
-    signless = unsigned.type(2 ** (8 * flat.itemsize - 1) - 1)
+def _placed(
+    flats: Iterable[tuple[ir.DataType, np.ndarray]], stride: int
+) -> Iterator[tuple[ir.DataType, np.ndarray, int]]:
+    """Each array with its first block that is a multiple of `stride` in the row of all blocks."""
+    position = 0
+    for dtype, flat in flats:
+        yield dtype, flat, -position % stride
+        position += _blocks(flat)
+
+
+def _every(flat: np.ndarray, first: int, stride: int) -> Iterator[np.ndarray]:
+    """Blocks `first`, `first` + `stride` … of an array."""
     length = _BLOCK_BYTES // flat.itemsize
     for start in range(first * length, flat.size, stride * length):
-        bits = flat[start : start + length].view(unsigned)
-        yield bits & signless if tensor.dtype in _SIGNED_ZERO_FLOATS else bits
+        yield flat[start : start + length]
+
+
+def _zeros(dtype: ir.DataType, block: np.ndarray) -> int:
+    unsigned = np.dtype(f"u{block.itemsize}")
+    bits = block.view(unsigned)
+    if dtype in _SIGNED_ZERO_FLOATS:
+        bits = bits & unsigned.type(2 ** (8 * block.itemsize - 1) - 1)
+    return bits.size - int(np.count_nonzero(bits))
 
 
 def array(tensor: ir.TensorProtocol) -> np.ndarray:
@@ -88,9 +103,10 @@ def duplicates(tensors: Iterable[ir.TensorProtocol], *, budget_bytes: int = DUPL
         reading on would exceed the budget.
     """
     budget = _Budget(budget_bytes)
+    groups = sorted(_groups(tensors, _kind), key=lambda group: -group[0].nbytes)
     exact = likely = 0
-    for group in sorted(_groups(tensors, _kind), key=lambda group: -group[0].nbytes):
-        for twins in _agree_at_ends(group, budget):
+    with mapped.scattered(array(tensor) for group in groups for tensor in group):
+        for twins in (twins for group in groups for twins in _agree_at_ends(group, budget)):
             size = twins[0].nbytes
             if not budget.take(size * len(twins)):
                 likely += size * (len(twins) - 1)
@@ -125,16 +141,17 @@ def _kind(tensor: ir.TensorProtocol) -> Hashable:
 
 def _ends(tensor: ir.TensorProtocol) -> Hashable:
     data = _bytes(tensor)
-    return bytes(data[:_END_BYTES]), bytes(data[-_END_BYTES:])
+    return data[:_END_BYTES].tobytes(), data[-_END_BYTES:].tobytes()
 
 
 def _digest(tensor: ir.TensorProtocol) -> Hashable:
-    return hashlib.blake2b(_bytes(tensor), digest_size=32).digest()
+    data = _bytes(tensor)
+    mapped.prefetch(data)
+    return hashlib.blake2b(data.data, digest_size=32).digest()
 
 
-def _bytes(tensor: ir.TensorProtocol) -> memoryview:
-    flat = array(tensor).reshape(-1)
-    return memoryview(flat.view(np.uint8)) if flat.size else memoryview(b"")
+def _bytes(tensor: ir.TensorProtocol) -> np.ndarray:
+    return array(tensor).reshape(-1).view(np.uint8)
 
 
 def _groups(

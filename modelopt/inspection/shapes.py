@@ -5,22 +5,18 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Protocol
 
 import onnx_ir as ir
 
 from modelopt import graph
 from modelopt.errors import InputError, ModeloptError, did_you_mean
+from modelopt.inspection import macs
 from modelopt.inspection.data import BoundDim
+from modelopt.inspection.refine import ShapeInference, refine
 from modelopt.signature import Dim, Signature
 
-
-class ShapeInference(Protocol):
-    """The part of `modelopt.passes.base.Runner` that an inspection needs."""
-
-    def infer_shapes(self, model: ir.Model) -> None:
-        """Add what shape inference knows, in place; raises ModeloptError when it fails."""
-        ...
+_NAMELESS = frozenset({"", "?", "-1", "*", "None"})
+"""Names that exporters give to all open dimensions alike."""
 
 
 def bind(signature: Signature, given: Mapping[str, int]) -> tuple[BoundDim, ...]:
@@ -61,7 +57,7 @@ def dim_name(value: str, axis: int, dim: Dim) -> str | None:
     """What ``--dim`` calls an axis, None when its size is fixed."""
     if isinstance(dim, int):
         return None if dim >= 0 else f"{value}:{axis}"
-    return dim or f"{value}:{axis}"
+    return f"{value}:{axis}" if dim is None or dim in _NAMELESS else dim
 
 
 @contextmanager
@@ -78,14 +74,16 @@ def inferred(model: ir.Model, dims: tuple[BoundDim, ...], inference: ShapeInfere
         for value in values:
             if value.is_graph_input():
                 value.shape = _substituted(value, sizes)
-            elif value.shape is not None and not value.shape.is_static():
+            elif not macs.is_settled(value):
                 value.shape = None  # inferred anew, for these sizes
         failure = _infer(model, inference)
         for value, shape, _ in declared:
-            if shape is not None and (value.shape is None or not value.shape.is_static()):
+            if shape is not None and not macs.is_settled(value):
                 learned, value.shape = value.shape, shape
                 substituted = _substituted(value, sizes)
                 value.shape = substituted if learned is None else _merged(learned, substituted)
+        if failure is None and any(macs.counts(n) and macs.macs(n) is None for n in graph.all_nodes(model)):
+            refine(model, inference)
         yield failure
     finally:
         for value, shape, type_ in declared:

@@ -28,9 +28,11 @@ class BenchSpec(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         session: Provider, threads, optimization; spinning as users get it.
         plan: Budget, precision, rounds.
+        baseline: How to open the first model's session, where that differs (another provider); None as `session`.
     """
 
     session: SessionSpec = SessionSpec()
+    baseline: SessionSpec | None = None
     plan: Plan = Plan()
 
 
@@ -125,42 +127,43 @@ def run_bench(
         EnvironmentLacks: The provider is not there, or it ran no node of a model.
         InputError: There is nothing to feed, or no provider has that name.
         Refused: onnxruntime does not load or run a model.
+        ValueError: There is no path.
         WorkerDied: A child crashed or exceeded its limits.
     """
+    if not paths:
+        raise ValueError("no model to time")
     if not feeds:
         raise InputError("there is no input to time the model on", hint="give data, or time on random inputs")
     spec = spec or BenchSpec()
     with contextlib.ExitStack() as stack:
         entrants: list[_Entrant] = []
-        env: Environment | None = None
         for number, path in enumerate(paths):
             progress(f"loading {path.name}", number, len(paths))
-            placement = find_placement(path, spec.session, feeds[0], limits)
+            session = spec.baseline if number == 0 and spec.baseline is not None else spec.session
+            placement = find_placement(path, session, feeds[0], limits)
             worker = stack.enter_context(Worker(limits))
-            env = env or _environment(worker, spec)
-            entrants.append(_enter(worker, path, feeds, spec, placement))
+            entrants.append(_enter(worker, path, feeds, session, placement))
+        env = _environment(entrants[0].worker, spec)
         timings = time_rounds(
             lambda model, feed, runs: entrants[model].time(feed, runs), len(entrants), len(feeds), spec.plan, progress
         )
-        return [
-            _result(entrant, timings, number, len(feeds), spec, env)
-            for number, entrant in enumerate(entrants)
-            if env is not None
-        ]
+        return [_result(entrant, timings, number, len(feeds), spec, env) for number, entrant in enumerate(entrants)]
 
 
 def _environment(worker: Worker, spec: BenchSpec) -> Environment:
-    return environment.describe(threads=spec.session.threads, onnxruntime=worker.versions()["onnxruntime"])
+    version = worker.versions()["onnxruntime"]
+    worker.pause()
+    return environment.describe(threads=spec.session.threads, onnxruntime=version)
 
 
 def _enter(
     worker: Worker,
     path: Path,
     feeds: Sequence[Mapping[str, np.ndarray]],
-    spec: BenchSpec,
+    spec: SessionSpec,
     placement: Placement,
 ) -> _Entrant:
-    session = worker.open(path, spec.session)
+    session = worker.open(path, spec)
     for slot, feed in enumerate(feeds):
         worker.hold(slot, dict(feed))
     (cold_ns,) = session.time(1, slot=0)

@@ -45,6 +45,7 @@ def evaluate(
     dataset: Dataset,
     spec: SessionSpec | None = None,
     *,
+    baseline: SessionSpec | None = None,
     metric: str | None = None,
     limits: Limits | None = None,
     progress: Progress = silent,
@@ -58,6 +59,7 @@ def evaluate(
         candidate: The model to hold against it.
         dataset: Samples that fit the reference's inputs.
         spec: How to open both sessions; idle threads do not spin whatever it says.
+        baseline: How to open the reference, where that differs (another provider); None as `spec`.
         metric: A name from `metrics.names` or ``file.py:function``; None chooses.
         limits: What each child may use.
         progress: Told of samples done.
@@ -72,7 +74,8 @@ def evaluate(
     asked = None if metric is None else parse(metric)
     quiet = msgspec.structs.replace(spec or SessionSpec(), spin=False)
     with Worker(limits) as first, Worker(limits) as second:
-        before = first.open(reference, quiet, what="reference model")
+        usual = quiet if baseline is None else msgspec.structs.replace(baseline, spin=False)
+        before = first.open(reference, usual, what="reference model")
         after = second.open(candidate, quiet, what="candidate model")
         return score_sessions(before, after, dataset, asked, progress)
 

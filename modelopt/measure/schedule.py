@@ -57,6 +57,7 @@ class Timings:
     Attributes:
         warmup_runs: Runs before the first round.
         settled: Whether the warm-up ended because the latency was stable.
+        runs_per_round: Runs that fill a slice.
         rounds: One list of nanoseconds per round.
     """
 

@@ -70,8 +70,10 @@ def as_convolution(node: ir.Node) -> Conv | Mismatch:
         return Mismatch("the convolution's weight is not constant")
     if weight.dtype not in _FLOATS:
         return Mismatch(f"the convolution's weight is {weight.dtype.name.lower()}")
-    group = graph.attribute_int(node, "group", 1)
-    first, second = weight.shape.numpy()[:2]
+    group, shape = graph.attribute_int(node, "group", 1), weight.shape.numpy()
+    if len(shape) < 3 or group < 1 or shape[0] % group:
+        return Mismatch(f"a weight of shape {tuple(shape)} is none for {group} groups")
+    first, second = shape[:2]
     inputs, outputs = (second * group, first) if node.op_type == "Conv" else (first, second * group)
     return Conv(node, weight, inputs, outputs, group)
 
@@ -113,7 +115,11 @@ def _bias(conv: Conv) -> np.ndarray | Mismatch:
     if value is None:
         return np.zeros(conv.outputs)
     array = graph.constant(value)
-    return Mismatch("the convolution's bias is not constant") if array is None else array.astype(np.float64)
+    if array is None:
+        return Mismatch("the convolution's bias is not constant")
+    if array.shape != (conv.outputs,):
+        return Mismatch(f"a bias of shape {array.shape} is none for {conv.outputs} channels")
+    return array.astype(np.float64)
 
 
 def _grouped(conv: Conv) -> np.ndarray:

@@ -81,7 +81,8 @@ def _keeps_shape(source: ir.Value, number: ir.Value) -> bool:
 
 def _bypass(node: ir.Node, source: ir.Value) -> None:
     output = node.outputs[0]
-    source.shape = source.shape or output.shape
-    source.type = source.type or output.type
+    if source.producer() is not None:  # what is declared of a graph input is the caller's
+        source.shape = output.shape if source.shape is None else source.shape
+        source.type = output.type if source.type is None else source.type
     graph.replace_value(output, source)
     graph.remove_with_constants(node)

@@ -34,19 +34,20 @@ class FuseConvAffine(Pass):
     ``(1, c)``, Sub ``(1, -c)`` or, as ``c - x``, ``(-1, c)``, Div ``(1/c, 0)``. Computed in float64 and cast back.
 
     Behind a Conv or ConvTranspose the output channels absorb it: ``W ← a · W``, ``b ← a · b + s``. Before a Conv the
-    input channels do: ``W ← a · W``, ``b ← b + Σ s · W``. There ``s`` is refused with padding, which adds zeros after the
-    map, and where it centres a graph input: subtracting before the sum keeps digits.
+    input channels do: ``W ← a · W``, ``b ← b + Σ s · W``. There ``s`` is refused with padding, which adds zeros after
+    the map, and where it centres a graph input: subtracting before the sum keeps digits.
 
     Under ONNX broadcasting (Add-7 and later: shapes aligned at the right) a constant is per channel when its shape,
     with ones put before it up to the rank of ``x``, is ``(1, C, 1, …)``. Any other shape scales positions or makes the
-    output larger, and is refused; so is every opset below 7, where attributes ruled broadcasting. The addition of 3 and
-    the division by 6 of a hardswish are left to fuse-hardswish, so that the order of the two passes does not matter.
+    output larger, and is refused; so is every opset below 7, where attributes ruled broadcasting.
+
+    The addition of 3 and the division by 6 of a hardswish are left to fuse-hardswish: the two run in any order.
     """
 
     name: ClassVar[str] = "fuse-conv-affine"
     effect: ClassVar[Effect] = Effect.EXACT
 
-    def apply(self, model: ir.Model, ctx: Context) -> Changes:  # noqa: ARG002
+    def apply(self, model: ir.Model, ctx: Context) -> Changes:
         """Fold every such operator, one after the other where there are several."""
         return rewrite_nodes(model, partial(_rule, graph.NameSource(model)))
 

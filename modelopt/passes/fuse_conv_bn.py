@@ -30,7 +30,7 @@ class FuseConvBn(Pass):
     name: ClassVar[str] = "fuse-conv-bn"
     effect: ClassVar[Effect] = Effect.EXACT
 
-    def apply(self, model: ir.Model, ctx: Context) -> Changes:  # noqa: ARG002
+    def apply(self, model: ir.Model, ctx: Context) -> Changes:
         """Fold every normalization that directly follows a convolution of its own."""
         return rewrite_nodes(model, partial(_rule, graph.NameSource(model)))
 
@@ -41,25 +41,21 @@ def _rule(names: graph.NameSource, node: ir.Node, opset: int) -> Rewrite | Misma
     conv = convolution_before(node.inputs[0], node)
     if isinstance(conv, Mismatch):
         return conv
-    affine = _affine(node, opset)
-    if isinstance(affine, Mismatch):
-        return affine
-    if affine[0].shape != (conv.outputs,):
-        return Mismatch(f"it normalizes {affine[0].size} channels and the convolution has {conv.outputs}")
-    absorbed = absorb_behind(conv, *affine)
-    if isinstance(absorbed, Mismatch):
-        return absorbed
-    return partial(replace_tail, conv, absorbed, node, names)
+    affine = _affine(node, opset, conv.outputs)
+    absorbed = affine if isinstance(affine, Mismatch) else absorb_behind(conv, *affine)
+    return absorbed if isinstance(absorbed, Mismatch) else partial(replace_tail, conv, absorbed, node, names)
 
 
-def _affine(node: ir.Node, opset: int) -> tuple[np.ndarray, np.ndarray] | Mismatch:
-    """(a, s) of the normalization as ``a · x + s``, float64, shape (C,)."""
+def _affine(node: ir.Node, opset: int, channels: int) -> tuple[np.ndarray, np.ndarray] | Mismatch:
+    """(a, s) of the normalization as ``a · x + s``, float64, shape (channels,)."""
     if reason := _why_not_inference(node, opset):
         return Mismatch(reason)
     arrays = [graph.constant(value) for value in node.inputs[1:5]]
     if any(array is None for array in arrays):
         return Mismatch("its parameters are not constant")
     scale, bias, mean, variance = (np.asarray(array, np.float64) for array in arrays)
+    if any(array.shape != (channels,) for array in (scale, bias, mean, variance)):
+        return Mismatch(f"its parameters are not one number for each of {channels} channels")
     if not np.all(variance > 0):
         return Mismatch(f"{np.count_nonzero(~(variance > 0))} channels have no variance")
     factor = scale / np.sqrt(variance + graph.attribute_float(node, "epsilon", 1e-5))

@@ -24,8 +24,8 @@ class FuseHardswish(Pass):
     """Rewrite the decomposed hardswish, x · clip(x + 3, 0, 6) / 6, as x · HardSigmoid(x).
 
     HardSigmoid-6 is ``max(0, min(1, alpha · x + beta))``; with ``alpha = 1/6`` and ``beta = 0.5`` that is
-    ``clip(x + 3, 0, 6) / 6``. Exporters write the clip as Clip (bounds are attributes below opset 11, then inputs) or as
-    Min and Relu, and divide by 6 (or multiply by 1/6) before or after the product with ``x``:
+    ``clip(x + 3, 0, 6) / 6``. Exporters write the clip as Clip (bounds are attributes below opset 11, then inputs) or
+    as Min and Relu, and divide by 6 (or multiply by 1/6) before or after the product with ``x``:
 
     - ``clip(x + 3) / 6`` becomes ``HardSigmoid(x)``;
     - ``(x · clip(x + 3)) / 6`` becomes ``x · HardSigmoid(x)``.
@@ -37,7 +37,7 @@ class FuseHardswish(Pass):
     name: ClassVar[str] = "fuse-hardswish"
     effect: ClassVar[Effect] = Effect.EXACT
 
-    def apply(self, model: ir.Model, ctx: Context) -> Changes:  # noqa: ARG002
+    def apply(self, model: ir.Model, ctx: Context) -> Changes:
         """Rewrite every division by 6 that ends one of the two patterns."""
         return rewrite_nodes(model, partial(_rule, graph.NameSource(model)))
 

@@ -20,14 +20,14 @@ class FuseMatmulAdd(Pass):
 
     ``x · W + b = Gemm(x, W, b)`` for ``x`` of shape (M, K), ``W`` (K, N) and ``b`` broadcast to (M, N). Gemm-7
     multiplies matrices only, so the rank of ``x`` must be known to be 2, and broadcasts ``b`` one way, so its shape
-    must be (N,), (1, N) or that of one number. Gemm below opset 7 broadcasts by an attribute, below opset 9 it knows floats
-    only, and onnxruntime has no integer Gemm at all: these are refused.
+    must be (N,), (1, N) or that of one number. Gemm below opset 7 broadcasts by an attribute, below opset 9 it knows
+    floats only, and onnxruntime has no integer Gemm at all: these are refused.
     """
 
     name: ClassVar[str] = "fuse-matmul-add"
     effect: ClassVar[Effect] = Effect.EXACT
 
-    def apply(self, model: ir.Model, ctx: Context) -> Changes:  # noqa: ARG002
+    def apply(self, model: ir.Model, ctx: Context) -> Changes:
         """Fuse every Add whose other operand is the product and nothing else uses it."""
         return rewrite_nodes(model, _rule)
 

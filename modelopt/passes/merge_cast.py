@@ -44,7 +44,7 @@ class MergeCast(Pass):
     name: ClassVar[str] = "merge-cast"
     effect: ClassVar[Effect] = Effect.EXACT
 
-    def apply(self, model: ir.Model, ctx: Context) -> Changes:  # noqa: ARG002
+    def apply(self, model: ir.Model, ctx: Context) -> Changes:
         """Merge every pair; longer chains fold from the front."""
         return rewrite_nodes(model, _rule)
 

@@ -30,7 +30,7 @@ class MergeReshape(Pass):
     name: ClassVar[str] = "merge-reshape"
     effect: ClassVar[Effect] = Effect.EXACT
 
-    def apply(self, model: ir.Model, ctx: Context) -> Changes:  # noqa: ARG002
+    def apply(self, model: ir.Model, ctx: Context) -> Changes:
         """Merge every pair; longer chains fold from the front."""
         return rewrite_nodes(model, _rule)
 

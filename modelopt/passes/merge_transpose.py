@@ -26,7 +26,7 @@ class MergeTranspose(Pass):
     name: ClassVar[str] = "merge-transpose"
     effect: ClassVar[Effect] = Effect.EXACT
 
-    def apply(self, model: ir.Model, ctx: Context) -> Changes:  # noqa: ARG002
+    def apply(self, model: ir.Model, ctx: Context) -> Changes:
         """Merge every pair; longer chains fold from the front."""
         return rewrite_nodes(model, _rule)
 
@@ -37,7 +37,7 @@ def _rule(node: ir.Node, _opset: int) -> Rewrite | Mismatch:
         return match.NOT_HERE
     perm = _composed(graph.attribute_ints(first, "perm"), graph.attribute_ints(node, "perm"))
     if perm is None:
-        return Mismatch("the two transpositions do not have the same rank")
+        return Mismatch("the two permutations do not fit each other")
     if perm == tuple(range(len(perm))):
         reason = graph.can_replace(node.outputs[0], first.inputs[0])
         return Mismatch(reason) if reason else partial(_remove, node, first)
@@ -53,7 +53,7 @@ def _composed(first: tuple[int, ...] | None, second: tuple[int, ...] | None) -> 
     rank = len(first if first is not None else second or ())
     backwards = tuple(reversed(range(rank)))
     first, second = backwards if first is None else first, backwards if second is None else second
-    if len(first) != len(second):
+    if not sorted(first) == sorted(second) == list(range(rank)):
         return None
     return tuple(first[axis] for axis in second)
 

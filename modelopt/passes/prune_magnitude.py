@@ -65,8 +65,12 @@ class PruneMagnitude(Pass):
     effect: ClassVar[Effect] = Effect.LOSSY
 
     sparsity: float = option(_DEFAULT_SPARSITY, "share of the weights to set to zero, at least 0 and below 1")
-    scope: Scope = option(Scope.LAYER, "search the smallest in each layer apart, or in all (global)")
-    pattern: Pattern = option(Pattern.UNSTRUCTURED, "unstructured, or 2:4 or 4:8 zeros in groups")
+    scope: Scope = option(  # noqa: RUF009 - it is dataclasses.field
+        Scope.LAYER, "search the smallest in each layer apart, or in all (global)"
+    )
+    pattern: Pattern = option(  # noqa: RUF009 - it is dataclasses.field
+        Pattern.UNSTRUCTURED, "unstructured, or 2:4 or 4:8 zeros in groups"
+    )
     include: tuple[str, ...] = option((), "only nodes or tensors with these names: globs, or re: and a regex")
     exclude: tuple[str, ...] = option((), "not nodes or tensors with these names: globs, or re: and a regex")
     min_elements: int = option(256, "leave tensors with fewer weights alone")
@@ -90,7 +94,7 @@ class PruneMagnitude(Pass):
                 hint="drop one of --scope and --pattern",
             )
 
-    def apply(self, model: ir.Model, ctx: Context) -> Changes:  # noqa: ARG002
+    def apply(self, model: ir.Model, ctx: Context) -> Changes:
         """Zero the weights of every tensor that the options select."""
         selection = select(model, include=self.include, exclude=self.exclude, min_elements=self.min_elements)
         skipped = [Skip(*refusal) for refusal in selection.refusals]

@@ -15,7 +15,7 @@ from modelopt.passes.base import Changes, Context, Effect, Pass, Skip, option
 from modelopt.quant import calibrate, filters, qdq, worth
 from modelopt.quant.calibrate import Observations
 from modelopt.quant.methods import Method, choose_range
-from modelopt.quant.plan import Plan, Role, Rules
+from modelopt.quant.plan import Choice, Plan, Role, Rules
 from modelopt.quant.scheme import Grid, IntType, QParams, Symmetry, params_from_range
 from modelopt.quant.select import select, why_already_quantized
 from modelopt.runtime.cpu import TargetKind
@@ -54,13 +54,11 @@ class QuantizeStatic(Pass):
     )
     per_channel: bool | None = option(None, "one weight scale per output channel; default: yes")
     method: Method = option(  # noqa: RUF009 - it is dataclasses.field
-        Method.MSE, "how ranges are chosen: minmax, percentile, entropy or mse"
+        Method.PERCENTILE, "how ranges are chosen: minmax, percentile, entropy or mse"
     )
     percentile: float = option(99.99, "for method percentile: how much of the values to keep, in percent")
     reduce_range: bool | None = option(None, "keep weights to 7 bits; default: only for x86 without VNNI")
-    everywhere: bool = option(
-        default=False, text="also where int8 is estimated not to pay: smaller, slower"
-    )
+    everywhere: bool = option(default=False, text="also where int8 is estimated not to pay: smaller, slower")
     include: tuple[str, ...] = option((), "only these kernels: globs over node names, re:EXPRESSION or op:TYPE")
     exclude: tuple[str, ...] = option((), "leave these nodes in float: globs, re:EXPRESSION or op:TYPE")
 
@@ -149,6 +147,7 @@ class QuantizeStatic(Pass):
             "neighbours_quantized": len(plan.choices) - kernels,
             "nodes_kept_float": len(plan.skipped),
             "tensors_skipped": len(seen.skipped),
+            "batchnorms_between": sum(_feeds_batchnorm(choice) for choice in plan.choices),
             "samples": seen.samples,
             "target": str(ctx.target),
             "activations": f"{self._activations(ctx).type.value} {self._activations(ctx).symmetry.value}",
@@ -156,3 +155,8 @@ class QuantizeStatic(Pass):
             + (", 7 bits" if weights.reduced else ""),
             "method": self.method.value,
         }
+
+
+def _feeds_batchnorm(choice: Choice) -> bool:
+    """Whether a BatchNormalization that `fuse-conv-bn` would fold stands between this kernel and the next."""
+    return any(graph.is_standard(use.node, "BatchNormalization") for use in choice.node.outputs[0].uses())

@@ -104,8 +104,8 @@ def _least(histogram: Histogram, cost: Callable[[float, float], float]) -> tuple
         return histogram.low, histogram.high
     low, high = least, most
     for _ in range(_ROUNDS):
-        high = most * min(_FRACTIONS, key=lambda s: cost(low, most * s)) if most > 0 else most  # noqa: B023
-        low = least * min(_FRACTIONS, key=lambda s: cost(least * s, high)) if least < 0 else least  # noqa: B023
+        high = most * min(_FRACTIONS, key=lambda s: cost(low, most * s)) if most > 0 else most
+        low = least * min(_FRACTIONS, key=lambda s: cost(least * s, high)) if least < 0 else least
     return float(low), float(high)
 
 

@@ -217,7 +217,7 @@ def quantize(array: np.ndarray, params: QParams) -> np.ndarray:
     Within the range that `params` was made for, |x - dequantize(quantize(x))| <= scale / 2.
 
     Args:
-        array: float32 or float64 without NaN.
+        array: float32 numbers without NaN, in any float dtype.
         params: How.
     """
     scale, zero_point = _spread(params, array.ndim)

@@ -16,6 +16,8 @@ from modelopt import graph
 from modelopt.quant.plan import Choice, Plan, Role
 from modelopt.runtime.cpu import TargetKind
 
+_LANES = 16
+
 
 @dataclass(frozen=True)
 class Costs:
@@ -27,6 +29,7 @@ class Costs:
         depthwise: What each element of a depthwise convolution costs more than in float.
         gather: For each tap and pixel of a convolution with a window: integers are gathered before they are multiplied.
         convert: For each element quantized, and for each dequantized, per reader.
+        launch: For each Q or DQ that runs, whatever its size.
     """
 
     saved_per_mac: float
@@ -34,11 +37,13 @@ class Costs:
     depthwise: float
     gather: float
     convert: float
+    launch: float
 
 
-# Measured with onnxruntime 1.32 on Sapphire Rapids; for AVX2 the gain of a multiply-add is about half of that.
-_VNNI = Costs(saved_per_mac=0.012, rescale=0.4, depthwise=0.27, gather=1.5, convert=0.25)
-_AVX2 = Costs(saved_per_mac=0.006, rescale=0.4, depthwise=0.27, gather=1.5, convert=0.25)
+# Measured with onnxruntime 1.32 on Sapphire Rapids. AVX2 without VNNI needs twice the instructions for a product: half
+# the gain, an estimate that awaits a machine. Arm with dot products is taken to be like VNNI.
+_VNNI = Costs(saved_per_mac=0.012, rescale=0.4, depthwise=0.27, gather=1.5, convert=0.25, launch=1000.0)
+_AVX2 = Costs(saved_per_mac=0.006, rescale=0.4, depthwise=0.27, gather=1.5, convert=0.25, launch=1000.0)
 _COSTS: Mapping[TargetKind, Costs] = {
     TargetKind.X86_VNNI: _VNNI,
     TargetKind.X86_AVX2: _AVX2,
@@ -74,7 +79,7 @@ class _Estimate:
     def __init__(self, plan: Plan, elements: Callable[[ir.Value], float], costs: Costs) -> None:
         self._elements = elements
         self._costs = costs
-        self._all = {choice.node: choice for choice in plan.choices}
+        self._all = {choice.node for choice in plan.choices}
         self._makers = {choice.output: choice.node for choice in plan.choices if choice.output is not None}
 
     def gain(self, region: Iterable[Choice]) -> float:
@@ -82,17 +87,17 @@ class _Estimate:
         listed = list(region)
         saved = sum(self._saved(choice) for choice in listed)
         touched = dict.fromkeys(value for choice in listed for value in _touched(choice))
-        without = {node for node in self._all if node not in {choice.node for choice in listed}}
-        more = sum(self._conversions(value, set(self._all)) - self._conversions(value, without) for value in touched)
-        return saved - more * self._costs.convert
+        without = self._all - {choice.node for choice in listed}
+        more = sum(self._conversions(value, self._all) - self._conversions(value, without) for value in touched)
+        return saved - more
 
     def _conversions(self, value: ir.Value, integers: set[ir.Node]) -> float:
-        """How many elements of `value` are converted when the nodes `integers` compute in int8."""
+        """The cost of quantizing and dequantizing `value` when the nodes `integers` compute in int8."""
         readers = [use.node for use in value.uses()]
         in_float = sum(node not in integers for node in readers) + value.is_graph_output()
-        if self._makers.get(value) in integers:
-            return in_float * self._elements(value)
-        return self._elements(value) if in_float < len(readers) else 0.0
+        made_in_integers = self._makers.get(value) in integers
+        times = in_float if made_in_integers else int(any(node in integers for node in readers))
+        return times * (self._costs.launch + self._costs.convert * self._elements(value))
 
     def _saved(self, choice: Choice) -> float:
         tensor = graph.constant_tensor(choice.weight)
@@ -109,8 +114,9 @@ class _Estimate:
         if shape[1] == 1 and graph.attribute_int(choice.node, "group", 1) > 1:
             return -written * costs.depthwise
         window = tensor.size // (shape[0] * shape[1])
-        gather = costs.gather * window / shape[0] if window > 1 else 0.0
-        return float(written * (tensor.size / shape[0] * costs.saved_per_mac - costs.rescale - gather))
+        gather = costs.gather * window if window > 1 else 0.0
+        computed = tensor.size / shape[0] * (-(-shape[0] // _LANES) * _LANES)  # both pad channels to the vector's width
+        return float(written * ((computed * costs.saved_per_mac - gather) / shape[0] - costs.rescale))
 
 
 def _regions(plan: Plan) -> list[list[Choice]]:

@@ -1,0 +1,78 @@
+"""Shapes behind computed shapes: fold constants in a copy, in numpy alone, and infer again."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+import onnx_ir as ir
+
+from modelopt import graph
+from modelopt.errors import ModeloptError, Refused
+from modelopt.inspection import macs
+from modelopt.passes.base import Context
+from modelopt.passes.fold_constants import FoldConstants
+from modelopt.runtime.cpu import Target, TargetKind
+
+_MAX_TENSOR_BYTES = 2**20  # shapes and what they are computed from are small
+_MAX_ROUNDS = 8
+
+
+class ShapeInference(Protocol):
+    """The part of `modelopt.passes.base.Runner` that an inspection needs."""
+
+    def infer_shapes(self, model: ir.Model) -> None:
+        """Add what shape inference knows, in place; raises ModeloptError when it fails."""
+        ...
+
+
+class _NumpyOnly:
+    """A runner that runs nothing: an inspection does not run models, not even parts of them."""
+
+    def run(
+        self, model: ir.Model, feeds: Iterable[Mapping[str, np.ndarray]], outputs: Sequence[str] | None = None
+    ) -> Iterator[list[np.ndarray]]:
+        raise Refused("an inspection runs nothing")
+
+    def infer_shapes(self, model: ir.Model) -> None:
+        raise Refused("an inspection runs nothing")
+
+    def convert_opset(self, model: ir.Model, version: int) -> ir.Model:
+        raise Refused("an inspection runs nothing")
+
+    def simplify(self, model: ir.Model) -> ir.Model:
+        raise Refused("an inspection runs nothing")
+
+
+def refine(model: ir.Model, inference: ShapeInference) -> None:
+    """Give values without a static shape the one that they have in a folded copy of `model`."""
+    folded = model.clone()
+    context = Context(_NumpyOnly(), Target(TargetKind.X86_VNNI, detected=False))
+    options = FoldConstants(max_tensor_bytes=_MAX_TENSOR_BYTES, max_growth=1.0)
+    for _ in range(_MAX_ROUNDS):  # a shape that is learned makes the next one a constant
+        if not options.apply(folded, context).rewrites or not _infer_anew(folded, inference):
+            break
+    names = Counter(value.name for value in _made(model))
+    known = {value.name: value.shape for value in _made(folded) if names[value.name] == 1}
+    for value in _made(model):
+        if not macs.is_settled(value):
+            value.shape = known.get(value.name) or value.shape
+
+
+def _infer_anew(model: ir.Model, inference: ShapeInference) -> bool:
+    """Infer what is not settled; says whether that worked."""
+    for value in _made(model):
+        if not macs.is_settled(value):
+            value.shape = None
+    try:
+        inference.infer_shapes(model)
+    except ModeloptError:
+        return False
+    return True
+
+
+def _made(model: ir.Model) -> Iterator[ir.Value]:
+    for node in graph.all_nodes(model):
+        yield from node.outputs

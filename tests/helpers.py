@@ -1,0 +1,90 @@
+"""Small models for tests of the foundation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+
+def weight(name: str, values: int, seed: int = 0) -> TensorProto:
+    """A float tensor with `values` elements and raw data."""
+    return numpy_helper.from_array(np.random.default_rng(seed).normal(size=values).astype(np.float32), name)
+
+
+def info(name: str, shape: Sequence[int | str] | None = (4,), dtype: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
+    """A tensor input or output."""
+    return helper.make_tensor_value_info(name, dtype, shape)
+
+
+def model_of(
+    nodes: Sequence[onnx.NodeProto],
+    *,
+    inputs: Sequence[str] = ("x",),
+    outputs: Sequence[str] = ("y",),
+    initializers: Sequence[TensorProto] = (),
+    functions: Sequence[onnx.FunctionProto] = (),
+    domains: Sequence[str] = (),
+) -> onnx.ModelProto:
+    """A float model of opset 18 that imports `domains` too."""
+    graph = helper.make_graph(
+        list(nodes), "g", [info(name) for name in inputs], [info(name) for name in outputs], list(initializers)
+    )
+    imports = [helper.make_opsetid("", 18), *(helper.make_opsetid(domain, 1) for domain in domains)]
+    return helper.make_model(graph, opset_imports=imports, functions=list(functions), ir_version=10)
+
+
+def body(
+    nodes: Sequence[onnx.NodeProto],
+    outputs: Sequence[str],
+    *,
+    inputs: Sequence[onnx.ValueInfoProto] = (),
+    initializers: Sequence[TensorProto] = (),
+) -> onnx.GraphProto:
+    """The body of an If or a Loop."""
+    return helper.make_graph(list(nodes), "body", list(inputs), [info(name, None) for name in outputs], initializers)
+
+
+def big_model() -> onnx.ModelProto:
+    """Large tensors in every place that can hold one: initializer, Constant, both branches of an If, a function."""
+    constant = helper.make_node("Constant", [], ["c"], value=weight("c", 400, 1))
+    branches = {
+        f"{which}_branch": body(
+            [
+                helper.make_node("Constant", [], [f"{which}_k"], value=weight("k", 500, seed)),
+                helper.make_node("Add", [f"{which}_w", "w"], [f"{which}_s"]),
+            ],
+            [f"{which}_s"],
+            initializers=[weight(f"{which}_w", 600, seed)],
+        )
+        for seed, which in enumerate(("then", "else"), 2)
+    }
+    function = helper.make_function(
+        "local",
+        "F",
+        ["a"],
+        ["b"],
+        [
+            helper.make_node("Constant", [], ["fk"], value=weight("fk", 300, 4)),
+            helper.make_node("Add", ["a", "fk"], ["b"]),
+        ],
+        [helper.make_opsetid("", 18)],
+    )
+    return model_of(
+        [
+            constant,
+            helper.make_node("If", ["cond"], ["i"], **branches),
+            helper.make_node("F", ["i"], ["f"], domain="local"),
+            helper.make_node("Add", ["f", "c"], ["s"]),
+            helper.make_node("Add", ["s", "x"], ["y"]),
+        ],
+        initializers=[
+            weight("w", 600, 5),
+            numpy_helper.from_array(np.array(True), "cond"),
+            numpy_helper.from_array(np.float32(2.0).reshape(()), "scalar"),
+        ],
+        functions=[function],
+        domains=["local"],
+    )

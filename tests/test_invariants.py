@@ -1,0 +1,270 @@
+"""Each rule of a valid model has a model that breaks it, and a near miss that does not."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import helper
+
+from modelopt import invariants, serial
+from modelopt.errors import ModeloptError
+from tests.helpers import big_model, body, info, model_of, weight
+
+make = helper.make_node
+
+
+def _rules(model: onnx.ModelProto) -> list[str]:
+    return [str(violation) for violation in invariants.check(ir.from_proto(model))]
+
+
+def _if(then: onnx.GraphProto, cond: str = "c", output: str = "y") -> onnx.NodeProto:
+    other = body([make("Constant", [], ["e"], value_float=1.0)], ["e"])
+    return make("If", [cond], [output], name="if", then_branch=then, else_branch=other)
+
+
+def test_a_rich_model_is_valid() -> None:
+    assert _rules(big_model()) == []
+
+
+# Values
+
+
+def test_a_value_exists_before_it_is_used() -> None:
+    assert _rules(model_of([make("Relu", ["a"], ["y"]), make("Relu", ["x"], ["a"])])) == [
+        "y (Relu): uses 'a' before it exists"
+    ]
+
+
+def test_a_value_exists_at_all() -> None:
+    assert _rules(model_of([make("Add", ["x", "nowhere"], ["y"], name="add")])) == [
+        "add (Add): uses 'nowhere' before it exists"
+    ]
+
+
+@pytest.mark.parametrize("outputs", [("a", "b"), ("b", "a")])
+def test_a_name_is_given_once(outputs: tuple[str, str]) -> None:
+    first, second = outputs
+    model = ir.from_proto(model_of([make("Relu", ["x"], [first]), make("Split", ["x"], [second, "y"])]))
+    model.graph[1].outputs[0].name = first
+    assert [str(v) for v in invariants.check(model)] == [f"{first} (Split): the name '{first}' is given twice"]
+
+
+def test_an_output_is_made_by_something() -> None:
+    assert _rules(model_of([make("Relu", ["x"], ["z"])])) == ["graph 'g': the output 'y' is made by no node"]
+
+
+def test_a_model_has_outputs() -> None:
+    assert _rules(model_of([make("Relu", ["x"], ["z"])], outputs=[])) == ["graph 'g': has no outputs"]
+
+
+def test_an_output_may_pass_an_input_through() -> None:
+    assert _rules(model_of([], outputs=["x"])) == []
+
+
+def test_an_initializer_may_be_an_input_too() -> None:
+    model = model_of([make("Add", ["x", "w"], ["y"])], inputs=["x", "w"], initializers=[weight("w", 4)])
+    assert _rules(model) == []
+
+
+def test_an_initializer_has_data() -> None:
+    model = ir.from_proto(model_of([make("Add", ["x", "w"], ["y"])], initializers=[weight("w", 4)]))
+    model.graph.initializers["w"].const_value = None
+    assert [str(v) for v in invariants.check(model)] == ["graph 'g': the initializer 'w' has no data"]
+
+
+def test_optional_inputs_and_outputs_may_be_left_out() -> None:
+    model = model_of(
+        [
+            make("Clip", ["x", "", "high"], ["a"]),
+            make("LSTM", ["a", "w", "r"], ["", "", "y"], hidden_size=1),
+            make("Dropout", ["x"], ["d", ""]),
+            make("Dropout", ["x"], ["e", ""]),
+        ],
+        initializers=[weight("high", 1), weight("w", 4), weight("r", 4)],
+    )
+    assert _rules(model) == []
+
+
+# Bodies
+
+
+def test_a_body_sees_outer_values() -> None:
+    model = model_of(
+        [_if(body([make("Add", ["x", "w"], ["t"])], ["t"]))], inputs=["x", "c"], initializers=[weight("w", 4)]
+    )
+    assert _rules(model) == []
+
+
+def test_a_body_does_not_see_what_comes_later() -> None:
+    model = model_of(
+        [_if(body([make("Relu", ["late"], ["t"])], ["t"])), make("Relu", ["x"], ["late"])], inputs=["x", "c"]
+    )
+    assert _rules(model) == ["t (Relu): uses 'late' before it exists"]
+
+
+def test_nothing_outside_sees_into_a_body() -> None:
+    model = model_of(
+        [_if(body([make("Relu", ["x"], ["t"])], ["t"]), output="i"), make("Relu", ["t"], ["y"])], inputs=["x", "c"]
+    )
+    assert _rules(model) == ["y (Relu): uses 't' before it exists"]
+
+
+def test_sibling_bodies_may_use_the_same_names() -> None:
+    same = body([make("Relu", ["x"], ["t"])], ["t"])
+    model = model_of([make("If", ["c"], ["y"], then_branch=same, else_branch=same)], inputs=["x", "c"])
+    assert _rules(model) == []
+
+
+def test_a_body_may_reuse_an_outer_name_that_it_does_not_use() -> None:
+    model = model_of([make("Abs", ["x"], ["t"]), _if(body([make("Relu", ["x"], ["t"])], ["t"]))], inputs=["x", "c"])
+    assert _rules(model) == []
+
+
+def test_a_body_may_not_use_an_outer_value_that_its_own_hides() -> None:
+    model = ir.from_proto(
+        model_of([make("Abs", ["x"], ["t"]), _if(body([make("Relu", ["t"], ["u"])], ["u"]))], inputs=["x", "c"])
+    )
+    assert invariants.check(model) == []
+    inner = model.graph[1].attributes["then_branch"].as_graph()
+    inner.outputs[0].name = "t"  # in a file, the Relu would now read its own output
+
+    assert [str(v) for v in invariants.check(model)] == [
+        "t (Relu): uses an outer 't' where an inner value has the same name"
+    ]
+
+
+def test_a_body_does_not_return_an_outer_value() -> None:
+    model = model_of([_if(body([make("Relu", ["x"], ["t"])], ["x"]))], inputs=["x", "c"])
+    (rule,) = _rules(model)
+    assert "the output 'x' is" in rule
+
+
+def test_many_bodies_are_checked_in_linear_time() -> None:
+    small = body([make("Relu", ["x"], ["t"])], ["t"])
+    ifs = [make("If", ["c"], [f"i{n}"], then_branch=small, else_branch=small) for n in range(2000)]
+    weights = [weight(f"w{n}", 1) for n in range(2000)]
+    model = ir.from_proto(model_of(ifs, inputs=["x", "c"], outputs=["i0"], initializers=weights))
+    known = 0
+    original = invariants._Known.__init__
+
+    def counting(self: invariants._Known, scope: ir.Graph | ir.Function) -> None:
+        nonlocal known
+        original(self, scope)
+        known += len(self.names)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(invariants._Known, "__init__", counting)
+        assert invariants.check(model) == []
+    assert known == 2 + 2000 + 2000 + 4000  # each name is looked at once, not once for each body
+
+
+# Domains
+
+
+def test_a_domain_is_imported() -> None:
+    assert _rules(model_of([make("Foo", ["x"], ["y"], domain="com.example")])) == [
+        "y (Foo): its domain 'com.example' is not imported"
+    ]
+
+
+def test_a_domain_used_in_a_body_is_imported() -> None:
+    model = model_of([_if(body([make("Foo", ["x"], ["t"], domain="com.example")], ["t"]))], inputs=["x", "c"])
+    assert _rules(model) == ["t (Foo): its domain 'com.example' is not imported"]
+
+
+def test_the_two_names_of_the_standard_domain_are_one() -> None:
+    model = model_of([make("Relu", ["x"], ["y"], domain="ai.onnx")])
+    assert _rules(model) == []
+
+
+# Functions
+
+
+def _function(name: str, *calls: str) -> onnx.FunctionProto:
+    nodes = [
+        make(call, [f"v{i}"], [f"v{i + 1}"], domain="" if call == "Relu" else "local") for i, call in enumerate(calls)
+    ]
+    return helper.make_function(
+        "local", name, ["v0"], [f"v{len(calls)}"], nodes, [helper.make_opsetid("", 18), helper.make_opsetid("local", 1)]
+    )
+
+
+def _calls(*functions: onnx.FunctionProto) -> onnx.ModelProto:
+    call = make(functions[0].name, ["x"], ["y"], domain="local")
+    return model_of([call], functions=functions, domains=["local"])
+
+
+def test_functions_may_call_each_other() -> None:
+    assert _rules(_calls(_function("F", "G", "G"), _function("G", "Relu"))) == []
+
+
+def test_a_function_does_not_call_itself() -> None:
+    assert _rules(_calls(_function("F", "F"))) == ["function 'F': calls itself"]
+
+
+def test_a_function_does_not_call_itself_through_another() -> None:
+    assert _rules(_calls(_function("F", "G"), _function("G", "Relu", "F"))) == ["function 'F': calls itself"]
+
+
+def test_functions_do_not_explode() -> None:
+    chain = [_function(f"F{i}", f"F{i + 1}", f"F{i + 1}") for i in range(30)]
+    assert _rules(_calls(*chain, _function("F30", "Relu"))) == [
+        "the functions: are more than 1,000,000 nodes once they are inlined"
+    ]
+
+
+def test_calls_of_functions_count_too() -> None:
+    chain = [_function(f"F{i}", *[f"F{i + 1}"] * 10) for i in range(4)]  # 10,000 nodes
+    calls = [make("F0", ["x"], [f"y{n}"], domain="local") for n in range(101)]
+    model = model_of(calls, outputs=["y0"], functions=[*chain, _function("F4", "Relu")], domains=["local"])
+    assert _rules(model) == ["the functions: are more than 1,000,000 nodes once they are inlined"]
+
+
+def test_long_chains_of_functions_end() -> None:
+    chain = [_function(f"F{i}", f"F{i + 1}") for i in range(3000)]
+    assert _rules(_calls(*chain, _function("F3000", "Relu"))) == ["function 'F0': calls functions more than 100 deep"]
+
+
+def test_a_function_does_not_see_the_graph() -> None:
+    function = helper.make_function(
+        "local", "F", ["a"], ["b"], [make("Add", ["a", "w"], ["b"])], [helper.make_opsetid("", 18)]
+    )
+    model = model_of(
+        [make("F", ["x"], ["y"], domain="local")],
+        initializers=[weight("w", 4)],
+        functions=[function],
+        domains=["local"],
+    )
+    assert _rules(model) == ["b (Add): uses 'w' before it exists"]
+
+
+# Whatever comes
+
+
+def test_no_model_that_can_be_read_makes_it_fail() -> None:
+    rng = np.random.default_rng(3)
+    original = big_model().SerializeToString()
+    checked = 0
+    for _ in range(500):
+        data = bytearray(original)
+        for position in rng.integers(0, len(data), size=3):
+            data[position] = rng.integers(0, 256)
+        try:
+            model = serial.from_bytes(bytes(data))
+        except ModeloptError:
+            continue
+        assert all(isinstance(violation, invariants.Violation) for violation in invariants.check(model))
+        checked += 1
+    assert checked > 50
+
+
+def test_input_of_a_loop_body_may_be_its_output() -> None:
+    loop = body(
+        [make("Relu", ["s"], ["s2"])],
+        ["go", "s2"],
+        inputs=[info("i", (), 7), info("go", (), 9), info("s")],
+    )
+    model = model_of([make("Loop", ["n", "", "x"], ["y"], body=loop)], inputs=["x", "n"])
+    assert _rules(model) == []

@@ -1,0 +1,268 @@
+"""Pruning makes exactly the zeros that were asked for, where they were asked for, and the same ones every time."""
+
+from __future__ import annotations
+
+import math
+import os
+import zlib
+from typing import Any
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from modelopt import graph, match
+from modelopt.errors import InputError
+from modelopt.passes.base import Changes, Context
+from modelopt.passes.prune_magnitude import Pattern, PruneMagnitude, Scope
+from modelopt.prune import masks
+from modelopt.prune.importance import magnitude
+from modelopt.prune.weights import Weight, reduction_rows
+from modelopt.runtime import cpu
+
+
+class NoRunner:
+    """Magnitude pruning runs no model."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"pruning asked the runner to {name}")
+
+
+CONTEXT = Context(runner=NoRunner(), target=cpu.resolve("x86-vnni"))
+
+scores = hnp.arrays(np.float32, hnp.array_shapes(max_dims=3, max_side=9), elements=st.integers(0, 5).map(float))
+
+
+def prune(model: ir.Model, **options: Any) -> Changes:
+    return PruneMagnitude(**{"min_elements": 1, **options}).apply(model, CONTEXT)
+
+
+def value(name: str, array: np.ndarray) -> ir.Value:
+    tensor = ir.tensor(array, name=name)
+    return ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+
+
+def model_of(op_type: str, weight: np.ndarray, *, index: int = 1, inputs: int = 2, **attributes: Any) -> ir.Model:
+    """One node whose input `index` is the initializer ``w``; its other inputs are graph inputs."""
+    w = value("w", weight)
+    others = [ir.Value(name=f"x{i}", type=ir.TensorType(w.dtype or ir.DataType.FLOAT)) for i in range(inputs)]
+    operands = [w if i == index else others[i] for i in range(inputs)]
+    node = ir.node(op_type, operands, attributes, name="node")
+    node.outputs[0].name = "y"
+    rest = [other for other in others if other in operands]
+    body = ir.Graph(rest, [node.outputs[0]], nodes=[node], initializers=[w], opset_imports={"": 20}, name="g")
+    return ir.Model(body, ir_version=10)
+
+
+def weight_of(model: ir.Model, name: str = "w") -> np.ndarray:
+    array = graph.constant(model.graph.initializers[name])
+    assert array is not None
+    return array
+
+
+@given(scores, st.data())
+def test_smallest_masks_exactly_that_many_and_no_larger_one(values: np.ndarray, data: st.DataObject) -> None:
+    count = data.draw(st.integers(0, values.size))
+    mask = masks.smallest(values, count)
+    assert mask.sum() == count
+    if 0 < count < values.size:
+        assert values[mask].max() <= values[~mask].min()
+        tied = values.reshape(-1) == values[mask].max()
+        assert not np.any(np.diff(mask.reshape(-1)[tied].astype(int)) > 0)  # the lower index goes first
+
+
+def test_smallest_refuses_nan() -> None:
+    with pytest.raises(ValueError, match="NaN"):
+        masks.smallest(np.array([1, np.nan]), 1)
+
+
+@given(scores, st.sampled_from([(2, 4), (4, 8), (1, 3)]))
+def test_n_of_m_holds_in_every_group_and_keeps_the_rest(values: np.ndarray, pattern: tuple[int, int]) -> None:
+    zeros, group = pattern
+    mask = masks.n_of_m(values, zeros, group)
+    whole = values.shape[-1] // group * group
+    groups = mask[..., :whole].reshape(-1, group)
+    assert (groups.sum(axis=1) == zeros).all()
+    assert not mask[..., whole:].any()
+    for kept, each in zip(groups, values[..., :whole].reshape(-1, group), strict=True):
+        assert each[kept].max() <= each[~kept].min()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    hnp.arrays(np.float32, (7, 11), elements=st.floats(-4, 4, width=32)),
+    st.floats(0, 1, exclude_max=True),
+    st.sampled_from(list(Scope)),
+)
+def test_the_sparsity_asked_for_is_the_sparsity_there(weight: np.ndarray, sparsity: float, scope: Scope) -> None:
+    model = model_of("MatMul", weight)
+    changes = prune(model, sparsity=sparsity, scope=scope)
+    pruned = weight_of(model)
+    asked, there_before = math.floor(sparsity * weight.size), np.count_nonzero(weight == 0)
+    assert np.count_nonzero(pruned == 0) == max(asked, there_before)
+    kept = pruned != 0
+    np.testing.assert_array_equal(pruned[kept], weight[kept])
+    assert (pruned.shape, pruned.dtype) == (weight.shape, weight.dtype)
+    assert changes.rewrites == (asked > there_before)
+    assert changes.facts["zeros"] == max(asked, there_before)
+    assert changes.facts["elements"] == weight.size
+    assert prune(model, sparsity=sparsity, scope=scope).rewrites == 0
+
+
+@pytest.mark.parametrize("scope", list(Scope))
+def test_two_layers(scope: Scope) -> None:
+    """Layer scope halves each; global scope takes all of the small one and none of the large one."""
+    small, large = np.arange(1, 17, dtype=np.float32).reshape(4, 4), np.full((4, 4), 100, np.float32)
+    model = model_of("MatMul", small)
+    v = value("v", large)
+    model.graph.register_initializer(v)
+    last = ir.node("MatMul", [model.graph.outputs[0], v], name="last")
+    last.outputs[0].name = "z"
+    model.graph.append(last)
+    model.graph.outputs[0] = last.outputs[0]
+    prune(model, scope=scope)
+    zeros = [np.count_nonzero(weight_of(model, name) == 0) for name in ("w", "v")]
+    assert zeros == ([8, 8] if scope is Scope.LAYER else [16, 0])
+
+
+OPERANDS: list[tuple[str, tuple[int, ...], dict[str, Any]]] = [
+    ("Conv", (4, 3, 3, 3), {}),
+    ("Conv", (6, 8, 5), {"group": 2}),
+    ("ConvTranspose", (8, 3, 2, 2), {}),
+    ("ConvTranspose", (16, 3, 2), {"group": 2}),
+    ("MatMul", (10, 6), {}),
+    ("MatMul", (2, 8, 6), {}),
+    ("MatMul", (6, 8), {"index": 0}),
+    ("Gemm", (8, 6), {}),
+    ("Gemm", (6, 9), {"transB": 1}),
+    ("Gemm", (6, 8), {"index": 0}),
+    ("Gemm", (8, 6), {"index": 0, "transA": 1}),
+    ("LSTM", (1, 16, 8), {"inputs": 3, "hidden_size": 4}),
+    ("GRU", (2, 12, 4), {"inputs": 3, "index": 2, "hidden_size": 4}),
+    ("RNN", (1, 4, 9), {"inputs": 3, "hidden_size": 4}),
+]
+
+
+@pytest.mark.parametrize(("op_type", "shape", "attributes"), OPERANDS)
+@pytest.mark.parametrize("pattern", [Pattern.TWO_OF_FOUR, Pattern.FOUR_OF_EIGHT])
+def test_patterns_hold_along_what_an_output_sums_over(
+    op_type: str, shape: tuple[int, ...], attributes: dict[str, Any], pattern: Pattern
+) -> None:
+    model = model_of(op_type, np.random.default_rng(3).standard_normal(shape).astype(np.float32), **attributes)
+    prune(model, pattern=pattern)
+    node = model.graph[0]
+    index = attributes.get("index", 1)
+    tensor = graph.constant_tensor(node.inputs[index])
+    assert tensor is not None
+    assert node.inputs[index] is not None
+    rows = reduction_rows(weight_of(model), Weight(model.graph.initializers["w"], tensor, node, index))
+    zeros, group = {Pattern.TWO_OF_FOUR: (2, 4), Pattern.FOUR_OF_EIGHT: (4, 8)}[pattern]
+    whole = rows.shape[1] // group * group
+    assert ((rows[:, :whole].reshape(-1, group) == 0).sum(axis=1) == zeros).all()
+    assert (rows[:, whole:] != 0).all()
+    assert prune(model, pattern=pattern).rewrites == 0
+
+
+def _sums(op_type: str, weight: np.ndarray, **attributes: Any) -> np.ndarray:
+    """Which weights the first output sums over, as the runtime has it: a weight of ones at one place at a time."""
+    model = model_of(op_type, weight, **attributes)
+    shape = {"Gemm": (1, 4), "MatMul": (1, 4), "Conv": (1, 4, 1, 1), "ConvTranspose": (1, 4, 1, 1)}[op_type]
+    model.graph.inputs[0].shape = ir.Shape(shape)
+    session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, {model.graph.inputs[0].name or "": np.ones(shape, np.float32)})[0])
+
+
+@pytest.mark.parametrize(
+    ("op_type", "shape", "attributes"),
+    [
+        ("Conv", (3, 4, 1, 1), {}),
+        ("Conv", (4, 2, 1, 1), {"group": 2}),
+        ("ConvTranspose", (4, 3, 1, 1), {}),
+        ("ConvTranspose", (4, 3, 1, 1), {"group": 2}),
+        ("MatMul", (4, 3), {}),
+        ("Gemm", (4, 3), {}),
+        ("Gemm", (3, 4), {"transB": 1}),
+    ],
+)
+def test_a_row_is_what_the_runtime_sums(op_type: str, shape: tuple[int, ...], attributes: dict[str, Any]) -> None:
+    weight = np.random.default_rng(4).standard_normal(shape).astype(np.float32)
+    model = model_of(op_type, weight, **attributes)
+    tensor = graph.constant_tensor(model.graph.initializers["w"])
+    assert tensor is not None
+    rows = reduction_rows(weight, Weight(model.graph.initializers["w"], tensor, model.graph[0], 1))
+    np.testing.assert_allclose(
+        np.sort(rows.sum(axis=1)), np.sort(_sums(op_type, weight, **attributes).reshape(-1)), rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ml_dtypes.bfloat16])
+def test_every_float_type(dtype: Any) -> None:
+    weight = np.arange(-8, 8).reshape(4, 4).astype(dtype)
+    model = model_of("MatMul", weight)
+    assert prune(model).rewrites == 1
+    pruned = weight_of(model)
+    assert pruned.dtype == dtype
+    assert np.count_nonzero(pruned) == 8
+    assert magnitude(weight).dtype == (np.float64 if dtype == np.float64 else np.float32)
+
+
+def test_nan_and_inf() -> None:
+    weight = np.array([[1, np.inf], [2, 3]], np.float32)
+    model = model_of("MatMul", weight)
+    prune(model)
+    np.testing.assert_array_equal(weight_of(model), np.array([[0, np.inf], [0, 3]], np.float32))
+    weight[0, 0] = np.nan
+    changes = prune(model_of("MatMul", weight))
+    assert changes.rewrites == 0
+    assert changes.skipped[0].reason == "it holds NaN"
+
+
+def test_facts() -> None:
+    weight = np.random.default_rng(5).standard_normal((64, 64)).astype(np.float32)
+    model = model_of("MatMul", weight)
+    facts = PruneMagnitude().apply(model, CONTEXT).facts
+    assert facts["sparsity"] == 0.5
+    assert facts["zeros"] == 2048
+    assert facts["compressed_before_bytes"] == len(zlib.compress(weight.tobytes(), 6))
+    assert facts["compressed_after_bytes"] == len(zlib.compress(weight_of(model).tobytes(), 6))
+    assert "does not run faster" in str(facts["note"])
+    assert all(type(fact) in {int, float, str} for fact in facts.values())
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"sparsity": 1.0}, "not in"),
+        ({"sparsity": -0.1}, "not in"),
+        ({"sparsity": math.nan}, "not in"),
+        ({"sparsity": 0.3, "pattern": Pattern.TWO_OF_FOUR}, "does not go with pattern 2:4"),
+        ({"scope": Scope.GLOBAL, "pattern": Pattern.FOUR_OF_EIGHT}, "does not go with pattern 4:8"),
+    ],
+)
+def test_options_that_cannot_be(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        PruneMagnitude(**options)
+
+
+def test_a_mistyped_include_is_an_error_with_a_hint() -> None:
+    with pytest.raises(InputError, match="include 'nodes' matches no") as caught:
+        prune(model_of("MatMul", np.ones((4, 4), np.float32)), include=("nodes",))
+    assert caught.value.hint == "did you mean 'node'?"
+
+
+def test_names() -> None:
+    known = ["/a/Conv", "a[red]", "b.0", "B.0"]
+    assert match.names("a[red]", known) == ["a[red]"]
+    assert match.names("/a/*", known) == ["/a/Conv"]
+    assert match.names("b.?", known) == ["b.0"]
+    assert match.names("re:(?i)b.*", known) == ["b.0", "B.0"]
+    assert match.names("re:a", known) == []
+    with pytest.raises(InputError, match="not a regular expression"):
+        match.names("re:(", known)
