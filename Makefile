@@ -31,7 +31,7 @@ $(VENV)/.dev: $(VENV)/.core
 install: $(VENV)/.core ## Install modelopt into .venv
 
 DEMO := sample_models/ppocr_cls
-DEMO_PREPROCESS := color=rgb,scale=1/255,mean=0.5,std=0.5
+DEMO_PREPROCESS = $(file < $(DEMO)/preprocess.txt)
 
 .PHONY: demo
 demo: $(VENV)/.core ## Optimize a real model with its real data and show the report

@@ -11,6 +11,7 @@ import msgspec
 
 from modelopt import graph, io, measuring
 from modelopt.errors import InputError
+from modelopt.measure import cautions
 from modelopt.measure.bench import BenchResult, run_bench
 from modelopt.measure.evaluate import Accuracy, evaluate
 from modelopt.measure.stats import Ratio
@@ -105,7 +106,8 @@ def measure_models(
                 limits=limits,
                 progress=progress,
             )
-        warnings = dict.fromkeys(warning for result in results for warning in result.warnings)
+        few = [cautions.of_percentiles(result.samples_ns) for result in results]
+        warnings = dict.fromkeys([*(each for result in results for each in result.warnings), *filter(None, few)])
         return BenchReport(
             models=tuple(FileInfo(path=each.shown, size_bytes=each.size_bytes, sha256=each.sha256) for each in loaded),
             source=opened.source,

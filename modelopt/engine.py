@@ -127,7 +127,7 @@ def run(request: Request) -> Report:
                 latency=findings.latency,
                 accuracy=findings.accuracy,
                 gates=judged,
-                warnings=(*data.notes, *findings.warnings),
+                notes=data.notes,
                 versions=versions,
             )
 
@@ -240,7 +240,7 @@ def _verifier(
         return model
 
     dataset = measuring.inputs(data, worker, loaded.path)
-    feeds = measuring.first_feeds(dataset, request.verify_samples)
+    feeds = measuring.verification_feeds(dataset, data.signature, worker, loaded.path, request.verify_samples)
     names = [spec.name for spec in graph.signature(loaded.model).outputs]
     return Verify(loaded.path, feeds, worker, replay, scratch, names)
 

@@ -151,6 +151,8 @@ def _refuse_unsupported(proto: onnx.ModelProto, shown: str) -> None:
         if _holds_map(value.type):
             raise Refused(f"{shown} holds a map: '{value.name}'")
     for attribute in _attribute_protos(proto):
+        if attribute.type == onnx.AttributeProto.UNDEFINED and not attribute.ref_attr_name:
+            raise Refused(f"{shown} holds an attribute without a type, which modelopt would lose: '{attribute.name}'")
         if attribute.HasField("sparse_tensor") or attribute.sparse_tensors:
             raise Refused(f"{shown} holds a sparse tensor: the attribute '{attribute.name}'")
         if any(_holds_map(type_) for type_ in (attribute.tp, *attribute.type_protos)):
@@ -223,7 +225,7 @@ def _tensor_problem(tensor: onnx.TensorProto) -> str | None:
         found, needed, unit = len(tensor.raw_data), -(-count * ir.DataType(tensor.data_type).bitwidth // 8), "bytes"
     else:
         bits = ir.DataType(tensor.data_type).bitwidth
-        packed = -(-count * bits // 8) if bits < 8 else count * _NUMBERS.get(tensor.data_type, 1)
+        packed = -(-count * bits // 8) if bits < 6 else count * _NUMBERS.get(tensor.data_type, 1)
         found = len(getattr(tensor, onnx.helper.tensor_dtype_to_field(tensor.data_type)))
         needed, unit = packed, "values"
     return None if found == needed else f"holds {found} {unit} where its shape and type need {needed}"
@@ -482,8 +484,7 @@ def _remove_unused(candidates: set[Path], target: Path, source: Path) -> None:
     for user in {target, source, *target.parent.glob("*.onnx")}:
         candidates = candidates - _named_data(user, candidates)
     for data in candidates:
-        with contextlib.suppress(OSError):
-            data.unlink()
+        _unlink(data)
 
 
 def _remove_stale(target: Path, source: Path) -> None:
@@ -493,8 +494,7 @@ def _remove_stale(target: Path, source: Path) -> None:
         found = pattern.fullmatch(entry.name)
         if found and not _is_alive(int(found[1])):
             orphans = _named_data(entry, _data_files(target))
-            with contextlib.suppress(OSError):
-                entry.unlink()
+            _unlink(entry)
             _remove_unused(orphans, target, source)
 
 
@@ -512,7 +512,8 @@ def _is_alive(pid: int) -> bool:
 
 
 def _unlink(path: Path) -> None:
-    path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # what went wrong before matters more
+        path.unlink()
 
 
 def same_file(a: Path, b: Path) -> bool:

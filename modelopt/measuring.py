@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -20,7 +21,7 @@ from modelopt.recipe import BenchSpec, DataSpec, Recipe
 from modelopt.report import Latency
 from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Limits, Worker
-from modelopt.signature import Signature
+from modelopt.signature import Signature, TensorSpec
 
 RANDOM_SAMPLES = 16
 """How many random feeds stand in for data when outputs are compared without any."""
@@ -72,13 +73,11 @@ class Findings:
         unchanged: The output is the input: there was nothing to measure.
         latency: None where it was not measured.
         accuracy: None where it was not measured.
-        warnings: What the reader should know.
     """
 
     unchanged: bool
     latency: Latency | None = None
     accuracy: Accuracy | None = None
-    warnings: tuple[str, ...] = ()
 
     def drop(self) -> float | None:
         """How much the metric fell, as a fraction; without a metric, the share of changed answers; None if unknown."""
@@ -116,7 +115,7 @@ def open_all(recipe: Recipe, signature: Signature) -> Data:
         shared = overlap(calibration, evaluation)
         if shared:
             notes.append(f"{shared} evaluation samples are calibration samples too: accuracy is flattered")
-    return Data(signature, calibration, evaluation, tuple(notes), recipe.seed)
+    return Data(signature, calibration, evaluation, tuple(dict.fromkeys(notes)), recipe.seed)
 
 
 def _open(spec: DataSpec | None, signature: Signature, seed: int) -> Dataset | None:
@@ -171,6 +170,36 @@ def first_feeds(dataset: Dataset, count: int) -> Feeds:
     return [sample.feeds for sample in islice(dataset, count)]
 
 
+def verification_feeds(dataset: Dataset, signature: Signature, worker: Worker, model: Path, count: int) -> Feeds:
+    """Feeds to compare models on: the first samples, and two of them as one batch where the model takes that.
+
+    A batch size that was folded into the graph by mistake shows only with another one.
+    """
+    feeds = list(first_feeds(dataset, count))
+    pair = _stacked(feeds[:2], signature)
+    if pair is None:
+        return feeds
+    session = worker.open(model, SessionSpec(spin=False), what="original")
+    with contextlib.suppress(Refused):
+        session.run(pair)
+        feeds.append(pair)
+    session.close()
+    return feeds
+
+
+def _stacked(feeds: Feeds, signature: Signature) -> dict[str, np.ndarray] | None:
+    """Two feeds joined along the first axis of every input, None where one is fixed or sizes differ."""
+    if len(feeds) < 2 or any(spec.rank in {None, 0} or _is_fixed(spec) for spec in signature.inputs):
+        return None
+    if any(len({feed[name].shape[1:] for feed in feeds}) > 1 for name in feeds[0]):
+        return None
+    return {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}
+
+
+def _is_fixed(spec: TensorSpec) -> bool:
+    return spec.shape is not None and isinstance(spec.shape[0], int) and spec.shape[0] >= 0
+
+
 def measure(
     recipe: Recipe,
     before: Path,
@@ -198,8 +227,7 @@ def measure(
     accuracy = evaluate(
         before, after, dataset, session_spec(recipe.bench, spin=False), metric=metric, limits=limits, progress=progress
     )
-    warnings = latency.after.warnings if latency is not None else ()
-    return Findings(unchanged=False, latency=latency, accuracy=accuracy, warnings=warnings)
+    return Findings(unchanged=False, latency=latency, accuracy=accuracy)
 
 
 def session_spec(bench: BenchSpec | None, *, spin: bool = True) -> SessionSpec:

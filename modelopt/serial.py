@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
-from google.protobuf.message import Message
 
 from modelopt import graph, wireformat
 from modelopt.errors import InputError
@@ -35,14 +36,14 @@ def parse(buffer: wireformat.Buffer) -> tuple[onnx.ModelProto, list[wireformat.B
     return proto, blobs
 
 
-def _check_text(message: Message) -> None:
+def _check_text(message: Any) -> None:
     """Names that are no UTF-8 would come out of protobuf as bytes."""
     for field, value in message.ListFields():
         if field.type == field.TYPE_STRING:
             if any(isinstance(text, bytes) for text in ((value,) if isinstance(value, str | bytes) else value)):
                 raise InputError("not a valid ONNX model", note=f"'{field.full_name}' is not UTF-8")
         elif field.type == field.TYPE_MESSAGE:
-            for inner in (value,) if isinstance(value, Message) else value:
+            for inner in (value,) if hasattr(value, "ListFields") else value:
                 _check_text(inner)
 
 
@@ -53,7 +54,9 @@ def to_model(proto: onnx.ModelProto, buffer: wireformat.Buffer, blobs: list[wire
         InputError: onnx_ir does not read the proto, or a tensor's bytes do not fit its dtype and dims.
     """
     try:
-        model = ir.from_proto(proto)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # external data entries that onnx does not know
+            model = ir.from_proto(proto)
     except (ir.serde.SerdeError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise InputError("not a valid ONNX model", note=_root_cause(error)) from None
     view = memoryview(buffer)
@@ -92,9 +95,10 @@ def chunks(model: ir.Model, *, weights: bool = True) -> Iterator[wireformat.Buff
     payloads: list[ir.TensorProtocol] = []
     with _detached(model, payloads):
         proto = ir.to_proto(model)
-    _drop_redundant_value_info(proto.graph)
+    _tidy_graph(proto.graph)
     for function in proto.functions:
-        _drop_in_bodies(function.node)
+        _tidy_attributes(function.attribute_proto)
+        _tidy_nodes(function.node)
     skeleton = proto.SerializeToString(deterministic=True)
     if not weights:
         yield skeleton
@@ -102,21 +106,41 @@ def chunks(model: ir.Model, *, weights: bool = True) -> Iterator[wireformat.Buff
     yield from wireformat.attach(skeleton, lambda i: tensor_bytes(payloads[i]))
 
 
-def _drop_redundant_value_info(scope: onnx.GraphProto) -> None:
-    """Remove value_info of initializers, which onnx_ir adds: the initializer says its own type and dims."""
+# What onnx_ir adds and the model did not hold
+
+
+def _tidy_graph(scope: onnx.GraphProto) -> None:
+    """Remove value_info of initializers: the initializer says its own type and dims."""
     stored = {tensor.name for tensor in scope.initializer}
     kept = [info for info in scope.value_info if info.name not in stored]
     if len(kept) < len(scope.value_info):
         del scope.value_info[:]
         scope.value_info.extend(kept)
-    _drop_in_bodies(scope.node)
+    for tensor in scope.initializer:
+        _tidy_tensor(tensor)
+    _tidy_nodes(scope.node)
 
 
-def _drop_in_bodies(nodes: Iterable[onnx.NodeProto]) -> None:
+def _tidy_nodes(nodes: Iterable[onnx.NodeProto]) -> None:
     for node in nodes:
-        for attribute in node.attribute:
-            for body in (attribute.g, *attribute.graphs) if attribute.HasField("g") else attribute.graphs:
-                _drop_redundant_value_info(body)
+        _tidy_attributes(node.attribute)
+
+
+def _tidy_attributes(attributes: Iterable[onnx.AttributeProto]) -> None:
+    for attribute in attributes:
+        for tensor in (attribute.t, *attribute.tensors) if attribute.HasField("t") else attribute.tensors:
+            _tidy_tensor(tensor)
+        for body in (attribute.g, *attribute.graphs) if attribute.HasField("g") else attribute.graphs:
+            _tidy_graph(body)
+
+
+def _tidy_tensor(tensor: onnx.TensorProto) -> None:
+    """Say each metadata entry once: onnx_ir 1.1 copies a tensor with its metadata and then adds them again."""
+    if tensor.metadata_props:
+        said = {entry.key: entry.value for entry in tensor.metadata_props}
+        del tensor.metadata_props[:]
+        for key, value in said.items():
+            tensor.metadata_props.add(key=key, value=value)
 
 
 def to_bytes(model: ir.Model, *, weights: bool = True) -> bytes:

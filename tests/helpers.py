@@ -82,7 +82,7 @@ def big_model() -> onnx.ModelProto:
         ],
         initializers=[
             weight("w", 600, 5),
-            numpy_helper.from_array(np.array(True), "cond"),
+            numpy_helper.from_array(np.ones((), bool), "cond"),
             numpy_helper.from_array(np.float32(2.0).reshape(()), "scalar"),
         ],
         functions=[function],

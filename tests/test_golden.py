@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 import pytest
-from modelopt.measure.closeness import OutputMismatch, compare_outputs
 
 from modelopt import graph, invariants, passes
 from modelopt.data import random_data
+from modelopt.measure.closeness import OutputMismatch, compare_outputs
 from modelopt.passes.base import Context, Effect
 from modelopt.recipe import make_pass
 from modelopt.runtime import cpu

@@ -127,8 +127,8 @@ def test_warnings_name_what_helps() -> None:
 
     plan = Plan()
     assert list(cautions.of_samples([[1000] * 100] * 10, n_feeds=1, settled=True, plan=plan)) == []
-    few, *rest = cautions.of_samples([[1000] * 5] * 10, n_feeds=1, settled=True, plan=plan)
-    assert not rest
+    assert cautions.of_percentiles([[1000] * 100] * 10) is None
+    few = cautions.of_percentiles([[1000] * 5] * 10)
     assert few == "50 samples are too few for p90, p95, p99: --rounds 20 gives p90"
 
     wild = [[1000] * 90 + [9000] * 10] * 5 + [[2000] * 100] * 5

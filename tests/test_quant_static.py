@@ -305,3 +305,14 @@ def test_forms(runner: WorkerRunner, shape: tuple[int, ...], body: str, weight: 
     float_model, quantized, samples = model(text, w=array), model(text, w=array), feeds(*shape)
     assert EVERYWHERE.apply(quantized, context(runner, samples)).rewrites > 0
     assert relative_error(run(float_model, samples[0])[0], run(quantized, samples[0])[0]) < 0.06
+
+
+def test_unfolded_batchnorms_are_counted(runner: WorkerRunner) -> None:
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    net (float[1,4,6,6] x) => (float[1,4,6,6] y)
+    { c = Conv (x, w)  y = BatchNormalization (c, ones, ones, ones, ones) }
+    """
+    quantized = model(text, w=np.ones((4, 4, 1, 1), np.float32), ones=np.ones(4, np.float32))
+    changes = EVERYWHERE.apply(quantized, context(runner, feeds(1, 4, 6, 6)))
+    assert changes.facts["batchnorms_between"] == 1

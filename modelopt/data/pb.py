@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError
 
 from modelopt.data import files
 from modelopt.errors import InputError, Refused

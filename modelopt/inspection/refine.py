@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
@@ -51,9 +52,11 @@ def refine(model: ir.Model, inference: ShapeInference) -> None:
     folded = model.clone()
     context = Context(_NumpyOnly(), Target(TargetKind.X86_VNNI, detected=False))
     options = FoldConstants(max_tensor_bytes=_MAX_TENSOR_BYTES, max_growth=1.0)
-    for _ in range(_MAX_ROUNDS):  # a shape that is learned makes the next one a constant
-        if not options.apply(folded, context).rewrites or not _infer_anew(folded, inference):
-            break
+    with contextlib.suppress(ModeloptError):  # what was learned until then holds
+        for _ in range(_MAX_ROUNDS):  # a shape that is learned makes the next one a constant
+            if not options.apply(folded, context).rewrites:
+                break
+            _infer_anew(folded, inference)
     names = Counter(value.name for value in _made(model))
     known = {value.name: value.shape for value in _made(folded) if names[value.name] == 1}
     for value in _made(model):
@@ -61,16 +64,11 @@ def refine(model: ir.Model, inference: ShapeInference) -> None:
             value.shape = known.get(value.name) or value.shape
 
 
-def _infer_anew(model: ir.Model, inference: ShapeInference) -> bool:
-    """Infer what is not settled; says whether that worked."""
+def _infer_anew(model: ir.Model, inference: ShapeInference) -> None:
     for value in _made(model):
         if not macs.is_settled(value):
             value.shape = None
-    try:
-        inference.infer_shapes(model)
-    except ModeloptError:
-        return False
-    return True
+    inference.infer_shapes(model)
 
 
 def _made(model: ir.Model) -> Iterator[ir.Value]:

@@ -90,9 +90,7 @@ def _op_row(op: OpCount) -> tuple[str, ...]:
 
 
 def _weights(inspection: Inspection) -> Section:
-    rows = tuple(
-        (row.dtype, str(row.tensors), count(row.elements), size(row.size_bytes)) for row in inspection.weights
-    )
+    rows = tuple((row.dtype, str(row.tensors), count(row.elements), size(row.size_bytes)) for row in inspection.weights)
     return Section("Weights", ("type", "tensors", "elements", "size"), rows, tuple(_sparsity(inspection)))
 
 

@@ -53,11 +53,17 @@ def of_samples(rounds: Sequence[Sequence[int]], *, n_feeds: int, settled: bool, 
     far = _outliers(rounds, n_feeds)
     if far > _MANY_OUTLIERS * n:
         yield f"{far} of {n} samples are far outliers: something else used the machine: end it and repeat"
+
+
+def of_percentiles(rounds: Sequence[Sequence[int]]) -> str | None:
+    """Says which percentiles have too few samples, and the rounds that would give the first of them."""
+    n = sum(len(samples) for samples in rounds)
     found = percentiles([each for samples in rounds for each in samples])
     missing = [name for name, value in found.items() if value is None]
-    if missing:
-        needed = -(-samples_needed(missing[0]) * len(rounds) // n)
-        yield f"{n} samples are too few for {', '.join(missing)}: --rounds {needed} gives {missing[0]}"
+    if not missing:
+        return None
+    needed = -(-samples_needed(missing[0]) * len(rounds) // n)
+    return f"{n} samples are too few for {', '.join(missing)}: --rounds {needed} gives {missing[0]}"
 
 
 def of_precision(half_width: float, plan: Plan) -> str | None:

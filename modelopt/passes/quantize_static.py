@@ -88,12 +88,13 @@ class QuantizeStatic(Pass):
         names = sorted(value.name or "" for value in plan.activations())
         seen = calibrate.collect(work, names, ctx)
         plan = self._settle(work, seen, ctx)
+        facts = self._facts(plan, seen, ctx)
         if plan.choices:
             rules = qdq.ConstantRules(self._weights(ctx), self.per_channel is not False, self._integer_bias(ctx))
             qdq.Writer(work, plan, self._params(plan, seen, ctx), rules).write()
             if work is not model:
                 graph.replace_contents(model, work)
-        return Changes(len(plan.choices), plan.skipped, self._facts(plan, seen, ctx))
+        return Changes(len(plan.choices), plan.skipped, facts)
 
     def _settle(self, model: ir.Model, seen: Observations, ctx: Context) -> Plan:
         """The plan for what the samples showed, less what does not pay; dropping a kernel may undo its neighbours."""

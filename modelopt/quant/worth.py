@@ -42,8 +42,8 @@ class Costs:
 
 # Measured with onnxruntime 1.32 on Sapphire Rapids. AVX2 without VNNI needs twice the instructions for a product: half
 # the gain, an estimate that awaits a machine. Arm with dot products is taken to be like VNNI.
-_VNNI = Costs(saved_per_mac=0.012, rescale=0.4, depthwise=0.27, gather=1.5, convert=0.25, launch=1000.0)
-_AVX2 = Costs(saved_per_mac=0.006, rescale=0.4, depthwise=0.27, gather=1.5, convert=0.25, launch=1000.0)
+_VNNI = Costs(saved_per_mac=0.012, rescale=0.4, depthwise=0.27, gather=1.8, convert=0.25, launch=1000.0)
+_AVX2 = Costs(saved_per_mac=0.006, rescale=0.4, depthwise=0.27, gather=1.8, convert=0.25, launch=1000.0)
 _COSTS: Mapping[TargetKind, Costs] = {
     TargetKind.X86_VNNI: _VNNI,
     TargetKind.X86_AVX2: _AVX2,

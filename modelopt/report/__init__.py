@@ -132,7 +132,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         latency: None where it was not measured.
         accuracy: None where it was not measured.
         gates: The contract, line by line.
-        warnings: What the reader should know.
+        notes: What the reader should know of the data; the benchmark's warnings are in `latency`.
         versions: Of modelopt and onnxruntime.
     """
 
@@ -148,5 +148,5 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     latency: Latency | None
     accuracy: Accuracy | None
     gates: tuple[GateResult, ...]
-    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
     versions: dict[str, str]

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 
 from modelopt.measure.evaluate import Accuracy
 from modelopt.measure.metric import Score
+from modelopt.passes.base import Effect
 from modelopt.report import Latency, PassResult, Report
 from modelopt.sections import Section
 
 _MAX_SKIPS = 40
+_MAX_CAUTIONS = 2
 
 
 def report_sections(report: Report, *, explain: bool = False, verbose: bool = False) -> list[Section]:
@@ -36,6 +38,7 @@ def _passes(report: Report, *, verbose: bool) -> Section:
         totals.setdefault(result.step, []).append(result)
     rows = []
     notes = []
+    idle = [step for step, results in totals.items() if not any(result.rewrites for result in results)]
     for step, results in totals.items():
         rewrites = sum(result.rewrites for result in results)
         refusals = len(results[-1].skipped)
@@ -46,6 +49,10 @@ def _passes(report: Report, *, verbose: bool) -> Section:
             notes.append(f"{step.split('(')[0]}: {key.replace('_', ' ')}: {_fact(key, fact)}")
     if not rows:
         return Section("", None, (), ("No pass found anything to do.",))
+    for step in idle:
+        skips = totals[step][-1].skipped
+        if totals[step][0].effect != Effect.EXACT.value and skips:
+            notes.append(f"{step} changed nothing: {len(skips)} places refused, --explain says why")
     return Section("", ("pass", "effect", "rewrites", "refused", "time"), tuple(rows), tuple(notes))
 
 
@@ -104,7 +111,7 @@ def score(found: Score) -> str:
     """A score with its unit; a dash where it has no finite value."""
     if found.value is None:
         return "–"
-    unit = f" {found.unit}" if found.unit not in {"", "share"} else ""
+    unit = " dB" if found.unit == "dB" else ""
     return f"{found.value:.4g}{unit}"
 
 
@@ -126,8 +133,12 @@ def _verification(report: Report) -> Iterator[str]:
 
 
 def _warnings(report: Report) -> Iterator[str]:
-    for warning in report.warnings:
-        yield f"warning: {warning}"
+    yield from (f"note: {note}" for note in report.notes)
+    if report.latency is not None:
+        cautions = report.latency.after.warnings
+        yield from (f"warning: {caution}" for caution in cautions[:_MAX_CAUTIONS])
+        if len(cautions) > _MAX_CAUTIONS:
+            yield f"warning: {len(cautions) - _MAX_CAUTIONS} more about the timing: --json has all of them"
 
 
 def _end(report: Report) -> str:
