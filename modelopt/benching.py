@@ -114,7 +114,7 @@ def measure_models(
             results=tuple(results),
             ratios=tuple(result.times_as_fast_as(results[0]) if i else None for i, result in enumerate(results)),
             accuracy=accuracy,
-            warnings=(*opened.notes, *warnings),
+            warnings=(*opened.notes, *(accuracy.notes if accuracy is not None else ()), *warnings),
         )
 
 

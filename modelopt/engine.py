@@ -85,6 +85,8 @@ def run(request: Request) -> Report:
             progress=request.progress,
         )
         worker = stack.enter_context(Worker(request.limits))
+        if recipe.bench is not None:
+            worker.require(recipe.bench.provider)
         observers: list[Observer] = []
         verify = None
         if recipe.verify:

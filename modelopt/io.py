@@ -151,14 +151,18 @@ def _refuse_unsupported(proto: onnx.ModelProto, shown: str) -> None:
         if _holds_map(value.type):
             raise Refused(f"{shown} holds a map: '{value.name}'")
     for attribute in _attribute_protos(proto):
-        if attribute.type == onnx.AttributeProto.UNDEFINED and not attribute.ref_attr_name:
-            raise Refused(f"{shown} holds an attribute without a type, which modelopt would lose: '{attribute.name}'")
-        if attribute.HasField("sparse_tensor") or attribute.sparse_tensors:
-            raise Refused(f"{shown} holds a sparse tensor: the attribute '{attribute.name}'")
-        if any(_holds_map(type_) for type_ in (attribute.tp, *attribute.type_protos)):
-            raise Refused(f"{shown} holds a map: the attribute '{attribute.name}'")
-        for tensor in (*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors):
-            _check_tensor(tensor, shown)
+        _refuse_unsupported_attribute(attribute, shown)
+
+
+def _refuse_unsupported_attribute(attribute: onnx.AttributeProto, shown: str) -> None:
+    if attribute.type == onnx.AttributeProto.UNDEFINED and not attribute.ref_attr_name:
+        raise Refused(f"{shown} holds an attribute without a type, which modelopt would lose: '{attribute.name}'")
+    if attribute.HasField("sparse_tensor") or attribute.sparse_tensors:
+        raise Refused(f"{shown} holds a sparse tensor: the attribute '{attribute.name}'")
+    if any(_holds_map(type_) for type_ in (attribute.tp, *attribute.type_protos)):
+        raise Refused(f"{shown} holds a map: the attribute '{attribute.name}'")
+    for tensor in (*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors):
+        _check_tensor(tensor, shown)
 
 
 def _graph_protos(proto: onnx.ModelProto) -> Iterator[onnx.GraphProto]:

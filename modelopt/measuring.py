@@ -158,6 +158,8 @@ def _random(signature: Signature, worker: Worker, model: Path, seed: int, free_d
             continue
         session.close()
         return candidate
+    if note and "allocate memory" in note:
+        raise Refused("the model needs more memory than this machine has", note=note)
     raise InputError(
         "the model does not run on random inputs",
         note=note,
@@ -217,7 +219,7 @@ def measure(
         EnvironmentLacks: The provider is not there.
         Refused: onnxruntime does not load or run one of them.
     """
-    if unchanged or (recipe.bench is None and not recipe.verify):
+    if unchanged or (recipe.bench is None and recipe.evaluate is None and not recipe.verify):
         return Findings(unchanged=unchanged)
     dataset = inputs(data, worker, before)
     latency = None

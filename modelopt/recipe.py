@@ -9,7 +9,7 @@ import dataclasses
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import yaml
@@ -34,10 +34,10 @@ class DataSpec(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid
     """
 
     data: str
-    limit: int | None = None
+    limit: Annotated[int, msgspec.Meta(ge=1)] | None = None
     preprocess: str | None = None
     labels: str | None = None
-    batch: int = 1
+    batch: Annotated[int, msgspec.Meta(ge=1)] = 1
 
 
 class EvaluateSpec(DataSpec, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
@@ -65,8 +65,8 @@ class BenchSpec(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbi
 
     provider: str = "cpu"
     provider_options: dict[str, str] = {}
-    threads: int = 0
-    budget_seconds: float = 10.0
+    threads: Annotated[int, msgspec.Meta(ge=0)] = 0
+    budget_seconds: Annotated[float, msgspec.Meta(gt=0)] = 10.0
     warmup_seconds: float = 1.0
     rounds: int = 10
 
@@ -81,10 +81,10 @@ class Gates(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_un
         max_size_bytes: The largest size allowed, in bytes.
     """
 
-    max_drop: float | None = None
-    min_speedup: float | None = None
-    max_size_ratio: float | None = None
-    max_size_bytes: int | None = None
+    max_drop: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    min_speedup: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    max_size_ratio: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    max_size_bytes: Annotated[int, msgspec.Meta(ge=0)] | None = None
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class Recipe:
 _SECTIONS: dict[str, Any] = {
     "name": str,
     "target": str,
-    "seed": int,
+    "seed": Annotated[int, msgspec.Meta(ge=0)],
     "verify": bool,
     "calibration": DataSpec | None,
     "evaluate": EvaluateSpec | None,
@@ -193,7 +193,21 @@ def dump(recipe: Recipe) -> str:
         value = getattr(recipe, key)
         if value != _default(key):
             plain[key] = _without_defaults(value)
-    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=100)
+    return yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Escapes Unicode's line ends, which PyYAML writes as they are and reads back as spaces."""
+
+    def ignore_aliases(self, data: Any) -> bool:  # `parse` refuses them
+        return True
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        style = '"' if {*"\x85\u2028\u2029"} & {*data} else None
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
 
 
 def _default(key: str) -> Any:

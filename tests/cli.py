@@ -137,6 +137,7 @@ def start(*arguments: Argument, cwd: Path, **extra: str) -> subprocess.Popen[byt
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=environment(cwd, **extra),
+        bufsize=0,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -50,7 +51,7 @@ def body(
 def big_model() -> onnx.ModelProto:
     """Large tensors in every place that can hold one: initializer, Constant, both branches of an If, a function."""
     constant = helper.make_node("Constant", [], ["c"], value=weight("c", 400, 1))
-    branches = {
+    branches: dict[str, Any] = {
         f"{which}_branch": body(
             [
                 helper.make_node("Constant", [], [f"{which}_k"], value=weight("k", 500, seed)),
@@ -83,7 +84,7 @@ def big_model() -> onnx.ModelProto:
         initializers=[
             weight("w", 600, 5),
             numpy_helper.from_array(np.ones((), bool), "cond"),
-            numpy_helper.from_array(np.float32(2.0).reshape(()), "scalar"),
+            numpy_helper.from_array(np.full((), 2.0, np.float32), "scalar"),
         ],
         functions=[function],
         domains=["local"],

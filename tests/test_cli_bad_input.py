@@ -31,7 +31,7 @@ def write(path: Path, content: bytes) -> Path:
 
 def test_not_a_model(tmp_path: Path) -> None:
     text = write(tmp_path / "notes.onnx", b"Dear diary, today I trained a model.\n" * 40)
-    modelopt("fold", text, "-o", "x.onnx", cwd=tmp_path).refused(2, "notes.onnx")
+    modelopt("fold", text, "-o", "x.onnx", cwd=tmp_path).refused(2, "not an ONNX model")
 
 
 def test_an_empty_file(tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_an_empty_file(tmp_path: Path) -> None:
 def test_a_truncated_file(tmp_path: Path, share: float) -> None:
     whole = CNN.read_bytes()
     torn = write(tmp_path / "torn.onnx", whole[: int(len(whole) * share)])
-    modelopt("fuse", torn, "-o", "x.onnx", cwd=tmp_path).refused(2, "torn.onnx")
+    modelopt("fuse", torn, "-o", "x.onnx", cwd=tmp_path).refused(2, "truncated")
 
 
 def test_a_directory(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_nothing_on_stdin(tmp_path: Path) -> None:
 
 def test_half_a_model_on_stdin(tmp_path: Path) -> None:
     half = MLP.read_bytes()[:30_000]
-    modelopt("fold", "-", "-o", "x.onnx", cwd=tmp_path, stdin=half).refused(2, "<stdin>")
+    modelopt("fold", "-", "-o", "x.onnx", cwd=tmp_path, stdin=half).refused(2, "truncated")
 
 
 # The output
@@ -87,7 +87,7 @@ def test_an_output_that_is_a_folder(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
     if ROOT:
-        folder = "/proc/self"  # not even root
+        folder = "/proc"  # not even root
     else:
         (tmp_path / "locked").mkdir(mode=0o500)
         folder = "locked"
@@ -158,7 +158,7 @@ def quantize(tmp_path: Path, *arguments: str | Path) -> list[str | Path]:
 def test_calibration_that_does_not_exist(tmp_path: Path) -> None:
     write(tmp_path / "calib.npz", CALIB.read_bytes())
     run = modelopt(*quantize(tmp_path, "--calib", "clib.npz"), cwd=tmp_path)
-    run.refused(2, "clib.npz does not exist", "did you mean 'calib.npz'?")
+    run.refused(2, "clib.npz", "did you mean 'calib.npz'?")
 
 
 def calibrate(folder: Path, **arrays: np.ndarray) -> list[str | Path]:
@@ -208,7 +208,13 @@ def test_labels_that_do_not_match(tmp_path: Path, features: np.ndarray) -> None:
 def test_labels_of_classes_that_the_model_does_not_have(tmp_path: Path, features: np.ndarray) -> None:
     np.savez(tmp_path / "eval.npz", features=features, label=np.full(len(features), 10))
     run = modelopt("prune", MLP, "-o", "x.onnx", "--no-bench", "--eval", "eval.npz", cwd=tmp_path)
-    run.refused(2, "label", "10")
+    assert "note: the labels are not class numbers that fit an output" in run.succeeded().err
+
+
+def test_a_label_that_the_model_does_not_have_among_others(tmp_path: Path, features: np.ndarray) -> None:
+    np.savez(tmp_path / "eval.npz", features=features, label=np.arange(len(features)))
+    run = modelopt("prune", MLP, "-o", "x.onnx", "--no-bench", "--eval", "eval.npz", cwd=tmp_path)
+    run.refused(2, "eval.npz[10]", "label")
 
 
 def test_static_quantization_without_data(tmp_path: Path) -> None:
@@ -228,7 +234,7 @@ def test_a_speedup_without_a_benchmark(tmp_path: Path) -> None:
 # Providers
 
 
-@pytest.mark.parametrize("command", [["bench", MLP], ["prune", MLP, "-o", "x.onnx"], ["compare", MLP, MLP]])
+@pytest.mark.parametrize("command", [["bench", MLP], ["fold", MLP, "-o", "x.onnx"], ["compare", MLP, MLP]])
 def test_an_unknown_provider(tmp_path: Path, command: list[str | Path]) -> None:
     run = modelopt(*command, "--provider", "cpuu", cwd=tmp_path)
     run.refused(2, "unknown provider 'cpuu'", "did you mean 'cpu'?")
@@ -236,7 +242,7 @@ def test_an_unknown_provider(tmp_path: Path, command: list[str | Path]) -> None:
 
 @pytest.mark.parametrize("command", [["bench", CNN], ["fuse", CNN, "-o", "x.onnx"]])
 def test_a_provider_that_is_not_here(tmp_path: Path, command: list[str | Path]) -> None:
-    run = modelopt(*command, "--provider", "qnn" if False else "QNNExecutionProvider", cwd=tmp_path)
+    run = modelopt(*command, "--provider", "QNNExecutionProvider", cwd=tmp_path)
     run.refused(4, "QNNExecutionProvider is not available here")
 
 
@@ -279,9 +285,9 @@ def test_usage(tmp_path: Path, arguments: list[str], words: list[str]) -> None:
         ("version: 1\nsteps:\n  - fold-constants\n  - fuse-conv-nb\n", [":4:", "fuse-conv-nb", "did you mean"]),
         (
             "version: 1\nsteps:\n  - prune-magnitude:\n      sparsty: 0.5\n",
-            [":3:", "sparsty", "did you mean 'sparsity'?"],
+            [":4:", "sparsty", "did you mean 'sparsity'?"],
         ),
-        ("version: 1\nsteps:\n  - prune-magnitude:\n      sparsity: half\n", [":3:", "sparsity"]),
+        ("version: 1\nsteps:\n  - prune-magnitude:\n      sparsity: half\n", [":4:", "sparsity"]),
         ("version: 1\nsteps: []\nbench:\n  provder: cpu\n", ["provder"]),
         ("version: 2\nsteps: []\n", [":1:", "version must be 1"]),
         ("version: 1\nsteps: fold\n", [":2:", "steps must be a list"]),
@@ -289,12 +295,16 @@ def test_usage(tmp_path: Path, arguments: list[str], words: list[str]) -> None:
         ("hello", ["not a recipe"]),
         ("", ["not a recipe"]),
         ("version: 1\nsteps: []\nname: !!python/object/apply:os.system ['touch hacked']\n", ["recipe.yaml:3"]),
-        ("version: 1\nsteps: []\ntarget: z80\n", ["z80"]),
     ],
 )
 def test_a_recipe_with_a_mistake(tmp_path: Path, recipe: str, words: list[str]) -> None:
     (tmp_path / "recipe.yaml").write_text(recipe)
     modelopt("run", "recipe.yaml", MLP, "-o", "x.onnx", cwd=tmp_path).refused(2, "recipe.yaml", *words)
+
+
+def test_a_recipe_for_an_unknown_target(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("version: 1\nsteps: []\ntarget: z80\n")
+    modelopt("run", "recipe.yaml", MLP, "-o", "x.onnx", cwd=tmp_path).refused(2, "z80", "x86-vnni")
 
 
 def test_a_recipe_that_does_not_exist(tmp_path: Path) -> None:
@@ -340,7 +350,7 @@ def hostile_names(tmp_path: Path) -> Path:
         tmp_path / "names.onnx",
         nodes,
         [value("x" + ESCAPES, ["b" + ESCAPES, 20])],
-        [value("y" + ESCAPES, None or ["b" + ESCAPES, 20])],
+        [value("y" + ESCAPES, ["b" + ESCAPES, 20])],
         weights,
     )
 
@@ -420,4 +430,4 @@ def test_a_model_that_never_ends(tmp_path: Path) -> None:
 def test_an_input_of_absurd_size(tmp_path: Path) -> None:
     nodes = [helper.make_node("Relu", ["x"], ["y"])]
     model = save(tmp_path / "m.onnx", nodes, [value("x", [2**62])], [value("y", [2**62])])
-    modelopt("fold", model, *LIMITED, cwd=tmp_path).refused(3)
+    modelopt("fold", model, *LIMITED, cwd=tmp_path).refused(2, "x", "larger than memory")

@@ -221,7 +221,7 @@ def test_what_would_be_lost_is_refused_by_name(tmp_path: Path, model: onnx.Model
 def test_an_attribute_without_a_type_is_refused(tmp_path: Path) -> None:
     model = model_of([helper.make_node("Elu", ["x"], ["y"], alpha=1.0)])
     model.graph.node[0].attribute[0].ClearField("type")  # onnx_ir drops its value
-    with pytest.raises(Refused, match="an attribute without a type.*: 'alpha'"):
+    with pytest.raises(Refused, match=r"an attribute without a type.*: 'alpha'"):
         _load(_file(tmp_path, model))
 
 

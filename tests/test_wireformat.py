@@ -288,7 +288,7 @@ def test_scalars_stay_scalars() -> None:
 
 
 def test_strings_stay_strings() -> None:
-    tensor = helper.make_tensor("w", TensorProto.STRING, [3], ["a" * 3000, "", "ü"])
+    tensor = TensorProto(name="w", data_type=TensorProto.STRING, dims=[3], string_data=[b"a" * 3000, b"", b"\xff"])
     model = model_of([], outputs=["x"], initializers=[tensor])
 
     assert onnx.ModelProto.FromString(serial.to_bytes(serial.from_bytes(model.SerializeToString()))) == model

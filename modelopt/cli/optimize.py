@@ -12,7 +12,7 @@ import msgspec
 
 from modelopt import ui
 from modelopt.engine import Request, run
-from modelopt.errors import GateFailed, InputError
+from modelopt.errors import EnvironmentLacks, GateFailed, InputError
 from modelopt.io import STDIO
 from modelopt.recipe import BenchSpec, DataSpec, EvaluateSpec, Gates, Recipe, Step, dump
 from modelopt.report import Report
@@ -145,6 +145,8 @@ def execute(recipe: Recipe, model: Path, suffix: str, flags: dict[str, Any]) -> 
     output = flags["output"] or default_output(model, suffix)
     if output == STDIO and flags["as_json"]:
         raise InputError("--json and a model cannot both go to stdout", hint="give -o a file name")
+    if flags["report"]:
+        _check_report(flags["report"])
     screen = ui.Screen(quiet=flags["quiet"], verbose=flags["verbose"], as_json=flags["as_json"])
     with screen.progress() as progress:
         report = run(
@@ -171,13 +173,24 @@ def execute(recipe: Recipe, model: Path, suffix: str, flags: dict[str, Any]) -> 
         )
 
 
+def _check_report(path: Path) -> None:
+    """Whether a report can be written there, asked before the work and not after it."""
+    if path.suffix not in {".json", ".md"}:
+        raise InputError(f"a report cannot be written to {path}", hint="name it .json or .md")
+    if path.is_dir() or not path.parent.is_dir():
+        reason = "it is a directory" if path.is_dir() else f"there is no folder {path.parent}"
+        raise InputError(f"a report cannot be written to {path}", note=reason)
+
+
 def _write_report(report: Report, path: Path) -> None:
     if path.suffix == ".json":
-        path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
-    elif path.suffix == ".md":
-        path.write_text(to_markdown(report), encoding="utf-8")
+        text = msgspec.json.format(msgspec.json.encode(report), indent=2).decode() + "\n"
     else:
-        raise InputError(f"a report cannot be written to {path.name}", hint="name it .json or .md")
+        text = to_markdown(report)
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise EnvironmentLacks(f"the report {path} cannot be written", note=error.strerror) from None
 
 
 def override(recipe: Recipe, flags: dict[str, Any], given: set[str], calib: str | None) -> Recipe:

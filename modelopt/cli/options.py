@@ -40,7 +40,7 @@ class Bytes(click.ParamType[int]):
         """Parse the text."""
         if isinstance(value, int):
             return value
-        match = re.fullmatch(r"([0-9.]+)\s*([a-zA-Z]*)", str(value).strip())
+        match = re.fullmatch(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([a-zA-Z]*)", str(value).strip())
         if match is None or match[2].lower() not in _UNITS:
             self.fail(f"'{value}' is not a size such as 3MB or 512KiB", param, ctx)
         return int(float(match[1]) * _UNITS[match[2].lower()])

@@ -45,14 +45,19 @@ def _passes(report: Report, *, verbose: bool) -> Section:
         if rewrites or verbose or refusals:
             wall = sum(result.wall_ns for result in results)
             rows.append((step, results[0].effect, str(rewrites), str(refusals), milliseconds(wall)))
-        for key, fact in results[-1].facts.items() if rewrites else ():
-            notes.append(f"{step.split('(')[0]}: {key.replace('_', ' ')}: {_fact(key, fact)}")
+        lossy = results[0].effect != Effect.EXACT.value
+        for key, fact in results[-1].facts.items() if rewrites and (lossy or verbose) else ():
+            if fact == 0 and not verbose:
+                continue
+            notes.append(f"{step.split('(')[0]}: {key.removesuffix('_bytes').replace('_', ' ')}: {_fact(key, fact)}")
     if not rows:
         return Section("", None, (), ("No pass found anything to do.",))
     for step in idle:
         skips = totals[step][-1].skipped
         if totals[step][0].effect != Effect.EXACT.value and skips:
-            notes.append(f"{step} changed nothing: {len(skips)} places refused, --explain says why")
+            notes.append(
+                f"{step} changed nothing: {len(skips)} place{'s'[: len(skips) > 1]} refused, --explain says why"
+            )
     return Section("", ("pass", "effect", "rewrites", "refused", "time"), tuple(rows), tuple(notes))
 
 
@@ -101,7 +106,7 @@ def accuracy_rows(accuracy: Accuracy) -> Iterator[tuple[str, str, str, str]]:
     if accuracy.reference is not None and accuracy.candidate is not None:
         delta = accuracy.delta
         change = "" if delta is None else f"{delta.point:+.4f}" + interval(delta.low, delta.high)
-        name = f"{accuracy.candidate.name} (n={accuracy.candidate.n:,})"
+        name = f"{accuracy.candidate.name.split('/')[-1]} (n={accuracy.candidate.n:,})"
         yield name, score(accuracy.reference), score(accuracy.candidate), change
     for fidelity in accuracy.fidelity:
         yield f"outputs, {fidelity.name} (n={fidelity.n:,})", "", score(fidelity), fidelity.note or ""
@@ -133,7 +138,8 @@ def _verification(report: Report) -> Iterator[str]:
 
 
 def _warnings(report: Report) -> Iterator[str]:
-    yield from (f"note: {note}" for note in report.notes)
+    notes = (*report.notes, *(report.accuracy.notes if report.accuracy is not None else ()))
+    yield from (f"note: {note}" for note in notes)
     if report.latency is not None:
         cautions = report.latency.after.warnings
         yield from (f"warning: {caution}" for caution in cautions[:_MAX_CAUTIONS])
@@ -145,13 +151,14 @@ def _end(report: Report) -> str:
     if not report.written:
         return "A gate failed: nothing was written."
     unchanged = not any(result.rewrites for result in report.passes)
-    return f"Wrote {report.output.path}" + (" (a copy of the input: nothing changed)." if unchanged else ".")
+    place = "the model to stdout" if report.output.path == "-" else report.output.path
+    return f"Wrote {place}" + (" (a copy of the input: nothing changed)." if unchanged else ".")
 
 
 def size(count: float) -> str:
     """Bytes in decimal units."""
     for unit in ("B", "kB", "MB"):
-        if count < 1000:
+        if abs(count) < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.2f} {unit}"
         count /= 1000
     return f"{count:.2f} GB"

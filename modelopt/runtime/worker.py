@@ -142,6 +142,18 @@ class Worker:
         _, arrays = self._request({"call": call, **arguments}, payload, doing=doing)
         return arrays["model"].tobytes() if "model" in arrays else b""
 
+    def require(self, provider: str) -> None:
+        """Make sure that onnxruntime has `provider`, before any work is done for it; nothing is created.
+
+        Raises:
+            EnvironmentLacks: It is not installed.
+            InputError: No provider has that name.
+        """
+        spec = _known_spec(SessionSpec(provider=provider))
+        here = self.versions()["providers"]
+        if full_provider_name(provider) not in here:
+            raise _error("provider-missing", ", ".join(here), "", spec)
+
     def versions(self) -> dict[str, Any]:
         """onnxruntime's version and available providers."""
         return self._request({"call": "versions"}, {}, doing="starting onnxruntime")[0]

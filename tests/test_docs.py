@@ -1,0 +1,83 @@
+"""The README is executed: its console blocks run, and every line that they show is printed."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from modelopt import passes
+from modelopt.cli import COMMANDS
+from modelopt.errors import ExitCode
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+_BLOCKS = re.findall(r"^```console\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def _commands(block: str) -> list[tuple[str, list[str]]]:
+    """The commands of a block, each with the lines that it shows."""
+    found: list[tuple[str, list[str]]] = []
+    for line in block.splitlines():
+        if line.startswith("$ "):
+            found.append((line[2:], []))
+        elif line.strip():
+            found[-1][1].append(line)
+    return found
+
+
+def _shape(line: str) -> str:
+    """A line up to its first number: figures differ from run to run and machine to machine."""
+    return re.sub(r"\s+", " ", re.split(r"[-+]?\d", line)[0]).strip()
+
+
+@pytest.mark.parametrize("block", _BLOCKS, ids=lambda block: block.splitlines()[0][:60])
+def test_console_block(block: str, tmp_path: Path) -> None:
+    for name in ("sample_models", "recipes"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    for command, shown in _commands(block):
+        expected = int(match[1]) if (match := re.search(r"# exits (\d+)$", command)) else 0
+        path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+        done = subprocess.run(
+            ["bash", "-o", "pipefail", "-c", command],
+            cwd=tmp_path,
+            env={"PATH": path, "HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == expected, done.stderr
+        printed = {_shape(line) for line in (done.stdout + done.stderr).splitlines()}
+        missing = [line for line in shown if _shape(line) not in printed]
+        assert not missing, done.stdout + done.stderr
+    assert {path.suffix for path in tmp_path.iterdir()} <= {".onnx", ""}
+
+
+def test_every_command_is_in_the_table() -> None:
+    table = re.findall(r"^\| `modelopt (\w+)", README, re.MULTILINE)
+    assert table == list(COMMANDS)
+
+
+def test_every_pass_is_in_the_table_with_its_effect() -> None:
+    table = dict(re.findall(r"^\| `([a-z0-9-]+)` \| (\w+) \|", README, re.MULTILINE))
+    assert table == {name: passes.find(name).effect.value for name in passes.NAMES}
+
+
+def test_every_exit_code_is_documented() -> None:
+    for code in ExitCode:
+        assert re.search(rf"(: |· |· \n){code.value} ", README.replace("\n", " ")), code
+
+
+def test_nothing_names_a_machine() -> None:
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split(
+        "\n"
+    )
+    for name in filter(None, tracked):
+        path = ROOT / name
+        if path.suffix in {".py", ".md", ".yaml", ".toml", ".mk", ""} and path.is_file() and path != Path(__file__):
+            text = path.read_text(encoding="utf-8", errors="replace")
+            assert "../" + "shared" not in text, name
+            assert "/wo" + "rk/" not in text, name

@@ -1,0 +1,292 @@
+"""Recipes: `load(dump(r)) == r`, and a mistake is answered with its line."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import enum
+import importlib.util
+import json
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modelopt import passes, recipe
+from modelopt.errors import InputError
+from modelopt.passes.base import Pass
+from modelopt.recipe import BenchSpec, DataSpec, EvaluateSpec, Gates, Recipe, UntilStable
+
+EXISTING = [name for name in passes.NAMES if importlib.util.find_spec(f"modelopt.passes.{name.replace('-', '_')}")]
+
+# Round trips
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+NUMBERS = st.floats(1e-9, 1e9, allow_nan=False)
+
+
+def _values(kind: Any) -> st.SearchStrategy[Any]:
+    """Values of an option's type."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in {types.UnionType, typing.Union}:
+        return st.one_of([_values(one) for one in arguments])
+    if origin is tuple:
+        return st.lists(_values(arguments[0]), max_size=3).map(tuple)
+    if origin is typing.Annotated:
+        return _values(arguments[0])
+    if origin is typing.Literal:
+        return st.sampled_from(arguments)
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        return st.sampled_from(list(kind))
+    known: dict[Any, st.SearchStrategy[Any]] = {
+        bool: st.booleans(),
+        int: st.integers(1, 100),
+        float: NUMBERS,
+        str: TEXT,
+        types.NoneType: st.none(),
+    }
+    return known[kind]
+
+
+@st.composite
+def some_pass(draw: st.DrawFn) -> Pass:
+    kind = passes.find(draw(st.sampled_from(EXISTING)))
+    hints = typing.get_type_hints(kind, include_extras=True)
+    names = [field.name for field in dataclasses.fields(kind)]
+    chosen = draw(st.lists(st.sampled_from(names), unique=True)) if names else []
+    try:
+        return kind(**{name: draw(_values(hints[name])) for name in chosen})
+    except InputError:  # options that the pass refuses, or refuses together
+        return kind()
+
+
+DATA: dict[str, st.SearchStrategy[Any]] = {
+    "data": TEXT,
+    "limit": st.none() | st.integers(1, 99),
+    "preprocess": st.none() | TEXT,
+    "labels": st.none() | TEXT,
+    "batch": st.integers(1, 9),
+}
+RECIPES = st.builds(
+    Recipe,
+    steps=st.lists(some_pass() | st.builds(UntilStable, st.lists(some_pass(), max_size=3).map(tuple)), max_size=5).map(
+        tuple
+    ),
+    name=TEXT,
+    target=TEXT,
+    seed=st.integers(0, 2**40),
+    verify=st.booleans(),
+    calibration=st.none() | st.builds(DataSpec, **DATA),
+    evaluate=st.none() | st.builds(EvaluateSpec, metric=st.none() | TEXT, **DATA),
+    bench=st.none()
+    | st.builds(
+        BenchSpec,
+        provider=TEXT,
+        provider_options=st.dictionaries(TEXT, TEXT, max_size=3),
+        threads=st.integers(0, 64),
+        budget_seconds=NUMBERS,
+    ),
+    gates=st.builds(
+        Gates,
+        max_drop=st.none() | NUMBERS,
+        min_speedup=st.none() | NUMBERS,
+        max_size_ratio=st.none() | NUMBERS,
+        max_size_bytes=st.none() | st.integers(0, 2**50),
+    ),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(RECIPES)
+def test_a_recipe_survives_its_text(one: Recipe) -> None:
+    assert recipe.parse(recipe.dump(one)) == one
+
+
+@pytest.mark.parametrize("name", EXISTING)
+def test_every_pass_survives_its_text_with_its_defaults(name: str) -> None:
+    one = Recipe(steps=(recipe.make_pass(name, {}),))
+    assert recipe.dump(one) == f"version: 1\nsteps:\n- {name}\n"
+    assert recipe.parse(recipe.dump(one)) == one
+
+
+def test_options_are_typed_values() -> None:
+    one = recipe.make_pass(
+        "quantize-static",
+        {"activation": "s8", "per-channel": False, "reduce-range": None, "percentile": 99, "include": ["a", "op:Conv"]},
+    )
+    options = {field.name: getattr(one, field.name) for field in dataclasses.fields(one)}
+    assert options["activation"].name == "S8"
+    assert options["per_channel"] is False
+    assert options["reduce_range"] is None
+    assert isinstance(options["percentile"], float)
+    assert options["include"] == ("a", "op:Conv")
+    assert hash(one) == hash(recipe.make_pass(one.name, one.options()))
+
+
+def test_a_group_is_unrolled_once_in_the_list_of_passes() -> None:
+    one = recipe.parse("version: 1\nsteps: [eliminate-dead, {until-stable: [fold-constants, eliminate-dead]}]")
+    assert [step.name for step in one.passes()] == ["eliminate-dead", "fold-constants", "eliminate-dead"]
+
+
+@pytest.mark.parametrize(
+    "name", ["\x85", "a\u2028b", "\u2029", "\ufeff", "\0", "1e-3", "yes", "null", "a: b", "*a", " x "]
+)
+def test_awkward_text_survives(name: str) -> None:
+    assert recipe.parse(recipe.dump(Recipe(steps=(), name=name))).name == name
+
+
+def test_what_is_said_twice_is_written_twice() -> None:
+    shared = recipe.make_pass("prune-magnitude", {"include": ["a"]})
+    one = Recipe(steps=(shared, shared), calibration=(data := DataSpec(data="random")), evaluate=None)
+    assert "&" not in recipe.dump(one)
+    assert recipe.parse(recipe.dump(one)).calibration == data
+
+
+def test_a_file_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text("# ünïcode\nversion: 1\nsteps: []\n", encoding="utf-8")
+    assert recipe.load(path) == Recipe(steps=())
+
+
+# Mistakes
+
+HEAD = "version: 1\nsteps:\n- fold-constants\n"  # three lines
+
+
+@pytest.mark.parametrize(
+    ("text", "fact", "note", "hint"),
+    [
+        (HEAD + "gate: {}\n", "r:4: unknown key 'gate'", "keys: version, steps, ", "did you mean 'gates'?"),
+        (HEAD + "- fuse-conv-bm\n", "r:4: unknown pass 'fuse-conv-bm'", "passes: ", "did you mean 'fuse-conv-bn'?"),
+        (HEAD + "- zzz\n", "r:4: unknown pass 'zzz'", "passes: ", "modelopt passes"),
+        (
+            HEAD + "- quantize-static:\n    method: mse\n    per-chanel: true\n",
+            "r:6: unknown option 'per-chanel' of quantize-static",
+            "options: activation, per-channel, ",
+            "did you mean 'per-channel'?",
+        ),
+        (
+            HEAD + "- quantize-static:\n    method: mse\n    per-channel: 1\n",
+            "r:6: bad option of quantize-static",
+            "per-channel: Expected `bool | null`, got `int`",
+            None,
+        ),
+        (
+            HEAD + "- quantize-static:\n    include:\n    - 7\n",
+            "r:5: bad option of quantize-static",
+            "include[0]: Expected `str`, got `int`",
+            None,
+        ),
+        (
+            HEAD + "- quantize-static: {method: best}\n",
+            "r:4: bad option of quantize-static",
+            "method: Invalid enum value 'best'",
+            None,
+        ),
+        (HEAD + "- eliminate-dead:\n    fast: true\n", "r:5: unknown option 'fast' of eliminate-dead", None, None),
+        (HEAD + "- fold-constants: [1]\n", "r:4: the options of fold-constants must be a mapping", "found [1]", None),
+        (HEAD + "- 7\n", "r:4: a step is a pass name", "found 7", None),
+        (HEAD + "- {a: {}, b: {}}\n", "r:4: a step is a pass name", "found {'a': {}, 'b': {}}", None),
+        (HEAD + "-\n", "r:4: a step is a pass name", "found None", None),
+        (HEAD + "- until-stable: fold-constants\n", "r:4: until-stable takes a list of passes", "found 'fold", None),
+        (
+            HEAD + "- until-stable:\n  - fold-constants\n  - until-stable: [fold-constants]\n",
+            "r:6: until-stable does not nest",
+            None,
+            None,
+        ),
+        (HEAD + "- until-stable:\n  - fold-constants\n  - folding\n", "r:6: unknown pass 'folding'", "passes: ", None),
+        (HEAD + "- prune-magnitude: {sparsity: 2.0}\n", "r:4: sparsity 2.0 is not in [0, 1)", None, None),
+        (HEAD + "seed: x\n", "r:4: seed: Expected `int`, got `str`", None, None),
+        (HEAD + "seed: -1\n", "r:4: seed: Expected `int` >= 0", None, None),
+        (HEAD + "gates:\n  max-drop: 1e-3\n", "r:5: gates: Expected `float | null`, got `str`", None, None),
+        (HEAD + "gates:\n  max-drop: .nan\n", "r:5: gates: Expected `float` >= 0.0", None, None),
+        (HEAD + "calibration:\n  data: x\n  limit: 0\n", "r:6: calibration: Expected `int` >= 1", None, None),
+        (HEAD + "calibration:\n  limit: 5\n", "r:4: calibration: Object missing required field `data`", None, None),
+        (HEAD + "bench:\n  speed: 1\n", "r:4: bench: Object contains unknown field `speed`", None, None),
+        ("version: 2\nsteps: []\n", "r:1: version must be 1", "found 2", None),
+        ("steps: []\nversion: true\n", "r:2: version must be 1", "found True", None),
+        ("steps: []\n", "r:1: version must be 1", "found None", None),
+        ("version: 1\n", "r:1: steps must be a list of passes", "found None", None),
+        ("version: 1\nsteps: fold-constants\n", "r:2: steps must be a list of passes", "found 'fold-constants'", None),
+        ("version: 1\nsteps: []\nsteps: []\n", "r:3: the key 'steps' is given twice", None, None),
+        ("version: 1\nsteps: [\n", "r:3: not YAML", "", None),
+        ("a: b: c\n", "r:1: not YAML", "mapping values are not allowed here", None),
+        ("\tversion: 1\n", "r:1: not YAML", "", None),
+        ("version: 1\n---\nversion: 1\n", "r:2: not YAML", "", None),
+        ("version: 1\nsteps: []\nname: !!python/object/apply:os.system [ls]\n", "r:3: not YAML", "could not", None),
+        ("version: 1\nsteps: []\nname: !!timestamp 2026-99-99\n", "r: not YAML", "month must be in 1..12", None),
+        ("version: 1\n? [a]\n: b\n", "r:2: not YAML", "found unhashable key", None),
+        ("version: 1\nname: &a x\nsteps: [*a]\n", "r:3: aliases (*a) are not supported", None, None),
+        ("[" * 5000 + "]" * 5000, "r: nested too deeply", None, None),
+        ("version: 1\nname: \x00\n", "r", None, None),
+        ("", "r is not a recipe", "a recipe is a mapping", None),
+        ("- fold-constants\n", "r is not a recipe", "a recipe is a mapping", None),
+    ],
+)
+def test_a_mistake_is_located_and_explained(text: str, fact: str, note: str | None, hint: str | None) -> None:
+    with pytest.raises(InputError) as caught:
+        recipe.parse(text, source="r")
+    assert caught.value.fact.startswith(fact)
+    assert (caught.value.note or "").startswith(note or "")
+    if hint is not None:
+        assert caught.value.hint == hint
+
+
+def test_aliases_that_would_grow_without_end_are_refused_at_once() -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 30)]
+    with pytest.raises(InputError, match=r"r:2: aliases \(\*a0\) are not supported"):
+        recipe.parse("\n".join(lines), source="r")
+
+
+def test_a_long_mistake_is_cut_short() -> None:
+    with pytest.raises(InputError) as caught:
+        recipe.parse(f"version: 1\nsteps: {'x' * 10_000}")
+    assert caught.value.note is not None
+    assert len(caught.value.note) < 100
+
+
+def test_files_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"\x08\xff\xfe")
+    with pytest.raises(InputError, match="is not a recipe") as caught:
+        recipe.load(path)
+    assert caught.value.note == "it is not text"
+    for missing in (tmp_path / "missing.yaml", tmp_path):
+        with pytest.raises(InputError, match="cannot be read"):
+            recipe.load(missing)
+
+
+PUNCTUATION = st.sampled_from([*"[]{}:,-!&*?|>'\"\n #%@`a1", "version: 1\n"])
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(max_size=60) | st.lists(PUNCTUATION).map("".join))
+def test_no_text_makes_it_fail(text: str) -> None:
+    with contextlib.suppress(InputError):
+        assert isinstance(recipe.parse(text), Recipe)
+
+
+# Schema
+
+
+def test_the_schema_names_every_pass_and_option() -> None:
+    schema = recipe.json_schema()
+    text = json.dumps(schema)
+    for name in passes.NAMES:
+        assert f'"{name}"' in text
+        for field in dataclasses.fields(passes.find(name)):
+            assert f'"{field.name.replace("_", "-")}"' in text
+            assert json.dumps(field.metadata["doc"]) in text
+    assert set(schema["properties"]) == {"version", "steps", *(f.name for f in dataclasses.fields(Recipe))}
+
+
+def test_the_schema_defines_what_it_refers_to() -> None:
+    schema = recipe.json_schema()
+    referred = {part.split('"')[0].removeprefix("#/$defs/") for part in json.dumps(schema).split('"$ref": "')[1:]}
+    assert referred <= set(schema["$defs"])
