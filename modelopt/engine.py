@@ -71,6 +71,7 @@ def run(request: Request) -> Report:
             note="modelopt never overwrites its input",
             hint="give -o another name",
         )
+    gates.require(recipe)
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(TemporaryDirectory(prefix="modelopt-")))
         loaded = io.load(request.model, scratch=scratch, allow_hardlinks=request.allow_hardlinks)

@@ -6,8 +6,24 @@ from collections.abc import Iterator
 
 from modelopt.errors import InputError
 from modelopt.measuring import Findings
-from modelopt.recipe import Gates
+from modelopt.recipe import Gates, Recipe
 from modelopt.report import GateResult
+
+
+def require(recipe: Recipe) -> None:
+    """Refuse a contract that this run could not judge, before it does the work.
+
+    Raises:
+        InputError: A gate needs a figure that the recipe does not measure.
+    """
+    if recipe.gates.min_speedup is not None and recipe.bench is None:
+        raise InputError("--min-speedup needs a benchmark", hint="leave out --no-bench")
+    if recipe.gates.max_drop is not None and recipe.evaluate is None and not (recipe.verify or recipe.bench):
+        raise _no_accuracy()
+
+
+def _no_accuracy() -> InputError:
+    return InputError("--max-drop needs data to measure accuracy on", hint="give labelled data with --eval")
 
 
 def judge(gates: Gates, before_bytes: int, after_bytes: int, findings: Findings) -> tuple[GateResult, ...]:
@@ -37,8 +53,8 @@ def _size(gates: Gates, before_bytes: int, after_bytes: int) -> Iterator[GateRes
         ratio = after_bytes / before_bytes
         yield GateResult(
             gate="max-size",
-            limit=f"{gates.max_size_ratio:.1%} of the input",
-            found=f"{ratio:.1%}",
+            limit=f"{gates.max_size_ratio:.2%} of the input",
+            found=f"{ratio:.2%}",
             passed=ratio <= gates.max_size_ratio,
         )
 
@@ -49,8 +65,8 @@ def _speed(gates: Gates, findings: Findings) -> Iterator[GateResult]:
     if findings.unchanged:
         yield GateResult(
             gate="min-speedup",
-            limit=f"{gates.min_speedup:.2f}×",
-            found="1.00× (nothing changed)",
+            limit=f"{gates.min_speedup:.3f}×",
+            found="1.000× (nothing changed)",
             passed=gates.min_speedup <= 1,
         )
         return
@@ -59,8 +75,8 @@ def _speed(gates: Gates, findings: Findings) -> Iterator[GateResult]:
     ratio = findings.latency.ratio
     yield GateResult(
         gate="min-speedup",
-        limit=f"{gates.min_speedup:.2f}×",
-        found=f"{ratio.point:.2f}× ({ratio.low:.2f}–{ratio.high:.2f})",
+        limit=f"{gates.min_speedup:.3f}×",
+        found=f"{ratio.point:.3f}× ({ratio.low:.3f}–{ratio.high:.3f})",
         passed=ratio.point >= gates.min_speedup,
     )
 
@@ -73,6 +89,6 @@ def _accuracy(gates: Gates, findings: Findings) -> Iterator[GateResult]:
         return
     drop = findings.drop()
     if drop is None:
-        raise InputError("--max-drop needs data to measure accuracy on", hint="give labelled data with --eval")
-    found = f"{drop:.2%} ({findings.drop_of()})"
+        raise _no_accuracy()
+    found = f"{round(drop, 6) + 0.0:.2%} ({findings.drop_of()})"
     yield GateResult(gate="max-drop", limit=f"{gates.max_drop:.2%}", found=found, passed=drop <= gates.max_drop)

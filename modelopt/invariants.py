@@ -95,10 +95,10 @@ def _scope(scope: ir.Graph | ir.Function, outer: tuple[_Known, ...]) -> Iterator
             if value.name:
                 yield from _define(value, graph.label(node), known)
     for value in scope.outputs:
-        if any(value in one.values for one in outer):
-            yield Violation(where, f"the output '{value.name}' is a value of an outer graph, which needs an Identity")
-        elif value not in known.values:
-            yield Violation(where, f"the output '{value.name}' is made by no node")
+        if value not in known.values:
+            outside = any(value.name in one.names for one in outer)
+            rule = "is a value of an outer graph, which needs an Identity" if outside else "is made by no node"
+            yield Violation(where, f"the output '{value.name}' {rule}")
 
 
 def _use(used: ir.Value, where: str, scopes: tuple[_Known, ...]) -> Iterator[Violation]:

@@ -10,6 +10,8 @@ from typing import Any
 import onnx_ir as ir
 import yaml
 
+from modelopt import graph
+
 FOLDER = Path(__file__).parent / "golden"
 _FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _UNCHANGED = re.compile(r"^unchanged: (.+)$", re.MULTILINE)
@@ -73,4 +75,12 @@ def normalized(model: ir.Model) -> str:
                 value.shape = None
                 value.type = None
     copy.metadata_props.clear()
-    return ir.to_onnx_text(copy)
+    # Values are listed here, because releases of onnx differ in which of them their text spells out.
+    stored = [
+        f"{name} = {value.const_value.dtype}{value.const_value.shape} {value.const_value.numpy().tolist()}"
+        for scope in graph.all_graphs(copy)
+        if isinstance(scope, ir.Graph)
+        for name, value in scope.initializers.items()
+        if value.const_value is not None
+    ]
+    return "\n".join([ir.to_onnx_text(copy, exclude_initializers=True), *stored])

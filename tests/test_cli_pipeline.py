@@ -15,7 +15,7 @@ VIT, VIT_CALIB = sample("digits_vit"), calibration("digits_vit")
 
 
 def test_a_pipeline(tmp_path: Path) -> None:
-    quick = "--no-bench"
+    quick = "--no-bench --no-verify"
     run = shell(
         f"modelopt fold {VIT} -o - {quick} | modelopt fuse - -o - {quick}"
         f" | modelopt quantize - --calib {VIT_CALIB} -o out.onnx {quick}",
@@ -77,7 +77,7 @@ def project(tmp_path: Path) -> Path:
 def made(project: Path) -> list[str]:
     """The models that make makes now."""
     run = shell("make", project).succeeded()
-    return [line.split()[-1] for line in run.out.decode().splitlines() if line.startswith("modelopt ") and "-o" in line]
+    return [line.split()[-1] for line in run.out.decode().splitlines() if " -o " in line]
 
 
 def test_make_rebuilds_only_what_changed(project: Path) -> None:

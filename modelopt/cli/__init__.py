@@ -85,10 +85,8 @@ def main() -> None:
     try:
         code = cli.main(prog_name="modelopt", standalone_mode=False)
     except ModeloptError as error:
-        _say(error.fact, error.note, error.hint)
         code = error.exit_code
-        if code is ExitCode.BUG:
-            _say_bug()
+        _say(error.fact, error.note, error.hint or (_REPORT_IT if code is ExitCode.BUG else None))
     except click.exceptions.Abort:
         code = _interrupted()
     except click.ClickException as error:
@@ -105,7 +103,8 @@ def main() -> None:
     except Exception:  # noqa: BLE001 - the last line of defence: a traceback, how to report it, exit 70
         import traceback
 
-        traceback.print_exc()
+        lines = traceback.format_exc().splitlines()
+        print("\n".join(map(_one_line, lines)), file=sys.stderr)  # noqa: T201 - it may quote a model's names
         _say_bug()
         code = ExitCode.BUG
     sys.exit(int(code or 0))
@@ -125,11 +124,14 @@ def _one_line(text: str) -> str:
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
+_REPORT_IT = "please report it with the lines above and, if you can, the model"
+
+
 def _say_bug() -> None:
     _say(
         "this is a bug in modelopt",
         f"modelopt {__version__}, Python {sys.version.split()[0]}",
-        "please report it with the lines above and, if you can, the model",
+        _REPORT_IT,
     )
 
 

@@ -167,7 +167,7 @@ def execute(recipe: Recipe, model: Path, suffix: str, flags: dict[str, Any]) -> 
     failed = [gate for gate in report.gates if not gate.passed]
     if failed:
         raise GateFailed(
-            "; ".join(f"--{gate.gate} {gate.limit}: found {gate.found}" for gate in failed),
+            "; ".join(f"--{gate.gate} {gate.limit} is not met: found {gate.found}" for gate in failed),
             note=f"{output} was written all the same" if report.written else "nothing was written",
             hint=None if report.written else "--keep writes the model anyway",
         )

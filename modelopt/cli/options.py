@@ -14,7 +14,7 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
-class Fraction(click.ParamType[float]):
+class Fraction(click.ParamType):  # type: ignore[type-arg]  # generic only in recent releases
     """``1%`` or ``0.01``."""
 
     name = "fraction"
@@ -31,7 +31,7 @@ class Fraction(click.ParamType[float]):
         return number
 
 
-class Bytes(click.ParamType[int]):
+class Bytes(click.ParamType):  # type: ignore[type-arg]  # generic only in recent releases
     """``3MB``, ``512KiB`` or a number of bytes."""
 
     name = "size"
@@ -46,7 +46,7 @@ class Bytes(click.ParamType[int]):
         return int(float(match[1]) * _UNITS[match[2].lower()])
 
 
-class Size(click.ParamType[int | float]):
+class Size(click.ParamType):  # type: ignore[type-arg]  # generic only in recent releases
     """``50%`` of the input, as a float, or ``3MB``, as an int of bytes."""
 
     name = "size"
@@ -58,7 +58,7 @@ class Size(click.ParamType[int | float]):
         return Bytes().convert(value, param, ctx)
 
 
-class KeyValue(click.ParamType[tuple[str, str]]):
+class KeyValue(click.ParamType):  # type: ignore[type-arg]  # generic only in recent releases
     """``key=value``."""
 
     name = "k=v"

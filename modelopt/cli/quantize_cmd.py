@@ -52,6 +52,7 @@ Examples:
 )
 @options.option("--include", multiple=True, help="Only nodes of this name: a glob, re:REGEX, or op:TYPE; repeatable.")
 @options.option("--exclude", multiple=True, help="Not nodes of this name; repeatable.")
+@options.option("--everywhere", is_flag=True, help="Also where int8 is estimated not to pay: smaller, slower.")
 @options.option("--only", is_flag=True, help="Do not fold and fuse first.")
 @options.OPTIMIZING
 def command(
@@ -65,6 +66,7 @@ def command(
     target: str,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
+    everywhere: bool,
     only: bool,
     **flags: Any,
 ) -> None:
@@ -92,9 +94,14 @@ def command(
             )
         chosen |= {"activation": activation} if activation != "auto" else {}
         chosen |= {"method": method} if method else {}
+        chosen |= {"everywhere": True} if everywhere else {}
         calibration = DataSpec(data=calib, limit=calib_limit, preprocess=flags["preprocess"])
     else:
-        given = [name for name, value in (("--calib", calib), ("--method", method)) if value is not None]
+        given = [
+            name
+            for name, value in (("--calib", calib), ("--method", method), ("--everywhere", everywhere or None))
+            if value is not None
+        ]
         if given or activation != "auto":
             raise InputError(
                 f"{(given or ['--activation'])[0]} is for static quantization", hint="leave out --mode dynamic"

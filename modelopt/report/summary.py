@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from modelopt.measure.evaluate import Accuracy
 from modelopt.measure.metric import Score
+from modelopt.measure.stats import Verdict
 from modelopt.passes.base import Effect
 from modelopt.report import Latency, PassResult, Report
 from modelopt.sections import Section
@@ -152,7 +153,10 @@ def _end(report: Report) -> str:
         return "A gate failed: nothing was written."
     unchanged = not any(result.rewrites for result in report.passes)
     place = "the model to stdout" if report.output.path == "-" else report.output.path
-    return f"Wrote {place}" + (" (a copy of the input: nothing changed)." if unchanged else ".")
+    if unchanged:
+        return f"Wrote {place} (a copy of the input: nothing changed)."
+    slower = report.latency is not None and report.latency.ratio.verdict is Verdict.SLOWER
+    return f"Wrote {place}" + (", which is slower than the input: --min-speedup 1 refuses that." if slower else ".")
 
 
 def size(count: float) -> str:

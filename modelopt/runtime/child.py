@@ -122,7 +122,7 @@ class Child:
     def profile(self, body: dict[str, Any], _arrays: dict[str, np.ndarray]) -> Reply:
         """End profiling and say which provider ran which node."""
         path = Path(self.sessions[body["id"]].end_profiling())
-        events = json.loads(path.read_text(encoding="utf-8"))
+        events = json.loads(path.read_text(encoding="utf-8"), strict=False)  # names may hold control characters
         self.profiles.pop(body["id"]).cleanup()
         return {"nodes": msgspec.to_builtins(_node_runs(events))}, {}
 
