@@ -16,7 +16,7 @@ include modelopt/modelopt.mk
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 $(VENV)/.core: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -60,6 +60,17 @@ lint: $(VENV)/.dev ## Check format, rules and types
 test: lint ## Run everything that CI runs
 	$(BIN)/python -m pytest -n 2
 
+.venv-openvino/.ready: pyproject.toml
+	$(PYTHON) -m venv .venv-openvino
+	.venv-openvino/bin/pip install --quiet --disable-pip-version-check --editable '.[test]'
+	.venv-openvino/bin/pip uninstall --quiet --yes onnxruntime
+	.venv-openvino/bin/pip install --quiet --disable-pip-version-check onnxruntime-openvino
+	touch $@
+
+.PHONY: test-openvino
+test-openvino: .venv-openvino/.ready ## Test a second provider, in an environment of its own
+	.venv-openvino/bin/python -m pytest -m openvino tests/test_openvino.py
+
 .PHONY: format
 format: $(VENV)/.dev ## Format the code
 	$(BIN)/ruff format .
@@ -71,4 +82,4 @@ bench: $(VENV)/.core ## Run the main job on all sample models (MODELS=folder for
 
 .PHONY: clean
 clean: ## Remove what the targets above made
-	rm -rf $(BUILD) $(VENV)
+	rm -rf $(BUILD) $(VENV) .venv-openvino

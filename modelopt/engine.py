@@ -71,6 +71,8 @@ def run(request: Request) -> Report:
             note="modelopt never overwrites its input",
             hint="give -o another name",
         )
+    if request.output != io.STDIO:
+        io.destination(request.output)  # a bad path fails before the work
     gates.require(recipe)
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(TemporaryDirectory(prefix="modelopt-")))

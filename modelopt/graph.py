@@ -274,11 +274,14 @@ def declared_values(model: ir.Model) -> frozenset[str]:
 
 
 def forget_shapes(model: ir.Model, *, keep: frozenset[str]) -> None:
-    """Drop what was inferred of intermediate values, so that it does not make the file grow; outputs keep theirs."""
+    """Drop what was inferred of intermediate values, so that it does not make the file grow; outputs keep theirs.
+
+    So do the outputs of operators of other domains: nobody could infer them again.
+    """
     for scope in all_graphs(model):
         outputs = set(scope.outputs)
         for node in scope:
-            for value in node.outputs:
+            for value in node.outputs if node.domain in STANDARD_DOMAINS else ():
                 if value not in outputs and value.name not in keep:
                     value.type, value.shape = None, None
 
@@ -380,18 +383,33 @@ def constant_beside(like: ir.Value, node: ir.Node, name: str, array: np.ndarray)
     return value
 
 
-def become(node: ir.Node, op_type: str, inputs: Sequence[ir.Value | None], attributes: Iterable[ir.Attr] = ()) -> None:
-    """Turn `node` into another standard operator in place; its outputs, their names and their users stay.
+def become(
+    node: ir.Node,
+    op_type: str,
+    inputs: Sequence[ir.Value | None],
+    attributes: Iterable[ir.Attr] = (),
+    *,
+    domain: str = "",
+) -> None:
+    """Turn `node` into another operator in place; its outputs, their names, types and users stay.
 
-    The nodes and constants that fed it stay too: the caller removes those that are left without users.
+    The nodes and constants that fed it stay too: the caller removes those that are left without users, and imports
+    the operator's domain where it is not the standard one.
     """
-    node.domain = ""
+    node.domain = domain
     node.op_type = op_type
     node.attributes.clear()
     node.attributes.update({attribute.name: attribute for attribute in attributes})
     node.resize_inputs(len(inputs))
     for index, value in enumerate(inputs):
         node.replace_input_with(index, value)
+
+
+def import_domain(model: ir.Model, domain: str, version: int) -> None:
+    """Import `domain` in the main graph and in each function that uses it, where that is not done yet."""
+    for root in (model.graph, *model.functions.values()):
+        if any(node.domain == domain for node in root.all_nodes()):
+            root.opset_imports.setdefault(domain, version)
 
 
 def remove_with_constants(node: ir.Node) -> None:

@@ -17,6 +17,7 @@ import yaml
 from modelopt import passes
 from modelopt.errors import InputError, did_you_mean
 from modelopt.passes.base import Pass
+from modelopt.runtime import cpu
 
 VERSION = 1
 _GROUP = "until-stable"
@@ -309,6 +310,11 @@ class _Located:
         if not isinstance(steps, list):
             raise self.error(("steps",), "steps must be a list of passes", f"found {_short(steps)}", None)
         sections = {key: self._section(key, plain[key]) for key in _SECTIONS if key in plain}
+        if "target" in sections:
+            try:
+                cpu.resolve(sections["target"])
+            except InputError as error:
+                raise self.error(("target",), error.fact, error.note, error.hint) from None
         return Recipe(steps=tuple(self._step(("steps", i), step) for i, step in enumerate(steps)), **sections)
 
     def _step(self, path: tuple[str | int, ...], plain: Any) -> Step:

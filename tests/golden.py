@@ -56,7 +56,7 @@ def all_cases() -> list[Case]:
 def _case(pass_name: str, section: str) -> Case:
     title, _, body = section.partition("\n")
     blocks = _FENCE.findall(body)
-    options = next((yaml.safe_load(text) for kind, text in blocks if kind == "options"), {})
+    options: dict[str, Any] = next((yaml.safe_load(text) for kind, text in blocks if kind == "options"), {})
     models = [text for kind, text in blocks if kind == "onnx"]
     unchanged = _UNCHANGED.search(_FENCE.sub("", body))
     if len(models) != (1 if unchanged else 2):

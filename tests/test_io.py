@@ -20,6 +20,7 @@ from onnx import TensorProto, helper
 
 from modelopt import graph, io
 from modelopt.errors import EnvironmentLacks, InputError, ModeloptError, Refused
+from modelopt.io import staging
 from tests.helpers import big_model, body, info, model_of, weight
 
 SAMPLE = Path(__file__).parent.parent / "sample_models" / "digits_cnn" / "model.onnx"
@@ -753,7 +754,7 @@ def test_writing_the_same_again_never_breaks_what_is_there(
         assert np.array_equal(_w(_load(folder / "m.onnx")), W)  # the old output is whole all the time
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(io, "_aligned", torn)
+    monkeypatch.setattr(staging, "_aligned", torn)
     with pytest.raises(EnvironmentLacks):
         _save(external, folder / "m.onnx")
     assert _names(folder) == before
@@ -788,7 +789,7 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path, folder: Path, sou
 
 
 def test_large_models_get_a_data_file(source: io.Loaded, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(io, "MAX_INLINE_BYTES", 10_000)
+    monkeypatch.setattr(staging, "MAX_INLINE_BYTES", 10_000)
     _save(source, folder / "m.onnx")
 
     assert len(_data(folder)) == 1
@@ -824,7 +825,7 @@ def test_a_model_above_two_gigabytes_goes_in_and_out(
         file.write(b"\x02" * 4)
     loaded = _load(_file(tmp_path, _external("w.bin", dims=[size // 4])))
     assert graph.weight_bytes(loaded.model) == size > io.MAX_INLINE_BYTES
-    monkeypatch.setattr(io, "_write_chunks", _write_sparsely)
+    monkeypatch.setattr(staging, "_write_chunks", _write_sparsely)
 
     _save(loaded, folder / "m.onnx")
 

@@ -77,7 +77,7 @@ RECIPES = st.builds(
         tuple
     ),
     name=TEXT,
-    target=TEXT,
+    target=st.sampled_from(["auto", "x86-vnni", "x86-avx2", "arm64", "tensorrt", "cuda"]),
     seed=st.integers(0, 2**40),
     verify=st.booleans(),
     calibration=st.none() | st.builds(DataSpec, **DATA),

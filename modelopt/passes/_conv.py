@@ -92,24 +92,25 @@ def convolution_before(value: ir.Value | None, tail: ir.Node) -> Conv | Mismatch
 
 def absorb_behind(conv: Conv, scale: np.ndarray, shift: np.ndarray) -> Absorbed | Mismatch:
     """The weights with which `conv` computes ``scale · conv + shift``; both are float64 of shape (C_out,)."""
-    bias = _bias(conv)
+    bias = bias_of(conv)
     if isinstance(bias, Mismatch):
         return bias
     output_axis = 1 if conv.node.op_type == "Conv" else 2
-    return _stored(conv, _grouped(conv) * _along(output_axis, conv, scale), scale * bias + shift, scale)
+    weight = _grouped(conv) * _along(output_axis, conv, scale) if np.any(scale != 1) else None
+    return rounded(conv, weight, scale * bias + shift)
 
 
 def absorb_before(conv: Conv, scale: np.ndarray, shift: np.ndarray) -> Absorbed | Mismatch:
     """The weights with which a Conv of ``x`` computes that of ``scale · x + shift``; float64 of shape (C_in,)."""
-    bias = _bias(conv)
+    bias = bias_of(conv)
     if isinstance(bias, Mismatch):
         return bias
     weight = _grouped(conv)
     moved = (weight * _along(2, conv, shift)).sum(axis=(2, 3)).reshape(-1)
-    return _stored(conv, weight * _along(2, conv, scale), bias + moved, scale)
+    return rounded(conv, weight * _along(2, conv, scale) if np.any(scale != 1) else None, bias + moved)
 
 
-def _bias(conv: Conv) -> np.ndarray | Mismatch:
+def bias_of(conv: Conv) -> np.ndarray | Mismatch:
     """The bias as float64 of shape (C_out,)."""
     value = conv.node.inputs[2] if len(conv.node.inputs) > 2 else None
     if value is None:
@@ -134,11 +135,14 @@ def _along(axis: int, conv: Conv, channels: np.ndarray) -> np.ndarray:
     return channels.reshape(shape)
 
 
-def _stored(conv: Conv, weight: np.ndarray, bias: np.ndarray, scale: np.ndarray) -> Absorbed | Mismatch:
-    """The float64 results as the convolution's dtype, unless that cannot hold them or the file would grow."""
+def rounded(conv: Conv, weight: np.ndarray | None, bias: np.ndarray) -> Absorbed | Mismatch:
+    """The float64 results as the convolution's dtype, unless that cannot hold them or the file would grow.
+
+    `weight` has as many elements as the old one, in the same order; None leaves that as it is.
+    """
     dtype = conv.weight.dtype.numpy()
     new_weight = new_bias = None
-    if np.any(scale != 1):
+    if weight is not None:
         if len(_input(conv.node, 1).uses()) > 1 and conv.weight.nbytes > MAX_COPY_BYTES:
             return Mismatch(f"other nodes use its weight too, and a copy would add {conv.weight.nbytes} bytes")
         new_weight = _cast(weight.reshape(conv.weight.shape.numpy()), dtype)

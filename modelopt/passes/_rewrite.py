@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
+import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
 from modelopt.match import Mismatch
 from modelopt.passes.base import Changes, Skip
+
+CONTRIB = "com.microsoft"
+"""The domain of the operators that only onnxruntime has."""
 
 Rewrite = Callable[[], None]
 """What a rule that matched returns: called at once, it edits the model."""
@@ -28,6 +32,8 @@ def rewrite_nodes(model: ir.Model, rule: Rule) -> Changes:
         walk = _walk(model, rule)
         rewrites += walk.rewrites
         if not walk.rewrites:
+            if rewrites:
+                graph.import_domain(model, CONTRIB, 1)
             return Changes(rewrites, walk.skipped)
 
 
@@ -42,3 +48,66 @@ def _walk(model: ir.Model, rule: Rule) -> Changes:
         found()
         rewrites += 1
     return Changes(rewrites, tuple(skipped))
+
+
+# Patterns of several nodes
+
+
+def why_not_private(last: ir.Node, inner: Iterable[ir.Node]) -> str | None:
+    """Why the nodes of a pattern that ends in `last` cannot go: something outside the pattern sees one; else None."""
+    inside = {last, *inner}
+    for node in inside - {last}:
+        if node.graph is not last.graph:
+            return f"{graph.label(node)} is in an outer scope"
+        for value in node.outputs:
+            outside = {use.node for use in value.uses()} - inside
+            if value.is_graph_output() or outside:
+                reason = "its output is also a graph output" if value.is_graph_output() else "other nodes use it too"
+                return f"{graph.label(node)} is needed as it is: {reason}"
+    return None
+
+
+def collapse(
+    last: ir.Node,
+    inner: Sequence[ir.Node],
+    op_type: str,
+    inputs: Sequence[ir.Value | None],
+    attributes: Iterable[ir.Attr] = (),
+    *,
+    domain: str = "",
+) -> None:
+    """Make `last` the operator that stands for the whole pattern, and remove the others, users before producers."""
+    old_inputs = list(last.inputs)
+    graph.become(last, op_type, inputs, attributes, domain=domain)
+    graph.drop_unused_constants(old_inputs)
+    left = list(dict.fromkeys(inner))
+    while ready := [node for node in left if not any(value.uses() for value in node.outputs)]:
+        for node in ready:
+            graph.remove_with_constants(node)
+            left.remove(node)
+
+
+def number(value: ir.Value | None) -> float | None:
+    """The number behind a constant that broadcasts to anything without raising its rank: shape () or (1,)."""
+    tensor = graph.constant_tensor(value)
+    if tensor is None or len(tensor.shape) > 1 or tensor.dtype not in FLOATS:
+        return None
+    found = graph.scalar(value)
+    return None if found is None else float(found)
+
+
+FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE})
+
+
+def constant_for(node: ir.Node, names: graph.NameSource, stem: str, array: np.ndarray) -> ir.Value:
+    """A new constant in the scope of `node`, before it: an initializer, or a Constant node inside a function."""
+    scope = graph.owning_graph(node)
+    name = names(stem)
+    if scope is not None:
+        return graph.add_initializer(scope, name, array)
+    if node.graph is None:
+        raise ValueError(f"{node!r} belongs to no graph")
+    tensor = ir.tensor(np.array(array, order="C"))
+    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype))
+    node.graph.insert_before(node, ir.node("Constant", [], {"value": tensor}, outputs=[value], name=name))
+    return value

@@ -136,11 +136,19 @@ def option(default: Any, text: str) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Pass(ABC):
-    """Base of all passes. Line 1 of a subclass's docstring is its summary; its fields are its options."""
+    """Base of all passes. Line 1 of a subclass's docstring is its summary; its fields are its options.
+
+    Attributes:
+        name: What recipes call it.
+        effect: What it claims about the outputs.
+        needs_data: Whether it runs the model on calibration data.
+        contrib: Whether it leaves operators of onnxruntime's own domain, which no other runtime knows.
+    """
 
     name: ClassVar[str]
     effect: ClassVar[Effect]
     needs_data: ClassVar[bool] = False
+    contrib: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         """Hold a subclass to the house rules, speaking to its author by name."""

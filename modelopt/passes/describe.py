@@ -16,8 +16,9 @@ def overview() -> Section:
     rows = []
     for name in NAMES:
         kind = find(name)
-        rows.append((name, kind.effect.value, "yes" if kind.needs_data else "", kind.summary()))
-    return Section("", ("pass", "effect", "needs data", "what it does"), tuple(rows))
+        runs_on = "onnxruntime" if kind.contrib else ""
+        rows.append((name, kind.effect.value, "yes" if kind.needs_data else "", runs_on, kind.summary()))
+    return Section("", ("pass", "effect", "needs data", "runs only on", "what it does"), tuple(rows))
 
 
 def describe(kind: type[Pass]) -> list[Section]:
@@ -26,6 +27,7 @@ def describe(kind: type[Pass]) -> list[Section]:
     facts = (
         ("effect", kind.effect.value),
         ("needs data", "yes, --calib" if kind.needs_data else "no"),
+        ("leaves operators of", "com.microsoft: onnxruntime only" if kind.contrib else "the standard domain"),
         ("in a recipe", f"- {kind.name}"),
     )
     sections = [Section(kind.name, None, (), tuple(about)), Section("", None, facts)]
@@ -43,6 +45,7 @@ def as_data(kind: type[Pass]) -> dict[str, Any]:
         "summary": kind.summary(),
         "effect": kind.effect.value,
         "needs_data": kind.needs_data,
+        "contrib": kind.contrib,
         "options": [
             {"name": f.name.replace("_", "-"), "default": plain(f.default), "doc": f.metadata["doc"]}
             for f in dataclasses.fields(kind)

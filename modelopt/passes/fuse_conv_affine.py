@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from modelopt import graph, match
 from modelopt.match import Mismatch
+from modelopt.passes._affine import is_affine, per_channel, variable
 from modelopt.passes._conv import (
     Absorbed,
     Conv,
@@ -22,9 +23,6 @@ from modelopt.passes._conv import (
 )
 from modelopt.passes._rewrite import Rewrite, rewrite_nodes
 from modelopt.passes.base import Changes, Context, Effect, Pass
-from modelopt.passes.fuse_hardswish import is_part
-
-_OPERATORS = ("Mul", "Add", "Sub", "Div")
 
 
 class FuseConvAffine(Pass):
@@ -55,21 +53,17 @@ class FuseConvAffine(Pass):
 def _rule(names: graph.NameSource, node: ir.Node, opset: int) -> Rewrite | Mismatch:
     if graph.is_standard(node, "Conv"):
         return _before(names, node, opset)
-    if _is_affine(node):
+    if is_affine(node):
         return _behind(names, node, opset)
     return match.NOT_HERE
 
 
-def _is_affine(node: ir.Node) -> bool:
-    return any(graph.is_standard(node, op_type) for op_type in _OPERATORS) and match.split_constant(node) is not None
-
-
 def _behind(names: graph.NameSource, node: ir.Node, opset: int) -> Rewrite | Mismatch:
     """`node` scales or shifts the output of a convolution."""
-    conv = convolution_before(_variable(node), node)
+    conv = convolution_before(variable(node), node)
     if isinstance(conv, Mismatch):
         return conv
-    affine = _read(node, opset, conv.outputs, conv.rank)
+    affine = per_channel(node, opset, conv.outputs, conv.rank)
     absorbed = affine if isinstance(affine, Mismatch) else absorb_behind(conv, *affine)
     return absorbed if isinstance(absorbed, Mismatch) else partial(replace_tail, conv, absorbed, node, names)
 
@@ -77,7 +71,7 @@ def _behind(names: graph.NameSource, node: ir.Node, opset: int) -> Rewrite | Mis
 def _before(names: graph.NameSource, node: ir.Node, opset: int) -> Rewrite | Mismatch:
     """`node` is a Conv whose input is scaled or shifted."""
     affine_node = None if node.inputs[0] is None else node.inputs[0].producer()
-    if affine_node is None or not _is_affine(affine_node):
+    if affine_node is None or not is_affine(affine_node):
         return match.NOT_HERE
     if affine_node.graph is not node.graph:
         return Mismatch(f"{graph.label(affine_node)} is in an outer scope")
@@ -86,21 +80,14 @@ def _before(names: graph.NameSource, node: ir.Node, opset: int) -> Rewrite | Mis
     conv = as_convolution(node)
     if isinstance(conv, Mismatch):
         return conv
-    affine = _read(affine_node, opset, conv.inputs, conv.rank)
+    affine = per_channel(affine_node, opset, conv.inputs, conv.rank)
     if isinstance(affine, Mismatch):
         return affine
-    x = _variable(affine_node)
+    x = variable(affine_node)
     if np.any(affine[1] != 0) and (reason := _why_no_shift(node, x)):
         return Mismatch(reason)
     absorbed = absorb_before(conv, *affine)
     return absorbed if isinstance(absorbed, Mismatch) else partial(_replace_head, conv, absorbed, affine_node, x, names)
-
-
-def _variable(node: ir.Node) -> ir.Value:
-    operands = match.split_constant(node)
-    if operands is None:
-        raise ValueError(f"{graph.label(node)} has no constant operand")
-    return operands[0]
 
 
 def _why_no_shift(conv: ir.Node, x: ir.Value) -> str | None:
@@ -114,35 +101,3 @@ def _replace_head(conv: Conv, absorbed: Absorbed, head: ir.Node, x: ir.Value, na
     store(conv, absorbed, names)
     conv.node.replace_input_with(0, x)
     graph.remove_with_constants(head)
-
-
-def _read(node: ir.Node, opset: int, channels: int, rank: int) -> tuple[np.ndarray, np.ndarray] | Mismatch:
-    """(a, s), float64 of shape (channels,), such that `node` is ``a · x + s`` for an ``x`` of `rank` axes."""
-    operands = match.split_constant(node)
-    tensor = None if operands is None else graph.constant_tensor(operands[1])
-    if operands is None or tensor is None:
-        return match.NOT_HERE
-    if opset < 7:
-        return Mismatch(f"{node.op_type} of opset {opset} broadcasts by attributes")
-    if is_part(node, opset):
-        return Mismatch(f"{graph.label(node)} is part of a hardswish, of which fuse-hardswish makes more")
-    shape = tuple(tensor.shape.numpy())
-    if len(shape) > rank:
-        return Mismatch(f"the constant of shape {shape} raises the rank")
-    if tensor.size != 1 and (1,) * (rank - len(shape)) + shape != (1, channels, *(1,) * (rank - 2)):
-        return Mismatch(f"the constant of shape {shape} is not one number per channel")
-    c = np.broadcast_to(tensor.numpy().astype(np.float64).reshape(-1), channels)
-    return _affine(node, c, constant_first=node.inputs[0] is operands[1])
-
-
-def _affine(node: ir.Node, c: np.ndarray, *, constant_first: bool) -> tuple[np.ndarray, np.ndarray] | Mismatch:
-    one, zero = np.ones_like(c), np.zeros_like(c)
-    if node.op_type == "Mul":
-        return c, zero
-    if node.op_type == "Add":
-        return one, c
-    if node.op_type == "Sub":
-        return (-one, c) if constant_first else (one, -c)
-    if constant_first:
-        return Mismatch("the variable is the divisor")
-    return (1 / c, zero) if c.all() else Mismatch("it divides by zero")

@@ -1,0 +1,84 @@
+"""Data files of our outputs.
+
+The name says what a file holds, so that a new version never overwrites the weights of the old one; a file goes when no
+model beside it names it any more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import mmap
+import os
+import re
+from pathlib import Path
+
+import onnx_ir as ir
+
+from modelopt import serial
+
+MIN_BYTES = 1024
+"""Smaller tensors stay in the model file."""
+
+
+def data_name_of(model: ir.Model, target: Path) -> str:
+    """The name of the data file for `model` written to `target`; it says what the file holds."""
+    digest = hashlib.sha256()
+    with serial.externalized(model, "", MIN_BYTES) as payloads:
+        for offset, tensor in payloads:
+            digest.update(b"%d:%d:" % (offset, tensor.nbytes))
+            digest.update(serial.tensor_bytes(tensor))
+    return f"{target.name}.{digest.hexdigest()[:12]}.data"
+
+
+def data_files(target: Path) -> set[Path]:
+    """Files beside `target` that are data files of ours."""
+    pattern = re.compile(re.escape(target.name) + r"\.[0-9a-f]{12}\.data")
+    return {entry for entry in target.parent.iterdir() if pattern.fullmatch(entry.name)}
+
+
+def named_data(model_file: Path, candidates: set[Path]) -> set[Path]:
+    """Those of `candidates` whose names the bytes of a model hold."""
+    with contextlib.suppress(OSError):
+        if candidates and model_file.is_file() and model_file.stat().st_size:
+            with model_file.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                return {data for data in candidates if content.find(data.name.encode()) >= 0}
+    return set()
+
+
+def remove_unused(candidates: set[Path], target: Path, source: Path) -> None:
+    """Remove those of `candidates` that no model beside `target` names any more."""
+    for user in {target, source, *target.parent.glob("*.onnx")}:
+        candidates = candidates - named_data(user, candidates)
+    for data in candidates:
+        unlink(data)
+
+
+def remove_stale(target: Path, source: Path) -> None:
+    """Remove what a killed process left when it wrote the same output."""
+    pattern = re.compile(re.escape(f".{target.name}.") + r"([0-9]+)\.tmp\.(onnx|data)")
+    for entry in list(target.parent.iterdir()):
+        found = pattern.fullmatch(entry.name)
+        if found and not _is_alive(int(found[1])):
+            orphans = named_data(entry, data_files(target))
+            unlink(entry)
+            remove_unused(orphans, target, source)
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether another process of that number runs. Our own number on an old file is that of one that is gone."""
+    if pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def unlink(path: Path) -> None:
+    """Remove a file if it is there and can be removed."""
+    with contextlib.suppress(OSError):  # what went wrong before matters more
+        path.unlink()

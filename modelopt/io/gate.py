@@ -1,0 +1,115 @@
+"""The gate: what a parsed model may hold. Pure Python; nothing native has seen the file yet but protobuf's parser."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import onnx
+import onnx_ir as ir
+
+from modelopt.errors import InputError, Refused
+
+
+def refuse_unsupported(proto: onnx.ModelProto, shown: str) -> None:
+    """Refuse by name what would be lost on the way, and what no model may hold.
+
+    Raises:
+        InputError: A tensor whose bytes do not fit its type and dims.
+        Refused: Something that modelopt does not support.
+    """
+    if not proto.HasField("graph"):
+        raise InputError(f"{shown} is not an ONNX model", note="it holds no graph")
+    if proto.training_info:
+        raise Refused(f"{shown} holds training information, which modelopt would lose")
+    for scope in _graph_protos(proto):
+        if scope.sparse_initializer:
+            raise Refused(f"{shown} holds sparse initializers, which modelopt would lose")
+        for tensor in scope.initializer:
+            _check_tensor(tensor, shown)
+    for value in _value_infos(proto):
+        if _holds_map(value.type):
+            raise Refused(f"{shown} holds a map: '{value.name}'")
+    for attribute in _attribute_protos(proto):
+        _refuse_unsupported_attribute(attribute, shown)
+
+
+def _refuse_unsupported_attribute(attribute: onnx.AttributeProto, shown: str) -> None:
+    if attribute.type == onnx.AttributeProto.UNDEFINED and not attribute.ref_attr_name:
+        raise Refused(f"{shown} holds an attribute without a type, which modelopt would lose: '{attribute.name}'")
+    if attribute.HasField("sparse_tensor") or attribute.sparse_tensors:
+        raise Refused(f"{shown} holds a sparse tensor: the attribute '{attribute.name}'")
+    if any(_holds_map(type_) for type_ in (attribute.tp, *attribute.type_protos)):
+        raise Refused(f"{shown} holds a map: the attribute '{attribute.name}'")
+    for tensor in (*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors):
+        _check_tensor(tensor, shown)
+
+
+def _graph_protos(proto: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
+    yield proto.graph
+    for attribute in _attribute_protos(proto):
+        yield from _body_protos(attribute)
+
+
+def _value_infos(proto: onnx.ModelProto) -> Iterator[onnx.ValueInfoProto]:
+    for scope in _graph_protos(proto):
+        yield from (*scope.input, *scope.output, *scope.value_info)
+    for function in proto.functions:
+        yield from function.value_info
+
+
+def _attribute_protos(proto: onnx.ModelProto) -> Iterator[onnx.AttributeProto]:
+    """Every attribute in every scope, and the defaults of functions."""
+    pending: list[onnx.AttributeProto] = [attribute for node in proto.graph.node for attribute in node.attribute]
+    for function in proto.functions:
+        pending += [*function.attribute_proto, *(attribute for node in function.node for attribute in node.attribute)]
+    while pending:
+        attribute = pending.pop()
+        yield attribute
+        for body in _body_protos(attribute):
+            pending += [inner for node in body.node for inner in node.attribute]
+
+
+def _body_protos(attribute: onnx.AttributeProto) -> Iterator[onnx.GraphProto]:
+    if attribute.HasField("g"):
+        yield attribute.g
+    yield from attribute.graphs
+
+
+def _holds_map(type_: onnx.TypeProto) -> bool:
+    kind = type_.WhichOneof("value")
+    if kind == "sequence_type":
+        return _holds_map(type_.sequence_type.elem_type)
+    if kind == "optional_type":
+        return _holds_map(type_.optional_type.elem_type)
+    return bool(kind == "map_type")
+
+
+_NUMBERS: dict[int, int] = {onnx.TensorProto.COMPLEX64: 2, onnx.TensorProto.COMPLEX128: 2}  # per element
+
+
+def _check_tensor(tensor: onnx.TensorProto, shown: str) -> None:
+    """A known type, no negative dimension, and as many values as the dimensions say."""
+    problem = _tensor_problem(tensor)
+    if problem:
+        raise InputError(f"{shown} is not a valid model", note=f"the tensor '{tensor.name}' {problem}")
+
+
+def _tensor_problem(tensor: onnx.TensorProto) -> str | None:
+    if any(dim < 0 for dim in tensor.dims):
+        return "has a negative dimension"
+    if tensor.data_type not in onnx.TensorProto.DataType.values() or tensor.data_type == onnx.TensorProto.UNDEFINED:
+        return "has no known type"
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        return None  # `serial.view_tensor` compares the bytes when they are found
+    count = math.prod(tensor.dims)
+    if tensor.data_type == onnx.TensorProto.STRING:
+        found, needed, unit = len(tensor.string_data), count, "strings"
+    elif tensor.HasField("raw_data"):
+        found, needed, unit = len(tensor.raw_data), -(-count * ir.DataType(tensor.data_type).bitwidth // 8), "bytes"
+    else:
+        bits = ir.DataType(tensor.data_type).bitwidth
+        packed = -(-count * bits // 8) if bits < 6 else count * _NUMBERS.get(tensor.data_type, 1)
+        found = len(getattr(tensor, onnx.helper.tensor_dtype_to_field(tensor.data_type)))
+        needed, unit = packed, "values"
+    return None if found == needed else f"holds {found} {unit} where its shape and type need {needed}"

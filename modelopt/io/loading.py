@@ -1,0 +1,91 @@
+"""From a file, through the gate, to a Model."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+
+from modelopt import invariants, serial
+from modelopt.errors import InputError, Refused
+from modelopt.io.external import map_external
+from modelopt.io.files import STDIO, map_file
+from modelopt.io.gate import refuse_unsupported
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model that passed the gate.
+
+    Attributes:
+        model: The model; its large tensors are views into mapped files.
+        path: A file that holds these bytes, for the runtime (a temporary one when the model came from stdin).
+        shown: How messages and reports call the input.
+        sha256: Of the model file's bytes, in hex; external data are not in it.
+        size_bytes: Of the model file and its external data.
+        has_external_data: Whether weights are in files of their own.
+    """
+
+    model: ir.Model
+    path: Path
+    shown: str
+    sha256: str
+    size_bytes: int
+    has_external_data: bool
+
+
+def load(path: Path, *, scratch: Path, allow_hardlinks: bool = False) -> Loaded:
+    """Load a model through the gate.
+
+    Args:
+        path: A file, or `STDIO` for stdin.
+        scratch: A directory for the bytes of stdin; it must outlive the model.
+        allow_hardlinks: Accept external data files that have other names too.
+
+    Raises:
+        InputError: It is not a model, or the file is broken.
+        Refused: The model holds something that modelopt does not support.
+    """
+    shown = "<stdin>" if path == STDIO else str(path)
+    file = _spool_stdin(scratch) if path == STDIO else path
+    buffer = map_file(file, shown)
+    digest = hashlib.sha256(buffer).hexdigest()
+    with _named(shown):
+        proto, blobs = serial.parse(buffer)
+        refuse_unsupported(proto, shown)
+        model = serial.to_model(proto, buffer, blobs)
+    if path == STDIO and any(isinstance(slot.tensor, ir.ExternalTensor) for slot in serial.slots(model)):
+        raise Refused("the model on stdin keeps its weights in another file", hint="give the model's path instead of -")
+    external = map_external(model, file, allow_hardlinks=allow_hardlinks)
+    violations = invariants.check(model)
+    if violations:
+        raise InputError(f"{shown} is not a valid model", note=str(violations[0]))
+    size = len(buffer) + sum(data.stat().st_size for data in external)
+    return Loaded(model, file, shown, digest, size, bool(external))
+
+
+@contextlib.contextmanager
+def _named(shown: str) -> Iterator[None]:
+    """Say of which file it is that something is wrong."""
+    try:
+        yield
+    except InputError as error:
+        if shown in error.fact:
+            raise
+        fact = f"{shown} is {error.fact}" if error.fact.startswith("not ") else f"{shown}: {error.fact}"
+        raise InputError(fact, note=error.note, hint=error.hint) from None
+
+
+def _spool_stdin(scratch: Path) -> Path:
+    if sys.stdin.isatty():
+        raise InputError("'-' reads a model from stdin, and stdin is a terminal", hint="pipe a model into it")
+    path = scratch / "stdin.onnx"
+    with path.open("wb") as file:
+        while chunk := sys.stdin.buffer.read(1 << 20):
+            file.write(chunk)
+    return path

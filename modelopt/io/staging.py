@@ -1,0 +1,187 @@
+"""From a Model to a file, atomically: staged under a name of its own, then renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+
+from modelopt import graph, serial
+from modelopt.errors import EnvironmentLacks, InputError, Refused
+from modelopt.io.datafiles import MIN_BYTES, data_files, data_name_of, named_data, remove_stale, remove_unused, unlink
+from modelopt.io.files import STDIO, sibling
+from modelopt.io.loading import Loaded
+
+MAX_INLINE_BYTES = 2**31 - 2**20
+"""Protobuf messages end at 2 GiB; larger models keep their weights in a data file."""
+
+
+def write(model: ir.Model, path: Path, *, data_name: str | None = None) -> list[Path]:
+    """Write a model to a new file, not atomically; `staged` is what commands use.
+
+    Args:
+        model: The model.
+        path: The file to create.
+        data_name: The name of a data file beside `path` for the weights; None keeps them inside.
+
+    Returns:
+        The files written: the model, then its data file if there is one.
+
+    Raises:
+        EnvironmentLacks: The disk is full or not writable.
+    """
+    with _disk_errors(path):
+        if data_name is None:
+            _write_chunks(path, serial.chunks(model))
+            return [path]
+        data = path.parent / data_name
+        _write_external(model, path, data_name, data)
+        return [path, data]
+
+
+def _write_external(model: ir.Model, path: Path, data_name: str, data: Path) -> None:
+    """Write a model that says its weights are in `data_name`, and those weights to `data`."""
+    with serial.externalized(model, data_name, MIN_BYTES) as payloads:
+        header = serial.to_bytes(model)
+    _write_chunks(path, [header])
+    _write_chunks(data, _aligned(payloads))
+
+
+def _aligned(payloads: Iterable[tuple[int, ir.TensorProtocol]]) -> Iterator[bytes | memoryview]:
+    position = 0
+    for offset, tensor in payloads:
+        yield bytes(offset - position)
+        payload = serial.tensor_bytes(tensor)
+        yield payload
+        position = offset + len(payload)
+
+
+def _write_chunks(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
+    with path.open("xb") as file:
+        file.writelines(chunks)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+            raise EnvironmentLacks(f"no room to write {path}", note=error.strerror) from None
+        if error.errno in {
+            errno.EACCES,
+            errno.EPERM,
+            errno.EROFS,
+            errno.ENOENT,
+            errno.ENOTDIR,
+            errno.EISDIR,
+            errno.ENAMETOOLONG,
+        }:
+            raise InputError(f"{path.parent} cannot be written to", note=error.strerror) from None
+        raise
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A complete output that does not have its name yet.
+
+    Attributes:
+        path: The temporary file; it opens and runs.
+        size_bytes: Of all files of the output.
+        commit: Gives the output its name, atomically, or streams it to stdout.
+    """
+
+    path: Path
+    size_bytes: int
+    commit: Callable[[], None]
+
+
+@contextlib.contextmanager
+def staged(model: ir.Model, output: Path, *, source: Loaded, unchanged: bool) -> Iterator[Staged]:
+    """Write the model beside `output` under a name of its own; nothing remains unless `commit` is called.
+
+    Args:
+        model: The model.
+        output: The final path, or `STDIO` for stdout.
+        source: Where the model came from: with `unchanged` its bytes are copied.
+        unchanged: No pass changed anything.
+
+    Raises:
+        EnvironmentLacks: The disk is full.
+        InputError: The folder cannot be written to.
+    """
+    external = source.has_external_data or graph.weight_bytes(model) > MAX_INLINE_BYTES
+    if output == STDIO and external:
+        raise Refused("a model with external data does not fit through a pipe", hint="give -o a file name")
+    with contextlib.ExitStack() as stack:
+        if output == STDIO:
+            target = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="modelopt-out-"))) / "stdout.onnx"
+        else:
+            target = destination(output)
+            with _disk_errors(target):
+                remove_stale(target, source.path)
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp.onnx")
+        files = [temporary]
+        with _disk_errors(temporary):
+            if external:
+                data = target.with_name(data_name_of(model, target))
+                partial = temporary.with_suffix(".data")
+                stack.callback(remove_unused, {data}, target, source.path)  # runs last: committed or not
+                stack.callback(unlink, temporary)
+                stack.callback(unlink, partial)
+                _write_external(model, temporary, data.name, partial)
+                partial.replace(data)  # a file of this name holds the same bytes: who uses it sees no change
+                files.append(data)
+            else:
+                stack.callback(unlink, temporary)
+                _write_chunks(temporary, [source.path.read_bytes()] if unchanged else serial.chunks(model))
+        size = sum(file.stat().st_size for file in files)
+        yield Staged(temporary, size, lambda: _commit(temporary, target, source.path, to_stdout=output == STDIO))
+
+
+def destination(output: Path) -> Path:
+    """The file that writing to `output` makes: behind a link, what the link leads to.
+
+    Raises:
+        InputError: It is a directory or a device, or its folder does not exist.
+    """
+    try:
+        target = output.resolve()
+        mode = target.stat().st_mode if target.exists() else stat.S_IFREG
+    except (OSError, RuntimeError) as error:  # a loop of links, or a name that is too long
+        raise InputError(f"{output} cannot be written to", note=str(error)) from None
+    if stat.S_ISDIR(mode):
+        raise InputError(f"the output {output} is a directory", hint=f"give a file name: {output / 'model.onnx'}")
+    if not stat.S_ISREG(mode):
+        raise InputError(f"the output {output} is not a regular file", hint="use - to write the model to stdout")
+    if not target.parent.is_dir():
+        raise InputError(f"the folder {target.parent} does not exist", hint=sibling(target.parent))
+    return target
+
+
+def _commit(temporary: Path, target: Path, source: Path, *, to_stdout: bool) -> None:
+    if to_stdout:
+        with temporary.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                sys.stdout.buffer.write(chunk)
+        sys.stdout.buffer.flush()
+        return
+    with _disk_errors(target):
+        replaced = named_data(target, data_files(target))
+        temporary.replace(target)
+        directory = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    remove_unused(replaced, target, source)
