@@ -37,7 +37,7 @@ DEMO_PREPROCESS = $(file < $(DEMO)/preprocess.txt)
 demo: $(VENV)/.core ## Optimize a real model with its real data and show the report
 	mkdir -p $(BUILD)
 	$(MODELOPT) quantize $(DEMO)/model.onnx --calib $(DEMO)/calib --eval $(DEMO)/eval \
-		--preprocess $(DEMO_PREPROCESS) --max-drop 1% -o $(BUILD)/ppocr_cls.int8.onnx
+		--preprocess $(DEMO_PREPROCESS) --max-drop 1% -o $(BUILD)/ppocr_cls.optimized.onnx
 
 .PHONY: samples
 samples: $(BUILD)/digits_cnn.int8.onnx $(BUILD)/digits_vit.folded.onnx $(BUILD)/glyph_mobile.fused.onnx ## Build three sample models with modelopt.mk's rules; only what changed

@@ -19,7 +19,9 @@ from modelopt.recipe import Recipe, Step, UntilStable, dump
 from modelopt.report import FileInfo, ModelStats, PassResult, Report, SkipInfo, Verification
 from modelopt.runtime import cpu
 from modelopt.runtime.runner import WorkerRunner
+from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Limits, Worker
+from modelopt.signature import Signature
 
 MAX_ROUNDS = 10
 """How often a group of passes is repeated before it counts as unstable."""
@@ -77,7 +79,7 @@ def run(request: Request) -> Report:
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(TemporaryDirectory(prefix="modelopt-")))
         loaded = io.load(request.model, scratch=scratch, allow_hardlinks=request.allow_hardlinks)
-        data = measuring.open_all(recipe, graph.signature(loaded.model))
+        data = measuring.open_all(recipe, _signature_after(recipe, loaded.model))
         runner = WorkerRunner(limits=request.limits)
         stack.callback(runner.close)
         context = Context(
@@ -93,6 +95,7 @@ def run(request: Request) -> Report:
         observers: list[Observer] = []
         verify = None
         if recipe.verify:
+            worker.keep_soon(loaded.path, SessionSpec(spin=False))
             verify = _verifier(request, loaded, data, worker, context, scratch)
             observers.append(verify)
         if request.dump_folder:
@@ -106,6 +109,8 @@ def run(request: Request) -> Report:
             graph.forget_shapes(loaded.model, keep=declared)
             provenance.append(loaded.model, _entry(recipe, loaded, context, versions))
         with io.staged(loaded.model, request.output, source=loaded, unchanged=unchanged) as staged:
+            if verify is not None:
+                verify.finish(staged.path)
             findings = measuring.measure(
                 recipe,
                 loaded.path,
@@ -229,6 +234,14 @@ def _stats(model: ir.Model) -> ModelStats:
 # Parts of a run
 
 
+def _signature_after(recipe: Recipe, model: ir.Model) -> Signature:
+    """The signature that the result will have: feeds that fit it fit the original as well."""
+    signature = graph.signature(model)
+    for step in recipe.passes():
+        signature = step.signature_after(signature)
+    return signature
+
+
 def _verifier(
     request: Request,
     loaded: io.Loaded,
@@ -244,10 +257,12 @@ def _verifier(
             apply(request.recipe.steps, model, context, [_StopAfter(count)])
         return model
 
-    dataset = measuring.inputs(data, worker, loaded.path)
-    feeds = measuring.verification_feeds(dataset, data.signature, worker, loaded.path, request.verify_samples)
+    def feeds() -> measuring.Feeds:
+        dataset = measuring.inputs(data, worker, loaded.path)
+        return measuring.verification_feeds(dataset, data.signature, worker, loaded.path, request.verify_samples)
+
     names = [spec.name for spec in graph.signature(loaded.model).outputs]
-    return Verify(loaded.path, feeds, worker, replay, scratch, names)
+    return Verify(loaded.path, measuring.LaterFeeds(feeds), worker, replay, scratch, names, last_from_file=True)
 
 
 class _Enough(Exception):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from modelopt.measure.bench import run_bench
 from modelopt.measure.evaluate import Accuracy, evaluate
 from modelopt.measure.metric import Score
 from modelopt.measure.schedule import Plan
+from modelopt.passes.base import Effect
 from modelopt.recipe import BenchSpec, DataSpec, Recipe
 from modelopt.report import Latency
 from modelopt.runtime.session import SessionSpec
@@ -147,7 +149,7 @@ def inputs(data: Data, worker: Worker, model: Path, free_dims: Mapping[str, int]
 
 
 def _random(signature: Signature, worker: Worker, model: Path, seed: int, free_dims: Mapping[str, int]) -> Dataset:
-    session = worker.open(model, SessionSpec(spin=False), what="model")
+    session = worker.keep(model, SessionSpec(spin=False))
     note: str | None = None
     for size in _FREE_DIMS:
         candidate = random_data(signature.inputs, n=RANDOM_SAMPLES, seed=seed, free_dims=free_dims, free_dim=size)
@@ -156,7 +158,6 @@ def _random(signature: Signature, worker: Worker, model: Path, seed: int, free_d
         except Refused as refusal:
             note = note or refusal.note
             continue
-        session.close()
         return candidate
     if note and "allocate memory" in note:
         raise Refused("the model needs more memory than this machine has", note=note)
@@ -165,6 +166,31 @@ def _random(signature: Signature, worker: Worker, model: Path, seed: int, free_d
         note=note,
         hint="give it real ones with --eval DATA, or write --no-verify --no-bench",
     )
+
+
+class LaterFeeds(Sequence[dict[str, np.ndarray]]):
+    """Feeds that are made when they are first needed: making them may have to wait for the original to load."""
+
+    def __init__(self, make: Callable[[], Feeds]) -> None:
+        self._make = make
+        self._made: Feeds | None = None
+
+    def _feeds(self) -> Feeds:
+        if self._made is None:
+            self._made = self._make()
+        return self._made
+
+    def __len__(self) -> int:
+        return len(self._feeds())
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Feeds: ...
+
+    def __getitem__(self, index: int | slice) -> dict[str, np.ndarray] | Feeds:
+        return self._feeds()[index]
 
 
 def first_feeds(dataset: Dataset, count: int) -> Feeds:
@@ -181,11 +207,9 @@ def verification_feeds(dataset: Dataset, signature: Signature, worker: Worker, m
     pair = _stacked(feeds[:2], signature)
     if pair is None:
         return feeds
-    session = worker.open(model, SessionSpec(spin=False), what="original")
     with contextlib.suppress(Refused):
-        session.run(pair)
+        worker.keep(model, SessionSpec(spin=False)).run(pair)
         feeds.append(pair)
-    session.close()
     return feeds
 
 
@@ -221,10 +245,13 @@ def measure(
     """
     if unchanged or (recipe.bench is None and recipe.evaluate is None and not recipe.verify):
         return Findings(unchanged=unchanged)
+    worker.forget(before)
     dataset = inputs(data, worker, before)
     latency = None
     if recipe.bench is not None:
         latency = _latency(recipe.bench, before, after, first_feeds(dataset, BENCH_FEEDS), limits, progress)
+    if recipe.evaluate is None and recipe.verify and all(step.effect is Effect.EXACT for step in recipe.passes()):
+        return Findings(unchanged=False, latency=latency)  # verification compared the outputs
     metric = recipe.evaluate.metric if recipe.evaluate is not None else None
     accuracy = evaluate(
         before, after, dataset, session_spec(recipe.bench, spin=False), metric=metric, limits=limits, progress=progress

@@ -79,6 +79,8 @@ class Verify:
         replay: Gives the model after the first n applications of passes.
         scratch: A directory for candidates.
         names: The outputs' names.
+        last_from_file: The last run of exact passes is closed by `finish`, on the file that will be the output,
+            instead of `end`.
     """
 
     source: Path
@@ -87,6 +89,7 @@ class Verify:
     replay: Callable[[int], ir.Model]
     scratch: Path
     names: Sequence[str]
+    last_from_file: bool = False
     segments: int = 0
     max_relative_error: float | None = None
     _reference: Path | None = None
@@ -117,12 +120,23 @@ class Verify:
 
     def end(self, model: ir.Model) -> None:
         """Close the last run of exact passes."""
-        self._close(model)
+        if not self.last_from_file:
+            self._close(model)
+
+    def finish(self, path: Path) -> None:
+        """Close the last run of exact passes on the model in this file.
+
+        Raises:
+            VerificationFailed: It computes something else than the model before that run.
+        """
+        if self._dirty:
+            self._settle(self._compare_file(path))
 
     def _close(self, model: ir.Model) -> None:
-        if not self._dirty:
-            return
-        found = self._compare(model)
+        if self._dirty:
+            self._settle(self._compare(model))
+
+    def _settle(self, found: OutputMismatch | float) -> None:
         if isinstance(found, OutputMismatch):
             raise self._culprit(found)
         self.segments += 1
@@ -130,9 +144,15 @@ class Verify:
         self._dirty = False
 
     def _compare(self, model: ir.Model) -> OutputMismatch | float:
+        path = self._snapshot(model)
+        try:
+            return self._compare_file(path)
+        finally:
+            path.unlink()
+
+    def _compare_file(self, path: Path) -> OutputMismatch | float:
         """How far the outputs are from the reference's: a mismatch, or the largest relative error."""
         expected = self._reference_outputs()
-        path = self._snapshot(model)
         worst = 0.0
         try:
             session = self.worker.open(path, SessionSpec(spin=False), what="result")
@@ -144,17 +164,15 @@ class Verify:
             session.close()
         except Refused as refusal:
             return OutputMismatch(output="all of them", reason=refusal.note or refusal.fact)
-        finally:
-            path.unlink()
         return worst
 
     def _reference_outputs(self) -> list[list[np.ndarray]]:
         if self._expected is None:
             if self._reference is None:
                 raise ValueError("no reference: `before` was not called")
-            session = self.worker.open(self._reference, SessionSpec(spin=False), what="original")
+            session = self.worker.keep(self._reference, SessionSpec(spin=False), what="original")
             self._expected = [session.run(feed) for feed in self.feeds]
-            session.close()
+            self.worker.forget(self._reference)
         return self._expected
 
     def _culprit(self, mismatch: OutputMismatch) -> VerificationFailed:

@@ -6,9 +6,11 @@ from modelopt.passes import find
 from modelopt.passes.base import Pass
 from modelopt.recipe import UntilStable
 
-_CLEAN = ("eliminate-identity", "dedup-initializers", "eliminate-dead")
+_KNOWN = ("fold-constants", "simplify-reshape")
 
-FOLD = ("fold-constants", *_CLEAN)
+_CLEAN = ("eliminate-identity", "dedup-initializers", "eliminate-common", "eliminate-dead")
+
+FOLD = (*_KNOWN, *_CLEAN)
 """Constants are computed, what does nothing is removed, equal weights are stored once."""
 
 FUSE = (
@@ -23,7 +25,7 @@ FUSE = (
 )
 """Exact rewrites into fewer operators."""
 
-EXACT = ("fold-constants", *FUSE)
+EXACT = (*_KNOWN, *FUSE)
 """Folding first: fusions match on constants."""
 
 

@@ -40,7 +40,8 @@ def test_golden(case: Case, runner: WorkerRunner) -> None:
     changes = kind.apply(model, _context(original, runner, data=kind.needs_data))
 
     assert invariants.check(model) == []
-    assert graph.signature(model) == graph.signature(original)
+    if kind.keeps_signature or case.after is None:
+        assert graph.signature(model) == graph.signature(original)
     if case.after is None:
         assert changes.rewrites == 0
         assert normalized(model) == normalized(original)
@@ -56,7 +57,7 @@ def test_golden(case: Case, runner: WorkerRunner) -> None:
 
 
 def _assert_same_outputs(original: ir.Model, model: ir.Model, runner: WorkerRunner) -> None:
-    signature = graph.signature(original)
+    signature = graph.signature(model)  # where a pass narrows it, both models take what is left
     feeds = [sample.feeds for sample in random_data(signature.inputs, n=3, seed=2)]
     names = [spec.name for spec in signature.outputs]
     references = list(runner.run(original, feeds))

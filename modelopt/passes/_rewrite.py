@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
@@ -13,6 +12,9 @@ from modelopt.passes.base import Changes, Skip
 
 CONTRIB = "com.microsoft"
 """The domain of the operators that only onnxruntime has."""
+
+FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE})
+"""The floats that onnxruntime's CPU kernels compute in."""
 
 Rewrite = Callable[[], None]
 """What a rule that matched returns: called at once, it edits the model."""
@@ -94,20 +96,3 @@ def number(value: ir.Value | None) -> float | None:
         return None
     found = graph.scalar(value)
     return None if found is None else float(found)
-
-
-FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE})
-
-
-def constant_for(node: ir.Node, names: graph.NameSource, stem: str, array: np.ndarray) -> ir.Value:
-    """A new constant in the scope of `node`, before it: an initializer, or a Constant node inside a function."""
-    scope = graph.owning_graph(node)
-    name = names(stem)
-    if scope is not None:
-        return graph.add_initializer(scope, name, array)
-    if node.graph is None:
-        raise ValueError(f"{node!r} belongs to no graph")
-    tensor = ir.tensor(np.array(array, order="C"))
-    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype))
-    node.graph.insert_before(node, ir.node("Constant", [], {"value": tensor}, outputs=[value], name=name))
-    return value

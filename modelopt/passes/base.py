@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from modelopt.data import Dataset
 from modelopt.runtime.cpu import Target
+from modelopt.signature import Signature
 
 
 class Effect(Enum):
@@ -142,12 +143,14 @@ class Pass(ABC):
         name: What recipes call it.
         effect: What it claims about the outputs.
         needs_data: Whether it runs the model on calibration data.
+        keeps_signature: Whether inputs and outputs stay as declared; where they do not, see `signature_after`.
         contrib: Whether it leaves operators of onnxruntime's own domain, which no other runtime knows.
     """
 
     name: ClassVar[str]
     effect: ClassVar[Effect]
     needs_data: ClassVar[bool] = False
+    keeps_signature: ClassVar[bool] = True
     contrib: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
@@ -169,6 +172,13 @@ class Pass(ABC):
         A pass never prints, saves, times or catches broadly. It raises `Refused` for what it does not
         support.
         """
+
+    def signature_after(self, signature: Signature) -> Signature:
+        """What this pass makes of a model's signature; a pass with ``keeps_signature = False`` says it here.
+
+        Data are opened for the signature that the recipe ends with, and must fit the original too.
+        """
+        return signature
 
     @classmethod
     def summary(cls) -> str:

@@ -8,6 +8,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from modelopt import graph
+from modelopt.passes._opset import upgraded
 from modelopt.passes.base import Changes, Context, Effect, Pass, Skip, option
 from modelopt.quant import dynamic, filters, gates, kernels, select
 from modelopt.quant.scheme import Grid, IntType, Symmetry
@@ -46,7 +47,7 @@ class QuantizeDynamic(Pass):
         filters.check_used((*self.include, *self.exclude), graph.all_nodes(model))
         chosen, skipped = self._choose(model)
         if chosen and graph.opset(model) < 11:
-            graph.replace_contents(model, ctx.runner.convert_opset(model, _OPSET))
+            graph.replace_contents(model, upgraded(model, _OPSET, ctx.runner))
             chosen, skipped = self._choose(model)  # the same nodes: the converter only rewrites what changed meaning
         reduced = ctx.target.kind is TargetKind.X86_AVX2 if self.reduce_range is None else self.reduce_range
         writer = dynamic.Writer(model, Grid(IntType.S8, Symmetry.SYMMETRIC, reduced), per_channel=self.per_channel)

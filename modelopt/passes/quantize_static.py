@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from modelopt import graph
 from modelopt.errors import InputError
+from modelopt.passes._opset import upgraded
 from modelopt.passes.base import Changes, Context, Effect, Pass, Skip, option
 from modelopt.quant import calibrate, filters, qdq, worth
 from modelopt.quant.calibrate import Observations
@@ -82,7 +83,7 @@ class QuantizeStatic(Pass):
                 "static quantization needs calibration data", hint="--calib data/ (or --mode dynamic, which needs none)"
             )
         # A copy: the model must stay untouched when nothing turns out to be worth it.
-        work = model if graph.opset(model) >= 13 else ctx.runner.convert_opset(model, _OPSET)
+        work = model if graph.opset(model) >= 13 else upgraded(model, _OPSET, ctx.runner)
         if work is not model:
             plan = select(work, Rules(self.include, self.exclude))
         names = sorted(value.name or "" for value in plan.activations())

@@ -86,6 +86,10 @@ def _outcome(report: Report) -> Section:
         rows.append(_latency_row(report.latency))
     if report.accuracy is not None:
         rows.extend(accuracy_rows(report.accuracy))
+    elif report.verification is not None and report.verification.max_relative_error is not None:
+        error = report.verification.max_relative_error
+        found = "the same" if error == 0 else f"within {error:.1g} of their scale"
+        rows.append((f"outputs (n={report.verification.samples})", "", found, ""))
     notes = (*_verification(report), *_warnings(report), _end(report))
     return Section("", ("", "before", "after", "change"), tuple(rows), notes)
 
@@ -133,7 +137,7 @@ def _verification(report: Report) -> Iterator[str]:
         return
     if verification.exact_segments:
         error = verification.max_relative_error
-        seen = "" if error is None else f", largest difference {error:.1g} of the output's scale"
+        seen = f", largest difference {error:.1g} of the output's scale" if error else ", bit for bit"
         on = f"{verification.samples} samples ({verification.source})"
         yield f"Verified: after the exact passes the outputs are the same on {on}{seen}."
 

@@ -97,6 +97,10 @@ class Worker:
         self._requests = cast(BinaryIO, self._child.stdin)
         self._replies = cast(BinaryIO, self._child.stdout)
         self._paused = False
+        self._kept: dict[tuple[Path, SessionSpec], Session] = {}
+        self._failed: dict[tuple[Path, SessionSpec], ModeloptError] = {}
+        self._keeping = threading.Lock()
+        self._asking = threading.Lock()  # one request at a time is on the pipe
 
     def __enter__(self) -> Self:
         return self
@@ -130,6 +134,34 @@ class Worker:
         body = {"call": "open", "id": number, "path": str(path), "spec": msgspec.to_builtins(known)}
         answer, _ = self._request(body, {}, doing=f"loading the {what}", spec=spec)
         return Session(self, number, msgspec.convert(answer["info"], SessionInfo))
+
+    def keep(self, path: Path, spec: SessionSpec, *, what: str = "model") -> Session:
+        """Like `open`, but the same file with the same spec is opened once; `forget` closes it."""
+        key = (path, spec)
+        with self._keeping:
+            if key in self._failed:
+                raise self._failed[key]
+            if key not in self._kept:
+                try:
+                    self._kept[key] = self.open(path, spec, what=what)
+                except ModeloptError as error:
+                    self._failed[key] = error
+                    raise
+            return self._kept[key]
+
+    def keep_soon(self, path: Path, spec: SessionSpec) -> None:
+        """Begin `keep` in the background: large models take seconds to open. A failure shows at the next use."""
+
+        def open_quietly() -> None:
+            with contextlib.suppress(ModeloptError):
+                self.keep(path, spec)
+
+        threading.Thread(target=open_quietly, daemon=True).start()
+
+    def forget(self, path: Path) -> None:
+        """Close what `keep` holds of this file."""
+        for key in [key for key in self._kept if key[0] == path]:
+            self._kept.pop(key).close()
 
     def transform(self, call: str, model: bytes, *, doing: str, **arguments: int) -> bytes:
         """Send serialized bytes through `infer_shapes`, `check`, `convert_opset` or `simplify`.
@@ -181,6 +213,10 @@ class Worker:
     def close(self) -> None:
         """End the child."""
         self._kill()
+        with self._asking:  # a request in the background has seen the end now
+            self._close_streams()
+
+    def _close_streams(self) -> None:
         for stream in (self._requests, self._replies, self._stderr):
             with contextlib.suppress(BrokenPipeError):
                 stream.close()
@@ -192,6 +228,12 @@ class Worker:
         *,
         doing: str,
         spec: SessionSpec | None = None,
+    ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        with self._asking:
+            return self._ask(body, arrays, doing=doing, spec=spec)
+
+    def _ask(
+        self, body: dict[str, Any], arrays: dict[str, np.ndarray], *, doing: str, spec: SessionSpec | None
     ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         self.resume()
         watch = _Watch(self._child.pid, self.limits, self._kill)

@@ -5,6 +5,7 @@ onnxruntime runs in this very process, on bytes: campaigns run in children of th
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import tempfile
@@ -40,6 +41,7 @@ PIPELINES = {"FOLD": pipelines.FOLD, "FUSE": pipelines.FUSE, "EXACT": pipelines.
 _RANDOM = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
 )
+_FOREIGN = ("bfloat", "float8", "float4", "int4", "uint4", "int2", "uint2")
 
 
 def steps(name: str) -> tuple[Step, ...]:
@@ -251,17 +253,26 @@ def open_session(content: bytes) -> ort.InferenceSession:
 
 
 def session_run(session: ort.InferenceSession, feeds: Feeds) -> list[Any]:
-    """Run once; types that numpy lacks are handed over as OrtValues."""
-    if not any(isinstance(value, np.ndarray) and _is_foreign(value) for value in feeds.values()):
+    """Run once; types that numpy lacks go in as OrtValues and come out as bytes."""
+    kinds = [value.type for value in session.get_outputs()]
+    foreign_out = any(kind.startswith("tensor(") and kind[7:-1].startswith(_FOREIGN) for kind in kinds)
+    if not foreign_out and not any(isinstance(value, np.ndarray) and _is_foreign(value) for value in feeds.values()):
         outputs: list[Any] = session.run(None, dict(feeds))
         return outputs
     values = {name: _ort_value(value) for name, value in feeds.items()}
     names = [output.name for output in session.get_outputs()]
-    return [value.numpy() for value in session.run_with_ort_values(names, values)]
+    return [_array(value) for value in session.run_with_ort_values(names, values)]
+
+
+def _array(value: ort.OrtValue) -> np.ndarray:
+    if not value.data_type()[7:-1].startswith(_FOREIGN):
+        array: np.ndarray = value.numpy()
+        return array
+    return np.frombuffer(ctypes.string_at(value.data_ptr(), value.tensor_size_in_bytes()), np.uint8)
 
 
 def _is_foreign(array: np.ndarray) -> bool:
-    return array.dtype.kind == "V" or array.dtype.name.startswith(("bfloat", "float8", "float4", "int4", "uint4"))
+    return array.dtype.kind == "V" or array.dtype.name.startswith(_FOREIGN)
 
 
 def _ort_value(array: np.ndarray) -> ort.OrtValue:

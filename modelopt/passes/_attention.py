@@ -1,0 +1,257 @@
+"""Finds multi-head attention: softmax(scale · Q · Kᵀ + mask) · V, with heads split off and joined again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from modelopt import graph, match
+from modelopt.match import Mismatch
+from modelopt.passes._rewrite import number
+
+_TO_HEADS, _TRANSPOSED = (0, 2, 1, 3), (0, 2, 3, 1)
+
+
+@dataclass(frozen=True)
+class Heads:
+    """One of Q, K, V with its heads split off.
+
+    Attributes:
+        source: What is split, of shape (batch, length, packed · heads · size).
+        part: Which third of `source` it is where all three are packed there, else None.
+        heads: How many.
+        size: Of one.
+        scale: What it is multiplied by.
+        nodes: All between `source` and the product that uses it, the last one first.
+    """
+
+    source: ir.Value
+    part: int | None
+    heads: int
+    size: int
+    scale: float
+    nodes: tuple[ir.Node, ...]
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Attention in parts.
+
+    Attributes:
+        last: The Reshape that joins the heads.
+        inner: The other nodes.
+        query: Q.
+        key: K.
+        value: V.
+        scale: What the scores are multiplied by in all.
+        mask: What is added to them, or None.
+    """
+
+    last: ir.Node
+    inner: tuple[ir.Node, ...]
+    query: Heads
+    key: Heads
+    value: Heads
+    scale: float
+    mask: ir.Value | None
+
+
+@dataclass
+class _Scores:
+    product: ir.Node
+    scale: float = 1.0
+    mask: ir.Value | None = None
+    nodes: list[ir.Node] = field(default_factory=list)
+
+
+def find(last: ir.Node) -> Attention | Mismatch:
+    """The attention that `last` ends."""
+    joined = match.producer(last.inputs[0], "Transpose") if graph.is_standard(last, "Reshape") else None
+    context = None if joined is None else match.producer(joined.inputs[0], "MatMul")
+    softmax = None if context is None else match.producer(context.inputs[0], "Softmax")
+    if joined is None or context is None or softmax is None or _perm(joined) != _TO_HEADS:
+        return match.NOT_HERE
+    if graph.attribute_int(softmax, "axis", -1) not in {-1, 3}:
+        return Mismatch("its softmax is not over the last axis")
+    scores = _scores(softmax.inputs[0])
+    if scores is None:
+        return Mismatch("its scores are not a scaled product and a mask")
+    query = _heads(scores.product.inputs[0], _TO_HEADS)
+    key = _heads(scores.product.inputs[1], _TRANSPOSED)
+    value = _heads(context.inputs[1], _TO_HEADS)
+    if query is None or key is None or value is None or value.scale != 1:
+        return Mismatch("its heads are not split by Reshape and Transpose")
+    if len({(one.heads, one.size) for one in (query, key, value)}) != 1:
+        return Mismatch("its queries, keys and values have heads of different sizes")
+    if _kept(last.inputs[1], joined.outputs[0], 1) != (query.heads * query.size,):
+        return Mismatch("its heads are not joined by a Reshape that is known to keep batch and length")
+    inner = (joined, context, softmax, *scores.nodes, scores.product, *query.nodes, *key.nodes, *value.nodes)
+    scale = scores.scale * query.scale * key.scale
+    return Attention(last, tuple(dict.fromkeys(inner)), query, key, value, scale, scores.mask)
+
+
+def _scores(value: ir.Value | None) -> _Scores | None:
+    """Scale and mask around the product of queries and keys: the mask is added last."""
+    nodes: list[ir.Node] = []
+    mask = None
+    add = match.producer(value, "Add")
+    if add is not None:
+        found = [_scaled(operand) for operand in add.inputs]
+        if (found[0] is None) == (found[1] is None):
+            return None
+        mask = add.inputs[1 if found[1] is None else 0]
+        nodes.append(add)
+        scaled = found[0] or found[1]
+    else:
+        scaled = _scaled(value)
+    if scaled is None:
+        return None
+    product, scale, between = scaled
+    return _Scores(product, scale, mask, [*nodes, *between])
+
+
+def _scaled(value: ir.Value | None) -> tuple[ir.Node, float, list[ir.Node]] | None:
+    """The product behind `value`, the number it is multiplied by, and the nodes that do."""
+    scale, inner, nodes = _unscaled(value)
+    product = match.producer(inner, "MatMul")
+    return None if product is None else (product, scale, nodes)
+
+
+def _unscaled(value: ir.Value | None) -> tuple[float, ir.Value | None, list[ir.Node]]:
+    scale, nodes = 1.0, []
+    while True:
+        node = match.producer(value, "Mul") or match.producer(value, "Div")
+        operands = None if node is None else match.split_constant(node)
+        factor = None if operands is None else number(operands[1])
+        if node is None or operands is None or not factor:
+            return scale, value, nodes
+        if node.op_type == "Div" and node.inputs[0] is not operands[0]:
+            return scale, value, nodes
+        scale = scale * factor if node.op_type == "Mul" else scale / factor
+        value = operands[0]
+        nodes.append(node)
+
+
+def _heads(value: ir.Value | None, expected: tuple[int, ...]) -> Heads | None:
+    """How `value` is split off: Reshape to (batch, length, heads, size) and Transpose, or a third of a packed one."""
+    scale, inner, nodes = _unscaled(value)
+    perm: tuple[int, ...] = (0, 1, 2, 3)
+    while (transpose := match.producer(inner, "Transpose")) is not None and len(_perm(transpose) or ()) == 4:
+        outer = _perm(transpose) or ()
+        perm = tuple(outer[axis] for axis in perm)
+        nodes.append(transpose)
+        factor, inner, more = _unscaled(transpose.inputs[0])
+        scale *= factor
+        nodes += more
+    reshape = match.producer(inner, "Reshape")
+    if reshape is None or reshape.inputs[0] is None:
+        return _packed(inner, perm, expected, scale, nodes)
+    sizes = _kept(reshape.inputs[1], reshape.inputs[0], 2)
+    if sizes is None or perm != expected:
+        return None
+    return Heads(reshape.inputs[0], None, sizes[0], sizes[1], scale, (*nodes, reshape))
+
+
+def _packed(
+    value: ir.Value | None, perm: tuple[int, ...], expected: tuple[int, ...], scale: float, nodes: list[ir.Node]
+) -> Heads | None:
+    """A third of (3, batch, heads, length, size), cut off by Gather, or by Slice and Squeeze."""
+    cut = match.producer(value, "Gather")
+    if cut is not None and graph.attribute_int(cut, "axis", 0) == 0 and graph.rank(cut.inputs[1]) == 0:
+        part, between = graph.scalar(cut.inputs[1]), [cut]
+    else:
+        squeeze = match.producer(value, "Squeeze")
+        cut = None if squeeze is None else match.producer(squeeze.inputs[0], "Slice")
+        if squeeze is None or cut is None or _numbers(squeeze, 1, "axes") != [0] or _numbers(cut, 3, "axes") != [0]:
+            return None
+        starts, ends = _numbers(cut, 1, "starts"), _numbers(cut, 2, "ends")
+        part, between = (starts[0] if starts and ends == [starts[0] + 1] else None), [squeeze, cut]
+    split = match.producer(cut.inputs[0], "Transpose")
+    reshape = None if split is None else match.producer(split.inputs[0], "Reshape")
+    if split is None or reshape is None or _perm(split) != (2, 0, 3, 1, 4) or reshape.inputs[0] is None:
+        return None
+    sizes = _kept(reshape.inputs[1], reshape.inputs[0], 3)
+    # The value has the axes (batch, heads, length, size): what `expected` is of (batch, length, heads, size).
+    wanted = tuple(_TO_HEADS.index(axis) for axis in expected)
+    if sizes is None or sizes[0] != 3 or part not in {0, 1, 2} or perm != wanted:
+        return None
+    return Heads(reshape.inputs[0], int(part), sizes[1], sizes[2], scale, (*nodes, *between, split, reshape))
+
+
+def _numbers(node: ir.Node, index: int, name: str) -> list[int] | None:
+    """Integers that are an input in newer operator sets and an attribute in older ones."""
+    if len(node.inputs) > index:
+        array = graph.constant(node.inputs[index], max_bytes=64)
+        return None if array is None else [int(item) for item in array.ravel()]
+    found = graph.attribute_ints(node, name)
+    return None if found is None else list(found)
+
+
+def _perm(node: ir.Node) -> tuple[int, ...] | None:
+    return graph.attribute_ints(node, "perm")
+
+
+def _kept(target: ir.Value | None, source: ir.Value, trailing: int) -> tuple[int, ...] | None:
+    """The last `trailing` sizes of a Reshape to (batch, length, *sizes), where it keeps batch and length.
+
+    The sizes multiply to the last axes of `source`, so that it is enough to know that one of the two is kept.
+    """
+    items = _items(target, trailing + 2)
+    shape, rank = source.shape, graph.rank(source)
+    if items is None or shape is None or rank not in {3, 4}:
+        return None
+    sizes = items[2:]
+    last = 1
+    for dim in list(shape)[2:]:
+        last *= dim if isinstance(dim, int) else 0
+    total = 1
+    for size in sizes:
+        total *= size if isinstance(size, int) and size > 0 else 0
+    if not total or total != last:
+        return None
+    kept = any(_is_dim(items[axis], source, axis) for axis in (0, 1))
+    return tuple(size for size in sizes if isinstance(size, int)) if kept else None
+
+
+_Item = int | tuple[ir.Value, int] | None
+"""A size in a shape: a number, a dimension of a value, or unknown."""
+
+
+def _is_dim(item: _Item, source: ir.Value, axis: int) -> bool:
+    if item == 0 or item == (source, axis):
+        return True
+    dim = None if source.shape is None else source.shape[axis]
+    return isinstance(item, int) and isinstance(dim, int) and item == dim
+
+
+def _items(target: ir.Value | None, count: int) -> list[_Item] | None:
+    """The sizes in a Reshape's target, where it is known to hold `count`."""
+    array = graph.constant(target, max_bytes=64)
+    if array is not None:
+        return [int(item) for item in array.ravel()] if array.size == count else None
+    concat = match.producer(target, "Concat")
+    if concat is None or len(concat.inputs) > count:
+        return None
+    items: list[_Item] = []
+    unknown = 0
+    for value in concat.inputs:
+        part = graph.constant(value, max_bytes=64)
+        if part is not None:
+            items += [int(item) for item in part.ravel()]
+            continue
+        dim = _dimension(value)
+        unknown += dim is None
+        items.append(dim)
+    return items if len(items) == count and unknown <= 1 else None
+
+
+def _dimension(value: ir.Value | None) -> tuple[ir.Value, int] | None:
+    """A value and an axis, when `value` is ``Unsqueeze(Gather(Shape(v), axis))``."""
+    unsqueeze = match.producer(value, "Unsqueeze")
+    gather = None if unsqueeze is None else match.producer(unsqueeze.inputs[0], "Gather")
+    shape = None if gather is None else match.producer(gather.inputs[0], "Shape")
+    axis = None if gather is None else graph.scalar(gather.inputs[1])
+    if gather is None or shape is None or axis is None or shape.inputs[0] is None or shape.attributes:
+        return None
+    return shape.inputs[0], int(axis)

@@ -1,0 +1,53 @@
+"""Reading Slice with constant bounds, for the passes that rewrite one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import onnx_ir as ir
+
+from modelopt import graph
+from modelopt.match import Mismatch
+
+TO_THE_END = 2**31 - 1  # the specification of Slice recommends INT_MAX where a dimension is not known
+_SMALL_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What a Slice takes of one axis: ``start:end:step``, as written."""
+
+    axis: int
+    start: int
+    end: int
+    step: int
+
+    def counted_in(self, rank: int | None) -> Cut:
+        """The same with the axis counted from the front, where `rank` is known."""
+        return replace(self, axis=self.axis + rank) if self.axis < 0 and rank is not None else self
+
+
+def read_slice(node: ir.Node, opset: int) -> tuple[Cut, ...] | Mismatch:
+    """The cuts of a Slice (attributes below opset 10, inputs since), in the order in which they are written."""
+    columns: list[tuple[int, ...] | None] = []
+    for index, name in ((1, "starts"), (2, "ends"), (3, "axes"), (4, "steps")):
+        given = name in node.attributes if opset < 10 else index < len(node.inputs) and node.inputs[index] is not None
+        if not given:
+            columns.append(None)
+            continue
+        column = graph.attribute_ints(node, name) if opset < 10 else _ints(node.inputs[index])
+        if column is None:
+            return Mismatch(f"the {name} of {graph.label(node)} are not constant")
+        columns.append(column)
+    starts, ends, axes, steps = columns
+    if starts is None or ends is None:
+        return Mismatch(f"{graph.label(node)} has no bounds")
+    axes, steps = axes or tuple(range(len(starts))), steps or (1,) * len(starts)
+    if not len(starts) == len(ends) == len(axes) == len(steps):
+        return Mismatch(f"the bounds of {graph.label(node)} do not fit each other")
+    return tuple(Cut(*cut) for cut in zip(axes, starts, ends, steps, strict=True))
+
+
+def _ints(value: ir.Value | None) -> tuple[int, ...] | None:
+    array = graph.constant(value, max_bytes=_SMALL_BYTES)
+    return None if array is None or array.dtype.kind not in "iu" else tuple(int(x) for x in array.reshape(-1))

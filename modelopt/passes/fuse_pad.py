@@ -1,0 +1,121 @@
+"""Fuse Pad into the padding of the Conv, MaxPool or AveragePool behind it."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from modelopt import graph, match
+from modelopt.match import Mismatch
+from modelopt.passes._rewrite import Rewrite, rewrite_nodes
+from modelopt.passes.base import Changes, Context, Effect, Pass
+
+_NOT_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softmax", "Softplus", "Abs", "Exp", "Sqrt")
+
+
+class FusePad(Pass):
+    """Fuse a Pad by a constant into the `pads` of the Conv, MaxPool or AveragePool behind it.
+
+    Conv pads with zeros: a Pad with 0 on spatial axes adds to its `pads`. MaxPool pads with what is never the largest:
+    so does a Pad with -inf, and a Pad with 0 of what is never negative (behind Relu), as each window holds a value of
+    its own. AveragePool pads with zeros that it does not count: behind a Pad with 0 it has to count them
+    (`count_include_pad`, since opset 7), so its own `pads`, if any, must be counted too.
+
+    Pools need pads smaller than their kernel (onnxruntime refuses others), and `ceil_mode` 0: their last window may lie
+    outside of what was padded. onnxruntime does part of this by itself; the model has one operator less.
+    """
+
+    name: ClassVar[str] = "fuse-pad"
+    effect: ClassVar[Effect] = Effect.EXACT
+
+    def apply(self, model: ir.Model, ctx: Context) -> Changes:
+        """Fuse every Pad that one such operator alone uses."""
+        return rewrite_nodes(model, _rule)
+
+
+def _rule(node: ir.Node, opset: int) -> Rewrite | Mismatch:
+    if not any(graph.is_standard(node, op_type) for op_type in ("Conv", "MaxPool", "AveragePool")):
+        return match.NOT_HERE
+    pad = match.producer(node.inputs[0], "Pad")
+    if pad is None:
+        return match.NOT_HERE
+    if graph.sole_consumer(pad.outputs[0]) is None:
+        return Mismatch(f"{graph.label(pad)} has to stay: {graph.why_not_sole(pad.outputs[0])}")
+    pads = _pads(pad, opset)
+    if isinstance(pads, Mismatch):
+        return pads
+    axes = len(pads) // 2 - 2
+    old = graph.attribute_ints(node, "pads") or (0,) * 2 * axes
+    if graph.attribute_string(node, "auto_pad", "NOTSET") not in {"NOTSET", "VALID"}:
+        return Mismatch("the padding depends on the size of the input")
+    if axes < 1 or len(old) != 2 * axes:
+        return Mismatch("the two do not agree in rank")
+    if any(pads[:2]) or any(pads[axes + 2 : axes + 4]) or min(pads) < 0:
+        return Mismatch("it pads other axes than the spatial ones, or cuts")
+    new = tuple(a + b for a, b in zip(old, pads[2 : axes + 2] + pads[axes + 4 :], strict=True))
+    reason = _why_not(node, pad, opset, old, new)
+    return Mismatch(reason) if reason else partial(_rewrite, node, pad, new)
+
+
+def _pads(pad: ir.Node, opset: int) -> tuple[int, ...] | Mismatch:
+    """Begins then ends, for each axis."""
+    if graph.attribute_string(pad, "mode", "constant") != "constant":
+        return Mismatch("it does not pad with a constant")
+    if opset < 11:
+        return graph.attribute_ints(pad, "pads") or Mismatch("it has no pads")
+    array = graph.constant(pad.inputs[1], max_bytes=256)
+    if array is None:
+        return Mismatch("the pads are not constant")
+    pads = tuple(int(number) for number in array)
+    if len(pad.inputs) < 4 or pad.inputs[3] is None:
+        return pads
+    axes, rank = graph.constant(pad.inputs[3], max_bytes=256), graph.rank(pad.inputs[0])
+    if axes is None or rank is None:
+        return Mismatch("the axes are not constant, or the rank is not known")
+    dense = np.zeros((2, rank), np.int64)
+    dense[:, axes.astype(np.int64)] = np.reshape(pads, (2, -1))
+    return tuple(int(number) for number in dense.reshape(-1))
+
+
+def _fill(pad: ir.Node, opset: int) -> float | None:
+    """What it pads with; None when that is computed."""
+    if opset < 11:
+        return graph.attribute_float(pad, "value", 0.0)
+    if len(pad.inputs) < 3 or pad.inputs[2] is None:
+        return 0.0
+    number = graph.scalar(pad.inputs[2])
+    return None if number is None else float(number)
+
+
+def _why_not(node: ir.Node, pad: ir.Node, opset: int, old: tuple[int, ...], new: tuple[int, ...]) -> str | None:
+    fill = _fill(pad, opset)
+    if node.op_type == "Conv":
+        return None if fill == 0 else f"it pads with {fill}, Conv with 0"
+    kernel = graph.attribute_ints(node, "kernel_shape") or ()
+    if graph.attribute_int(node, "ceil_mode", 0):
+        return "ceil_mode rounds the size up"
+    if any(amount >= size for amount, size in zip(new, kernel * 2, strict=True)):
+        return "the pads are not smaller than the kernel"
+    if len(node.outputs) > 1:
+        return "the indices of the pool count padded positions"
+    if node.op_type == "AveragePool":
+        if opset < 7:
+            return f"AveragePool of opset {opset} does not count padding"
+        if any(old) and not graph.attribute_int(node, "count_include_pad", 0):
+            return "it counts one part of the padding and not the other"
+        return None if fill == 0 else f"it pads with {fill}, AveragePool with 0"
+    if fill == 0 and not any(match.producer(pad.inputs[0], op_type) for op_type in _NOT_NEGATIVE):
+        return "0 may be larger than what the pool sees"
+    return None if fill in {0, -np.inf} else f"it pads with {fill}"
+
+
+def _rewrite(node: ir.Node, pad: ir.Node, pads: tuple[int, ...]) -> None:
+    node.attributes.pop("auto_pad", None)
+    node.attributes.add(ir.AttrInt64s("pads", pads))
+    if node.op_type == "AveragePool":
+        node.attributes.add(ir.AttrInt64("count_include_pad", 1))
+    node.replace_input_with(0, pad.inputs[0])
+    graph.remove_with_constants(pad)
