@@ -129,6 +129,7 @@ class Verify:
         Raises:
             VerificationFailed: It computes something else than the model before that run.
         """
+        len(self.feeds)  # makes them: an original that runs on nothing is refused even where nothing changed
         if self._dirty:
             self._settle(self._compare_file(path))
 

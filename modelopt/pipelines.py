@@ -16,14 +16,35 @@ FOLD = (*_KNOWN, *_CLEAN)
 FUSE = (
     "fuse-conv-bn",
     "fuse-conv-affine",
+    "fuse-conv-branches",  # behind fuse-conv-bn, which ends most branches
+    "fuse-pad",  # before fuse-padded-affine, which needs to know that a convolution pads
+    "fuse-padded-affine",
     "fuse-hardswish",
     "fuse-matmul-add",
+    "fuse-gemm-bn",
+    "fuse-gemm-gemm",  # behind fuse-gemm-bn, which may stand between two products
+    "fuse-layer-norm",
+    "fuse-instance-norm",  # behind fuse-layer-norm, which takes what both could
+    "fuse-rms-norm",
+    "fuse-gelu",
+    "fuse-mish",
     "merge-transpose",
     "merge-cast",
     "merge-reshape",
+    "merge-clip",
+    "merge-slice",
+    "merge-concat",
     *_CLEAN,
 )
 """Exact rewrites into fewer operators."""
+
+CONTRIB = (
+    "fuse-attention",
+    "fuse-skip-layer-norm",
+    "fuse-bias-gelu",
+    "fuse-silu",
+)
+"""Exact rewrites into operators that only onnxruntime has; each is worth a measurement before it is kept."""
 
 EXACT = (*_KNOWN, *FUSE)
 """Folding first: fusions match on constants."""

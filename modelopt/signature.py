@@ -7,6 +7,9 @@ from dataclasses import dataclass
 Dim = int | str | None
 """A dimension: a fixed size, a symbolic name, or None where the model says nothing."""
 
+ANONYMOUS = frozenset({"", "?", "-1", "None"})
+"""Names that exporters give to dimensions that have nothing in common."""
+
 
 @dataclass(frozen=True)
 class TensorSpec:

@@ -11,13 +11,12 @@ from collections.abc import Callable, Sequence
 import onnx_ir as ir
 
 from modelopt import graph
+from modelopt.signature import ANONYMOUS
 
 Term = int | str | tuple[ir.Value, int] | None
 Terms = tuple[Term, ...]
 
 _MAX_TERMS = 64  # more dimensions than any tensor has
-_ANONYMOUS = frozenset({"", "?", "-1", "None"})
-"""Names that exporters give to dimensions that have nothing in common."""
 
 
 class Symbolic:
@@ -47,11 +46,11 @@ class Symbolic:
     def _dim(self, value: ir.Value, axis: int, dim: int | ir.SymbolicDim) -> Term:
         if isinstance(dim, int):
             return dim
-        named = value.graph is self._main and dim.value is not None and dim.value not in _ANONYMOUS
+        named = value.graph is self._main and dim.value is not None and dim.value not in ANONYMOUS
         return dim.value if named else (value, axis)
 
     def terms(self, value: ir.Value | None) -> Terms | None:
-        """The numbers in `value`, an integer or boolean tensor of up to one axis; None when their count is not known."""
+        """The numbers in `value`, integers or booleans of one axis or none; None when their count is not known."""
         if value is None:
             return None
         if value in self._found:

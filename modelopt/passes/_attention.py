@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -84,7 +85,8 @@ def find(last: ir.Node) -> Attention | Mismatch:
         return Mismatch("its heads are not split by Reshape and Transpose")
     if len({(one.heads, one.size) for one in (query, key, value)}) != 1:
         return Mismatch("its queries, keys and values have heads of different sizes")
-    if _kept(last.inputs[1], joined.outputs[0], 1) != (query.heads * query.size,):
+    width = query.heads * query.size
+    if _kept(last.inputs[1], joined.outputs[0], width, 1) is None:
         return Mismatch("its heads are not joined by a Reshape that is known to keep batch and length")
     inner = (joined, context, softmax, *scores.nodes, scores.product, *query.nodes, *key.nodes, *value.nodes)
     scale = scores.scale * query.scale * key.scale
@@ -147,7 +149,7 @@ def _heads(value: ir.Value | None, expected: tuple[int, ...]) -> Heads | None:
     reshape = match.producer(inner, "Reshape")
     if reshape is None or reshape.inputs[0] is None:
         return _packed(inner, perm, expected, scale, nodes)
-    sizes = _kept(reshape.inputs[1], reshape.inputs[0], 2)
+    sizes = _kept(reshape.inputs[1], reshape.inputs[0], _width(reshape.inputs[0]), 2)
     if sizes is None or perm != expected:
         return None
     return Heads(reshape.inputs[0], None, sizes[0], sizes[1], scale, (*nodes, reshape))
@@ -171,7 +173,7 @@ def _packed(
     reshape = None if split is None else match.producer(split.inputs[0], "Reshape")
     if split is None or reshape is None or _perm(split) != (2, 0, 3, 1, 4) or reshape.inputs[0] is None:
         return None
-    sizes = _kept(reshape.inputs[1], reshape.inputs[0], 3)
+    sizes = _kept(reshape.inputs[1], reshape.inputs[0], _width(reshape.inputs[0]), 3)
     # The value has the axes (batch, heads, length, size): what `expected` is of (batch, length, heads, size).
     wanted = tuple(_TO_HEADS.index(axis) for axis in expected)
     if sizes is None or sizes[0] != 3 or part not in {0, 1, 2} or perm != wanted:
@@ -192,26 +194,32 @@ def _perm(node: ir.Node) -> tuple[int, ...] | None:
     return graph.attribute_ints(node, "perm")
 
 
-def _kept(target: ir.Value | None, source: ir.Value, trailing: int) -> tuple[int, ...] | None:
+def _width(source: ir.Value) -> int | None:
+    """The size of the last axis, also where only the product behind it tells."""
+    dim = source.shape[-1] if source.shape else None
+    if isinstance(dim, int):
+        return dim
+    add = match.producer(source, "Add")
+    operands = None if add is None else match.split_constant(add)
+    product = match.producer(source if operands is None else operands[0], "MatMul")
+    weight = None if product is None else graph.constant_tensor(product.inputs[1])
+    return None if weight is None or len(weight.shape) != 2 else int(weight.shape.numpy()[1])
+
+
+def _kept(target: ir.Value | None, source: ir.Value, width: int | None, trailing: int) -> tuple[int, ...] | None:
     """The last `trailing` sizes of a Reshape to (batch, length, *sizes), where it keeps batch and length.
 
-    The sizes multiply to the last axes of `source`, so that it is enough to know that one of the two is kept.
+    The sizes multiply to `width`, the product of the further axes of `source`, so that it is enough to know that one
+    of the two is kept.
     """
     items = _items(target, trailing + 2)
-    shape, rank = source.shape, graph.rank(source)
-    if items is None or shape is None or rank not in {3, 4}:
+    if items is None or width is None:
         return None
-    sizes = items[2:]
-    last = 1
-    for dim in list(shape)[2:]:
-        last *= dim if isinstance(dim, int) else 0
-    total = 1
-    for size in sizes:
-        total *= size if isinstance(size, int) and size > 0 else 0
-    if not total or total != last:
+    sizes = tuple(size for size in items[2:] if isinstance(size, int) and (size > 0 or (trailing == 1 and size == -1)))
+    if len(sizes) != trailing or (sizes != (-1,) and math.prod(sizes) != width):
         return None
-    kept = any(_is_dim(items[axis], source, axis) for axis in (0, 1))
-    return tuple(size for size in sizes if isinstance(size, int)) if kept else None
+    kept = [_is_dim(items[axis], source, axis) for axis in (0, 1)]
+    return sizes if any(kept) and (sizes != (-1,) or all(kept)) else None
 
 
 _Item = int | tuple[ir.Value, int] | None
@@ -221,7 +229,7 @@ _Item = int | tuple[ir.Value, int] | None
 def _is_dim(item: _Item, source: ir.Value, axis: int) -> bool:
     if item == 0 or item == (source, axis):
         return True
-    dim = None if source.shape is None else source.shape[axis]
+    dim = source.shape[axis] if source.shape is not None and axis < len(source.shape) else None
     return isinstance(item, int) and isinstance(dim, int) and item == dim
 
 

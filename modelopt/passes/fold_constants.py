@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from modelopt import graph
 from modelopt.consteval.branches import inline_constant_ifs
+from modelopt.consteval.loops import remove_idle_loops
 from modelopt.consteval.region import Limits, Region
 from modelopt.passes._delegate import answer
 from modelopt.passes.base import Changes, Context, Effect, Pass, Skip, option
@@ -52,23 +53,23 @@ class FoldConstants(Pass):
     def apply(self, model: ir.Model, ctx: Context) -> Changes:
         """Fold until nothing is left to fold."""
         weights_before = graph.weight_bytes(model)
-        folded = inlined = 0
+        folded = inlined = removed = 0
         while True:
             branches, kept_branches = inline_constant_ifs(model)
+            loops, kept_loops = remove_idle_loops(model)
             region, failed = self._evaluate(model, ctx)
             plan = _Plan(region, self._allowance(model), _grown(model))
             nodes = plan.carry_out(model)
-            folded, inlined = folded + nodes, inlined + branches
-            if not nodes and not branches:
+            folded, inlined, removed = folded + nodes, inlined + branches, removed + loops
+            if not nodes and not branches and not loops:
                 break
-        if not folded and not inlined:
-            return Changes(skipped=_skips(kept_branches, failed, region.refused, plan.refused))
+        skipped = _skips(kept_branches | kept_loops, failed, region.refused, plan.refused)
+        rewrites = folded + inlined + removed
+        if not rewrites:
+            return Changes(skipped=skipped)
         growth = graph.weight_bytes(model) - weights_before
-        return Changes(
-            folded + inlined,
-            _skips(kept_branches, failed, region.refused, plan.refused),
-            {"folded_nodes": folded, "inlined_branches": inlined, "grown_bytes": growth},
-        )
+        facts = {"folded_nodes": folded, "inlined_branches": inlined, "removed_loops": removed, "grown_bytes": growth}
+        return Changes(rewrites, skipped, facts)
 
     def _evaluate(self, model: ir.Model, ctx: Context) -> tuple[Region, dict[ir.Node, str]]:
         """The constant region, with onnxruntime's help where numpy has no kernel; and what it did not answer."""

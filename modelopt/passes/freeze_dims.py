@@ -12,7 +12,7 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.errors import InputError, Refused, WorkerDied, did_you_mean
 from modelopt.passes.base import Changes, Context, Effect, Pass, Runner, option
-from modelopt.signature import Dim, Signature, TensorSpec
+from modelopt.signature import ANONYMOUS, Dim, Signature, TensorSpec
 
 FROZEN_KEY = "modelopt.frozen."
 """The start of metadata entries that remember what was frozen, so that a second run finds nothing to do."""
@@ -112,7 +112,7 @@ def _bind(spec: TensorSpec, shape: tuple[int, ...], sizes: dict[str, int]) -> No
     for dim, size in zip(spec.shape, shape, strict=True):
         if isinstance(dim, int) and dim != size:
             raise InputError(f"the input {spec} cannot have {size} where it has {dim}")
-        if isinstance(dim, str) and sizes.setdefault(dim, size) != size:
+        if isinstance(dim, str) and dim not in ANONYMOUS and sizes.setdefault(dim, size) != size:
             raise InputError(f"the dimension '{dim}' cannot be both {sizes[dim]} and {size}")
 
 

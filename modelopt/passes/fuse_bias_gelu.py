@@ -37,15 +37,15 @@ def _rule(node: ir.Node, opset: int) -> Rewrite | Mismatch:
     gelu = _find(node)
     if gelu is None or gelu.x is None:
         return match.NOT_HERE
-    add, bias = _bias(gelu)
+    biased = _bias(gelu)
+    add, x, bias = biased or (None, gelu.x, None)
     if add is None and graph.is_standard(node, "Gelu"):
         return match.NOT_HERE
     inner = gelu.inner if add is None else (*gelu.inner, add)
     if reason := why_not_private(gelu.last, inner):
         return Mismatch(reason)
-    if gelu.x.dtype not in _FLOATS:
+    if x.dtype not in _FLOATS:
         return Mismatch("onnxruntime has these operators for float32 and float16, and the type is another or not known")
-    x = gelu.x if add is None else next(value for value in add.inputs if value is not bias)
     inputs = [x] if bias is None else [x, bias]
     op_type = "FastGelu" if gelu.approximate == "tanh" else "Gelu" if bias is None else "BiasGelu"
     return lambda: collapse(gelu.last, inner, op_type, inputs, domain=CONTRIB)
@@ -57,19 +57,17 @@ def _find(node: ir.Node) -> _gelu.Gelu | None:
     return _gelu.find(node)
 
 
-def _bias(gelu: _gelu.Gelu) -> tuple[ir.Node | None, ir.Value | None]:
-    """The addition before it and its constant, when that is one number for each element of the last axis."""
+def _bias(gelu: _gelu.Gelu) -> tuple[ir.Node, ir.Value, ir.Value] | None:
+    """The addition before it, what it adds to, and a constant with one number for each element of the last axis."""
     add = match.producer(gelu.x, "Add")
     operands = None if add is None else match.split_constant(add)
     constant = None if operands is None else graph.constant_tensor(operands[1])
     if add is None or operands is None or constant is None or len(constant.shape) != 1:
-        return None, None
+        return None
     shape = operands[0].shape
-    size = shape[-1] if shape is not None and len(shape) else None
-    if size != constant.shape.numpy()[0] or add.graph is not gelu.last.graph or _others_use(add, gelu):
-        return None, None
-    return add, operands[1]
-
-
-def _others_use(add: ir.Node, gelu: _gelu.Gelu) -> bool:
-    return why_not_private(gelu.last, (*gelu.inner, add)) is not None and why_not_private(gelu.last, gelu.inner) is None
+    if not shape or shape[-1] != constant.shape.numpy()[0]:
+        return None
+    inside = {gelu.last, *gelu.inner}
+    if add.graph is not gelu.last.graph or gelu.x.is_graph_output() or {use.node for use in gelu.x.uses()} - inside:
+        return None
+    return add, *operands

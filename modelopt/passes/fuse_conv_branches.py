@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from modelopt import graph, match
 from modelopt.match import Mismatch
-from modelopt.passes._affine import is_affine, normalization, per_channel
+from modelopt.passes._affine import is_affine, normalization, per_channel, variable
 from modelopt.passes._conv import Absorbed, Conv, as_convolution, bias_of, rounded, store
 from modelopt.passes._rewrite import Rewrite, rewrite_nodes
 from modelopt.passes.base import Changes, Context, Effect, Pass
@@ -87,7 +87,7 @@ def _fused(value: ir.Value, other: ir.Value, node: ir.Node, opset: int) -> tuple
     if main is None or x is None or value is other:
         return match.NOT_HERE
     producer = other.producer()
-    if other is not x and (producer is None or x not in producer.inputs):
+    if other is not x and (producer is None or _source(producer) is not x):
         return match.NOT_HERE
     if opset < 7:
         return Mismatch(f"{node.op_type} of opset {opset} broadcasts by attributes")
@@ -106,6 +106,13 @@ def _fused(value: ir.Value, other: ir.Value, node: ir.Node, opset: int) -> tuple
     sum_ = small if isinstance(small, Mismatch) else _sum(large, small)
     absorbed = sum_ if isinstance(sum_, Mismatch) else rounded(conv, *sum_)
     return absorbed if isinstance(absorbed, Mismatch) else (conv, absorbed)
+
+
+def _source(node: ir.Node) -> ir.Value | None:
+    """What the branch that ends in `node` is a function of, when that is one node."""
+    if graph.is_standard(node, "Conv") or graph.is_standard(node, "BatchNormalization"):
+        return node.inputs[0]
+    return variable(node) if is_affine(node) else None
 
 
 def _convolution(conv: Conv) -> _Branch | Mismatch:
@@ -132,7 +139,7 @@ def _branch(node: ir.Node | None, conv: Conv, opset: int) -> _Branch | Mismatch:
     if node is not None and graph.is_standard(node, "BatchNormalization"):
         affine = normalization(node, opset, conv.inputs)
     elif node is not None:
-        affine = per_channel(node, opset, conv.inputs, conv.rank) if is_affine(node) else match.NOT_HERE
+        affine = per_channel(node, opset, conv.inputs, conv.rank)
     if isinstance(affine, Mismatch):
         return affine
     per_group, axes = conv.inputs // conv.group, conv.rank - 2

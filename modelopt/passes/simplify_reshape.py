@@ -23,10 +23,10 @@ _ENDS_ARE_INPUT_2 = {"Slice": 10}
 class SimplifyReshape(Pass):
     """Write the computed shape of a Reshape, Expand or Slice as a constant where dimensions stay what they are.
 
-    Exporters write ``x.view(x.shape[0], -1, 64)`` as Shape, Gather, Unsqueeze and Concat. With ``allowzero = 0`` (Reshape-14)
-    a 0 at position i copies dimension i of x, so a dimension that provably equals it is written as 0, whatever its size
-    at run time, 0 included. One that is not known becomes -1 only beside plain positive numbers: for an empty tensor, -1
-    beside a dimension of 0 is undefined where the computed number is not.
+    Exporters write ``x.view(x.shape[0], -1, 64)`` as Shape, Gather, Unsqueeze and Concat. With ``allowzero = 0``
+    (Reshape-14) a 0 at position i copies dimension i of x, so a dimension that provably equals it is written as 0,
+    whatever its size at run time, 0 included. One that is not known becomes -1 only beside plain positive numbers: for
+    an empty tensor, -1 beside a dimension of 0 is undefined where the computed number is not.
 
     A dimension that Expand leaves as it is becomes 1. A Slice up to the dimension's end goes to the largest integer.
     Symbols and shapes declared in the model are taken at their word.
