@@ -20,7 +20,7 @@ from modelopt.report import FileInfo, ModelStats, PassResult, Report, SkipInfo, 
 from modelopt.runtime import cpu
 from modelopt.runtime.runner import WorkerRunner
 from modelopt.runtime.session import SessionSpec
-from modelopt.runtime.worker import Limits, Worker
+from modelopt.runtime.worker import Limits, Worker, runtime_version
 from modelopt.signature import Signature
 
 MAX_ROUNDS = 10
@@ -78,10 +78,11 @@ def run(request: Request) -> Report:
     gates.require(recipe)
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(TemporaryDirectory(prefix="modelopt-")))
-        loaded = io.load(request.model, scratch=scratch, allow_hardlinks=request.allow_hardlinks)
-        data = measuring.open_all(recipe, _signature_after(recipe, loaded.model))
         runner = WorkerRunner(limits=request.limits)
         stack.callback(runner.close)
+        spare = runner.start()
+        loaded = io.load(request.model, scratch=scratch, allow_hardlinks=request.allow_hardlinks)
+        data = measuring.open_all(recipe, _signature_after(recipe, loaded.model))
         context = Context(
             runner=runner,
             target=cpu.resolve(recipe.target),
@@ -89,7 +90,8 @@ def run(request: Request) -> Report:
             seed=recipe.seed,
             progress=request.progress,
         )
-        worker = stack.enter_context(Worker(request.limits))
+        measured = recipe.verify or recipe.bench is not None or recipe.evaluate is not None
+        worker = stack.enter_context(Worker(request.limits)) if measured else spare
         if recipe.bench is not None:
             worker.require(recipe.bench.provider)
         observers: list[Observer] = []
@@ -104,7 +106,7 @@ def run(request: Request) -> Report:
         declared = graph.declared_values(loaded.model)
         results = apply(recipe.steps, loaded.model, context, observers, request.progress)
         unchanged = not any(result.rewrites for result in results)
-        versions = {"modelopt": __version__, "onnxruntime": worker.versions()["onnxruntime"]}
+        versions = {"modelopt": __version__, "onnxruntime": runtime_version()}
         if not unchanged:
             graph.forget_shapes(loaded.model, keep=declared)
             provenance.append(loaded.model, _entry(recipe, loaded, context, versions))

@@ -152,10 +152,11 @@ def rank(value: ir.Value | None) -> int | None:
 
 
 def static_shape(value: ir.Value | None) -> tuple[int, ...] | None:
-    """The shape when every dimension is a known integer, else None."""
-    if value is None or value.shape is None or not value.shape.is_static():
+    """The shape when every dimension is a known integer, else None. Some exporters write -1 for one that is not."""
+    if value is None or value.shape is None:
         return None
-    return tuple(int(dim) for dim in value.shape)  # type: ignore[arg-type]
+    known = tuple(dim for dim in value.shape if isinstance(dim, int) and dim >= 0)
+    return known if len(known) == len(value.shape) else None
 
 
 def sole_consumer(value: ir.Value) -> ir.Node | None:

@@ -39,7 +39,7 @@ def _shape(value: ir.Value) -> tuple[int, ...] | None:
     shape = value.shape if tensor is None else tensor.shape
     if shape is None:
         return None
-    return tuple(dim if isinstance(dim, int) else _UNKNOWN for dim in shape)
+    return tuple(dim if isinstance(dim, int) and dim >= 0 else _UNKNOWN for dim in shape)
 
 
 def _product(shape: tuple[int, ...]) -> int:

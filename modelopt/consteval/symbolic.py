@@ -45,7 +45,7 @@ class Symbolic:
 
     def _dim(self, value: ir.Value, axis: int, dim: int | ir.SymbolicDim) -> Term:
         if isinstance(dim, int):
-            return dim
+            return dim if dim >= 0 else (value, axis)
         named = value.graph is self._main and dim.value is not None and dim.value not in ANONYMOUS
         return dim.value if named else (value, axis)
 
@@ -148,13 +148,18 @@ def _broadcast(parts: Sequence[Terms | None]) -> list[Terms] | None:
 def _product(left: Term, right: Term) -> Term:
     if left == 1 or right == 1:
         return right if left == 1 else left
-    return left * right if isinstance(left, int) and isinstance(right, int) else None
+    return _small(left * right) if isinstance(left, int) and isinstance(right, int) else None
 
 
 def _sum(left: Term, right: Term) -> Term:
     if left == 0 or right == 0:
         return right if left == 0 else left
-    return left + right if isinstance(left, int) and isinstance(right, int) else None
+    return _small(left + right) if isinstance(left, int) and isinstance(right, int) else None
+
+
+def _small(number: int) -> Term:
+    """Larger numbers wrap around."""
+    return number if -(2**31) <= number < 2**31 else None
 
 
 def _equal(left: Term, right: Term) -> Term:

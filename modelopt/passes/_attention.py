@@ -222,44 +222,24 @@ def _kept(target: ir.Value | None, source: ir.Value, width: int | None, trailing
     return sizes if any(kept) and (sizes != (-1,) or all(kept)) else None
 
 
-_Item = int | tuple[ir.Value, int] | None
-"""A size in a shape: a number, a dimension of a value, or unknown."""
-
-
-def _is_dim(item: _Item, source: ir.Value, axis: int) -> bool:
-    if item == 0 or item == (source, axis):
+def _is_dim(item: int | None, source: ir.Value, axis: int) -> bool:
+    if item == 0:
         return True
     dim = source.shape[axis] if source.shape is not None and axis < len(source.shape) else None
-    return isinstance(item, int) and isinstance(dim, int) and item == dim
+    return item is not None and isinstance(dim, int) and item == dim
 
 
-def _items(target: ir.Value | None, count: int) -> list[_Item] | None:
-    """The sizes in a Reshape's target, where it is known to hold `count`."""
+def _items(target: ir.Value | None, count: int) -> list[int | None] | None:
+    """The sizes in a Reshape's target, where it is known to hold `count`; one may be unknown, and is None then.
+
+    Sizes that are computed from the tensor's own shape are for simplify-reshape, which runs first.
+    """
     array = graph.constant(target, max_bytes=64)
     if array is not None:
         return [int(item) for item in array.ravel()] if array.size == count else None
     concat = match.producer(target, "Concat")
-    if concat is None or len(concat.inputs) > count:
-        return None
-    items: list[_Item] = []
-    unknown = 0
-    for value in concat.inputs:
-        part = graph.constant(value, max_bytes=64)
-        if part is not None:
-            items += [int(item) for item in part.ravel()]
-            continue
-        dim = _dimension(value)
-        unknown += dim is None
-        items.append(dim)
-    return items if len(items) == count and unknown <= 1 else None
-
-
-def _dimension(value: ir.Value | None) -> tuple[ir.Value, int] | None:
-    """A value and an axis, when `value` is ``Unsqueeze(Gather(Shape(v), axis))``."""
-    unsqueeze = match.producer(value, "Unsqueeze")
-    gather = None if unsqueeze is None else match.producer(unsqueeze.inputs[0], "Gather")
-    shape = None if gather is None else match.producer(gather.inputs[0], "Shape")
-    axis = None if gather is None else graph.scalar(gather.inputs[1])
-    if gather is None or shape is None or axis is None or shape.inputs[0] is None or shape.attributes:
-        return None
-    return shape.inputs[0], int(axis)
+    parts = [] if concat is None else [graph.constant(value, max_bytes=64) for value in concat.inputs]
+    items: list[int | None] = []
+    for part in parts:
+        items += [None] if part is None else [int(item) for item in part.ravel()]
+    return items if len(items) == count and items.count(None) == 1 else None

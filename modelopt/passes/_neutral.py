@@ -33,7 +33,7 @@ def _dims(value: ir.Value | None) -> tuple[int | None, ...] | None:
     """The shape with None for unknown dimensions; None without a rank."""
     if value is None or value.shape is None:
         return None
-    return tuple(dim if isinstance(dim, int) else None for dim in value.shape)
+    return tuple(dim if isinstance(dim, int) and dim >= 0 else None for dim in value.shape)
 
 
 def _keeps_static_shape(node: ir.Node) -> bool:

@@ -110,7 +110,7 @@ def _bind(spec: TensorSpec, shape: tuple[int, ...], sizes: dict[str, int]) -> No
     if len(spec.shape) != len(shape):
         raise InputError(f"the input {spec} cannot have {len(shape)} dimensions")
     for dim, size in zip(spec.shape, shape, strict=True):
-        if isinstance(dim, int) and dim != size:
+        if isinstance(dim, int) and dim >= 0 and dim != size:  # -1 says nothing
             raise InputError(f"the input {spec} cannot have {size} where it has {dim}")
         if isinstance(dim, str) and dim not in ANONYMOUS and sizes.setdefault(dim, size) != size:
             raise InputError(f"the dimension '{dim}' cannot be both {sizes[dim]} and {size}")

@@ -178,19 +178,20 @@ def _expanded(made: _Made, last: ir.Node, mask: ir.Value) -> ir.Value:
 
 
 def _expand(names: graph.NameSource, last: ir.Node, mask: ir.Value) -> ir.Value:
-    """``Expand(mask, (1, 1, length, 1))``, put where the mask is there and its users are still to come."""
+    """``Expand(mask, (1, 1, length, 1))``, before `last`, the first of its users."""
     numbers = {"ones": np.ones(2, np.int64), "three": np.array([3], np.int64), "one": np.ones(1, np.int64)}
     stem = f"{mask.name}_rows"
-    anchor = last
     values: dict[str, ir.Value] = {}
     nodes = []
     for name, array in numbers.items():
         values[name] = ir.Value(name=names(f"{stem}_{name}"))
-        nodes.append(ir.node("Constant", [], {"value": ir.tensor(array)}, outputs=[values[name]]))
+        tensor = {"value": ir.tensor(array)}
+        nodes.append(ir.node("Constant", [], tensor, outputs=[values[name]], name=values[name].name))
 
     def made(op_type: str, inputs: list[ir.Value], **attributes: int) -> ir.Value:
-        nodes.append(ir.node(op_type, inputs, attributes, outputs=[ir.Value(name=names(f"{stem}_{op_type.lower()}"))]))
-        return nodes[-1].outputs[0]
+        output = ir.Value(name=names(f"{stem}_{op_type.lower()}"))
+        nodes.append(ir.node(op_type, inputs, attributes, outputs=[output], name=output.name))
+        return output
 
     sizes = made("Shape", [mask])
     length = made("Gather", [sizes, values["three"]], axis=0)
@@ -198,9 +199,7 @@ def _expand(names: graph.NameSource, last: ir.Node, mask: ir.Value) -> ir.Value:
     expanded = made("Expand", [mask, target])
     expanded.type = mask.type
     expanded.shape = ir.Shape([mask.shape[0], mask.shape[1], mask.shape[3], mask.shape[3]]) if mask.shape else None
-    if anchor.graph is None:
-        raise ValueError(f"{anchor!r} belongs to no graph")
-    for node in nodes:
-        node.name = node.outputs[0].name
-    anchor.graph.insert_before(anchor, nodes)
+    if last.graph is None:
+        raise ValueError(f"{last!r} belongs to no graph")
+    last.graph.insert_before(last, nodes)
     return expanded

@@ -44,7 +44,7 @@ def _rule(node: ir.Node, opset: int) -> Rewrite | Mismatch:
         return match.NOT_HERE
     if graph.sole_consumer(pad.outputs[0]) is None:
         return Mismatch(f"{graph.label(pad)} has to stay: {graph.why_not_sole(pad.outputs[0])}")
-    pads = _pads(pad, opset)
+    pads = _pads(pad, node, opset)
     if isinstance(pads, Mismatch):
         return pads
     axes = len(pads) // 2 - 2
@@ -60,8 +60,8 @@ def _rule(node: ir.Node, opset: int) -> Rewrite | Mismatch:
     return Mismatch(reason) if reason else partial(_rewrite, node, pad, new)
 
 
-def _pads(pad: ir.Node, opset: int) -> tuple[int, ...] | Mismatch:
-    """Begins then ends, for each axis."""
+def _pads(pad: ir.Node, node: ir.Node, opset: int) -> tuple[int, ...] | Mismatch:
+    """Begins then ends, for each axis; `node`, which keeps the rank, may know it."""
     if graph.attribute_string(pad, "mode", "constant") != "constant":
         return Mismatch("it does not pad with a constant")
     if opset < 11:
@@ -72,7 +72,10 @@ def _pads(pad: ir.Node, opset: int) -> tuple[int, ...] | Mismatch:
     pads = tuple(int(number) for number in array)
     if len(pad.inputs) < 4 or pad.inputs[3] is None:
         return pads
-    axes, rank = graph.constant(pad.inputs[3], max_bytes=256), graph.rank(pad.inputs[0])
+    axes = graph.constant(pad.inputs[3], max_bytes=256)
+    rank = next(
+        (graph.rank(value) for value in (*pad.inputs[:1], *pad.outputs, *node.outputs) if graph.rank(value)), None
+    )
     if axes is None or rank is None:
         return Mismatch("the axes are not constant, or the rank is not known")
     dense = np.zeros((2, rank), np.int64)

@@ -111,6 +111,6 @@ def _merge(names: graph.NameSource, node: ir.Node, first: ir.Node, bounds: Bound
             or graph.constant_beside(like, node, names(f"{like.name}_{end}"), np.array(bound, dtype))
             for bound, end in zip(bounds, ("low", "high"), strict=True)
         ]
-        graph.become(node, "Clip", [x, *values])
+        graph.become(node, "Clip", [x, *values[: 2 if values[1] else 1]])
     graph.remove_if_dead(first)
     graph.drop_unused_constants(old)

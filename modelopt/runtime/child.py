@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import json
 import os
 import resource
@@ -271,6 +272,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle: it closes the pipe
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
+    with contextlib.suppress(ImportError):  # the request that needs it will say so
+        importlib.import_module(sys.argv[2])
     with contextlib.suppress(BrokenPipeError):
         serve(sys.stdin.buffer, replies)
 

@@ -27,6 +27,10 @@ class WorkerRunner:
         self._limits = limits
         self._worker: Worker | None = None
 
+    def start(self) -> Worker:
+        """Start the child ahead of its first use; it imports what it needs while the caller goes on."""
+        return self._open()
+
     def close(self) -> None:
         """End the child, if it was started."""
         if self._worker is not None:
@@ -72,7 +76,7 @@ class WorkerRunner:
 
     def _open(self) -> Worker:
         if self._worker is None:
-            self._worker = Worker(self._limits)
+            self._worker = Worker(self._limits, preload="onnx")
         return self._worker
 
 

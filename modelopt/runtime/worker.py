@@ -79,15 +79,16 @@ class Worker:
 
     Args:
         limits: What the child may use; None for `Limits.default`.
+        preload: A module that the child imports while it waits for the first request.
     """
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    def __init__(self, limits: Limits | None = None, *, preload: str = "onnxruntime") -> None:
         refuse_two_runtimes()
         self.limits = limits or Limits.default()
         self._ids = itertools.count(1)
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
         self._child = subprocess.Popen(
-            [sys.executable, "-P", "-c", _CHILD_CODE, str(_PACKAGE_ROOT)],
+            [sys.executable, "-P", "-c", _CHILD_CODE, str(_PACKAGE_ROOT), preload],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
@@ -369,7 +370,7 @@ def refuse_two_runtimes() -> None:
     Raises:
         EnvironmentLacks: Two are installed, or none is.
     """
-    found = [name for name in _RUNTIMES if _installed(name)]
+    found = [name for name in _RUNTIMES if _version(name)]
     if not found:
         raise EnvironmentLacks("onnxruntime is not installed", hint="pip install onnxruntime")
     if len(found) > 1:
@@ -379,12 +380,16 @@ def refuse_two_runtimes() -> None:
         )
 
 
-def _installed(distribution: str) -> bool:
+def runtime_version() -> str:
+    """The version of the onnxruntime that is installed, under whatever name."""
+    return next((version for version in map(_version, _RUNTIMES) if version), "unknown")
+
+
+def _version(distribution: str) -> str | None:
     try:
-        importlib.metadata.version(distribution)
+        return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
+        return None
 
 
 def _known_spec(spec: SessionSpec) -> SessionSpec:

@@ -30,6 +30,7 @@ from modelopt.passes.base import Context, Effect
 from modelopt.recipe import Step
 from modelopt.runtime import cpu
 from modelopt.runtime.runner import WorkerRunner
+from modelopt.signature import Signature
 
 Feeds = Mapping[str, Any]
 
@@ -207,7 +208,7 @@ class Lab:
         try:
             after = io.load(path, scratch=self._scratch).model
             before = io.load(original.path, scratch=self._scratch).model
-            if graph.signature(before) != graph.signature(after):
+            if not _refines(graph.signature(before), graph.signature(after)):
                 return "the signature changed"
             if [value.name for value in before.graph.inputs] != [value.name for value in after.graph.inputs]:
                 return "the list of inputs changed"
@@ -230,6 +231,22 @@ def lab() -> Iterator[Lab]:
             yield Lab(Path(directory), runner)
         finally:
             runner.close()
+
+
+def _refines(before: Signature, after: Signature) -> bool:
+    """The same signature, but that shapes which nothing declared may have become known."""
+    told = [spec for side in (before.inputs, before.outputs) for spec in side]
+    found = [spec for side in (after.inputs, after.outputs) for spec in side]
+    return len(told) == len(found) and all(
+        (a.name, a.dtype) == (b.name, b.dtype) and _refines_shape(a.shape, b.shape)
+        for a, b in zip(told, found, strict=True)
+    )
+
+
+def _refines_shape(before: Sequence[Any] | None, after: Sequence[Any] | None) -> bool:
+    if before is None or after is None:
+        return before is None
+    return len(before) == len(after) and all(a in {None, b} for a, b in zip(before, after, strict=True))
 
 
 # onnx and onnxruntime
