@@ -8,6 +8,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 BUILD  ?= build
+JOBS   ?= 2
+COUNT  ?= 10000
 
 # The rules that `modelopt makefile` prints, used on our own samples.
 MODELOPT       := $(BIN)/modelopt
@@ -79,6 +81,15 @@ format: $(VENV)/.dev ## Format the code
 .PHONY: bench
 bench: $(VENV)/.core ## Run the main job on all sample models (MODELS=folder for others) and print the table
 	$(BIN)/python tests/bench/main_job.py $(or $(MODELS),sample_models)
+
+.PHONY: conformance
+conformance: $(VENV)/.dev ## Run the onnx package's own cases through every exact pass, and plant bugs
+	$(BIN)/python -m tests.campaigns.conformance --jobs $(JOBS)
+	$(BIN)/python -m tests.campaigns.planted
+
+.PHONY: fuzz
+fuzz: $(VENV)/.dev ## Run COUNT=10000 generated models through the default pipelines
+	$(BIN)/python -m tests.campaigns.fuzz --count $(COUNT) --seed 0 --jobs $(JOBS) --save $(BUILD)/fuzz
 
 .PHONY: clean
 clean: ## Remove what the targets above made

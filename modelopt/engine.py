@@ -164,11 +164,12 @@ def apply(
         VerificationFailed: A pass left an invalid model, or one that computes something else.
     """
     results: list[PassResult] = []
+    declared = graph.declared_values(model)
     _learn_shapes(model, context)
     for done, step in enumerate(steps):
         progress("passes", done, len(steps))
         if isinstance(step, UntilStable):
-            results.extend(_until_stable(step, model, context, observers))
+            results.extend(_until_stable(step, model, context, observers, declared))
         else:
             results.append(_apply_one(step, model, context, observers))
     for observer in observers:
@@ -178,7 +179,11 @@ def apply(
 
 
 def _until_stable(
-    group: UntilStable, model: ir.Model, context: Context, observers: Sequence[Observer]
+    group: UntilStable,
+    model: ir.Model,
+    context: Context,
+    observers: Sequence[Observer],
+    declared: frozenset[str],
 ) -> Iterator[PassResult]:
     for turn in range(MAX_ROUNDS):
         changed = False
@@ -189,13 +194,24 @@ def _until_stable(
                 yield result
         if not changed:
             return
-        _learn_shapes(model, context)
+        _learn_shapes_anew(model, context, declared)
 
 
 def _learn_shapes(model: ir.Model, context: Context) -> None:
     """Shapes let passes do more; without them each says what it could not do."""
     with contextlib.suppress(Refused, WorkerDied):
         context.runner.infer_shapes(model)
+
+
+def _learn_shapes_anew(model: ir.Model, context: Context, declared: frozenset[str]) -> None:
+    """What is known of the rewritten model is what a run on its file would know: so that one finds nothing to do."""
+    known = [(value, value.type, value.shape) for node in graph.all_nodes(model) for value in node.outputs]
+    graph.forget_shapes(model, keep=declared)
+    try:
+        context.runner.infer_shapes(model)
+    except (Refused, WorkerDied):
+        for value, type_, shape in known:
+            value.type, value.shape = type_, shape
 
 
 def _apply_one(step: Pass, model: ir.Model, context: Context, observers: Sequence[Observer]) -> PassResult:
@@ -212,6 +228,7 @@ def _apply_one(step: Pass, model: ir.Model, context: Context, observers: Sequenc
     result = PassResult(
         step=str(step),
         effect=step.effect.value,
+        contrib=step.contrib,
         rewrites=changes.rewrites,
         skipped=tuple(SkipInfo(node=skip.node, reason=skip.reason) for skip in changes.skipped),
         facts=dict(changes.facts),

@@ -408,7 +408,8 @@ def become(
 
 def import_domain(model: ir.Model, domain: str, version: int) -> None:
     """Import `domain` in the main graph and in each function that uses it, where that is not done yet."""
-    for root in (model.graph, *model.functions.values()):
+    roots: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    for root in roots:
         if any(node.domain == domain for node in root.all_nodes()):
             root.opset_imports.setdefault(domain, version)
 

@@ -249,7 +249,7 @@ def measure(
     dataset = inputs(data, worker, before)
     latency = None
     if recipe.bench is not None:
-        latency = _latency(recipe.bench, before, after, first_feeds(dataset, BENCH_FEEDS), limits, progress)
+        latency = time_both(recipe.bench, before, after, first_feeds(dataset, BENCH_FEEDS), limits, progress)
     if recipe.evaluate is None and recipe.verify and all(step.effect is Effect.EXACT for step in recipe.passes()):
         return Findings(unchanged=False, latency=latency)  # verification compared the outputs
     metric = recipe.evaluate.metric if recipe.evaluate is not None else None
@@ -281,8 +281,14 @@ def bench_spec(bench: BenchSpec, baseline: SessionSpec | None = None) -> Bench:
     return Bench(session=session_spec(bench), plan=plan, baseline=baseline)
 
 
-def _latency(
+def time_both(
     bench: BenchSpec, before: Path, after: Path, feeds: Feeds, limits: Limits | None, progress: Progress
 ) -> Latency:
+    """Time two models in interleaved rounds.
+
+    Raises:
+        EnvironmentLacks: The provider is not there.
+        Refused: onnxruntime does not load or run one of them.
+    """
     first, second = run_bench([before, after], feeds, bench_spec(bench), limits=limits, progress=progress)
     return Latency(before=first, after=second, ratio=second.times_as_fast_as(first))

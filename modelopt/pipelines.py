@@ -29,6 +29,7 @@ FUSE = (
     "fuse-gelu",
     "fuse-mish",
     "merge-transpose",
+    "sink-transpose",
     "merge-cast",
     "merge-reshape",
     "merge-clip",
@@ -48,6 +49,11 @@ CONTRIB = (
 
 EXACT = (*_KNOWN, *FUSE)
 """Folding first: fusions match on constants."""
+
+
+def contrib(name: str) -> UntilStable:
+    """The pass `name` of `CONTRIB` and what cleans up behind it, as one group."""
+    return until_stable((name, *_CLEAN))
 
 
 def until_stable(names: tuple[str, ...]) -> UntilStable:

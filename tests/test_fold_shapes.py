@@ -29,6 +29,7 @@ from modelopt.passes.upgrade_opset import UpgradeOpset
 from modelopt.recipe import DataSpec, EvaluateSpec, Recipe
 from modelopt.runtime import cpu
 from modelopt.runtime.runner import WorkerRunner
+from tests.cli import MLP, modelopt
 
 SAMPLES = Path(__file__).parent.parent / "sample_models"
 
@@ -86,7 +87,7 @@ TERMS = st.lists(st.sampled_from([-1, 0, 1, 2, 3, 4, 6]) | st.integers(0, 3).map
 
 @given(op=st.sampled_from(["Reshape", "Expand"]), dims=DIMS, target=TERMS.filter(bool), data=st.data())
 @example(op="Reshape", dims=["N", 2, "M"], target=[("dim", 0), ("dim", 2), 2], data=None)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_a_constant_shape_does_what_the_computed_one_did(
     op: str, dims: list[int | str], target: list[int | tuple[str, int]], data: st.DataObject | None
 ) -> None:
@@ -277,3 +278,19 @@ def test_declared_dimensions_keep_their_names_and_the_result_is_verified(tmp_pat
     before, after = (graph.signature(io.load(path, scratch=tmp_path).model) for path in (source, tmp_path / "out.onnx"))
     assert before == after
     assert onnx.load(tmp_path / "out.onnx").opset_import[0].version == 16
+
+
+# The flags of `modelopt fold`
+
+
+def test_the_flags_are_passes_before_the_group(tmp_path: Path) -> None:
+    flags = ("--freeze-dim", "batch=2", "--input-shape", "features:2,64", "--opset", "18", "--no-bench")
+    ran = modelopt("fold", MLP, *flags, "-o", "out.onnx", cwd=tmp_path).succeeded()
+    assert "freeze-dims(dims=['batch=2'], shapes=['features:2,64'])" in ran.err
+    assert onnx.load(tmp_path / "out.onnx").opset_import[0].version == 18
+    shown = modelopt("fold", MLP, *flags, "--print-recipe", cwd=tmp_path).succeeded().out.decode()
+    assert shown.index("upgrade-opset") < shown.index("freeze-dims") < shown.index("fold-constants")
+
+
+def test_a_misspelled_dimension_is_one_line(tmp_path: Path) -> None:
+    modelopt("fold", MLP, "--freeze-dim", "bach=2", "--no-bench", cwd=tmp_path).failed(2, "'bach'", "'batch'")

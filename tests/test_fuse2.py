@@ -158,7 +158,7 @@ def test_pad(op: str, opset: int, own: int) -> None:
     else:
         weights["p1"] = np.array(pads, np.int64)
         nodes.append(helper.make_node("Pad", ["r", "p1"], ["d"]))
-    more = {"count_include_pad": 1} if op == "AveragePool" else {}
+    more: dict[str, Any] = {"count_include_pad": 1} if op == "AveragePool" else {}
     nodes.append(
         helper.make_node(
             op, ["d", *weights][: 2 if op == "Conv" else 1], ["y"], kernel_shape=[3, 3], pads=[own] * 4, **more
@@ -166,6 +166,56 @@ def test_pad(op: str, opset: int, own: int) -> None:
     )
     fused = assert_fuses(model_of(nodes, weights, 4, opset=opset), feed(rng, 2, 2, 5, 6), "fuse-pad", 1)
     assert types(fused) == ["Relu", op]
+
+
+# sink-transpose
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.permutations(range(4)),
+    st.lists(
+        st.sampled_from(["Relu", "Mul", "Add", "Sub", "Square", "Softmax", "keep", "drop"]), min_size=1, max_size=5
+    ),
+    st.sampled_from([13, 18]),
+    st.integers(0, 2**16),
+)
+def test_transposes(perm: list[int], chain: list[str], opset: int, seed: int) -> None:
+    """Any chain between a Transpose and the one that undoes it on the axes that are left."""
+    rng = np.random.default_rng(seed)
+    nodes = [helper.make_node("Transpose", ["x"], ["v"], perm=perm)]
+    weights: dict[str, np.ndarray] = {}
+    left, value = list(perm), "v"
+    dims = dict(enumerate((2, 3, 4, 5)))
+    for index, kind in enumerate(chain):
+        target, shape = f"t{index}", [dims[axis] for axis in left]
+        if kind in {"Relu", "Softmax"}:
+            more: dict[str, Any] = {"axis": int(rng.integers(-len(left), len(left)))} if kind == "Softmax" else {}
+            nodes.append(helper.make_node(kind, [value], [target], **more))
+        elif kind == "Square":
+            nodes.append(helper.make_node("Mul", [value, value], [target]))
+        elif kind in {"keep", "drop"}:
+            if len(left) < 3:
+                continue
+            axis = int(rng.integers(0, len(left)))
+            weights[f"k{index}"] = np.array([axis - len(left)], np.int64)
+            nodes.append(helper.make_node("ReduceSum", [value, f"k{index}"], [target], keepdims=int(kind == "keep")))
+            dims[left[axis]] = 1
+            if kind == "drop":
+                del left[axis]
+        else:
+            kept = [size if rng.integers(2) else 1 for size in shape][int(rng.integers(0, len(shape))) :]
+            weights[f"k{index}"] = floats(rng, *kept)
+            nodes.append(helper.make_node(kind, [value, f"k{index}"][:: 1 if rng.integers(2) else -1], [target]))
+        value = target
+    back = [int(axis) for axis in np.argsort(left)]
+    nodes.append(helper.make_node("Transpose", [value], ["y"], perm=back))
+    model = model_of(nodes, weights, 4, opset=opset)
+    del model.graph.output[0].type.tensor_type.shape.dim[len(left) :]
+    if value == "v":
+        return
+    fused = assert_fuses(model, feed(rng, 2, 3, 4, 5), "sink-transpose", 1)
+    assert "Transpose" not in types(fused)
 
 
 # fuse-gemm-bn, fuse-gemm-gemm
@@ -242,7 +292,8 @@ def test_clips(chain: list[tuple[bool, float | None, float | None]], opset: int)
         if relu:
             nodes.append(helper.make_node("Relu", [source], [target]))
             continue
-        inputs, attributes = [source], {}
+        inputs = [source]
+        attributes: dict[str, Any] = {}
         for name, bound in (("min", low), ("max", high)):
             if bound is not None and opset < 11:
                 attributes[name] = bound
@@ -368,14 +419,20 @@ def graph_output(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
 def test_intermediates_that_are_needed_stay(name: str, nodes: list[tuple[str, list[str]]], rank: int) -> None:
     """The first value is a graph output, or has another consumer, or is captured by a branch."""
     rng = np.random.default_rng(13)
-    weights = {"w": floats(rng, 2, 2, 1, 1), "m": floats(rng, 3, 3), "m2": floats(rng, 3, 2), "k": np.float32([0.5])}
-    weights |= {"pads": np.int64([0, 0, 1, 1, 0, 0, 1, 1]), "i0": np.int64([0]), "i9": np.int64([9])}
+    weights = {
+        "w": floats(rng, 2, 2, 3, 3) if name == "fuse-pad" else floats(rng, 2, 2, 1, 1),
+        "m": floats(rng, 3, 3),
+        "m2": floats(rng, 3, 2),
+        "k": np.array(0.5, np.float32),
+    }
+    weights |= {
+        "pads": np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64),
+        "i0": np.array([0], np.int64),
+        "i9": np.array([9], np.int64),
+    }
     weights |= {"top": np.array(2, np.float32)}
-    weights["k"] = np.array(0.5, np.float32)
-    made = [
-        helper.make_node(op, inputs, [out], **({"axis": 0} if op == "Concat" else {}))
-        for (op, inputs), out in zip(nodes, ("h", "y"), strict=True)
-    ]
+    joined: dict[str, Any] = {"axis": 0} if name == "merge-concat" else {}
+    made = [helper.make_node(op, inputs, [out], **joined) for (op, inputs), out in zip(nodes, ("h", "y"), strict=True)]
     weights = {key: array for key, array in weights.items() if any(key in node.input for node in made)}
     assert rewrites(name, model_of(made, weights, rank)) == 1
     assert rewrites(name, graph_output(model_of(made, weights, rank), "h")) == 0
@@ -387,3 +444,71 @@ def test_intermediates_that_are_needed_stay(name: str, nodes: list[tuple[str, li
     captured = helper.make_node("If", ["yes"], ["z"], then_branch=body, else_branch=body)
     model = graph_output(model_of([*made, captured], weights | {"yes": TRUE}, rank), "z")
     assert rewrites(name, model) == 0
+
+
+EVERY = (
+    "fuse-conv-bn",
+    "fuse-conv-affine",
+    "fuse-conv-branches",
+    "fuse-pad",
+    "fuse-padded-affine",
+    "fuse-hardswish",
+    "fuse-matmul-add",
+    "fuse-gemm-bn",
+    "fuse-gemm-gemm",
+    "merge-transpose",
+    "sink-transpose",
+    "merge-reshape",
+    "merge-clip",
+    "merge-slice",
+    "merge-concat",
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.permutations(EVERY), st.integers(0, 2**16))
+def test_in_any_order_the_outputs_stay(order: list[str], seed: int) -> None:
+    """One model with a place for each, until nothing changes; in the end nothing is left to do for any of them."""
+    rng = np.random.default_rng(seed)
+    weights = {"w": floats(rng, 2, 2, 3, 3), "u": floats(rng, 2, 2, 1, 1), "k": rng.uniform(0.5, 2, (2, 1, 1))}
+    weights |= {name: rng.uniform(0.5, 2, 2) for name in "stmv"} | {"g": floats(rng, 50, 8), "h": floats(rng, 8, 3)}
+    weights = {name: array.astype(np.float32) for name, array in weights.items()}
+    weights |= {"pads": np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64), "flat": np.array([0, 50], np.int64)}
+    weights |= {"i0": np.array([0], np.int64), "i9": np.array([9], np.int64), "top": np.array(4, np.float32)}
+    nodes = [
+        helper.make_node("Mul", ["x", "k"], ["a"]),
+        helper.make_node("Add", ["a", "k"], ["b"]),
+        helper.make_node("Pad", ["b", "pads"], ["c"]),
+        helper.make_node("Conv", ["c", "w"], ["d"]),
+        helper.make_node("BatchNormalization", ["d", "s", "t", "m", "v"], ["e"]),
+        helper.make_node("Conv", ["e", "w"], ["f1"], pads=[1] * 4),
+        helper.make_node("Conv", ["e", "u"], ["f2"]),
+        helper.make_node("Add", ["f1", "f2"], ["f3"]),
+        helper.make_node("Add", ["f3", "e"], ["f"]),
+        helper.make_node("Relu", ["f"], ["r"]),
+        helper.make_node("Clip", ["r", "", "top"], ["r2"]),
+        helper.make_node("Transpose", ["r2"], ["t1"], perm=[0, 2, 3, 1]),
+        helper.make_node("Mul", ["t1", "s"], ["t2"]),
+        helper.make_node("Transpose", ["t2"], ["t3"], perm=[0, 3, 1, 2]),
+        helper.make_node("Slice", ["t3", "i0", "i9"], ["s1"]),
+        helper.make_node("Slice", ["s1", "i0", "i9"], ["s2"]),
+        helper.make_node("Reshape", ["s2", "flat"], ["n"]),
+        helper.make_node("MatMul", ["n", "g"], ["n1"]),
+        helper.make_node("Mul", ["n1", "top"], ["n2"]),
+        helper.make_node("Gemm", ["n2", "h"], ["n3"]),
+        helper.make_node("Concat", ["n3", "n3"], ["n4"], axis=1),
+        helper.make_node("Concat", ["n4", "n3"], ["y"], axis=1),
+    ]
+    model = model_of(nodes, weights, 4)
+    del model.graph.output[0].type.tensor_type.shape.dim[2:]
+    fused = ir.from_proto(model)
+    for _ in range(3):
+        for name in order:
+            apply(name, fused)
+    assert [apply(name, fused).rewrites for name in order] == [0] * len(order)
+    feeds = feed(rng, 2, 2, 5, 5)
+    expected = run(ir.from_proto(model), feeds)[0]
+    np.testing.assert_allclose(run(fused, feeds)[0], expected, rtol=1e-3, atol=1e-4 * float(np.abs(expected).max()))
+    assert types(fused)[:2] == ["Mul", "Add"] or types(fused)[0] == "Add"
+    assert "Transpose" not in types(fused)
+    assert types(fused).count("Gemm") + types(fused).count("MatMul") == 1

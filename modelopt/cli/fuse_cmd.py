@@ -9,6 +9,8 @@ import click
 
 from modelopt.cli import options
 
+_PROVIDERS = ("cpu", "cuda")
+
 
 @click.command(
     "fuse",
@@ -16,18 +18,48 @@ from modelopt.cli import options
     epilog="""\b
 Examples:
   modelopt fuse model.onnx                      # writes model.fused.onnx
+  modelopt fuse --keep-if-faster model.onnx     # attention and more, where it pays here
   modelopt fuse --explain model.onnx            # what was not fused, and why
   modelopt fuse --eval labelled.npz --min-speedup 1.1 model.onnx""",
 )
 @options.MODEL
+@options.option("--portable", is_flag=True, help="Only operators of the ONNX standard. [default]")
+@options.option("--contrib", is_flag=True, help="Fold, and use operators that only onnxruntime has, too.")
+@options.option("--keep-if-faster", is_flag=True, help="Use each kind of those only where it is faster here.")
 @options.OPTIMIZING
-def command(model: Path, **flags: Any) -> None:
+def command(model: Path, portable: bool, contrib: bool, keep_if_faster: bool, **flags: Any) -> None:
     """Merge operators into fewer, faster ones. Exact: the outputs stay the same up to rounding.
 
     BatchNormalization and affine Mul/Add go into the convolution before them, decomposed HardSwish becomes
     HardSigmoid × x, MatMul + Add becomes Gemm, and chains of Transpose, Cast and Reshape become one.
     """
+    from modelopt import pipelines
     from modelopt.cli.optimize import execute, recipe_from_flags
-    from modelopt.pipelines import FUSE, until_stable
+    from modelopt.search import keep_if_faster as search
 
-    execute(recipe_from_flags("fuse", [until_stable(FUSE)], flags), model, "fused", flags)
+    _check(portable=portable, contrib=contrib, keep_if_faster=keep_if_faster, flags=flags)
+    groups = [pipelines.contrib(name) for name in pipelines.CONTRIB]
+    steps = [pipelines.until_stable(pipelines.EXACT if contrib or keep_if_faster else pipelines.FUSE)]
+    if keep_if_faster:
+        recipe = recipe_from_flags("fuse", steps, flags)
+        execute(recipe, model, "fused", flags, choose=lambda request: search(request, groups))
+        return
+    execute(recipe_from_flags("fuse", [*steps, *(groups if contrib else [])], flags), model, "fused", flags)
+
+
+def _check(*, portable: bool, contrib: bool, keep_if_faster: bool, flags: dict[str, Any]) -> None:
+    """Whether the three flags go together, and with the provider."""
+    from modelopt.errors import InputError, Refused
+
+    given = [flag for flag, on in (("--contrib", contrib), ("--keep-if-faster", keep_if_faster)) if on]
+    if portable and given:
+        raise InputError(f"--portable and {given[0]} exclude each other", note="--portable keeps to standard operators")
+    if len(given) == 2:
+        raise InputError("--contrib and --keep-if-faster exclude each other", note="one keeps all, one what pays")
+    if keep_if_faster and flags["print_recipe"]:
+        raise InputError("what is kept is not known before it is measured", hint="modelopt log OUTPUT, afterwards")
+    if given and flags["provider"] not in _PROVIDERS:
+        raise Refused(
+            f"{given[0]} is for onnxruntime's own kernels, not for the provider {flags['provider']}",
+            hint=f"--provider {' or '.join(_PROVIDERS)}",
+        )

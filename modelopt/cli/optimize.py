@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from modelopt.engine import Request, run
 from modelopt.errors import EnvironmentLacks, GateFailed, InputError
 from modelopt.io import STDIO
 from modelopt.recipe import BenchSpec, DataSpec, EvaluateSpec, Gates, Recipe, Step, dump
-from modelopt.report import Report
+from modelopt.report import Report, Trial
 from modelopt.report.markdown import to_markdown
 from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Limits
@@ -133,8 +133,12 @@ def limits_from_flags(flags: dict[str, Any]) -> Limits | None:
     )
 
 
-def execute(recipe: Recipe, model: Path, suffix: str, flags: dict[str, Any]) -> None:
-    """Run the recipe and show what came of it.
+Choose = Callable[[Request], tuple[Recipe, tuple[Trial, ...]]]
+"""Finds the recipe that a request is really for, and says what it tried."""
+
+
+def execute(recipe: Recipe, model: Path, suffix: str, flags: dict[str, Any], *, choose: Choose | None = None) -> None:
+    """Run the recipe, or the one that `choose` makes of it, and show what came of it.
 
     Raises:
         GateFailed: The result breaks the contract.
@@ -149,18 +153,21 @@ def execute(recipe: Recipe, model: Path, suffix: str, flags: dict[str, Any]) -> 
         _check_report(flags["report"])
     screen = ui.Screen(quiet=flags["quiet"], verbose=flags["verbose"], as_json=flags["as_json"])
     with screen.progress() as progress:
-        report = run(
-            Request(
-                recipe=recipe,
-                model=model,
-                output=output,
-                keep=flags["keep"],
-                dump_folder=flags["dump_dir"],
-                limits=limits_from_flags(flags),
-                allow_hardlinks=flags["allow_hardlinks"],
-                progress=progress,
-            )
+        request = Request(
+            recipe=recipe,
+            model=model,
+            output=output,
+            keep=flags["keep"],
+            dump_folder=flags["dump_dir"],
+            limits=limits_from_flags(flags),
+            allow_hardlinks=flags["allow_hardlinks"],
+            progress=progress,
         )
+        trials: tuple[Trial, ...] = ()
+        if choose is not None:
+            chosen, trials = choose(request)
+            request = dataclasses.replace(request, recipe=chosen)
+        report = msgspec.structs.replace(run(request), trials=trials)
     screen.report(report, explain=flags["explain"])
     if flags["report"]:
         _write_report(report, flags["report"])

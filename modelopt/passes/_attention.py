@@ -66,14 +66,14 @@ class _Scores:
     nodes: list[ir.Node] = field(default_factory=list)
 
 
-def find(last: ir.Node) -> Attention | Mismatch:
+def find(last: ir.Node, opset: int) -> Attention | Mismatch:
     """The attention that `last` ends."""
     joined = match.producer(last.inputs[0], "Transpose") if graph.is_standard(last, "Reshape") else None
     context = None if joined is None else match.producer(joined.inputs[0], "MatMul")
     softmax = None if context is None else match.producer(context.inputs[0], "Softmax")
     if joined is None or context is None or softmax is None or _perm(joined) != _TO_HEADS:
         return match.NOT_HERE
-    if graph.attribute_int(softmax, "axis", -1) not in {-1, 3}:
+    if graph.attribute_int(softmax, "axis", -1 if opset >= 13 else 1) not in {-1, 3}:
         return Mismatch("its softmax is not over the last axis")
     scores = _scores(softmax.inputs[0])
     if scores is None:
@@ -121,7 +121,8 @@ def _scaled(value: ir.Value | None) -> tuple[ir.Node, float, list[ir.Node]] | No
 
 
 def _unscaled(value: ir.Value | None) -> tuple[float, ir.Value | None, list[ir.Node]]:
-    scale, nodes = 1.0, []
+    scale = 1.0
+    nodes: list[ir.Node] = []
     while True:
         node = match.producer(value, "Mul") or match.producer(value, "Div")
         operands = None if node is None else match.split_constant(node)

@@ -159,7 +159,12 @@ def _cast(wide: np.ndarray, dtype: np.dtype) -> np.ndarray | Mismatch:
         narrow = wide.astype(dtype)
         worst = np.abs(narrow.astype(np.float64) - wide).max(initial=0.0)
         limit = np.finfo(dtype).eps * np.abs(wide).max(initial=0.0)
-    return narrow if worst <= limit else Mismatch("it does not fit")
+    return narrow if worst <= limit and not is_huge(wide, dtype) else Mismatch("it does not fit")
+
+
+def is_huge(wide: np.ndarray, dtype: np.dtype) -> bool:
+    """Whether sums of such numbers overflow in one order and not in another."""
+    return bool(dtype.itemsize > 2 and np.abs(wide).max(initial=0.0) > np.finfo(dtype).max * 1e-13)
 
 
 def store(conv: Conv, absorbed: Absorbed, names: graph.NameSource) -> None:

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from modelopt import graph, match
 from modelopt.match import Mismatch
-from modelopt.passes._conv import MAX_COPY_BYTES
+from modelopt.passes._conv import MAX_COPY_BYTES, is_huge
 
 _FLOATS = frozenset({ir.DataType.FLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE})
 
@@ -71,10 +71,14 @@ def why_not_needed_once(node: ir.Node, tail: ir.Node) -> str | None:
 
 
 def rounded(wide: np.ndarray, dtype: np.dtype) -> np.ndarray | Mismatch:
-    """`wide` in `dtype`, unless that overflows."""
+    """`wide` in `dtype`, unless that overflows or is so large that a sum of it does in one order and not in another."""
     with np.errstate(over="ignore", under="ignore"):
         narrow = wide.astype(dtype)
-    return narrow if np.isfinite(narrow).all() else Mismatch(f"{dtype} does not hold the new weights")
+    return (
+        narrow
+        if np.isfinite(narrow).all() and not is_huge(wide, dtype)
+        else Mismatch(f"{dtype} does not hold the new weights")
+    )
 
 
 def why_not_store(product: Product) -> str | None:

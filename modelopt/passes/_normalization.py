@@ -107,9 +107,10 @@ def weights(
     dtype = np.float32 if tensor is None else tensor.numpy().dtype
 
     def flat(value: ir.Value | None, stem: str, default: float) -> ir.Value:
-        array = np.full(size, default, dtype) if value is None else graph.constant(value)
-        if value is not None and array is not None and array.shape == (size,):
+        stored = graph.constant(value)
+        if value is not None and stored is not None and stored.shape == (size,):
             return value
+        array = np.full(size, default, dtype) if stored is None else stored
         like = core.epsilon if value is None else value
         name = names(f"{core.last.outputs[0].name}_{stem}")
         return graph.constant_beside(like, core.last, name, np.broadcast_to(np.ravel(array), size))

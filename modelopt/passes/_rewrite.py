@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
@@ -31,7 +32,8 @@ def rewrite_nodes(model: ir.Model, rule: Rule) -> Changes:
     """
     rewrites = 0
     while True:
-        walk = _walk(model, rule)
+        with np.errstate(all="ignore"):  # rules look at what they computed, and refuse NaN and infinity
+            walk = _walk(model, rule)
         rewrites += walk.rewrites
         if not walk.rewrites:
             if rewrites:

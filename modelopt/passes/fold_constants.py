@@ -33,10 +33,10 @@ _FIRST_IR_WITH_PLAIN_INITIALIZERS = 4
 class FoldConstants(Pass):
     """Compute constant expressions, known shapes and constant branches once instead of at every run.
 
-    All scopes are folded: the main graph, bodies of If, Loop and Scan, functions. A chain of nodes is folded as one, so
-    that only what the rest of the model reads is stored and counts as growth. Where a chain's result is too large to
-    store, the largest part before it that is worth storing is. QuantizeLinear, DequantizeLinear and random operators
-    stay, and so does whatever makes a graph output.
+    All scopes are folded: the main graph, bodies of If, Loop and Scan, functions. A Loop that never turns goes. A chain
+    of nodes is folded as one, so that only what the rest of the model reads is stored and counts as growth. Where a
+    chain's result is too large to store, the largest part before it that is worth storing is. QuantizeLinear,
+    DequantizeLinear and random operators stay, and so does whatever makes a graph output.
 
     Numbers follow the ONNX operator specification (https://onnx.ai/onnx/operators/); shapes declared in the model are
     taken at their word.

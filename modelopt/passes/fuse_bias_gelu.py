@@ -18,8 +18,8 @@ _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16})
 class FuseBiasGelu(Pass):
     """Fuse Gelu and the bias before it into BiasGelu or FastGelu (onnxruntime only).
 
-    ``gelu(x + b)`` is BiasGelu(x, b) where Gelu is written with erf, FastGelu(x, b) where it is written with tanh, for a
-    constant ``b`` with one number for each element of the last axis (onnxruntime's ContribOperators.md). Without such
+    ``gelu(x + b)`` is BiasGelu(x, b) where Gelu is written with erf, FastGelu(x, b) where it is written with tanh, for
+    a constant ``b`` with one number for each element of the last axis (onnxruntime's ContribOperators.md). Without such
     a bias it is Gelu(x) or FastGelu(x) of the same domain. Gelu may be the operator of opset 20 or decomposed, in any
     opset. On the CPU onnxruntime does the same at load to the form with erf; the form with tanh is 2.4 times as fast.
     """
@@ -33,7 +33,7 @@ class FuseBiasGelu(Pass):
         return rewrite_nodes(model, _rule)
 
 
-def _rule(node: ir.Node, opset: int) -> Rewrite | Mismatch:
+def _rule(node: ir.Node, _opset: int) -> Rewrite | Mismatch:
     gelu = _find(node)
     if gelu is None or gelu.x is None:
         return match.NOT_HERE

@@ -16,11 +16,11 @@ from modelopt.passes.base import Changes, Context, Effect, Pass
 class FuseGelu(Pass):
     """Fuse a decomposed Gelu into the operator Gelu.
 
-    ``x · (1 + erf(x / √2)) / 2`` (Hendrycks, Gimpel 2016) is Gelu-20, and with ``tanh(√(2/π) · (x + 0.044715 · x³))`` in
-    place of ``erf`` it is Gelu-20 with ``approximate = "tanh"``. Factors may stand in any order and grouping.
+    ``x · (1 + erf(x / √2)) / 2`` (Hendrycks, Gimpel 2016) is Gelu-20, and with ``tanh(√(2/π) · (x + 0.044715 · x³))``
+    in place of ``erf`` it is Gelu-20 with ``approximate = "tanh"``. Factors may stand in any order and grouping.
 
     onnxruntime finds the form with erf by itself, so that one is only shorter; it misses that with tanh, for which the
-    operator is 2.4 times as fast. Below opset 20 there is no such operator, and `fuse-bias-gelu` has one for onnxruntime.
+    operator is 2.4 times as fast. Below opset 20 there is no such operator; `fuse-bias-gelu` has one for onnxruntime.
     """
 
     name: ClassVar[str] = "fuse-gelu"

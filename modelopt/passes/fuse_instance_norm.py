@@ -17,8 +17,8 @@ from modelopt.passes.base import Changes, Context, Effect, Pass
 class FuseInstanceNorm(Pass):
     """Fuse a decomposed instance or group normalization into InstanceNormalization.
 
-    ``(x - m) / √(mean((x - m)²) + ε) · scale + bias`` with means over all axes behind the second, and one scale and bias
-    per channel, is InstanceNormalization-6 (Ulyanov et al. 2016). A group normalization (Wu, He 2018) is one over
+    ``(x - m) / √(mean((x - m)²) + ε) · scale + bias`` with means over all axes behind the second, and one scale and
+    bias per channel, is InstanceNormalization-6 (Ulyanov et al. 2016). A group normalization (Wu, He 2018) is one over
     ``Reshape(x, (N, groups, -1))``, where each group is a channel, so its core becomes this operator too.
 
     On onnxruntime it is 3.2 times as fast as its parts. GroupNormalization is not used: onnxruntime has no kernel for

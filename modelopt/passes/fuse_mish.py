@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar
 
 import onnx_ir as ir
@@ -39,5 +40,5 @@ def _rule(node: ir.Node, opset: int) -> Rewrite | Mismatch:
             return Mismatch(reason)
         if opset < 18:
             return Mismatch(f"opset {opset} has no Mish: upgrade-opset to 18 first")
-        return lambda x=x, inner=(tanh, softplus): collapse(node, inner, "Mish", [x])
+        return partial(collapse, node, (tanh, softplus), "Mish", [x])
     return match.NOT_HERE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar
 
 import onnx_ir as ir
@@ -29,7 +30,7 @@ class FuseSilu(Pass):
         return rewrite_nodes(model, _rule)
 
 
-def _rule(node: ir.Node, opset: int) -> Rewrite | Mismatch:
+def _rule(node: ir.Node, _opset: int) -> Rewrite | Mismatch:
     if not graph.is_standard(node, "Mul"):
         return match.NOT_HERE
     for x, other in (tuple(node.inputs), tuple(reversed(node.inputs))):
@@ -42,7 +43,7 @@ def _rule(node: ir.Node, opset: int) -> Rewrite | Mismatch:
         if x.dtype not in {ir.DataType.FLOAT, ir.DataType.FLOAT16}:
             return Mismatch("onnxruntime has QuickGelu for float32 and float16, and the type is another or not known")
         attributes = [ir.AttrFloat32("alpha", alpha)]
-        return lambda x=x, inner=inner: collapse(node, inner, "QuickGelu", [x], attributes, domain=CONTRIB)
+        return partial(collapse, node, inner, "QuickGelu", [x], attributes, domain=CONTRIB)
     return match.NOT_HERE
 
 

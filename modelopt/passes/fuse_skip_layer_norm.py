@@ -31,7 +31,7 @@ class FuseSkipLayerNorm(Pass):
         return rewrite_nodes(model, _rule)
 
 
-def _rule(node: ir.Node, opset: int) -> Rewrite | Mismatch:
+def _rule(node: ir.Node, _opset: int) -> Rewrite | Mismatch:
     add = match.producer(node.inputs[0], "Add") if graph.is_standard(node, "LayerNormalization") else None
     if add is None or match.split_constant(add) is not None:
         return match.NOT_HERE

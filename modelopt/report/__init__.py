@@ -52,6 +52,7 @@ class PassResult(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         step: The pass with its options, e.g. ``prune-magnitude(sparsity=0.5)``.
         effect: ``exact``, ``approximate`` or ``lossy``.
+        contrib: Whether it leaves operators that only onnxruntime has.
         rewrites: How many places it rewrote.
         skipped: Its refusals.
         facts: Its own figures.
@@ -62,6 +63,7 @@ class PassResult(msgspec.Struct, frozen=True, kw_only=True):
 
     step: str
     effect: str
+    contrib: bool = False
     rewrites: int
     skipped: tuple[SkipInfo, ...]
     facts: dict[str, Any]
@@ -100,6 +102,22 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True):
     ratio: Ratio
 
 
+class Trial(msgspec.Struct, frozen=True, kw_only=True):
+    """A group of passes that had to prove that it pays.
+
+    Attributes:
+        group: Its pass.
+        rewrites: How many places it and what cleans up behind it rewrote; 0: there was nothing to measure.
+        ratio: How many times as fast the model is with it as without; None where there was nothing to measure.
+        kept: Whether it is part of the recipe: only where it is measurably faster.
+    """
+
+    group: str
+    rewrites: int
+    ratio: Ratio | None
+    kept: bool
+
+
 class GateResult(msgspec.Struct, frozen=True, kw_only=True):
     """One line of the contract.
 
@@ -134,6 +152,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         gates: The contract, line by line.
         notes: What the reader should know of the data; the benchmark's warnings are in `latency`.
         versions: Of modelopt and onnxruntime.
+        trials: Of ``--keep-if-faster``, in order.
     """
 
     schema: str = SCHEMA
@@ -150,3 +169,4 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     gates: tuple[GateResult, ...]
     notes: tuple[str, ...]
     versions: dict[str, str]
+    trials: tuple[Trial, ...] = ()

@@ -26,6 +26,8 @@ def report_sections(report: Report, *, explain: bool = False, verbose: bool = Fa
     sections = [_passes(report, verbose=verbose)]
     if explain:
         sections.append(_refusals(report))
+    if report.trials:
+        sections.append(_trials(report))
     sections.append(_outcome(report))
     if report.gates:
         rows = tuple((gate.gate, gate.limit, gate.found, "ok" if gate.passed else "FAILED") for gate in report.gates)
@@ -45,7 +47,8 @@ def _passes(report: Report, *, verbose: bool) -> Section:
         refusals = len(results[-1].skipped)
         if rewrites or verbose or refusals:
             wall = sum(result.wall_ns for result in results)
-            rows.append((step, results[0].effect, str(rewrites), str(refusals), milliseconds(wall)))
+            effect = f"{results[0].effect}, onnxruntime only" if results[0].contrib else results[0].effect
+            rows.append((step, effect, str(rewrites), str(refusals), milliseconds(wall)))
         lossy = results[0].effect != Effect.EXACT.value
         for key, fact in results[-1].facts.items() if rewrites and (lossy or verbose) else ():
             if fact == 0 and not verbose:
@@ -60,6 +63,17 @@ def _passes(report: Report, *, verbose: bool) -> Section:
                 f"{step} changed nothing: {len(skips)} place{'s'[: len(skips) > 1]} refused, --explain says why"
             )
     return Section("", ("pass", "effect", "rewrites", "refused", "time"), tuple(rows), tuple(notes))
+
+
+def _trials(report: Report) -> Section:
+    rows = []
+    for trial in report.trials:
+        ratio = trial.ratio
+        found = "nothing to do"
+        if ratio is not None:
+            found = f"{ratio.point:.2f}× as fast ({ratio.low:.2f}–{ratio.high:.2f}): {ratio.verdict.value}"
+        rows.append((trial.group, str(trial.rewrites), found, "kept" if trial.kept else "left out"))
+    return Section("kept if faster", ("group", "rewrites", "measured", ""), tuple(rows))
 
 
 def _fact(key: str, value: object) -> str:

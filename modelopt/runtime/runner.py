@@ -83,8 +83,17 @@ class WorkerRunner:
 def _learn(value: ir.Value, told: ir.Value) -> None:
     if value.type is None:
         value.type = told.type
-    if value.shape is None:
-        value.shape = told.shape
+    if value.shape is None or told.shape is None:
+        value.shape = value.shape or told.shape
+    elif len(value.shape) == len(told.shape):  # what an earlier look left open
+        dims = [new if isinstance(new, int) else old for old, new in zip(value.shape, told.shape, strict=True)]
+        dims = [new if _is_open(old) else old for old, new in zip(dims, told.shape, strict=True)]
+        if dims != list(value.shape):
+            value.shape = ir.Shape(dims)
+
+
+def _is_open(dim: int | ir.SymbolicDim) -> bool:
+    return not isinstance(dim, int) and dim.value is None
 
 
 class _extra_outputs:  # noqa: N801 - used as a function

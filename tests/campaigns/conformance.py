@@ -1,6 +1,6 @@
 """Every node case and file model of the onnx package, through every exact pass and the default pipelines.
 
-    python -m tests.campaigns.conformance --jobs 2
+python -m tests.campaigns.conformance --jobs 2
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,9 +54,7 @@ def handle(one: lab.Lab, seed: int, names: Sequence[str]) -> Finding:
     return Finding(nodes, opset, original.outputs is not None, original.why_not_run, outcomes, shrunk)
 
 
-def _outcomes(
-    one: lab.Lab, generated: Generated, names: Sequence[str]
-) -> tuple[lab.Original, dict[str, Outcome]]:
+def _outcomes(one: lab.Lab, generated: Generated, names: Sequence[str]) -> tuple[lab.Original, dict[str, Outcome]]:
     original = one.original(generated.proto.SerializeToString(), generated.feeds)
     if original.outputs is None:
         return original, {}
@@ -143,10 +141,11 @@ def campaign(seeds: Sequence[int], names: Sequence[str], *, jobs: int, folder: P
             yield lambda seed: handle(one, seed, names)
 
     tally = Tally()
-    for done, (seed, finding) in enumerate(pool.run(setup, seeds, jobs=jobs, seconds=_SECONDS), 1):
-        tally.add(seed, finding, folder)
-        if jobs and done % 500 == 0:
-            print(f"{done} graphs, {len(tally.failures)} failures", file=sys.stderr, flush=True)
+    with suppress(KeyboardInterrupt):  # what was done counts
+        for done, (seed, finding) in enumerate(pool.run(setup, seeds, jobs=jobs, seconds=_SECONDS), 1):
+            tally.add(seed, finding, folder)
+            if jobs and done % 500 == 0:
+                print(f"{done} graphs, {len(tally.failures)} failures", file=sys.stderr, flush=True)
     return tally
 
 

@@ -34,8 +34,10 @@ from modelopt.signature import Signature
 
 Feeds = Mapping[str, Any]
 
+_NOT_OURS = {"onnxsim", "upgrade-opset", "freeze-dims"}  # other tools' rewrites; a pass that changes the signature
+
 EXACT_PASSES = tuple(
-    name for name in passes.NAMES if name != "onnxsim" and passes.find(name).effect is Effect.EXACT
+    name for name in passes.NAMES if name not in _NOT_OURS and passes.find(name).effect is Effect.EXACT
 )
 PIPELINES = {"FOLD": pipelines.FOLD, "FUSE": pipelines.FUSE, "EXACT": pipelines.EXACT}
 
@@ -46,8 +48,11 @@ _FOREIGN = ("bfloat", "float8", "float4", "int4", "uint4", "int2", "uint2")
 
 
 def steps(name: str) -> tuple[Step, ...]:
-    """A pass or a pipeline by name, with default options."""
-    return (pipelines.until_stable(PIPELINES[name]),) if name in PIPELINES else (passes.find(name)(),)
+    """A pass or a pipeline by name, with default options, repeated until stable.
+
+    Shapes are inferred between rounds: what one round makes known lets the next do more.
+    """
+    return (pipelines.until_stable(PIPELINES.get(name, (name,))),)
 
 
 class Verdict(Enum):
@@ -57,13 +62,19 @@ class Verdict(Enum):
         UNCHANGED: No rewrites, and the same bytes.
         PRESERVED: Rewritten; the runtime gives the same outputs.
         STRUCTURE: Rewritten; the outputs are random, or the runtime does not run the original: the rest was checked.
-        REFUSED: One line says why.
+        RUNTIME: Rewritten; without onnxruntime's optimizations the outputs are the same, and with them NaN or infinity
+        differ or the result does not load: its fusions are not exact for these numbers.
+    OVERFLOWS: Rewritten; the outputs differ, and the original itself computes with infinity, NaN or beyond 1e18, where
+        sums and products in another order are other numbers.
+    REFUSED: One line says why.
         FAILED: A bug.
     """
 
     UNCHANGED = "unchanged"
     PRESERVED = "preserved"
     STRUCTURE = "structure"
+    RUNTIME = "the runtime's own"
+    OVERFLOWS = "overflows"
     REFUSED = "refused"
     FAILED = "failed"
 
@@ -192,12 +203,13 @@ class Lab:
                 return Outcome(Verdict.STRUCTURE, original.why_not_run, rewrites)
             outputs = [session_run(session, feed) for feed in original.feeds]
         except Exception as error:  # noqa: BLE001 - onnxruntime raises many kinds
-            return Outcome(Verdict.FAILED, f"onnxruntime: {first_line(error)}", rewrites)
+            own = original.outputs is not None and _same_without_fusions(original, content)
+            return Outcome(Verdict.RUNTIME if own else Verdict.FAILED, f"onnxruntime: {first_line(error)}", rewrites)
         worst = 0.0
         for before, after in zip(original.outputs, outputs, strict=True):
             found = compare(before, after, original.names)
             if isinstance(found, OutputMismatch):
-                return Outcome(Verdict.FAILED, str(found), rewrites)
+                return Outcome(_blame(original, content, found), str(found), rewrites)
             worst = max(worst, found)
         return Outcome(Verdict.PRESERVED, "", rewrites, worst)
 
@@ -261,9 +273,42 @@ def accepts(content: bytes) -> bool:
     return True
 
 
-def open_session(content: bytes) -> ort.InferenceSession:
-    """A session as users open it, on one thread."""
+def _blame(original: Original, content: bytes, found: OutputMismatch) -> Verdict:
+    """Whose fault a mismatch is."""
+    if "on one side only" in found.reason and _same_without_fusions(original, content):
+        return Verdict.RUNTIME
+    return Verdict.OVERFLOWS if _overflows(original) else Verdict.FAILED
+
+
+def _overflows(original: Original) -> bool:
+    """Whether some value inside the original is infinite, NaN or huge."""
+    proto = onnx.ModelProto.FromString(original.content)
+    present = {value.name for value in proto.graph.output}
+    names = [name for node in proto.graph.node for name in node.output if name and name not in present]
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    session = open_session(proto.SerializeToString(), fuse=False)
+    arrays = [array for feed in original.feeds for array in session_run(session, feed)]
+    floats = [array for array in arrays if isinstance(array, np.ndarray) and array.dtype.kind == "f"]
+    return any(not np.isfinite(array).all() or np.abs(array).max(initial=0.0) > 1e18 for array in floats)
+
+
+def _same_without_fusions(original: Original, content: bytes) -> bool:
+    """Whether the two agree when onnxruntime runs them as they are."""
+    try:
+        before, after = (open_session(each, fuse=False) for each in (original.content, content))
+        return all(
+            isinstance(compare(session_run(before, feed), session_run(after, feed), original.names), float)
+            for feed in original.feeds
+        )
+    except Exception:  # noqa: BLE001 - onnxruntime raises many kinds
+        return False
+
+
+def open_session(content: bytes, *, fuse: bool = True) -> ort.InferenceSession:
+    """A session as users open it, on one thread; or one that runs the model as it is."""
     options = ort.SessionOptions()
+    if not fuse:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
     return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])

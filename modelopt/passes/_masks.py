@@ -1,0 +1,71 @@
+"""Gives attention masks a row for each query: onnxruntime's operators do not repeat one row over all of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from modelopt import graph
+
+
+@dataclass
+class Masks:
+    """Expands masks of shape (batch, heads, 1, keys), each once where it can be shared.
+
+    Attributes:
+        names: For what it makes.
+    """
+
+    names: graph.NameSource
+    _shared: dict[tuple[ir.Value, ir.Graph | ir.Function], ir.Value] = field(default_factory=dict)
+
+    def for_itself(self, user: ir.Node, mask: ir.Value) -> ir.Value:
+        """The mask for `user`, where keys are as many as queries: all users of the mask in a graph share the result."""
+        scope, shape = _scope(user), mask.shape
+        if shape is not None and shape[2] != 1 and shape[2] == shape[3]:
+            return mask
+        if (mask, scope) not in self._shared:
+            expanded, nodes = self._expand(mask, mask, axis=3)
+            producer = mask.producer()
+            if producer is not None and producer.graph is scope:
+                scope.insert_after(producer, nodes)
+            else:
+                scope.insert_before(scope[0], nodes)
+            self._shared[mask, scope] = expanded
+        return self._shared[mask, scope]
+
+    def for_queries(self, user: ir.Node, mask: ir.Value, queries: ir.Value) -> ir.Value:
+        """The mask for `user`, with as many rows as `queries` of shape (batch, length, width) have."""
+        if mask.shape is not None and queries.shape is not None and mask.shape[2] == queries.shape[1] != 1:
+            return mask
+        expanded, nodes = self._expand(mask, queries, axis=1)
+        _scope(user).insert_before(user, nodes)
+        return expanded
+
+    def _expand(self, mask: ir.Value, like: ir.Value, *, axis: int) -> tuple[ir.Value, list[ir.Node]]:
+        """``Expand(mask, (1, 1, size of axis in like, 1))`` and the nodes that compute it."""
+        stem = f"{mask.name}_rows"
+        nodes: list[ir.Node] = []
+
+        def make(op_type: str, inputs: list[ir.Value], **attributes: int | ir.TensorProtocol) -> ir.Value:
+            output = ir.Value(name=self.names(f"{stem}_{op_type.lower()}"))
+            nodes.append(ir.node(op_type, inputs, attributes, outputs=[output], name=output.name))
+            return output
+
+        index = make("Constant", [], value=ir.tensor(np.array([axis], np.int64)))
+        ones = make("Constant", [], value=ir.tensor(np.ones(2, np.int64)))
+        one = make("Constant", [], value=ir.tensor(np.ones(1, np.int64)))
+        rows = make("Gather", [make("Shape", [like]), index], axis=0)
+        expanded = make("Expand", [mask, make("Concat", [ones, rows, one], axis=0)])
+        expanded.type = mask.type
+        if mask.shape is not None and like.shape is not None:
+            expanded.shape = ir.Shape([mask.shape[0], mask.shape[1], like.shape[axis], mask.shape[3]])
+        return expanded, nodes
+
+
+def _scope(node: ir.Node) -> ir.Graph | ir.Function:
+    if node.graph is None:
+        raise ValueError(f"{node!r} belongs to no graph")
+    return node.graph

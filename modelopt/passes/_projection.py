@@ -1,0 +1,84 @@
+"""Finds Q, K and V as thirds of x · W + b with constants, and joins the weights of three into one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from modelopt import graph, match
+from modelopt.passes._attention import Heads
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Three thirds of ``x · W + b``: one weight that holds all, or one for each.
+
+    Attributes:
+        x: The input, of three axes.
+        weights: One of shape (inputs, 3 · outputs), or three of shape (inputs, outputs).
+        biases: One for each weight, None where it has none.
+        nodes: The products and additions.
+    """
+
+    x: ir.Value
+    weights: tuple[ir.Value, ...]
+    biases: tuple[ir.Value | None, ...]
+    nodes: tuple[ir.Node, ...]
+
+
+def find(parts: tuple[Heads, ...]) -> Projection | None:
+    """What all three are thirds of: one packed product (in the order Q, K, V), or three of one input."""
+    found = [_product(one.source) for one in parts]
+    packed = [one.part for one in parts]
+    if packed == [0, 1, 2] and len({one.source for one in parts}) == 1 and found[0] is not None:
+        x, weight, bias, nodes = found[0]
+        return Projection(x, (weight,), (bias,), nodes)
+    if packed != [None, None, None] or len({one.source for one in parts}) != 3:
+        return None
+    projections = [one for one in found if one is not None]
+    if len(projections) != 3 or len({one[0] for one in projections}) != 1:
+        return None
+    nodes = tuple(node for one in projections for node in one[3])
+    return Projection(
+        projections[0][0], tuple(one[1] for one in projections), tuple(one[2] for one in projections), nodes
+    )
+
+
+def _product(value: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value | None, tuple[ir.Node, ...]] | None:
+    """``x``, ``W``, ``b`` or None, and the nodes, when `value` is ``x · W + b`` with constants."""
+    add = match.producer(value, "Add")
+    operands = None if add is None else match.split_constant(add)
+    product = match.producer(value if operands is None else operands[0], "MatMul")
+    if product is None or graph.rank(product.inputs[0]) != 3:
+        return None
+    x, weight = product.inputs
+    matrix = graph.constant_tensor(weight)
+    if x is None or weight is None or matrix is None or len(matrix.shape) != 2:
+        return None
+    if add is None or operands is None:
+        return x, weight, None, (product,)
+    bias = graph.constant_tensor(operands[1])
+    if bias is None or tuple(bias.shape.numpy()) != (matrix.shape.numpy()[1],):
+        return None
+    return x, weight, operands[1], (add, product)
+
+
+def joined(names: graph.NameSource, last: ir.Node, projection: Projection) -> tuple[ir.Value, ir.Value]:
+    """The weight of shape (inputs, 3 · outputs) and the bias of shape (3 · outputs,)."""
+    weights, biases = projection.weights, projection.biases
+    if len(weights) == 1 and biases[0] is not None:
+        return weights[0], biases[0]
+    matrices = [graph.constant(value) for value in weights]
+    arrays = [np.asarray(matrix) for matrix in matrices]
+    offsets = [
+        np.zeros(array.shape[1], array.dtype) if bias is None else np.asarray(graph.constant(bias))
+        for array, bias in zip(arrays, biases, strict=True)
+    ]
+    stem = last.outputs[0].name
+    like = weights[0]
+    weight = like if len(weights) == 1 else None
+    if weight is None:
+        weight = graph.constant_beside(like, last, names(f"{stem}_qkv_weight"), np.concatenate(arrays, axis=1))
+    return weight, graph.constant_beside(like, last, names(f"{stem}_qkv_bias"), np.concatenate(offsets))
