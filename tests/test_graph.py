@@ -240,7 +240,7 @@ def test_names_are_new_in_every_scope() -> None:
         "fresh_1",
         "fresh_1_1",
     ]
-    assert graph.unique_name(ir.from_proto(big_model()), "a") == "a_1"  # the function's input
+    assert graph.NameSource(ir.from_proto(big_model()))("a") == "a_1"  # the function's input
 
 
 def test_a_node_is_called_by_its_name_or_output() -> None:

@@ -68,10 +68,13 @@ class QuantizeDynamic(Pass):
         chosen: list[ir.Node] = []
         skipped: list[Skip] = []
         before_log = gates.before_logarithm(model)
+        in_functions = {node for scope, _, inside in graph.scopes(model) if inside for node in scope}
         for node in graph.all_nodes(model):
             if node.op_type not in kernels.KERNELS | _RECURRENT or node.domain not in graph.STANDARD_DOMAINS:
                 continue
             reason = select.BEFORE_LOG if node in before_log else self._why_not(node)
+            if reason is None and node in in_functions:
+                reason = "inside a function, which cannot hold an int8 initializer"
             if reason is None:
                 chosen.append(node)
             else:
@@ -87,6 +90,4 @@ class QuantizeDynamic(Pass):
             return "excluded"
         if node.op_type == "Conv" and not self.conv:
             return "a convolution with ranges measured at run time is slower than float (conv: true does it anyway)"
-        if graph.owning_graph(node) is None:
-            return "inside a function, which cannot hold an int8 initializer"
         return kernels.why_not(node)

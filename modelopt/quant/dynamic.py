@@ -165,7 +165,6 @@ def _holder(constant: ir.Value, node: ir.Node) -> ir.Graph:
     scope = constant.graph if producer is None else producer.graph
     if isinstance(scope, ir.Graph):
         return scope
-    owner = graph.owning_graph(node)
-    if owner is None:
-        raise ValueError("a function has no initializers")
-    return owner
+    if not isinstance(node.graph, ir.Graph):
+        raise ValueError("the node belongs to no graph")
+    return node.graph

@@ -1,0 +1,83 @@
+"""Every node and every scope of a model, safely while it changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import onnx_ir as ir
+
+STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
+
+
+def all_nodes(model: ir.Model) -> Iterator[ir.Node]:
+    """Every node in every scope: the main graph, bodies of If/Loop/Scan, functions.
+
+    It is safe to remove or insert nodes while iterating.
+    """
+    for graph in all_graphs(model):
+        yield from graph
+
+
+def all_graphs(model: ir.Model) -> Iterator[ir.Graph | ir.Function]:
+    """The main graph, its nested bodies, then each function with its bodies; outer scopes come first."""
+    yield from with_bodies(model.graph)
+    for function in model.functions.values():
+        yield from with_bodies(function)
+
+
+def with_bodies(graph: ir.Graph | ir.Function) -> Iterator[ir.Graph | ir.Function]:
+    """`graph`, then every body below it, outer scopes first."""
+    yield graph
+    for node in graph:
+        for body in bodies(node):
+            yield from with_bodies(body)
+
+
+def nodes_with_opset(model: ir.Model) -> Iterator[tuple[ir.Node, int]]:
+    """Every node in every scope, with the version of the standard operator set that it is written in.
+
+    A function imports its own version; bodies inherit that of the graph or function around them. As with `all_nodes`,
+    nodes may be removed or inserted while iterating.
+    """
+    roots: list[tuple[ir.Graph | ir.Function, Mapping[str, int]]] = [(model.graph, model.opset_imports)]
+    roots += [(function, function.opset_imports) for function in model.functions.values()]
+    for root, imports in roots:
+        version = standard_version(imports)
+        for graph in with_bodies(root):
+            for node in graph:
+                yield node, version
+
+
+def bodies(node: ir.Node) -> Iterator[ir.Graph]:
+    """The subgraphs that hang on `node` as attributes."""
+    for attribute in node.attributes.values():
+        if attribute.is_ref():
+            continue
+        if attribute.type == ir.AttributeType.GRAPH:
+            yield attribute.as_graph()
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            yield from attribute.as_graphs()
+
+
+def scopes(model: ir.Model) -> Iterator[tuple[ir.Graph | ir.Function, int, bool]]:
+    """Every scope as in `all_graphs`, with its standard opset version and whether it lies inside a function.
+
+    The version is 0 where none is imported. Inside a function there are no initializers: constants are Constant nodes.
+    """
+    for graph in with_bodies(model.graph):
+        yield graph, opset(model), False
+    for function in model.functions.values():
+        imports = function.opset_imports.items()
+        version = max((v for domain, v in imports if domain in STANDARD_DOMAINS), default=0)
+        for graph in with_bodies(function):
+            yield graph, version, True
+
+
+def opset(model: ir.Model) -> int:
+    """The version of the standard operator set that the main graph uses; 0 when it imports none."""
+    return standard_version(model.opset_imports)
+
+
+def standard_version(imports: Mapping[str, int]) -> int:
+    """The version of the standard operator set among these imports; 0 where there is none."""
+    return max((version for domain, version in imports.items() if domain in STANDARD_DOMAINS), default=0)
