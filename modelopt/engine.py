@@ -18,9 +18,10 @@ from modelopt.passes.base import Context, Pass
 from modelopt.recipe import Recipe, Step, UntilStable, dump
 from modelopt.report import FileInfo, ModelStats, PassResult, Report, SkipInfo, Verification
 from modelopt.runtime import cpu
+from modelopt.runtime.installed import runtime_version
 from modelopt.runtime.runner import WorkerRunner
 from modelopt.runtime.session import SessionSpec
-from modelopt.runtime.worker import Limits, Worker, runtime_version
+from modelopt.runtime.worker import Limits, Worker
 from modelopt.signature import Signature
 
 MAX_ROUNDS = 10

@@ -20,7 +20,8 @@ from modelopt.passes.base import Pass
 from modelopt.runtime import cpu
 
 VERSION = 1
-_GROUP = "until-stable"
+GROUP = "until-stable"
+"""The step that repeats passes."""
 
 
 class DataSpec(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
@@ -129,7 +130,7 @@ class Recipe:
         return tuple(one for step in self.steps for one in (step.passes if isinstance(step, UntilStable) else (step,)))
 
 
-_SECTIONS: dict[str, Any] = {
+SECTIONS: dict[str, Any] = {  # the keys of a recipe file beside version and steps
     "name": str,
     "target": str,
     "seed": Annotated[int, msgspec.Meta(ge=0)],
@@ -179,7 +180,7 @@ def make_pass(name: str, options: dict[str, Any]) -> Pass:
 
 def _step_to_plain(step: Step) -> Any:
     if isinstance(step, UntilStable):
-        return {_GROUP: [_step_to_plain(one) for one in step.passes]}
+        return {GROUP: [_step_to_plain(one) for one in step.passes]}
     options = step.options()
     return {step.name: options} if options else step.name
 
@@ -190,7 +191,7 @@ def _step_to_plain(step: Step) -> Any:
 def dump(recipe: Recipe) -> str:
     """The recipe as YAML; `load` gives an equal recipe back."""
     plain: dict[str, Any] = {"version": VERSION, "steps": [_step_to_plain(step) for step in recipe.steps]}
-    for key in _SECTIONS:
+    for key in SECTIONS:
         value = getattr(recipe, key)
         if value != _default(key):
             plain[key] = _without_defaults(value)
@@ -301,15 +302,15 @@ class _Located:
         if type(version) is not int or version != VERSION:
             raise self.error(("version",), f"version must be {VERSION}", f"found {_short(version)}", None)
         for key in plain:
-            if key not in {*_SECTIONS, "version", "steps"}:
-                known = ["version", "steps", *_SECTIONS]
+            if key not in {*SECTIONS, "version", "steps"}:
+                known = ["version", "steps", *SECTIONS]
                 raise self.error(
                     (key,), f"unknown key '{key}'", f"keys: {', '.join(known)}", did_you_mean(str(key), known)
                 )
         steps = plain.get("steps")
         if not isinstance(steps, list):
             raise self.error(("steps",), "steps must be a list of passes", f"found {_short(steps)}", None)
-        sections = {key: self._section(key, plain[key]) for key in _SECTIONS if key in plain}
+        sections = {key: self._section(key, plain[key]) for key in SECTIONS if key in plain}
         if "target" in sections:
             try:
                 cpu.resolve(sections["target"])
@@ -318,12 +319,12 @@ class _Located:
         return Recipe(steps=tuple(self._step(("steps", i), step) for i, step in enumerate(steps)), **sections)
 
     def _step(self, path: tuple[str | int, ...], plain: Any) -> Step:
-        if not isinstance(plain, dict) or _GROUP not in plain or len(plain) != 1:
+        if not isinstance(plain, dict) or GROUP not in plain or len(plain) != 1:
             return self._pass(path, plain)
-        group = plain[_GROUP]
+        group = plain[GROUP]
         if not isinstance(group, list):
-            raise self.error(path, f"{_GROUP} takes a list of passes", f"found {_short(group)}", None)
-        return UntilStable(tuple(self._pass((*path, _GROUP, i), one) for i, one in enumerate(group)))
+            raise self.error(path, f"{GROUP} takes a list of passes", f"found {_short(group)}", None)
+        return UntilStable(tuple(self._pass((*path, GROUP, i), one) for i, one in enumerate(group)))
 
     def _pass(self, path: tuple[str | int, ...], plain: Any) -> Pass:
         if not isinstance(plain, str) and not (isinstance(plain, dict) and len(plain) == 1):
@@ -331,8 +332,8 @@ class _Located:
                 path, "a step is a pass name, or a pass name with its options", f"found {_short(plain)}", None
             )
         (name, options), *_ = ({plain: None} if isinstance(plain, str) else plain).items()
-        if name == _GROUP:
-            raise self.error(path, f"{_GROUP} does not nest", None, None)
+        if name == GROUP:
+            raise self.error(path, f"{GROUP} does not nest", None, None)
         if not isinstance(options, dict | None):
             raise self.error(path, f"the options of {name} must be a mapping", f"found {_short(options)}", None)
         try:
@@ -344,7 +345,7 @@ class _Located:
 
     def _section(self, key: str, plain: Any) -> Any:
         try:
-            return msgspec.convert(plain, _SECTIONS[key], strict=True)
+            return msgspec.convert(plain, SECTIONS[key], strict=True)
         except msgspec.ValidationError as error:
             text, _, where = str(error).partition(" - at `$.")
             path = (key, *where.rstrip("`").split("."))
@@ -354,52 +355,3 @@ class _Located:
 def _short(plain: Any) -> str:
     text = repr(plain)
     return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def json_schema() -> dict[str, Any]:
-    """A JSON schema (draft 2020-12) of recipe files, options of all passes included."""
-    sections = {key: msgspec.json.schema(kind) for key, kind in _SECTIONS.items()}
-    definitions: dict[str, Any] = {}
-    for schema in sections.values():
-        definitions |= schema.pop("$defs", {})
-    steps = [_pass_schema(passes.find(name), definitions) for name in passes.NAMES]
-    one_pass: dict[str, Any] = {"anyOf": [{"enum": list(passes.NAMES)}, *steps]}
-    group = {
-        "type": "object",
-        "properties": {_GROUP: {"type": "array", "items": one_pass}},
-        "required": [_GROUP],
-        "additionalProperties": False,
-    }
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "modelopt recipe",
-        "type": "object",
-        "properties": {
-            "version": {"const": VERSION},
-            "steps": {"type": "array", "items": {"anyOf": [*one_pass["anyOf"], group]}},
-            **sections,
-        },
-        "required": ["version", "steps"],
-        "additionalProperties": False,
-        "$defs": definitions,
-    }
-
-
-def _pass_schema(kind: type[Pass], definitions: dict[str, Any]) -> dict[str, Any]:
-    schema = msgspec.json.schema(kind)
-    found = schema.pop("$defs", {})
-    own = found.pop(kind.__name__)
-    definitions |= found
-    docs = {f.name: f.metadata["doc"] for f in dataclasses.fields(kind)}
-    properties = {
-        name.replace("_", "-"): {**described, "description": docs[name]}
-        for name, described in own["properties"].items()
-    }
-    options = {"type": "object", "properties": properties, "additionalProperties": False}
-    return {
-        "type": "object",
-        "description": kind.summary(),
-        "properties": {kind.name: options},
-        "required": [kind.name],
-        "additionalProperties": False,
-    }

@@ -20,6 +20,7 @@ from modelopt import passes, recipe
 from modelopt.errors import InputError
 from modelopt.passes.base import Pass
 from modelopt.recipe import BenchSpec, DataSpec, EvaluateSpec, Gates, Recipe, UntilStable
+from modelopt.recipe_schema import json_schema
 
 EXISTING = [name for name in passes.NAMES if importlib.util.find_spec(f"modelopt.passes.{name.replace('-', '_')}")]
 
@@ -276,7 +277,7 @@ def test_no_text_makes_it_fail(text: str) -> None:
 
 
 def test_the_schema_names_every_pass_and_option() -> None:
-    schema = recipe.json_schema()
+    schema = json_schema()
     text = json.dumps(schema)
     for name in passes.NAMES:
         assert f'"{name}"' in text
@@ -287,6 +288,6 @@ def test_the_schema_names_every_pass_and_option() -> None:
 
 
 def test_the_schema_defines_what_it_refers_to() -> None:
-    schema = recipe.json_schema()
+    schema = json_schema()
     referred = {part.split('"')[0].removeprefix("#/$defs/") for part in json.dumps(schema).split('"$ref": "')[1:]}
     assert referred <= set(schema["$defs"])

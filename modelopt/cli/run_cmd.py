@@ -28,7 +28,8 @@ def command(recipe: Path | None, model: Path | None, schema: bool, calib: str | 
     """Run the RECIPE on MODEL. Flags given here take the place of what the recipe says."""
     from modelopt.cli.optimize import execute, override
     from modelopt.errors import InputError
-    from modelopt.recipe import json_schema, load
+    from modelopt.recipe import load
+    from modelopt.recipe_schema import json_schema
 
     if schema:
         import msgspec

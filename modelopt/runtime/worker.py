@@ -7,7 +7,6 @@ onnxruntime, onnx's checker and shape inference, and onnxsim crash, stall or exh
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import itertools
 import os
 import signal
@@ -25,35 +24,15 @@ import msgspec
 import numpy as np
 import psutil
 
-from modelopt.errors import EnvironmentLacks, InputError, ModeloptError, Refused, WorkerDied, did_you_mean
-from modelopt.runtime import wire
-from modelopt.runtime.cpu import usable_cores
-from modelopt.runtime.session import (
-    NodeRun,
-    SessionInfo,
-    SessionSpec,
-    full_provider_name,
-    short_provider_names,
-)
+from modelopt.errors import ModeloptError, WorkerDied
+from modelopt.runtime import installed, wire
+from modelopt.runtime.session import NodeRun, SessionInfo, SessionSpec, full_provider_name
 
 _POLL_SECONDS = 0.05
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 # -P keeps the working directory off the path: a stray numpy.py there must not run. The package's own root goes last, so
 # that a checkout that is not installed works too.
 _CHILD_CODE = "import sys; sys.path.append(sys.argv[1]); from modelopt.runtime.child import main; main()"
-_RUNTIMES = (
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "onnxruntime-openvino",
-    "onnxruntime-directml",
-    "onnxruntime-qnn",
-)
-_INSTALL = {
-    "CUDAExecutionProvider": "onnxruntime-gpu",
-    "TensorrtExecutionProvider": "onnxruntime-gpu",
-    "OpenVINOExecutionProvider": "onnxruntime-openvino",
-    "DmlExecutionProvider": "onnxruntime-directml",
-}
 
 
 @dataclass(frozen=True)
@@ -83,7 +62,7 @@ class Worker:
     """
 
     def __init__(self, limits: Limits | None = None, *, preload: str = "onnxruntime") -> None:
-        refuse_two_runtimes()
+        installed.refuse_two_runtimes()
         self.limits = limits or Limits.default()
         self._ids = itertools.count(1)
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
@@ -130,7 +109,7 @@ class Worker:
             Refused: onnxruntime does not load the model.
             WorkerDied: The child crashed or exceeded its limits.
         """
-        known = _known_spec(spec)
+        known = installed.known_spec(spec)
         number = next(self._ids)
         body = {"call": "open", "id": number, "path": str(path), "spec": msgspec.to_builtins(known)}
         answer, _ = self._request(body, {}, doing=f"loading the {what}", spec=spec)
@@ -182,10 +161,10 @@ class Worker:
             EnvironmentLacks: It is not installed.
             InputError: No provider has that name.
         """
-        spec = _known_spec(SessionSpec(provider=provider))
+        spec = installed.known_spec(SessionSpec(provider=provider))
         here = self.versions()["providers"]
         if full_provider_name(provider) not in here:
-            raise _error("provider-missing", ", ".join(here), "", spec)
+            raise installed.explain("provider-missing", ", ".join(here), "", spec)
 
     def versions(self) -> dict[str, Any]:
         """onnxruntime's version and available providers."""
@@ -248,7 +227,7 @@ class Worker:
                 self._kill()  # half a message is on the pipe: this child is of no more use
                 raise
         if "failure" in answer:
-            raise _error(answer["failure"], answer["text"], doing, spec)
+            raise installed.explain(answer["failure"], answer["text"], doing, spec)
         return answer, tensors
 
     def _kill(self) -> None:
@@ -362,61 +341,3 @@ def _private_bytes(pid: int) -> int:
     except psutil.NoSuchProcess:
         return 0
     return int(memory.rss - getattr(memory, "shared", 0))  # mapped weight files are not the child's own
-
-
-def refuse_two_runtimes() -> None:
-    """Refuse an environment with two builds of onnxruntime: they overwrite each other's files.
-
-    Raises:
-        EnvironmentLacks: Two are installed, or none is.
-    """
-    found = [name for name in _RUNTIMES if _version(name)]
-    if not found:
-        raise EnvironmentLacks("onnxruntime is not installed", hint="pip install onnxruntime")
-    if len(found) > 1:
-        raise EnvironmentLacks(
-            f"{' and '.join(found)} are installed together and overwrite each other's files",
-            hint=f"pip uninstall -y {' '.join(found)}, then pip install the one that you want",
-        )
-
-
-def runtime_version() -> str:
-    """The version of the onnxruntime that is installed, under whatever name."""
-    return next((version for version in map(_version, _RUNTIMES) if version), "unknown")
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _known_spec(spec: SessionSpec) -> SessionSpec:
-    name = spec.provider
-    if name.lower() not in short_provider_names() and not name.endswith("ExecutionProvider"):
-        raise InputError(
-            f"unknown provider '{name}'",
-            note=f"providers: {', '.join(short_provider_names())}, or a full name such as CPUExecutionProvider",
-            hint=did_you_mean(name.lower(), short_provider_names()),
-        )
-    return msgspec.structs.replace(spec, threads=spec.threads or usable_cores())
-
-
-def _error(kind: str, text: str, doing: str, spec: SessionSpec | None) -> ModeloptError:
-    if kind in {"provider-missing", "provider-failed"} and spec is not None:
-        provider = full_provider_name(spec.provider)
-        if kind == "provider-failed":
-            return EnvironmentLacks(
-                f"onnxruntime could not create {provider} and would run on {text} in silence",
-                hint="check the driver and libraries that the provider needs",
-            )
-        package = _INSTALL.get(provider)
-        return EnvironmentLacks(
-            f"{provider} is not available here",
-            note=f"this onnxruntime has {text}",
-            hint=f"pip uninstall -y onnxruntime && pip install {package}" if package else None,
-        )
-    if kind == "memory":
-        return WorkerDied(f"{doing} ran out of memory", reason="memory", note=text or None)
-    return Refused(f"{doing} failed", note=text)

@@ -1,0 +1,61 @@
+"""A JSON schema of recipe files, for editors that complete YAML."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import msgspec
+
+from modelopt import passes
+from modelopt.passes.base import Pass
+from modelopt.recipe import GROUP, SECTIONS, VERSION
+
+
+def json_schema() -> dict[str, Any]:
+    """A JSON schema (draft 2020-12) of recipe files, options of all passes included."""
+    sections = {key: msgspec.json.schema(kind) for key, kind in SECTIONS.items()}
+    definitions: dict[str, Any] = {}
+    for schema in sections.values():
+        definitions |= schema.pop("$defs", {})
+    steps = [_pass_schema(passes.find(name), definitions) for name in passes.NAMES]
+    one_pass: dict[str, Any] = {"anyOf": [{"enum": list(passes.NAMES)}, *steps]}
+    group = {
+        "type": "object",
+        "properties": {GROUP: {"type": "array", "items": one_pass}},
+        "required": [GROUP],
+        "additionalProperties": False,
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "modelopt recipe",
+        "type": "object",
+        "properties": {
+            "version": {"const": VERSION},
+            "steps": {"type": "array", "items": {"anyOf": [*one_pass["anyOf"], group]}},
+            **sections,
+        },
+        "required": ["version", "steps"],
+        "additionalProperties": False,
+        "$defs": definitions,
+    }
+
+
+def _pass_schema(kind: type[Pass], definitions: dict[str, Any]) -> dict[str, Any]:
+    schema = msgspec.json.schema(kind)
+    found = schema.pop("$defs", {})
+    own = found.pop(kind.__name__)
+    definitions |= found
+    docs = {f.name: f.metadata["doc"] for f in dataclasses.fields(kind)}
+    properties = {
+        name.replace("_", "-"): {**described, "description": docs[name]}
+        for name, described in own["properties"].items()
+    }
+    options = {"type": "object", "properties": properties, "additionalProperties": False}
+    return {
+        "type": "object",
+        "description": kind.summary(),
+        "properties": {kind.name: options},
+        "required": [kind.name],
+        "additionalProperties": False,
+    }

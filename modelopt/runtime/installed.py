@@ -1,0 +1,96 @@
+"""Which onnxruntime is installed, what it can do, and what to say when it cannot."""
+
+from __future__ import annotations
+
+import importlib.metadata
+
+import msgspec
+
+from modelopt.errors import EnvironmentLacks, InputError, ModeloptError, Refused, WorkerDied, did_you_mean
+from modelopt.runtime.cpu import usable_cores
+from modelopt.runtime.session import SessionSpec, full_provider_name, short_provider_names
+
+_RUNTIMES = (
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxruntime-openvino",
+    "onnxruntime-directml",
+    "onnxruntime-qnn",
+)
+_INSTALL = {
+    "CUDAExecutionProvider": "onnxruntime-gpu",
+    "TensorrtExecutionProvider": "onnxruntime-gpu",
+    "OpenVINOExecutionProvider": "onnxruntime-openvino",
+    "DmlExecutionProvider": "onnxruntime-directml",
+}
+
+
+def refuse_two_runtimes() -> None:
+    """Refuse an environment with two builds of onnxruntime: they overwrite each other's files.
+
+    Raises:
+        EnvironmentLacks: Two are installed, or none is.
+    """
+    found = [name for name in _RUNTIMES if _version(name)]
+    if not found:
+        raise EnvironmentLacks("onnxruntime is not installed", hint="pip install onnxruntime")
+    if len(found) > 1:
+        raise EnvironmentLacks(
+            f"{' and '.join(found)} are installed together and overwrite each other's files",
+            hint=f"pip uninstall -y {' '.join(found)}, then pip install the one that you want",
+        )
+
+
+def runtime_version() -> str:
+    """The version of the onnxruntime that is installed, under whatever name."""
+    return next((version for version in map(_version, _RUNTIMES) if version), "unknown")
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def known_spec(spec: SessionSpec) -> SessionSpec:
+    """`spec` with its threads counted out.
+
+    Raises:
+        InputError: No provider has that name.
+    """
+    name = spec.provider
+    if name.lower() not in short_provider_names() and not name.endswith("ExecutionProvider"):
+        raise InputError(
+            f"unknown provider '{name}'",
+            note=f"providers: {', '.join(short_provider_names())}, or a full name such as CPUExecutionProvider",
+            hint=did_you_mean(name.lower(), short_provider_names()),
+        )
+    return msgspec.structs.replace(spec, threads=spec.threads or usable_cores())
+
+
+def explain(kind: str, text: str, doing: str, spec: SessionSpec | None) -> ModeloptError:
+    """The error behind a failure that the child reports.
+
+    Args:
+        kind: What failed, as the child names it.
+        text: Its evidence.
+        doing: What was being done.
+        spec: How the session was to be opened, where one was.
+    """
+    if kind in {"provider-missing", "provider-failed"} and spec is not None:
+        provider = full_provider_name(spec.provider)
+        if kind == "provider-failed":
+            return EnvironmentLacks(
+                f"onnxruntime could not create {provider} and would run on {text} in silence",
+                hint="check the driver and libraries that the provider needs",
+            )
+        package = _INSTALL.get(provider)
+        return EnvironmentLacks(
+            f"{provider} is not available here",
+            note=f"this onnxruntime has {text}",
+            hint=f"pip uninstall -y onnxruntime && pip install {package}" if package else None,
+        )
+    if kind == "memory":
+        return WorkerDied(f"{doing} ran out of memory", reason="memory", note=text or None)
+    return Refused(f"{doing} failed", note=text)
