@@ -15,6 +15,7 @@ from modelopt.measure import cautions
 from modelopt.measure.bench import BenchResult, run_bench
 from modelopt.measure.evaluate import Accuracy, evaluate
 from modelopt.measure.stats import Ratio
+from modelopt.progress import Progress
 from modelopt.recipe import BenchSpec, EvaluateSpec, Recipe
 from modelopt.report import FileInfo
 from modelopt.report.summary import accuracy_rows, milliseconds, size
@@ -59,7 +60,7 @@ def measure_models(
     seed: int,
     limits: Limits | None,
     allow_hardlinks: bool,
-    progress: measuring.Progress,
+    progress: Progress,
 ) -> BenchReport:
     """Measure models with the same signature side by side.
 

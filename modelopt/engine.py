@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +15,7 @@ from modelopt import __version__, gates, graph, invariants, io, measuring, prove
 from modelopt.errors import InputError, Refused, VerificationFailed, WorkerDied
 from modelopt.observers import Dump, Observer, Verify
 from modelopt.passes.base import Context, Pass
+from modelopt.progress import Progress, silent
 from modelopt.recipe import Recipe, Step, UntilStable, dump
 from modelopt.report import FileInfo, ModelStats, PassResult, Report, SkipInfo, Verification
 from modelopt.runtime import cpu
@@ -26,12 +27,6 @@ from modelopt.signature import Signature
 
 MAX_ROUNDS = 10
 """How often a group of passes is repeated before it counts as unstable."""
-
-Progress = Callable[[str, int, int | None], None]
-
-
-def _silent(_what: str, _done: int, _total: int | None) -> None:
-    """Report no progress."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +53,7 @@ class Request:
     limits: Limits | None = None
     allow_hardlinks: bool = False
     verify_samples: int = 4
-    progress: Progress = _silent
+    progress: Progress = silent
 
 
 def run(request: Request) -> Report:
@@ -153,7 +148,7 @@ def apply(
     model: ir.Model,
     context: Context,
     observers: Sequence[Observer] = (),
-    progress: Progress = _silent,
+    progress: Progress = silent,
 ) -> tuple[PassResult, ...]:
     """Apply the steps to `model` in place.
 

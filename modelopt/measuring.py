@@ -19,6 +19,7 @@ from modelopt.measure.evaluate import Accuracy, evaluate
 from modelopt.measure.metric import Score
 from modelopt.measure.schedule import Plan
 from modelopt.passes.base import Effect
+from modelopt.progress import Progress
 from modelopt.recipe import BenchSpec, DataSpec, Recipe
 from modelopt.report import Latency
 from modelopt.runtime.session import SessionSpec
@@ -33,7 +34,6 @@ BENCH_FEEDS = 4
 """How many samples are timed in turn."""
 
 Feeds = Sequence[dict[str, np.ndarray]]
-Progress = Callable[[str, int, int | None], None]
 
 
 @dataclass

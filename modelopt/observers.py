@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 import onnx_ir as ir
 
-from modelopt import graph, io
+from modelopt import io
 from modelopt.errors import Refused, VerificationFailed
 from modelopt.measure import noise
 from modelopt.measure.closeness import FLOAT32, FLOOR, OutputMismatch, Tolerance, compare_outputs
@@ -237,6 +237,5 @@ class Verify:
     def _snapshot(self, model: ir.Model) -> Path:
         self._snapshots += 1
         path = self.scratch / f"verify-{self._snapshots}.onnx"
-        large = graph.weight_bytes(model) > io.MAX_INLINE_BYTES
-        io.write(model, path, data_name=f"{path.name}.data" if large else None)
+        io.write_aside(model, path)
         return path

@@ -83,8 +83,7 @@ class _Workshop:
         graph.forget_shapes(loaded.model, keep=declared)
         self.count += 1
         path = self.scratch / f"candidate-{self.count}.onnx"
-        large = graph.weight_bytes(loaded.model) > io.MAX_INLINE_BYTES
-        io.write(loaded.model, path, data_name=f"{path.name}.data" if large else None)
+        io.write_aside(loaded.model, path)
         return _Built(path, sum(result.rewrites for result in last))
 
 

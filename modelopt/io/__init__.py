@@ -7,7 +7,7 @@ only from regular files under the model's folder. Nothing gets its final name be
 from modelopt.io.external import contained
 from modelopt.io.files import STDIO, same_file
 from modelopt.io.loading import Loaded, load
-from modelopt.io.staging import MAX_INLINE_BYTES, Staged, destination, staged, write
+from modelopt.io.staging import MAX_INLINE_BYTES, Staged, destination, staged, write, write_aside
 
 __all__ = [
     "MAX_INLINE_BYTES",
@@ -20,4 +20,5 @@ __all__ = [
     "same_file",
     "staged",
     "write",
+    "write_aside",
 ]

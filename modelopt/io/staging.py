@@ -47,6 +47,16 @@ def write(model: ir.Model, path: Path, *, data_name: str | None = None) -> list[
         return [path, data]
 
 
+def write_aside(model: ir.Model, path: Path) -> None:
+    """`write`, with the weights beside the model where they are too many for one message; for dumps and candidates.
+
+    Raises:
+        EnvironmentLacks: The disk is full or not writable.
+    """
+    large = graph.weight_bytes(model) > MAX_INLINE_BYTES
+    write(model, path, data_name=f"{path.name}.data" if large else None)
+
+
 def _write_external(model: ir.Model, path: Path, data_name: str, data: Path) -> None:
     """Write a model that says its weights are in `data_name`, and those weights to `data`."""
     with serial.externalized(model, data_name, MIN_BYTES) as payloads:

@@ -13,8 +13,9 @@ import numpy as np
 from modelopt.errors import InputError
 from modelopt.measure import cautions, environment, stats
 from modelopt.measure.environment import Environment
-from modelopt.measure.schedule import Plan, Progress, Timings, silent, time_rounds
+from modelopt.measure.schedule import Plan, Timings, time_rounds
 from modelopt.measure.stats import Ratio
+from modelopt.progress import Progress, silent
 from modelopt.runtime.placement import Placement, find_placement
 from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Limits, Session, Worker

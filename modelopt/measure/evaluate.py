@@ -11,8 +11,8 @@ from modelopt.data.sample import Dataset, Sample
 from modelopt.errors import InputError
 from modelopt.measure.metric import Metric, Score
 from modelopt.measure.metrics import Choice, choose, parse
-from modelopt.measure.schedule import Progress, silent
 from modelopt.measure.stats import Delta
+from modelopt.progress import Progress, silent
 from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Limits, Session, Worker
 

@@ -12,19 +12,13 @@ from statistics import median
 import msgspec
 
 from modelopt.measure.stats import half_width
+from modelopt.progress import Progress, silent
 
 Timer = Callable[[int, int, int], list[int]]
 """``timer(model, feed, runs)``: run `model` `runs` times on `feed`; nanoseconds for each run."""
 
-Progress = Callable[[str, int, int | None], None]
-"""``progress(what, done, total)``."""
-
 _WARM_BATCHES = 3
 _WARM_AGREEMENT = 0.05
-
-
-def silent(_what: str, _done: int, _total: int | None) -> None:
-    """Report no progress."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):

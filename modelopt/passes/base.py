@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, ClassVar, Protocol
@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt.data import Dataset
+from modelopt.progress import Progress, silent
 from modelopt.runtime.cpu import Target
 from modelopt.signature import Signature
 
@@ -107,10 +108,6 @@ class Runner(Protocol):
         ...
 
 
-def _silent(_step: str, _done: int, _total: int | None) -> None:
-    """Report no progress."""
-
-
 @dataclass(frozen=True)
 class Context:
     """What the engine lends to a pass.
@@ -127,7 +124,7 @@ class Context:
     target: Target
     calibration: Dataset | None = None
     seed: int = 0
-    progress: Callable[[str, int, int | None], None] = _silent
+    progress: Progress = silent
 
 
 def option(default: Any, text: str) -> Any:
