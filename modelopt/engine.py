@@ -108,7 +108,8 @@ def run(request: Request) -> Report:
             provenance.append(loaded.model, _entry(recipe, loaded, context, versions))
         with io.staged(loaded.model, request.output, source=loaded, unchanged=unchanged) as staged:
             if verify is not None:
-                verify.finish(staged.path)
+                # Two open sessions hold their weights twice: not where that is a lot.
+                verify.finish(staged.path, spare if staged.size_bytes < io.MAX_INLINE_BYTES else None)
             findings = measuring.measure(
                 recipe,
                 loaded.path,

@@ -103,7 +103,7 @@ def chunks(model: ir.Model, *, weights: bool = True) -> Iterator[wireformat.Buff
     if not weights:
         yield skeleton
         return
-    yield from wireformat.attach(skeleton, lambda i: tensor_bytes(payloads[i]))
+    yield from wireformat.attach(skeleton, lambda i: payloads[i].nbytes, lambda i: tensor_bytes(payloads[i]))
 
 
 # What onnx_ir adds and the model did not hold
@@ -152,8 +152,8 @@ def tensor_bytes(tensor: ir.TensorProtocol) -> wireformat.Buffer:
     """The little-endian ``raw_data`` of a tensor, without a copy where its array is contiguous."""
     if tensor.dtype.bitwidth >= 8 and np.little_endian:
         array = tensor.numpy()
-        if array.flags.c_contiguous and array.dtype.byteorder in "=|<" and array.size:
-            return array.reshape(-1).view(np.uint8).data
+        if array.dtype.byteorder in "=|<":
+            return graph.raw_bytes(array)
     return tensor.tobytes()
 
 

@@ -95,14 +95,15 @@ def _detach(
     return parts
 
 
-def attach(skeleton: Buffer, blob: Callable[[int], Buffer]) -> Iterator[Buffer]:
+def attach(skeleton: Buffer, size: Callable[[int], int], blob: Callable[[int], Buffer]) -> Iterator[Buffer]:
     """The inverse of `detach`: yield the serialized model in chunks.
 
     Args:
         skeleton: A serialized ModelProto whose detached tensors have `MARKER` locations.
-        blob: The bytes of a blob by its number; called once per blob to size it and once to write it.
+        size: The length of a blob by its number.
+        blob: Its bytes; called once per blob.
     """
-    return _emit(_attach(memoryview(skeleton), 0, len(skeleton), "model", lambda i: len(blob(i))), blob)
+    return _emit(_attach(memoryview(skeleton), 0, len(skeleton), "model", size), blob)
 
 
 def _attach(view: memoryview, start: int, end: int, kind: str, size: Callable[[int], int]) -> _Piece:

@@ -26,7 +26,7 @@ SAMPLE = Path(__file__).parent.parent / "sample_models" / "digits_loop" / "model
 def _again(data: bytes, threshold: int) -> bytes:
     skeleton, blobs = wireformat.detach(data, threshold)
     parts = [data[blob.offset : blob.offset + blob.length] for blob in blobs]
-    return b"".join(wireformat.attach(skeleton, parts.__getitem__))
+    return b"".join(wireformat.attach(skeleton, lambda i: len(parts[i]), parts.__getitem__))
 
 
 # Detach and attach

@@ -16,7 +16,7 @@ import pytest
 from onnx import NodeProto, TensorProto, ValueInfoProto, helper
 
 from modelopt.errors import EnvironmentLacks, ExitCode, InputError, Refused, WorkerDied
-from modelopt.runtime import worker as worker_module
+from modelopt.runtime import spawn
 from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Limits, Session, Worker
 
@@ -247,7 +247,7 @@ def test_native_prints_do_not_reach_the_pipe(monkeypatch: pytest.MonkeyPatch, li
         "import os, modelopt.runtime.child as c; run = c._run; "
         "c._run = lambda *a: (os.write(1, b'a native print'), run(*a))[1]; main()"
     )
-    monkeypatch.setattr(worker_module, "_CHILD_CODE", worker_module._CHILD_CODE.replace("main()", printing))
+    monkeypatch.setattr(spawn, "_CODE", spawn._CODE.replace("main()", printing))
     with Worker() as each:
         session = opened(each, linear)
         assert session.run({"x": np.zeros((1, 4), np.float32)})[0].shape == (1, 3)

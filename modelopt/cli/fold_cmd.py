@@ -12,7 +12,7 @@ from modelopt.cli import options
 
 @click.command(
     "fold",
-    cls=options.Command,
+    cls=options.Optimizing,
     epilog="""\b
 Examples:
   modelopt fold model.onnx                      # writes model.folded.onnx

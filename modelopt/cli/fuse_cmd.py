@@ -14,7 +14,7 @@ _PROVIDERS = ("cpu", "cuda")
 
 @click.command(
     "fuse",
-    cls=options.Command,
+    cls=options.Optimizing,
     epilog="""\b
 Examples:
   modelopt fuse model.onnx                      # writes model.fused.onnx

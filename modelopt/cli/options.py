@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 import click
 
+from modelopt.runtime import spawn
+
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
@@ -94,6 +96,19 @@ class Command(click.Command):
         for heading, records in headings.items():
             with formatter.section(heading):
                 formatter.write_dl(records)
+
+
+class Optimizing(Command):
+    """A command that makes a model: its child processes start before the modules that it needs are imported."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Start them and run the command."""
+        flags = ctx.params
+        if not flags["print_recipe"] and flags["model"] is not None:
+            spawn.ahead("onnx")
+            if flags["evaluation"] is not None or not (flags["no_verify"] and flags["no_bench"]):
+                spawn.ahead("onnxruntime")
+        return super().invoke(ctx)
 
 
 def _heading(parameter: click.Parameter) -> str:

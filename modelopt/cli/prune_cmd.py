@@ -12,7 +12,7 @@ from modelopt.cli import options
 
 @click.command(
     "prune",
-    cls=options.Command,
+    cls=options.Optimizing,
     epilog="""\b
 Examples:
   modelopt prune --sparsity 0.5 model.onnx      # writes model.pruned.onnx

@@ -12,7 +12,7 @@ from modelopt.cli import options
 
 @click.command(
     "quantize",
-    cls=options.Command,
+    cls=options.Optimizing,
     epilog="""\b
 Examples:
   modelopt quantize --calib data/ model.onnx                        # writes model.int8.onnx

@@ -12,7 +12,7 @@ from modelopt.cli import options
 
 @click.command(
     "run",
-    cls=options.Command,
+    cls=options.Optimizing,
     epilog="""\b
 Examples:
   modelopt run recipes/cpu-latency.yaml model.onnx

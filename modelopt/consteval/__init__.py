@@ -18,7 +18,7 @@ from modelopt.consteval.call import Call, Kernel, LeftToRuntime, NotEvaluable
 
 __all__ = ["MIN_OPSET", "OPERATORS", "NotEvaluable", "evaluate", "is_foldable", "kernel_of", "output_bytes"]
 
-_STRIP = 64
+_VIEW_BYTES = 2**20
 
 _T = TypeVar("_T")
 
@@ -92,8 +92,9 @@ def output_bytes(node: ir.Node, inputs: Sequence[np.ndarray | None], opset: int)
 def evaluate(node: ir.Node, inputs: Sequence[np.ndarray | None], opset: int) -> list[np.ndarray] | None:
     """The outputs of `node`, or None when no kernel evaluates it.
 
-    Each is a C-contiguous array of its own with the dtype of the specification; scalars stay 0-d. Floating-point
-    results agree with onnxruntime's up to the rounding of elementary functions and sums.
+    Each has the dtype of the specification; scalars stay 0-d. An output of 1 MiB or more may be a view of an input,
+    which nobody may write into; smaller ones are C-contiguous arrays of their own. Floating-point results agree with
+    onnxruntime's up to the rounding of elementary functions and sums.
 
     Args:
         node: A node.
@@ -105,17 +106,13 @@ def evaluate(node: ir.Node, inputs: Sequence[np.ndarray | None], opset: int) -> 
     """
     kernel = kernel_of(node, opset)
     outputs = None if kernel is None else _guarded(kernel.run, Call(node, inputs, opset))
-    return None if outputs is None else [_dense(output) for output in outputs]
+    return None if outputs is None else [_own(output) for output in outputs]
 
 
-def _dense(array: np.ndarray) -> np.ndarray:
-    """A C-contiguous copy. A transposed matrix is copied in strips that stay in the cache: ten times as fast."""
-    if array.ndim != 2 or array.flags.c_contiguous or array.shape[1] < 2 * _STRIP:
-        return np.array(array, order="C")
-    copy = np.empty(array.shape, array.dtype)
-    for start in range(0, array.shape[1], _STRIP):
-        copy[:, start : start + _STRIP] = array[:, start : start + _STRIP]
-    return copy
+def _own(array: np.ndarray) -> np.ndarray:
+    """A C-contiguous copy; a large weight that is merely permuted stays a view, and is copied when it is written."""
+    permuted = array.base is not None and 0 not in array.strides
+    return array if permuted and array.nbytes >= _VIEW_BYTES else np.array(array, order="C")
 
 
 def _guarded(function: Callable[[Call], _T], call: Call) -> _T | None:

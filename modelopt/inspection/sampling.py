@@ -13,8 +13,8 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from modelopt import mapped
 from modelopt.errors import InputError
-from modelopt.inspection import mapped
 from modelopt.inspection.data import Sparsity
 
 SPARSITY_BYTES = 64 * 2**20

@@ -7,28 +7,18 @@ model beside it names it any more.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import mmap
 import os
 import re
 from pathlib import Path
 
-import onnx_ir as ir
-
-from modelopt import serial
-
 MIN_BYTES = 1024
 """Smaller tensors stay in the model file."""
 
 
-def data_name_of(model: ir.Model, target: Path) -> str:
-    """The name of the data file for `model` written to `target`; it says what the file holds."""
-    digest = hashlib.sha256()
-    with serial.externalized(model, "", MIN_BYTES) as payloads:
-        for offset, tensor in payloads:
-            digest.update(b"%d:%d:" % (offset, tensor.nbytes))
-            digest.update(serial.tensor_bytes(tensor))
-    return f"{target.name}.{digest.hexdigest()[:12]}.data"
+def data_name(target: Path, digest: str) -> str:
+    """The name of the data file of the model `target`; it says what the file holds, by its SHA-256 in hex."""
+    return f"{target.name}.{digest[:12]}.data"
 
 
 def data_files(target: Path) -> set[Path]:

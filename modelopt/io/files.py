@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
 import stat
 from pathlib import Path
 
+from modelopt import mapped
 from modelopt.errors import InputError, did_you_mean
 
 STDIO = Path("-")
@@ -21,10 +21,9 @@ def map_file(path: Path, shown: str) -> memoryview:
         InputError: It is not one, or it is empty.
     """
     regular_file(path, shown)
-    with path.open("rb") as file:
-        if os.fstat(file.fileno()).st_size == 0:
-            raise InputError(f"{shown} is empty", hint="an earlier command in a pipeline may have failed")
-        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    if path.stat().st_size == 0:
+        raise InputError(f"{shown} is empty", hint="an earlier command in a pipeline may have failed")
+    return mapped.open_map(path)
 
 
 def regular_file(path: Path, shown: str) -> None:

@@ -6,12 +6,14 @@ import contextlib
 import hashlib
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx_ir as ir
 
 from modelopt import invariants, serial
+from modelopt.background import in_background
 from modelopt.errors import InputError, Refused
 from modelopt.io.external import map_external
 from modelopt.io.files import STDIO, map_file
@@ -26,7 +28,7 @@ class Loaded:
         model: The model; its large tensors are views into mapped files.
         path: A file that holds these bytes, for the runtime (a temporary one when the model came from stdin).
         shown: How messages and reports call the input.
-        sha256: Of the model file's bytes, in hex; external data are not in it.
+        digest: The model file's SHA-256, in hex, computed while the caller goes on.
         size_bytes: Of the model file and its external data.
         has_external_data: Whether weights are in files of their own.
     """
@@ -34,9 +36,14 @@ class Loaded:
     model: ir.Model
     path: Path
     shown: str
-    sha256: str
+    digest: Future[str]
     size_bytes: int
     has_external_data: bool
+
+    @property
+    def sha256(self) -> str:
+        """Of the model file's bytes, in hex; external data are not in it."""
+        return self.digest.result()
 
 
 def load(path: Path, *, scratch: Path, allow_hardlinks: bool = False) -> Loaded:
@@ -54,7 +61,7 @@ def load(path: Path, *, scratch: Path, allow_hardlinks: bool = False) -> Loaded:
     shown = "<stdin>" if path == STDIO else str(path)
     file = _spool_stdin(scratch) if path == STDIO else path
     buffer = map_file(file, shown)
-    digest = hashlib.sha256(buffer).hexdigest()
+    digest = in_background(lambda: _sha256(file))
     with _named(shown):
         proto, blobs = serial.parse(buffer)
         refuse_unsupported(proto, shown)
@@ -67,6 +74,11 @@ def load(path: Path, *, scratch: Path, allow_hardlinks: bool = False) -> Loaded:
         raise InputError(f"{shown} is not a valid model", note=str(violations[0]))
     size = len(buffer) + sum(data.stat().st_size for data in external)
     return Loaded(model, file, shown, digest, size, bool(external))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:  # read, not mapped: a file that shrinks meanwhile must not end us
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import errno
+import hashlib
 import os
 import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx_ir as ir
 
 from modelopt import graph, serial
-from modelopt.errors import EnvironmentLacks, InputError, Refused
-from modelopt.io.datafiles import MIN_BYTES, data_files, data_name_of, named_data, remove_stale, remove_unused, unlink
-from modelopt.io.files import STDIO, sibling
+from modelopt.errors import InputError, Refused
+from modelopt.io.datafiles import MIN_BYTES, data_files, data_name, named_data, remove_stale, remove_unused, unlink
+from modelopt.io.files import STDIO, map_file, sibling
 from modelopt.io.loading import Loaded
+from modelopt.io.writing import disk_errors, sync, write_chunks
 
 MAX_INLINE_BYTES = 2**31 - 2**20
 """Protobuf messages end at 2 GiB; larger models keep their weights in a data file."""
@@ -38,12 +40,12 @@ def write(model: ir.Model, path: Path, *, data_name: str | None = None) -> list[
     Raises:
         EnvironmentLacks: The disk is full or not writable.
     """
-    with _disk_errors(path):
+    with disk_errors(path):
         if data_name is None:
-            _write_chunks(path, serial.chunks(model))
+            write_chunks(path, serial.chunks(model))
             return [path]
         data = path.parent / data_name
-        _write_external(model, path, data_name, data)
+        _write_external(model, path, data, lambda _digest: data_name)
         return [path, data]
 
 
@@ -57,12 +59,26 @@ def write_aside(model: ir.Model, path: Path) -> None:
     write(model, path, data_name=f"{path.name}.data" if large else None)
 
 
-def _write_external(model: ir.Model, path: Path, data_name: str, data: Path) -> None:
-    """Write a model that says its weights are in `data_name`, and those weights to `data`."""
-    with serial.externalized(model, data_name, MIN_BYTES) as payloads:
+def _write_external(model: ir.Model, path: Path, data: Path, name_of: Callable[[str], str]) -> str:
+    """Write the weights to `data`, and to `path` a model that says where they are.
+
+    Args:
+        model: The model.
+        path: The file to create for it.
+        data: The file to create for its weights.
+        name_of: What the model calls the data file, given the SHA-256 of what that holds.
+
+    Returns:
+        That name.
+    """
+    digest = hashlib.sha256()
+    with serial.externalized(model, "", MIN_BYTES) as payloads:
+        write_chunks(data, _aligned(payloads), seen=digest.update)
+    name = name_of(digest.hexdigest())
+    with serial.externalized(model, name, MIN_BYTES):
         header = serial.to_bytes(model)
-    _write_chunks(path, [header])
-    _write_chunks(data, _aligned(payloads))
+    write_chunks(path, [header])
+    return name
 
 
 def _aligned(payloads: Iterable[tuple[int, ir.TensorProtocol]]) -> Iterator[bytes | memoryview]:
@@ -72,33 +88,6 @@ def _aligned(payloads: Iterable[tuple[int, ir.TensorProtocol]]) -> Iterator[byte
         payload = serial.tensor_bytes(tensor)
         yield payload
         position = offset + len(payload)
-
-
-def _write_chunks(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
-    with path.open("xb") as file:
-        file.writelines(chunks)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-@contextlib.contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-            raise EnvironmentLacks(f"no room to write {path}", note=error.strerror) from None
-        if error.errno in {
-            errno.EACCES,
-            errno.EPERM,
-            errno.EROFS,
-            errno.ENOENT,
-            errno.ENOTDIR,
-            errno.EISDIR,
-            errno.ENAMETOOLONG,
-        }:
-            raise InputError(f"{path.parent} cannot be written to", note=error.strerror) from None
-        raise
 
 
 @dataclass(frozen=True)
@@ -138,25 +127,30 @@ def staged(model: ir.Model, output: Path, *, source: Loaded, unchanged: bool) ->
             target = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="modelopt-out-"))) / "stdout.onnx"
         else:
             target = destination(output)
-            with _disk_errors(target):
+            with disk_errors(target):
                 remove_stale(target, source.path)
         temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp.onnx")
         files = [temporary]
-        with _disk_errors(temporary):
+        with disk_errors(temporary):
             if external:
-                data = target.with_name(data_name_of(model, target))
                 partial = temporary.with_suffix(".data")
-                stack.callback(remove_unused, {data}, target, source.path)  # runs last: committed or not
+                written: set[Path] = set()
+                stack.callback(lambda: remove_unused(written, target, source.path))  # runs last: committed or not
                 stack.callback(unlink, temporary)
                 stack.callback(unlink, partial)
-                _write_external(model, temporary, data.name, partial)
+                name = _write_external(model, temporary, partial, lambda digest: data_name(target, digest))
+                data = target.with_name(name)
+                written.add(data)
                 partial.replace(data)  # a file of this name holds the same bytes: who uses it sees no change
                 files.append(data)
             else:
                 stack.callback(unlink, temporary)
-                _write_chunks(temporary, [source.path.read_bytes()] if unchanged else serial.chunks(model))
+                write_chunks(temporary, [map_file(source.path, source.shown)] if unchanged else serial.chunks(model))
         size = sum(file.stat().st_size for file in files)
-        yield Staged(temporary, size, lambda: _commit(temporary, target, source.path, to_stdout=output == STDIO))
+        on_disk = sync(files)  # the caller verifies and measures meanwhile
+        yield Staged(
+            temporary, size, lambda: _commit(temporary, target, source.path, on_disk, to_stdout=output == STDIO)
+        )
 
 
 def destination(output: Path) -> Path:
@@ -179,14 +173,15 @@ def destination(output: Path) -> Path:
     return target
 
 
-def _commit(temporary: Path, target: Path, source: Path, *, to_stdout: bool) -> None:
+def _commit(temporary: Path, target: Path, source: Path, on_disk: Future[None], *, to_stdout: bool) -> None:
     if to_stdout:
         with temporary.open("rb") as file:
             while chunk := file.read(1 << 20):
                 sys.stdout.buffer.write(chunk)
         sys.stdout.buffer.flush()
         return
-    with _disk_errors(target):
+    with disk_errors(target):
+        on_disk.result()
         replaced = named_data(target, data_files(target))
         temporary.replace(target)
         directory = os.open(target.parent, os.O_RDONLY)

@@ -8,14 +8,13 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 import onnx_ir as ir
 
-from modelopt import graph
+from modelopt import graph, mapped
 from modelopt.passes.base import Changes, Context, Effect, Pass, Skip
 
 _CHUNK_BYTES = 2**20
-_ENDS_BYTES = 2**12
+_ENDS_ELEMENTS = 2**10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,8 +122,8 @@ def _type_and_shape(item: _Item) -> Hashable:
 
 
 def _ends(item: _Item) -> Hashable:
-    view = _bytes(item.tensor)
-    return bytes(view[:_ENDS_BYTES]), bytes(view[-_ENDS_BYTES:])
+    elements = item.tensor.numpy().flat  # a transposed matrix is not copied for this
+    return elements[:_ENDS_ELEMENTS].tobytes(), elements[-_ENDS_ELEMENTS:].tobytes()
 
 
 def _digest(item: _Item) -> Hashable:
@@ -139,14 +138,7 @@ def _same_bytes(left: ir.TensorProtocol, right: ir.TensorProtocol) -> bool:
 
 
 def _chunks(tensor: ir.TensorProtocol) -> Iterator[memoryview]:
-    view = _bytes(tensor)
+    view = graph.raw_bytes(tensor.numpy())
     for start in range(0, len(view), _CHUNK_BYTES):
         yield view[start : start + _CHUNK_BYTES]
-
-
-def _bytes(tensor: ir.TensorProtocol) -> memoryview:
-    """The tensor's bytes, without a copy where its array is contiguous."""
-    array = tensor.numpy()
-    if not array.flags.c_contiguous or not array.size:
-        return memoryview(array.tobytes())
-    return array.reshape(-1).view(np.uint8).data
+    mapped.release()

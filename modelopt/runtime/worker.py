@@ -10,9 +10,6 @@ import contextlib
 import itertools
 import os
 import signal
-import subprocess
-import sys
-import tempfile
 import threading
 import time
 from dataclasses import dataclass
@@ -25,14 +22,10 @@ import numpy as np
 import psutil
 
 from modelopt.errors import ModeloptError, WorkerDied
-from modelopt.runtime import installed, wire
+from modelopt.runtime import installed, spawn, wire
 from modelopt.runtime.session import NodeRun, SessionInfo, SessionSpec, full_provider_name
 
 _POLL_SECONDS = 0.05
-_PACKAGE_ROOT = Path(__file__).resolve().parents[2]
-# -P keeps the working directory off the path: a stray numpy.py there must not run. The package's own root goes last, so
-# that a checkout that is not installed works too.
-_CHILD_CODE = "import sys; sys.path.append(sys.argv[1]); from modelopt.runtime.child import main; main()"
 
 
 @dataclass(frozen=True)
@@ -65,15 +58,8 @@ class Worker:
         installed.refuse_two_runtimes()
         self.limits = limits or Limits.default()
         self._ids = itertools.count(1)
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
-        self._child = subprocess.Popen(
-            [sys.executable, "-P", "-c", _CHILD_CODE, str(_PACKAGE_ROOT), preload],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._stderr,
-            env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"},
-            start_new_session=True,  # a terminal's Ctrl-C reaches the parent only
-        )
+        spawned = spawn.take(preload)
+        self._child, self._stderr = spawned.process, spawned.stderr
         self._requests = cast(BinaryIO, self._child.stdin)
         self._replies = cast(BinaryIO, self._child.stdout)
         self._paused = False

@@ -1,17 +1,47 @@
-"""Reading parts of memory-mapped arrays: without advice the kernel reads megabytes around each page that is touched."""
+"""Files that are read through the memory map: weights take no memory of this process for longer than needed."""
 
 from __future__ import annotations
 
 import mmap
+import weakref
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import numpy as np
+
+RELEASE_BYTES = 64 * 2**20
+"""How much may be read between two calls of `release`."""
+
+_maps: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
+
+
+def open_map(path: Path) -> memoryview:
+    """The bytes of a file that is not empty, read as they are needed."""
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    _maps.add(mapped)
+    return memoryview(mapped)
+
+
+def release() -> None:
+    """Take the pages of all mapped files out of this process's memory; the next read brings them back from the cache.
+
+    Whoever reads a lot calls it every `RELEASE_BYTES`: else a 10 GB model that is copied once counts as 10 GB of ours.
+    """
+    if not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    for mapped in list(_maps):
+        with suppress(ValueError):  # closed meanwhile
+            mapped.madvise(mmap.MADV_DONTNEED)
 
 
 @contextmanager
 def scattered(arrays: Iterable[np.ndarray]) -> Iterator[None]:
-    """Turn reading ahead off for a while, for the files that `arrays` are views of."""
+    """Turn reading ahead off for a while, for the files that `arrays` are views of.
+
+    Without this advice the kernel reads megabytes around each page that is touched.
+    """
     maps = {id(found): found for array in arrays if (found := _mapping(array)) is not None}
     if not hasattr(mmap, "MADV_RANDOM"):
         yield

@@ -1,0 +1,109 @@
+"""Bytes to new files: large ones reach the disk while they are being written, and are not kept in memory."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from modelopt import mapped
+from modelopt.background import in_background
+from modelopt.errors import EnvironmentLacks, InputError
+
+Chunk = bytes | memoryview
+
+_TOGETHER_BYTES = 2**20
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NOT_WRITABLE = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+}
+
+
+def write_chunks(path: Path, chunks: Iterable[Chunk], *, seen: Callable[[Chunk], object] | None = None) -> None:
+    """Write a new file, without waiting for the disk: `sync` does.
+
+    Args:
+        path: The file to create.
+        chunks: Its contents.
+        seen: Called with each part of the contents; for a digest.
+    """
+    with path.open("xb", buffering=0) as file, ThreadPoolExecutor(1) as pool:
+        flushing = None
+        waiting = 0
+        for part in _parts(chunks):
+            if seen is not None:
+                seen(part)
+            _write_all(file.fileno(), part)
+            waiting += len(part)
+            if waiting < mapped.RELEASE_BYTES:
+                continue
+            mapped.release()
+            if flushing is None or flushing.done():
+                flushing, waiting = pool.submit(os.fsync, file.fileno()), 0
+
+
+def sync(paths: Sequence[Path]) -> Future[None]:
+    """Begin to wait until these files are on the disk; the result raises what went wrong."""
+
+    def sync_all() -> None:
+        for path in paths:
+            _sync_one(path)
+
+    return in_background(sync_all)
+
+
+def _sync_one(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _parts(chunks: Iterable[Chunk]) -> Iterator[memoryview]:
+    """The chunks, small ones together and large ones in parts, of at most `mapped.RELEASE_BYTES`."""
+    small: list[Chunk] = []
+    held = 0
+    for chunk in chunks:
+        if len(chunk) + held <= _TOGETHER_BYTES:
+            small.append(chunk)
+            held += len(chunk)
+            continue
+        yield memoryview(b"".join(small))
+        small, held = [], 0
+        for start in range(0, len(chunk), mapped.RELEASE_BYTES):
+            yield memoryview(chunk)[start : start + mapped.RELEASE_BYTES]
+    yield memoryview(b"".join(small))
+
+
+def _write_all(descriptor: int, part: memoryview) -> None:
+    while part:
+        part = part[os.write(descriptor, part) :]
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn what the disk says while `path` is written into our errors.
+
+    Raises:
+        EnvironmentLacks: It is full.
+        InputError: The folder cannot be written to.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise EnvironmentLacks(f"no room to write {path}", note=error.strerror) from None
+        if error.errno in _NOT_WRITABLE:
+            raise InputError(f"{path.parent} cannot be written to", note=error.strerror) from None
+        raise
