@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from modelopt import graph
+from modelopt import graph, schemas
 
 MAX_FUNCTION_NODES = 1_000_000
 """Nodes that the model may have once every function call is inlined; nested calls grow exponentially."""
@@ -38,7 +38,7 @@ class Violation:
 
 def check(model: ir.Model) -> list[Violation]:
     """All violations, outer scopes first; an empty list for a valid model."""
-    found = [*_opsets(model), *_functions(model)]
+    found = [*_opsets(model), *_functions(model), *_operators(model)]
     found += _scope(model.graph, ())
     for function in model.functions.values():
         found += _scope(function, ())
@@ -55,6 +55,15 @@ def _opsets(model: ir.Model) -> Iterator[Violation]:
         for node in root.all_nodes():
             if _domain(node.domain) not in imported:
                 yield Violation(graph.label(node), f"its domain '{node.domain}' is not imported")
+
+
+def _operators(model: ir.Model) -> Iterator[Violation]:
+    """Passes read inputs and attributes that an operator must have without asking whether they are there."""
+    for node, opset in graph.nodes_with_opset(model):
+        if node.domain in graph.STANDARD_DOMAINS and node.op_identifier() not in model.functions:
+            problem = schemas.why_malformed(node, opset)
+            if problem is not None:
+                yield Violation(graph.label(node), problem)
 
 
 def _domain(written: str) -> str:
@@ -75,8 +84,9 @@ class _Known:
 def _scope(scope: ir.Graph | ir.Function, outer: tuple[_Known, ...]) -> Iterator[Violation]:
     """One scope and its bodies: each value is made once, before it is used, and visible where it is used.
 
-    A body may give an outer name to a value of its own, as exporters do, but must not use the outer value then: a file
-    knows values by name only, and would mean the inner one.
+    A body's input or initializer may have the name of an outer value, as exporters do it, but the body must not use the
+    outer value then: a file knows values by name only, and would mean the inner one. A node's output must not: onnx's
+    checker and onnxruntime refuse that.
     """
     known = _Known(scope)
     scopes = (*outer, known)
@@ -94,6 +104,8 @@ def _scope(scope: ir.Graph | ir.Function, outer: tuple[_Known, ...]) -> Iterator
         for value in node.outputs:
             if value.name:
                 yield from _define(value, graph.label(node), known)
+                if any(value.name in one.given for one in outer):
+                    yield Violation(graph.label(node), f"makes '{value.name}', which an outer graph has made already")
     for value in scope.outputs:
         if value not in known.values:
             outside = any(value.name in one.names for one in outer)

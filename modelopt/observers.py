@@ -62,8 +62,8 @@ class Dump:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{self._count:02d}-{re.sub(r'[^a-z0-9-]', '-', step.name)}.onnx"
-        path.unlink(missing_ok=True)
-        io.write(model, path)
+        io.remove_aside(path)
+        io.write_aside(model, path)
 
     def end(self, model: ir.Model) -> None:
         """Nothing to do."""

@@ -26,6 +26,7 @@ FUSE = (
     "fuse-layer-norm",
     "fuse-instance-norm",  # behind fuse-layer-norm, which takes what both could
     "fuse-rms-norm",
+    "reduce-mean-pool",  # behind the normalizations, which match on ReduceMean
     "fuse-gelu",
     "fuse-mish",
     "merge-transpose",
@@ -35,12 +36,15 @@ FUSE = (
     "merge-clip",
     "merge-slice",
     "merge-concat",
+    "cancel-concat",
+    "fold-gather",
     *_CLEAN,
 )
 """Exact rewrites into fewer operators."""
 
 CONTRIB = (
     "fuse-attention",
+    "fuse-rotary",
     "fuse-skip-layer-norm",
     "fuse-bias-gelu",
     "fuse-silu",

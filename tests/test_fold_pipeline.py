@@ -18,6 +18,7 @@ import pytest
 
 from modelopt import engine, graph, invariants, pipelines, serial
 from modelopt.passes.base import Context
+from modelopt.passes.fold_constants import GREW_KEY, MIN_GROWTH_BYTES
 from modelopt.runtime import cpu
 from modelopt.runtime.runner import WorkerRunner
 
@@ -100,6 +101,62 @@ def test_light_models_stay_light(path: Path, modern: bool, context: Context) -> 
     engine.apply(STEPS[:1], model, context)
     graph.forget_shapes(model, keep=declared)
     assert len(serial.to_bytes(model)) <= size
+
+
+def test_many_small_results_grow_no_more_than_large_ones(context: Context) -> None:
+    """Each alone takes about as many bytes as its node; all together would triple the file."""
+    count = 500
+    constants = ", ".join(f"float[1, 2] k{i} = {{{i}, {i + 1}}}" for i in range(count))
+    nodes = " ".join(f"e{i} = Expand (k{i}, s) y{i + 1} = Add (y{i}, e{i})" for i in range(count))
+    model = ir.from_onnx_text(
+        f"""<ir_version: 10, opset_import: ["" : 20]> g (float[16, 2] y0) => (float[16, 2] y{count})
+        <int64[2] s = {{16, 2}}, {constants}> {{ {nodes} }}"""
+    )
+    before = graph.weight_bytes(model)
+    engine.apply(STEPS[:1], model, context)
+    assert before < graph.weight_bytes(model) <= before + MIN_GROWTH_BYTES
+
+
+@pytest.mark.parametrize("entry", ["9" * 5000, "-5", "1e3", "٣", ""])
+def test_the_entry_about_growth_may_hold_anything(entry: str, context: Context) -> None:
+    model = ir.from_onnx_text(
+        """<ir_version: 10, opset_import: ["" : 20]>
+        g (float[2] x) => (float[2] y) <float[2] k = {1, 2}> { n = Neg (k) y = Add (x, n) }"""
+    )
+    model.metadata_props[GREW_KEY] = entry
+    engine.apply(STEPS[:1], model, context)
+    assert [node.op_type for node in model.graph] == ["Add"]
+
+
+def test_what_the_runtime_refuses_does_not_keep_the_rest_from_folding(context: Context) -> None:
+    """onnxruntime has no Mish of doubles; Erf of floats is asked for in the same breath."""
+    model = ir.from_onnx_text(
+        """<ir_version: 10, opset_import: ["" : 20]>
+        g (float[2] x, double[2] z) => (float[2] y, double[2] w)
+        <float[2] k = {1, 2}, double[2] d = {1, 2}, float[2] j = {3, 4}> {
+          e = Erf (k) m = Mish (d) f = Erf (j) a = Add (x, e) y = Add (a, f) w = Add (z, m) }"""
+    )
+    (result, *_) = engine.apply(STEPS[:1], model, context)
+    assert sorted(node.op_type for node in model.graph) == ["Add", "Add", "Add", "Mish"]
+    assert [skip.node for skip in result.skipped] == ["m (Mish)"]
+
+
+@pytest.mark.parametrize("outer", ["float[2] k = {1, 2}", "float[2] k = {1, 2}, float[2] z = {1, 2}"])
+def test_a_body_may_hold_a_weight_of_an_outer_name(outer: str, context: Context) -> None:
+    """There, an equal tensor cannot be the outer one: its name means the inner one."""
+    z = "" if "z" in outer else ", float[2] z = {1, 2}"
+    model = ir.from_onnx_text(
+        f"""<ir_version: 10, opset_import: ["" : 20]> g (float[2] x, bool c) => (float[2] y) <{outer}> {{
+          w = If (c) <then_branch = t () => (float[2] a) <float[2] k = {{5, 6}}{z}> {{ p = Mul (x, k) a = Add (p, z) }},
+                      else_branch = e () => (float[2] b) {{ b = Neg (x) }}>
+          y = Add (w, k) }}"""
+    )
+    engine.apply(STEPS[:1], model, context)
+    assert invariants.check(model) == []
+    (branch, _) = [body for node in model.graph for body in graph.bodies(node)]
+    add = next(node for node in branch if node.op_type == "Add")
+    assert add.inputs[1] is not None
+    assert add.inputs[1].name == "z"
 
 
 HUGE = 4611686018427387904

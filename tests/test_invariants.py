@@ -117,8 +117,33 @@ def test_sibling_bodies_may_use_the_same_names() -> None:
     assert _rules(model) == []
 
 
-def test_a_body_may_reuse_an_outer_name_that_it_does_not_use() -> None:
+def test_a_body_may_not_make_what_an_outer_graph_has_made() -> None:  # onnx's checker and onnxruntime refuse it
     model = model_of([make("Abs", ["x"], ["t"]), _if(body([make("Relu", ["x"], ["t"])], ["t"]))], inputs=["x", "c"])
+    assert _rules(model) == ["t (Relu): makes 't', which an outer graph has made already"]
+
+
+def test_a_body_may_store_what_has_the_name_of_an_outer_value() -> None:  # and these they accept
+    inner = body([make("Add", ["x", "t"], ["u"])], ["u"], initializers=[weight("t", 4)])
+    assert _rules(model_of([make("Abs", ["x"], ["t"]), _if(inner)], inputs=["x", "c"])) == []
+
+
+@pytest.mark.parametrize(
+    ("node", "problem"),
+    [
+        (make("Add", ["x"], ["y"]), "Add takes 2 inputs and has 1"),
+        (make("Abs", ["x"], ["y", "z"]), "Abs makes 1 outputs and has 2"),
+        (make("Conv", ["x", ""], ["y"]), "Conv has no input 'W'"),
+        (make("Concat", [], ["y"], axis=0), "Concat takes 1 or more inputs and has 0"),
+        (make("Cast", ["x"], ["y"]), "Cast has no attribute 'to'"),
+    ],
+)
+def test_an_operator_lacks_nothing_that_passes_read(node: onnx.NodeProto, problem: str) -> None:
+    assert _rules(model_of([node])) == [f"y ({node.op_type}): {problem}"]
+
+
+def test_an_operator_of_an_unknown_opset_is_left_alone() -> None:
+    model = model_of([make("Add", ["x"], ["y"])])
+    model.opset_import[0].version = 999
     assert _rules(model) == []
 
 
@@ -131,7 +156,8 @@ def test_a_body_may_not_use_an_outer_value_that_its_own_hides() -> None:
     inner.outputs[0].name = "t"  # in a file, the Relu would now read its own output
 
     assert [str(v) for v in invariants.check(model)] == [
-        "t (Relu): uses an outer 't' where an inner value has the same name"
+        "t (Relu): uses an outer 't' where an inner value has the same name",
+        "t (Relu): makes 't', which an outer graph has made already",
     ]
 
 

@@ -802,6 +802,18 @@ def test_large_models_get_a_data_file(source: io.Loaded, folder: Path, monkeypat
         _save(source, io.STDIO)
 
 
+def test_a_candidate_of_many_weights_keeps_them_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = _load(
+        _file(tmp_path, model_of([helper.make_node("Add", ["x", "w"], ["y"])], initializers=[weight("w", 500)]))
+    )
+    monkeypatch.setattr(staging, "MAX_INLINE_BYTES", 1000)
+    for _ in range(2):  # the second replaces the first
+        io.remove_aside(tmp_path / "c.onnx")
+        io.write_aside(loaded.model, tmp_path / "c.onnx")
+    assert (tmp_path / "c.onnx.data").stat().st_size == 2000
+    assert np.array_equal(_w(_load(tmp_path / "c.onnx")), _w(loaded))
+
+
 def _write_sparsely(path: Path, chunks: Iterable[bytes | memoryview], **_: object) -> None:
     with path.open("xb") as file:
         for chunk in chunks:

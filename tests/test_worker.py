@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 from onnx import NodeProto, TensorProto, ValueInfoProto, helper
 
+from modelopt import graph, serial
 from modelopt.errors import EnvironmentLacks, ExitCode, InputError, Refused, WorkerDied
-from modelopt.runtime import spawn
+from modelopt.runtime import propagation, spawn
+from modelopt.runtime.runner import WorkerRunner
 from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Limits, Session, Worker
 
@@ -302,7 +304,7 @@ def test_bfloat16_at_the_boundary_is_refused_and_inside_it_works(worker: Worker,
 def test_native_checks_cross_the_pipe(worker: Worker, linear: Path) -> None:
     model = linear.read_bytes()
     assert worker.transform("check", model, doing="checking") == b""
-    assert worker.transform("infer_shapes", model, doing="shape inference")
+    assert worker.transform("infer_shapes", model, doing="shape inference", data_prop=True)
     with pytest.raises(Refused, match="checking failed"):
         worker.transform("check", b"\x08\x09", doing="checking")
 
@@ -312,3 +314,18 @@ def _alive(pid: int) -> bool:
         os.kill(pid, 0)
         return True
     return False
+
+
+def test_shape_inference_of_doubling_vectors_ends() -> None:
+    doubled = [helper.make_node("Concat", [f"v{i}"] * 2, [f"v{i + 1}"], axis=0) for i in range(40)]
+    proto = helper.make_model(
+        helper.make_graph(
+            doubled, "g", [value("v0", [4], TensorProto.INT64)], [value("v40", [None], TensorProto.INT64)]
+        )
+    )
+    model = serial.from_bytes(proto.SerializeToString())
+    assert not propagation.is_affordable(model)
+    runner = WorkerRunner()
+    runner.infer_shapes(model)
+    runner.close()
+    assert graph.static_shape(model.graph[-1].outputs[0]) == (4 * 2**40,)

@@ -35,7 +35,7 @@ Examples:
 @options.option(
     "--input-shape", multiple=True, metavar="INPUT:N,N", help="Set the shape of an input, x:1,3,224,224; repeatable."
 )
-@options.option("--opset", type=click.IntRange(1), metavar="N", help="Convert to this opset first, if it is later.")
+@options.OPSET
 @options.OPTIMIZING
 def command(
     model: Path,

@@ -20,14 +20,16 @@ Examples:
   modelopt fuse model.onnx                      # writes model.fused.onnx
   modelopt fuse --keep-if-faster model.onnx     # attention and more, where it pays here
   modelopt fuse --explain model.onnx            # what was not fused, and why
+  modelopt fuse --opset 17 model.onnx           # for operators that an old file lacks
   modelopt fuse --eval labelled.npz --min-speedup 1.1 model.onnx""",
 )
 @options.MODEL
 @options.option("--portable", is_flag=True, help="Only operators of the ONNX standard. [default]")
 @options.option("--contrib", is_flag=True, help="Fold, and use operators that only onnxruntime has, too.")
 @options.option("--keep-if-faster", is_flag=True, help="Use each kind of those only where it is faster here.")
+@options.OPSET
 @options.OPTIMIZING
-def command(model: Path, portable: bool, contrib: bool, keep_if_faster: bool, **flags: Any) -> None:
+def command(model: Path, portable: bool, contrib: bool, keep_if_faster: bool, opset: int | None, **flags: Any) -> None:
     """Merge operators into fewer, faster ones. Exact: the outputs stay the same up to rounding.
 
     BatchNormalization and affine Mul/Add go into the convolution before them, decomposed HardSwish becomes
@@ -35,11 +37,13 @@ def command(model: Path, portable: bool, contrib: bool, keep_if_faster: bool, **
     """
     from modelopt import pipelines
     from modelopt.cli.optimize import execute, recipe_from_flags
+    from modelopt.recipe import Step, make_pass
     from modelopt.search import keep_if_faster as search
 
     _check(portable=portable, contrib=contrib, keep_if_faster=keep_if_faster, flags=flags)
     groups = [pipelines.contrib(name) for name in pipelines.CONTRIB]
-    steps = [pipelines.until_stable(pipelines.EXACT if contrib or keep_if_faster else pipelines.FUSE)]
+    steps: list[Step] = [] if opset is None else [make_pass("upgrade-opset", {"version": opset})]
+    steps.append(pipelines.until_stable(pipelines.EXACT if contrib or keep_if_faster else pipelines.FUSE))
     if keep_if_faster:
         recipe = recipe_from_flags("fuse", steps, flags)
         execute(recipe, model, "fused", flags, choose=lambda request: search(request, groups))

@@ -134,6 +134,7 @@ def group(*options: Callable[[Decorated], Decorated]) -> Callable[[Decorated], D
 
 
 MODEL = click.argument("model", type=click.Path(path_type=Path, allow_dash=True))
+OPSET = option("--opset", type=click.IntRange(1), metavar="N", help="Convert to this opset first, if it is later.")
 OUTPUT = option("-o", "--output", type=click.Path(path_type=Path, allow_dash=True), help="Output file; - is stdout.")
 
 SAYING = group(

@@ -94,11 +94,17 @@ def _pow(call: Call) -> list[np.ndarray]:
 
 
 def _clip(call: Call) -> list[np.ndarray]:
+    """A bound that is missing is the largest finite number of the type: infinity does not pass."""
     x = call.array(0)
     low, high = call.optional(1), call.optional(2)
     if call.opset < 11:
         low = np.array(graph.attribute_float(call.node, "min", -3.4028234663852886e38), x.dtype)
         high = np.array(graph.attribute_float(call.node, "max", 3.4028234663852886e38), x.dtype)
+    if is_float(x.dtype):
+        largest = np.array(ml_dtypes.finfo(x.dtype).max, x.dtype)  # type: ignore[no-untyped-call]
+        low, high = -largest if low is None else low, largest if high is None else high
+        if np.isnan(low).any() or np.isnan(high).any():
+            raise LeftToRuntime  # the specification does not say what comes first
     if low is not None:
         x = np.asarray(np.maximum(x, low.reshape(())))
     if high is not None:

@@ -56,7 +56,17 @@ def write_aside(model: ir.Model, path: Path) -> None:
         EnvironmentLacks: The disk is full or not writable.
     """
     large = graph.weight_bytes(model) > MAX_INLINE_BYTES
-    write(model, path, data_name=f"{path.name}.data" if large else None)
+    write(model, path, data_name=_data_aside(path).name if large else None)
+
+
+def remove_aside(path: Path) -> None:
+    """Remove what `write_aside` wrote, if it is there."""
+    unlink(path)
+    unlink(_data_aside(path))
+
+
+def _data_aside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.data")
 
 
 def _write_external(model: ir.Model, path: Path, data: Path, name_of: Callable[[str], str]) -> str:

@@ -12,6 +12,7 @@ from modelopt.match import Mismatch
 from modelopt.passes._rewrite import number
 
 _TO_HEADS, _TRANSPOSED = (0, 2, 1, 3), (0, 2, 3, 1)
+_LOWEST_THAT_ABSORBS = -1e30  # float32 numbers there are 7e22 apart; of float16 only -inf is as low
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class Attention:
         key: K.
         value: V.
         scale: What the scores are multiplied by in all.
-        mask: What is added to them, or None.
+        mask: What is added to them, or what decides where they are replaced, or None.
+        fill: The number that replaces them and where it does so, or None where the mask is added.
     """
 
     last: ir.Node
@@ -56,6 +58,20 @@ class Attention:
     value: Heads
     scale: float
     mask: ir.Value | None
+    fill: Fill | None = None
+
+
+@dataclass(frozen=True)
+class Fill:
+    """``Where(mask, scores, number)`` or ``Where(mask, number, scores)``.
+
+    Attributes:
+        number: -inf, or so low that adding a score to it gives the number itself.
+        where: The truth value that puts it there.
+    """
+
+    number: float
+    where: bool
 
 
 @dataclass
@@ -64,6 +80,7 @@ class _Scores:
     scale: float = 1.0
     mask: ir.Value | None = None
     nodes: list[ir.Node] = field(default_factory=list)
+    fill: Fill | None = None
 
 
 def find(last: ir.Node, opset: int) -> Attention | Mismatch:
@@ -90,11 +107,14 @@ def find(last: ir.Node, opset: int) -> Attention | Mismatch:
         return Mismatch("its heads are not joined by a Reshape that is known to keep batch and length")
     inner = (joined, context, softmax, *scores.nodes, scores.product, *query.nodes, *key.nodes, *value.nodes)
     scale = scores.scale * query.scale * key.scale
-    return Attention(last, tuple(dict.fromkeys(inner)), query, key, value, scale, scores.mask)
+    return Attention(last, tuple(dict.fromkeys(inner)), query, key, value, scale, scores.mask, scores.fill)
 
 
 def _scores(value: ir.Value | None) -> _Scores | None:
-    """Scale and mask around the product of queries and keys: the mask is added last."""
+    """Scale and mask around the product of queries and keys: the mask is added or chosen by last."""
+    where = match.producer(value, "Where")
+    if where is not None:
+        return _filled(where)
     nodes: list[ir.Node] = []
     mask = None
     add = match.producer(value, "Add")
@@ -111,6 +131,16 @@ def _scores(value: ir.Value | None) -> _Scores | None:
         return None
     product, scale, between = scaled
     return _Scores(product, scale, mask, [*nodes, *between])
+
+
+def _filled(where: ir.Node) -> _Scores | None:
+    """Scores that are replaced by a number so low that adding it to them comes to the same."""
+    for score, other in ((1, 2), (2, 1)):
+        fill, scaled = number(where.inputs[other]), _scaled(where.inputs[score])
+        if fill is not None and fill <= _LOWEST_THAT_ABSORBS and scaled is not None:
+            product, scale, between = scaled
+            return _Scores(product, scale, where.inputs[0], [where, *between], Fill(fill, where=other == 1))
+    return None
 
 
 def _scaled(value: ir.Value | None) -> tuple[ir.Node, float, list[ir.Node]] | None:

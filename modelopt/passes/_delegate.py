@@ -36,14 +36,24 @@ def answer(
     if not asked:
         return {}, reasons
     asked = [item for item in asked if item.opset == asked[0].opset]
+    answers, refusals = _run(asked, runner)
+    return answers, reasons | refusals
+
+
+def _run(asked: Sequence[Pending], runner: Runner) -> tuple[dict[ir.Node, list[np.ndarray]], dict[ir.Node, str]]:
+    """Outputs by node, and reasons by node. What is refused together is halved, to find the one that is at fault."""
     try:
         arrays = next(iter(runner.run(_model(asked), [{}])))
     except (Refused, WorkerDied) as error:
-        cause = error.note or error.fact
-        return {}, reasons | {item.node: f"onnxruntime did not evaluate it: {cause}" for item in asked}
-    remaining = iter(arrays)
-    answers = {item.node: [next(remaining) for _ in item.node.outputs] for item in asked}
-    return answers, reasons
+        if len(asked) == 1 or isinstance(error, WorkerDied):  # another death may take as long as the first
+            cause = error.note or error.fact
+            return {}, {item.node: f"onnxruntime did not evaluate it: {cause}" for item in asked}
+    else:
+        remaining = iter(arrays)
+        return {item.node: [next(remaining) for _ in item.node.outputs] for item in asked}, {}
+    middle = len(asked) // 2
+    halves = [_run(half, runner) for half in (asked[:middle], asked[middle:])]
+    return halves[0][0] | halves[1][0], halves[0][1] | halves[1][1]
 
 
 def _why_not(item: Pending, max_bytes: int) -> str | None:

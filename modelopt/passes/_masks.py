@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
+from modelopt.passes._attention import Fill
 
 
 @dataclass
@@ -20,6 +21,7 @@ class Masks:
 
     names: graph.NameSource
     _shared: dict[tuple[ir.Value, ir.Graph | ir.Function], ir.Value] = field(default_factory=dict)
+    _added: dict[tuple[ir.Value, Fill, ir.Graph | ir.Function], ir.Value] = field(default_factory=dict)
 
     def for_itself(self, user: ir.Node, mask: ir.Value) -> ir.Value:
         """The mask for `user`, where keys are as many as queries: all users of the mask in a graph share the result."""
@@ -28,11 +30,7 @@ class Masks:
             return mask
         if (mask, scope) not in self._shared:
             expanded, nodes = self._expand(mask, mask, axis=3)
-            producer = mask.producer()
-            if producer is not None and producer.graph is scope:
-                scope.insert_after(producer, nodes)
-            else:
-                scope.insert_before(scope[0], nodes)
+            _insert_behind(mask, scope, nodes)
             self._shared[mask, scope] = expanded
         return self._shared[mask, scope]
 
@@ -43,6 +41,28 @@ class Masks:
         expanded, nodes = self._expand(mask, queries, axis=1)
         _scope(user).insert_before(user, nodes)
         return expanded
+
+    def added(self, user: ir.Node, condition: ir.Value, fill: Fill, like: ir.Value) -> ir.Value:
+        """What is added to scores, of the type of `like`, instead of replacing them: 0 or the number of `fill`."""
+        scope = _scope(user)
+        found = self._added.get((condition, fill, scope))
+        if found is not None:
+            return found
+        dtype = (like.dtype or ir.DataType.FLOAT).numpy()
+        numbers = (fill.number, 0.0) if fill.where else (0.0, fill.number)
+        names = [self.names(f"{condition.name}_{end}") for end in ("true", "false", "added")]
+        nodes = [
+            ir.node("Constant", [], {"value": ir.tensor(np.array(one, dtype))}, name=name)
+            for one, name in zip(numbers, names, strict=False)
+        ]
+        nodes.append(ir.node("Where", [condition, *(node.outputs[0] for node in nodes)], name=names[2]))
+        for node, name in zip(nodes, names, strict=True):
+            node.outputs[0].name = name
+        added = nodes[-1].outputs[0]
+        added.shape, added.type = condition.shape, like.type
+        _insert_behind(condition, scope, nodes)
+        self._added[condition, fill, scope] = added
+        return added
 
     def _expand(self, mask: ir.Value, like: ir.Value, *, axis: int) -> tuple[ir.Value, list[ir.Node]]:
         """``Expand(mask, (1, 1, size of axis in like, 1))`` and the nodes that compute it."""
@@ -63,6 +83,15 @@ class Masks:
         if mask.shape is not None and like.shape is not None:
             expanded.shape = ir.Shape([mask.shape[0], mask.shape[1], like.shape[axis], mask.shape[3]])
         return expanded, nodes
+
+
+def _insert_behind(value: ir.Value, scope: ir.Graph | ir.Function, nodes: list[ir.Node]) -> None:
+    """Put nodes where all users of `value` in this scope see them."""
+    producer = value.producer()
+    if producer is not None and producer.graph is scope:
+        scope.insert_after(producer, nodes)
+    else:
+        scope.insert_before(scope[0], nodes)
 
 
 def _scope(node: ir.Node) -> ir.Graph | ir.Function:

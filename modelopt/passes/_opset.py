@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import onnx_ir as ir
 
 from modelopt import graph, invariants
@@ -11,14 +13,18 @@ from modelopt.signature import Signature
 
 _MAX_BYTES = 2**31 - 2**20  # what one protobuf message holds, and some room
 
+_FIRST_IR_WITH_PLAIN_INITIALIZERS = 4
+
 
 def upgraded(model: ir.Model, version: int, runner: Runner) -> ir.Model:
     """A copy of `model` in opset `version`, which must be later than its own.
 
-    The converter runs in the limited child. What it gives is checked here, for it drops what it does not know.
+    The converter runs in the limited child. What it gives is checked here, for it drops what it does not know, writes
+    initializers into files that are too old for them, and takes some operators for unchanged that did change.
 
     Raises:
-        Refused: It fails, or would lose a part of the model.
+        Refused: It fails, would lose a part of the model, or gives a model that onnxruntime does not load although it
+            loads the original.
     """
     why_not = _why_not(model)
     if why_not is not None:
@@ -29,10 +35,17 @@ def upgraded(model: ir.Model, version: int, runner: Runner) -> ir.Model:
         raise _refused(model, version, f"the converter changes its signature from {before} to {after}")
     if graph.opset(converted) != version:
         raise _refused(model, version, f"the converter gives opset {graph.opset(converted)}")
+    if model.ir_version < _FIRST_IR_WITH_PLAIN_INITIALIZERS:
+        _move_initializers_into_nodes(converted)
+    _name_apart(converted, model)
     violations = invariants.check(converted)
     if violations:
         raise _refused(model, version, f"the converter gives an invalid model: {violations[0]}")
     _declare_as_before(converted, model)
+    _learn_anew(converted, runner)
+    refusal = _load_error(converted, runner)
+    if refusal is not None and _load_error(model, runner) is None:
+        raise _refused(model, version, f"onnxruntime does not load what the converter gives: {refusal}")
     return converted
 
 
@@ -41,6 +54,28 @@ def _why_not(model: ir.Model) -> str | None:
         return f"the converter drops functions, and the model has {len(model.functions)}"
     if graph.weight_bytes(model) > _MAX_BYTES:
         return "the converter takes no model of more than 2 GB"
+    if graph.opset(model) == 8 and any(graph.is_standard(node, "Scan") for node in graph.all_nodes(model)):
+        return "Scan of opset 8 runs over a batch, which the converter forgets"
+    return None
+
+
+def _learn_anew(model: ir.Model, runner: Runner) -> None:
+    """The types between are those of the old operators: the mask of Dropout was a float once, and is a bool."""
+    known = [(value, value.type, value.shape) for node in graph.all_nodes(model) for value in node.outputs]
+    graph.forget_shapes(model, keep=frozenset())
+    try:
+        runner.infer_shapes(model)
+    except Refused:
+        for value, type_, shape in known:
+            value.type, value.shape = type_, shape
+
+
+def _load_error(model: ir.Model, runner: Runner) -> str | None:
+    """Why onnxruntime does not load the model; None where it does. Schemas are checked on the way."""
+    try:
+        list(runner.run(model, []))
+    except Refused as refusal:
+        return refusal.note or refusal.fact
     return None
 
 
@@ -54,6 +89,47 @@ def _refused(model: ir.Model, version: int, note: str) -> Refused:
 
 def _names_and_types(signature: Signature) -> list[tuple[str, str]]:
     return [(spec.name, spec.dtype) for spec in signature.inputs + signature.outputs]
+
+
+def _move_initializers_into_nodes(model: ir.Model) -> None:
+    """The converter stores what became inputs; before IR version 4 each initializer had to be a graph input."""
+    for scope in graph.all_graphs(model):
+        if not isinstance(scope, ir.Graph):
+            continue
+        for name, value in list(scope.initializers.items()):
+            if value.is_graph_input() or value.const_value is None:
+                continue
+            del scope.initializers[name]
+            node = ir.node("Constant", [], {"value": value.const_value}, name=name)
+            made = node.outputs[0]
+            made.name, made.shape, made.type = name, value.shape, value.type
+            value.replace_all_uses_with(made, replace_graph_outputs=True)
+            _insert_first(scope, node)
+
+
+def _insert_first(scope: ir.Graph, node: ir.Node) -> None:
+    if len(scope):
+        scope.insert_before(scope[0], node)
+    else:
+        scope.append(node)
+
+
+def _name_apart(converted: ir.Model, original: ir.Model) -> None:
+    """The converter numbers its values by graph: in a body they shadow outer ones, which onnx's checker refuses."""
+    own = {value.name for scope in graph.all_graphs(original) for value in _values(scope)}
+    fresh, taken = graph.NameSource(converted), set[str | None]()
+    for scope in graph.all_graphs(converted):
+        for value in _values(scope):
+            if value.name in taken and value.name not in own:
+                value.name = fresh(value.name or "")
+            taken.add(value.name)
+
+
+def _values(scope: ir.Graph | ir.Function) -> Iterator[ir.Value]:
+    yield from scope.inputs
+    if isinstance(scope, ir.Graph):
+        yield from (value for value in list(scope.initializers.values()) if not value.is_graph_input())
+    yield from (value for node in scope for value in node.outputs if value.name)
 
 
 def _declare_as_before(converted: ir.Model, original: ir.Model) -> None:

@@ -8,7 +8,9 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph, match
+from modelopt.match import Mismatch
 from modelopt.passes._attention import Heads
+from modelopt.passes._slice import read_slice
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,11 @@ class Projection:
     nodes: tuple[ir.Node, ...]
 
 
-def find(parts: tuple[Heads, ...]) -> Projection | None:
+def find(parts: tuple[Heads, ...], opset: int) -> Projection | None:
     """What all three are thirds of: one packed product (in the order Q, K, V), or three of one input."""
+    cut = _cut(parts, opset)
+    if cut is not None:
+        return cut
     found = [_product(one.source) for one in parts]
     packed = [one.part for one in parts]
     if packed == [0, 1, 2] and len({one.source for one in parts}) == 1 and found[0] is not None:
@@ -44,6 +49,36 @@ def find(parts: tuple[Heads, ...]) -> Projection | None:
     return Projection(
         projections[0][0], tuple(one[1] for one in projections), tuple(one[2] for one in projections), nodes
     )
+
+
+def _cut(parts: tuple[Heads, ...], opset: int) -> Projection | None:
+    """The product that one Split, or three Slices, of the last axis cut in Q, K, V."""
+    cutters = [one.source.producer() for one in parts]
+    first, width = cutters[0], parts[0].heads * parts[0].size
+    if first is None or not first.inputs or first.inputs[0] is None or any(one.part is not None for one in parts):
+        return None
+    packed = first.inputs[0]
+    found = _product(packed)
+    if found is None or found[1].shape is None or found[1].shape[1] != 3 * width:
+        return None
+    for index, node in enumerate(cutters):
+        if node is None or node.inputs[0] is not packed or not _cuts(node, parts[index].source, index, width, opset):
+            return None
+    nodes = tuple(dict.fromkeys(node for node in cutters if node is not None))
+    return Projection(found[0], (found[1],), (found[2],), (*nodes, *found[3]))
+
+
+def _cuts(node: ir.Node, output: ir.Value, index: int, width: int, opset: int) -> bool:
+    """Whether `output`, of that width, is the third number `index` of three axes' last one."""
+    if graph.is_standard(node, "Split"):
+        is_last = graph.attribute_int(node, "axis", 0) in {-1, 2}
+        return is_last and len(node.outputs) == 3 and node.outputs[index] is output
+    cuts = read_slice(node, opset) if graph.is_standard(node, "Slice") else ()
+    if isinstance(cuts, Mismatch) or len(cuts) != 1:
+        return False
+    cut = cuts[0]
+    ends = cut.end == (index + 1) * width or (index == 2 and cut.end > 2 * width)
+    return cut.axis in {-1, 2} and cut.step == 1 and cut.start == index * width and ends
 
 
 def _product(value: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value | None, tuple[ir.Node, ...]] | None:

@@ -91,9 +91,24 @@ def _stands_in(kept: _Item, item: _Item, visible: dict[ir.Graph, frozenset[ir.Gr
     ours, theirs = kept.value.graph, item.value.graph
     if ours is None or theirs is None or kept.value.is_initializer() != item.value.is_initializer():
         return False
+    if _is_hidden(kept.value, item.value, visible):
+        return False
     if kept.value.is_initializer():
         return ours in visible[theirs]
     return ours is theirs  # an outer Constant node may come after the body
+
+
+def _is_hidden(kept: ir.Value, value: ir.Value, visible: dict[ir.Graph, frozenset[ir.Graph]]) -> bool:
+    """Whether the name of `kept` means something else where `value` is used: a body may give it to its own weight."""
+    inner = {use.node.graph for use in value.uses()} - {kept.graph, None}
+    scopes = {scope for user in inner for scope in visible[user] - visible[kept.graph]}  # type: ignore[index]
+    return any(kept.name == name for scope in scopes for name in _names(scope))
+
+
+def _names(scope: ir.Graph) -> Iterator[str | None]:
+    yield from scope.initializers
+    yield from (value.name for value in scope.inputs)
+    yield from (value.name for node in scope for value in node.outputs)
 
 
 def _equal(items: list[_Item]) -> Iterator[list[_Item]]:

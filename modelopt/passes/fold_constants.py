@@ -17,7 +17,7 @@ from modelopt.passes._delegate import answer
 from modelopt.passes.base import Changes, Context, Effect, Pass, Skip, option
 
 FREE_BYTES = 128
-"""A result up to this size takes about as many bytes in the file as the node that makes it."""
+"""A result up to this size is worth storing even where it repeats one number."""
 
 MIN_GROWTH_BYTES = 8 * 2**10
 """What a model may grow however small it is, so that small models fold too."""
@@ -26,6 +26,8 @@ GREW_KEY = "modelopt.folded_bytes"
 """The metadata entry that remembers what folding added, so that a second run does not spend the allowance again."""
 
 _EVALUATED_AT_ONCE = 16
+_MOST_DIGITS = 18
+_FIELD_BYTES = 8
 _FIRST_IR_WITH_PLAIN_INITIALIZERS = 4
 
 
@@ -121,9 +123,9 @@ class _Plan:
             return "its output is a graph output, which must be made by a node"
         arrays = [self._region.results[value] for value in needed]
         cost = sum(array.nbytes for array in arrays) - self._region.freed_bytes[node]
-        if cost <= FREE_BYTES:
+        if cost <= min(FREE_BYTES, _text_bytes(node)):
             return None
-        if all(_is_uniform(array) for array in arrays):
+        if cost > FREE_BYTES and all(_is_uniform(array) for array in arrays):
             return f"it repeats one number; stored, it would take {cost} more bytes"
         if self._grown + cost > self._allowance:
             return f"stored, its result would make the model {cost} bytes larger, more than max-growth leaves"
@@ -145,13 +147,20 @@ class _Plan:
         return len(self._going)
 
 
+def _text_bytes(node: ir.Node) -> int:
+    """About what the node itself takes in the file, and an initializer of the same name does not."""
+    names = [node.name, node.op_type, *(value.name for value in node.inputs if value is not None), *node.attributes]
+    return sum(len(name or "") + _FIELD_BYTES for name in names)
+
+
 def _is_uniform(array: np.ndarray) -> bool:
     return array.size > 1 and bool((array == array.reshape(-1)[0]).all())
 
 
 def _grown(model: ir.Model) -> int:
+    """What earlier folding added; 0 where the entry, which anybody may write, is no number of bytes."""
     text = model.metadata_props.get(GREW_KEY, "")
-    return int(text) if text.isdecimal() else 0
+    return int(text) if text.isdecimal() and len(text) <= _MOST_DIGITS else 0
 
 
 def _store(node: ir.Node, value: ir.Value, array: np.ndarray, *, as_node: bool) -> None:

@@ -24,12 +24,14 @@ class FuseAttention(Pass):
     split and join the heads, in onnxruntime's ContribOperators.md:
 
     - where Q, K, V are ``x · W + b`` of one ``x``: Attention(x, [Wq Wk Wv], [bq bk bv]), one product for all three.
-      One that the exporter packed (Reshape to five axes and three slices) keeps its weight as it is;
+      One that the exporter packed (a Split or Slices in three, or Reshape to five axes and three slices) keeps its
+      weight as it is;
     - else: MultiHeadAttention(Q, K, V).
 
-    The mask is any that is added: it stays a tensor, so -10000 and -3.4e38 mean what they meant. The operators do not
-    repeat it over the queries, so a mask of shape (batch, 1, 1, length) is expanded, once for all layers of the first
-    kind. A mask whose batch size does not fit is found by onnxruntime when it runs.
+    The mask is any that is added: it stays a tensor, so -10000 and -3.4e38 mean what they meant. One that replaces
+    scores by -inf, or by a number below -1e30, adds that number instead: a score is lost in it either way. The
+    operators do not repeat a mask over the queries, so one of shape (batch, 1, 1, length) is expanded, once for all
+    layers of the first kind. A mask whose batch size does not fit is found by onnxruntime when it runs.
     """
 
     name: ClassVar[str] = "fuse-attention"
@@ -46,7 +48,7 @@ def _rule(masks: Masks, node: ir.Node, opset: int) -> Rewrite | Mismatch:
     if isinstance(found, Mismatch):
         return found
     parts = (found.query, found.key, found.value)
-    projection = _projection.find(parts)
+    projection = _projection.find(parts, opset)
     packed = any(one.part is not None for one in parts)
     if projection is None and packed:
         return Mismatch("its queries, keys and values are not thirds of one product by a constant")
@@ -87,14 +89,16 @@ def _rewrite(
     masks: Masks, found: _attention.Attention, projection: _projection.Projection | None, inner: tuple[ir.Node, ...]
 ) -> None:
     attributes = [ir.AttrInt64("num_heads", found.query.heads), ir.AttrFloat32("scale", found.scale)]
-    inputs: list[ir.Value | None]
+    mask, inputs = found.mask, list[ir.Value | None]()
+    if mask is not None and found.fill is not None:
+        mask = masks.added(found.last, mask, found.fill, found.query.source)
     if projection is None:
         op_type, inputs = "MultiHeadAttention", [one.source for one in (found.query, found.key, found.value)]
-        mask = found.mask and masks.for_queries(found.last, found.mask, found.query.source)
+        mask = mask and masks.for_queries(found.last, mask, found.query.source)
     else:
         weight, bias = _projection.joined(masks.names, found.last, projection)
         op_type, inputs = "Attention", [projection.x, weight, bias]
-        mask = found.mask and masks.for_itself(found.last, found.mask)
+        mask = mask and masks.for_itself(found.last, mask)
     if mask is not None:
         inputs += [None, None, mask]
     collapse(found.last, inner, op_type, inputs, attributes, domain=CONTRIB)

@@ -38,7 +38,7 @@ def _rule(node: ir.Node, opset: int) -> Rewrite | Mismatch:
     if reason := why_not_private(gelu.last, gelu.inner):
         return Mismatch(reason)
     if opset < 20:
-        return Mismatch(f"opset {opset} has no Gelu: upgrade-opset to 20 first, or fuse-bias-gelu for onnxruntime")
+        return Mismatch(f"opset {opset} has no Gelu: --opset 20 upgrades, or fuse-bias-gelu for onnxruntime")
     return lambda: _rewrite(gelu)
 
 

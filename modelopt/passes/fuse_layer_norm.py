@@ -51,7 +51,7 @@ def _rule(names: graph.NameSource, node: ir.Node, opset: int) -> Rewrite | Misma
     if reason := why_not_private(found.last, found.inner):
         return Mismatch(reason)
     if opset < 17:
-        return Mismatch(f"opset {opset} has no LayerNormalization: upgrade-opset to 17 first")
+        return Mismatch(f"opset {opset} has no LayerNormalization: upgrade-opset to 17 first (--opset 17)")
     return partial(_rewrite, names, core, found, size)
 
 

@@ -39,6 +39,6 @@ def _rule(node: ir.Node, opset: int) -> Rewrite | Mismatch:
         if reason := why_not_private(node, (tanh, softplus)):
             return Mismatch(reason)
         if opset < 18:
-            return Mismatch(f"opset {opset} has no Mish: upgrade-opset to 18 first")
+            return Mismatch(f"opset {opset} has no Mish: upgrade-opset to 18 first (--opset 18)")
         return partial(collapse, node, (tanh, softplus), "Mish", [x])
     return match.NOT_HERE

@@ -26,6 +26,9 @@ class FusePad(Pass):
     its own. AveragePool pads with zeros that it does not count: behind a Pad with 0 it has to count them
     (`count_include_pad`, since opset 7), so its own `pads`, if any, must be counted too.
 
+    Of NaN nothing is promised there: the standard does not say what MaxPool makes of it, and onnxruntime keeps or drops
+    it by its place among what the window holds, which both kinds of padding change (AveragePool and Conv keep it).
+
     Pools need pads smaller than their kernel (onnxruntime refuses others), and `ceil_mode` 0: their last window may lie
     outside of what was padded.
 

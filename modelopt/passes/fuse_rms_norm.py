@@ -44,7 +44,7 @@ def _rule(names: graph.NameSource, node: ir.Node, opset: int) -> Rewrite | Misma
     if reason := why_not_private(found.last, found.inner):
         return Mismatch(reason)
     if opset < 23:
-        return Mismatch(f"opset {opset} has no RMSNormalization: upgrade-opset to 23 first")
+        return Mismatch(f"opset {opset} has no RMSNormalization: upgrade-opset to 23 first (--opset 23)")
     return partial(_rewrite, names, core, found, size)
 
 

@@ -17,8 +17,9 @@ class UpgradeOpset(Pass):
     """Convert to a later version of the standard operators, for what needs one.
 
     onnx's version converter does it, in the child process. A model of that version or a later one stays as it is: there
-    is no way back. Functions are refused, and so is whatever the converter does not know; operators of other domains
-    stay. https://github.com/onnx/onnx/blob/main/docs/VersionConverter.md
+    is no way back. Refused are functions, Scan of opset 8, whatever the converter does not know, and a result that
+    onnxruntime does not load although it loads the original. Operators of other domains stay.
+    https://github.com/onnx/onnx/blob/main/docs/VersionConverter.md
     """
 
     name: ClassVar[str] = "upgrade-opset"

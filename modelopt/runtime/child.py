@@ -137,13 +137,13 @@ class Child:
 
         return {"onnxruntime": ort.__version__, "providers": ort.get_available_providers()}, {}
 
-    def infer_shapes(self, _body: dict[str, Any], arrays: dict[str, np.ndarray]) -> Reply:
+    def infer_shapes(self, body: dict[str, Any], arrays: dict[str, np.ndarray]) -> Reply:
         """Strict shape inference on serialized bytes."""
         import onnx
 
         try:
             inferred = onnx.shape_inference.infer_shapes(
-                arrays["model"].tobytes(), check_type=True, strict_mode=True, data_prop=True
+                arrays["model"].tobytes(), check_type=True, strict_mode=True, data_prop=body["data_prop"]
             )
         except Exception as error:
             raise Failure("shapes", _first_line(error)) from error

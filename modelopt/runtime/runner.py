@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph, serial
+from modelopt.runtime import propagation
 from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Limits, Worker
 
@@ -56,7 +57,10 @@ class WorkerRunner:
     def infer_shapes(self, model: ir.Model) -> None:
         """See `modelopt.passes.base.Runner.infer_shapes`."""
         light = serial.to_bytes(model, weights=False)
-        inferred = serial.skeleton_from_bytes(self._open().transform("infer_shapes", light, doing="shape inference"))
+        answer = self._open().transform(
+            "infer_shapes", light, doing="shape inference", data_prop=propagation.is_affordable(model)
+        )
+        inferred = serial.skeleton_from_bytes(answer)
         for known, found in zip(graph.all_graphs(model), graph.all_graphs(inferred), strict=True):
             for node, twin in zip(known, found, strict=True):
                 for value, told in zip(node.outputs, twin.outputs, strict=True):
@@ -83,6 +87,8 @@ class WorkerRunner:
 def _learn(value: ir.Value, told: ir.Value) -> None:
     if value.type is None:
         value.type = told.type
+    if not isinstance(told.type, ir.TensorType):  # a sequence or an optional has no shape of its own
+        return
     if value.shape is None or told.shape is None:
         value.shape = value.shape or told.shape
     elif len(value.shape) == len(told.shape):  # what an earlier look left open

@@ -13,10 +13,12 @@ those of its ``--json`` report, so nothing is computed here.
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +27,28 @@ HEADER = ("model", "exit", "size", "", "latency ms", "", "times as fast", "accur
 
 def main(folder: Path, command: list[str]) -> None:
     """Print the table as Markdown, row by row."""
+    models = sorted(folder.glob("*/model.onnx"))
+    if not models:
+        sys.exit(f"no {folder}/*/model.onnx")
     print("|", " | ".join(HEADER), "|")
     print("|", " | ".join("---" for _ in HEADER), "|")
     ratios = []
-    for model in sorted(folder.glob("*/model.onnx")):
+    for model in models:
         row, ratio = job(model, command)
         ratios.append(ratio)
         print("|", " | ".join(row), "|", flush=True)
-    product = 1.0
-    for ratio in ratios:
-        product *= ratio
-    print(f"\nGeometric mean of {len(ratios)} latency ratios: {product ** (1 / len(ratios)):.3f}")
+    print(f"\n{mean_of(ratios)}")
 
 
-def job(model: Path, command: list[str]) -> tuple[list[str], float]:
-    """One row, and the latency ratio (1 where the model stayed as it was)."""
+def mean_of(ratios: Sequence[float | None]) -> str:
+    """The last line: jobs without a report are counted, not averaged as if they had changed nothing."""
+    found = [ratio for ratio in ratios if ratio is not None]
+    text = f"Geometric mean of {len(found)} latency ratios: {math.prod(found) ** (1 / max(len(found), 1)):.3f}"
+    return text if len(found) == len(ratios) else f"{text}; {len(ratios) - len(found)} without a report left out"
+
+
+def job(model: Path, command: list[str]) -> tuple[list[str], float | None]:
+    """One row, and the latency ratio: 1 where the model stayed as it was, None where there is no report."""
     with tempfile.TemporaryDirectory() as scratch:
         output = Path(scratch) / "out.onnx"
         words = [*command, str(model), "-o", str(output), "--json", *data_flags(model.parent, command)]
@@ -50,7 +59,7 @@ def job(model: Path, command: list[str]) -> tuple[list[str], float]:
         seconds = time.monotonic() - started
         remark = "; ".join(done.stderr.strip().splitlines()[:2])
         if not done.stdout:
-            return [model.parent.name, str(done.returncode), *[""] * 7, f"{seconds:.0f}", remark], 1.0
+            return [model.parent.name, str(done.returncode), *[""] * 7, f"{seconds:.0f}", remark], None
         report: dict[str, Any] = json.loads(done.stdout)
         return row_of(model.parent.name, done.returncode, report, seconds, remark)
 
@@ -104,4 +113,6 @@ def median_ms(result: dict[str, Any]) -> float:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
     main(Path(sys.argv[1]), sys.argv[2:] or ["quantize", "--max-drop", "1%"])

@@ -58,7 +58,7 @@ def _outcomes(one: lab.Lab, generated: Generated, names: Sequence[str]) -> tuple
     original = one.original(generated.proto.SerializeToString(), generated.feeds)
     if original.outputs is None:
         return original, {}
-    return original, {name: one.judge(original, lab.steps(name)) for name in names}
+    return original, {name: one.judge(original, name) for name in names}
 
 
 def shrink(one: lab.Lab, generated: Generated, name: str, outcome: Outcome) -> bytes:

@@ -312,12 +312,7 @@ def _concat_of_slices(b: Builder, x: Value) -> Value:
     if b.chance(0.5):
         left, right = (_slice(b, x, axis, start, end) for start, end in ((0, cut), (cut, size)))
     else:
-        names = [b.name("split"), b.name("split")]
-        if b.opset < 13:
-            b.nodes.append(helper.make_node("Split", [x.name], names, axis=axis, split=[cut, size - cut]))
-        else:
-            b.nodes.append(helper.make_node("Split", [x.name, b.ints(cut, size - cut)], names, axis=axis))
-        left, right = (Value(name, x.shape) for name in names)
+        left, right = _split(b, x, axis, (cut, size - cut))
     parts = (right, left) if b.chance(0.3) else (left, right)
     return b.op("Concat", *parts, shape=x.shape, axis=axis)
 
@@ -335,6 +330,98 @@ def _slices(b: Builder, x: Value) -> Value:
     if x.shape[axis] < 4:
         return _neutral(b, x)
     return _slice(b, _slice(b, x, axis, 1, x.shape[axis]), axis, 0, x.shape[axis] - 2)
+
+
+def _mean_of_conv(b: Builder, x: Value) -> Value:
+    """A gate of what a convolution of whole blocks makes, by its own mean."""
+    y = _conv(b, x, out=16)
+    if b.chance(0.5):
+        y = b.op(b.pick(["Relu", "Sigmoid"]), y, shape=y.shape)
+    mean = _reduce(b, "ReduceMean", y, b.pick([(2, 3), (-1, -2), (3,)]))
+    return _conv(b, b.op("Mul", y, mean, shape=y.shape), kernel=1, out=x.shape[1])
+
+
+def _rotary(b: Builder, x: Value) -> Value:
+    """The axes are batch, heads, length and size; pairs half of the size apart, or neighbours."""
+    length, size = x.shape[2:]
+    if size % 2:
+        return _neutral(b, x)
+    half, neighbours = size // 2, b.chance(0.4)
+    angles = b.rng.uniform(-3, 3, size=(length, half))
+    doubled = np.repeat(angles, 2, axis=1) if neighbours else np.concatenate([angles, angles], axis=1)
+    if b.chance(0.1):
+        doubled[0, 0] += 1
+    shaped = doubled[None, None] if b.chance(0.5) else doubled
+    cosine, sine = (b.const(table, plain=True) for table in (np.cos(shaped), np.sin(shaped)))
+    turned = _turned_neighbours(b, x, half) if neighbours else _turned_halves(b, x, half)
+    straight = b.op("Mul", *((x, cosine) if b.chance(0.5) else (cosine, x)), shape=x.shape)
+    crossed = b.op("Mul", *((turned, sine) if b.chance(0.5) else (sine, turned)), shape=x.shape)
+    return b.op("Add", *((straight, crossed) if b.chance(0.7) else (crossed, straight)), shape=x.shape)
+
+
+def _turned_halves(b: Builder, x: Value, half: int) -> Value:
+    axis, shape = len(x.shape) - 1, (*x.shape[:-1], half)
+    if b.chance(0.5):
+        first, second = _split(b, x, axis, (half, half))
+    else:
+        first, second = (_slice(b, x, axis, start, start + half) for start in (0, half))
+    return b.op("Concat", b.op("Neg", second, shape=shape), first, shape=x.shape, axis=-1)
+
+
+def _turned_neighbours(b: Builder, x: Value, half: int) -> Value:
+    if b.opset < 10:  # Slice has no steps
+        return _turned_halves(b, x, half)
+    axis, shape = len(x.shape) - 1, (*x.shape[:-1], half)
+    first, second = (
+        b.op("Slice", x, b.ints(start), b.ints(2**31 - 1), b.ints(axis), b.ints(2), shape=shape) for start in (0, 1)
+    )
+    parts = []
+    for part in (b.op("Neg", second, shape=shape), first):
+        given = {"axes": [axis + 1]} if b.opset < 13 else {}
+        more = [] if b.opset < 13 else [b.ints(axis + 1)]
+        parts.append(b.op("Unsqueeze", part, *more, shape=(*shape, 1), **given))
+    pairs = b.op("Concat", *parts, shape=(*shape, 2), axis=axis + 1)
+    return b.op("Reshape", pairs, b.ints(*(0,) * axis, -1), shape=x.shape)
+
+
+def _split(b: Builder, x: Value, axis: int, sizes: Sequence[int]) -> list[Value]:
+    names = [b.name("split") for _ in sizes]
+    if b.opset < 13:
+        b.nodes.append(helper.make_node("Split", [x.name], names, axis=axis, split=list(sizes)))
+    else:
+        b.nodes.append(helper.make_node("Split", [x.name, b.ints(*sizes)], names, axis=axis))
+    shapes = [(*x.shape[:axis], size, *x.shape[axis + 1 :]) for size in sizes]
+    return [Value(name, shape) for name, shape in zip(names, shapes, strict=True)]
+
+
+def _parts_of_concat(b: Builder, x: Value) -> Value:
+    """Join two halves, or x and something, and take a part again: by Slice, Split or Gather."""
+    axis = len(x.shape) - 1
+    size = x.shape[axis]
+    other = b.op(b.pick(["Neg", "Relu"]), x, shape=x.shape)
+    parts = (x, other) if b.chance(0.5) else (other, x)
+    joined = b.op("Concat", *parts, shape=(*x.shape[:-1], 2 * size), axis=b.pick([axis, -1]))
+    form, start = b.pick(["slice", "split", "gather"]), int(b.pick([0, size, size, 1]))
+    if form == "slice":
+        return _slice(b, joined, axis, start, start + size)
+    if form == "split":
+        left, right = _split(b, joined, axis, (size, size))
+        return b.op("Add", left, right, shape=x.shape) if b.chance(0.5) else b.pick([left, right])
+    order = np.arange(size) + start if b.chance(0.5) else b.rng.integers(0, size, size=size) + start
+    order = order - 2 * size if b.chance(0.3) and b.opset >= 11 else order
+    return b.op("Gather", joined, b.const(order, np.int64, plain=True), shape=x.shape, axis=axis)
+
+
+def _gathers(b: Builder, x: Value) -> Value:
+    """Gather of Gather, and one of an axis that was new."""
+    axis = len(x.shape) - 1
+    for _ in range(2):
+        order = b.rng.integers(0, x.shape[axis], size=x.shape[axis])
+        x = b.op("Gather", x, b.const(order, np.int64, plain=True), shape=x.shape, axis=b.pick([axis, -1]))
+    if b.chance(0.5):
+        return x
+    raised = _squeezed(b, x, "Unsqueeze")
+    return b.op("Gather", raised, b.const(np.array(0), np.int64, plain=True), shape=x.shape, axis=1)
 
 
 # Blocks over anything
@@ -571,6 +658,36 @@ def _layer_norm(b: Builder, x: Value) -> Value:
     return _normalized(b, x, _reduce(b, "ReduceMean", x, (-1,)), (-1,), (k,))
 
 
+def _attention(b: Builder, x: Value) -> Value:
+    """Two heads; one product for Q, K and V, cut in three; a mask that is added, or replaces, or none."""
+    if len(x.shape) != 3 or x.shape[2] % 2:
+        return _product(b, x)
+    n, t, k = x.shape
+    packed = b.op("MatMul", x, b.const(b.numbers(k, 3 * k, scale=k**-0.5)), shape=(n, t, 3 * k))
+    if b.chance(0.6):
+        packed = b.op("Add", packed, b.const(b.numbers(3 * k)), shape=packed.shape)
+    cut = b.chance(0.5)
+    thirds = _split(b, packed, 2, (k, k, k)) if cut else [_slice(b, packed, 2, i * k, i * k + k) for i in range(3)]
+    heads = []
+    for index, third in enumerate(thirds):
+        split = b.op("Reshape", third, b.ints(0, 0, 2, k // 2), shape=(n, t, 2, k // 2))
+        perm = [0, 2, 3, 1] if index == 1 else [0, 2, 1, 3]
+        heads.append(b.op("Transpose", split, shape=[split.shape[axis] for axis in perm], perm=perm))
+    query, key, value = heads
+    scores = b.op("MatMul", query, key, shape=(n, 2, t, t))
+    scores = b.op("Mul", scores, b.const(np.float32(0.5), plain=True), shape=scores.shape)
+    form = b.pick(["none", "add", "where"])
+    if form == "add":
+        scores = b.op("Add", scores, b.const(b.numbers(1, 1, t, t), plain=True), shape=scores.shape)
+    if form == "where":
+        kept = b.const(np.tri(t, dtype=bool)[None, None], bool, plain=True)
+        low = b.const(np.float32(b.pick([-np.inf, -3e38, -1e4])), plain=True)
+        scores = b.op("Where", kept, scores, low, shape=scores.shape)
+    context = b.op("MatMul", b.op("Softmax", scores, shape=scores.shape, axis=3), value, shape=(n, 2, t, k // 2))
+    joined = b.op("Transpose", context, shape=(n, t, 2, k // 2), perm=[0, 2, 1, 3])
+    return b.op("Reshape", joined, b.ints(0, 0, k), shape=x.shape)
+
+
 def _gather(b: Builder, x: Value) -> Value:
     order = b.rng.permutation(x.shape[-1])
     return b.op("Gather", x, b.const(order, np.int64, plain=True), shape=x.shape, axis=len(x.shape) - 1)
@@ -583,13 +700,13 @@ def _residual(b: Builder, x: Value) -> Value:
 
 _ANY: tuple[Block, ...] = (
     _affine, _clips, _hardswish, _hardswish, _activation, _neutral, _neutral, _casts, _transposes, _reshapes,
-    _constant_chain, _shape_chain, _if, _loop, _residual, _concat_of_slices, _slices,
+    _constant_chain, _shape_chain, _if, _loop, _residual, _concat_of_slices, _slices, _parts_of_concat, _gathers,
 )  # fmt: skip
 _IMAGE: tuple[Block, ...] = (
     _conv, _conv_norm, _conv_norm, _conv_affine, _conv_affine, _affine_conv, _affine_conv, _branches, _branches,
-    _pad_conv, _pool, _norm, _instance_norm,
+    _pad_conv, _pool, _norm, _instance_norm, _mean_of_conv, _rotary,
 )  # fmt: skip
-_ROWS: tuple[Block, ...] = (_product, _products, _product_affine, _product_affine, _layer_norm, _gather)
+_ROWS: tuple[Block, ...] = (_product, _products, _product_affine, _product_affine, _layer_norm, _gather, _attention)
 
 BLOCKS = tuple(dict.fromkeys((*_ANY, *_IMAGE, *_ROWS, _global_pool)))
 

@@ -1,58 +1,85 @@
-"""Puts models through passes and judges the results: the part that all campaigns share.
-
-onnxruntime runs in this very process, on bytes: campaigns run in children of their own (see `pool`).
-"""
+"""Puts models through passes and judges the results: the part that all campaigns share."""
 
 from __future__ import annotations
 
-import ctypes
-import os
+import dataclasses
 import re
 import tempfile
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-
 import numpy as np
 import onnx
-import onnxruntime as ort
+import onnx_ir as ir
 
 from modelopt import engine, graph, io, passes, pipelines, serial
-from modelopt.errors import ExitCode, ModeloptError
-from modelopt.measure.closeness import OutputMismatch, compare_outputs
-from modelopt.passes.base import Context, Effect
-from modelopt.recipe import Step
+from modelopt.errors import ExitCode, ModeloptError, Refused
+from modelopt.measure.closeness import OutputMismatch
+from modelopt.passes.base import Context, Effect, Pass
+from modelopt.passes.freeze_dims import FreezeDims
+from modelopt.passes.upgrade_opset import UpgradeOpset
+from modelopt.recipe import Step, UntilStable
 from modelopt.runtime import cpu
 from modelopt.runtime.runner import WorkerRunner
-from modelopt.signature import Signature
+from modelopt.signature import Signature, TensorSpec
+from tests.campaigns import runs
+from tests.campaigns.runs import Feeds
 
-Feeds = Mapping[str, Any]
+LEFT_OUT = {"onnxsim": "another tool's rewrites, in its own package; only on request"}
+"""The exact passes that no campaign runs, and why."""
 
-_NOT_OURS = {"onnxsim", "upgrade-opset", "freeze-dims"}  # other tools' rewrites; a pass that changes the signature
+EXACT_PASSES = tuple(name for name in passes.NAMES if name not in LEFT_OUT and passes.find(name).effect is Effect.EXACT)
+"""Every other exact pass of the registry, so that a new one cannot be forgotten."""
 
-EXACT_PASSES = tuple(
-    name for name in passes.NAMES if name not in _NOT_OURS and passes.find(name).effect is Effect.EXACT
-)
 PIPELINES = {"FOLD": pipelines.FOLD, "FUSE": pipelines.FUSE, "EXACT": pipelines.EXACT}
 
-_RANDOM = frozenset(
-    {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
-)
-_FOREIGN = ("bfloat", "float8", "float4", "int4", "uint4", "int2", "uint2")
+_LATEST = UpgradeOpset(version=min(25, onnx.defs.onnx_opset_version()))
+VARIANTS: dict[str, Pass] = {str(_LATEST): _LATEST}
+"""Passes with options other than the default ones."""
 
 
-def steps(name: str) -> tuple[Step, ...]:
-    """A pass or a pipeline by name, with default options, repeated until stable.
+def _steps(name: str, original: Original) -> tuple[Step, ...]:
+    """A pass, a variant of one or a pipeline by name, repeated until stable.
 
-    Shapes are inferred between rounds: what one round makes known lets the next do more.
+    Shapes are inferred between rounds: what one round makes known lets the next do more. Options are the default ones,
+    but that freeze-dims sets the dimensions that `original` leaves open.
     """
+    if name in VARIANTS:
+        return (UntilStable((VARIANTS[name],)),)
+    if name == FreezeDims.name:
+        return (UntilStable((FreezeDims(shapes=_open_shapes(original)),)),)
     return (pipelines.until_stable(PIPELINES.get(name, (name,))),)
+
+
+def _open_shapes(original: Original) -> tuple[str, ...]:
+    """The inputs with open dimensions, in the sizes of the first feed, as freeze-dims takes them."""
+    feed = original.feeds[0] if original.feeds else {}
+    shapes = {spec.name: _shape(feed.get(spec.name)) for spec in original.signature.inputs if _is_open(spec)}
+    return tuple(f"{name}:{','.join(map(str, shape))}" for name, shape in shapes.items() if shape and all(shape))
+
+
+def _alike(original: Original) -> Original:
+    """With those feeds only that have the shapes of the first."""
+    if original.outputs is None:
+        return original
+    pairs = zip(original.feeds, original.outputs, strict=True)
+    first = {name: _shape(value) for name, value in (original.feeds or [{}])[0].items()}
+    kept = [pair for pair in pairs if {name: _shape(value) for name, value in pair[0].items()} == first]
+    return dataclasses.replace(original, feeds=[pair[0] for pair in kept], outputs=[pair[1] for pair in kept], seen={})
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    """Of an array; of nothing else."""
+    return value.shape if isinstance(value, np.ndarray) else ()
+
+
+def _is_open(spec: TensorSpec) -> bool:
+    return spec.shape is None or any(not isinstance(dim, int) or dim < 0 for dim in spec.shape)
 
 
 class Verdict(Enum):
@@ -63,10 +90,10 @@ class Verdict(Enum):
         PRESERVED: Rewritten; the runtime gives the same outputs.
         STRUCTURE: Rewritten; the outputs are random, or the runtime does not run the original: the rest was checked.
         RUNTIME: Rewritten; without onnxruntime's optimizations the outputs are the same, and with them NaN or infinity
-        differ or the result does not load: its fusions are not exact for these numbers.
-    OVERFLOWS: Rewritten; the outputs differ, and the original itself computes with infinity, NaN or beyond 1e18, where
-        sums and products in another order are other numbers.
-    REFUSED: One line says why.
+            differ or the result does not load: its fusions are not exact for these numbers.
+        OVERFLOWS: Rewritten; the outputs differ, and the original itself computes with infinity, NaN or beyond 1e18,
+            where sums and products in another order are other numbers.
+        REFUSED: One line says why.
         FAILED: A bug.
     """
 
@@ -88,12 +115,14 @@ class Outcome:
         reason: Of a refusal or a failure.
         rewrites: How many.
         error: The largest relative difference of outputs.
+        size_bytes: Of the result; 0 where there is none.
     """
 
     verdict: Verdict
     reason: str = ""
     rewrites: int = 0
     error: float = 0.0
+    size_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -107,6 +136,8 @@ class Original:
         feeds: What it is run on.
         outputs: For each feed; None where onnxruntime does not run it, or where outputs are random.
         why_not_run: Why there are none.
+        signature: What it declares.
+        inputs: Names of all inputs, those with a default too.
         names: Of the outputs.
         checked: Whether onnx's checker accepts it.
         loads: Whether onnxruntime loads it.
@@ -118,9 +149,12 @@ class Original:
     feeds: Sequence[Feeds]
     outputs: list[list[Any]] | None
     why_not_run: str
+    signature: Signature
+    inputs: tuple[str, ...]
     names: tuple[str, ...]
     checked: bool
     loads: bool
+    seen: dict[bytes, Outcome] = field(default_factory=dict)  # passes often agree on a result: it is run once
 
 
 class NotTaken(Exception):
@@ -149,25 +183,36 @@ class Lab:
         path.write_bytes(content)
         outputs, reason, loads = None, "", False
         try:
-            session = open_session(content)
+            session = runs.open_session(content)
             loads = True
-            outputs = [session_run(session, feed) for feed in feeds]
+            outputs = [runs.session_run(session, feed) for feed in feeds]
         except Exception as error:  # noqa: BLE001 - onnxruntime raises many kinds
-            reason = first_line(error)
-        if outputs is not None and is_random(content):
+            reason = runs.first_line(error)
+        if outputs is not None and runs.is_random(content):
             outputs, reason = None, "random"
         try:
             loaded = io.load(path, scratch=self._scratch)
         except ModeloptError as error:
             raise NotTaken(_line(error), error.exit_code) from error
         declared = graph.declared_values(loaded.model)
+        signature = graph.signature(loaded.model)
         engine.apply((), loaded.model, self._context)  # learns shapes
         graph.forget_shapes(loaded.model, keep=declared)
-        names = tuple(value.name or "" for value in loaded.model.graph.outputs)
-        canonical = serial.to_bytes(loaded.model)
-        return Original(path, content, canonical, feeds, outputs, reason, names, accepts(content), loads)
+        return Original(
+            path=path,
+            content=content,
+            canonical=serial.to_bytes(loaded.model),
+            feeds=feeds,
+            outputs=outputs,
+            why_not_run=reason,
+            signature=signature,
+            inputs=tuple(value.name or "" for value in loaded.model.graph.inputs),
+            names=tuple(value.name or "" for value in loaded.model.graph.outputs),
+            checked=runs.accepts(content),
+            loads=loads,
+        )
 
-    def transform(self, path: Path, chosen: Sequence[Step]) -> tuple[bytes, int]:
+    def _transform(self, path: Path, chosen: Sequence[Step]) -> tuple[bytes, int]:
         """Apply steps to a file; returns the result's bytes and the count of rewrites."""
         model = io.load(path, scratch=self._scratch).model
         declared = graph.declared_values(model)
@@ -175,10 +220,12 @@ class Lab:
         graph.forget_shapes(model, keep=declared)
         return serial.to_bytes(model), sum(result.rewrites for result in results)
 
-    def judge(self, original: Original, chosen: Sequence[Step]) -> Outcome:
-        """Apply steps to an original and compare."""
+    def judge(self, original: Original, name: str) -> Outcome:
+        """Apply the pass, variant or pipeline of that name to an original and compare."""
+        original = _alike(original) if name == FreezeDims.name else original
+        chosen = _steps(name, original)
         try:
-            content, rewrites = self.transform(original.path, chosen)
+            content, rewrites = self._transform(original.path, chosen)
         except ModeloptError as error:
             if error.exit_code is ExitCode.REFUSED:
                 return Outcome(Verdict.REFUSED, _line(error))
@@ -188,30 +235,13 @@ class Lab:
         if not rewrites:
             if content != original.canonical:
                 return Outcome(Verdict.FAILED, "claims 0 rewrites, and the bytes differ")
-            return Outcome(Verdict.UNCHANGED)
-        return self._compare(original, content, rewrites, chosen)
-
-    def _compare(self, original: Original, content: bytes, rewrites: int, chosen: Sequence[Step]) -> Outcome:
+            return Outcome(Verdict.UNCHANGED, size_bytes=len(content))
         problem = self._structure(original, content, chosen)
         if problem:
             return Outcome(Verdict.FAILED, problem, rewrites)
-        if not original.loads:
-            return Outcome(Verdict.STRUCTURE, original.why_not_run, rewrites)
-        try:
-            session = open_session(content)
-            if original.outputs is None:
-                return Outcome(Verdict.STRUCTURE, original.why_not_run, rewrites)
-            outputs = [session_run(session, feed) for feed in original.feeds]
-        except Exception as error:  # noqa: BLE001 - onnxruntime raises many kinds
-            own = original.outputs is not None and _same_without_fusions(original, content)
-            return Outcome(Verdict.RUNTIME if own else Verdict.FAILED, f"onnxruntime: {first_line(error)}", rewrites)
-        worst = 0.0
-        for before, after in zip(original.outputs, outputs, strict=True):
-            found = compare(before, after, original.names)
-            if isinstance(found, OutputMismatch):
-                return Outcome(_blame(original, content, found), str(found), rewrites)
-            worst = max(worst, found)
-        return Outcome(Verdict.PRESERVED, "", rewrites, worst)
+        if content not in original.seen:
+            original.seen[content] = _compare(original, content)
+        return dataclasses.replace(original.seen[content], rewrites=rewrites, size_bytes=len(content))
 
     def _structure(self, original: Original, content: bytes, chosen: Sequence[Step]) -> str:
         """What is wrong with the result, whatever it computes."""
@@ -219,14 +249,13 @@ class Lab:
         path.write_bytes(content)
         try:
             after = io.load(path, scratch=self._scratch).model
-            before = io.load(original.path, scratch=self._scratch).model
-            if not _refines(graph.signature(before), graph.signature(after)):
+            if not _keeps(original.signature, graph.signature(after), chosen):
                 return "the signature changed"
-            if [value.name for value in before.graph.inputs] != [value.name for value in after.graph.inputs]:
+            if original.inputs != tuple(value.name for value in after.graph.inputs):
                 return "the list of inputs changed"
-            if original.checked and not accepts(content):
+            if original.checked and not runs.accepts(content):
                 return "onnx's checker refuses the result"
-            again = self.transform(path, chosen)[1]
+            again = self._transform(path, chosen)[1]
         except ModeloptError as error:
             return f"the result is refused: {_line(error)}"
         except Exception as error:  # noqa: BLE001 - a traceback is a finding
@@ -234,43 +263,99 @@ class Lab:
         return f"a second run makes {again} rewrites" if again else ""
 
 
+class _Remembering(WorkerRunner):
+    """Infers the shapes of the same bytes once: all passes start from the same file."""
+
+    _kept = 64
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._known: dict[bytes, list[tuple[ir.TypeProtocol | None, ir.Shape | None]] | Refused] = {}
+
+    def infer_shapes(self, model: ir.Model) -> None:
+        """As a `WorkerRunner` does."""
+        asked = serial.to_bytes(model, weights=False)
+        if asked not in self._known:
+            self._known[asked] = self._infer(model)
+        while len(self._known) > self._kept:
+            del self._known[next(iter(self._known))]
+        answer = self._known[asked]
+        if isinstance(answer, Refused):
+            raise answer
+        values = (value for node in graph.all_nodes(model) for value in node.outputs)
+        for value, (type_, shape) in zip(values, answer, strict=True):
+            value.type, value.shape = type_, None if shape is None else shape.copy()
+
+    def _infer(self, model: ir.Model) -> list[tuple[ir.TypeProtocol | None, ir.Shape | None]] | Refused:
+        try:
+            super().infer_shapes(model)
+        except Refused as error:
+            return error
+        values = [value for node in graph.all_nodes(model) for value in node.outputs]
+        return [(value.type, None if value.shape is None else value.shape.copy()) for value in values]
+
+
 @contextmanager
 def lab() -> Iterator[Lab]:
     """A lab with a runner of its own."""
     with tempfile.TemporaryDirectory(prefix="modelopt-lab-") as directory:
-        runner = WorkerRunner()
+        runner = _Remembering()
         try:
             yield Lab(Path(directory), runner)
         finally:
             runner.close()
 
 
-def _refines(before: Signature, after: Signature) -> bool:
-    """The same signature, but that shapes which nothing declared may have become known."""
-    told = [spec for side in (before.inputs, before.outputs) for spec in side]
-    found = [spec for side in (after.inputs, after.outputs) for spec in side]
-    return len(told) == len(found) and all(
-        (a.name, a.dtype) == (b.name, b.dtype) and _refines_shape(a.shape, b.shape)
-        for a, b in zip(told, found, strict=True)
+def _keeps(before: Signature, after: Signature, chosen: Sequence[Step]) -> bool:
+    """Whether the signature is the one that the steps promise, but that what nothing declared may have become known.
+
+    Where a step narrows the inputs, outputs follow: their symbols may have become sizes.
+    """
+    alone = [one for step in chosen for one in (step.passes if isinstance(step, UntilStable) else (step,))]
+    for one in alone:
+        before = one.signature_after(before)
+    narrows = not all(one.keeps_signature for one in alone)
+    return _refine(before.inputs, after.inputs) and _refine(before.outputs, after.outputs, narrows=narrows)
+
+
+def _refine(before: Sequence[TensorSpec], after: Sequence[TensorSpec], *, narrows: bool = False) -> bool:
+    return len(before) == len(after) and all(
+        (a.name, a.dtype) == (b.name, b.dtype) and _refines_shape(a.shape, b.shape, narrows=narrows)
+        for a, b in zip(before, after, strict=True)
     )
 
 
-def _refines_shape(before: Sequence[Any] | None, after: Sequence[Any] | None) -> bool:
+def _refines_shape(before: Sequence[Any] | None, after: Sequence[Any] | None, *, narrows: bool) -> bool:
     if before is None or after is None:
         return before is None
-    return len(before) == len(after) and all(a in {None, b} for a, b in zip(before, after, strict=True))
+    return len(before) == len(after) and all(
+        a in {None, b} or (narrows and isinstance(a, str) and isinstance(b, int))
+        for a, b in zip(before, after, strict=True)
+    )
 
 
-# onnx and onnxruntime
+# On the runtime
 
 
-def accepts(content: bytes) -> bool:
-    """Whether onnx's checker takes the model."""
+def _compare(original: Original, content: bytes) -> Outcome:
+    """What the runtime says of a result."""
+    if not original.loads:
+        return Outcome(Verdict.STRUCTURE, original.why_not_run)
     try:
-        onnx.checker.check_model(content)
-    except Exception:  # noqa: BLE001 - it raises many kinds
-        return False
-    return True
+        session = runs.open_session(content)
+        if original.outputs is None:
+            return Outcome(Verdict.STRUCTURE, original.why_not_run)
+        outputs = [runs.session_run(session, feed) for feed in original.feeds]
+    except Exception as error:  # noqa: BLE001 - onnxruntime raises many kinds
+        own = original.outputs is not None and _same_without_fusions(original, content)
+        return Outcome(Verdict.RUNTIME if own else Verdict.FAILED, f"onnxruntime: {runs.first_line(error)}")
+    worst = 0.0
+    for before, after in zip(original.outputs, outputs, strict=True):
+        found = runs.compare(before, after, original.names)
+        if isinstance(found, OutputMismatch):
+            return Outcome(_blame(original, content, found), str(found))
+        worst = max(worst, found)
+    return Outcome(Verdict.PRESERVED, error=worst)
 
 
 def _blame(original: Original, content: bytes, found: OutputMismatch) -> Verdict:
@@ -286,8 +371,8 @@ def _overflows(original: Original) -> bool:
     present = {value.name for value in proto.graph.output}
     names = [name for node in proto.graph.node for name in node.output if name and name not in present]
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    session = open_session(proto.SerializeToString(), fuse=False)
-    arrays = [array for feed in original.feeds for array in session_run(session, feed)]
+    session = runs.open_session(proto.SerializeToString(), fuse=False)
+    arrays = [array for feed in original.feeds for array in runs.session_run(session, feed)]
     floats = [array for array in arrays if isinstance(array, np.ndarray) and array.dtype.kind == "f"]
     return any(not np.isfinite(array).all() or np.abs(array).max(initial=0.0) > 1e18 for array in floats)
 
@@ -295,105 +380,18 @@ def _overflows(original: Original) -> bool:
 def _same_without_fusions(original: Original, content: bytes) -> bool:
     """Whether the two agree when onnxruntime runs them as they are."""
     try:
-        before, after = (open_session(each, fuse=False) for each in (original.content, content))
+        before, after = (runs.open_session(each, fuse=False) for each in (original.content, content))
         return all(
-            isinstance(compare(session_run(before, feed), session_run(after, feed), original.names), float)
+            isinstance(
+                runs.compare(runs.session_run(before, feed), runs.session_run(after, feed), original.names), float
+            )
             for feed in original.feeds
         )
     except Exception:  # noqa: BLE001 - onnxruntime raises many kinds
         return False
 
 
-def open_session(content: bytes, *, fuse: bool = True) -> ort.InferenceSession:
-    """A session as users open it, on one thread; or one that runs the model as it is."""
-    options = ort.SessionOptions()
-    if not fuse:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
-    return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-
-
-def session_run(session: ort.InferenceSession, feeds: Feeds) -> list[Any]:
-    """Run once; types that numpy lacks go in as OrtValues and come out as bytes."""
-    kinds = [value.type for value in session.get_outputs()]
-    foreign_out = any(kind.startswith("tensor(") and kind[7:-1].startswith(_FOREIGN) for kind in kinds)
-    if not foreign_out and not any(isinstance(value, np.ndarray) and _is_foreign(value) for value in feeds.values()):
-        outputs: list[Any] = session.run(None, dict(feeds))
-        return outputs
-    values = {name: _ort_value(value) for name, value in feeds.items()}
-    names = [output.name for output in session.get_outputs()]
-    return [_array(value) for value in session.run_with_ort_values(names, values)]
-
-
-def _array(value: ort.OrtValue) -> np.ndarray:
-    if not value.data_type()[7:-1].startswith(_FOREIGN):
-        array: np.ndarray = value.numpy()
-        return array
-    return np.frombuffer(ctypes.string_at(value.data_ptr(), value.tensor_size_in_bytes()), np.uint8)
-
-
-def _is_foreign(array: np.ndarray) -> bool:
-    return array.dtype.kind == "V" or array.dtype.name.startswith(_FOREIGN)
-
-
-def _ort_value(array: np.ndarray) -> ort.OrtValue:
-    if not _is_foreign(array):
-        return ort.OrtValue.ortvalue_from_numpy(array)
-    kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
-    return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, kind)
-
-
-def compare(before: Sequence[Any], after: Sequence[Any], names: Sequence[str]) -> OutputMismatch | float:
-    """`compare_outputs` for outputs that may be sequences or absent."""
-    left, left_names = _flat(before, names)
-    right, right_names = _flat(after, names)
-    if left_names != right_names:
-        return OutputMismatch(output=", ".join(names), reason="sequences or optionals differ in their structure")
-    return compare_outputs(left, right, left_names)
-
-
-def _flat(outputs: Sequence[Any], names: Sequence[str]) -> tuple[list[np.ndarray], list[str]]:
-    arrays, found = [], []
-    for output, name in zip(outputs, names, strict=True):
-        if isinstance(output, list):
-            inner, inner_names = _flat(output, [f"{name}[{i}]" for i in range(len(output))])
-            arrays += inner
-            found += [f"{name}: {len(output)}", *inner_names][1:] if output else []
-            continue
-        arrays.append(np.zeros(0) if output is None else np.asarray(output))
-        found.append(f"{name}: absent" if output is None else name)
-    return arrays, found
-
-
-def is_random(content: bytes) -> bool:
-    """Whether some node draws random numbers."""
-    proto = onnx.ModelProto.FromString(content)
-    return any(_draws(node) for node in _nodes(proto))
-
-
-def _nodes(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    pending = [*proto.graph.node, *(node for function in proto.functions for node in function.node)]
-    while pending:
-        node = pending.pop()
-        yield node
-        for attribute in node.attribute:
-            for body in (attribute.g, *attribute.graphs):
-                pending += body.node
-
-
-def _draws(node: onnx.NodeProto) -> bool:
-    training_dropout = node.op_type == "Dropout" and len(node.input) > 2
-    return node.op_type in _RANDOM or training_dropout
-
-
 # Text
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error that is not empty, without numbers that differ between runs."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines or [type(error).__name__])[0]
 
 
 def generic(reason: str) -> str:
@@ -408,4 +406,4 @@ def _line(error: ModeloptError) -> str:
 def _traceback(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "?"
-    return f"traceback: {type(error).__name__}: {first_line(error)} at {where}"
+    return f"traceback: {type(error).__name__}: {runs.first_line(error)} at {where}"

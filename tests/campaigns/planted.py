@@ -91,7 +91,15 @@ def zoo() -> onnx.ModelProto:
     z.add("Add", "branches", "bn4", "both3")
     z.add("ConvTranspose", "up", "branches", n(6, 6, 2, 2, scale=0.4), strides=[1, 1])
     z.norm("bn_up", "up", 6)
-    z.add("Transpose", "t1", "bn_up", perm=[0, 2, 3, 1])
+    angles = np.tile(np.outer(np.arange(1, 9), [0.5, 0.2, 0.1, 0.05]), 2).astype(np.float32)
+    z.add("Slice", "rope_low", "bn_up", [0], [4], [3])
+    z.add("Slice", "rope_high", "bn_up", [4], [8], [3])
+    z.add("Neg", "rope_neg", "rope_high")
+    z.add("Concat", "rope_turned", "rope_neg", "rope_low", axis=3)
+    z.add("Mul", "rope_cos", "bn_up", np.cos(angles))
+    z.add("Mul", "rope_sin", "rope_turned", np.sin(angles))
+    z.add("Add", "rope", "rope_cos", "rope_sin")
+    z.add("Transpose", "t1", "rope", perm=[0, 2, 3, 1])
     z.add("Transpose", "t2", "t1", perm=[0, 3, 2, 1])
     z.add("Pad", "padded", "t2", [0, 0, 1, 0, 0, 0, 0, 1], number(0))
     z.add("AveragePool", "pooled", "padded", kernel_shape=[2, 2], count_include_pad=1, pads=[0, 1, 1, 0])
@@ -113,8 +121,9 @@ def zoo() -> onnx.ModelProto:
     z.add("Slice", "right", "narrow", [3], [8], [1])
     z.add("Concat", "swapped", "right", "left", axis=1)
     z.add("Gather", "picked", "swapped", [7, 1, 2, 5, 4, 3, 0, 6], axis=1)
+    z.add("Gather", "again", "picked", [2, 0, 1, 4, 3, 7, 5, 6], axis=1)
     z.add("Exp", "table", n(8))
-    z.add("Mul", "scaled", "picked", "table")
+    z.add("Mul", "scaled", "again", "table")
     z.add("Softmax", "probabilities", "scaled", axis=1)
     branch = [
         helper.make_graph(
@@ -280,6 +289,13 @@ def _wrong_branch(model: ir.Model) -> None:
     graph.set_constant(model.graph.initializers["yes"], np.zeros((), bool))
 
 
+def _gathers_swapped(model: ir.Model) -> None:
+    """As if gather(gather(x, j), i) were gather(x, i[j])."""
+    first, second = _input(model, "picked", 1), _input(model, "again", 1)
+    _node(model, "picked").replace_input_with(1, second)
+    _node(model, "again").replace_input_with(1, first)
+
+
 def _fold_across_fan_out(model: ir.Model) -> None:
     _node(model, "neg3").replace_input_with(0, _node(model, "bn3").outputs[0])
 
@@ -394,6 +410,12 @@ BUGS: dict[str, Bug] = {
     "slice-off-by-one": Bug(weight("left", 1, lambda array: array + 1)),
     "concat-order": Bug(swap_inputs("swapped")),
     "gather-off-by-one": Bug(weight("picked", 1, lambda array: (array + 1) % 8)),
+    "gather-of-gather-order": Bug(_gathers_swapped, "fold-gather"),
+    "gather-of-gather-off-by-one": Bug(weight("again", 1, lambda array: (array + 1) % 8), "fold-gather"),
+    "rotary-sine-negated": Bug(weight("rope_sin", 1, np.negative), "fuse-rotary"),
+    "rotary-position-off-by-one": Bug(weight("rope_cos", 1, lambda array: np.roll(array, 1, axis=0)), "fuse-rotary"),
+    "rotary-half-not-negated": Bug(bypass("rope_neg")),
+    "rotary-halves-swapped": Bug(swap_inputs("rope_turned")),
     "softmax-axis": Bug(attribute("probabilities", "axis", 0)),
     "fold-wrong-operator": Bug(operator("table", "Abs"), "fold-constants"),
     "fold-thousand-ulps": Bug(weight("table", 0, _ulps(1000)), "fold-constants"),
