@@ -103,13 +103,15 @@ def run(request: Request) -> Report:
         results = apply(recipe.steps, loaded.model, context, observers, request.progress)
         unchanged = not any(result.rewrites for result in results)
         versions = {"modelopt": __version__, "onnxruntime": runtime_version()}
-        if not unchanged:
-            graph.forget_shapes(loaded.model, keep=declared)
-            provenance.append(loaded.model, _entry(recipe, loaded, context, versions))
-        with io.staged(loaded.model, request.output, source=loaded, unchanged=unchanged) as staged:
+        graph.forget_shapes(loaded.model, keep=declared)
+        history = () if unchanged else provenance.take(loaded.model)
+
+        def metadata() -> dict[str, str]:
+            return provenance.metadata((*history, _entry(recipe, loaded, context, versions)))
+
+        with io.staged(loaded.model, request.output, source=loaded, unchanged=unchanged, metadata=metadata) as staged:
             if verify is not None:
-                # Two open sessions hold their weights twice: not where that is a lot.
-                verify.finish(staged.path, spare if staged.size_bytes < io.MAX_INLINE_BYTES else None)
+                verify.finish(staged.path)
             findings = measuring.measure(
                 recipe,
                 loaded.path,

@@ -13,14 +13,13 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import io
-from modelopt.background import in_background
 from modelopt.errors import Refused, VerificationFailed
 from modelopt.measure import noise
 from modelopt.measure.closeness import FLOAT32, FLOOR, OutputMismatch, Tolerance, compare_outputs
 from modelopt.passes.base import Effect, Pass
 from modelopt.report import PassResult
 from modelopt.runtime.session import Optimization, SessionSpec
-from modelopt.runtime.worker import Session, Worker
+from modelopt.runtime.worker import Worker
 
 Feeds = Sequence[dict[str, np.ndarray]]
 
@@ -129,19 +128,15 @@ class Verify:
         if not self.last_from_file:
             self._close(model)
 
-    def finish(self, path: Path, other: Worker | None = None) -> None:
+    def finish(self, path: Path) -> None:
         """Close the last run of exact passes on the model in this file.
-
-        Args:
-            path: The file.
-            other: A second child that opens it while `worker` is still busy with the original.
 
         Raises:
             VerificationFailed: It computes something else than the model before that run.
         """
         len(self.feeds)  # makes them: an original that runs on nothing is refused even where nothing changed
         if self._dirty:
-            self._settle(self._compare_file(path, other))
+            self._settle(self._compare_file(path))
 
     def _close(self, model: ir.Model) -> None:
         if self._dirty:
@@ -161,13 +156,12 @@ class Verify:
         finally:
             path.unlink()
 
-    def _compare_file(self, path: Path, other: Worker | None = None) -> OutputMismatch | float:
+    def _compare_file(self, path: Path) -> OutputMismatch | float:
         """How far the outputs are from the reference's: a mismatch, or the largest relative error."""
-        opening = None if other is None else in_background(lambda: self._open_result(other, path))
         expected = self._reference_outputs()
         worst = 0.0
         try:
-            session = self._open_result(self.worker, path) if opening is None else opening.result()
+            session = self.worker.open(path, SessionSpec(spin=False), what="result")
             outputs = [output.name for output in session.info.outputs]
             if outputs != list(self.names):
                 return OutputMismatch(output="all of them", reason=f"they are called {', '.join(outputs)}")
@@ -180,10 +174,6 @@ class Verify:
         except Refused as refusal:
             return OutputMismatch(output="all of them", reason=refusal.note or refusal.fact)
         return worst
-
-    @staticmethod
-    def _open_result(worker: Worker, path: Path) -> Session:
-        return worker.open(path, SessionSpec(spin=False), what="result")
 
     def _compare_outputs(self, reference: list[np.ndarray], outputs: list[np.ndarray]) -> OutputMismatch | float:
         given = self._tolerances or [FLOOR] * len(self.names)

@@ -48,10 +48,16 @@ def read(model: ir.Model) -> tuple[Entry, ...]:
         raise InputError("the model's provenance cannot be read", note=str(error)) from None
 
 
-def append(model: ir.Model, entry: Entry) -> None:
-    """Add `entry` to what `model` says of itself; an unreadable history is replaced."""
+def take(model: ir.Model) -> tuple[Entry, ...]:
+    """Remove the entries of `model` and return them; a history that cannot be read is lost."""
     try:
         history = read(model)
     except InputError:
         history = ()
-    model.metadata_props[KEY] = msgspec.json.encode((*history, entry)).decode()
+    model.metadata_props.pop(KEY, None)
+    return history
+
+
+def metadata(entries: tuple[Entry, ...]) -> dict[str, str]:
+    """What a model's ``metadata_props`` say with these entries."""
+    return {KEY: msgspec.json.encode(entries).decode()}

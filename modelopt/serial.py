@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -104,6 +104,14 @@ def chunks(model: ir.Model, *, weights: bool = True) -> Iterator[wireformat.Buff
         yield skeleton
         return
     yield from wireformat.attach(skeleton, lambda i: payloads[i].nbytes, lambda i: tensor_bytes(payloads[i]))
+
+
+def metadata_chunk(metadata: Mapping[str, str]) -> bytes:
+    """Entries of ``metadata_props`` to write behind a serialized model: protobuf reads two messages in a row as one."""
+    proto = onnx.ModelProto()
+    for key, value in metadata.items():
+        proto.metadata_props.add(key=key, value=value)
+    return proto.SerializeToString(deterministic=True)
 
 
 # What onnx_ir adds and the model did not hold

@@ -19,6 +19,9 @@ from modelopt.io.external import map_external
 from modelopt.io.files import STDIO, map_file
 from modelopt.io.gate import refuse_unsupported
 
+_HASHED_BYTES = 16 * 2**20
+"""Large parts: between two of them this thread waits for the interpreter's lock."""
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -77,8 +80,13 @@ def load(path: Path, *, scratch: Path, allow_hardlinks: bool = False) -> Loaded:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:  # read, not mapped: a file that shrinks meanwhile must not end us
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Of a file that is read, not mapped: one that shrinks meanwhile must not end us."""
+    digest = hashlib.sha256()
+    part = memoryview(bytearray(_HASHED_BYTES))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(part):
+            digest.update(part[:count])
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager

@@ -8,9 +8,10 @@ import os
 import stat
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import onnx_ir as ir
@@ -21,6 +22,8 @@ from modelopt.io.datafiles import MIN_BYTES, data_files, data_name, named_data, 
 from modelopt.io.files import STDIO, map_file, sibling
 from modelopt.io.loading import Loaded
 from modelopt.io.writing import disk_errors, sync, write_chunks
+
+Metadata = Callable[[], Mapping[str, str]]
 
 MAX_INLINE_BYTES = 2**31 - 2**20
 """Protobuf messages end at 2 GiB; larger models keep their weights in a data file."""
@@ -69,7 +72,13 @@ def _data_aside(path: Path) -> Path:
     return path.with_name(f"{path.name}.data")
 
 
-def _write_external(model: ir.Model, path: Path, data: Path, name_of: Callable[[str], str]) -> str:
+def _late(metadata: Metadata) -> Iterator[bytes]:
+    yield serial.metadata_chunk(metadata())
+
+
+def _write_external(
+    model: ir.Model, path: Path, data: Path, name_of: Callable[[str], str], metadata: Metadata = dict
+) -> str:
     """Write the weights to `data`, and to `path` a model that says where they are.
 
     Args:
@@ -77,6 +86,7 @@ def _write_external(model: ir.Model, path: Path, data: Path, name_of: Callable[[
         path: The file to create for it.
         data: The file to create for its weights.
         name_of: What the model calls the data file, given the SHA-256 of what that holds.
+        metadata: What the file says in ``metadata_props`` beside what `model` says.
 
     Returns:
         That name.
@@ -87,7 +97,7 @@ def _write_external(model: ir.Model, path: Path, data: Path, name_of: Callable[[
     name = name_of(digest.hexdigest())
     with serial.externalized(model, name, MIN_BYTES):
         header = serial.to_bytes(model)
-    write_chunks(path, [header])
+    write_chunks(path, [header, serial.metadata_chunk(metadata())])
     return name
 
 
@@ -116,7 +126,9 @@ class Staged:
 
 
 @contextlib.contextmanager
-def staged(model: ir.Model, output: Path, *, source: Loaded, unchanged: bool) -> Iterator[Staged]:
+def staged(
+    model: ir.Model, output: Path, *, source: Loaded, unchanged: bool, metadata: Metadata = dict
+) -> Iterator[Staged]:
     """Write the model beside `output` under a name of its own; nothing remains unless `commit` is called.
 
     Args:
@@ -124,6 +136,8 @@ def staged(model: ir.Model, output: Path, *, source: Loaded, unchanged: bool) ->
         output: The final path, or `STDIO` for stdout.
         source: Where the model came from: with `unchanged` its bytes are copied.
         unchanged: No pass changed anything.
+        metadata: Gives what the file says in ``metadata_props`` beside what `model` says, where something changed. It
+            is called once the weights are written, so that it may hold what takes as long to compute.
 
     Raises:
         EnvironmentLacks: The disk is full.
@@ -148,14 +162,16 @@ def staged(model: ir.Model, output: Path, *, source: Loaded, unchanged: bool) ->
                 stack.callback(lambda: remove_unused(written, target, source.path))  # runs last: committed or not
                 stack.callback(unlink, temporary)
                 stack.callback(unlink, partial)
-                name = _write_external(model, temporary, partial, lambda digest: data_name(target, digest))
+                late: Metadata = dict if unchanged else metadata
+                name = _write_external(model, temporary, partial, lambda digest: data_name(target, digest), late)
                 data = target.with_name(name)
                 written.add(data)
                 partial.replace(data)  # a file of this name holds the same bytes: who uses it sees no change
                 files.append(data)
             else:
                 stack.callback(unlink, temporary)
-                write_chunks(temporary, [map_file(source.path, source.shown)] if unchanged else serial.chunks(model))
+                same = [map_file(source.path, source.shown)]
+                write_chunks(temporary, same if unchanged else chain(serial.chunks(model), _late(metadata)))
         size = sum(file.stat().st_size for file in files)
         on_disk = sync(files)  # the caller verifies and measures meanwhile
         yield Staged(
