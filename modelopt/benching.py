@@ -83,11 +83,10 @@ def measure_models(
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(TemporaryDirectory(prefix="modelopt-")))
         loaded = [io.load(path, scratch=scratch, allow_hardlinks=allow_hardlinks) for path in models]
-        signature = graph.signature(loaded[0].model)
         for other in loaded[1:]:
             _require_same_inputs(loaded[0], other)
         recipe = Recipe(steps=(), seed=seed, evaluate=data, bench=bench)
-        opened = measuring.open_all(recipe, signature)
+        opened = measuring.open_all(recipe, loaded[0].model)
         worker = stack.enter_context(Worker(limits))
         dataset = measuring.inputs(opened, worker, loaded[0].path, free_dims=free_dims)
         paths = [each.path for each in loaded]

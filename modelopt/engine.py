@@ -16,14 +16,19 @@ from modelopt.errors import InputError, Refused, VerificationFailed, WorkerDied
 from modelopt.observers import Dump, Observer, Verify
 from modelopt.passes.base import Context, Pass
 from modelopt.progress import Progress, silent
+from modelopt.quant.cache import Calibrations
 from modelopt.recipe import Recipe, Step, UntilStable, dump
 from modelopt.report import FileInfo, ModelStats, PassResult, Report, SkipInfo, Verification
-from modelopt.runtime import cpu
+from modelopt.runtime import cpu, placement
+from modelopt.runtime.coverage import Coverage
 from modelopt.runtime.installed import runtime_version
 from modelopt.runtime.runner import WorkerRunner
 from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Limits, Worker
 from modelopt.signature import Signature
+
+MAX_PROFILED_BYTES = 256 * 2**20
+"""Larger results are not profiled: the runtime writes its optimized graph for that."""
 
 MAX_ROUNDS = 10
 """How often a group of passes is repeated before it counts as unstable."""
@@ -42,6 +47,7 @@ class Request:
         limits: Of the child processes.
         allow_hardlinks: See `io.load`.
         verify_samples: How many feeds verification uses.
+        calibrations: Remembers what calibration observed; runs that share it observe once.
         progress: Called with (what, done, total or None).
     """
 
@@ -53,6 +59,7 @@ class Request:
     limits: Limits | None = None
     allow_hardlinks: bool = False
     verify_samples: int = 4
+    calibrations: Calibrations | None = None
     progress: Progress = silent
 
 
@@ -78,13 +85,14 @@ def run(request: Request) -> Report:
         stack.callback(runner.close)
         spare = runner.start()
         loaded = io.load(request.model, scratch=scratch, allow_hardlinks=request.allow_hardlinks)
-        data = measuring.open_all(recipe, _signature_after(recipe, loaded.model))
+        data = measuring.open_all(recipe, loaded.model, _signature_after(recipe, loaded.model))
         context = Context(
             runner=runner,
             target=cpu.resolve(recipe.target),
             calibration=data.calibration,
             seed=recipe.seed,
             progress=request.progress,
+            calibrations=request.calibrations,
         )
         measured = recipe.verify or recipe.bench is not None or recipe.evaluate is not None
         worker = stack.enter_context(Worker(request.limits)) if measured else spare
@@ -122,6 +130,7 @@ def run(request: Request) -> Report:
                 limits=request.limits,
                 progress=request.progress,
             )
+            coverage = _coverage(recipe, results, staged, loaded.model, data, worker)
             judged = gates.judge(recipe.gates, loaded.size_bytes, staged.size_bytes, findings)
             written = request.keep or all(gate.passed for gate in judged)
             if written:
@@ -138,9 +147,18 @@ def run(request: Request) -> Report:
                 latency=findings.latency,
                 accuracy=findings.accuracy,
                 gates=judged,
-                notes=data.notes,
+                notes=(*data.notes, *_foreign(recipe, context)),
                 versions=versions,
+                coverage=coverage,
             )
+
+
+def _foreign(recipe: Recipe, context: Context) -> tuple[str, ...]:
+    """A note where latency was measured on another machine than the one asked for; the default target is this one."""
+    if recipe.bench is None or context.target.detected:
+        return ()
+    note = cpu.why_latency_says_nothing(context.target, recipe.bench.provider)
+    return () if note is None else (note,)
 
 
 # The loop
@@ -227,7 +245,7 @@ def _apply_one(step: Pass, model: ir.Model, context: Context, observers: Sequenc
     result = PassResult(
         step=str(step),
         effect=step.effect.value,
-        contrib=step.contrib,
+        contrib=step.leaves_contrib(),
         rewrites=changes.rewrites,
         skipped=tuple(SkipInfo(node=skip.node, reason=skip.reason) for skip in changes.skipped),
         facts=dict(changes.facts),
@@ -314,6 +332,23 @@ def _entry(recipe: Recipe, loaded: io.Loaded, context: Context, versions: dict[s
         data_sha256=context.calibration.digest() if context.calibration is not None else None,
         onnxruntime=versions["onnxruntime"],
     )
+
+
+def _coverage(
+    recipe: Recipe,
+    results: Sequence[PassResult],
+    staged: io.Staged,
+    model: ir.Model,
+    data: measuring.Data,
+    worker: Worker,
+) -> Coverage | None:
+    """What computes in integers, where a pass quantized and latency is measured; profiling a large model takes long."""
+    quantized = any(result.rewrites and result.step.startswith("quantize-") for result in results)
+    on_cpu = recipe.bench is not None and recipe.bench.provider == "cpu"
+    if not quantized or not on_cpu or staged.size_bytes > MAX_PROFILED_BYTES:
+        return None
+    feeds = measuring.first_feeds(measuring.inputs(data, worker, staged.path), 1)[0]
+    return placement.coverage(worker, staged.path, model, feeds, spec=measuring.session_spec(recipe.bench))
 
 
 def _verification(verify: Verify | None, data: measuring.Data) -> Verification | None:

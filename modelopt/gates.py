@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from modelopt.errors import InputError
+from modelopt.measure.stats import Verdict
 from modelopt.measuring import Findings
 from modelopt.recipe import Gates, Recipe
 from modelopt.report import GateResult
@@ -60,6 +61,10 @@ def _size(gates: Gates, before_bytes: int, after_bytes: int) -> Iterator[GateRes
 
 
 def _speed(gates: Gates, findings: Findings) -> Iterator[GateResult]:
+    if gates.not_slower and findings.latency is not None:
+        ratio = findings.latency.ratio
+        found = f"{ratio.verdict.value}: {ratio.point:.3f}×"
+        yield GateResult(gate="not-slower", limit="the input", found=found, passed=ratio.verdict is not Verdict.SLOWER)
     if gates.min_speedup is None:
         return
     if findings.unchanged:
@@ -86,6 +91,11 @@ def _accuracy(gates: Gates, findings: Findings) -> Iterator[GateResult]:
         return
     if findings.unchanged:
         yield GateResult(gate="max-drop", limit=f"{gates.max_drop:.2%}", found="0 (nothing changed)", passed=True)
+        return
+    if findings.same_outputs:
+        yield GateResult(
+            gate="max-drop", limit=f"{gates.max_drop:.2%}", found="0 (the outputs are the same)", passed=True
+        )
         return
     drop = findings.drop()
     if drop is None:

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import overload
 
 import numpy as np
+import onnx_ir as ir
 
-from modelopt.data import Dataset, Preprocess, open_data, overlap, random_data
+from modelopt import graph
+from modelopt.data import Dataset, Preprocess, open_data, overlap, random_data, split
 from modelopt.errors import InputError, Refused
+from modelopt.measure.answers import gives_class_scores
 from modelopt.measure.bench import BenchSpec as Bench
 from modelopt.measure.bench import run_bench
 from modelopt.measure.evaluate import Accuracy, evaluate
@@ -30,6 +33,12 @@ RANDOM_SAMPLES = 16
 """How many random feeds stand in for data when outputs are compared without any."""
 
 _FREE_DIMS = (8, 1, 32, 64, 128, 224, 16, 48)
+MIN_TO_SPLIT = 8
+"""Fewer calibration samples are all used to calibrate."""
+
+HELD_OUT = 0.25
+"""The share of the calibration samples that is held out where there are no evaluation data."""
+
 BENCH_FEEDS = 4
 """How many samples are timed in turn."""
 
@@ -47,6 +56,7 @@ class Data:
         notes: What the reader should know about them.
         seed: For random inputs.
         random: Random inputs that the model runs on, once they were needed.
+        class_scores: Whether the model's answers are classes: without labels those are compared, else directions.
     """
 
     signature: Signature
@@ -55,6 +65,7 @@ class Data:
     notes: tuple[str, ...]
     seed: int
     random: Dataset | None = field(default=None)
+    class_scores: bool = True
 
     @property
     def real(self) -> Dataset | None:
@@ -75,39 +86,63 @@ class Findings:
         unchanged: The output is the input: there was nothing to measure.
         latency: None where it was not measured.
         accuracy: None where it was not measured.
+        class_scores: See `Data`.
+        same_outputs: Verification found the outputs to be those of the input; accuracy was not measured then.
     """
 
     unchanged: bool
     latency: Latency | None = None
     accuracy: Accuracy | None = None
+    class_scores: bool = True
+    same_outputs: bool = False
 
     def drop(self) -> float | None:
-        """How much the metric fell, as a fraction; without a metric, the share of changed answers; None if unknown."""
+        """How much accuracy fell, as a fraction; None if unknown.
+
+        That is the fall of the task's metric; without labels the share of answers whose class changed, or, where the
+        answers are no classes, 1 - cosine of the least similar output.
+        """
         if self.accuracy is None:
             return None
         if self.accuracy.delta is not None and self.accuracy.candidate is not None:
             fall = -self.accuracy.delta.point
             return fall if self.accuracy.candidate.higher_is_better else -fall
-        agreement = self._fidelity("argmax-agreement")
-        return None if agreement is None or agreement.value is None else 1 - agreement.value
+        same = self._alike()
+        return None if same is None or same.value is None else 1 - same.value
 
     def drop_of(self) -> str:
         """What `drop` is a figure of."""
         if self.accuracy is not None and self.accuracy.candidate is not None:
             return self.accuracy.candidate.name
+        same = self._alike()
+        if same is None or same.name == "cosine":
+            return "1 - cosine with the original's outputs"
         return "answers that differ from the original's"
 
-    def _fidelity(self, name: str) -> Score | None:
-        scores = self.accuracy.fidelity if self.accuracy is not None else ()
-        return next((score for score in scores if score.name == name), None)
+    def _alike(self) -> Score | None:
+        """How alike the outputs are, by the measure that suits them; what the user asked for comes first."""
+        scores = {score.name: score for score in self.accuracy.fidelity} if self.accuracy is not None else {}
+        order = ("argmax-agreement", "cosine", "agreement")
+        if not self.class_scores:
+            order = ("cosine", "agreement", "argmax-agreement")
+        return next((scores[name] for name in order if name in scores), None)
 
 
-def open_all(recipe: Recipe, signature: Signature) -> Data:
+def open_all(recipe: Recipe, model: ir.Model, signature: Signature | None = None) -> Data:
     """Open the recipe's data and check them against the model's inputs.
+
+    Without evaluation data a part of the calibration data is held out for it: ranges that were fitted to samples say
+    little about others.
+
+    Args:
+        recipe: The recipe.
+        model: The model.
+        signature: What the data must fit; None for that of `model`.
 
     Raises:
         InputError: They do not fit.
     """
+    signature = graph.signature(model) if signature is None else signature
     calibration = _open(recipe.calibration, signature, recipe.seed)
     evaluation = _open(recipe.evaluate, signature, recipe.seed)
     notes = [note for dataset in (calibration, evaluation) if dataset is not None for note in dataset.notes]
@@ -117,7 +152,15 @@ def open_all(recipe: Recipe, signature: Signature) -> Data:
         shared = overlap(calibration, evaluation)
         if shared:
             notes.append(f"{shared} evaluation samples are calibration samples too: accuracy is flattered")
-    return Data(signature, calibration, evaluation, tuple(dict.fromkeys(notes)), recipe.seed)
+    is_real = recipe.calibration is not None and recipe.calibration.data != "random"
+    if calibration is not None and evaluation is None and is_real:
+        if len(calibration) >= MIN_TO_SPLIT:
+            calibration, evaluation = split(calibration, HELD_OUT, recipe.seed)
+            notes.append(f"no --eval: {len(evaluation)} of the calibration samples are held out to compare outputs on")
+        else:
+            notes.append("no --eval, and too few calibration samples to hold some out: accuracy is flattered")
+    scores = gives_class_scores(model)
+    return Data(signature, calibration, evaluation, tuple(dict.fromkeys(notes)), recipe.seed, class_scores=scores)
 
 
 def _open(spec: DataSpec | None, signature: Signature, seed: int) -> Dataset | None:
@@ -251,12 +294,12 @@ def measure(
     if recipe.bench is not None:
         latency = time_both(recipe.bench, before, after, first_feeds(dataset, BENCH_FEEDS), limits, progress)
     if recipe.evaluate is None and recipe.verify and all(step.effect is Effect.EXACT for step in recipe.passes()):
-        return Findings(unchanged=False, latency=latency)  # verification compared the outputs
+        return Findings(unchanged=False, latency=latency, same_outputs=True)
     metric = recipe.evaluate.metric if recipe.evaluate is not None else None
     accuracy = evaluate(
         before, after, dataset, session_spec(recipe.bench, spin=False), metric=metric, limits=limits, progress=progress
     )
-    return Findings(unchanged=False, latency=latency, accuracy=accuracy)
+    return Findings(unchanged=False, latency=latency, accuracy=accuracy, class_scores=data.class_scores)
 
 
 def session_spec(bench: BenchSpec | None, *, spin: bool = True) -> SessionSpec:

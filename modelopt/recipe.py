@@ -81,12 +81,14 @@ class Gates(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_un
         min_speedup: How many times as fast as the input the result must at least be.
         max_size_ratio: The largest size allowed, as a fraction of the input's.
         max_size_bytes: The largest size allowed, in bytes.
+        not_slower: Whether a result that is measurably slower than the input breaks it.
     """
 
     max_drop: Annotated[float, msgspec.Meta(ge=0)] | None = None
     min_speedup: Annotated[float, msgspec.Meta(gt=0)] | None = None
     max_size_ratio: Annotated[float, msgspec.Meta(gt=0)] | None = None
     max_size_bytes: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    not_slower: bool = False
 
 
 @dataclass(frozen=True)

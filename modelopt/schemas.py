@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 
 import onnx.defs
@@ -38,6 +40,39 @@ def propagates_data(node: ir.Node, opset: int) -> bool:
     """Whether onnx's shape inference computes the values of this node's outputs as well as their shapes."""
     schema = _schema(node.op_type, opset) if node.domain in {"", "ai.onnx"} else None
     return schema is not None and schema.has_data_propagation_function
+
+
+@dataclass(frozen=True)
+class TypeVariables:
+    """How the specification ties the types of a node's inputs and outputs together.
+
+    Attributes:
+        inputs: One for each input that the node has: a type variable such as ``"T"``, or a type such as
+            ``"tensor(float)"``.
+        outputs: The same for its outputs.
+        allowed: The types that each variable may stand for.
+    """
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    allowed: Mapping[str, frozenset[str]]
+
+
+def type_variables(node: ir.Node, opset: int) -> TypeVariables | None:
+    """The type variables of a node of the standard domain; None where onnx does not know the operator in that opset."""
+    schema = _schema(node.op_type, opset)
+    if schema is None:
+        return None
+    return TypeVariables(
+        _formals([formal.type_str for formal in schema.inputs], len(node.inputs)),
+        _formals([formal.type_str for formal in schema.outputs], len(node.outputs)),
+        {one.type_param_str: frozenset(one.allowed_type_strs) for one in schema.type_constraints},
+    )
+
+
+def _formals(written: list[str], count: int) -> tuple[str, ...]:
+    """One per argument: the last formal parameter repeats where it is variadic."""
+    return tuple(written[min(index, len(written) - 1)] for index in range(count))
 
 
 @cache

@@ -79,10 +79,12 @@ def _detach(
     children = _CHILDREN[kind]
     copied = start
     for field in _fields(view, start, end):
-        if field.wire_type != 2 or field.end - field.body < threshold:
+        if kind == "tensor" and field.number == _DATA_LOCATION and parts:
+            replacement: list[Buffer] = []  # "not external", written out: it would take back the marker's "external"
+        elif field.wire_type != 2 or field.end - field.body < threshold:
             continue
-        if kind == "tensor" and field.number == _RAW_DATA:
-            replacement: list[Buffer] = [_marker(len(blobs))]
+        elif kind == "tensor" and field.number == _RAW_DATA:
+            replacement = [_marker(len(blobs))]
             blobs.append(Blob(field.body, field.end - field.body))
         elif field.number in children:
             child = _detach(view, field.body, field.end, children[field.number], threshold, blobs, depth + 1)

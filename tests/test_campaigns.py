@@ -20,12 +20,13 @@ def test_every_exact_pass_has_a_row() -> None:
 
 def test_file_models_through_the_default_pipeline() -> None:
     chosen = [case for case in cases.file_cases() if case.size_bytes < 2**20 and not case.is_light]
-    table = conformance.campaign(chosen, ["EXACT", *CHANGING], jobs=0)
+    table = conformance.campaign(chosen, ["EXACT", *CHANGING, "freeze-weights"], jobs=0)
     assert len(chosen) > 100
     assert table.failures == []
     assert table.lowest_share >= 0.99
     assert table.rows["EXACT"].preserved >= 95
     assert table.rows["upgrade-opset"].changed >= 100
+    assert table.rows["freeze-weights"].changed > 10
 
 
 @pytest.mark.filterwarnings("ignore")  # onnx's generators of cases warn

@@ -271,7 +271,7 @@ def test_a_provider_that_is_not_here(tmp_path: Path, command: list[str | Path]) 
         (["bench"], ["MODEL"]),
         (["fold", "--engine", "onnxsim", "--max-growth", "1%", "m.onnx"], ["--max-growth"]),
         (["quantize", "--mode", "dynamic", "--calib", "d", "m.onnx"], ["--calib", "--mode dynamic"]),
-        (["quantize", "--mode", "dynamic", "--everywhere", "m.onnx"], ["--everywhere", "--mode dynamic"]),
+        (["quantize", "--mode", "dynamic", "--method", "mse", "m.onnx"], ["--method", "--mode dynamic"]),
         (["fold", "--labels", "l.txt", "m.onnx"], ["--labels needs --eval"]),
     ],
     ids=lambda part: " ".join(part) if isinstance(part, list) else "",

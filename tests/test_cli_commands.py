@@ -111,7 +111,17 @@ def test_quantize_says_what_it_left_in_float_and_why(tmp_path: Path) -> None:
 
 def test_quantize_dynamic(tmp_path: Path) -> None:
     run = modelopt(
-        "quantize", "--mode", "dynamic", EARLY_EXIT, "--eval", EVAL, "-o", "x.onnx", "--no-bench", cwd=tmp_path
+        "quantize",
+        "--mode",
+        "dynamic",
+        "--everywhere",
+        EARLY_EXIT,
+        "--eval",
+        EVAL,
+        "-o",
+        "x.onnx",
+        "--no-bench",
+        cwd=tmp_path,
     )
     assert "top1" in run.succeeded().err
     assert (tmp_path / "x.onnx").stat().st_size < 0.5 * EARLY_EXIT.stat().st_size
@@ -254,7 +264,7 @@ def test_reports(tmp_path: Path) -> None:
         ["fuse", "--max-size", "99%"],
         ["prune", "--sparsity", "0.3", "--scope", "global", "--exclude", "*bias*", "--seed", "3"],
         ["quantize", "--calib", CNN_CALIB, "--calib-limit", "16", "--everywhere", "--target", "arm64"],
-        ["quantize", "--mode", "dynamic", "--only", "--per-tensor"],
+        ["quantize", "--mode", "dynamic", "--everywhere", "--only", "--per-tensor"],
     ],
     ids=lambda command: " ".join(map(str, command[:3])),
 )
@@ -280,7 +290,7 @@ def test_the_schema_of_recipes(tmp_path: Path) -> None:
     assert schema["required"] == ["version", "steps"]
 
 
-@pytest.mark.parametrize("command", [["quantize", "--mode", "dynamic"], ["prune", "--scope", "global"]])
+@pytest.mark.parametrize("command", [["quantize", "--mode", "dynamic", "--everywhere"], ["prune", "--scope", "global"]])
 def test_the_same_bytes_whatever_the_hash_seed(tmp_path: Path, command: list[str]) -> None:
     outputs = []
     for seed in ("0", "12345"):

@@ -60,7 +60,7 @@ def test_keep_if_faster(tmp_path: Path) -> None:
 
 def test_keep_if_faster_says_what_it_tried(tmp_path: Path) -> None:
     done = modelopt("fuse", CNN, "-o", "out.onnx", "--keep-if-faster", *FAST, cwd=tmp_path).succeeded()
-    assert "kept if faster" in done.err
+    assert "tried" in done.err
     assert done.err.count("nothing to do") == len(pipelines.CONTRIB)
 
 
@@ -79,9 +79,9 @@ def test_what_does_not_go_together(flags: tuple[str, ...], code: int, word: str,
     modelopt("fuse", CNN, "-o", "out.onnx", *flags, cwd=tmp_path).refused(code, word)
 
 
-def test_stdin_is_read_once(tmp_path: Path) -> None:
+def test_stdin_is_tried_more_than_once(tmp_path: Path) -> None:
     done = modelopt("fuse", "-", "-o", "out.onnx", "--keep-if-faster", *FAST, cwd=tmp_path, stdin=CNN.read_bytes())
-    done.refused(2, "stdin")
+    assert "tried" in done.succeeded().err
 
 
 def test_passes_say_where_their_operators_run(tmp_path: Path) -> None:

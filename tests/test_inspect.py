@@ -186,7 +186,7 @@ def test_parameters_in_all_scopes(look: Inspect) -> None:
     assert found.weight_bytes == 24
     assert found.sparsity == Sparsity(zeros=4, read_elements=6, all_elements=6)
     assert (found.nodes, found.nodes_in_bodies) == (5, 3)
-    assert codes(found)["in-bodies"] == "hampers"
+    assert codes(found)["in-bodies"] == "note"
 
 
 @pytest.mark.parametrize(("dtype", "bits"), [("FLOAT16", 16), ("BFLOAT16", 16), ("DOUBLE", 64), ("FLOAT8E5M2", 8)])

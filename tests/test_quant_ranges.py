@@ -33,6 +33,70 @@ def assert_same(one: Collector, other: Collector) -> None:
     np.testing.assert_array_equal(left.counts, right.counts)
 
 
+@given(st.lists(numbers, max_size=5), st.integers(0, 5), st.sampled_from([1, 7, BINS]))
+def test_shards_add_up_to_one_pass_over_their_samples(samples: list[list[float]], cut: int, bins: int) -> None:
+    arrays = [np.array(sample, np.float32) for sample in samples]
+    whole, merged, rest = Collector(bins), Collector(bins), Collector(bins)
+    for array in arrays:
+        whole.observe(array)
+    for array in arrays[:cut]:
+        merged.observe(array)
+    for array in reversed(arrays[cut:]):
+        rest.observe(array)
+    merged.merge(rest)
+    assert merged.state()[0] == whole.state()[0]  # sums for the moving average too: they are exact
+    np.testing.assert_array_equal(merged.state()[1], whole.state()[1])
+
+
+def test_collectors_of_other_grids_do_not_merge() -> None:
+    with pytest.raises(ValueError, match="of 1 and 2048 bins"):
+        Collector(1).merge(Collector())
+
+
+@given(finite)
+def test_counts_are_those_of_two_passes(values: list[float]) -> None:
+    array = np.array(values, np.float32)
+    histogram = collected(*np.array_split(array, 3)).histogram()
+    bins = np.trunc(array.astype(np.float64) / histogram.width).astype(np.int64) - histogram.start
+    np.testing.assert_array_equal(histogram.counts, np.bincount(bins, minlength=histogram.counts.size))
+    edges = histogram.edges
+    assert (edges[bins] <= array).all()
+    assert (array <= edges[bins + 1]).all()
+
+
+def test_large_arrays_are_counted_in_parts() -> None:
+    array = np.random.default_rng(0).standard_normal(100_003).astype(np.float32) + 1
+    histogram = collected(array).histogram()
+    bins = np.trunc(array / histogram.width).astype(np.int64) - histogram.start
+    np.testing.assert_array_equal(histogram.counts, np.bincount(bins, minlength=histogram.counts.size))
+
+
+@given(finite, st.sampled_from([50.0, 90.0, 99.9, 100.0]))
+def test_percentiles_are_within_a_bin_of_the_sorted_values(values: list[float], percentile: float) -> None:
+    ranked = np.sort(np.array(values, np.float32))
+    histogram = collected(ranked).histogram()
+    low, high = choose_range(histogram, Method.PERCENTILE, U8, percentile)
+    cut = min(int((1.0 - percentile / 100.0) * 0.5 * ranked.size), ranked.size - 1)
+    slack = 2.001 * histogram.width if low < 0 < high else 1.001 * histogram.width  # the bin of 0 has both signs
+    assert abs(low - float(ranked[cut])) <= slack
+    assert abs(high - float(ranked[-1 - cut])) <= slack
+
+
+def test_moving_averages_are_means_over_samples() -> None:
+    histogram = collected(*(np.array(part, np.float32) for part in ([-1, 4], [0.5], [], [np.nan, 2]))).histogram()
+    assert choose_range(histogram, Method.MOVING_AVERAGE, U8) == ((-1 + 0.5 + 2) / 3, (4 + 0.5 + 2) / 3)
+
+
+@pytest.mark.parametrize("backgrounds", [(), (0.731,), (-1.9, 0.4, 1.3)])
+def test_entropy_does_not_cut_for_a_uniform_background(backgrounds: tuple[float, ...]) -> None:
+    values = np.random.default_rng(0).standard_normal(60_000).astype(np.float32) * 3
+    for value in backgrounds:
+        values = np.append(values, np.full(60_000, value, np.float32))
+    low, high = choose_range(collected(values).histogram(), Method.ENTROPY, U8)
+    assert low < -7.5
+    assert high > 7.5
+
+
 @given(numbers, numbers)
 def test_merging_is_one_pass(a: list[float], b: list[float]) -> None:
     left, right = np.array(a, np.float32), np.array(b, np.float32)

@@ -41,6 +41,19 @@ def test_the_error_in_range_is_half_a_step(grid: Grid, a: float, b: float, place
     assert (error <= float(params.scale) * (0.5 + 1e-4)).all()
 
 
+@given(st.sampled_from([IntType.U16, IntType.S16]), st.sampled_from(Symmetry), ends, ends, st.floats(0, 1))
+def test_the_error_of_16_bits_is_half_a_step(
+    kind: IntType, symmetry: Symmetry, a: float, b: float, place: float
+) -> None:
+    low, high = min(a, b), max(a, b)
+    params = params_from_range(low, high, Grid(kind, symmetry))
+    values = np.clip(np.array([low, high, low + place * (high - low), 0.0]), low, high)
+    restored = dequantize(quantize(values, params), params).astype(np.float64)
+    # A float32 scale is off by 2^-24 of itself, which is up to 2^-8 of a step at the end of 65535 of them.
+    assert (np.abs(values - restored) <= float(params.scale) * (0.5 + 2.0**-7)).all()
+    assert dequantize(quantize(np.zeros(1), params), params)[0] == 0.0
+
+
 @given(st.sampled_from(GRIDS), ends, ends)
 def test_zero_is_exact_and_the_scale_is_normal(grid: Grid, a: float, b: float) -> None:
     params = params_from_range(min(a, b), max(a, b), grid)

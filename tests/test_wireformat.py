@@ -43,6 +43,20 @@ def test_every_large_tensor_leaves_the_skeleton() -> None:
     assert data[blobs[0].offset :][:1600] == weight("c", 400, 1).raw_data
 
 
+def test_a_data_location_that_is_written_out_does_not_hide_the_weights() -> None:
+    """onnx.load sets it on each tensor that it reads from external data."""
+    proto = big_model()
+    for tensor in proto.graph.initializer:
+        tensor.data_location = TensorProto.DEFAULT
+    skeleton, blobs = wireformat.detach(proto.SerializeToString(), 1024)
+    assert len(blobs) == 7
+    left = onnx.ModelProto.FromString(skeleton).graph.initializer
+    assert all(tensor.data_location == TensorProto.EXTERNAL for tensor in left if tensor.external_data)
+    read = serial.from_bytes(proto.SerializeToString())
+    for tensor in proto.graph.initializer:
+        np.testing.assert_array_equal(read.graph.initializers[tensor.name].const_value, numpy_helper.to_array(tensor))
+
+
 @pytest.mark.parametrize(("threshold", "detached"), [(1599, 6), (1600, 6), (1601, 5), (0, 9), (10_000, 0)])
 def test_the_threshold_is_exact(threshold: int, detached: int) -> None:
     data = big_model().SerializeToString()

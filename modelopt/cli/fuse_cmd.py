@@ -38,7 +38,7 @@ def command(model: Path, portable: bool, contrib: bool, keep_if_faster: bool, op
     from modelopt import pipelines
     from modelopt.cli.optimize import execute, recipe_from_flags
     from modelopt.recipe import Step, make_pass
-    from modelopt.search import keep_if_faster as search
+    from modelopt.tuning.groups import keep_if_faster as search
 
     _check(portable=portable, contrib=contrib, keep_if_faster=keep_if_faster, flags=flags)
     groups = [pipelines.contrib(name) for name in pipelines.CONTRIB]

@@ -13,12 +13,14 @@ import msgspec
 from modelopt import ui
 from modelopt.engine import Request, run
 from modelopt.errors import EnvironmentLacks, GateFailed, InputError
-from modelopt.io import STDIO
+from modelopt.io import STDIO, keeping_stdin
+from modelopt.quant.cache import Calibrations
 from modelopt.recipe import BenchSpec, DataSpec, EvaluateSpec, Gates, Recipe, Step, dump
-from modelopt.report import Report, Trial
+from modelopt.report import Report
 from modelopt.report.markdown import to_markdown
 from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Limits
+from modelopt.tuning.chosen import Chosen
 
 
 def recipe_from_flags(
@@ -133,8 +135,8 @@ def limits_from_flags(flags: dict[str, Any]) -> Limits | None:
     )
 
 
-Choose = Callable[[Request], tuple[Recipe, tuple[Trial, ...]]]
-"""Finds the recipe that a request is really for, and says what it tried."""
+Choose = Callable[[Request], Chosen]
+"""Finds the recipes that a request is really for, and says what it tried."""
 
 
 def execute(recipe: Recipe, model: Path, suffix: str, flags: dict[str, Any], *, choose: Choose | None = None) -> None:
@@ -152,7 +154,7 @@ def execute(recipe: Recipe, model: Path, suffix: str, flags: dict[str, Any], *, 
     if flags["report"]:
         _check_report(flags["report"])
     screen = ui.Screen(quiet=flags["quiet"], verbose=flags["verbose"], as_json=flags["as_json"])
-    with screen.progress() as progress:
+    with keeping_stdin(), screen.progress() as progress:
         request = Request(
             recipe=recipe,
             model=model,
@@ -161,13 +163,12 @@ def execute(recipe: Recipe, model: Path, suffix: str, flags: dict[str, Any], *, 
             dump_folder=flags["dump_dir"],
             limits=limits_from_flags(flags),
             allow_hardlinks=flags["allow_hardlinks"],
+            # A run that tries nothing else need not observe more than its own method asks for.
+            calibrations=Calibrations(flags.get("calib_cache")) if choose or flags.get("calib_cache") else None,
             progress=progress,
         )
-        trials: tuple[Trial, ...] = ()
-        if choose is not None:
-            chosen, trials = choose(request)
-            request = dataclasses.replace(request, recipe=chosen)
-        report = msgspec.structs.replace(run(request), trials=trials)
+        chosen = Chosen((recipe,)) if choose is None else choose(request)
+        report = _run_first_that_keeps_pace(request, chosen)
     screen.report(report, explain=flags["explain"])
     if flags["report"]:
         _write_report(report, flags["report"])
@@ -178,6 +179,16 @@ def execute(recipe: Recipe, model: Path, suffix: str, flags: dict[str, Any], *, 
             note=f"{output} was written all the same" if report.written else "nothing was written",
             hint=None if report.written else "--keep writes the model anyway",
         )
+
+
+def _run_first_that_keeps_pace(request: Request, chosen: Chosen) -> Report:
+    """Run the recipes until one is not slower than the input; the last one is the input itself, or all there is."""
+    for recipe in chosen.recipes:
+        report = run(dataclasses.replace(request, recipe=recipe))
+        failed = {gate.gate for gate in report.gates if not gate.passed}
+        if failed != {"not-slower"}:
+            break
+    return msgspec.structs.replace(report, trials=chosen.trials, offenders=chosen.offenders)
 
 
 def _check_report(path: Path) -> None:

@@ -3,6 +3,7 @@
 from modelopt.graph.edits import (
     NameSource,
     add_initializer,
+    allow_plain_initializers,
     become,
     can_replace,
     constant_beside,
@@ -54,6 +55,7 @@ __all__ = [
     "add_initializer",
     "all_graphs",
     "all_nodes",
+    "allow_plain_initializers",
     "attribute_float",
     "attribute_int",
     "attribute_ints",

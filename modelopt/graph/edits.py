@@ -8,7 +8,9 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt.graph.values import constant_tensor
-from modelopt.graph.walking import STANDARD_DOMAINS, all_graphs, bodies
+from modelopt.graph.walking import STANDARD_DOMAINS, all_graphs, all_nodes, bodies
+
+_FIRST_IR_WITH_PLAIN_INITIALIZERS = 4
 
 
 def forget_shapes(model: ir.Model, *, keep: frozenset[str]) -> None:
@@ -55,10 +57,15 @@ def can_replace(old: ir.Value, new: ir.Value) -> str | None:
 
 
 class NameSource:
-    """Hands out value names that no scope of the model uses. Call it with a stem."""
+    """Hands out value names that no scope of the model uses. Call it with a stem.
 
-    def __init__(self, model: ir.Model) -> None:
-        self._taken: set[str] = set()
+    Args:
+        model: The model.
+        nodes: Keep clear of the names of nodes as well, to name nodes; onnxruntime refuses two of one name.
+    """
+
+    def __init__(self, model: ir.Model, *, nodes: bool = False) -> None:
+        self._taken: set[str] = {node.name or "" for node in all_nodes(model)} if nodes else set()
         for graph in all_graphs(model):
             self._taken.update(value.name or "" for value in graph.inputs)
             if isinstance(graph, ir.Graph):
@@ -82,6 +89,11 @@ def add_initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
     value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value
+
+
+def allow_plain_initializers(model: ir.Model) -> None:
+    """Raise the model's IR version to 4: before it each initializer had to be a graph input."""
+    model.ir_version = max(model.ir_version, _FIRST_IR_WITH_PLAIN_INITIALIZERS)
 
 
 def set_constant(value: ir.Value, array: np.ndarray) -> None:

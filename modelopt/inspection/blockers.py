@@ -14,6 +14,7 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.inspection.data import Blocker
 from modelopt.inspection.foldable import constant_nodes
+from modelopt.quant import existing
 from modelopt.quant.kernels import KERNELS
 from modelopt.quant.select import why_already_quantized
 
@@ -88,13 +89,26 @@ def _not_float32(subject: _Subject) -> Blocker | None:
 
 
 def _in_bodies(subject: _Subject) -> Blocker | None:
-    places = [node for node in subject.kernels if node.graph is not subject.model.graph]
-    text = "Conv, Gemm or MatMul inside If, Loop or Scan bodies or functions: static quantization leaves them in float"
-    return _blocker("in-bodies", "hampers", text, places)
+    bodies = {scope for scope, _, in_function in graph.scopes(subject.model) if not in_function} - {subject.model.graph}
+    places = [node for node in subject.kernels if node.graph in bodies]
+    text = "Conv, Gemm or MatMul inside If, Loop or Scan bodies: static quantization needs samples that execute them"
+    return _blocker("in-bodies", "note", text, places)
+
+
+def _in_functions(subject: _Subject) -> Blocker | None:
+    inside = {scope for scope, _, in_function in graph.scopes(subject.model) if in_function}
+    places = [node for node in subject.kernels if node.graph in inside]
+    return _blocker("in-functions", "hampers", "Conv, Gemm or MatMul inside functions: they stay in float", places)
+
+
+def _partly_quantized(subject: _Subject) -> Blocker | None:
+    places = [node for node in subject.kernels if existing.has_integer_weight(node)]
+    return _blocker("partly-quantized", "note", "their weights are in integers already: they stay as they are", places)
 
 
 def _dynamic_weights(subject: _Subject) -> Blocker | None:
     places = [node for node in subject.kernels if _weight(node) is None and not _computed(node, subject)]
+    places = [node for node in places if not existing.has_integer_weight(node)]
     text = "their second operand is an activation, as in attention, or a caller may replace it: they stay in float"
     return _blocker("dynamic-weights", "hampers", text, places)
 
@@ -189,6 +203,8 @@ _FINDINGS: tuple[Callable[[_Subject], Blocker | None], ...] = (
     _overridable,
     _computed_weights,
     _in_bodies,
+    _in_functions,
+    _partly_quantized,
     _dynamic_weights,
     _shared_weights,
     _tied_weights,

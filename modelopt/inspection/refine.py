@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
+from modelopt.collectors import Observed
 from modelopt.errors import ModeloptError, Refused
 from modelopt.inspection import macs
 from modelopt.passes.base import Context
@@ -38,6 +39,11 @@ class _NumpyOnly:
         raise Refused("an inspection runs nothing")
 
     def infer_shapes(self, model: ir.Model) -> None:
+        raise Refused("an inspection runs nothing")
+
+    def observe(
+        self, model: ir.Model, feeds: Iterable[Mapping[str, np.ndarray]], outputs: Mapping[str, str], *, bins: int
+    ) -> Observed:
         raise Refused("an inspection runs nothing")
 
     def convert_opset(self, model: ir.Model, version: int) -> ir.Model:

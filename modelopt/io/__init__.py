@@ -6,7 +6,7 @@ only from regular files under the model's folder. Nothing gets its final name be
 
 from modelopt.io.external import contained
 from modelopt.io.files import STDIO, same_file
-from modelopt.io.loading import Loaded, load
+from modelopt.io.loading import Loaded, keeping_stdin, load
 from modelopt.io.staging import MAX_INLINE_BYTES, Staged, destination, remove_aside, staged, write, write_aside
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Staged",
     "contained",
     "destination",
+    "keeping_stdin",
     "load",
     "remove_aside",
     "same_file",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import sys
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -101,10 +102,26 @@ def _named(shown: str) -> Iterator[None]:
         raise InputError(fact, note=error.note, hint=error.hint) from None
 
 
+@contextlib.contextmanager
+def keeping_stdin() -> Iterator[None]:
+    """Within this, a model on stdin can be loaded more than once: its bytes are kept."""
+    with tempfile.TemporaryDirectory(prefix="modelopt-stdin-") as folder:
+        _kept.append(Path(folder) / "stdin.onnx")
+        try:
+            yield
+        finally:
+            _kept.pop()
+
+
+_kept: list[Path] = []
+
+
 def _spool_stdin(scratch: Path) -> Path:
+    path = _kept[-1] if _kept else scratch / "stdin.onnx"
+    if path.exists():
+        return path
     if sys.stdin.isatty():
         raise InputError("'-' reads a model from stdin, and stdin is a terminal", hint="pipe a model into it")
-    path = scratch / "stdin.onnx"
     with path.open("wb") as file:
         while chunk := sys.stdin.buffer.read(1 << 20):
             file.write(chunk)

@@ -166,7 +166,7 @@ def _enter(
 ) -> _Entrant:
     session = worker.open(path, spec)
     for slot, feed in enumerate(feeds):
-        worker.hold(slot, dict(feed))
+        worker.hold(slot, session.fitting(feed))
     (cold_ns,) = session.time(1, slot=0)
     worker.pause()
     return _Entrant(path, worker, session, placement, cold_ns)

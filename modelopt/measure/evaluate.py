@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -77,19 +78,44 @@ def evaluate(
         usual = quiet if baseline is None else msgspec.structs.replace(baseline, spin=False)
         before = first.open(reference, usual, what="reference model")
         after = second.open(candidate, quiet, what="candidate model")
-        return score_sessions(before, after, dataset, asked, progress)
+        return score(Reference(before, dataset), after, asked, progress)
 
 
-def score_sessions(
-    before: Session, after: Session, dataset: Dataset, asked: Metric | None, progress: Progress = silent
-) -> Accuracy:
-    """Run two open sessions over the data; see `evaluate`."""
-    names = _matched_outputs(before, after)
+class Reference:
+    """What a model answers to each sample of a data set, computed once as far as memory allows.
+
+    Args:
+        session: The model, open.
+        dataset: The samples.
+        keep_bytes: How many bytes of outputs to keep for the next time; the model runs again for the rest.
+    """
+
+    def __init__(self, session: Session, dataset: Dataset, keep_bytes: int = 0) -> None:
+        self.session = session
+        self.dataset = dataset
+        self._room = keep_bytes
+        self._kept: dict[int, list[np.ndarray]] = {}
+
+    def __iter__(self) -> Iterator[tuple[Sample, list[np.ndarray]]]:
+        for position, sample in enumerate(self.dataset):
+            outputs = self._kept.get(position)
+            if outputs is None:
+                outputs = self.session.run(sample.feeds)
+                size = sum(output.nbytes for output in outputs)
+                if size <= self._room:
+                    self._kept[position] = outputs
+                    self._room -= size
+            yield sample, outputs
+
+
+def score(before: Reference, after: Session, asked: Metric | None, progress: Progress = silent) -> Accuracy:
+    """Run an open session over the reference's data; see `evaluate`."""
+    names = _matched_outputs(before.session, after)
+    dataset = before.dataset
     total = len(dataset)
     choice: Choice | None = None
     done = 0
-    for sample in dataset:
-        reference = before.run(sample.feeds)
+    for sample, reference in before:
         candidate = after.run(sample.feeds, names)
         if choice is None:
             choice = choose(asked, reference, sample.label)

@@ -18,6 +18,7 @@ _MODULES = (
     "eliminate_dead",
     "dedup_initializers",
     "freeze_dims",
+    "freeze_weights",
     "upgrade_opset",
     "onnxsim",
     "fuse_conv_bn",
@@ -49,9 +50,14 @@ _MODULES = (
     "merge_concat",
     "cancel_concat",
     "fold_gather",
+    "equalize_layers",
+    "smooth_activations",
     "prune_magnitude",
     "quantize_static",
     "quantize_dynamic",
+    "quantize_weights",
+    "store_weights",
+    "convert_half",
 )
 
 NAMES = tuple(module.replace("_", "-") for module in _MODULES)

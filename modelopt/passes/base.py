@@ -13,8 +13,10 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import onnx_ir as ir
 
+from modelopt.collectors import Observed
 from modelopt.data import Dataset
 from modelopt.progress import Progress, silent
+from modelopt.quant.cache import Calibrations
 from modelopt.runtime.cpu import Target
 from modelopt.signature import Signature
 
@@ -83,6 +85,23 @@ class Runner(Protocol):
         """
         ...
 
+    def observe(
+        self, model: ir.Model, feeds: Iterable[Mapping[str, np.ndarray]], outputs: Mapping[str, str], *, bins: int
+    ) -> Observed:
+        """Count the values of some tensors over all feeds, where the model runs: they do not come back.
+
+        Args:
+            model: The model; it is not changed.
+            feeds: Input arrays by name.
+            outputs: By key, the name of the value of the main graph to count.
+            bins: See `Collector`.
+
+        Raises:
+            Refused: onnxruntime does not load or run the model.
+            WorkerDied: The child crashed or exceeded its limits.
+        """
+        ...
+
     def infer_shapes(self, model: ir.Model) -> None:
         """Add what onnx's strict shape inference knows to the values of `model`, in place.
 
@@ -118,6 +137,7 @@ class Context:
         calibration: Samples for passes that need data, else None.
         seed: The seed for whatever is random.
         progress: Called with (what, done, total or None) during long work.
+        calibrations: Remembers what was observed, so that passes share it; None to observe each time.
     """
 
     runner: Runner
@@ -125,6 +145,7 @@ class Context:
     calibration: Dataset | None = None
     seed: int = 0
     progress: Progress = silent
+    calibrations: Calibrations | None = None
 
 
 def option(default: Any, text: str) -> Any:
@@ -141,7 +162,8 @@ class Pass(ABC):
         effect: What it claims about the outputs.
         needs_data: Whether it runs the model on calibration data.
         keeps_signature: Whether inputs and outputs stay as declared; where they do not, see `signature_after`.
-        contrib: Whether it leaves operators of onnxruntime's own domain, which no other runtime knows.
+        contrib: Whether it leaves operators of onnxruntime's own domain, which no other runtime knows; where
+            options decide it, see `leaves_contrib`.
     """
 
     name: ClassVar[str]
@@ -169,6 +191,10 @@ class Pass(ABC):
         A pass never prints, saves, times or catches broadly. It raises `Refused` for what it does not
         support.
         """
+
+    def leaves_contrib(self) -> bool:
+        """Whether, with these options, it leaves operators of onnxruntime's own domain."""
+        return self.contrib
 
     def signature_after(self, signature: Signature) -> Signature:
         """What this pass makes of a model's signature; a pass with ``keeps_signature = False`` says it here.

@@ -8,29 +8,34 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from modelopt import graph
+from modelopt.inspection.shapes import bind, inferred
 from modelopt.passes._opset import upgraded
-from modelopt.passes.base import Changes, Context, Effect, Pass, Skip, option
-from modelopt.quant import dynamic, filters, gates, kernels, select
+from modelopt.passes.base import Changes, Context, Effect, Fact, Pass, Skip, option
+from modelopt.quant import attention, dynamic, filters, gates, kernels, payoff, recurrent, select
 from modelopt.quant.scheme import Grid, IntType, Symmetry
 from modelopt.runtime.cpu import TargetKind
 
 _OPSET = 17  # DynamicQuantizeLinear needs 11
-_RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
+_PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
+_CONTRIB = (recurrent.OPERATOR, "QAttention", "MultiHeadAttention")
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizeDynamic(Pass):
     """Store weights of matrix products in int8 and quantize their activations at run time; needs no data.
 
-    Convolutions stay in float unless asked for: with ranges measured at run time they take four to eight times as long.
+    LSTM become onnxruntime's DynamicQuantizeLSTM, and the projection in its Attention is computed in int8: operators
+    that only onnxruntime has. Convolutions stay in float unless asked for: with ranges measured at run time they take
+    four to eight times as long.
     """
 
     name: ClassVar[str] = "quantize-dynamic"
     effect: ClassVar[Effect] = Effect.APPROXIMATE
 
     per_channel: bool = option(default=True, text="one weight scale per output channel")
-    reduce_range: bool | None = option(None, "keep weights to 7 bits; default: only for x86 without VNNI")
+    reduce_range: bool | None = option(None, "keep weights to 7 bits; default: for x86 without VNNI as many as fit")
     conv: bool = option(default=False, text="convolutions as well: smaller, but much slower")
+    everywhere: bool = option(default=False, text="also where int8 is estimated not to pay: smaller, slower")
     include: tuple[str, ...] = option((), "only these nodes: globs over node names, re:EXPRESSION or op:TYPE")
     exclude: tuple[str, ...] = option((), "leave these nodes in float: globs, re:EXPRESSION or op:TYPE")
 
@@ -41,53 +46,66 @@ class QuantizeDynamic(Pass):
             InputError: A pattern names no node.
             Refused: The model's opset is below 11 and cannot be converted.
         """
-        quantized = select.why_already_quantized(model)
+        quantized = select.why_already_quantized(model, self.name)
         if quantized:
             return Changes(skipped=(Skip("model", quantized),))
         filters.check_used((*self.include, *self.exclude), graph.all_nodes(model))
-        chosen, skipped = self._choose(model)
+        chosen, skipped = self._choose(model, ctx)
         if chosen and graph.opset(model) < 11:
             graph.replace_contents(model, upgraded(model, _OPSET, ctx.runner))
-            chosen, skipped = self._choose(model)  # the same nodes: the converter only rewrites what changed meaning
-        reduced = ctx.target.kind is TargetKind.X86_AVX2 if self.reduce_range is None else self.reduce_range
-        writer = dynamic.Writer(model, Grid(IntType.S8, Symmetry.SYMMETRIC, reduced), per_channel=self.per_channel)
+            chosen, skipped = self._choose(model, ctx)  # the same: the converter only rewrites what changed meaning
+        fitted = ctx.target.kind is TargetKind.X86_AVX2 and self.reduce_range is None
+        grid = Grid(IntType.S8, Symmetry.SYMMETRIC, bool(self.reduce_range))
+        writer = dynamic.Writer(model, grid, per_channel=self.per_channel, unsaturated=fitted)
+        before = _contrib(model)
         for node in chosen:
             writer.rewrite(node)
-        return Changes(
-            len(chosen),
-            tuple(skipped),
-            {
-                "nodes_quantized": len(chosen),
-                "nodes_kept_float": len(skipped),
-                "target": str(ctx.target),
-                "weights": f"int8 {'per channel' if self.per_channel else 'per tensor'}{', 7 bits' if reduced else ''}",
-            },
-        )
+        if chosen:
+            graph.import_domain(model, attention.CONTRIB, 1)
+            select.mark(model, self.name)
+        facts: dict[str, Fact] = {
+            "nodes_quantized": len(chosen),
+            "nodes_kept_float": len(skipped),
+            "target": str(ctx.target),
+            "weights": f"int8 {'per channel' if self.per_channel else 'per tensor'}"
+            + (", 7 bits" if self.reduce_range else ", scaled so that no 16-bit sum saturates" if fitted else ""),
+        }
+        made = sorted(set(_contrib(model)) - set(before))
+        return Changes(len(chosen), tuple(skipped), facts | ({"onnxruntime_only": ", ".join(made)} if made else {}))
 
-    def _choose(self, model: ir.Model) -> tuple[list[ir.Node], list[Skip]]:
-        chosen: list[ir.Node] = []
-        skipped: list[Skip] = []
+    def _choose(self, model: ir.Model, ctx: Context) -> tuple[list[ir.Node], list[Skip]]:
+        reasons: dict[ir.Node, str | None] = {}
         before_log = gates.before_logarithm(model)
         in_functions = {node for scope, _, inside in graph.scopes(model) if inside for node in scope}
         for node in graph.all_nodes(model):
-            if node.op_type not in kernels.KERNELS | _RECURRENT or node.domain not in graph.STANDARD_DOMAINS:
+            standard = node.domain in graph.STANDARD_DOMAINS
+            if not attention.is_attention(node) and not (standard and node.op_type in _PRODUCTS | recurrent.RECURRENT):
                 continue
-            reason = select.BEFORE_LOG if node in before_log else self._why_not(node)
-            if reason is None and node in in_functions:
-                reason = "inside a function, which cannot hold an int8 initializer"
-            if reason is None:
-                chosen.append(node)
-            else:
-                skipped.append(Skip(graph.label(node), reason))
-        return chosen, skipped
+            reasons[node] = select.BEFORE_LOG if node in before_log else self._why_not(node)
+            if reasons[node] is None and node in in_functions:
+                reasons[node] = "inside a function, which cannot hold an int8 initializer"
+        candidates = [node for node, reason in reasons.items() if reason is None and node.op_type != "Conv"]
+        if candidates and not self.everywhere:
+            with inferred(model, bind(graph.signature(model), {}), ctx.runner):
+                reasons |= payoff.refused(candidates, ctx.target.kind)
+        return (
+            [node for node, reason in reasons.items() if reason is None],
+            [Skip(graph.label(node), reason) for node, reason in reasons.items() if reason is not None],
+        )
 
     def _why_not(self, node: ir.Node) -> str | None:
-        if node.op_type in _RECURRENT:
-            return "recurrent operators stay in float"
         if self.include and not any(filters.names_node(pattern, node) for pattern in self.include):
             return "not included"
         if any(filters.names_node(pattern, node) for pattern in self.exclude):
             return "excluded"
+        if node.op_type in recurrent.RECURRENT:
+            return recurrent.why_not(node)
+        if attention.is_attention(node):
+            return attention.why_not(node)
         if node.op_type == "Conv" and not self.conv:
             return "a convolution with ranges measured at run time is slower than float (conv: true does it anyway)"
         return kernels.why_not(node)
+
+
+def _contrib(model: ir.Model) -> list[str]:
+    return [node.op_type for node in graph.all_nodes(model) if node.op_type in _CONTRIB]

@@ -13,15 +13,26 @@ from modelopt import graph
 from modelopt.errors import InputError
 from modelopt.passes._opset import upgraded
 from modelopt.passes.base import Changes, Context, Effect, Pass, Skip, option
-from modelopt.quant import calibrate, filters, qdq, worth
+from modelopt.quant import at_risk, calibrate, existing, filters, gemm, operators, qdq, qoperator, stem, worth
 from modelopt.quant.calibrate import Observations
+from modelopt.quant.feedback import Rounding
 from modelopt.quant.methods import Method, choose_range
+from modelopt.quant.observe import named_apart
 from modelopt.quant.plan import Choice, Plan, Role, Rules
+from modelopt.quant.ranges import BINS
+from modelopt.quant.repair import Repair
 from modelopt.quant.scheme import Grid, IntType, QParams, Symmetry, params_from_range
-from modelopt.quant.select import select, why_already_quantized
+from modelopt.quant.select import mark, select, to_observe, why_already_quantized
+from modelopt.quant.weight_range import WeightRange
 from modelopt.runtime.cpu import TargetKind
 
-_OPSET = 17  # per-channel DequantizeLinear needs 13
+_LEAST_OPSET = 13  # per-channel DequantizeLinear
+_OPSET = 17
+_WIDE_OPSET = 21  # QuantizeLinear of 16 bits
+_NO_WIDE_KERNELS = (
+    "onnxruntime computes with 16-bit activations in float: the model would be slower here "
+    "(everywhere: true makes it for another runtime)"
+)
 
 
 class Activation(Enum):
@@ -31,11 +42,27 @@ class Activation(Enum):
         AUTO: What the target's integer instructions take.
         U8: Unsigned, any zero point.
         S8: Signed.
+        U16: As u8, for runtimes with 16-bit kernels; onnxruntime's CPU computes with them in float.
+        S16: As s8, likewise.
     """
 
     AUTO = "auto"
     U8 = "u8"
     S8 = "s8"
+    U16 = "u16"
+    S16 = "s16"
+
+
+class Form(Enum):
+    """How integer arithmetic is written.
+
+    Attributes:
+        QDQ: Float operators between QuantizeLinear and DequantizeLinear, which runtimes fuse.
+        QOPERATOR: QLinearConv and QLinearMatMul, where ONNX has such an operator.
+    """
+
+    QDQ = "qdq"
+    QOPERATOR = "qoperator"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,15 +78,25 @@ class QuantizeStatic(Pass):
     needs_data: ClassVar[bool] = True
 
     activation: Activation = option(  # noqa: RUF009 - it is dataclasses.field
-        Activation.AUTO, "integer type of activations: auto (by target), u8 or s8"
+        Activation.AUTO, "integer type of activations: auto (by target), u8, s8; u16 or s16 for other runtimes' kernels"
     )
     per_channel: bool | None = option(None, "one weight scale per output channel; default: yes")
     method: Method = option(  # noqa: RUF009 - it is dataclasses.field
-        Method.PERCENTILE, "how ranges are chosen: minmax, percentile, entropy or mse"
+        Method.PERCENTILE, "how ranges are chosen: minmax, moving-average, percentile, entropy or mse"
     )
     percentile: float = option(99.99, "for method percentile: how much of the values to keep, in percent")
-    reduce_range: bool | None = option(None, "keep weights to 7 bits; default: only for x86 without VNNI")
+    weight_range: WeightRange = option(  # noqa: RUF009 - it is dataclasses.field
+        WeightRange.MAX, "range of weights: max (their extremes) or mse (the least squared error, by search)"
+    )
+    reduce_range: bool | None = option(None, "keep weights to 7 bits; default: for x86 without VNNI as many as fit")
     everywhere: bool = option(default=False, text="also where int8 is estimated not to pay: smaller, slower")
+    rounding: Rounding = option(  # noqa: RUF009 - it is dataclasses.field
+        Rounding.NEAREST, "how weights become integers: nearest, or gptq (error feedback on calibration data)"
+    )
+    correct_bias: bool = option(default=False, text="take the mean error of each output channel off its bias")
+    format: Form = option(  # noqa: RUF009 - it is dataclasses.field
+        Form.QDQ, "qdq (Q/DQ around float operators) or qoperator (QLinearConv and QLinearMatMul; the rest stays qdq)"
+    )
     include: tuple[str, ...] = option((), "only these kernels: globs over node names, re:EXPRESSION or op:TYPE")
     exclude: tuple[str, ...] = option((), "leave these nodes in float: globs, re:EXPRESSION or op:TYPE")
 
@@ -71,9 +108,11 @@ class QuantizeStatic(Pass):
             Refused: The model's opset is below 13 and cannot be converted, or onnxruntime does not run the model.
         """
         self._check_options()
-        quantized = why_already_quantized(model)
+        quantized = why_already_quantized(model, self.name)
         if quantized:
             return Changes(skipped=(Skip("model", quantized),))
+        if self._is_wide() and not self.everywhere:
+            return Changes(skipped=(Skip("model", _NO_WIDE_KERNELS),))
         filters.check_used((*self.include, *self.exclude), graph.all_nodes(model))
         plan = select(model, Rules(self.include, self.exclude))
         if not plan.choices:
@@ -83,27 +122,57 @@ class QuantizeStatic(Pass):
                 "static quantization needs calibration data", hint="--calib data/ (or --mode dynamic, which needs none)"
             )
         # A copy: the model must stay untouched when nothing turns out to be worth it.
-        work = model if graph.opset(model) >= 13 else upgraded(model, _OPSET, ctx.runner)
+        least, common = (_WIDE_OPSET, _WIDE_OPSET) if self._is_wide() else (_LEAST_OPSET, _OPSET)
+        work = named_apart(model if graph.opset(model) >= least else upgraded(model, common, ctx.runner))
         if work is not model:
             plan = select(work, Rules(self.include, self.exclude))
-        names = sorted(value.name or "" for value in plan.activations())
-        seen = calibrate.collect(work, names, ctx)
+        names = to_observe(work, plan)
+        # What others may ask for as well is worth more than the shorter run.
+        bins = BINS if self.method.needs_histogram or ctx.calibrations is not None else 1
+        seen = calibrate.collect(work, names, ctx, bins=bins) if names else Observations({}, (), 0)
         plan = self._settle(work, seen, ctx)
         facts = self._facts(plan, seen, ctx)
-        if plan.choices:
-            rules = qdq.ConstantRules(self._weights(ctx), self.per_channel is not False, self._integer_bias(ctx))
-            qdq.Writer(work, plan, self._params(plan, seen, ctx), rules).write()
-            if work is not model:
-                graph.replace_contents(model, work)
-        return Changes(len(plan.choices), plan.skipped, facts)
+        if not plan.choices:
+            return Changes(0, plan.skipped, facts)
+        skipped, more = self._write(work, plan, seen, ctx)
+        if work is not model:
+            graph.replace_contents(model, work)
+        mark(model, self.name)
+        return Changes(len(plan.choices), (*plan.skipped, *skipped), facts | more)
+
+    def _write(
+        self, model: ir.Model, plan: Plan, seen: Observations, ctx: Context
+    ) -> tuple[tuple[Skip, ...], dict[str, str | int | float | bool]]:
+        """Put the plan into `model`, changed in place; returns what stays as it was, with reasons, and facts."""
+        plan = gemm.unscaled(model, plan)
+        rules = self._constants(ctx)
+        repair = Repair.before(model, plan, self.rounding, correct_bias=self.correct_bias)
+        qdq.Writer(model, plan, self._params(plan, seen, ctx), rules).write()
+        repaired = repair.run(model, rules, ctx)
+        skipped, facts = list(repaired.skipped), dict(repaired.facts)
+        if ctx.target.kind in {TargetKind.X86_VNNI, TargetKind.X86_AVX2}:
+            facts["stems_regrouped"] = stem.regroup(model)
+        if ctx.target.kind is TargetKind.X86_AVX2 and not self._is_wide():
+            risks, counted = at_risk.report(model, ctx)
+            skipped, facts = [*skipped, *risks], facts | counted
+        if self.format is Form.QOPERATOR:
+            written = qoperator.convert(model)
+            skipped += written.skipped
+            facts["qoperators"] = written.nodes
+        return tuple(skipped), facts
 
     def _settle(self, model: ir.Model, seen: Observations, ctx: Context) -> Plan:
         """The plan for what the samples showed, less what does not pay; dropping a kernel may undo its neighbours."""
         rules = Rules(self.include, self.exclude, {skip.node: skip.reason for skip in seen.skipped})
         plan = select(model, rules)
+        sources = qdq.sources(plan)
+        unfit = operators.unfit(plan, lambda value: float(self._params_of(sources[value], seen, ctx).scale))
+        if unfit:
+            rules = replace(rules, unfit=unfit)
+            plan = select(model, rules)
         costs = None if self.everywhere else worth.costs_of(ctx.target.kind)
         while costs is not None:
-            losing = worth.unprofitable(plan, seen.elements, costs)
+            losing = worth.unprofitable(plan, seen.elements, costs, seen.executions)
             if not losing:
                 break
             rules = replace(rules, unprofitable=rules.unprofitable | losing)
@@ -118,43 +187,63 @@ class QuantizeStatic(Pass):
         symmetric = ctx.target.kind in {TargetKind.TENSORRT, TargetKind.CUDA}
         signed = symmetric or ctx.target.kind is TargetKind.ARM64
         if self.activation is not Activation.AUTO:
-            signed = self.activation is Activation.S8
-        if symmetric and not signed:
+            signed = self.activation in {Activation.S8, Activation.S16}
+        wide = self._is_wide()
+        if symmetric and (wide or not signed):
             raise InputError(
-                f"{ctx.target.kind.value} computes with signed activations only", hint="activation: s8, or auto"
+                f"{ctx.target.kind.value} computes with 8-bit signed activations only", hint="activation: s8, or auto"
             )
-        return Grid(IntType.S8 if signed else IntType.U8, Symmetry.SYMMETRIC if symmetric else Symmetry.ASYMMETRIC)
+        kinds = (IntType.U16, IntType.S16) if wide else (IntType.U8, IntType.S8)
+        return Grid(kinds[signed], Symmetry.SYMMETRIC if symmetric else Symmetry.ASYMMETRIC)
 
-    def _weights(self, ctx: Context) -> Grid:
-        reduced = ctx.target.kind is TargetKind.X86_AVX2 if self.reduce_range is None else self.reduce_range
-        return Grid(IntType.S8, Symmetry.SYMMETRIC, reduced)
+    def _is_wide(self) -> bool:
+        return self.activation in {Activation.U16, Activation.S16}
 
-    def _integer_bias(self, ctx: Context) -> bool:
-        return ctx.target.kind is not TargetKind.TENSORRT
+    def _weights(self) -> Grid:
+        return Grid(IntType.S8, Symmetry.SYMMETRIC, bool(self.reduce_range))
+
+    def _unsaturated(self, ctx: Context) -> bool:
+        return ctx.target.kind is TargetKind.X86_AVX2 and self.reduce_range is None and not self._is_wide()
+
+    def _constants(self, ctx: Context) -> qdq.ConstantRules:
+        return qdq.ConstantRules(
+            weights=self._weights(),
+            per_channel=self.per_channel is not False,
+            integer_bias=ctx.target.kind is not TargetKind.TENSORRT,
+            unsaturated=self._unsaturated(ctx),
+            weight_range=self.weight_range,
+        )
 
     def _params(self, plan: Plan, seen: Observations, ctx: Context) -> Mapping[str, QParams]:
+        listed = dict.fromkeys(qdq.sources(plan).values())
+        return {source.name or "": self._params_of(source, seen, ctx) for source in listed}
+
+    def _params_of(self, source: ir.Value, seen: Observations, ctx: Context) -> QParams:
+        found = existing.params_of(source)
+        if found is not None:
+            return found
         grid = self._activations(ctx)
-        params = {}
-        for source in qdq.sources(plan).values():
-            name = source.name or ""
-            low, high = choose_range(seen.collectors[name].histogram(), self.method, grid, self.percentile)
-            params[name] = params_from_range(low, high, grid)
-        return params
+        histogram = seen.collectors[source.name or ""].histogram()
+        return params_from_range(*choose_range(histogram, self.method, grid, self.percentile), grid)
 
     def _facts(self, plan: Plan, seen: Observations, ctx: Context) -> dict[str, str | int | float | bool]:
-        kernels = sum(choice.role is Role.KERNEL for choice in plan.choices)
-        weights = self._weights(ctx)
+        kernels, looked_up = (sum(choice.role is role for choice in plan.choices) for role in (Role.KERNEL, Role.TABLE))
+        weights = self._weights()
         return {
             "kernels_quantized": kernels,
-            "neighbours_quantized": len(plan.choices) - kernels,
+            "tables_quantized": looked_up,
+            "neighbours_quantized": len(plan.choices) - kernels - looked_up,
             "nodes_kept_float": len(plan.skipped),
             "tensors_skipped": len(seen.skipped),
             "batchnorms_between": sum(_feeds_batchnorm(choice) for choice in plan.choices),
             "samples": seen.samples,
+            **({} if seen.peak_bytes is None else {"calibration_peak_bytes": seen.peak_bytes}),
             "target": str(ctx.target),
             "activations": f"{self._activations(ctx).type.value} {self._activations(ctx).symmetry.value}",
             "weights": f"{weights.type.value} {'per tensor' if self.per_channel is False else 'per channel'}"
-            + (", 7 bits" if weights.reduced else ""),
+            + (", 7 bits" if weights.reduced else "")
+            + (", mse" if self.weight_range is WeightRange.MSE else "")
+            + (", scaled so that no 16-bit sum saturates" if self._unsaturated(ctx) else ""),
             "method": self.method.value,
         }
 

@@ -4,7 +4,7 @@
     y = Cast(MatMulInteger(x_q, w_q, x_zero, w_zero)) · (x_scale · w_scale)      [+ bias]
 
 This is the form that onnxruntime fuses to DynamicQuantizeMatMul. Activations are u8; each distinct one is quantized
-once.
+once. LSTM and onnxruntime's Attention become operators of onnxruntime's own (see `recurrent` and `attention`).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.quant import scheme
-from modelopt.quant.scheme import Grid, PerChannel, QParams
+from modelopt.quant import attention, recurrent, saturation, scheme
+from modelopt.quant.scheme import Grid, PerChannel, PerTensor
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Stored:
     Attributes:
         integers: int8, in the layout that the integer operator reads.
         scale: float32, one per output channel, shaped to multiply the operator's result.
-        zero_point: int8 zeros.
+        zero_point: int8 zeros of the shape that the operator takes.
     """
 
     integers: ir.Value
@@ -41,49 +41,113 @@ class Writer:
         model: The model, changed in place.
         weights: The grid of weights: s8 symmetric.
         per_channel: One scale per output channel.
+        unsaturated: Raise scales until no kernel that adds pairs of products in 16 bits saturates (see `saturation`).
     """
 
-    def __init__(self, model: ir.Model, weights: Grid, *, per_channel: bool) -> None:
-        self._names = graph.NameSource(model)
+    def __init__(self, model: ir.Model, weights: Grid, *, per_channel: bool, unsaturated: bool = False) -> None:
+        self._model = model
+        self._names = graph.NameSource(model, nodes=True)
         self._grid = weights
         self._per_channel = per_channel
+        self._unsaturated = unsaturated
         self._stored: dict[tuple[ir.Value, str], Stored] = {}
         self._activations: dict[tuple[ir.Value, int], tuple[ir.Value, ...]] = {}
 
     def rewrite(self, node: ir.Node) -> None:
-        """Replace a Gemm, MatMul or Conv that `quantize-dynamic` accepted."""
+        """Replace a node that `quantize-dynamic` accepted."""
+        graph.allow_plain_initializers(self._model)
+        if node.op_type == "LSTM":
+            self._rewrite_lstm(node)
+        elif attention.is_attention(node):
+            self._rewrite_attention(node)
+        else:
+            self._rewrite_product(node)
+
+    def _rewrite_lstm(self, node: ir.Node) -> None:
+        weights = [node.inputs[1], node.inputs[2]]
+        w, r = (self._store(node, weight) for weight in weights if weight is not None)
+        recurrent.become_int8(node, (w.integers, w.scale, w.zero_point), (r.integers, r.scale, r.zero_point))
+        for weight in dict.fromkeys(weights):
+            graph.drop_unused_constants([weight])
+
+    def _rewrite_attention(self, node: ir.Node) -> None:
+        """As QAttention, or with an added mask as a product, a Split and MultiHeadAttention."""
+        activation, weight = node.inputs[0], node.inputs[1]
+        body, attributes = node.graph, attention.kept_attributes(node)
+        if activation is None or weight is None or body is None:
+            raise ValueError("the node was not accepted")
+        stored = self._store(node, weight)
+        x = self._quantized(node, activation)
+        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        if not attention.has_added_mask(node):
+            mask = node.inputs[3] if len(node.inputs) > 3 else None
+            if bias is None:
+                zeros = np.zeros(graph.constant_tensor(weight).shape[1], np.float32)  # type: ignore[union-attr,arg-type]
+                bias = graph.add_initializer(_holder(weight, node), self._names(f"{weight.name}_bias"), zeros)
+            reads = [x[0], stored.integers, bias, x[1], stored.scale, mask, x[2], stored.zero_point]
+            graph.become(node, "QAttention", reads, attributes, domain=attention.CONTRIB)
+        else:
+            made = self._product(node, "MatMulInteger", x, stored, bias)
+            split, parts = self._split(node, made[-1].outputs[0], weight)
+            body.insert_before(node, [*made, split])
+            reads = [*parts, None, None, node.inputs[5]]
+            graph.become(node, "MultiHeadAttention", reads, attributes, domain=attention.CONTRIB)
+        graph.drop_unused_constants([weight])
+
+    def _split(self, node: ir.Node, joined: ir.Value, weight: ir.Value) -> tuple[ir.Node, list[ir.Value]]:
+        """`joined` in three equal parts along its last axis."""
+        parts = [
+            ir.Value(name=self._names(f"{joined.name}_{part}"), type=ir.TensorType(ir.DataType.FLOAT)) for part in "qkv"
+        ]
+        sizes = [graph.constant_tensor(weight).shape.numpy()[1] // 3] * 3  # type: ignore[union-attr]
+        reads, attributes = [joined], [ir.AttrInt64("axis", 2)]
+        if graph.opset(self._model) < 13:
+            attributes.append(ir.AttrInt64s("split", sizes))
+        else:
+            reads.append(
+                graph.add_initializer(_holder(weight, node), self._names(f"{joined.name}_sizes"), np.array(sizes))
+            )
+        return ir.Node("", "Split", reads, attributes, outputs=parts, name=parts[0].name), parts
+
+    def _rewrite_product(self, node: ir.Node) -> None:
         activation, weight = node.inputs[0], node.inputs[1]
         body = node.graph
         if activation is None or weight is None or body is None:
             raise ValueError("the node was not accepted")
         stored = self._store(node, weight)
-        integers, scale, zero_point = self._quantized(node, activation)
-        name = node.name or node.outputs[0].name or node.op_type
-        if node.op_type == "Conv":
-            product = self._node(
-                "ConvInteger",
-                [integers, stored.integers, zero_point],
-                f"{name}_integer",
-                ir.DataType.INT32,
-                tuple(node.attributes.values()),
-            )
-        else:
-            inputs = [integers, stored.integers, zero_point, stored.zero_point]
-            product = self._node("MatMulInteger", inputs, f"{name}_integer", ir.DataType.INT32)
-        cast = self._node(
-            "Cast", [product.outputs[0]], f"{name}_cast", attributes=[ir.AttrInt64("to", ir.DataType.FLOAT.value)]
-        )
-        scales = self._node("Mul", [scale, stored.scale], f"{name}_scales")
-        result = self._node("Mul", [cast.outputs[0], scales.outputs[0]], f"{name}_scaled")
-        made = [product, cast, scales, result]
-        if len(node.inputs) > 2 and node.inputs[2] is not None:
-            made.append(self._node("Add", [result.outputs[0], self._bias(node)], f"{name}_biased"))
+        x = self._quantized(node, activation)
+        bias = self._bias(node) if len(node.inputs) > 2 and node.inputs[2] is not None else None
+        op_type = "ConvInteger" if node.op_type == "Conv" else "MatMulInteger"
+        made = self._product(node, op_type, x, stored, bias)
         body.insert_before(node, made)
         last, old = made[-1].outputs[0], node.outputs[0]
         last.shape = old.shape
         graph.replace_value(old, last)
         body.remove(node, safe=True)
         graph.drop_if_unused(weight)
+
+    def _product(
+        self, node: ir.Node, op_type: str, x: tuple[ir.Value, ...], stored: Stored, bias: ir.Value | None
+    ) -> list[ir.Node]:
+        """The nodes of an integer product in float; the last one's output is the result."""
+        integers, scale, zero_point = x
+        name = node.name or node.outputs[0].name or node.op_type
+        if op_type == "ConvInteger":
+            inputs = [integers, stored.integers, zero_point]
+            attributes = tuple(node.attributes.values())
+        else:
+            inputs = [integers, stored.integers, zero_point, stored.zero_point]
+            attributes = ()
+        product = self._node(op_type, inputs, f"{name}_integer", ir.DataType.INT32, attributes)
+        cast = self._node(
+            "Cast", [product.outputs[0]], f"{name}_cast", attributes=[ir.AttrInt64("to", ir.DataType.FLOAT.value)]
+        )
+        scales = self._node("Mul", [scale, stored.scale], f"{name}_scales")
+        result = self._node("Mul", [cast.outputs[0], scales.outputs[0]], f"{name}_scaled")
+        made = [product, cast, scales, result]
+        if bias is not None:
+            made.append(self._node("Add", [result.outputs[0], bias], f"{name}_biased"))
+        return made
 
     def _node(
         self,
@@ -133,7 +197,7 @@ class Writer:
     def _store(self, node: ir.Node, weight: ir.Value) -> Stored:
         """The weight in int8, stored once per layout, in the scope that held the float."""
         transposed = node.op_type == "Gemm" and bool(graph.attribute_int(node, "transB", 0))
-        layout = "conv" if node.op_type == "Conv" else "transposed" if transposed else "plain"
+        layout = node.op_type if node.op_type in {"Conv", "LSTM"} else "transposed" if transposed else "plain"
         if (weight, layout) in self._stored:
             return self._stored[(weight, layout)]
         array = graph.constant(weight)
@@ -141,22 +205,51 @@ class Writer:
             raise ValueError("the node was not accepted")
         if transposed:
             array = array.T
-        params = self._weight_params(array, layout)
+        if layout == "LSTM":
+            integers, scale, zero_point = self._lstm_weight(array.transpose(0, 2, 1))
+        else:
+            integers, scale, zero_point = self._weight(array, layout)
         holder = _holder(weight, node)
         name = self._names(f"{weight.name}_quantized")
-        scale = params.scale.reshape(-1, *[1] * (array.ndim - 2)) if layout == "conv" else params.scale
         self._stored[(weight, layout)] = Stored(
-            graph.add_initializer(holder, name, scheme.quantize(array, params)),
+            graph.add_initializer(holder, name, integers),
             graph.add_initializer(holder, self._names(f"{name}_scale"), scale),
-            graph.add_initializer(holder, self._names(f"{name}_zero_point"), params.zero_point),
+            graph.add_initializer(holder, self._names(f"{name}_zero_point"), zero_point),
         )
         return self._stored[(weight, layout)]
 
-    def _weight_params(self, array: np.ndarray, layout: str) -> QParams:
-        if layout == "conv":
-            return scheme.weight_params(array, PerChannel(0) if self._per_channel else scheme.PerTensor(), self._grid)
-        per_channel = self._per_channel and array.ndim == 2
-        return scheme.weight_params(array, PerChannel(1) if per_channel else scheme.PerTensor(), self._grid)
+    def _weight(self, array: np.ndarray, layout: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(int8, scale, zero point) of a matrix (depth, columns), a stack of them, or a convolution's kernel."""
+        per_channel = self._per_channel and (layout == "Conv" or array.ndim == 2)
+        axis = 0 if layout == "Conv" else 1
+        params = scheme.weight_params(array, PerChannel(axis) if per_channel else PerTensor(), self._grid)
+        if self._unsaturated:
+            # ConvInteger gathers channel by channel, unlike QLinearConv: the rows of its matrix are the kernel's own.
+            params = saturation.fitted(array, params, _rows_of_conv if layout == "Conv" else saturation.stack)
+        integers = scheme.quantize(array, params)
+        scale = params.scale
+        if layout == "Conv" and per_channel:
+            scale = scale.reshape(-1, *[1] * (array.ndim - 2))
+        return integers, scale, params.zero_point
+
+    def _lstm_weight(self, array: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(int8, scale, zero point) of (directions, depth, 4 · hidden); scales start with the direction."""
+        granularity = PerChannel(1) if self._per_channel else PerTensor()
+        directions = []
+        for matrix in array:
+            params = scheme.weight_params(matrix, granularity, self._grid)
+            if self._unsaturated:
+                params = saturation.fitted(matrix, params, saturation.stack)
+            directions.append((matrix, params))
+        return (
+            np.stack([scheme.quantize(matrix, params) for matrix, params in directions]),
+            np.stack([params.scale for _, params in directions]),
+            np.stack([params.zero_point for _, params in directions]),
+        )
+
+
+def _rows_of_conv(integers: np.ndarray) -> list[np.ndarray]:
+    return [integers.reshape(len(integers), -1).T]
 
 
 def _holder(constant: ir.Value, node: ir.Node) -> ir.Graph:

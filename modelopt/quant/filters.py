@@ -24,13 +24,26 @@ def names_node(pattern: str, node: ir.Node) -> bool:
     """
     if pattern.startswith("op:"):
         return fnmatchcase(node.op_type, pattern.removeprefix("op:"))
-    name = node.name or next((out.name for out in node.outputs if out.name), "") or ""
+    name = name_of(node)
     if not pattern.startswith("re:"):
         return fnmatchcase(name, pattern)
     try:
         return re.fullmatch(pattern.removeprefix("re:"), name) is not None
     except re.error as error:
         raise InputError(f"'{pattern}' is not a regular expression", note=str(error)) from None
+
+
+def name_of(node: ir.Node) -> str:
+    """What patterns call a node: its name, or that of its first output."""
+    return node.name or next((out.name for out in node.outputs if out.name), "") or ""
+
+
+def why_left_out(node: ir.Node, include: Iterable[str], exclude: Iterable[str]) -> str | None:
+    """Why the patterns leave `node` out, else None; without patterns to include, every node is included."""
+    included = list(include)
+    if included and not any(names_node(pattern, node) for pattern in included):
+        return "not included"
+    return "excluded" if any(names_node(pattern, node) for pattern in exclude) else None
 
 
 def check_used(patterns: Iterable[str], nodes: Iterable[ir.Node]) -> None:

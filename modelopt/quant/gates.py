@@ -22,9 +22,9 @@ _MAGNITUDE_STEPS = _HEAVY | {
 
 
 def gate_nodes(model: ir.Model) -> set[ir.Node]:
-    """The nodes of the main graph that belong to x · f(x), the product included."""
+    """The nodes of all scopes that belong to x · f(x), the product included."""
     found: set[ir.Node] = set()
-    for node in model.graph:
+    for node in graph.all_nodes(model):
         if not graph.is_standard(node, "Mul") or len(node.inputs) != 2:
             continue
         left, right = node.inputs
@@ -66,13 +66,13 @@ def _has_heavy_work(source: ir.Value, region: set[ir.Node]) -> bool:
 
 
 def before_logarithm(model: ir.Model) -> set[ir.Node]:
-    """The nodes of the main graph that a Log reads through linear steps, absolute values, squares and roots alone.
+    """The nodes of all scopes that a Log reads through linear steps, absolute values, squares and roots alone.
 
     Int8's error is absolute and a logarithm makes it relative: a spectrogram in decibels does not survive it. What
     saturates (Relu, Clip, Sigmoid, Softmax …) ends the search.
     """
     found: set[ir.Node] = set()
-    todo = [node for node in model.graph if graph.is_standard(node, "Log")]
+    todo = [node for node in graph.all_nodes(model) if graph.is_standard(node, "Log")]
     while todo:
         for value in todo.pop().inputs:
             producer = None if value is None else value.producer()

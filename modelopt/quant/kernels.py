@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
+from modelopt.quant import existing, gemm
 from modelopt.quant.plan import Choice, Role
 
 KERNELS = frozenset({"Conv", "Gemm", "MatMul"})
@@ -20,6 +21,8 @@ def candidate(node: ir.Node) -> Choice | str:
         return "an input is missing"
     if graph.constant_tensor(activation) is not None:
         return "its first input is a constant"
+    if existing.has_integer_weight(node):
+        return existing.ALREADY
     problem = _weight_problem(weight)
     if problem:
         return problem
@@ -37,11 +40,15 @@ def candidate(node: ir.Node) -> Choice | str:
 def why_not(node: ir.Node) -> str | None:
     """Why the constants or attributes of a Conv, Gemm or MatMul rule int8 out, else None."""
     choice = candidate(node)
-    return choice if isinstance(choice, str) else None
+    if isinstance(choice, str):
+        return choice
+    return None if gemm.factors(node) == (1.0, 1.0) else "alpha or beta is not 1"
 
 
 def _weight_problem(weight: ir.Value) -> str | None:
     tensor = graph.constant_tensor(weight)
+    if tensor is None and weight.const_value is not None and graph.is_overridable(weight):
+        return "a caller may replace its weight, which is an input as well (freeze-weights makes it a constant)"
     if tensor is None:
         return "its second input is an activation, not a constant weight"
     if tensor.dtype != ir.DataType.FLOAT:
@@ -69,9 +76,7 @@ def _bias_problem(bias: ir.Value, node: ir.Node, weight: ir.Value) -> str | None
 def _gemm_problem(node: ir.Node) -> str | None:
     if graph.attribute_int(node, "transA", 0):
         return "its activation is transposed (transA)"
-    if graph.attribute_float(node, "alpha", 1.0) != 1.0 or graph.attribute_float(node, "beta", 1.0) != 1.0:
-        return "alpha or beta is not 1"
-    return None
+    return gemm.why_not_folded(node)
 
 
 def _channel_axis(node: ir.Node, weight: ir.Value) -> int | None:

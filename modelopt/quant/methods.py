@@ -2,7 +2,8 @@
 
 Percentile and entropy follow Migacz, "8-bit inference with TensorRT" (GTC 2017), generalised to grids with a zero
 point; the mean-squared-error search is that of Banner et al. 2019 (arXiv:1810.05723) done on the histogram instead of
-on a fitted distribution.
+on a fitted distribution. The moving average is the plain mean over samples that onnxruntime's MinMaxCalibrater
+computes: an exponential one would depend on the samples' order, and shards of it could not be added up.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from dataclasses import replace
 from enum import Enum
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from modelopt.quant.ranges import Histogram
 from modelopt.quant.scheme import Grid, Symmetry, params_from_range
 
 _FRACTIONS = np.linspace(1.0, 0.1, 46)
 _ROUNDS = 2
-_MIN_BINS = 3
+_REACH = 8  # bins on either side that tell what a bin would hold without a spike
 _MIN_BINS_PER_LEVEL = 2  # with fewer, Q equals P and every cut looks free
 
 
@@ -27,15 +29,22 @@ class Method(Enum):
 
     Attributes:
         MINMAX: The exact extremes.
+        MOVING_AVERAGE: The mean of each sample's smallest value, and of its largest.
         PERCENTILE: Cut the rarest values off, half of them at each end.
         ENTROPY: Least Kullback-Leibler divergence between the values and their quantized image.
         MSE: Least mean squared error.
     """
 
     MINMAX = "minmax"
+    MOVING_AVERAGE = "moving-average"
     PERCENTILE = "percentile"
     ENTROPY = "entropy"
     MSE = "mse"
+
+    @property
+    def needs_histogram(self) -> bool:
+        """Whether extremes are not enough."""
+        return self not in {Method.MINMAX, Method.MOVING_AVERAGE}
 
 
 def choose_range(histogram: Histogram, method: Method, grid: Grid, percentile: float = 99.99) -> tuple[float, float]:
@@ -49,12 +58,14 @@ def choose_range(histogram: Histogram, method: Method, grid: Grid, percentile: f
     """
     if method is Method.MINMAX:
         return histogram.low, histogram.high
+    if method is Method.MOVING_AVERAGE:
+        return histogram.mean_low, histogram.mean_high
     if grid.symmetry is Symmetry.SYMMETRIC:
         histogram = _folded(histogram)
     if method is Method.PERCENTILE:
         low, high = _percentile(histogram, percentile, one_sided=grid.symmetry is Symmetry.SYMMETRIC)
     elif method is Method.ENTROPY:
-        calm = _without_zero_spike(histogram)
+        calm = _without_spikes(histogram)
         low, high = _least(calm, lambda lo, hi: _divergence(calm, lo, hi, _levels(grid)))
     else:
         low, high = _least(histogram, lambda lo, hi: _squared_error(histogram, lo, hi, grid))
@@ -65,14 +76,18 @@ def _levels(grid: Grid) -> int:
     return grid.high if grid.symmetry is Symmetry.SYMMETRIC and grid.low < 0 else grid.levels
 
 
-def _without_zero_spike(histogram: Histogram) -> Histogram:
-    """Bring the bin of 0 down to its neighbours: a Relu's zeros cost nothing in int8 and would drown the rest."""
-    zero = -histogram.start
-    if not 0 <= zero < histogram.counts.size or histogram.counts.size < _MIN_BINS:
+def _without_spikes(histogram: Histogram) -> Histogram:
+    """Bring bins that stand out from their surroundings down to twice their median.
+
+    Relu's zeros, and the values that a uniform background gives, fill single bins. One that shares a level with other
+    bins costs more divergence than any cut, so the narrowest range won: it has the fewest bins for each level.
+    """
+    counts = histogram.counts
+    if counts.size <= _REACH:
         return histogram
-    counts = histogram.counts.copy()
-    counts[zero] = min(counts[zero], counts[max(zero - 1, 0) : zero + 2].sum() - counts[zero])
-    return replace(histogram, counts=counts) if counts.any() else histogram
+    around = sliding_window_view(np.pad(counts, _REACH, mode="reflect"), 2 * _REACH + 1)
+    most = np.ceil(2 * np.median(around, axis=1)).astype(np.int64) + 1
+    return replace(histogram, counts=np.minimum(counts, most))
 
 
 def _folded(histogram: Histogram) -> Histogram:

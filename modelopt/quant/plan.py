@@ -16,11 +16,13 @@ class Role(Enum):
 
     Attributes:
         KERNEL: Conv, Gemm or MatMul with a constant weight: where int8 pays.
+        TABLE: Gather from a constant table: integers are looked up, and computed with in float.
         GLUE: Add, Concat, pools, table look-ups between kernels: computed in int8 when all around is.
         MOVER: Reshape, Transpose, MaxPool …: moves integers as they are and keeps their scale.
     """
 
     KERNEL = "kernel"
+    TABLE = "table"
     GLUE = "glue"
     MOVER = "mover"
 
@@ -37,6 +39,7 @@ class Choice:
         weight_axis: The output-channel axis of `weight`; None when only one scale for all of it is possible.
         bias: The constant that is stored in int32.
         output: What is quantized after it: its output, or that of the Relu or Clip fused to it; None for float.
+        others: Further results that are quantized as `output` is (Split).
     """
 
     node: ir.Node
@@ -46,6 +49,12 @@ class Choice:
     weight_axis: int | None = None
     bias: ir.Value | None = None
     output: ir.Value | None = None
+    others: tuple[ir.Value, ...] = ()
+
+    @property
+    def written(self) -> tuple[ir.Value, ...]:
+        """What is quantized after it."""
+        return () if self.output is None else (self.output, *self.others)
 
 
 @dataclass(frozen=True)
@@ -56,12 +65,14 @@ class Rules:
         include: Patterns of kernels to consider (see `filters`); empty for all.
         exclude: Patterns of nodes to leave in float.
         banned: Reasons, by name, not to quantize an activation.
+        unfit: Reasons not to compute a node in int8 with the ranges that were observed.
         unprofitable: Kernels that cost more in int8 than they save (see `worth`).
     """
 
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     banned: Mapping[str, str] = field(default_factory=dict)
+    unfit: Mapping[ir.Node, str] = field(default_factory=dict)
     unprofitable: frozenset[ir.Node] = frozenset()
 
 
@@ -82,6 +93,5 @@ class Plan:
         values: dict[ir.Value, None] = {}
         for choice in self.choices:
             values.update(dict.fromkeys(choice.inputs))
-            if choice.output is not None:
-                values[choice.output] = None
+            values.update(dict.fromkeys(choice.written))
         return tuple(values)

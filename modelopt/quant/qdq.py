@@ -1,7 +1,8 @@
 """Write a plan into a model: QuantizeLinear / DequantizeLinear around what computes in int8.
 
-Runtimes fuse DQ → node → Q into one integer kernel. Each activation gets one Q/DQ pair that all its readers share; each
-constant is stored once in int8 and read through a DequantizeLinear.
+Runtimes fuse DQ → node → Q into one integer kernel, within one graph. So an activation is quantized once, beside what
+makes it, and dequantized once in each graph that reads it: a body captures the integers. Each constant is stored once,
+in int8, in the graph that held the float.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.quant import scheme
+from modelopt.quant import existing, saturation, scheme, tables
 from modelopt.quant.plan import Choice, Plan, Role
 from modelopt.quant.scheme import Grid, PerChannel, PerTensor, QParams
+from modelopt.quant.weight_range import WeightRange, weight_params
 
 
 @dataclass(frozen=True)
@@ -26,16 +28,21 @@ class ConstantRules:
         weights: The grid of weights.
         per_channel: One scale per output channel where the kernel allows it.
         integer_bias: Store biases in int32 (onnxruntime adds them to the integer sum); TensorRT wants them in float.
+        unsaturated: Raise scales until no sum of two products saturates in 16 bits (see `saturation`).
+        weight_range: How the ranges of weights are chosen.
     """
 
     weights: Grid
     per_channel: bool = True
     integer_bias: bool = True
+    unsaturated: bool = False
+    weight_range: WeightRange = WeightRange.MAX
 
 
 def sources(plan: Plan) -> dict[ir.Value, ir.Value]:
     """For each quantized activation, the one whose range it takes: movers pass their input's range on."""
-    moved = {choice.node.outputs[0]: choice.inputs[0] for choice in plan.choices if choice.role is Role.MOVER}
+    movers = [choice for choice in plan.choices if choice.role is Role.MOVER]
+    moved = {output: choice.inputs[0] for choice in movers for output in choice.node.outputs}
     found: dict[ir.Value, ir.Value] = {}
     for value in plan.activations():
         source = value
@@ -56,13 +63,15 @@ class Writer:
     """
 
     def __init__(self, model: ir.Model, plan: Plan, params: Mapping[str, QParams], rules: ConstantRules) -> None:
+        graph.allow_plain_initializers(model)
         self._graph = model.graph
         self._plan = plan
         self._rules = rules
-        self._names = graph.NameSource(model)
+        self._names = graph.NameSource(model, nodes=True)
         self._params = {value: params[source.name or ""] for value, source in sources(plan).items()}
-        self._weights: dict[ir.Value, tuple[ir.Value, QParams]] = {}
-        self._constants: dict[tuple[str, int], ir.Value] = {}
+        self._weights: dict[ir.Value, tuple[_Stored, QParams]] = {}
+        self._read: dict[tuple[ir.Value, int], ir.Value] = {}
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
 
     def write(self) -> None:
         """Do it."""
@@ -75,9 +84,9 @@ class Writer:
             self._write_weight(group)
         for choice in self._plan.choices:
             self._use_constants(choice)
-        written = {choice.output for choice in self._plan.choices}
+        written = {value for choice in self._plan.choices for value in choice.written}
         for value in self._plan.activations():
-            self._write_pair(value, None if value in written else readers[value])
+            self._write_pair(value, readers.get(value, []), everyone=value in written)
 
     def _weight_groups(self) -> dict[ir.Value, list[Choice]]:
         groups: dict[ir.Value, list[Choice]] = {}
@@ -95,83 +104,142 @@ class Writer:
         axes = {choice.weight_axis for choice in group}
         axis = axes.pop() if len(axes) == 1 and self._rules.per_channel else None
         granularity = PerTensor() if axis is None else PerChannel(axis)
-        params = scheme.weight_params(array, granularity, self._rules.weights)
-        for choice in group if self._rules.integer_bias else []:
+        params = weight_params(array, granularity, self._rules.weights, self._rules.weight_range)
+        kernels = [choice for choice in group if choice.role is Role.KERNEL]
+        for choice in kernels if self._rules.integer_bias else []:
             bias, activation = graph.constant(choice.bias), self._params[choice.inputs[0]].scale
             if bias is not None:
                 params = scheme.free_dead_channels(params, array, activation, bias)
             params = scheme.raise_for_bias(params, activation, bias)
-        stored = self._dequantized(f"{weight.name}_quantized", array, params, group[0].node)
-        self._weights[weight] = (stored, params)
+        if self._rules.unsaturated:
+            params = saturation.fit_kernels(array, params, [choice.node for choice in kernels])
+        self._weights[weight] = (self._store(weight, array, params), params)
 
     def _use_constants(self, choice: Choice) -> None:
         if choice.weight is None:
             return
         stored, params = self._weights[choice.weight]
-        choice.node.replace_input_with(1, stored)
+        if choice.role is Role.TABLE:
+            per_column = stored.axis is not None
+            tables.look_up(choice.node, stored.inputs, per_column=per_column, names=self._names)
+            graph.drop_if_unused(choice.weight)
+            return
+        key = (choice.weight, id(choice.node.graph))
+        if key not in self._read:
+            self._read[key] = self._dequantized(stored, choice.node)
+        choice.node.replace_input_with(1, self._read[key])
         graph.drop_if_unused(choice.weight)
         bias = graph.constant(choice.bias)
         if choice.bias is None or bias is None or not self._rules.integer_bias:
             return
         bias_params = scheme.bias_params(params, self._params[choice.inputs[0]].scale)
-        choice.node.replace_input_with(
-            2, self._dequantized(f"{choice.bias.name}_quantized", bias, bias_params, choice.node)
-        )
+        integers = self._store(choice.bias, bias, bias_params)
+        choice.node.replace_input_with(2, self._dequantized(integers, choice.node))
         graph.drop_if_unused(choice.bias)
 
-    def _write_pair(self, value: ir.Value, readers: list[ir.Node] | None) -> None:
-        """Q and DQ after `value`; with `readers` None everyone reads it through them, so that the kernel ends in Q."""
+    def _write_pair(self, value: ir.Value, readers: list[ir.Node], *, everyone: bool) -> None:
+        """Q after `value`, and a DQ in each graph of `readers`.
+
+        With `everyone` whoever reads it reads it dequantized, so that the kernel that makes it ends in Q.
+        """
+        if existing.params_of(value) is not None or (everyone and existing.is_quantized_next(value)):
+            return
         params = self._params[value]
-        producer = value.producer()
+        home = _home(value)
         name = value.name or "value"
-        scale = self._shared_constant(f"{name}_scale", params.scale)
-        zero_point = self._shared_constant(f"{name}_zero_point", params.zero_point)
+        numbers = [
+            self._shared_constant(f"{name}_scale", params.scale),
+            self._shared_constant(f"{name}_zero_point", params.zero_point),
+        ]
         integers = ir.Value(
             name=self._names(f"{name}_quantized"),
             shape=value.shape,
             type=ir.TensorType(ir.DataType.from_numpy(params.grid.type.dtype)),
         )
-        floats = ir.Value(
-            name=self._names(f"{name}_dequantized"), shape=value.shape, type=ir.TensorType(ir.DataType.FLOAT)
-        )
-        dequantize = ir.Node("", "DequantizeLinear", [integers, scale, zero_point], outputs=[floats])
-        if readers is None:
-            graph.replace_value(value, floats)
-        for reader in readers or []:
-            for i, read in enumerate(reader.inputs):
-                if read is value:
-                    reader.replace_input_with(i, floats)
-        quantize = ir.Node("", "QuantizeLinear", [value, scale, zero_point], outputs=[integers])
-        for node in (quantize, dequantize):
-            node.name = self._names(f"{name}_{node.op_type}")
+        away: dict[ir.Graph, list[ir.Node]] = {}
+        for reader in readers:
+            if isinstance(reader.graph, ir.Graph) and reader.graph is not home:
+                away.setdefault(reader.graph, []).append(reader)
+        for body, inside in away.items():
+            dequantize = self._node("DequantizeLinear", [integers, *numbers], name, value)
+            body.insert_before(body[0], [dequantize])
+            _read_instead(inside, value, dequantize.outputs[0])
+        made = []
+        nearby = [reader for reader in readers if reader.graph is home]
+        if nearby or (everyone and (value.uses() or value.is_graph_output())):
+            made.append(self._node("DequantizeLinear", [integers, *numbers], name, value))
+            if everyone:
+                graph.replace_value(value, made[0].outputs[0])
+            _read_instead(nearby, value, made[0].outputs[0])
+        quantize = ir.Node("", "QuantizeLinear", [value, *numbers], outputs=[integers])
+        quantize.name = self._names(f"{name}_QuantizeLinear")
+        producer = value.producer()
         if producer is None:
-            self._graph.insert_before(self._graph[0], [quantize, dequantize])
+            home.insert_before(home[0], [quantize, *made])
         else:
-            self._graph.insert_after(producer, [quantize, dequantize])
+            home.insert_after(producer, [quantize, *made])
 
-    def _dequantized(self, name: str, array: np.ndarray, params: QParams, before: ir.Node) -> ir.Value:
-        """An integer initializer of `array` read through a DequantizeLinear placed before `before`."""
-        free = self._names(name)
-        inputs = [
-            graph.add_initializer(self._graph, free, scheme.quantize(array, params)),
-            graph.add_initializer(self._graph, self._names(f"{free}_scale"), params.scale),
-            graph.add_initializer(self._graph, self._names(f"{free}_zero_point"), params.zero_point),
-        ]
-        attributes = [] if params.axis is None else [ir.AttrInt64("axis", params.axis)]
+    def _node(self, op_type: str, inputs: list[ir.Value], name: str, like: ir.Value) -> ir.Node:
         floats = ir.Value(
-            name=self._names(f"{free}_dequantized"),
-            shape=ir.Shape(array.shape),
+            name=self._names(f"{name}_dequantized"), shape=like.shape, type=ir.TensorType(ir.DataType.FLOAT)
+        )
+        return ir.Node("", op_type, inputs, outputs=[floats], name=self._names(f"{name}_{op_type}"))
+
+    def _store(self, constant: ir.Value, array: np.ndarray, params: QParams) -> _Stored:
+        """The integers of a constant as an initializer of the graph that holds it."""
+        holder = _home(constant)
+        name = self._names(f"{constant.name}_quantized")
+        inputs = (
+            graph.add_initializer(holder, name, scheme.quantize(array, params)),
+            self._shared_constant(f"{name}_scale", params.scale),
+            self._shared_constant(f"{name}_zero_point", params.zero_point),
+        )
+        return _Stored(name, inputs, params.axis, array.shape)
+
+    def _dequantized(self, stored: _Stored, before: ir.Node) -> ir.Value:
+        """Integers read through a DequantizeLinear placed before `before`."""
+        attributes = [] if stored.axis is None else [ir.AttrInt64("axis", stored.axis)]
+        floats = ir.Value(
+            name=self._names(f"{stored.name}_dequantized"),
+            shape=ir.Shape(stored.shape),
             type=ir.TensorType(ir.DataType.FLOAT),
         )
-        node = ir.Node(
-            "", "DequantizeLinear", inputs, attributes, outputs=[floats], name=self._names(f"{free}_DequantizeLinear")
-        )
-        self._graph.insert_before(before, [node])
+        name = self._names(f"{stored.name}_DequantizeLinear")
+        node = ir.Node("", "DequantizeLinear", stored.inputs, attributes, outputs=[floats], name=name)
+        if before.graph is None:
+            raise ValueError("a plan was made for another model")
+        before.graph.insert_before(before, [node])
         return floats
 
     def _shared_constant(self, name: str, array: np.ndarray) -> ir.Value:
-        """Scales and zero points are the same few numbers over and over: movers share theirs with their source."""
-        key = (str(array.dtype), int.from_bytes(array.tobytes()))
+        """Scales and zero points are the same few numbers over and over: each set is stored once, in the main graph."""
+        key = (str(array.dtype), array.shape, array.tobytes())
         if key not in self._constants:
             self._constants[key] = graph.add_initializer(self._graph, self._names(name), array)
         return self._constants[key]
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A constant in integers: its name, what a DequantizeLinear of it reads, its channel axis and its shape."""
+
+    name: str
+    inputs: tuple[ir.Value, ...]
+    axis: int | None
+    shape: tuple[int, ...]
+
+
+def _home(value: ir.Value) -> ir.Graph:
+    """The graph that makes or holds `value`."""
+    producer = value.producer()
+    scope = value.graph if producer is None else producer.graph
+    if not isinstance(scope, ir.Graph):
+        raise ValueError(f"{value.name} belongs to no graph")
+    return scope
+
+
+def _read_instead(readers: list[ir.Node], old: ir.Value, new: ir.Value) -> None:
+    for reader in readers:
+        for i, read in enumerate(reader.inputs):
+            if read is old:
+                reader.replace_input_with(i, new)

@@ -23,11 +23,15 @@ class IntType(Enum):
     Attributes:
         U8: 0 to 255.
         S8: -128 to 127.
+        U16: 0 to 65535.
+        S16: -32768 to 32767.
         S32: For biases only.
     """
 
     U8 = "uint8"
     S8 = "int8"
+    U16 = "uint16"
+    S16 = "int16"
     S32 = "int32"
 
     @property
@@ -85,7 +89,7 @@ class Grid:
     @property
     def low(self) -> int:
         """The smallest integer used. Symmetric signed grids leave out -128, so that -x is as exact as x."""
-        if self.type is IntType.U8:
+        if self.type in {IntType.U8, IntType.U16}:
             return 0
         lowest = int(np.iinfo(self.type.value).min) >> self.reduced
         return lowest + 1 if self.symmetry is Symmetry.SYMMETRIC else lowest

@@ -8,11 +8,12 @@ pays when small, and a depthwise convolution never pays alone but does where it 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
 from modelopt import graph
+from modelopt.quant import stem
 from modelopt.quant.plan import Choice, Plan, Role
 from modelopt.runtime.cpu import TargetKind
 
@@ -24,26 +25,43 @@ class Costs:
     """Nanoseconds of one core; only their ratios matter.
 
     Attributes:
-        saved_per_mac: Time of a float multiply-add less that of an integer one, in dense convolutions and products.
+        saved_per_mac: Time of a float multiply-add less that of an integer one, in products.
+        saved_in_conv: The same in dense convolutions, whose float kernels are better.
         rescale: For each element that a convolution writes.
         depthwise: What each element of a depthwise convolution costs more than in float.
         gather: For each tap and pixel of a convolution with a window: integers are gathered before they are multiplied.
+        ragged_rescale: `rescale` where channels do not come in fours, on which the fast kernel insists.
+        ragged_gather: `gather` there.
         convert: For each element quantized, and for each dequantized, per reader.
         launch: For each Q or DQ that runs, whatever its size.
     """
 
     saved_per_mac: float
+    saved_in_conv: float
     rescale: float
     depthwise: float
     gather: float
+    ragged_rescale: float
+    ragged_gather: float
     convert: float
     launch: float
 
 
-# Measured with onnxruntime 1.32 on Sapphire Rapids. AVX2 without VNNI needs twice the instructions for a product: half
-# the gain, an estimate that awaits a machine. Arm with dot products is taken to be like VNNI.
-_VNNI = Costs(saved_per_mac=0.012, rescale=0.4, depthwise=0.27, gather=1.8, convert=0.25, launch=1000.0)
-_AVX2 = Costs(saved_per_mac=0.006, rescale=0.4, depthwise=0.27, gather=1.8, convert=0.25, launch=1000.0)
+# Measured with onnxruntime 1.32 on Sapphire Rapids, one thread: convolutions are a fit to 16 shapes (8 to 128 channels,
+# windows of 1, 3 and 5, strides of 1 and 2). AVX2 without VNNI needs twice the instructions for a product: half the
+# gain, an estimate that awaits a machine. Arm with dot products is taken to be like VNNI.
+_VNNI = Costs(
+    saved_per_mac=0.012,
+    saved_in_conv=0.008,
+    rescale=0.11,
+    depthwise=0.27,
+    gather=1.06,
+    ragged_rescale=0.4,
+    ragged_gather=1.8,
+    convert=0.25,
+    launch=1000.0,
+)
+_AVX2 = replace(_VNNI, saved_per_mac=0.006, saved_in_conv=0.004)
 _COSTS: Mapping[TargetKind, Costs] = {
     TargetKind.X86_VNNI: _VNNI,
     TargetKind.X86_AVX2: _AVX2,
@@ -56,7 +74,12 @@ def costs_of(kind: TargetKind) -> Costs | None:
     return _COSTS.get(kind)
 
 
-def unprofitable(plan: Plan, elements: Callable[[ir.Value], float], costs: Costs) -> set[ir.Node]:
+def unprofitable(
+    plan: Plan,
+    elements: Callable[[ir.Value], float],
+    costs: Costs,
+    executions: Callable[[ir.Value], float] = lambda _value: 1.0,
+) -> set[ir.Node]:
     """The kernels of `plan` that would cost more in int8 than they save.
 
     A connected region of integers is judged as a whole: dropping its losing kernels one by one from the rim erodes the
@@ -66,8 +89,9 @@ def unprofitable(plan: Plan, elements: Callable[[ir.Value], float], costs: Costs
         plan: The candidates.
         elements: How many elements an activation of the plan has, per run.
         costs: The target's.
+        executions: How often an activation is made per run: other than once in the body of a Loop, Scan or If.
     """
-    model = _Estimate(plan, elements, costs)
+    model = _Estimate(plan, elements, costs, executions)
     dropped: set[ir.Node] = set()
     for region in _regions(plan):
         if model.gain(region) < 0:
@@ -76,11 +100,18 @@ def unprofitable(plan: Plan, elements: Callable[[ir.Value], float], costs: Costs
 
 
 class _Estimate:
-    def __init__(self, plan: Plan, elements: Callable[[ir.Value], float], costs: Costs) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        elements: Callable[[ir.Value], float],
+        costs: Costs,
+        executions: Callable[[ir.Value], float],
+    ) -> None:
         self._elements = elements
+        self._executions = executions
         self._costs = costs
         self._all = {choice.node for choice in plan.choices}
-        self._makers = {choice.output: choice.node for choice in plan.choices if choice.output is not None}
+        self._makers = {value: choice.node for choice in plan.choices for value in choice.written}
 
     def gain(self, region: Iterable[Choice]) -> float:
         """What computing `region` in int8 saves, all else in the plan being int8; negative when it costs."""
@@ -97,7 +128,7 @@ class _Estimate:
         in_float = sum(node not in integers for node in readers) + value.is_graph_output()
         made_in_integers = self._makers.get(value) in integers
         times = in_float if made_in_integers else int(any(node in integers for node in readers))
-        return times * (self._costs.launch + self._costs.convert * self._elements(value))
+        return times * (self._costs.launch * self._executions(value) + self._costs.convert * self._elements(value))
 
     def _saved(self, choice: Choice) -> float:
         tensor = graph.constant_tensor(choice.weight)
@@ -113,10 +144,13 @@ class _Estimate:
         written = self._elements(choice.output)
         if shape[1] == 1 and graph.attribute_int(choice.node, "group", 1) > 1:
             return -written * costs.depthwise
-        window = tensor.size // (shape[0] * shape[1])
-        gather = costs.gather * window if window > 1 else 0.0
+        taps = tensor.size // (shape[0] * shape[1])
+        regrouped = stem.taps_of(choice.node, shape)
+        ragged = shape[0] % 4 != 0 or (shape[1] % 4 != 0 and regrouped is None)
+        gather, rescale = (costs.ragged_gather, costs.ragged_rescale) if ragged else (costs.gather, costs.rescale)
+        gathered = gather * (regrouped or taps) if taps > 1 else 0.0
         computed = tensor.size / shape[0] * (-(-shape[0] // _LANES) * _LANES)  # both pad channels to the vector's width
-        return float(written * ((computed * costs.saved_per_mac - gather) / shape[0] - costs.rescale))
+        return float(written * ((computed * costs.saved_in_conv - gathered) / shape[0] - rescale))
 
 
 def _regions(plan: Plan) -> list[list[Choice]]:
@@ -132,4 +166,4 @@ def _regions(plan: Plan) -> list[list[Choice]]:
 
 
 def _touched(choice: Choice) -> tuple[ir.Value, ...]:
-    return choice.inputs if choice.output is None else (*choice.inputs, choice.output)
+    return (*choice.inputs, *choice.written)

@@ -9,6 +9,7 @@ import msgspec
 from modelopt.measure.bench import BenchResult
 from modelopt.measure.evaluate import Accuracy
 from modelopt.measure.stats import Ratio
+from modelopt.runtime.coverage import Coverage
 
 SCHEMA = "modelopt-report/1"
 
@@ -103,26 +104,46 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
-    """A group of passes that had to prove that it pays.
+    """A way to make the model that was tried.
 
     Attributes:
-        group: Its pass.
-        rewrites: How many places it and what cleans up behind it rewrote; 0: there was nothing to measure.
-        ratio: How many times as fast the model is with it as without; None where there was nothing to measure.
-        kept: Whether it is part of the recipe: only where it is measurably faster.
+        group: Its passes.
+        rewrites: How many places they rewrote; 0: there was nothing to measure.
+        drop: How much accuracy fell, as a fraction; None where it was not measured.
+        ratio: How many times as fast the model is with it as without; None where it was not measured.
+        kept: Whether it is part of the recipe.
+        skipped: The refusals of its last pass.
     """
 
     group: str
     rewrites: int
-    ratio: Ratio | None
+    drop: float | None = None
+    ratio: Ratio | None = None
     kept: bool
+    skipped: tuple[SkipInfo, ...] = ()
+
+
+class Offender(msgspec.Struct, frozen=True, kw_only=True):
+    """A node, or a few that were not told apart, that costs accuracy in integers.
+
+    Attributes:
+        nodes: Their names.
+        share: Of the squared error that quantizing everything causes; shares of single nodes add up to about 1.
+        cause: What it comes from, where that is known.
+        restored: Whether they stay in float in the result.
+    """
+
+    nodes: tuple[str, ...]
+    share: float
+    cause: str | None = None
+    restored: bool = False
 
 
 class GateResult(msgspec.Struct, frozen=True, kw_only=True):
     """One line of the contract.
 
     Attributes:
-        gate: ``max-drop``, ``min-speedup`` or ``max-size``.
+        gate: ``max-drop``, ``min-speedup``, ``max-size`` or ``not-slower``.
         limit: What was asked, as text.
         found: What was measured, as text.
         passed: Whether it holds.
@@ -152,7 +173,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         gates: The contract, line by line.
         notes: What the reader should know of the data; the benchmark's warnings are in `latency`.
         versions: Of modelopt and onnxruntime.
-        trials: Of ``--keep-if-faster``, in order.
+        coverage: What the runtime executed for each node of an integer model; None where that was not profiled.
+        trials: What was tried before this recipe was chosen, in order.
+        offenders: The nodes that cost accuracy in integers, worst first, where they were looked for.
     """
 
     schema: str = SCHEMA
@@ -169,4 +192,6 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     gates: tuple[GateResult, ...]
     notes: tuple[str, ...]
     versions: dict[str, str]
+    coverage: Coverage | None = None
     trials: tuple[Trial, ...] = ()
+    offenders: tuple[Offender, ...] = ()

@@ -9,10 +9,12 @@ from modelopt.measure.metric import Score
 from modelopt.measure.stats import Verdict
 from modelopt.passes.base import Effect
 from modelopt.report import Latency, PassResult, Report
+from modelopt.runtime.coverage import Coverage, Kind
 from modelopt.sections import Section
 
 _MAX_SKIPS = 40
 _MAX_CAUTIONS = 2
+_KINDS = {Kind.INTEGER: "integer", Kind.FLOAT: "float", Kind.OVERHEAD: "converting"}
 
 
 def report_sections(report: Report, *, explain: bool = False, verbose: bool = False) -> list[Section]:
@@ -26,8 +28,11 @@ def report_sections(report: Report, *, explain: bool = False, verbose: bool = Fa
     sections = [_passes(report, verbose=verbose)]
     if explain:
         sections.append(_refusals(report))
+        sections += [] if report.coverage is None else [_slowest(report.coverage)]
     if report.trials:
         sections.append(_trials(report))
+    if report.offenders:
+        sections.append(_offenders(report))
     sections.append(_outcome(report))
     if report.gates:
         rows = tuple((gate.gate, gate.limit, gate.found, "ok" if gate.passed else "FAILED") for gate in report.gates)
@@ -69,11 +74,33 @@ def _trials(report: Report) -> Section:
     rows = []
     for trial in report.trials:
         ratio = trial.ratio
-        found = "nothing to do"
+        speed = "" if trial.rewrites else "nothing to do"
         if ratio is not None:
-            found = f"{ratio.point:.2f}× as fast ({ratio.low:.2f}–{ratio.high:.2f}): {ratio.verdict.value}"
-        rows.append((trial.group, str(trial.rewrites), found, "kept" if trial.kept else "left out"))
-    return Section("kept if faster", ("group", "rewrites", "measured", ""), tuple(rows))
+            speed = f"{ratio.point:.2f}× as fast ({ratio.low:.2f}–{ratio.high:.2f}): {ratio.verdict.value}"
+        drop = "" if trial.drop is None else f"{-trial.drop + 0.0:+.2%}"
+        rows.append((trial.group, str(trial.rewrites), drop, speed, "kept" if trial.kept else "left out"))
+    return Section("tried", ("passes", "rewrites", "accuracy", "against the best before", ""), tuple(rows))
+
+
+def _offenders(report: Report) -> Section:
+    rows = [
+        (
+            ", ".join(each.nodes[:3]) + (f" and {len(each.nodes) - 3} more" if len(each.nodes) > 3 else ""),
+            f"{each.share:.0%}",
+            each.cause or "",
+            "in float" if each.restored else "in integers",
+        )
+        for each in report.offenders
+    ]
+    return Section("what costs accuracy in integers", ("node", "share of the error", "cause", ""), tuple(rows))
+
+
+def _slowest(coverage: Coverage) -> Section:
+    """The nodes that take the longest, and what computes them; the runtime fuses others into their kernels."""
+    timed = sorted((cost for cost in coverage.nodes if cost.within is None), key=lambda cost: -cost.median_ns)
+    rows = [(cost.node, cost.op_type, cost.kernel, _KINDS[cost.kind], milliseconds(cost.median_ns)) for cost in timed]
+    more = (f"… and {len(rows) - _MAX_SKIPS} more: --json has all of them",) if len(rows) > _MAX_SKIPS else ()
+    return Section("what ran", ("node", "operator", "kernel", "in", "time"), tuple(rows[:_MAX_SKIPS]), more)
 
 
 def _fact(key: str, value: object) -> str:
@@ -87,6 +114,8 @@ def _fact(key: str, value: object) -> str:
 def _refusals(report: Report) -> Section:
     last = {result.step: result for result in report.passes}
     rows = [(result.step.split("(")[0], skip.node, skip.reason) for result in last.values() for skip in result.skipped]
+    left = [trial for trial in report.trials if not trial.kept and trial.ratio is None and trial.drop is None]
+    rows += [(trial.group.split("(")[0], skip.node, skip.reason) for trial in left for skip in trial.skipped]
     shown = tuple(rows[:_MAX_SKIPS])
     more = (f"… and {len(rows) - _MAX_SKIPS} more: --json has all of them",) if len(rows) > _MAX_SKIPS else ()
     if not rows:
@@ -98,6 +127,9 @@ def _outcome(report: Report) -> Section:
     rows = [_size_row(report)]
     if report.latency is not None:
         rows.append(_latency_row(report.latency))
+    if report.coverage is not None:
+        found = ", ".join(f"{report.coverage.share(kind):.0%} {_KINDS[kind]}" for kind in Kind)
+        rows.append(("time in kernels", "", found, ""))
     if report.accuracy is not None:
         rows.extend(accuracy_rows(report.accuracy))
     elif report.verification is not None and report.verification.max_relative_error is not None:

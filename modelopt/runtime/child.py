@@ -16,6 +16,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,9 +26,10 @@ import msgspec
 import numpy as np
 
 from modelopt.runtime import wire
+from modelopt.runtime.observing import Observing
+from modelopt.runtime.profiling import keep_optimized, node_runs, optimized_outputs
 from modelopt.runtime.session import (
     IoSpec,
-    NodeRun,
     Optimization,
     SessionInfo,
     SessionSpec,
@@ -53,6 +55,7 @@ class Child:
         self.sessions: dict[int, Any] = {}
         self.feeds: dict[int, dict[str, np.ndarray]] = {}
         self.profiles: dict[int, tempfile.TemporaryDirectory[str]] = {}
+        self.observing: dict[int, Observing] = {}
 
     def open(self, body: dict[str, Any], _arrays: dict[str, np.ndarray]) -> Reply:
         """Create a session from a file."""
@@ -68,6 +71,8 @@ class Child:
             self.profiles[body["id"]] = directory
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(directory.name) / "run")
+            if spec.trace:
+                keep_optimized(options, Path(directory.name))
         started = time.perf_counter_ns()
         try:
             session = ort.InferenceSession(body["path"], options, providers=[(provider, dict(spec.provider_options))])
@@ -89,6 +94,9 @@ class Child:
 
     def close(self, body: dict[str, Any], _arrays: dict[str, np.ndarray]) -> Reply:
         """Drop a session."""
+        observing = self.observing.pop(body["id"], None)
+        if observing is not None:
+            observing.cancel()
         self.sessions.pop(body["id"], None)
         return {}, {}
 
@@ -102,6 +110,34 @@ class Child:
         if len(tensors) != len(names):
             raise Failure("run", "an output is a sequence, a map or an absent optional, not a tensor")
         return {}, tensors
+
+    def observe(self, body: dict[str, Any], arrays: dict[str, np.ndarray]) -> Reply:
+        """Take one sample to count the values of some outputs; the first call names them."""
+        number = body["id"]
+        if number not in self.observing:
+            session = self.sessions[number]
+            self.observing[number] = Observing(
+                body["outputs"],
+                body["bins"],
+                body["runs_at_once"],
+                body["memory_bytes"],
+                lambda names, feeds: _run(session, names, feeds),
+            )
+        self.observing[number].add(arrays)
+        return {}, {}
+
+    def observed(self, body: dict[str, Any], _arrays: dict[str, np.ndarray]) -> Reply:
+        """End observing: the collectors' states and counts, by key."""
+        observing = self.observing.pop(body["id"])
+        observing.finish()
+        states = {key: collector.state() for key, collector in observing.collectors.items()}
+        answer = {
+            "states": {key: msgspec.to_builtins(state) for key, (state, _) in states.items()},
+            "other": observing.other,
+            "samples": observing.samples,
+            "peak_bytes": _peak_bytes(),
+        }
+        return answer, {key: counts for key, (_, counts) in states.items()}
 
     def hold(self, body: dict[str, Any], arrays: dict[str, np.ndarray]) -> Reply:
         """Keep feeds here, so that timing does not cross the pipe."""
@@ -124,8 +160,9 @@ class Child:
         """End profiling and say which provider ran which node."""
         path = Path(self.sessions[body["id"]].end_profiling())
         events = json.loads(path.read_text(encoding="utf-8"), strict=False)  # names may hold control characters
-        self.profiles.pop(body["id"]).cleanup()
-        return {"nodes": msgspec.to_builtins(_node_runs(events))}, {}
+        with self.profiles.pop(body["id"]) as directory:
+            outputs = optimized_outputs(Path(directory))
+        return {"nodes": msgspec.to_builtins(node_runs(events, outputs))}, {}
 
     def peak(self, _body: dict[str, Any], _arrays: dict[str, np.ndarray]) -> Reply:
         """Peak resident memory of this process, in bytes."""
@@ -196,6 +233,7 @@ def _session_options(ort: Any, spec: SessionSpec) -> Any:
         Optimization.BASIC: ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
         Optimization.DISABLED: ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
     }[spec.optimization]
+    options.enable_mem_pattern = spec.memory_pattern
     if not spec.spin:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     for library in spec.custom_op_libraries:
@@ -203,7 +241,7 @@ def _session_options(ort: Any, spec: SessionSpec) -> Any:
     return options
 
 
-def _run(session: Any, outputs: list[str] | None, feeds: dict[str, np.ndarray]) -> list[Any]:
+def _run(session: Any, outputs: Sequence[str] | None, feeds: dict[str, np.ndarray]) -> list[Any]:
     try:
         result: list[Any] = session.run(outputs, feeds)
     except MemoryError as error:
@@ -215,17 +253,6 @@ def _run(session: Any, outputs: list[str] | None, feeds: dict[str, np.ndarray]) 
 
 def _io_spec(value: Any) -> IoSpec:
     return IoSpec(value.name, value.type, tuple(value.shape))
-
-
-def _node_runs(events: list[dict[str, Any]]) -> list[NodeRun]:
-    totals: dict[tuple[str, str, str], int] = {}
-    for event in events:
-        args = event.get("args", {})
-        if event.get("cat") != "Node" or "provider" not in args or not event["name"].endswith("_kernel_time"):
-            continue
-        key = (event["name"].removesuffix("_kernel_time"), args["op_name"], args["provider"])
-        totals[key] = totals.get(key, 0) + int(event["dur"]) * 1000
-    return [NodeRun(name, op, provider, ns) for (name, op, provider), ns in totals.items()]
 
 
 def _peak_bytes() -> int:

@@ -11,14 +11,16 @@ from pathlib import Path
 
 from modelopt.errors import InputError, did_you_mean
 
+_CPUINFO = Path("/proc/cpuinfo")
+
 
 class TargetKind(Enum):
     """Families of machines that differ in how they run int8.
 
     Attributes:
         X86_VNNI: x86 whose dot products of u8 × s8 accumulate in 32 bits (AVX512-VNNI, AVX-VNNI, AMX-INT8).
-        X86_AVX2: x86 without VNNI: ``vpmaddubsw`` saturates at 16 bits, so weights keep 7 bits.
-        ARM64: Armv8 with or without the dot-product extension; s8 × s8.
+        X86_AVX2: x86 without VNNI: ``vpmaddubsw`` saturates at 16 bits, so weights keep what fits there.
+        ARM64: Armv8 with or without the dot-product (asimddp) and matrix (i8mm) extensions; s8 × s8.
         TENSORRT: NVIDIA TensorRT; symmetric s8 × s8 only.
         CUDA: onnxruntime's CUDA provider, whose int8 convolutions run as float.
     """
@@ -30,7 +32,9 @@ class TargetKind(Enum):
     CUDA = "cuda"
 
 
-_VNNI = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "avx512vnni"})
+_ARM = frozenset({"arm64", "aarch64"})
+_VNNI = frozenset({"avx512_vnni", "avx512vnni", "avx_vnni", "avx_vnni_int8", "amx_int8"})
+_DOT = frozenset({"asimddp", "i8mm", "dotprod"})
 
 
 @dataclass(frozen=True)
@@ -56,12 +60,25 @@ class Target:
 @functools.cache
 def detect() -> Target:
     """The target that this machine is."""
-    if platform.machine().lower() in {"arm64", "aarch64"}:
-        return Target(TargetKind.ARM64, detected=True, features=(platform.machine().lower(),))
+    machine = platform.machine().lower()
+    if machine in _ARM:
+        found = sorted(_DOT & _features())
+        return Target(TargetKind.ARM64, detected=True, features=(machine, *found))
     found = sorted(_VNNI & _features())
     if found:
         return Target(TargetKind.X86_VNNI, detected=True, features=tuple(found))
     return Target(TargetKind.X86_AVX2, detected=True, features=("no VNNI",))
+
+
+def why_latency_says_nothing(target: Target, provider: str) -> str | None:
+    """A note when what `provider` takes here says nothing about `target`, else None."""
+    wanted = {TargetKind.TENSORRT: "tensorrt", TargetKind.CUDA: "cuda"}.get(target.kind, "cpu")
+    if wanted != provider:
+        return f"the target is {target.kind.value}: latency on the provider '{provider}' is not that machine's"
+    here = detect().kind
+    if wanted == "cpu" and target.kind is not here:
+        return f"the target is {target.kind.value} and this machine {here.value}: latency here is not that machine's"
+    return None
 
 
 def resolve(name: str) -> Target:
@@ -83,12 +100,12 @@ def resolve(name: str) -> Target:
 
 
 def _features() -> frozenset[str]:
+    """The extensions that the operating system reports, by their Linux names; archspec knows those of macOS."""
     # /proc/cpuinfo first: archspec rounds a machine down to a named microarchitecture and so drops
     # extensions (amx_int8 on a virtualized Sapphire Rapids).
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("flags"):
+    if _CPUINFO.exists():
+        for line in _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith(("flags", "Features")):  # x86 and Arm
                 return frozenset(line.split(":", 1)[1].split())
     import archspec.cpu
 

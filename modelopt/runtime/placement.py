@@ -1,4 +1,7 @@
-"""Which execution provider really ran which nodes: onnxruntime falls back to the CPU in silence."""
+"""What the runtime really executed: which provider ran which nodes, and which of them computed in integers.
+
+onnxruntime falls back to the CPU, and from an integer kernel to Q/DQ around a float one, in silence.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,10 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import onnx_ir as ir
 
 from modelopt.errors import EnvironmentLacks
+from modelopt.runtime.coverage import Coverage, coverage_of
 from modelopt.runtime.session import NodeRun, SessionSpec, full_provider_name
 from modelopt.runtime.worker import Limits, Worker
 
@@ -83,3 +88,37 @@ def placement_of(requested: str, providers: tuple[str, ...], runs: list[NodeRun]
         nodes=dict(sorted(nodes.items())),
         share_of_time={name: spent_ns[name] / total_ns for name in sorted(nodes)},
     )
+
+
+def coverage(
+    worker: Worker,
+    path: Path,
+    model: ir.Model,
+    feeds: Mapping[str, np.ndarray],
+    *,
+    spec: SessionSpec | None = None,
+    runs: int = 5,
+) -> Coverage:
+    """Profile the model and say for each of its nodes whether it computes in integers, and how long it takes.
+
+    Args:
+        worker: Runs it.
+        path: The model file, already through io's gate.
+        model: What `path` holds.
+        feeds: One set of inputs.
+        spec: How to open the session; `profile` and `trace` are set here. None for the CPU provider.
+        runs: Profiled runs; one more comes first, in which onnxruntime packs weights, and is not counted.
+
+    Raises:
+        EnvironmentLacks: The provider is not there.
+        InputError: No provider has that name.
+        Refused: onnxruntime does not load or run the model.
+        WorkerDied: The child crashed or exceeded its limits.
+    """
+    traced = msgspec.structs.replace(spec or SessionSpec(), profile=True, trace=True)
+    session = worker.open(path, traced)
+    for _ in range(runs + 1):
+        session.run(dict(feeds))
+    found = session.profile()
+    session.close()
+    return coverage_of(model, [msgspec.structs.replace(each, runs_ns=each.runs_ns[1:]) for each in found])

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph, serial
-from modelopt.runtime import propagation
+from modelopt.collectors import Observed
+from modelopt.errors import Refused
+from modelopt.runtime import cpu, propagation
 from modelopt.runtime.session import SessionSpec
-from modelopt.runtime.worker import Limits, Worker
+from modelopt.runtime.worker import Limits, Session, Worker
+
+_RUNS_AT_ONCE = 4  # each holds the activations of a sample
 
 
 class WorkerRunner:
@@ -45,14 +51,27 @@ class WorkerRunner:
 
         Values observed as extra outputs stop onnxruntime from fusing across them, and only them.
         """
-        with tempfile.TemporaryDirectory(prefix="modelopt-run-") as directory:
-            path = Path(directory) / "model.onnx"
-            with _extra_outputs(model, outputs or ()), path.open("wb") as file:
-                file.writelines(serial.chunks(model))
-            session = self._open().open(path, self._spec)
+        with self._opened(model, outputs or (), self._spec) as session:
             for feed in feeds:
                 yield session.run(dict(feed), list(outputs) if outputs is not None else None)
-            session.close()
+
+    def observe(
+        self, model: ir.Model, feeds: Iterable[Mapping[str, np.ndarray]], outputs: Mapping[str, str], *, bins: int
+    ) -> Observed:
+        """See `modelopt.passes.base.Runner.observe`.
+
+        Cores are given to samples that run side by side: that pays more than many threads for each.
+        """
+        cores = self._spec.threads or cpu.usable_cores()
+        at_once = min(cores, _RUNS_AT_ONCE)
+        # A block planned for all tensors would hold those that are observed a second time.
+        spec = msgspec.structs.replace(self._spec, threads=cores // at_once, memory_pattern=False)
+        with self._opened(model, outputs.values(), spec) as session:
+            empty = True
+            for feed in feeds:
+                session.observe(dict(feed), outputs, bins=bins, runs_at_once=at_once)
+                empty = False
+            return Observed({}, {}, 0) if empty else session.observed()
 
     def infer_shapes(self, model: ir.Model) -> None:
         """See `modelopt.passes.base.Runner.infer_shapes`."""
@@ -73,6 +92,20 @@ class WorkerRunner:
     def simplify(self, model: ir.Model) -> ir.Model:
         """See `modelopt.passes.base.Runner.simplify`."""
         return self._transform("simplify", model, doing="onnxsim")
+
+    @contextlib.contextmanager
+    def _opened(self, model: ir.Model, outputs: Iterable[str], spec: SessionSpec) -> Iterator[Session]:
+        with tempfile.TemporaryDirectory(prefix="modelopt-run-") as directory:
+            path = Path(directory) / "model.onnx"
+            with _extra_outputs(model, outputs), path.open("wb") as file:
+                file.writelines(serial.chunks(model))
+            session = self._open().open(path, spec)
+            try:
+                yield session
+            except Refused:  # the child lives on: it must not keep what it holds for this model
+                session.close()
+                raise
+            session.close()
 
     def _transform(self, call: str, model: ir.Model, *, doing: str, **arguments: int) -> ir.Model:
         answer = self._open().transform(call, serial.to_bytes(model), doing=doing, **arguments)
@@ -105,7 +138,7 @@ def _is_open(dim: int | ir.SymbolicDim) -> bool:
 class _extra_outputs:  # noqa: N801 - used as a function
     """Make values of the main graph outputs for a while; a context manager."""
 
-    def __init__(self, model: ir.Model, names: Sequence[str]) -> None:
+    def __init__(self, model: ir.Model, names: Iterable[str]) -> None:
         self._outputs = model.graph.outputs
         present = {value.name for value in model.graph.outputs}
         wanted = set(names) - present

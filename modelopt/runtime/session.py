@@ -25,6 +25,8 @@ class SessionSpec(msgspec.Struct, frozen=True, kw_only=True):
         optimization: The graph optimization level.
         spin: Whether idle threads spin. True is onnxruntime's default and what users get.
         profile: Record which provider runs which node (slower).
+        trace: With `profile`, also keep the optimized graph, so that each kernel names the values it writes.
+        memory_pattern: Whether a run's tensors share one block that an earlier run of these shapes planned.
         custom_op_libraries: Shared libraries that the user named on the command line.
     """
 
@@ -34,6 +36,8 @@ class SessionSpec(msgspec.Struct, frozen=True, kw_only=True):
     optimization: Optimization = Optimization.ALL
     spin: bool = True
     profile: bool = False
+    memory_pattern: bool = True
+    trace: bool = False
     custom_op_libraries: tuple[str, ...] = ()
 
 
@@ -69,12 +73,18 @@ class NodeRun(msgspec.Struct, frozen=True):
         op_type: Its operator there (``Conv``, ``QLinearConv``, ``ReorderInput`` …).
         provider: The execution provider that ran it.
         duration_ns: Nanoseconds in the kernel, summed over the profiled runs.
+        runs_ns: The same for each profiled run.
+        reads: The element type of each input (``uint8``, ``float`` …).
+        writes: The names of its outputs in the optimized graph; empty without `SessionSpec.trace`.
     """
 
     name: str
     op_type: str
     provider: str
     duration_ns: int
+    runs_ns: tuple[int, ...] = ()
+    reads: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
 
 
 _SHORT = {

@@ -12,6 +12,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +22,7 @@ import msgspec
 import numpy as np
 import psutil
 
+from modelopt.collectors import Collector, Observed, State
 from modelopt.errors import ModeloptError, WorkerDied
 from modelopt.runtime import installed, spawn, wire
 from modelopt.runtime.session import NodeRun, SessionInfo, SessionSpec, full_provider_name
@@ -250,6 +252,14 @@ class Session:
         self._number = number
         self.info = info
 
+    def fitting(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """`feeds` rounded to float16 where this model takes that and they are the float32 of the model it came from."""
+        halves = {value.name for value in self.info.inputs if value.type == "tensor(float16)"}
+        return {
+            name: array.astype(np.float16) if name in halves and array.dtype == np.float32 else array
+            for name, array in feeds.items()
+        }
+
     def run(self, feeds: dict[str, np.ndarray], outputs: list[str] | None = None) -> list[np.ndarray]:
         """Run once.
 
@@ -262,8 +272,36 @@ class Session:
             WorkerDied: The child crashed or exceeded its limits.
         """
         body = {"call": "run", "id": self._number, "outputs": outputs}
-        _, tensors = self._worker._request(body, feeds, doing="running the model")  # noqa: SLF001 - same module
+        fitting = self.fitting(feeds)
+        _, tensors = self._worker._request(body, fitting, doing="running the model")  # noqa: SLF001 - same module
         return [tensors[str(i)] for i in range(len(tensors))]
+
+    def observe(
+        self, feeds: dict[str, np.ndarray], outputs: Mapping[str, str], *, bins: int, runs_at_once: int
+    ) -> None:
+        """Give one sample to count; the child runs it in the background. All calls before `observed` say the same.
+
+        Args:
+            feeds: Input arrays by name.
+            outputs: By key, the output whose values are counted.
+            bins: See `modelopt.collectors.Collector`.
+            runs_at_once: How many samples the child runs at the same time.
+
+        Raises:
+            Refused: onnxruntime failed on this sample or an earlier one.
+            WorkerDied: The child crashed or exceeded its limits.
+        """
+        body = {"call": "observe", "id": self._number, "outputs": dict(outputs), "bins": bins}
+        body |= {"runs_at_once": runs_at_once, "memory_bytes": self._worker.limits.memory_bytes}
+        self._worker._request(body, feeds, doing="running the model")  # noqa: SLF001 - same module
+
+    def observed(self) -> Observed:
+        """Wait for the samples that `observe` was given, and fetch what was counted."""
+        body = {"call": "observed", "id": self._number}
+        answer, counts = self._worker._request(body, {}, doing="running the model")  # noqa: SLF001 - same module
+        states = msgspec.convert(answer["states"], dict[str, State])
+        collectors = {key: Collector.restored(state, counts[key]) for key, state in states.items()}
+        return Observed(collectors, answer["other"], answer["samples"], answer["peak_bytes"])
 
     def time(self, runs: int, *, slot: int | None = None, lead_in: int = 0) -> list[int]:
         """Time the session in the child, on feeds that the worker holds.

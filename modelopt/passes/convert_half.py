@@ -1,0 +1,172 @@
+"""See `ConvertHalf`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from modelopt import graph
+from modelopt.errors import InputError
+from modelopt.passes._opset import upgraded
+from modelopt.passes.base import Changes, Context, Effect, Fact, Pass, Skip, option
+from modelopt.quant import filters, half
+from modelopt.quant.half_ranges import Observed, judge, observe
+from modelopt.quant.half_types import Elements, HalfType
+from modelopt.quant.half_write import Writer
+from modelopt.runtime.cpu import TargetKind
+from modelopt.signature import Signature
+
+_WORTH_STORING = 256
+_FIRST_BF16_OPSET = 13
+_OPSET = 17
+_ACCELERATORS = frozenset({TargetKind.CUDA, TargetKind.TENSORRT})
+
+
+class Compute(Enum):
+    """What nodes compute in.
+
+    Attributes:
+        AUTO: The half type; float32 for bfloat16 on a CPU, where onnxruntime has no bfloat16 arithmetic.
+        HALF: The half type, where its range and the operators allow it.
+        FLOAT: float32: only weights are stored in half, and cast back when the model is loaded.
+    """
+
+    AUTO = "auto"
+    HALF = "half"
+    FLOAT = "float"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertHalf(Pass):
+    """Compute and store in float16 or bfloat16, except where numbers would leave the range.
+
+    Accelerators compute faster in half; onnxruntime's CPU provider casts around most operators, so there the gain is
+    the size. Calibration data are optional: with them, activations that leave the range are found, and operators that
+    are suspected of it are converted where they do not.
+    """
+
+    name: ClassVar[str] = "convert-half"
+    effect: ClassVar[Effect] = Effect.APPROXIMATE
+    keeps_signature: ClassVar[bool] = False
+
+    type: HalfType = option(HalfType.FP16, "fp16 or bf16")  # noqa: RUF009 - it is dataclasses.field
+    compute: Compute = option(  # noqa: RUF009 - it is dataclasses.field
+        Compute.AUTO, "half; float: weights are stored in half, computed with in float32; auto: by type and target"
+    )
+    margin: float = option(0.5, "the largest share of float16's range that an activation may use in calibration")
+    keep_io_types: bool = option(default=True, text="inputs and outputs of the model stay float32")
+    include: tuple[str, ...] = option((), "only these nodes: globs over node names, re:EXPRESSION or op:TYPE")
+    exclude: tuple[str, ...] = option((), "leave these nodes in float32: globs, re:EXPRESSION or op:TYPE")
+
+    def apply(self, model: ir.Model, ctx: Context) -> Changes:
+        """See `Pass.apply`.
+
+        Raises:
+            InputError: A pattern names no node, the margin is not a share, or inputs and outputs cannot be half.
+            Refused: bfloat16 is wanted, and the model's opset is below 13 and cannot be converted.
+        """
+        if not 0 < self.margin <= 1:
+            raise InputError(f"margin {self.margin} is not a share", hint="such as margin: 0.5")
+        refused = half.why_not_model(model)
+        if refused:
+            return Changes(skipped=(Skip("model", refused),))
+        filters.check_used((*self.include, *self.exclude), graph.all_nodes(model))
+        if self.type is HalfType.BF16 and graph.opset(model) < _FIRST_BF16_OPSET:
+            graph.replace_contents(model, upgraded(model, _OPSET, ctx.runner))
+        on_cpu = ctx.target.kind not in _ACCELERATORS
+        storing = self.compute is Compute.AUTO and self.type is HalfType.BF16 and on_cpu
+        storing = storing or self.compute is Compute.FLOAT
+        if not self.keep_io_types and (storing or self.type is HalfType.BF16):
+            reason = "only weights are stored in half" if storing else "onnxruntime takes no bfloat16 from numpy"
+            raise InputError(f"inputs and outputs stay float32: {reason}", hint="keep-io-types: true, or type: fp16")
+        if storing:
+            return self._store(model)
+        return self._convert(model, ctx)
+
+    def signature_after(self, signature: Signature) -> Signature:
+        """Outputs are half where they are asked for; data stay float32, and are rounded where a model takes half."""
+        if self.keep_io_types:
+            return signature
+        outputs = (replace(one, dtype="float16") if one.dtype == "float32" else one for one in signature.outputs)
+        return replace(signature, outputs=tuple(outputs))
+
+    def _convert(self, model: ir.Model, ctx: Context) -> Changes:
+        elements = Elements(model)
+        limit = self.margin * self.type.largest
+        seen = Observed({}, 0)
+        if ctx.calibration is not None and self.type is HalfType.FP16:
+            seen = observe(model, _activations(model, elements), ctx)
+        rules = half.Rules(self.type, self.include, self.exclude, limit, seen)
+        plan = half.decide(model, elements, rules)
+        writer = Writer(model, elements, self.type, limit, half_io=not self.keep_io_types)
+        if plan.chosen:
+            writer.write(plan)
+        facts: dict[str, Fact] = {
+            "type": self.type.title,
+            "nodes_half": len(plan.chosen),
+            "nodes_kept_float32": len(plan.skipped),
+            "ranges": f"seen on {seen.samples} samples"
+            if seen.samples
+            else "not seen: risky operators stay in float32",
+        }
+        return Changes(len(plan.chosen), plan.skipped, facts | _figures(writer))
+
+    def _store(self, model: ir.Model) -> Changes:
+        elements = Elements(model)
+        writer = Writer(model, elements, self.type, self.margin * self.type.largest)
+        skipped: list[Skip] = []
+        for value in _constants(model, elements):
+            reason = self._why_not_stored(value)
+            if reason is None:
+                writer.store(value)
+            else:
+                skipped.append(Skip(value.name or "", reason))
+        facts: dict[str, Fact] = {"type": self.type.title, "compute": "float32: only weights are stored in half"}
+        return Changes(writer.figures.constants, tuple(skipped), facts | _figures(writer))
+
+    def _why_not_stored(self, value: ir.Value) -> str | None:
+        users = [use.node for use in value.uses()]
+        if self.include and not any(filters.names_node(pattern, user) for pattern in self.include for user in users):
+            return "not included"
+        if any(filters.names_node(pattern, user) for pattern in self.exclude for user in users):
+            return "excluded"
+        found = judge(value, self.type)
+        if found.beyond:
+            return f"it reaches {found.largest:.3g}, and {self.type.title} ends at {self.type.largest:.5g}"
+        return None
+
+
+def _figures(writer: Writer) -> dict[str, Fact]:
+    figures = writer.figures
+    found: dict[str, Fact] = {"constants_half": figures.constants, "casts": figures.casts}
+    found |= {"numbers_clamped": figures.clamped} if figures.clamped else {}
+    found |= {"weights_that_became_0": figures.vanished} if figures.vanished else {}
+    return found
+
+
+def _activations(model: ir.Model, elements: Elements) -> list[str]:
+    """Names of the float32 values outside functions that are no constants."""
+    found: dict[str, None] = {}
+    for scope, _, inside in graph.scopes(model):
+        made = (out for node in scope if not graph.is_standard(node, "Constant") for out in node.outputs)
+        for value in () if inside else (*scope.inputs, *made):
+            if value.name and elements.is_float(value):
+                found[value.name] = None
+    return list(found)
+
+
+def _constants(model: ir.Model, elements: Elements) -> list[ir.Value]:
+    """float32 constants outside functions that are large enough to be worth a Cast."""
+    found: list[ir.Value] = []
+    for scope, _, inside in graph.scopes(model):
+        if inside or not isinstance(scope, ir.Graph):
+            continue
+        made = (node.outputs[0] for node in scope if graph.is_standard(node, "Constant"))
+        for value in (*scope.initializers.values(), *made):
+            tensor = graph.constant_tensor(value)
+            if tensor is not None and elements.is_float(value) and tensor.size >= _WORTH_STORING and value.uses():
+                found.append(value)
+    return found

@@ -1,0 +1,127 @@
+"""Which integer kernels of a Q/DQ model would lose sums on x86 without VNNI, whatever machine this is.
+
+A kernel whose weights pass the bound of `saturation.worst_pairs` is safe for any input. The others are multiplied out
+as that machine would, on what their inputs were for a few samples. Each is judged by itself: its input is exact, not
+what another kernel's saturation would have made of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from modelopt import graph
+from modelopt.passes.base import Context, Fact, Skip
+from modelopt.quant import patches, saturation
+from modelopt.quant.saturation import Saturation
+
+_SAMPLES = 8
+_ROWS = 256  # per kernel, over all samples
+_KERNELS = frozenset({"Conv", "Gemm", "MatMul"})
+
+
+@dataclass(frozen=True)
+class _Kernel:
+    """A kernel that might saturate: its u8 input with its zero point, and its int8 weight."""
+
+    node: ir.Node
+    source: ir.Value
+    zero_point: int
+    weight: np.ndarray
+
+
+def report(model: ir.Model, ctx: Context) -> tuple[tuple[Skip, ...], dict[str, Fact]]:
+    """The kernels that lose sums, and how many.
+
+    Args:
+        model: A model in Q/DQ form; it is not changed.
+        ctx: Lends the runner and the calibration samples.
+
+    Raises:
+        Refused: onnxruntime does not run the model.
+    """
+    doubtful = [kernel for kernel in _kernels(model) if not _is_safe(kernel)]
+    simulated = [kernel for kernel in doubtful if kernel.node.graph is model.graph and _has_one_product(kernel)]
+    found = {kernel.node: f"{_DOUBT}; it was not simulated" for kernel in doubtful}
+    for kernel, loss in _simulated(model, simulated, ctx):
+        if loss.saturated:
+            found[kernel.node] = (
+                f"at risk on x86-avx2: {100 * loss.share:.2g}% of its 16-bit sums saturate,"
+                f" an error of {loss.relative_error:.1%} of its result"
+            )
+        else:
+            found[kernel.node] = f"{_DOUBT}; none did on {_SAMPLES} samples"
+    at_risk = sum(reason.startswith("at risk") for reason in found.values())
+    facts: dict[str, Fact] = {"kernels_saturating": at_risk, "kernels_that_could_saturate": len(found)}
+    return tuple(Skip(graph.label(node), reason) for node, reason in found.items()), facts
+
+
+_DOUBT = "some of its 16-bit sums could saturate on x86-avx2"
+
+
+def _kernels(model: ir.Model) -> Iterator[_Kernel]:
+    for node in graph.all_nodes(model):
+        if node.op_type not in _KERNELS or node.domain not in graph.STANDARD_DOMAINS:
+            continue
+        left, right = (None if value is None else value.producer() for value in node.inputs[:2])
+        if left is None or right is None or {left.op_type, right.op_type} != {"DequantizeLinear"}:
+            continue
+        weight, zero_point = graph.constant(right.inputs[0]), _zero_point(left)
+        if left.inputs[0] is not None and weight is not None and weight.dtype == np.int8 and zero_point is not None:
+            yield _Kernel(node, left.inputs[0], zero_point, weight)
+
+
+def _zero_point(node: ir.Node) -> int | None:
+    """That of a DequantizeLinear of u8; None for another type."""
+    zero_point = graph.constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    return (
+        None if zero_point is None or zero_point.dtype != np.uint8 or zero_point.size != 1 else int(zero_point.item())
+    )
+
+
+def _is_safe(kernel: _Kernel) -> bool:
+    matrices = saturation.matrices_of(kernel.node, kernel.weight.shape)
+    if matrices is None:
+        return True
+    return all(saturation.worst_pairs(m).max(initial=0) <= saturation.MOST for m in matrices(kernel.weight))
+
+
+def _has_one_product(kernel: _Kernel) -> bool:
+    """Whether each row of the input meets the same weights: not in a MatMul by a stack of matrices."""
+    return kernel.node.op_type == "Conv" or kernel.weight.ndim <= 2
+
+
+def _simulated(model: ir.Model, kernels: Sequence[_Kernel], ctx: Context) -> Iterator[tuple[_Kernel, Saturation]]:
+    if not kernels or ctx.calibration is None:
+        return
+    count = min(_SAMPLES, len(ctx.calibration))
+    indices = sorted({int(i) for i in np.linspace(0, len(ctx.calibration) - 1, count)})
+    feeds: list[Mapping[str, np.ndarray]] = [sample.feeds for sample in ctx.calibration.select(indices)]
+    names = list(dict.fromkeys(kernel.source.name or "" for kernel in kernels))
+    seen: list[Saturation] = [Saturation()] * len(kernels)
+    for arrays in ctx.runner.run(model, feeds, outputs=names):
+        integers = dict(zip(names, arrays, strict=True))
+        for i, kernel in enumerate(kernels):
+            seen[i] += _loss(kernel, integers[kernel.source.name or ""], -(-_ROWS // len(feeds)))
+    yield from zip(kernels, seen, strict=True)
+
+
+def _loss(kernel: _Kernel, integers: np.ndarray, limit: int) -> Saturation:
+    matrices = saturation.matrices_of(kernel.node, kernel.weight.shape)
+    if matrices is None:
+        return Saturation()
+    if kernel.node.op_type == "Conv":
+        window = patches.window_of(kernel.node, kernel.weight.shape[2:])
+        groups = graph.attribute_int(kernel.node, "group", 1)
+        rows = patches.sample_rows(integers, window, groups, limit, kernel.zero_point)
+    else:
+        flat = integers.reshape(-1, integers.shape[-1])
+        chosen = np.unique(np.linspace(0, len(flat) - 1, min(limit, len(flat))).astype(np.int64))
+        rows = flat[None, chosen]
+    total = Saturation()
+    for part, matrix in zip(rows, matrices(kernel.weight), strict=True):
+        total += saturation.simulate(part, matrix, kernel.zero_point)
+    return total

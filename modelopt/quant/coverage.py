@@ -1,0 +1,140 @@
+"""Which integers pay, by measurement: profiles of the float and the integer model, compared region by region.
+
+A region is a connected set of nodes that computed in integers, with the Q/DQ inside it and at its rim. It replaced the
+float kernels of the same nodes; where it takes longer than they did, it is better left in float.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from modelopt import graph
+from modelopt.quant.kernels import KERNELS
+from modelopt.runtime.coverage import Coverage, Kind, NodeCost, name_of
+
+MARGIN = 0.05
+"""How much longer the integers may take, as a fraction, before they count as a loss: noise must not undo a gain."""
+
+LEAST_NS = 5_000
+"""A loss smaller than this is within what the profiler resolves."""
+
+
+@dataclass(frozen=True)
+class Region:
+    """Nodes that compute in integers together.
+
+    Attributes:
+        kernels: The names of its convolutions and products, in graph order; the others follow them.
+        float_ns: Median time of the same nodes in the float model.
+        integer_ns: Median time of the region with its Q/DQ.
+    """
+
+    kernels: tuple[str, ...]
+    float_ns: int
+    integer_ns: int
+
+    def loses(self, margin: float = MARGIN) -> bool:
+        """Whether the integers cost more than they save; a tie is no loss."""
+        return self.integer_ns > self.float_ns * (1 + margin) and self.integer_ns - self.float_ns > LEAST_NS
+
+
+def losing(before: Coverage, after: Coverage, quantized: ir.Model, *, margin: float = MARGIN) -> tuple[str, ...]:
+    """The kernels to leave in float, by name, in graph order.
+
+    Args:
+        before: The float model that was quantized, profiled as `after` was.
+        after: The quantized model.
+        quantized: The quantized model.
+        margin: How much longer the integers may take, as a fraction.
+    """
+    found = regions(before, after, quantized)
+    return tuple(name for region in found if region.loses(margin) for name in region.kernels)
+
+
+def regions(before: Coverage, after: Coverage, quantized: ir.Model) -> tuple[Region, ...]:
+    """The regions of `quantized` in graph order, with what they cost and what they replaced."""
+    was = {cost.node: cost for cost in before.nodes}
+    now = {cost.node: cost for cost in after.nodes}
+    held = {name_of(node) for node in graph.all_nodes(quantized)}
+    groups = _groups(quantized, was, now)
+    totals = _Added(after, held), _Added(before, frozenset(was) & held)
+    found = []
+    for group in groups:
+        names = [name_of(node) for node in group]
+        kernels = tuple(name_of(node) for node in group if node.op_type in KERNELS and name_of(node) in was)
+        source = [name for name in names if name in was]
+        fused_before = [*source, *(name for name in _rim(group) if _split_off(name, was, now))]
+        integers = totals[0].spread(_run_sums(now, dict.fromkeys([*names, *fused_before])))
+        floats = totals[1].spread(_run_sums(was, source))
+        if kernels:
+            found.append(Region(kernels, _median(floats), _median(integers)))
+    return tuple(found)
+
+
+def _groups(model: ir.Model, was: Mapping[str, NodeCost], now: Mapping[str, NodeCost]) -> list[list[ir.Node]]:
+    """Nodes that computed in integers and those that quantization added, joined where a value leads to another."""
+    nodes = list(graph.all_nodes(model))
+    taking = {node for node in nodes if _takes_part(node, was, now)}
+    group_of: dict[ir.Node, list[ir.Node]] = {}
+    for node in nodes:
+        if node not in taking:
+            continue
+        merged = [node]
+        for near in _neighbours(node):
+            if near in taking and near in group_of and group_of[near] is not merged:
+                merged = [*group_of[near], *merged]
+                group_of.update(dict.fromkeys(merged, merged))
+        group_of.update(dict.fromkeys(merged, merged))
+    place = {node: i for i, node in enumerate(nodes)}
+    unique = {id(group): sorted(group, key=place.__getitem__) for group in group_of.values()}
+    return sorted(unique.values(), key=lambda group: place[group[0]])
+
+
+def _takes_part(node: ir.Node, was: Mapping[str, NodeCost], now: Mapping[str, NodeCost]) -> bool:
+    name = name_of(node)
+    if name in was:
+        return name in now and now[name].kind is Kind.INTEGER
+    return name in now or node.op_type in {"QuantizeLinear", "DequantizeLinear"}
+
+
+def _neighbours(node: ir.Node) -> list[ir.Node]:
+    makers = [made for read in node.inputs if read is not None and (made := read.producer()) is not None]
+    return [*makers, *(use.node for out in node.outputs for use in out.uses())]
+
+
+def _rim(group: Sequence[ir.Node]) -> list[str]:
+    """The names of the nodes that touch a region from outside."""
+    inside = set(group)
+    return [name_of(near) for node in group for near in _neighbours(node) if near not in inside]
+
+
+def _split_off(name: str, was: Mapping[str, NodeCost], now: Mapping[str, NodeCost]) -> bool:
+    """Whether a node that was fused with another has a kernel of its own now: Q/DQ came between them."""
+    return name in was and name in now and was[name].within is not None and now[name].within is None
+
+
+def _run_sums(costs: Mapping[str, NodeCost], names: Sequence[str] | Mapping[str, None]) -> list[int]:
+    """For each profiled run the time of the nodes `names`."""
+    rows = [costs[name].runs_ns for name in names if name in costs and costs[name].runs_ns]
+    return [sum(run) for run in zip(*rows, strict=False)]
+
+
+def _median(runs_ns: Sequence[float]) -> int:
+    return int(statistics.median(runs_ns)) if runs_ns else 0
+
+
+class _Added:
+    """What the runtime added for layout, which belongs to no node: everyone pays in proportion to its own time."""
+
+    def __init__(self, coverage: Coverage, held: frozenset[str] | set[str]) -> None:
+        own = sum(cost.median_ns for cost in coverage.nodes if cost.node in held)
+        added = sum(cost.median_ns for cost in coverage.nodes if cost.node not in held)
+        self._factor = 1 + added / own if own else 1.0
+
+    def spread(self, runs_ns: Sequence[int]) -> list[float]:
+        """The times with their part of it."""
+        return [each * self._factor for each in runs_ns]

@@ -1,0 +1,55 @@
+"""What a model already holds of integers when it comes to us: Q/DQ and integer operators of another tool."""
+
+from __future__ import annotations
+
+import re
+
+import onnx_ir as ir
+
+from modelopt import graph
+from modelopt.quant.scheme import Grid, IntType, QParams, Symmetry
+
+ALREADY = "it is quantized already: its weight comes from a DequantizeLinear"
+_INTEGER_OPS = re.compile(r"^(Dynamic)?Quantize|^DequantizeLinear|^QLinear|^QGemm|^QAttention|Integer|NBits")
+_MOVES = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Cast"})
+
+
+def first_integer_node(model: ir.Model) -> ir.Node | None:
+    """A node that quantizes, dequantizes or computes in integers, in any scope; None when there is none."""
+    return next((node for node in graph.all_nodes(model) if _INTEGER_OPS.search(node.op_type)), None)
+
+
+def has_integer_weight(node: ir.Node) -> bool:
+    """Whether a Conv, Gemm or MatMul reads its weight from a DequantizeLinear, in whatever shape."""
+    weight = node.inputs[1] if len(node.inputs) > 1 else None
+    producer = None if weight is None else weight.producer()
+    while producer is not None and producer.op_type in _MOVES and producer.domain in graph.STANDARD_DOMAINS:
+        moved = producer.inputs[0]
+        producer = None if moved is None else moved.producer()
+    return producer is not None and producer.op_type == "DequantizeLinear"
+
+
+def params_of(value: ir.Value) -> QParams | None:
+    """The parameters of an activation that comes out of a DequantizeLinear with one scale; else None."""
+    producer = value.producer()
+    return None if producer is None or producer.op_type != "DequantizeLinear" else _params(producer)
+
+
+def is_quantized_next(value: ir.Value) -> bool:
+    """Whether all that reads `value` is one QuantizeLinear with one scale: a kernel that makes it ends there."""
+    reader = graph.sole_consumer(value)
+    return reader is not None and reader.op_type == "QuantizeLinear" and _params(reader) is not None
+
+
+def _params(node: ir.Node) -> QParams | None:
+    """Of a QuantizeLinear or DequantizeLinear of u8 or s8 with constant numbers; without a zero point it is u8's 0."""
+    if len(node.inputs) < 3:
+        return None
+    scale, zero_point = graph.constant(node.inputs[1]), graph.constant(node.inputs[2])
+    if scale is None or zero_point is None or scale.size != 1 or scale.dtype != "float32":
+        return None
+    kinds = {kind.dtype: kind for kind in (IntType.U8, IntType.S8)}
+    if zero_point.dtype not in kinds:
+        return None
+    grid = Grid(kinds[zero_point.dtype], Symmetry.ASYMMETRIC)
+    return QParams(scale.reshape(()), zero_point.reshape(()), grid)

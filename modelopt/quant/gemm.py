@@ -1,0 +1,62 @@
+"""alpha · A · B + beta · C, with alpha and beta put into the constants B and C: integer kernels take neither."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx_ir as ir
+
+from modelopt import graph
+from modelopt.quant.plan import Choice, Plan
+
+
+def factors(node: ir.Node) -> tuple[float, float]:
+    """alpha and beta of a Gemm; 1 and 1 of any other node."""
+    if not graph.is_standard(node, "Gemm"):
+        return 1.0, 1.0
+    return graph.attribute_float(node, "alpha", 1.0), graph.attribute_float(node, "beta", 1.0)
+
+
+def why_not_folded(node: ir.Node) -> str | None:
+    """Why alpha and beta cannot be put into the constants of a Gemm, else None."""
+    for factor, value, name in zip(factors(node), node.inputs[1:], ("alpha", "beta"), strict=False):
+        array = graph.constant(value)
+        if factor == 1.0 or array is None:
+            continue
+        with np.errstate(over="ignore", invalid="ignore"):
+            if not np.isfinite(_scaled(array, factor)).all():
+                return f"{name} is {factor:g}, and its product with the constant overflows float32"
+    return None
+
+
+def unscaled(model: ir.Model, plan: Plan) -> Plan:
+    """`plan` for the model after alpha and beta of the nodes in it went into their constants."""
+    names = graph.NameSource(model)
+    choices = [choice if factors(choice.node) == (1.0, 1.0) else _fold(choice, names) for choice in plan.choices]
+    return replace(plan, choices=tuple(choices))
+
+
+def _fold(choice: Choice, names: graph.NameSource) -> Choice:
+    node = choice.node
+    alpha, beta = factors(node)
+    weight, bias = (_constant(node, i, factor, names) for i, factor in ((1, alpha), (2, beta)))
+    for name in ("alpha", "beta"):
+        node.attributes.pop(name, None)
+    return replace(choice, weight=weight, bias=bias)
+
+
+def _constant(node: ir.Node, index: int, factor: float, names: graph.NameSource) -> ir.Value | None:
+    """The constant that `node` reads there from now on: `factor` times what it read."""
+    old = node.inputs[index] if len(node.inputs) > index else None
+    array = graph.constant(old)
+    if old is None or array is None or factor == 1.0:
+        return old
+    new = graph.constant_beside(old, node, names(f"{old.name}_scaled"), _scaled(array, factor))
+    node.replace_input_with(index, new)
+    graph.drop_if_unused(old)
+    return new
+
+
+def _scaled(array: np.ndarray, factor: float) -> np.ndarray:
+    return np.asarray(array.astype(np.float64) * factor, np.float32)

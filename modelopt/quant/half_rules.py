@@ -1,0 +1,193 @@
+"""Where half precision goes wrong by the structure of a graph, whatever the numbers are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import onnx_ir as ir
+
+from modelopt import graph
+from modelopt.quant.half_types import Elements, HalfType, any_input
+
+MOVERS = frozenset(
+    {"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Concat", "Split", "Slice", "Gather"}
+    | {"Expand", "Tile", "Cast"}
+)
+_ARITHMETIC = frozenset(
+    {"Add", "Sub", "Mul", "Div", "Neg", "Abs", "Floor", "Ceil", "Round", "Sqrt", "Pow", "Min", "Max", "Clip", "Mod"}
+    | {"Reciprocal", "Sign", "Where", "Sum"}
+)
+_COMPARISONS = frozenset({"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"})
+_TO_SOFTMAX = MOVERS | {"Add", "Sub", "Mul", "Where", "Max", "Min", "Sum"}
+_SUMS_BEFORE_LOG = frozenset(
+    {"ReduceSum", "ReduceMean", "ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceMax", "ReduceMin"}
+    | {"Softmax", "Sigmoid", "Exp", "Relu"}
+)
+_SQUARES = frozenset({"ReduceSumSquare", "ReduceL1", "ReduceL2", "Softmax", "Sigmoid", "Exp", "Relu"})
+_SOFTMAX = frozenset({"Softmax", "LogSoftmax", "Attention", "MultiHeadAttention", "BiasSoftmax", "GroupQueryAttention"})
+_COUNTS = frozenset(
+    {ir.DataType.INT32, ir.DataType.INT64, ir.DataType.UINT32, ir.DataType.UINT64}
+    | {ir.DataType.INT16, ir.DataType.UINT16}
+)
+
+_TRAINING_MODE = 2
+_RANDOM = "other random numbers would come out of it"
+_SUMS = "it sums over many elements with the precision of its type"
+_ANGLE = "an error of its argument is an error of the angle"
+SENSITIVE = {
+    "CumSum": _SUMS,
+    "CumProd": "it multiplies many elements with the precision of its type",
+    "ReduceProd": "it multiplies many elements with the precision of its type",
+    "MeanVarianceNormalization": _SUMS,
+    "InstanceNormalization": _SUMS,
+    "LpNormalization": _SUMS,
+    "LpPool": _SUMS,
+    "GlobalLpPool": _SUMS,
+    "DFT": _SUMS,
+    "STFT": _SUMS,
+    "Det": _SUMS,
+    "Range": "it counts, and half precision holds few whole numbers",
+    "Mod": "the remainder of a rounded number is another one",
+    "Sin": _ANGLE,
+    "Cos": _ANGLE,
+    "Tan": _ANGLE,
+    "RoiAlign": "its boxes are coordinates, which need more bits",
+    "NonMaxSuppression": "its boxes are coordinates, which need more bits",
+    "RandomNormal": _RANDOM,
+    "RandomNormalLike": _RANDOM,
+    "RandomUniform": _RANDOM,
+    "RandomUniformLike": _RANDOM,
+    "Multinomial": _RANDOM,
+    "Bernoulli": _RANDOM,
+    "BitCast": "it reads the bits of float32",
+    "EyeLike": "its type is an attribute",
+    "MelWeightMatrix": "its type is an attribute",
+    "HannWindow": "its type is an attribute",
+    "HammingWindow": "its type is an attribute",
+    "BlackmanWindow": "its type is an attribute",
+}
+"""Operators that stay in float32 in any case, with the reason."""
+
+_OVERFLOWS = "it leaves the range of float16 easily; calibration data (--calib) would show whether it does"
+RISKY = frozenset(
+    {"Exp", "Pow", "square", "Log", "Reciprocal", "Softplus", "Sinh", "Cosh", "ReduceSum", "ReduceL1", "ReduceL2"}
+    | {"ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp"}
+)
+"""Operators that stay in float32 unless samples show that they keep within the range; "square" is x · x by Mul."""
+
+
+def why_sensitive(node: ir.Node, half: HalfType, *, observed: bool) -> str | None:
+    """Why an operator stays in float32 by default.
+
+    Args:
+        node: The node.
+        half: The type that is asked for.
+        observed: Whether samples showed all that it reads and makes.
+    """
+    if node.domain not in graph.STANDARD_DOMAINS:
+        return None
+    if node.op_type in SENSITIVE:
+        return SENSITIVE[node.op_type]
+    if node.op_type.startswith("Scatter") and graph.attribute_string(node, "reduction", "none") != "none":
+        return "onnxruntime adds up what is scattered in float32 only"
+    if node.op_type == "Dropout" and len(node.inputs) > _TRAINING_MODE and node.inputs[_TRAINING_MODE] is not None:
+        return _RANDOM
+    operator = "square" if is_square(node) else node.op_type
+    if operator not in RISKY:
+        return None
+    if half is HalfType.BF16:
+        return f"its result is much less precise in {half.title}"
+    return None if observed else _OVERFLOWS
+
+
+def counted(model: ir.Model, elements: Elements, half: HalfType) -> dict[ir.Node, str]:
+    """Float arithmetic on whole numbers (sizes, positions) that becomes a size, an angle or an answer again."""
+    positions = _positions(model, elements)
+    carriers = MOVERS | _ARITHMETIC | {"MatMul", "Range"}
+    reason = f"it computes a size or a position, and {half.title} holds whole numbers only up to {half.whole}"
+    found: dict[ir.Node, str] = {}
+    for node in _outside_functions(model):
+        becomes_whole = node.op_type == "Cast" and elements.of(node.outputs[0]) in _COUNTS
+        if node.op_type in _COMPARISONS | {"Sin", "Cos", "Tan"} or becomes_whole:
+            found |= dict.fromkeys(_upstream(node, lambda value: value in positions, carriers), reason)
+        if becomes_whole:
+            found |= dict.fromkeys(_upstream(node, _only_here, MOVERS | _ARITHMETIC), reason)
+    return found
+
+
+def logarithms(model: ir.Model) -> dict[ir.Node, str]:
+    """What makes the argument of a logarithm: what float16 rounds to 0 would become -inf."""
+    reason = "a logarithm reads its result, and what float16 rounds to 0 would become -inf"
+    found: dict[ir.Node, str] = {}
+    for node in _outside_functions(model):
+        if graph.is_standard(node, "Log"):
+            chain = _upstream(node, _only_here, MOVERS | _ARITHMETIC | _SUMS_BEFORE_LOG)
+            found |= dict.fromkeys(chain, reason)
+    return found
+
+
+def reaches_softmax(node: ir.Node) -> bool:
+    """Whether the result goes on to a softmax through additions, selections and movements: then it may be a mask."""
+    seen: set[ir.Node] = set()
+    waiting = [node]
+    while waiting:
+        current = waiting.pop()
+        if current in seen:
+            continue
+        seen.add(current)
+        if current.op_type in _SOFTMAX:
+            return True
+        if current.op_type in _TO_SOFTMAX:
+            waiting += [use.node for out in current.outputs for use in out.uses()]
+    return False
+
+
+def _positions(model: ir.Model, elements: Elements) -> set[ir.Value]:
+    """float32 values computed from whole numbers and constants alone."""
+    found: set[ir.Value] = set()
+    for node in _outside_functions(model):
+        if node.domain not in graph.STANDARD_DOMAINS or not any(elements.is_float(out) for out in node.outputs):
+            continue
+        floats = [value for value in node.inputs if elements.is_float(value) and graph.constant_tensor(value) is None]
+        whole = node.op_type == "Cast" and node.inputs[0] is not None and elements.of(node.inputs[0]) in _COUNTS
+        carries = node.op_type in MOVERS | _ARITHMETIC | {"MatMul"} and floats
+        if whole or node.op_type == "Range" or (carries and all(value in found for value in floats)):
+            found.update(out for out in node.outputs if elements.is_float(out))
+    return found
+
+
+def _upstream(node: ir.Node, follows: Callable[[ir.Value], bool], through: frozenset[str]) -> Iterator[ir.Node]:
+    """The nodes of some operators before `node`, along values that `follows` accepts."""
+    seen: set[ir.Node] = set()
+    waiting = [value for value in node.inputs if value is not None and follows(value)]
+    while waiting:
+        producer = waiting.pop().producer()
+        if producer is None or producer in seen or producer.op_type not in through:
+            continue
+        seen.add(producer)
+        yield producer
+        if not _begins(producer):
+            waiting += [value for value in producer.inputs if value is not None and follows(value)]
+
+
+def _begins(node: ir.Node) -> bool:
+    """Whether small results come of ordinary numbers here: what is before it may be half."""
+    return node.op_type in _SQUARES or is_square(node)
+
+
+def is_square(node: ir.Node) -> bool:
+    """Whether a Mul multiplies a value by itself."""
+    return node.op_type == "Mul" and node.inputs[0] is node.inputs[1]
+
+
+def _only_here(value: ir.Value) -> bool:
+    """Whether one node alone reads the numbers of an activation; twice, if it squares it."""
+    readers = {user for user, index in value.uses() if index not in any_input(user)}
+    readers |= {user for user, _ in value.uses() if graph.is_standard(user, "Cast")}
+    return graph.constant_tensor(value) is None and len(readers) == 1 and not value.is_graph_output()
+
+
+def _outside_functions(model: ir.Model) -> Iterator[ir.Node]:
+    for scope, _, inside in graph.scopes(model):
+        if not inside:
+            yield from scope

@@ -1,0 +1,235 @@
+"""Write a plan into a model: types change, constants are stored in half, and a Cast stands where types meet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from modelopt import graph
+from modelopt.quant.half import Plan
+from modelopt.quant.half_ranges import converted
+from modelopt.quant.half_types import Elements, HalfType, Ports, any_input, fill
+
+_SMALL = 1024
+_BOUNDS = frozenset({"Clip", "Max", "Min"})
+
+
+@dataclass
+class Figures:
+    """What was written.
+
+    Attributes:
+        casts: Cast nodes added.
+        constants: Constants stored in the half type.
+        clamped: Numbers in them that stood beyond the type's range.
+        vanished: Numbers in them that became 0.
+    """
+
+    casts: int = 0
+    constants: int = 0
+    clamped: int = 0
+    vanished: int = 0
+
+
+@dataclass
+class _Place:
+    """Where a constant is read: an input of a node, or an output of a graph."""
+
+    holder: ir.Node | ir.Graph
+    index: int
+    half: bool
+
+    def put(self, value: ir.Value) -> None:
+        """Read `value` instead."""
+        if isinstance(self.holder, ir.Node):
+            self.holder.replace_input_with(self.index, value)
+        else:
+            self.holder.outputs[self.index] = value
+
+
+class Writer:
+    """Rewrites one model; use it once.
+
+    Args:
+        model: The model, changed in place.
+        elements: Its types before the change.
+        half: The type.
+        limit: What stands for masks beyond the range, where they are added to something.
+        half_io: The model's float32 inputs and outputs become half as well.
+    """
+
+    def __init__(
+        self, model: ir.Model, elements: Elements, half: HalfType, limit: float, *, half_io: bool = False
+    ) -> None:
+        self.figures = Figures()
+        self._model = model
+        self._elements = elements
+        self._half = half
+        self._limit = limit
+        self._half_io = half_io
+        self._names = graph.NameSource(model)
+        self._halves: set[ir.Value] = set()
+        self._casts: dict[ir.Value, ir.Value] = {}
+        self._constants: dict[ir.Value, list[_Place]] = {}
+
+    def write(self, plan: Plan) -> None:
+        """Convert the nodes of the plan; the names of inputs and outputs stay."""
+        if self._half_io:
+            for value in self._model.graph.inputs:
+                if self._elements.is_float(value) and not value.is_initializer():
+                    self._become_half(value)
+        for node, ports in plan.chosen.items():
+            self._convert(node, ports)
+        for scope, _, inside in list(graph.scopes(self._model)):
+            if isinstance(scope, ir.Graph) and not inside:
+                self._connect(scope, plan)
+        for value, places in self._constants.items():
+            self._settle(value, places)
+
+    def store(self, value: ir.Value) -> None:
+        """Keep a constant in the half type and cast it back for all that read it."""
+        places = [_Place(node, index, half=False) for node, index in value.uses()]
+        places += self._outputs_of(value)
+        self._narrow(value, places)
+        wide = self._cast(value, ir.DataType.FLOAT)
+        for place in places:
+            place.put(wide)
+
+    def _outputs_of(self, value: ir.Value) -> Iterator[_Place]:
+        for scope in graph.all_graphs(self._model) if value.is_graph_output() else ():
+            if isinstance(scope, ir.Graph):
+                yield from (_Place(scope, i, half=False) for i, out in enumerate(scope.outputs) if out is value)
+
+    # Nodes
+
+    def _convert(self, node: ir.Node, ports: Ports) -> None:
+        for index in ports.outputs:
+            self._become_half(node.outputs[index])
+        for tie in ports.ties:
+            for value in tie.body_inputs:
+                self._become_half(value)
+        if graph.is_standard(node, "Cast"):
+            node.attributes.add(ir.AttrInt64("to", int(self._half.element)))
+        if graph.is_standard(node, "ConstantOfShape"):
+            filled = fill(node)
+            array = np.zeros(1, np.float32) if filled is None else filled.numpy()
+            narrow, clamped, vanished = converted(array, self._half, self._half.largest)
+            self.figures.clamped += clamped
+            self.figures.vanished += vanished
+            node.attributes.add(ir.AttrTensor("value", ir.tensor(narrow)))
+
+    def _become_half(self, value: ir.Value) -> None:
+        self._halves.add(value)
+        value.type = ir.TensorType(self._half.element)
+
+    # Between nodes
+
+    def _connect(self, scope: ir.Graph, plan: Plan) -> None:
+        halves = {
+            (body, place)
+            for ports in plan.chosen.values()
+            for tie in ports.ties
+            for body, place in tie.body_outputs
+            if body is scope
+        }
+        for node in list(scope):
+            ports = plan.chosen.get(node, Ports())
+            for index, value in enumerate(node.inputs):
+                if index not in any_input(node):
+                    self._want(value, _Place(node, index, half=index in ports.inputs))
+        for index, value in enumerate(scope.outputs):
+            if scope is not self._model.graph:
+                self._want(value, _Place(scope, index, half=(scope, index) in halves))
+            elif graph.constant_tensor(value) is not None:
+                self._want(value, _Place(scope, index, half=False))
+            elif self._elements.is_float(value) and not value.is_graph_input():
+                self._give_out(value, index)
+
+    def _want(self, value: ir.Value | None, place: _Place) -> None:
+        if value is None or not self._elements.is_float(value):
+            return
+        if graph.constant_tensor(value) is not None:
+            self._constants.setdefault(value, []).append(place)
+        elif place.half != (value in self._halves):
+            place.put(self._cast(value, self._half.element if place.half else ir.DataType.FLOAT))
+
+    def _give_out(self, value: ir.Value, index: int) -> None:
+        """An output of the model keeps its name; what is cast to make it gets another."""
+        scope = self._model.graph
+        if (value in self._halves) == self._half_io:
+            return
+        other = self._cast(value, self._half.element if self._half_io else ir.DataType.FLOAT)
+        if not other.is_graph_output():
+            name = value.name
+            value.name = self._names(f"{name}_{'float32' if self._half_io else self._half.title}")
+            other.name = name
+            other.shape = value.shape
+        scope.outputs[index] = other
+
+    def _cast(self, value: ir.Value, to: ir.DataType) -> ir.Value:
+        """`value` in the other type, by one Cast beside what makes it."""
+        if value not in self._casts:
+            title = "float32" if to == ir.DataType.FLOAT else self._half.title
+            name = self._names(f"{value.name}_{title}")
+            out = ir.Value(name=name, shape=value.shape, type=ir.TensorType(to))
+            node = ir.node("Cast", [value], {"to": int(to)}, outputs=[out], name=name)
+            _place_behind(value, node)
+            self._casts[value] = out
+            self.figures.casts += 1
+        return self._casts[value]
+
+    # Constants
+
+    def _settle(self, value: ir.Value, places: list[_Place]) -> None:
+        wanted = [place for place in places if place.half]
+        if not wanted:
+            return
+        if len(wanted) == len(places):
+            self._narrow(value, places)
+            return
+        tensor = graph.constant_tensor(value)
+        twin = self._twin(value, wanted) if tensor is not None and tensor.size <= _SMALL else None
+        for place in wanted:
+            place.put(twin or self._cast(value, self._half.element))
+
+    def _narrow(self, value: ir.Value, places: list[_Place]) -> None:
+        graph.set_constant(value, self._converted(value, places))
+
+    def _twin(self, value: ir.Value, places: list[_Place]) -> ir.Value:
+        """A copy in the half type, beside a constant that others read in float32."""
+        array = self._converted(value, places)
+        name = self._names(f"{value.name}_{self._half.title}")
+        if value.producer() is None and isinstance(value.graph, ir.Graph):
+            return graph.add_initializer(value.graph, name, array)
+        tensor = ir.tensor(array)
+        out = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype))
+        _place_behind(value, ir.node("Constant", [], {"value": tensor}, outputs=[out], name=name))
+        return out
+
+    def _converted(self, value: ir.Value, places: list[_Place]) -> np.ndarray:
+        array = graph.constant(value)
+        if array is None:
+            raise ValueError(f"{value!r} is not a constant")
+        bounds = all(isinstance(place.holder, ir.Node) and place.holder.op_type in _BOUNDS for place in places)
+        narrow, clamped, vanished = converted(array, self._half, self._half.largest if bounds else self._limit)
+        self.figures.constants += 1
+        self.figures.clamped += clamped
+        self.figures.vanished += vanished
+        return narrow
+
+
+def _place_behind(value: ir.Value, node: ir.Node) -> None:
+    producer = value.producer()
+    scope = value.graph if producer is None else producer.graph
+    if not isinstance(scope, ir.Graph):
+        raise ValueError(f"{value!r} belongs to no graph")
+    first = next(iter(scope), None)
+    if producer is not None:
+        scope.insert_after(producer, node)
+    elif first is not None:
+        scope.insert_before(first, node)
+    else:
+        scope.append(node)

@@ -1,0 +1,92 @@
+"""What onnxruntime computes on integers between the kernels, in all releases since 1.24 and opsets since 13.
+
+*Movers* keep the scale of their input: onnxruntime drops Q/DQ around them where both sides have the same. *Glue* has
+integer kernels of its own (QLinearAdd, QLinearConcat …). Found by looking at what its optimizer leaves of
+Q → DQ → operator → Q → DQ, for u8 and s8.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import onnx_ir as ir
+
+from modelopt import graph
+from modelopt.quant.plan import Plan
+
+MOVERS = frozenset(
+    {
+        *("DepthToSpace", "Expand", "Flatten", "Gather", "GatherElements", "MaxPool", "ReduceMax", "ReduceMin"),
+        *("Reshape", "Resize", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"),
+    }
+)
+GLUE = frozenset(
+    {"Add", "AveragePool", "Concat", "GlobalAveragePool", "LeakyRelu", "Mul", "Sigmoid", "Softmax", "Where"}
+)
+_IN_FLOAT = frozenset(
+    {
+        *("BatchNormalization", "Clip", "Div", "Elu", "Gelu", "GlobalMaxPool", "HardSigmoid", "HardSwish"),
+        *("InstanceNormalization", "LayerNormalization", "LogSoftmax", "Max", "Min", "Mish", "PRelu", "Pad"),
+        *("ReduceMean", "ReduceSum", "Relu", "Softplus", "SpaceToDepth", "Sub", "Sum", "Tanh"),
+    }
+)
+_MOST_OF_EXPONENT = 0.07
+"""The step of Softmax's input: rounding to half of it changes each result by up to 3.5 %."""
+
+
+def is_known(node: ir.Node) -> bool:
+    """Whether the operator may stand between kernels, with an integer kernel or known to have none."""
+    return node.op_type in MOVERS | GLUE | _IN_FLOAT and node.domain in graph.STANDARD_DOMAINS
+
+
+def activations(node: ir.Node) -> tuple[ir.Value, ...]:
+    """The inputs of a known operator that would be integers; shapes, indices and conditions are not."""
+    if node.op_type in MOVERS:
+        listed = node.inputs[:1]
+    elif node.op_type == "Where":
+        listed = node.inputs[1:3]
+    else:
+        listed = (
+            [value for value in node.inputs if graph.constant_tensor(value) is None] if is_float(node) else node.inputs
+        )
+    return tuple(value for value in listed if value is not None)
+
+
+def is_float(node: ir.Node) -> bool:
+    """Whether onnxruntime is known to compute the operator in float."""
+    return node.op_type in _IN_FLOAT
+
+
+def why_not(node: ir.Node) -> str | None:
+    """Why a known operator has no integer kernel in the form that it has here, else None."""
+    if is_float(node):
+        return f"onnxruntime has no integer kernel for {node.op_type}"
+    if node.op_type == "Resize" and graph.attribute_string(node, "mode", "nearest") != "nearest":
+        return "onnxruntime interpolates in float"
+    if node.op_type == "Resize" and _extrapolates(node):
+        return "what it reads outside of its input is a float"
+    if any(not output.name for output in node.outputs):
+        return "one of its results is not there"
+    if len(node.outputs) > 1 and node.op_type != "Split":
+        return "it has more than one result"
+    return None
+
+
+def _extrapolates(node: ir.Node) -> bool:
+    return graph.attribute_string(node, "coordinate_transformation_mode", "") == "tf_crop_and_resize"
+
+
+def unfit(plan: Plan, step: Callable[[ir.Value], float]) -> dict[ir.Node, str]:
+    """The nodes of `plan` that the observed ranges do not let compute in int8, with the reason.
+
+    Args:
+        plan: What would compute in int8.
+        step: The scale that an activation of the plan would get.
+    """
+    softmaxes = {choice.node: step(choice.inputs[0]) for choice in plan.choices if choice.node.op_type == "Softmax"}
+    return {
+        node: f"a step of its input would change its results by {math.expm1(min(size, 10)):.0%}"
+        for node, size in softmaxes.items()
+        if size > _MOST_OF_EXPONENT
+    }

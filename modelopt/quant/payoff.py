@@ -1,0 +1,126 @@
+"""Whether quantizing activations at run time pays, by an estimate; the engine measures the result.
+
+Each run looks for the range of an activation, converts it once for all its readers, multiplies integers, and scales the
+products. So a reader saves time on its products, loses some on each element that it writes, and shares the conversion
+with its siblings.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from modelopt import graph
+from modelopt.data.synthetic import DEFAULT_FREE_DIM
+from modelopt.runtime.cpu import TargetKind
+
+FREE_DIM = DEFAULT_FREE_DIM
+"""Taken for a size that is known only when the model runs; a batch is taken for 1. Benchmarks on noise do the same."""
+
+NO_KERNEL = "this target has no kernel that quantizes activations at run time: it would run on the CPU"
+UNPROFITABLE = "int8 would save less here than quantizing its input at every run costs (everywhere: true does it)"
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Nanoseconds of one core; only their ratios matter.
+
+    Attributes:
+        saved_per_mac: Time of a float multiply-add less that of an integer one.
+        convert: For each element quantized: its share in finding the range, too.
+        rescale: For each element written.
+        launch: For each activation quantized, whatever its size.
+        step: For each step of a recurrent operator, which quantizes its state.
+    """
+
+    saved_per_mac: float
+    convert: float
+    rescale: float
+    launch: float
+    step: float
+
+
+# Fitted to onnxruntime 1.32 on Sapphire Rapids, one thread: 40 products (1 to 197 rows, 32² to 768·3072 weights) and 16
+# LSTMs (16 to 512 units). AVX2 without VNNI needs twice the instructions for a product: half the gain, an estimate that
+# awaits a machine. Arm with dot products is taken to be like VNNI.
+_VNNI = Costs(saved_per_mac=0.0085, convert=0.19, rescale=0.34, launch=1000.0, step=450.0)
+_AVX2 = Costs(saved_per_mac=0.0042, convert=0.19, rescale=0.34, launch=1000.0, step=450.0)
+_COSTS: Mapping[TargetKind, Costs] = {
+    TargetKind.X86_VNNI: _VNNI,
+    TargetKind.X86_AVX2: _AVX2,
+    TargetKind.ARM64: _VNNI,
+}
+
+
+def refused(nodes: Iterable[ir.Node], kind: TargetKind) -> dict[ir.Node, str]:
+    """The nodes that are better left in float on a target, with the reason.
+
+    Args:
+        nodes: Gemm, MatMul, Attention and LSTM with constant weights, whose values know their shapes as far as possible
+            (see `inspection.shapes.inferred`); a size that is not known counts as `FREE_DIM`.
+        kind: The target.
+    """
+    listed = list(nodes)
+    costs = _COSTS.get(kind)
+    if costs is None:
+        return dict.fromkeys(listed, NO_KERNEL)
+    losing = [node for node in listed if node.op_type == "LSTM" and _lstm_gain(node, costs) < 0]
+    groups: dict[tuple[ir.Value | None, int], list[ir.Node]] = {}
+    for node in listed:
+        if node.op_type != "LSTM":
+            groups.setdefault((node.inputs[0], id(node.graph)), []).append(node)
+    for group in groups.values():
+        gains = {node: _product_gain(node, costs) for node in group}
+        winning = [node for node in group if gains[node] > 0]
+        pays = sum(gains[node] for node in winning) > _quantization(group[0], costs)
+        losing += [node for node in group if gains[node] <= 0] if pays else group
+    return dict.fromkeys(losing, UNPROFITABLE)
+
+
+def _product_gain(node: ir.Node, costs: Costs) -> float:
+    """What the product alone saves, its input being in int8 already."""
+    depth, columns = _weight_sizes(node)
+    return _rows(node) * columns * (depth * costs.saved_per_mac - costs.rescale)
+
+
+def _quantization(node: ir.Node, costs: Costs) -> float:
+    return costs.launch + costs.convert * _rows(node) * _weight_sizes(node)[0]
+
+
+def _lstm_gain(node: ir.Node, costs: Costs) -> float:
+    """X is (steps, batch, I); W is (directions, 4H, I) and R (directions, 4H, H): one row of each at every step."""
+    directions, gates, width = graph.constant_tensor(node.inputs[1]).shape.numpy()  # type: ignore[union-attr]
+    depth = width + gates // 4
+    steps, batch = (*_sizes(node.inputs[0]), None, None)[:2]
+    row = gates * depth * costs.saved_per_mac - depth * costs.convert - 2 * gates * costs.rescale
+    return float(directions * ((steps or FREE_DIM) * ((batch or 1) * row - costs.step) - costs.launch))
+
+
+def _rows(node: ir.Node) -> float:
+    """How many rows the activation has: all its axes but the last, which is the weight's depth.
+
+    The first of two axes and more is taken for a batch of 1 where it is not known.
+    """
+    sizes = _sizes(node.inputs[0])
+    if len(sizes) < 2:
+        return 1.0 if sizes else FREE_DIM
+    return float(math.prod((1 if sizes[0] is None else sizes[0], *(size or FREE_DIM for size in sizes[1:-1]))))
+
+
+def _weight_sizes(node: ir.Node) -> tuple[int, int]:
+    """(depth, columns) of a weight of any rank; a vector has one column, and a stack counts as one wide matrix."""
+    shape = tuple(graph.constant_tensor(node.inputs[1]).shape.numpy())  # type: ignore[union-attr]
+    if len(shape) == 1:
+        return shape[0], 1
+    depth = shape[-1] if graph.attribute_int(node, "transB", 0) else shape[-2]
+    return depth, math.prod(shape) // max(depth, 1)
+
+
+def _sizes(value: ir.Value | None) -> tuple[int | None, ...]:
+    """The shape with None for what is not known; empty when the rank is not."""
+    if value is None or value.shape is None:
+        return ()
+    return tuple(dim if isinstance(dim, int) and dim >= 0 else None for dim in value.shape)

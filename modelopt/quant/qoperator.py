@@ -1,0 +1,140 @@
+"""Conv and MatMul between Q and DQ as the operators QLinearConv and QLinearMatMul, for runtimes that fuse no Q/DQ.
+
+    DQ(x), DQ(w), DQ(b) → Conv [→ Relu or Clip] → Q    becomes    QLinearConv(x, w, b)
+
+The integers are those that a runtime which fuses the same nodes computes. A Relu or Clip goes where the saturation of Q
+does the same. Other operators, and Gemm, have integer forms among onnxruntime's own operators only: they keep Q/DQ.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from modelopt import graph
+from modelopt.passes.base import Skip
+
+_FORMS = {"Conv": "QLinearConv", "MatMul": "QLinearMatMul"}
+_KERNELS = frozenset({*_FORMS, "Gemm"})
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What `convert` did.
+
+    Attributes:
+        nodes: How many nodes became QLinearConv or QLinearMatMul.
+        skipped: The kernels that keep Q/DQ, with the reason.
+    """
+
+    nodes: int
+    skipped: tuple[Skip, ...]
+
+
+def convert(model: ir.Model) -> Converted:
+    """Rewrite what has an integer operator in ONNX's own set, in all scopes; the outputs stay."""
+    converted = 0
+    skipped = []
+    for node in list(graph.all_nodes(model)):
+        if node.op_type not in _KERNELS or any(_dequantizer(value) is None for value in node.inputs[:2]):
+            continue
+        quantize, operands = _quantizer_behind(node), _operands(node)
+        if node.op_type == "Gemm":
+            skipped.append(Skip(graph.label(node), "it keeps Q/DQ: the integer Gemm is onnxruntime's own operator"))
+        elif quantize is None:
+            skipped.append(Skip(graph.label(node), "it keeps Q/DQ: its result is wanted in float"))
+        elif operands is None:
+            skipped.append(Skip(graph.label(node), f"it keeps Q/DQ: {_FORMS[node.op_type]} cannot hold its constants"))
+        else:
+            _become_integer(node, quantize, operands)
+            converted += 1
+    return Converted(converted, tuple(skipped))
+
+
+def _operands(node: ir.Node) -> list[ir.Node] | None:
+    """The DequantizeLinear behind each input of a node, else None: a bias in float, scales that do not fit."""
+    found = [_dequantizer(value) for value in node.inputs if value is not None]
+    operands = [dequantizer for dequantizer in found if dequantizer is not None]
+    if len(operands) != len(node.inputs) or len(operands) < 2:
+        return None
+    activation, weight = graph.constant(operands[0].inputs[1]), graph.constant(operands[1].inputs[1])
+    zero_point = graph.constant(operands[0].inputs[2])
+    if activation is None or weight is None or activation.size != 1:
+        return None
+    if zero_point is None or zero_point.dtype.itemsize != 1:
+        return None
+    if len(operands) == 3 and not _is_bias(operands[2], activation, weight):
+        return None
+    return operands
+
+
+def _is_bias(dequantizer: ir.Node, activation: np.ndarray, weight: np.ndarray) -> bool:
+    """Whether the int32 scale is the product that the integer operator takes for granted."""
+    scale = graph.constant(dequantizer.inputs[1])
+    product = activation.astype(np.float64) * weight
+    return scale is not None and np.allclose(np.broadcast_to(scale, product.shape), product, rtol=1e-6, atol=0)
+
+
+def _become_integer(node: ir.Node, quantize: ir.Node, operands: list[ir.Node]) -> None:
+    activation, weight = operands[:2]
+    inputs = [*activation.inputs, *weight.inputs, quantize.inputs[1], quantize.inputs[2]]
+    inputs += [bias.inputs[0] for bias in operands[2:]]
+    behind = [] if quantize.inputs[0] is node.outputs[0] else [quantize.inputs[0].producer()]  # type: ignore[union-attr]
+    constants = [value for bias in operands[2:] for value in bias.inputs[1:]]
+    bounds = [value for follower in behind if follower is not None for value in follower.inputs[1:]]
+    graph.become(quantize, _FORMS[node.op_type], inputs, tuple(node.attributes.values()))
+    for unused in [*behind, node, *dict.fromkeys(operands)]:
+        body = None if unused is None else unused.graph
+        if unused is not None and body is not None and not _is_used(unused):
+            body.remove(unused, safe=True)
+    graph.drop_unused_constants([*constants, *bounds])
+
+
+def _is_used(node: ir.Node) -> bool:
+    return any(output.uses() or output.is_graph_output() for output in node.outputs)
+
+
+def _dequantizer(value: ir.Value | None) -> ir.Node | None:
+    node = None if value is None else value.producer()
+    is_dequantizer = node is not None and graph.is_standard(node, "DequantizeLinear") and len(node.inputs) == 3
+    return node if is_dequantizer else None
+
+
+def _quantizer_behind(node: ir.Node) -> ir.Node | None:
+    """The QuantizeLinear that alone reads what `node` makes, directly or through a Relu or Clip that it repeats."""
+    if len(node.outputs) != 1 or not node.inputs:
+        return None
+    reader = graph.sole_consumer(node.outputs[0])
+    if reader is None or reader.graph is not node.graph:
+        return None
+    if graph.is_standard(reader, "QuantizeLinear") and len(reader.inputs) == 3:
+        return reader
+    bounds = _bounds(reader, node.outputs[0])
+    quantize = None if bounds is None else graph.sole_consumer(reader.outputs[0])
+    if bounds is None or quantize is None or quantize.graph is not node.graph or len(quantize.inputs) != 3:
+        return None
+    return quantize if graph.is_standard(quantize, "QuantizeLinear") and _saturates(quantize, *bounds) else None
+
+
+def _bounds(node: ir.Node, source: ir.Value) -> tuple[float, float] | None:
+    """Between what a Relu or Clip of `source` leaves a number; None for other nodes and unknown bounds."""
+    if graph.is_standard(node, "Relu"):
+        return 0.0, np.inf
+    if not graph.is_standard(node, "Clip") or node.inputs[0] is not source:
+        return None
+    ends = [(-np.inf, 1), (np.inf, 2)]
+    given = [node.inputs[i] if len(node.inputs) > i else None for _, i in ends]
+    found = [end if value is None else graph.scalar(value) for value, (end, _) in zip(given, ends, strict=True)]
+    return None if found[0] is None or found[1] is None else (float(found[0]), float(found[1]))
+
+
+def _saturates(quantize: ir.Node, low: float, high: float) -> bool:
+    """Whether Q gives the same integers with and without the bounds before it."""
+    scale, zero_point = graph.constant(quantize.inputs[1]), graph.constant(quantize.inputs[2])
+    if scale is None or zero_point is None or scale.size != 1 or zero_point.size != 1:
+        return False
+    kind = np.iinfo(zero_point.dtype)
+    ends = np.rint(np.array([low, high]) / float(scale.item())) + int(zero_point.item())
+    return bool(ends[0] <= kind.min and ends[1] >= kind.max)

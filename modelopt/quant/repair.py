@@ -1,0 +1,60 @@
+"""What `quantize-static` does for accuracy once integers are written: other integers, other biases."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from modelopt.passes.base import Changes, Context, Fact, Skip
+from modelopt.quant import correct, twins
+from modelopt.quant.feedback import Rounding, round_again
+from modelopt.quant.plan import Plan
+from modelopt.quant.qdq import ConstantRules
+
+_UNSATURATED = "weights are scaled so that no 16-bit sum saturates, which other integers could undo"
+
+
+@dataclass(frozen=True)
+class Repair:
+    """Repairs of one model; made before it is quantized, run afterwards.
+
+    Attributes:
+        reference: A copy of the float model; None where nothing is to be done.
+        kernels: What will compute in int8.
+        rounding: How weights become integers.
+        correct_bias: Whether to take shifts off biases.
+    """
+
+    reference: ir.Model | None
+    kernels: tuple[twins.Kernel, ...]
+    rounding: Rounding
+    correct_bias: bool
+
+    @classmethod
+    def before(cls, model: ir.Model, plan: Plan, rounding: Rounding, *, correct_bias: bool) -> Repair:
+        """Remember the float model that `plan` is about to quantize."""
+        if rounding is Rounding.NEAREST and not correct_bias:
+            return cls(None, (), rounding, correct_bias)
+        reference = model.clone()
+        return cls(reference, tuple(twins.pairs(reference, model, plan)), rounding, correct_bias)
+
+    def run(self, model: ir.Model, rules: ConstantRules, ctx: Context) -> Changes:
+        """Repair `model`, which is quantized now; biases last, for they make up for what rounding left.
+
+        Raises:
+            Refused: onnxruntime does not run the model.
+        """
+        skipped: tuple[Skip, ...] = ()
+        facts: dict[str, Fact] = {}
+        if self.reference is None:
+            return Changes()
+        if self.rounding is Rounding.GPTQ and rules.unsaturated:
+            skipped = (Skip("model", _UNSATURATED),)
+        elif self.rounding is Rounding.GPTQ:
+            rounded = round_again(self.reference, self.kernels, rules.weights, ctx)
+            skipped, facts["weights_rounded_again"] = rounded.skipped, rounded.kernels
+        if self.correct_bias:
+            corrected = correct.correct(self.reference, model, self.kernels, ctx, integer_bias=rules.integer_bias)
+            skipped, facts["biases_corrected"] = (*skipped, *corrected.skipped), corrected.kernels
+        return Changes(0, skipped, facts)

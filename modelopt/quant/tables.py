@@ -1,0 +1,54 @@
+"""Tables that are looked up: stored in int8, a quarter of the bytes; the rows found are computed with in float.
+
+    y = Gather(table, indices)    becomes    y = DequantizeLinear(Gather(integers, indices), scale, 0)
+
+Each index of the last axis has a scale (a column of an embedding), which a row that was found still has.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from modelopt import graph
+from modelopt.quant.plan import Choice, Role
+
+_LEAST = 4096
+"""Elements; a smaller table saves less than the DequantizeLinear costs."""
+
+
+def candidate(node: ir.Node) -> Choice | str | None:
+    """The choice for a Gather from a constant table, the reason against it, or None when it is another node."""
+    if not graph.is_standard(node, "Gather"):
+        return None
+    table = node.inputs[0]
+    tensor = graph.constant_tensor(table)
+    if table is None or tensor is None or tensor.dtype != ir.DataType.FLOAT or len(tensor.shape) < 2:
+        return None
+    if tensor.size < _LEAST:
+        return f"its table has fewer than {_LEAST} elements"
+    if not np.isfinite(tensor.numpy()).all():
+        return "its table holds NaN or Inf"
+    last = len(tensor.shape) - 1
+    looked_up = graph.attribute_int(node, "axis", 0) % (last + 1)
+    return Choice(node, Role.TABLE, (), table, None if looked_up == last else last)
+
+
+def look_up(node: ir.Node, stored: tuple[ir.Value, ...], *, per_column: bool, names: graph.NameSource) -> None:
+    """Make the Gather `node` find integers and dequantize them.
+
+    Args:
+        node: The node; it becomes the DequantizeLinear.
+        stored: The int8 table, its scale and its zero point.
+        per_column: There is a scale for each index of the last axis.
+        names: Free names.
+    """
+    table, scale, zero_point = stored
+    old = node.outputs[0]
+    found = ir.Value(name=names(f"{old.name}_quantized"), shape=old.shape, type=ir.TensorType(ir.DataType.INT8))
+    name = names(f"{node.name or old.name}_Gather")
+    gather = ir.Node("", "Gather", [table, node.inputs[1]], tuple(node.attributes.values()), outputs=[found], name=name)
+    if node.graph is None:
+        raise ValueError("a plan was made for another model")
+    node.graph.insert_before(node, [gather])
+    graph.become(node, "DequantizeLinear", [found, scale, zero_point], [ir.AttrInt64("axis", -1)] if per_column else [])

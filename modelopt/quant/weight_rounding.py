@@ -1,0 +1,89 @@
+"""The weights of matrix products as integers, by one of three methods."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from enum import Enum
+
+import numpy as np
+import onnx_ir as ir
+
+from modelopt.passes.base import Context
+from modelopt.quant import blocks, hqq, weight_only
+from modelopt.quant.blocks import BlockGrid
+from modelopt.quant.gptq import gptq
+from modelopt.quant.hessian import Hessian, observe_inputs
+from modelopt.quant.weight_only import Group, Quantized
+
+
+class Rounding(Enum):
+    """How integers are chosen.
+
+    Attributes:
+        RTN: To the nearest.
+        HQQ: To the nearest, with scales and zero points that forgive outliers; needs no data.
+        GPTQ: With the error of each column made up for by the later ones; needs calibration data.
+    """
+
+    RTN = "rtn"
+    HQQ = "hqq"
+    GPTQ = "gptq"
+
+
+def round_weights(
+    model: ir.Model, groups: Sequence[Group], grids: Sequence[BlockGrid], ctx: Context, *, method: Rounding, clip: bool
+) -> list[Quantized]:
+    """The integers of each group's weight, in the order of the groups.
+
+    Args:
+        model: The float model; it is not changed.
+        groups: Products that share a weight.
+        grids: The integers of each group.
+        ctx: Lends the runner and the samples to gptq, and the progress.
+        method: How to round.
+        clip: See `blocks.params_of`.
+
+    Raises:
+        InputError: gptq has no calibration data.
+        Refused: onnxruntime does not run the model on them.
+    """
+    found: dict[int, Quantized] = {}
+    for indices, hessians in _batches(model, groups, ctx, method):
+        for i in indices:
+            weight = weight_only.matrix(groups[i][0])
+            found[i] = _rounded(weight, grids[i], method, hessians.get(_activation(groups[i])), clip=clip)
+            ctx.progress("quantizing weights", len(found), len(groups))
+    return [found[i] for i in range(len(groups))]
+
+
+def _batches(
+    model: ir.Model, groups: Sequence[Group], ctx: Context, method: Rounding
+) -> Iterator[tuple[list[int], Mapping[str, Hessian]]]:
+    """Which weights to round next, with what the data say of their inputs."""
+    if method is not Rounding.GPTQ:
+        yield list(range(len(groups))), {}
+        return
+    names = [_activation(group) for group in groups]
+    widths = {name: weight_only.shape(group[0])[1] for name, group in zip(names, groups, strict=True)}
+    for hessians in observe_inputs(model, widths, ctx):
+        yield [i for i, name in enumerate(names) if name in hessians], hessians
+
+
+def _activation(group: Group) -> str:
+    """What the first product by a weight reads stands for what all of them read."""
+    value = group[0].node.inputs[0]
+    return "" if value is None else value.name or ""
+
+
+def _rounded(
+    weight: np.ndarray, grid: BlockGrid, method: Rounding, hessian: Hessian | None, *, clip: bool
+) -> Quantized:
+    params = blocks.params_of(weight, grid, clip=clip)
+    if method is Rounding.HQQ:
+        params = hqq.refine(weight, params, grid)
+    if hessian is None:
+        return Quantized(blocks.quantize(weight, params, grid), params, grid)
+    width = weight.shape[1]
+    scale, zero_point = (np.repeat(a, grid.block, axis=1)[:, :width] for a in (params.scale, params.zero_point))
+    integers = gptq(weight, hessian.matrix(), scale, zero_point, 0, grid.high)
+    return Quantized(integers.astype(np.uint8), params, grid)

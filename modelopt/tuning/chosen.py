@@ -1,0 +1,23 @@
+"""What a search came to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from modelopt.recipe import Recipe
+from modelopt.report import Offender, Trial
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Recipes to run until one keeps the contract, and why these.
+
+    Attributes:
+        recipes: In order of preference.
+        trials: What was tried, in order.
+        offenders: The nodes that cost accuracy, worst first.
+    """
+
+    recipes: tuple[Recipe, ...]
+    trials: tuple[Trial, ...] = ()
+    offenders: tuple[Offender, ...] = ()

@@ -1,0 +1,302 @@
+"""Finds the recipe for an integer model that keeps the contract: no less accurate than asked, never slower.
+
+The float model always keeps it. The integer model is taken where it is accurate enough, perhaps after other ways to
+choose ranges, corrections, or with the nodes left in float that cost the most accuracy, and where it is faster, or as
+fast and much smaller.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import onnx_ir as ir
+
+from modelopt import engine, graph
+from modelopt.errors import ModeloptError, Refused, WorkerDied
+from modelopt.measure.stats import Ratio, Verdict
+from modelopt.passes.base import Pass
+from modelopt.passes.quantize_static import QuantizeStatic
+from modelopt.quant.coverage import losing
+from modelopt.quant.filters import name_of
+from modelopt.quant.kernels import KERNELS
+from modelopt.recipe import Recipe, Step
+from modelopt.report import Offender, Trial
+from modelopt.tuning import variants
+from modelopt.tuning.causes import causes
+from modelopt.tuning.chosen import Chosen
+from modelopt.tuning.sensitivity import Suspect, rank
+from modelopt.tuning.workshop import Built, Workshop, opened, with_steps
+
+MUCH_SMALLER = 0.9
+"""A model that is as fast is taken if it has at most this share of the other's size."""
+
+MAX_RESTORING = 8
+"""How many sets of nodes are tried in float."""
+
+_SHOWN = 12
+
+_Info = TypeVar("_Info", Trial, Offender)
+
+
+@dataclass
+class _Attempt:
+    """An integer model.
+
+    Attributes:
+        label: How reports call it.
+        steps: What makes it of the float model.
+        built: The model.
+        drop: How much accuracy it loses; None where that is not asked.
+    """
+
+    label: str
+    steps: tuple[Step, ...]
+    built: Built
+    drop: float | None
+
+
+def keep_contract(request: engine.Request, also: Sequence[Pass] = ()) -> Chosen:
+    """Recipes for `request`, best first: the integer model, the float model of the steps before it, the input.
+
+    Each recipe is deterministic; which of them comes first depends on what was measured here.
+
+    Args:
+        request: What the user asked for; the last step of its recipe is a pass that quantizes.
+        also: Passes to try in its place too.
+
+    Raises:
+        ModeloptError: As `engine.run`.
+    """
+    with opened(request) as shop:
+        return _Search(shop, also).run()
+
+
+@dataclass
+class _Search:
+    shop: Workshop
+    also: Sequence[Pass]
+    trials: list[Trial] = field(default_factory=list)
+    offenders: list[Offender] = field(default_factory=list)
+    restored: Path | None = None
+
+    def __post_init__(self) -> None:
+        self.recipe = self.shop.request.recipe
+        self.limit = self.recipe.gates.max_drop
+        last = self.recipe.steps[-1]
+        if not isinstance(last, Pass):
+            raise TypeError("the last step of the recipe does not quantize")
+        self.asked = last
+
+    def run(self) -> Chosen:
+        before = self.recipe.steps[:-1]
+        floats = self.shop.build(self.shop.input, before) if before else self.shop.input
+        best = floats
+        for step in (self.asked, *self.also):
+            attempt = self._accurate(floats, step)
+            if attempt is None:
+                continue
+            better = self._better(best, attempt)
+            paying = self._paying(floats, attempt) if better is best else None
+            best = better if paying is None else self._better(best, paying)
+        if best.path != self.restored:
+            self.offenders = [_with(one, restored=False) for one in self.offenders]
+        found = [best, floats, self.shop.input] if self._must_not_be_slower() else [best]
+        recipes = [with_steps(self.recipe, built) for built in {built.path: built for built in found}.values()]
+        if self._must_not_be_slower():
+            recipes = [_not_slower(recipe) for recipe in recipes]
+        return Chosen(tuple(recipes), tuple(self.trials), tuple(self.offenders))
+
+    # Accuracy
+
+    def _accurate(self, floats: Built, step: Pass) -> _Attempt | None:
+        """The model that `step` makes, or a variant of it that keeps the contract; None where there is none."""
+        first = self._attempt(floats, (step,))
+        if first is None or self._keeps(first):
+            return first
+        best = first
+        for steps in variants.repairs(step):
+            attempt = self._attempt(floats, steps)
+            if attempt is not None and _loss(attempt) < _loss(best):
+                best = attempt
+            if self._keeps(best):
+                return best
+        return self._restored(floats, best)
+
+    def _attempt(self, floats: Built, steps: tuple[Step, ...], label: str | None = None) -> _Attempt | None:
+        """Build and judge; None where nothing was quantized, or the runtime does not take it."""
+        label = label or " + ".join(str(variants.name_of_step(step)) for step in steps)
+        self.shop.request.progress(f"trying {label}", len(self.trials), None)
+        try:
+            built = self.shop.build(floats, steps)
+        except (Refused, WorkerDied) as error:
+            if not self.trials:
+                raise
+            self.trials.append(Trial(group=f"{label}: {error.fact}", rewrites=0, kept=False))
+            return None
+        if not built.rewrites:
+            self.trials.append(Trial(group=label, rewrites=0, kept=False, skipped=built.skipped))
+            return None
+        drop = self.shop.judge.drop(built.path) if self.limit is not None else None
+        self.trials.append(
+            Trial(group=label, rewrites=built.rewrites, drop=_finite(drop), kept=False, skipped=built.skipped)
+        )
+        return _Attempt(label, steps, built, drop)
+
+    def _keeps(self, attempt: _Attempt) -> bool:
+        return self.limit is None or _loss(attempt) <= self.limit
+
+    def _restored(self, floats: Built, attempt: _Attempt) -> _Attempt | None:
+        """The attempt with as few of its worst nodes in float as the contract needs."""
+        last = attempt.steps[-1]
+        if not isinstance(last, Pass) or not hasattr(last, "exclude"):
+            return None
+        names = _quantized(self.shop.load(floats), self.shop.load(attempt.built))
+        suspects = rank(names, lambda group: self._error_of(floats, attempt, group))
+        whole = sum(suspect.error for suspect in suspects)
+        self.offenders = self._explained(floats, [_offender(one, whole) for one in suspects if one.error > 0][:_SHOWN])
+        found: tuple[_Attempt, int] | None = None
+        count, tried = 1, 0
+        most = len(suspects) - 1
+        while found is None and 0 < count <= most and tried < MAX_RESTORING:
+            found = self._without(floats, attempt, suspects[:count], count)
+            count, tried = most if count < most < count * 2 else count * 2, tried + 1
+        if found is None:
+            return None
+        few, enough = found[1] // 2, found[1]
+        while enough - few > 1 and tried < MAX_RESTORING:
+            middle = (few + enough) // 2
+            better = self._without(floats, attempt, suspects[:middle], middle)
+            found, few, enough = (better, few, middle) if better else (found, middle, enough)
+            tried += 1
+        self.offenders = [_with(one, restored=i < found[1]) for i, one in enumerate(self.offenders)]
+        self.restored = found[0].built.path
+        return found[0]
+
+    def _without(
+        self, floats: Built, attempt: _Attempt, suspects: Sequence[Suspect], count: int
+    ) -> tuple[_Attempt, int] | None:
+        names = [name for suspect in suspects for name in suspect.nodes]
+        last: Any = attempt.steps[-1]
+        exclude = (*last.exclude, *map(_exactly, names))
+        steps = (*attempt.steps[:-1], _changed(last, exclude=exclude))
+        label = f"{last.name}, {len(names)} node{'s'[: len(names) > 1]} in float"
+        found = self._attempt(floats, steps, label)
+        return (found, count) if found is not None and self._keeps(found) else None
+
+    def _explained(self, floats: Built, offenders: Sequence[Offender]) -> list[Offender]:
+        nodes = [one.nodes[0] for one in offenders if len(one.nodes) == 1]
+        data, runner = self.shop.data, self.shop.context.runner
+        found = causes(self.shop.load(floats), nodes, runner, data.calibration, data.evaluation)
+        return [_with(one, cause=found.get(one.nodes[0])) if len(one.nodes) == 1 else one for one in offenders]
+
+    def _error_of(self, floats: Built, attempt: _Attempt, names: Sequence[str]) -> float:
+        """The error of the model in which only these nodes are quantized."""
+        last = attempt.steps[-1]
+        only = _changed(last, include=tuple(map(_exactly, names)), **variants.even_unpaid(last))
+        try:
+            built = self.shop.build(floats, (*attempt.steps[:-1], only))
+        except ModeloptError:
+            return math.inf
+        error = self.shop.judge.error(built.path) if built.rewrites else 0.0
+        self.shop.discard(built)
+        return error
+
+    # Speed
+
+    def _better(self, best: Built, attempt: _Attempt) -> Built:
+        """The faster of two models; where they are as fast, the one that is much smaller."""
+        if self.recipe.bench is None or self._wants_size(best):
+            ratio = None
+            wins = True
+        else:
+            ratio = self.shop.time(best, attempt.built).ratio
+            smaller = attempt.built.size_bytes <= MUCH_SMALLER * best.size_bytes
+            wins = ratio.verdict is Verdict.FASTER or (ratio.verdict is Verdict.NO_DIFFERENCE and smaller)
+        self._note_speed(attempt, ratio, kept=wins)
+        return attempt.built if wins else best
+
+    def _paying(self, floats: Built, attempt: _Attempt) -> _Attempt | None:
+        """The attempt without the regions that take longer in integers, by the profiler; None where all of them do."""
+        last: Any = attempt.steps[-1]
+        if self.recipe.bench is None or self.recipe.bench.provider != "cpu" or not isinstance(last, QuantizeStatic):
+            return None
+        built = attempt.built
+        if max(floats.size_bytes, built.size_bytes) > engine.MAX_PROFILED_BYTES:
+            return None
+        model = self.shop.load(built)
+        names = losing(self.shop.profile(floats), self.shop.profile(built), model)
+        if not names or set(names) >= set(_quantized(self.shop.load(floats), model)):
+            return None
+        exclude = (*last.exclude, *map(_exactly, names))
+        steps = (*attempt.steps[:-1], _changed(last, exclude=exclude))
+        label = f"{last.name}, {len(names)} node{'s'[: len(names) > 1]} that did not pay in float"
+        found = self._attempt(floats, steps, label)
+        return found if found is not None and self._keeps(found) else None
+
+    def _note_speed(self, attempt: _Attempt, ratio: Ratio | None, *, kept: bool) -> None:
+        for i, trial in enumerate(self.trials):
+            if trial.group == attempt.label:
+                self.trials[i] = _with(trial, ratio=ratio, kept=kept)
+            elif kept and trial.kept:
+                self.trials[i] = _with(trial, kept=False)
+
+    def _wants_size(self, floats: Built) -> bool:
+        """Whether the user asked for a size that the float model does not have."""
+        gates = self.recipe.gates
+        limits = [gates.max_size_bytes or math.inf]
+        if gates.max_size_ratio is not None:
+            limits.append(gates.max_size_ratio * self.shop.input.size_bytes)
+        return floats.size_bytes > min(limits)
+
+    def _must_not_be_slower(self) -> bool:
+        return self.recipe.bench is not None and not self._wants_size(self.shop.input)
+
+
+def _loss(attempt: _Attempt) -> float:
+    return math.inf if attempt.drop is None else attempt.drop
+
+
+def _finite(drop: float | None) -> float | None:
+    return None if drop is None or math.isinf(drop) else drop
+
+
+def _with(info: _Info, **changes: Any) -> _Info:
+    return msgspec.structs.replace(info, **changes)
+
+
+def _not_slower(recipe: Recipe) -> Recipe:
+    return dataclasses.replace(recipe, gates=msgspec.structs.replace(recipe.gates, not_slower=True))
+
+
+def _changed(step: Any, **options: Any) -> Pass:
+    changed: Pass = dataclasses.replace(step, **options)
+    return changed
+
+
+def _exactly(name: str) -> str:
+    """The pattern that names this node and no other."""
+    return f"re:{re.escape(name)}"
+
+
+def _offender(suspect: Suspect, whole: float) -> Offender:
+    share = suspect.error / whole if 0 < whole < math.inf else float(math.isinf(suspect.error))
+    return Offender(nodes=suspect.nodes, share=share)
+
+
+def _quantized(floats: ir.Model, integers: ir.Model) -> list[str]:
+    """The kernels of `floats` that compute in integers in the other model, in graph order."""
+    left = {name_of(node) for node in graph.all_nodes(integers) if _is_float_kernel(node)}
+    return [name_of(node) for node in graph.all_nodes(floats) if _is_float_kernel(node) and name_of(node) not in left]
+
+
+def _is_float_kernel(node: ir.Node) -> bool:
+    if node.op_type not in KERNELS or node.domain not in graph.STANDARD_DOMAINS or len(node.inputs) < 2:
+        return False
+    return graph.constant_tensor(node.inputs[1]) is not None

@@ -1,0 +1,48 @@
+"""Finds out which groups of passes pay on this machine: each is kept only where the model gets measurably faster."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from modelopt import engine
+from modelopt.errors import InputError
+from modelopt.measure.stats import Verdict
+from modelopt.recipe import Step
+from modelopt.report import Trial
+from modelopt.tuning.chosen import Chosen
+from modelopt.tuning.workshop import opened, with_steps
+
+
+def keep_if_faster(request: engine.Request, groups: Sequence[Step]) -> Chosen:
+    """The recipe with those of `groups` behind its steps that make the model faster, and what was measured.
+
+    The groups are tried in order. Each is applied to the best model so far and timed beside it, in interleaved
+    rounds as the recipe's bench section says; it stays only where the whole confidence interval lies on the fast
+    side. What is chosen is a recipe like any other: `engine.run` applies, verifies and stores it.
+
+    Raises:
+        InputError: The recipe does not measure.
+        ModeloptError: As `engine.run`.
+    """
+    if request.recipe.bench is None:
+        raise InputError("nothing can be kept for being faster without a benchmark", hint="leave out --no-bench")
+    with opened(request) as shop:
+        best = shop.build(shop.input, request.recipe.steps)
+        trials = []
+        for group in groups:
+            built = shop.build(best, [group])
+            if not built.rewrites:
+                trials.append(Trial(group=_label(group), rewrites=0, kept=False))
+                shop.discard(built)
+                continue
+            ratio = shop.time(best, built).ratio
+            kept = ratio.verdict is Verdict.FASTER
+            trials.append(Trial(group=_label(group), rewrites=built.rewrites, ratio=ratio, kept=kept))
+            shop.discard(best if kept else built)
+            best = built if kept else best
+        return Chosen((with_steps(request.recipe, best),), tuple(trials))
+
+
+def _label(group: Step) -> str:
+    """What a group is called: its first pass; those behind it clean up."""
+    return str(group.passes[0] if hasattr(group, "passes") else group)

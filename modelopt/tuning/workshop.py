@@ -1,0 +1,166 @@
+"""Where recipes are tried: models are built in a scratch folder, judged on data, and timed beside each other."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import onnx_ir as ir
+
+from modelopt import engine, graph, io, measuring
+from modelopt.passes.base import Context
+from modelopt.recipe import BenchSpec, Recipe, Step
+from modelopt.report import Latency, SkipInfo
+from modelopt.runtime import cpu, placement
+from modelopt.runtime.coverage import Coverage
+from modelopt.runtime.runner import WorkerRunner
+from modelopt.runtime.worker import Worker
+from modelopt.tuning.judge import Judge
+
+PROFILED_RUNS = 20
+"""How often a model runs under the profiler: single kernels take microseconds."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """A model that was made to be tried.
+
+    Attributes:
+        path: Its file, in the scratch folder.
+        steps: What made it of the input.
+        rewrites: How many places the last step rewrote.
+        size_bytes: Of the file, or files.
+        skipped: The refusals of the last step.
+    """
+
+    path: Path
+    steps: tuple[Step, ...]
+    rewrites: int
+    size_bytes: int
+    skipped: tuple[SkipInfo, ...] = ()
+
+
+@dataclass
+class Workshop:
+    """Builds, judges and times; see `opened`.
+
+    Attributes:
+        request: What the user asked for.
+        input: The input model as `Built`, with no steps.
+        context: What passes are lent.
+        data: The data of the run.
+        worker: Opens models.
+        scratch: The folder.
+    """
+
+    request: engine.Request
+    input: Built
+    context: Context
+    data: measuring.Data
+    worker: Worker
+    scratch: Path
+    _feeds: measuring.Feeds | None = field(default=None)
+    _judge: Judge | None = field(default=None)
+    _count: int = 0
+
+    def build(self, base: Built, steps: Sequence[Step]) -> Built:
+        """Apply `steps` to the model in `base`.
+
+        Raises:
+            ModeloptError: As the passes do.
+        """
+        loaded = io.load(base.path, scratch=self.scratch, allow_hardlinks=True)
+        declared = graph.declared_values(loaded.model)
+        engine.apply(steps[:-1], loaded.model, self.context)
+        last = engine.apply(steps[-1:], loaded.model, self.context)
+        graph.forget_shapes(loaded.model, keep=declared)
+        self._count += 1
+        path = self.scratch / f"candidate-{self._count}.onnx"
+        io.write_aside(loaded.model, path)
+        rewrites = sum(result.rewrites for result in last)
+        size = sum(file.stat().st_size for file in self.scratch.glob(f"{path.name}*"))
+        return Built(path, (*base.steps, *steps), rewrites, size, last[-1].skipped if last else ())
+
+    def load(self, built: Built) -> ir.Model:
+        """The model in a built file."""
+        return io.load(built.path, scratch=self.scratch, allow_hardlinks=True).model
+
+    def discard(self, built: Built) -> None:
+        """Remove the file of a model that is of no more use."""
+        io.remove_aside(built.path)
+
+    def time(self, before: Built, after: Built) -> Latency:
+        """Time two models in interleaved rounds, as the recipe's bench section says."""
+        bench = self.request.recipe.bench
+        if bench is None:
+            raise ValueError("the recipe does not measure latency")
+        feeds, limits = self._bench_feeds(), self.request.limits
+        return measuring.time_both(bench, before.path, after.path, feeds, limits, self.request.progress)
+
+    def profile(self, built: Built) -> Coverage:
+        """What the runtime executes for each node of a model, and how long."""
+        spec = measuring.session_spec(self.request.recipe.bench)
+        feeds = self._bench_feeds()[0]
+        return placement.coverage(self.worker, built.path, self.load(built), feeds, spec=spec, runs=PROFILED_RUNS)
+
+    def _bench_feeds(self) -> measuring.Feeds:
+        if self._feeds is None:
+            dataset = measuring.inputs(self.data, self.worker, self.input.path)
+            self._feeds = measuring.first_feeds(dataset, measuring.BENCH_FEEDS)
+        return self._feeds
+
+    @property
+    def judge(self) -> Judge:
+        """Compares models with the input on the evaluation data, or on what stands in for them."""
+        if self._judge is None:
+            recipe = self.request.recipe
+            dataset = measuring.inputs(self.data, self.worker, self.input.path)
+            metric = recipe.evaluate.metric if recipe.evaluate is not None else None
+            spec = measuring.session_spec(recipe.bench, spin=False)
+            self._judge = Judge(
+                self.worker,
+                self.input.path,
+                dataset,
+                spec,
+                metric=metric,
+                class_scores=self.data.class_scores,
+                progress=self.request.progress,
+            )
+        return self._judge
+
+
+@contextlib.contextmanager
+def opened(request: engine.Request) -> Iterator[Workshop]:
+    """A workshop for the input of `request`.
+
+    Raises:
+        ModeloptError: As `engine.run`.
+    """
+    recipe = request.recipe
+    with contextlib.ExitStack() as stack:
+        scratch = Path(stack.enter_context(TemporaryDirectory(prefix="modelopt-")))
+        loaded = io.load(request.model, scratch=scratch, allow_hardlinks=request.allow_hardlinks)
+        data = measuring.open_all(recipe, loaded.model)
+        runner = WorkerRunner(limits=request.limits)
+        stack.callback(runner.close)
+        worker = stack.enter_context(Worker(request.limits))
+        worker.require((recipe.bench or BenchSpec()).provider)
+        context = Context(
+            runner=runner,
+            target=cpu.resolve(recipe.target),
+            calibration=data.calibration,
+            seed=recipe.seed,
+            progress=request.progress,
+            calibrations=request.calibrations,
+        )
+        given = Built(loaded.path, (), 0, loaded.size_bytes)
+        yield Workshop(request, given, context, data, worker, scratch)
+
+
+def with_steps(recipe: Recipe, built: Built) -> Recipe:
+    """The recipe that makes `built` of the input."""
+    return dataclasses.replace(recipe, steps=built.steps)

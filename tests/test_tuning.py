@@ -1,0 +1,183 @@
+"""The search for a recipe that keeps the contract: what it tries, what it finds, what it says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from modelopt.measure.answers import gives_class_scores
+from modelopt.tuning.causes import causes
+from modelopt.tuning.sensitivity import rank
+from tests.cli import CALIB, CNN, EVAL, MLP, modelopt, sample
+
+VIT = sample("digits_vit")
+
+# Which nodes cause the error
+
+
+def test_the_worst_nodes_come_first_in_few_evaluations() -> None:
+    errors = dict.fromkeys((f"n{i}" for i in range(64)), 1e-6) | {"n5": 1.0, "n40": 0.3}
+    asked = []
+
+    def error_of(group: Sequence[str]) -> float:
+        asked.append(len(group))
+        return sum(errors[name] for name in group)
+
+    found = rank(list(errors), error_of)
+    assert [suspect.nodes for suspect in found[:2]] == [("n5",), ("n40",)]
+    assert len(asked) <= 24
+    assert sorted(name for suspect in found for name in suspect.nodes) == sorted(errors)
+
+
+def test_a_single_node_needs_no_evaluation() -> None:
+    assert [suspect.nodes for suspect in rank(["a"], lambda group: pytest.fail("asked"))] == [("a",)]
+
+
+# Why
+
+
+class _Runner:
+    """Answers what a test says that values are."""
+
+    def __init__(self, values: Mapping[str, np.ndarray]) -> None:
+        self._values = values
+
+    def run(self, model: ir.Model, feeds: Iterable[Any], outputs: Sequence[str]) -> Iterator[list[np.ndarray]]:
+        for _ in feeds:
+            yield [self._values[name] for name in outputs]
+
+
+class _Samples:
+    def __init__(self, runner_values: Mapping[str, np.ndarray]) -> None:
+        self.values = runner_values
+
+    def __iter__(self) -> Iterator[Any]:
+        yield type("Sample", (), {"feeds": {}})()
+
+
+def _conv(*, concat: bool = False) -> ir.Model:
+    weight = numpy_helper.from_array(np.ones((1, 4, 1, 1), np.float32), "w")
+    nodes = [helper.make_node("Conv", ["c" if concat else "x", "w"], ["y"], name="conv")]
+    if concat:
+        nodes.insert(0, helper.make_node("Concat", ["x", "z"], ["c"], axis=1))
+    inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("x", "z")]
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    graph = helper.make_graph(nodes, "g", inputs, [output], [weight])
+    return ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]))
+
+
+_EVEN = np.linspace(-1, 1, 256, dtype=np.float32).reshape(1, 4, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("x", "cause"),
+    [
+        (_EVEN, None),
+        (_EVEN * 0, "dead tensor"),
+        (_EVEN * np.array([1, 1, 1, 50], np.float32).reshape(1, 4, 1, 1), "outlier channel"),
+    ],
+)
+def test_a_cause_is_read_from_the_input(x: np.ndarray, cause: str | None) -> None:
+    data: Any = _Samples({})
+    runner: Any = _Runner({"x": x})
+    found = causes(_conv(), ["conv"], runner, data, None)
+    assert cause is None if not found else str(cause) in found["conv"]
+
+
+def test_a_concat_of_unlike_ranges_is_named() -> None:
+    data: Any = _Samples({})
+    runner: Any = _Runner({"x": _EVEN, "z": _EVEN * 100, "c": _EVEN * 100})
+    assert "wide concat" in causes(_conv(concat=True), ["conv"], runner, data, None)["conv"]
+
+
+def test_data_that_do_not_match_are_named() -> None:
+    class Later(_Runner):
+        calls = 0
+
+        def run(self, model: ir.Model, feeds: Iterable[Any], outputs: Sequence[str]) -> Iterator[list[np.ndarray]]:
+            Later.calls += 1
+            yield [_EVEN * (1 if Later.calls == 1 else 3)]
+
+    data: Any = _Samples({})
+    runner: Any = Later({})
+    assert "data mismatch" in causes(_conv(), ["conv"], runner, data, data)["conv"]
+
+
+# What kind of answer
+
+
+@pytest.mark.parametrize(
+    ("tail", "scores"),
+    [
+        ([("MatMul", ["x", "w"], "y")], True),
+        ([("MatMul", ["x", "w"], "m"), ("Add", ["m", "b"], "y")], True),
+        ([("MatMul", ["x", "w"], "m"), ("Softmax", ["m"], "y")], True),
+        ([("MatMul", ["x", "w"], "m"), ("Tanh", ["m"], "y")], False),
+        ([("MatMul", ["x", "w"], "m"), ("Div", ["m", "b"], "y")], False),
+        ([("MatMul", ["x", "x"], "y")], False),
+        ([("Identity", ["x"], "y")], False),
+    ],
+)
+def test_class_scores_are_known_by_how_a_model_ends(tail: list[tuple[str, list[str], str]], scores: bool) -> None:
+    nodes = [helper.make_node(op, inputs, [output]) for op, inputs, output in tail]
+    stored = [numpy_helper.from_array(np.ones((4, 4), np.float32), name) for name in "wb"]
+    info = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [4, 4]) for name in "xy"]
+    model = helper.make_model(helper.make_graph(nodes, "g", info[:1], info[1:], stored))
+    assert gives_class_scores(ir.from_proto(model)) is scores
+
+
+# The command
+
+
+def _tried(tmp_path: Path, *words: str | Path) -> dict[str, Any]:
+    done = modelopt("quantize", *words, "-o", "x.onnx", "--json", "--budget", "0.3", cwd=tmp_path).succeeded()
+    report: dict[str, Any] = json.loads(done.out)
+    return report
+
+
+def test_the_result_is_never_slower_or_less_accurate(tmp_path: Path) -> None:
+    report = _tried(tmp_path, VIT, "--calib", VIT.with_name("calib.npz"), "--eval", VIT.with_name("eval.npz"))
+    assert report["trials"]
+    assert {gate["gate"]: gate["passed"] for gate in report["gates"]} == {"not-slower": True, "max-drop": True}
+
+
+def test_an_integer_model_that_loses_accuracy_is_repaired_or_left_out(tmp_path: Path) -> None:
+    flags = ("--calib", CALIB, "--eval", EVAL, "--max-drop", "0%", "--no-bench", "--activation", "s8", "--per-tensor")
+    report = _tried(tmp_path, MLP, *flags)
+    assert report["gates"][0]["passed"]
+    for trial in report["trials"]:
+        assert not trial["kept"] or trial["drop"] <= 0
+
+
+def test_without_labels_samples_are_held_out(tmp_path: Path) -> None:
+    flags = ("--calib", VIT.with_name("calib.npz"), "-o", "x.onnx", "--no-bench")
+    done = modelopt("quantize", VIT, *flags, cwd=tmp_path).succeeded()
+    assert "of the calibration samples are held out" in done.err
+    assert "answers that differ from the original's" in done.err
+
+
+def test_no_search_does_as_told(tmp_path: Path) -> None:
+    flags = ("--calib", CALIB, "--no-search", "--no-bench", "--everywhere")
+    report = _tried(tmp_path, MLP, *flags)
+    assert report["trials"] == []
+    assert any(node.op_type == "DequantizeLinear" for node in onnx.load(tmp_path / "x.onnx").graph.node)
+
+
+def test_a_size_that_was_asked_for_is_kept_at_any_speed(tmp_path: Path) -> None:
+    report = _tried(tmp_path, VIT, "--calib", VIT.with_name("calib.npz"), "--max-size", "60%")
+    assert (tmp_path / "x.onnx").stat().st_size <= 0.6 * VIT.stat().st_size
+    assert "not-slower" not in {gate["gate"] for gate in report["gates"]}
+
+
+def test_a_model_on_stdin_can_be_tried(tmp_path: Path) -> None:
+    flags = ("--calib", CNN.with_name("calib.npz"), "-o", "x.onnx", "--no-bench")
+    modelopt("quantize", "-", *flags, cwd=tmp_path, stdin=CNN.read_bytes()).succeeded()
+    onnx.checker.check_model(tmp_path / "x.onnx", full_check=True)
