@@ -79,8 +79,29 @@ format: $(VENV)/.dev ## Format the code
 	$(BIN)/ruff check --fix-only .
 
 .PHONY: bench
-bench: $(VENV)/.core ## Run the main job on all sample models (MODELS=folder for others) and print the table
-	$(BIN)/python tests/bench/main_job.py $(or $(MODELS),sample_models)
+bench: bench-models bench-fuse bench-int8 bench-tool ## Print every table of the README; takes an hour (MODELS=folder for other models)
+
+MODELS ?= sample_models
+
+.PHONY: bench-models
+bench-models: $(VENV)/.core ## Quantize each model of MODELS with modelopt and with others, and print size, latency, accuracy
+	$(BIN)/python tests/bench/quantizers.py $(MODELS)
+	$(BIN)/python tests/bench/quantizers.py $(MODELS) --calib-only --only-ours
+
+.PHONY: bench-fuse
+bench-fuse: $(VENV)/.core ## Run the exact passes alone on each model of MODELS
+	$(BIN)/python tests/bench/main_job.py $(MODELS) fuse
+
+.PHONY: bench-int8
+bench-int8: $(VENV)/.core ## Measure int8 on models of real size, calibration, and weights of few bits
+	$(BIN)/python tests/bench/int8_shapes.py
+	$(BIN)/python tests/bench/calibration.py
+	$(BIN)/python tests/bench/weights.py
+
+.PHONY: bench-tool
+bench-tool: $(VENV)/.core ## Measure the tool itself: time and memory beside onnxsim and OnnxSlim, and 10 GB of weights
+	$(BIN)/python tests/bench/tool_speed.py
+	$(BIN)/python tests/bench/big_fold.py
 
 .PHONY: conformance
 conformance: $(VENV)/.dev ## Run the onnx package's own cases through every exact pass, and plant bugs

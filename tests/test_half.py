@@ -389,7 +389,9 @@ def test_the_command_makes_half_inputs_and_compares_all_the_same(tmp_path: Path)
 
 def test_flags_of_integers_are_refused(tmp_path: Path) -> None:
     ran = modelopt("quantize", "--mode", "fp16", MLP, "--method", "mse", "-o", "half.onnx", cwd=tmp_path)
-    ran.refused(2, "--method is for int8")
+    ran.refused(2, "--method is not for --mode fp16")
     ran = modelopt("quantize", "--mode", "bf16", MLP, "--calib", "random", cwd=tmp_path)
-    ran.refused(2, "--mode bf16 needs no --calib")
-    modelopt("quantize", "--mode", "dynamic", MLP, "--half-io", cwd=tmp_path).refused(2, "are for half precision")
+    ran.refused(2, "--calib is not for --mode bf16")
+    modelopt("quantize", "--mode", "dynamic", MLP, "--half-io", cwd=tmp_path).refused(
+        2, "--keep-io-types is not for --mode dynamic"
+    )

@@ -381,11 +381,11 @@ def test_a_trained_transformer_keeps_its_accuracy(tmp_path: Path, flags: list[st
     [
         (["--mode", "weights", "--bits", "5"], "5 bits are not possible"),
         (["--mode", "weights", "--weight-method", "gptq"], "gptq needs calibration data"),
-        (["--mode", "weights", "--calib", "random"], "--mode weights needs no --calib"),
-        (["--mode", "weights", "--activation", "u8"], "--activation is for int8"),
-        (["--mode", "storage", "--bits", "4"], "--bits is for --mode weights"),
-        (["--mode", "dynamic", "--block-size", "32"], "--block-size is for --mode weights"),
-        (["--mode", "fp16", "--weight-form", "blocked"], "--weight-form is for --mode weights"),
+        (["--mode", "weights", "--calib", "random"], "--calib is of no use"),
+        (["--mode", "weights", "--activation", "u8"], "--activation is not for --mode weights"),
+        (["--mode", "storage", "--bits", "4"], "--bits is not for --mode storage"),
+        (["--mode", "dynamic", "--block-size", "32"], "--block-size is not for --mode dynamic"),
+        (["--mode", "fp16", "--weight-form", "blocked"], "--weight-form is not for --mode fp16"),
     ],
 )
 def test_flags_that_do_not_go_together(tmp_path: Path, flags: list[str], fact: str) -> None:

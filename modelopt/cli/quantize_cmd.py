@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from modelopt.cli import options
 
-DEFAULT_MAX_DROP = 0.01
-"""What accuracy may fall by where there are data to measure it on; more is never a default."""
+_INT8 = "int8"
+_WEIGHTS = "Weights only"
 
 
 @click.command(
@@ -46,25 +47,30 @@ Examples:
 )
 @options.option(
     "--activation",
+    heading=_INT8,
     type=click.Choice(["auto", "u8", "s8", "u16", "s16"]),
     default="auto",
     show_default=True,
     help="The type of activations; auto is what the target runs best.",
 )
-@options.option("--per-channel/--per-tensor", default=None, help="Scales of weights. [default: per channel]")
+@options.option(
+    "--per-channel/--per-tensor", heading=_INT8, default=None, help="Scales of weights. [default: per channel]"
+)
 @options.option(
     "--method",
+    heading=_INT8,
     type=click.Choice(["minmax", "moving-average", "percentile", "entropy", "mse"]),
     help="How ranges follow from what was observed. [default: the pass's]",
 )
 @options.option(
     "--weight-range",
+    heading=_INT8,
     type=click.Choice(["max", "mse"]),
     help="How far the integers of int8 weights reach: the extremes, or a search. [default: max]",
 )
 @options.option(
     "--format",
-    "form",
+    heading=_INT8,
     type=click.Choice(["qdq", "qoperator"]),
     help="Float operators between Q/DQ, or QLinearConv and QLinearMatMul where they exist. [default: qdq]",
 )
@@ -77,20 +83,27 @@ Examples:
 )
 @options.option("--include", multiple=True, help="Only nodes of this name: a glob, re:REGEX, or op:TYPE; repeatable.")
 @options.option("--exclude", multiple=True, help="Not nodes of this name; repeatable.")
-@options.option("--everywhere", is_flag=True, help="Also where int8 is estimated not to pay: smaller, slower.")
-@options.option("--bits", type=int, help="With --mode weights: 2, 4 or 8. [default: 4]")
 @options.option(
-    "--block-size", type=int, help="With --mode weights: so many share a scale, 16 to 256. [default: 32; 8 bits: 128]"
+    "--everywhere", heading=_INT8, is_flag=True, help="Also where int8 is estimated not to pay: smaller, slower."
+)
+@options.option("--bits", heading=_WEIGHTS, type=int, help="2, 4 or 8. [default: 4]")
+@options.option(
+    "--block-size",
+    heading=_WEIGHTS,
+    type=int,
+    help="So many weights share a scale, 16 to 256. [default: 32; 8 bits: 128]",
 )
 @options.option(
     "--weight-method",
+    heading=_WEIGHTS,
     type=click.Choice(["rtn", "hqq", "gptq"]),
-    help="With --mode weights: how to round; gptq needs --calib. [default: rtn]",
+    help="How to round; gptq needs --calib. [default: rtn]",
 )
 @options.option(
     "--weight-form",
+    heading=_WEIGHTS,
     type=click.Choice(["auto", "matmulnbits", "blocked"]),
-    help="With --mode weights: onnxruntime's operator, or the standard's. [default: auto]",
+    help="onnxruntime's operator, or the standard's. [default: auto]",
 )
 @options.option(
     "--keep-io-types/--half-io",
@@ -99,114 +112,33 @@ Examples:
 )
 @options.option("--only", is_flag=True, help="Do not fold and fuse first.")
 @options.option(
-    "--no-search", is_flag=True, help="Quantize as told: try nothing else, and write it even if it is slower."
+    "--no-search",
+    heading=_INT8,
+    is_flag=True,
+    help="Quantize as told: try nothing else, and write it even if it is slower.",
 )
 @options.OPTIMIZING
-def command(
-    model: Path,
-    calib: str | None,
-    calib_limit: int,
-    mode: str,
-    activation: str,
-    per_channel: bool | None,
-    method: str | None,
-    weight_range: str | None,
-    form: str | None,
-    target: str,
-    include: tuple[str, ...],
-    exclude: tuple[str, ...],
-    everywhere: bool,
-    bits: int | None,
-    block_size: int | None,
-    weight_method: str | None,
-    weight_form: str | None,
-    keep_io_types: bool | None,
-    only: bool,
-    no_search: bool,
-    **flags: Any,
-) -> None:
-    """Convert to int8.
+def command(model: Path, mode: str, **flags: Any) -> None:
+    """Convert to int8, half precision, or weights of few bits, after exact folding and fusing.
 
-    Static quantization measures the ranges of activations on calibration data and stores weights and activations in 8
-    bits; dynamic quantization stores weights only and needs no data. The model is folded and fused first, exactly.
-    Half precision keeps the model's inputs and outputs; where activations leave its range, nodes stay in float32, and
-    calibration data show where. Weights alone can be in 2, 4 or 8 bits for products of few rows and small files.
+    Static int8 measures the ranges of activations on calibration data; dynamic int8 measures them at run time and needs
+    no data. Other ranges, repairs, and nodes in float are tried until accuracy falls by no more than --max-drop (1 %
+    where there are data), and the result is never slower than the input: it may be the input. Half precision keeps
+    nodes in float32 where numbers would leave its range. Weights alone can be in 2, 4 or 8 bits.
     """
-    from modelopt.cli import half, weights
-    from modelopt.cli.optimize import execute, recipe_from_flags
-    from modelopt.errors import InputError
-    from modelopt.pipelines import EXACT, until_stable
-    from modelopt.recipe import DataSpec, make_pass
+    from modelopt.cli import quantizing
+    from modelopt.cli.optimize import execute
     from modelopt.tuning.contract import keep_contract
 
-    chosen: dict[str, Any] = {}
-    chosen |= {"per-channel": per_channel} if per_channel is not None else {}
-    chosen |= {"include": list(include)} if include else {}
-    chosen |= {"exclude": list(exclude)} if exclude else {}
-    chosen |= {"everywhere": True} if everywhere else {}
-    few_bits = {"bits": bits, "block-size": block_size, "method": weight_method, "form": weight_form}
-    calibration = None
-    if flags["calib_cache"] and (calib is None or mode in ("dynamic", *weights.MODES)):
-        raise InputError("--calib-cache keeps what calibration observes", hint="--calib DATA, --mode static or fp16")
-    if keep_io_types is not None and mode not in half.MODES:
-        raise InputError("--keep-io-types and --half-io are for half precision", hint="--mode fp16")
-    if mode in half.MODES + weights.MODES:
-        rest: dict[str, Any] = {
-            "calibration": DataSpec(data=calib, limit=calib_limit, preprocess=flags["preprocess"]) if calib else None,
-            "target": target,
-            "patterns": {key: chosen[key] for key in ("include", "exclude") if key in chosen},
-            "only": only,
-        }
-        half.refuse_integer(
-            mode,
-            {
-                "--activation": activation != "auto",
-                "--per-channel": per_channel is not None,
-                "--method": method is not None,
-                "--weight-range": weight_range is not None,
-                "--format": form is not None,
-                "--everywhere": everywhere,
-            },
-        )
-        if mode in weights.MODES:
-            suffix = f"int{bits or 4}" if mode == "weights" else "int8"
-            execute(weights.weights_recipe(mode, flags, few_bits, **rest), model, suffix, flags)
-            return
-        weights.refuse_given(few_bits, mode)
-        execute(half.half_recipe(mode, flags, keep_io_types=keep_io_types, **rest), model, mode, flags)
-        return
-    weights.refuse_given(few_bits, mode)
-    if mode == "static":
-        if calib is None:
-            raise InputError(
-                "static quantization needs calibration data",
-                note="ranges of activations come from real inputs",
-                hint="--calib data/, or --mode dynamic, or --calib random to try without",
-            )
-        chosen |= {"activation": activation} if activation != "auto" else {}
-        given_static = {"method": method, "weight-range": weight_range, "format": form}
-        chosen |= {name: value for name, value in given_static.items() if value}
-        calibration = DataSpec(data=calib, limit=calib_limit, preprocess=flags["preprocess"])
-    else:
-        static = {"--calib": calib, "--method": method, "--weight-range": weight_range, "--format": form}
-        given = [name for name, value in static.items() if value is not None]
-        if given or activation != "auto":
-            raise InputError(
-                f"{(given or ['--activation'])[0]} is for static quantization", hint="leave out --mode dynamic"
-            )
-    searches = not (no_search or everywhere or flags["print_recipe"] or _measures_nothing(flags))
-    if searches and flags["max_drop"] is None and (calib not in {None, "random"} or flags["evaluation"]):
-        flags["max_drop"] = DEFAULT_MAX_DROP
-    steps = [make_pass(f"quantize-{mode}", chosen)]
-    recipe = recipe_from_flags(
-        "quantize", steps if only else [until_stable(EXACT), *steps], flags, calibration=calibration, target=target
-    )
-    if not searches:
-        execute(recipe, model, "int8", flags)
-        return
-    also = [make_pass("quantize-dynamic", {})] if mode == "static" and not (include or exclude) else []
-    execute(recipe, model, "int8", flags, choose=lambda request: keep_contract(request, also))
-
-
-def _measures_nothing(flags: dict[str, Any]) -> bool:
-    return flags["evaluation"] is None and flags["no_verify"] and flags["no_bench"]
+    context = click.get_current_context()
+    given = {
+        parameter.name: parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
+    }
+    searching = quantizing.searches(mode, flags)
+    if searching and flags["max_drop"] is None:
+        flags["max_drop"] = quantizing.default_contract(flags)
+    recipe = quantizing.recipe_of(mode, flags, given)
+    choose = (lambda request: keep_contract(request, quantizing.others(mode, flags))) if searching else None
+    execute(recipe, model, quantizing.suffix_of(mode, flags), flags, choose=choose)

@@ -26,7 +26,7 @@ from modelopt.passes.quantize_static import QuantizeStatic
 from modelopt.quant.coverage import losing
 from modelopt.quant.filters import name_of
 from modelopt.quant.kernels import KERNELS
-from modelopt.recipe import Recipe, Step
+from modelopt.recipe import Recipe
 from modelopt.report import Offender, Trial
 from modelopt.tuning import variants
 from modelopt.tuning.causes import causes
@@ -51,13 +51,15 @@ class _Attempt:
 
     Attributes:
         label: How reports call it.
-        steps: What makes it of the float model.
+        base: The float model that it is made of.
+        step: The pass that quantizes.
         built: The model.
         drop: How much accuracy it loses; None where that is not asked.
     """
 
     label: str
-    steps: tuple[Step, ...]
+    base: Built
+    step: Any
     built: Built
     drop: float | None
 
@@ -103,7 +105,7 @@ class _Search:
             if attempt is None:
                 continue
             better = self._better(best, attempt)
-            paying = self._paying(floats, attempt) if better is best else None
+            paying = self._paying(attempt) if better is best else None
             best = better if paying is None else self._better(best, paying)
         if best.path != self.restored:
             self.offenders = [_with(one, restored=False) for one in self.offenders]
@@ -117,24 +119,31 @@ class _Search:
 
     def _accurate(self, floats: Built, step: Pass) -> _Attempt | None:
         """The model that `step` makes, or a variant of it that keeps the contract; None where there is none."""
-        first = self._attempt(floats, (step,))
-        if first is None or self._keeps(first):
-            return first
-        best = first
-        for steps in variants.repairs(step):
-            attempt = self._attempt(floats, steps)
+        best = self._attempt(floats, step)
+        if best is None or self._keeps(best):
+            return best
+        for before, variant in variants.repairs(step):
+            base = floats if before is None else self._prepared(floats, before)
+            attempt = None if base is None else self._attempt(base, variant, before=before)
             if attempt is not None and _loss(attempt) < _loss(best):
                 best = attempt
             if self._keeps(best):
                 return best
-        return self._restored(floats, best)
+        return self._restored(best)
 
-    def _attempt(self, floats: Built, steps: tuple[Step, ...], label: str | None = None) -> _Attempt | None:
+    def _prepared(self, floats: Built, before: Pass) -> Built | None:
+        """The float model after a pass that makes it easier to quantize; None where that finds nothing to do."""
+        built = self.shop.build(floats, (before,))
+        return built if built.rewrites else None
+
+    def _attempt(
+        self, base: Built, step: Pass, *, before: Pass | None = None, label: str | None = None
+    ) -> _Attempt | None:
         """Build and judge; None where nothing was quantized, or the runtime does not take it."""
-        label = label or " + ".join(str(variants.name_of_step(step)) for step in steps)
+        label = label or (str(step) if before is None else f"{before} + {step}")
         self.shop.request.progress(f"trying {label}", len(self.trials), None)
         try:
-            built = self.shop.build(floats, steps)
+            built = self.shop.build(base, (step,))
         except (Refused, WorkerDied) as error:
             if not self.trials:
                 raise
@@ -147,48 +156,47 @@ class _Search:
         self.trials.append(
             Trial(group=label, rewrites=built.rewrites, drop=_finite(drop), kept=False, skipped=built.skipped)
         )
-        return _Attempt(label, steps, built, drop)
+        return _Attempt(label, base, step, built, drop)
 
     def _keeps(self, attempt: _Attempt) -> bool:
         return self.limit is None or _loss(attempt) <= self.limit
 
-    def _restored(self, floats: Built, attempt: _Attempt) -> _Attempt | None:
+    def _restored(self, attempt: _Attempt) -> _Attempt | None:
         """The attempt with as few of its worst nodes in float as the contract needs."""
-        last = attempt.steps[-1]
-        if not isinstance(last, Pass) or not hasattr(last, "exclude"):
-            return None
-        names = _quantized(self.shop.load(floats), self.shop.load(attempt.built))
-        suspects = rank(names, lambda group: self._error_of(floats, attempt, group))
+        names = _quantized(self.shop.load(attempt.base), self.shop.load(attempt.built))
+        suspects = rank(names, lambda group: self._error_of(attempt, group))
         whole = sum(suspect.error for suspect in suspects)
-        self.offenders = self._explained(floats, [_offender(one, whole) for one in suspects if one.error > 0][:_SHOWN])
+        shown = [_offender(one, whole) for one in suspects if one.error > 0][:_SHOWN]
+        self.offenders = self._explained(attempt.base, shown)
         found: tuple[_Attempt, int] | None = None
-        count, tried = 1, 0
         most = len(suspects) - 1
+        count, tried = 1, 0
         while found is None and 0 < count <= most and tried < MAX_RESTORING:
-            found = self._without(floats, attempt, suspects[:count], count)
+            found = self._without(attempt, suspects[:count])
             count, tried = most if count < most < count * 2 else count * 2, tried + 1
         if found is None:
             return None
         few, enough = found[1] // 2, found[1]
         while enough - few > 1 and tried < MAX_RESTORING:
             middle = (few + enough) // 2
-            better = self._without(floats, attempt, suspects[:middle], middle)
+            better = self._without(attempt, suspects[:middle])
             found, few, enough = (better, few, middle) if better else (found, middle, enough)
             tried += 1
         self.offenders = [_with(one, restored=i < found[1]) for i, one in enumerate(self.offenders)]
         self.restored = found[0].built.path
         return found[0]
 
-    def _without(
-        self, floats: Built, attempt: _Attempt, suspects: Sequence[Suspect], count: int
-    ) -> tuple[_Attempt, int] | None:
+    def _without(self, attempt: _Attempt, suspects: Sequence[Suspect]) -> tuple[_Attempt, int] | None:
+        """The attempt with the suspects in float, and how many they are, if that keeps the contract."""
         names = [name for suspect in suspects for name in suspect.nodes]
-        last: Any = attempt.steps[-1]
-        exclude = (*last.exclude, *map(_exactly, names))
-        steps = (*attempt.steps[:-1], _changed(last, exclude=exclude))
-        label = f"{last.name}, {len(names)} node{'s'[: len(names) > 1]} in float"
-        found = self._attempt(floats, steps, label)
-        return (found, count) if found is not None and self._keeps(found) else None
+        found = self._excluding(attempt, names, "in float")
+        return None if found is None else (found, len(suspects))
+
+    def _excluding(self, attempt: _Attempt, names: Sequence[str], why: str) -> _Attempt | None:
+        step = _changed(attempt.step, exclude=(*attempt.step.exclude, *map(_exactly, names)))
+        label = f"{step.name}, {len(names)} node{'s'[: len(names) > 1]} {why}"
+        found = self._attempt(attempt.base, step, label=label)
+        return found if found is not None and self._keeps(found) else None
 
     def _explained(self, floats: Built, offenders: Sequence[Offender]) -> list[Offender]:
         nodes = [one.nodes[0] for one in offenders if len(one.nodes) == 1]
@@ -196,12 +204,11 @@ class _Search:
         found = causes(self.shop.load(floats), nodes, runner, data.calibration, data.evaluation)
         return [_with(one, cause=found.get(one.nodes[0])) if len(one.nodes) == 1 else one for one in offenders]
 
-    def _error_of(self, floats: Built, attempt: _Attempt, names: Sequence[str]) -> float:
+    def _error_of(self, attempt: _Attempt, names: Sequence[str]) -> float:
         """The error of the model in which only these nodes are quantized."""
-        last = attempt.steps[-1]
-        only = _changed(last, include=tuple(map(_exactly, names)), **variants.even_unpaid(last))
+        only = _changed(attempt.step, include=tuple(map(_exactly, names)), everywhere=True)
         try:
-            built = self.shop.build(floats, (*attempt.steps[:-1], only))
+            built = self.shop.build(attempt.base, (only,))
         except ModeloptError:
             return math.inf
         error = self.shop.judge.error(built.path) if built.rewrites else 0.0
@@ -214,7 +221,7 @@ class _Search:
         """The faster of two models; where they are as fast, the one that is much smaller."""
         if self.recipe.bench is None or self._wants_size(best):
             ratio = None
-            wins = True
+            wins = attempt.built.size_bytes < best.size_bytes
         else:
             ratio = self.shop.time(best, attempt.built).ratio
             smaller = attempt.built.size_bytes <= MUCH_SMALLER * best.size_bytes
@@ -222,23 +229,19 @@ class _Search:
         self._note_speed(attempt, ratio, kept=wins)
         return attempt.built if wins else best
 
-    def _paying(self, floats: Built, attempt: _Attempt) -> _Attempt | None:
+    def _paying(self, attempt: _Attempt) -> _Attempt | None:
         """The attempt without the regions that take longer in integers, by the profiler; None where all of them do."""
-        last: Any = attempt.steps[-1]
-        if self.recipe.bench is None or self.recipe.bench.provider != "cpu" or not isinstance(last, QuantizeStatic):
+        bench = self.recipe.bench
+        if bench is None or bench.provider != "cpu" or not isinstance(attempt.step, QuantizeStatic):
             return None
-        built = attempt.built
-        if max(floats.size_bytes, built.size_bytes) > engine.MAX_PROFILED_BYTES:
+        base, built = attempt.base, attempt.built
+        if max(base.size_bytes, built.size_bytes) > engine.MAX_PROFILED_BYTES:
             return None
         model = self.shop.load(built)
-        names = losing(self.shop.profile(floats), self.shop.profile(built), model)
-        if not names or set(names) >= set(_quantized(self.shop.load(floats), model)):
+        names = losing(self.shop.profile(base), self.shop.profile(built), model)
+        if not names or set(names) >= set(_quantized(self.shop.load(base), model)):
             return None
-        exclude = (*last.exclude, *map(_exactly, names))
-        steps = (*attempt.steps[:-1], _changed(last, exclude=exclude))
-        label = f"{last.name}, {len(names)} node{'s'[: len(names) > 1]} that did not pay in float"
-        found = self._attempt(floats, steps, label)
-        return found if found is not None and self._keeps(found) else None
+        return self._excluding(attempt, names, "that did not pay in float")
 
     def _note_speed(self, attempt: _Attempt, ratio: Ratio | None, *, kept: bool) -> None:
         for i, trial in enumerate(self.trials):

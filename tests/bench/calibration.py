@@ -5,7 +5,7 @@
 
 Each measurement is a process of its own; methods take turns, round by round. Memory is the peak of the process and of
 its child together. Models are first folded and fused, as `quantize` does. onnxruntime's own calibrators run in an
-environment of their own (build/peers) on the same model, tensors and samples.
+environment of their own on the same model, tensors and samples.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ THEIRS = ("MinMax", "Percentile")
 
 def main(rounds: int) -> None:
     """Print three tables."""
-    peers.install()
+    peers.install("quantizers")
     with tempfile.TemporaryDirectory() as scratch:
         models = {name: fused(name, Path(scratch)) for name in MODELS}
         resnet = models["resnet50"]
@@ -108,7 +108,7 @@ def thresholds(model: Path) -> None:
 def measured(name: str, model: Path, samples: int) -> dict[str, Any]:
     """Run one measurement in a process of its own."""
     theirs = name.startswith("onnxruntime ")
-    python = str(peers.PYTHON) if theirs else sys.executable
+    python = str(peers.install("quantizers") / "python") if theirs else sys.executable
     command = [python, __file__, "--one", name.removeprefix("onnxruntime "), str(model), str(samples)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

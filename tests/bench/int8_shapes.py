@@ -18,8 +18,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import peers  # type: ignore[import-not-found]
 from main_job import median_ms  # type: ignore[import-not-found]
-from tool_speed import PEERS, ROOT, install_peers  # type: ignore[import-not-found]
 
 from modelopt.pipelines import EXACT, until_stable
 from modelopt.recipe import Recipe, dump, make_pass
@@ -65,7 +65,7 @@ else:
 
 def main(seconds: float, shapes: tuple[str, ...]) -> None:
     """Print one table per shape."""
-    install_peers()
+    peers.install("quantizers")
     for shape in shapes:
         with tempfile.TemporaryDirectory() as scratch:
             table(shape, Path(scratch), seconds)
@@ -74,7 +74,7 @@ def main(seconds: float, shapes: tuple[str, ...]) -> None:
 def table(shape: str, folder: Path, seconds: float) -> None:
     """Make the variants of one model, time them together and print."""
     source = folder / "float.onnx"
-    subprocess.run([sys.executable, str(ROOT / "tests" / "bench" / "shapes.py"), shape, str(source)], check=True)
+    subprocess.run([sys.executable, str(Path(__file__).with_name("shapes.py")), shape, str(source)], check=True)
     made = {"float": source}
     for kind in ("static", "dynamic"):
         made[f"modelopt, {kind}"] = ours(kind, source, folder / f"ours-{kind}.onnx")
@@ -103,7 +103,7 @@ def ours(kind: str, source: Path, target: Path) -> Path:
 
 def peer(kind: str, source: Path, target: Path) -> Path:
     """onnxruntime's tool, on noise."""
-    return made_by([str(PEERS / "bin" / "python"), "-c", _PEER, kind, str(source), str(target)], target)
+    return made_by([str(peers.install("quantizers") / "python"), "-c", _PEER, kind, str(source), str(target)], target)
 
 
 def made_by(command: list[str], target: Path) -> Path:

@@ -1,4 +1,7 @@
-"""The environment of the tools that we are compared with: theirs alone, made by the scripts that need it."""
+"""Environments of the tools that we are compared with, made by the scripts that need them; each group has its own.
+
+What is installed beside a tool changes how long it takes to start.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,20 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
-FOLDER = ROOT / "build" / "peers"
-PYTHON = FOLDER / "bin" / "python"
 
-_PACKAGES = ("onnxruntime", "onnx", "onnxsim==0.8.1", "onnxslim", "nncf")
+_PACKAGES = {
+    "simplifiers": ("onnxsim==0.8.1", "onnxslim", "onnxruntime"),
+    "quantizers": ("onnxruntime", "onnx", "nncf"),
+}
 
 
-def install() -> None:
-    """Make the environment once; it is made anew when the list of packages changes."""
-    ready = FOLDER / "ready.txt"
-    if ready.exists() and ready.read_text(encoding="utf-8") == " ".join(_PACKAGES):
-        return
-    subprocess.run([sys.executable, "-m", "venv", str(FOLDER)], check=True)
-    subprocess.run([str(PYTHON), "-m", "pip", "install", "--quiet", *_PACKAGES], check=True)
-    ready.write_text(" ".join(_PACKAGES), encoding="utf-8")
+def install(group: str) -> Path:
+    """The ``bin`` folder of a group's environment, which is made once, and anew when its list of packages changes."""
+    folder = ROOT / "build" / f"peers-{group}"
+    packages = _PACKAGES[group]
+    ready = folder / "ready.txt"
+    if not ready.exists() or ready.read_text(encoding="utf-8") != " ".join(packages):
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        subprocess.run([str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", *packages], check=True)
+        ready.write_text(" ".join(packages), encoding="utf-8")
+    return folder / "bin"

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Quantize every model of a folder with modelopt and with the standard recipes of others, and print one table.
 
-    python tests/bench/quantizers.py FOLDER [--calib-only] [--samples N]
+    python tests/bench/quantizers.py FOLDER [--calib-only] [--only-ours] [--samples N]
 
 FOLDER is laid out as for main_job.py. Each tool gets the same calibration samples; what it makes is held against the
 original by ``modelopt compare`` on the evaluation data, interleaved, in this run. With ``--calib-only`` modelopt is not
@@ -16,6 +16,7 @@ import math
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +30,19 @@ MODELOPT = str(Path(sys.executable).with_name("modelopt"))
 PEER = str(Path(__file__).with_name("peer_quantize.py"))
 
 
-def main(folder: Path, *, calib_only: bool, samples: int, budget: float) -> None:
+def main(folder: Path, kinds: Sequence[str], *, calib_only: bool, samples: int, budget: float) -> None:
     """Print the table as Markdown, row by row, and the geometric means."""
-    peers.install()
+    python = peers.install("quantizers") / "python"
     print("| model | tool | size | times as fast (95 %) | accuracy | |")
     print("|---|---|---|---|---|---|")
-    ratios: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    ratios: dict[str, list[float]] = {kind: [] for kind in kinds}
     for model in sorted(folder.glob("*/model.onnx")):
         with tempfile.TemporaryDirectory() as scratch:
             given = Path(scratch) / "samples"
             write_samples(model, given, samples)
-            for kind in KINDS:
+            for kind in kinds:
                 out = Path(scratch) / f"{kind}.onnx"
-                problem = quantize(kind, model, out, given, calib_only=calib_only, budget=budget)
+                problem = quantize(kind, model, out, given, python=python, calib_only=calib_only, budget=budget)
                 cells, ratio = (["", "", "", problem], None) if problem else judged(model, out, budget)
                 print("|", " | ".join([model.parent.name, kind, *cells]), "|", flush=True)
                 ratios[kind] += [] if ratio is None else [ratio]
@@ -69,7 +70,9 @@ def write_samples(model: Path, folder: Path, count: int) -> None:
         np.savez(folder / f"{number:04d}.npz", **arrays)
 
 
-def quantize(kind: str, model: Path, out: Path, samples: Path, *, calib_only: bool, budget: float) -> str | None:
+def quantize(
+    kind: str, model: Path, out: Path, samples: Path, *, python: Path, calib_only: bool, budget: float
+) -> str | None:
     """Run one tool; the last line of what it said where it failed."""
     if kind == OURS:
         flags = data_flags(model.parent, ["quantize"])
@@ -78,7 +81,7 @@ def quantize(kind: str, model: Path, out: Path, samples: Path, *, calib_only: bo
         command = [MODELOPT, "quantize", str(model), "-o", str(out), "-q", "--budget", str(budget)]
         command += [*flags, "--max-drop", "1%"]
     else:
-        command = [str(peers.PYTHON), PEER, kind, str(model), str(out), str(samples)]
+        command = [str(python), PEER, kind, str(model), str(out), str(samples)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1800)
     except subprocess.TimeoutExpired:
@@ -113,7 +116,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--calib-only", action="store_true")
+    parser.add_argument("--only-ours", action="store_true")
     parser.add_argument("--samples", type=int, default=32)
     parser.add_argument("--budget", type=float, default=3.0, help="seconds of timing for each comparison")
     given = parser.parse_args()
-    main(given.folder, calib_only=given.calib_only, samples=given.samples, budget=given.budget)
+    chosen = (OURS,) if given.only_ours else KINDS
+    main(given.folder, chosen, calib_only=given.calib_only, samples=given.samples, budget=given.budget)

@@ -3,7 +3,7 @@
 
     python tests/bench/tool_speed.py [ROUNDS]
 
-The peers are installed into an environment of their own (build/peers). Tools take turns on each model, round by round,
+The peers are installed into an environment of their own. Tools take turns on each model, round by round,
 so that a drift of the machine hits all of them; wall time and peak resident memory (of the largest single process) are
 the operating system's own accounting.
 """
@@ -18,25 +18,25 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent.parent
-PEERS = ROOT / "build" / "peers"
+import peers  # type: ignore[import-not-found]
+
 _ONNXSIM = "import sys, onnx, onnxsim; m, ok = onnxsim.simplify(onnx.load(sys.argv[1])); onnx.save(m, sys.argv[2])"
 
 
 def main(rounds: int) -> None:
     """Print one table per model."""
-    install_peers()
+    theirs = peers.install("simplifiers")
     ours = str(Path(sys.executable).with_name("modelopt"))
     tools = {
         "modelopt fold --no-verify": [ours, "fold", "IN", "-o", "OUT", "-q", "--no-bench", "--no-verify"],
         "modelopt fold": [ours, "fold", "IN", "-o", "OUT", "-q", "--no-bench"],
-        "onnxsim": [str(PEERS / "bin" / "python"), "-c", _ONNXSIM, "IN", "OUT"],
-        "OnnxSlim": [str(PEERS / "bin" / "onnxslim"), "IN", "OUT"],
+        "onnxsim": [str(theirs / "python"), "-c", _ONNXSIM, "IN", "OUT"],
+        "OnnxSlim": [str(theirs / "onnxslim"), "IN", "OUT"],
     }
     with tempfile.TemporaryDirectory() as scratch:
         for name in ("bert-base", "resnet50", "mobilenetv2"):
             model = Path(scratch) / f"{name}.onnx"
-            subprocess.run([sys.executable, str(ROOT / "tests" / "bench" / "shapes.py"), name, str(model)], check=True)
+            subprocess.run([sys.executable, str(Path(__file__).with_name("shapes.py")), name, str(model)], check=True)
             print(f"\n{name}, {model.stat().st_size / 1e6:.0f} MB, {rounds} rounds\n")
             table(tools, model, Path(scratch) / "out.onnx", rounds)
             model.unlink()
@@ -73,15 +73,6 @@ def measured(command: list[str]) -> tuple[float, float]:
     if child.returncode:
         raise SystemExit(f"{command[0]} failed: {error.decode(errors='replace')[-500:]}")
     return took, usage.ru_maxrss * 1024
-
-
-def install_peers() -> None:
-    """Make the peers' environment once."""
-    if (PEERS / "bin" / "onnxslim").exists():
-        return
-    subprocess.run([sys.executable, "-m", "venv", str(PEERS)], check=True)
-    pip = [str(PEERS / "bin" / "pip"), "install", "--quiet", "onnxsim==0.8.1", "onnxslim", "onnxruntime"]
-    subprocess.run(pip, check=True)
 
 
 if __name__ == "__main__":
