@@ -100,7 +100,7 @@ class Findings:
         """How much accuracy fell, as a fraction; None if unknown.
 
         That is the fall of the task's metric; without labels the share of answers whose class changed, or, where the
-        answers are no classes, 1 - cosine of the least similar output.
+        answers are no classes, 1 - cosine of the least similar output; with ``--metric sqnr`` the relative error.
         """
         if self.accuracy is None:
             return None
@@ -108,6 +108,8 @@ class Findings:
             fall = -self.accuracy.delta.point
             return fall if self.accuracy.candidate.higher_is_better else -fall
         same = self._alike()
+        if same is not None and same.name == "sqnr":
+            return 0.0 if same.value is None else float(10 ** (-same.value / 20))
         return None if same is None or same.value is None else 1 - same.value
 
     def drop_of(self) -> str:
@@ -115,6 +117,8 @@ class Findings:
         if self.accuracy is not None and self.accuracy.candidate is not None:
             return self.accuracy.candidate.name
         same = self._alike()
+        if same is not None and same.name == "sqnr":
+            return "error relative to the original's outputs"
         if same is None or same.name == "cosine":
             return "1 - cosine with the original's outputs"
         return "answers that differ from the original's"
@@ -122,9 +126,9 @@ class Findings:
     def _alike(self) -> Score | None:
         """How alike the outputs are, by the measure that suits them; what the user asked for comes first."""
         scores = {score.name: score for score in self.accuracy.fidelity} if self.accuracy is not None else {}
-        order = ("argmax-agreement", "cosine", "agreement")
+        order = ("argmax-agreement", "cosine", "agreement", "sqnr")
         if not self.class_scores:
-            order = ("cosine", "agreement", "argmax-agreement")
+            order = ("cosine", "agreement", "argmax-agreement", "sqnr")
         return next((scores[name] for name in order if name in scores), None)
 
 
@@ -295,11 +299,16 @@ def measure(
         latency = time_both(recipe.bench, before, after, first_feeds(dataset, BENCH_FEEDS), limits, progress)
     if recipe.evaluate is None and recipe.verify and all(step.effect is Effect.EXACT for step in recipe.passes()):
         return Findings(unchanged=False, latency=latency, same_outputs=True)
-    metric = recipe.evaluate.metric if recipe.evaluate is not None else None
+    metric = metric_of(recipe)
     accuracy = evaluate(
         before, after, dataset, session_spec(recipe.bench, spin=False), metric=metric, limits=limits, progress=progress
     )
     return Findings(unchanged=False, latency=latency, accuracy=accuracy, class_scores=data.class_scores)
+
+
+def metric_of(recipe: Recipe) -> str | None:
+    """The metric that the user named; None to choose by the data."""
+    return recipe.evaluate.metric if recipe.evaluate is not None else recipe.gates.metric
 
 
 def session_spec(bench: BenchSpec | None, *, spin: bool = True) -> SessionSpec:

@@ -82,6 +82,8 @@ class Gates(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_un
         max_size_ratio: The largest size allowed, as a fraction of the input's.
         max_size_bytes: The largest size allowed, in bytes.
         not_slower: Whether a result that is measurably slower than the input breaks it.
+        metric: What `max_drop` is a figure of where there are no evaluation data: ``cosine``, ``sqnr`` (the relative
+            error) or ``argmax-agreement``; None chooses by how the model ends.
     """
 
     max_drop: Annotated[float, msgspec.Meta(ge=0)] | None = None
@@ -89,6 +91,7 @@ class Gates(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_un
     max_size_ratio: Annotated[float, msgspec.Meta(gt=0)] | None = None
     max_size_bytes: Annotated[int, msgspec.Meta(ge=0)] | None = None
     not_slower: bool = False
+    metric: str | None = None
 
 
 @dataclass(frozen=True)

@@ -181,3 +181,10 @@ def test_a_model_on_stdin_can_be_tried(tmp_path: Path) -> None:
     flags = ("--calib", CNN.with_name("calib.npz"), "-o", "x.onnx", "--no-bench")
     modelopt("quantize", "-", *flags, cwd=tmp_path, stdin=CNN.read_bytes()).succeeded()
     onnx.checker.check_model(tmp_path / "x.onnx", full_check=True)
+
+
+@pytest.mark.parametrize(("metric", "said"), [("cosine", "1 - cosine"), ("sqnr", "error relative to")])
+def test_the_metric_of_the_contract_can_be_chosen_without_labels(tmp_path: Path, metric: str, said: str) -> None:
+    flags = ("--calib", VIT.with_name("calib.npz"), "--metric", metric, "--max-drop", "10%", "--no-bench")
+    done = modelopt("quantize", VIT, *flags, "-o", "x.onnx", cwd=tmp_path).succeeded()
+    assert said in done.err

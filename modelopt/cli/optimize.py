@@ -47,6 +47,7 @@ def recipe_from_flags(
             min_speedup=flags["min_speedup"],
             max_size_ratio=max_size if isinstance(max_size, float) else None,
             max_size_bytes=max_size if isinstance(max_size, int) else None,
+            metric=flags["metric"] if flags["evaluation"] is None else None,
         ),
     )
 
@@ -59,7 +60,7 @@ def evaluation_from_flags(flags: dict[str, Any]) -> EvaluateSpec | None:
     """
     if flags["evaluation"] is None:
         for flag in ("labels", "metric", "eval_limit"):
-            if flags[flag] is not None:
+            if flags[flag] is not None and not (flag == "metric" and flags.get("calib")):
                 raise InputError(f"--{flag.replace('_', '-')} needs --eval", hint="--eval DATA")
         return None
     return EvaluateSpec(

@@ -154,7 +154,7 @@ DATA = group(
     option(
         "--metric",
         heading="Accuracy",
-        help="top1, top5, cosine, sqnr, max-abs-error, or file.py:f. [default: by the data]",
+        help="top1, top5, argmax-agreement, cosine, sqnr, max-abs-error, or file.py:f. [default: by the data]",
     ),
     option("--preprocess", heading="Accuracy", help="For images: resize=224x224,scale=1/255,mean=0.5,std=0.5."),
 )

@@ -128,10 +128,14 @@ def attribute_string(node: ir.Node, name: str, default: str) -> str:
     return default if attribute is None or attribute.is_ref() else attribute.as_string()
 
 
+def name_of(node: ir.Node) -> str:
+    """What patterns and profiles call a node: its name, or that of its first output; empty where it has neither."""
+    return node.name or next((out.name for out in node.outputs if out.name), "") or ""
+
+
 def label(node: ir.Node) -> str:
     """How messages call a node: its name, else its first output's, always with its operator."""
-    own = node.name or next((out.name for out in node.outputs if out.name), None) or "unnamed"
-    return f"{own} ({node.op_type})"
+    return f"{name_of(node) or 'unnamed'} ({node.op_type})"
 
 
 def raw_bytes(array: np.ndarray) -> memoryview:

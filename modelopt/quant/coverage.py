@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from modelopt import graph
 from modelopt.quant.kernels import KERNELS
-from modelopt.runtime.coverage import Coverage, Kind, NodeCost, name_of
+from modelopt.runtime.coverage import Coverage, Kind, NodeCost
 
 MARGIN = 0.05
 """How much longer the integers may take, as a fraction, before they count as a loss: noise must not undo a gain."""
@@ -59,13 +59,13 @@ def regions(before: Coverage, after: Coverage, quantized: ir.Model) -> tuple[Reg
     """The regions of `quantized` in graph order, with what they cost and what they replaced."""
     was = {cost.node: cost for cost in before.nodes}
     now = {cost.node: cost for cost in after.nodes}
-    held = {name_of(node) for node in graph.all_nodes(quantized)}
+    held = {graph.name_of(node) for node in graph.all_nodes(quantized)}
     groups = _groups(quantized, was, now)
     totals = _Added(after, held), _Added(before, frozenset(was) & held)
     found = []
     for group in groups:
-        names = [name_of(node) for node in group]
-        kernels = tuple(name_of(node) for node in group if node.op_type in KERNELS and name_of(node) in was)
+        names = [graph.name_of(node) for node in group]
+        kernels = tuple(graph.name_of(node) for node in group if node.op_type in KERNELS and graph.name_of(node) in was)
         source = [name for name in names if name in was]
         fused_before = [*source, *(name for name in _rim(group) if _split_off(name, was, now))]
         integers = totals[0].spread(_run_sums(now, dict.fromkeys([*names, *fused_before])))
@@ -95,7 +95,7 @@ def _groups(model: ir.Model, was: Mapping[str, NodeCost], now: Mapping[str, Node
 
 
 def _takes_part(node: ir.Node, was: Mapping[str, NodeCost], now: Mapping[str, NodeCost]) -> bool:
-    name = name_of(node)
+    name = graph.name_of(node)
     if name in was:
         return name in now and now[name].kind is Kind.INTEGER
     return name in now or node.op_type in {"QuantizeLinear", "DequantizeLinear"}
@@ -109,7 +109,7 @@ def _neighbours(node: ir.Node) -> list[ir.Node]:
 def _rim(group: Sequence[ir.Node]) -> list[str]:
     """The names of the nodes that touch a region from outside."""
     inside = set(group)
-    return [name_of(near) for node in group for near in _neighbours(node) if near not in inside]
+    return [graph.name_of(near) for node in group for near in _neighbours(node) if near not in inside]
 
 
 def _split_off(name: str, was: Mapping[str, NodeCost], now: Mapping[str, NodeCost]) -> bool:

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 
 import onnx_ir as ir
 
+from modelopt import graph
 from modelopt.errors import InputError, did_you_mean
 
 
@@ -24,18 +25,13 @@ def names_node(pattern: str, node: ir.Node) -> bool:
     """
     if pattern.startswith("op:"):
         return fnmatchcase(node.op_type, pattern.removeprefix("op:"))
-    name = name_of(node)
+    name = graph.name_of(node)
     if not pattern.startswith("re:"):
         return fnmatchcase(name, pattern)
     try:
         return re.fullmatch(pattern.removeprefix("re:"), name) is not None
     except re.error as error:
         raise InputError(f"'{pattern}' is not a regular expression", note=str(error)) from None
-
-
-def name_of(node: ir.Node) -> str:
-    """What patterns call a node: its name, or that of its first output."""
-    return node.name or next((out.name for out in node.outputs if out.name), "") or ""
 
 
 def why_left_out(node: ir.Node, include: Iterable[str], exclude: Iterable[str]) -> str | None:

@@ -92,7 +92,7 @@ def coverage_of(model: ir.Model, runs: Sequence[NodeRun]) -> Coverage:
         runs: The profile, with `SessionSpec.trace`.
     """
     nodes = [node for node in graph.all_nodes(model) if graph.constant_node_tensor(node) is None]
-    by_name = {name_of(node): node for node in reversed(nodes)}
+    by_name = {graph.name_of(node): node for node in reversed(nodes)}
     by_output = {out.name: node for node in nodes for out in node.outputs if out.name}
     kernel_of: dict[ir.Node, NodeRun] = {}
     added: list[NodeRun] = []
@@ -112,11 +112,6 @@ def coverage_of(model: ir.Model, runs: Sequence[NodeRun]) -> Coverage:
         for run in added
     ]
     return _sum_up(costs)
-
-
-def name_of(node: ir.Node) -> str:
-    """A node's name, or its first output's, as patterns of nodes know it."""
-    return node.name or next((out.name for out in node.outputs if out.name), "") or ""
 
 
 def _source(run: NodeRun, by_name: Mapping[str, ir.Node], by_output: Mapping[str, ir.Node]) -> ir.Node | None:
@@ -188,11 +183,11 @@ def _cost(
 ) -> NodeCost:
     run, carrier = kernel_of[owner], carriers[owner]
     return NodeCost(
-        node=name_of(node),
+        node=graph.name_of(node),
         op_type=node.op_type,
         kind=_kind(run),
         kernel=run.op_type,
-        within=None if carrier is node else name_of(carrier),
+        within=None if carrier is node else graph.name_of(carrier),
         runs_ns=run.runs_ns if carrier is node else (),
     )
 

@@ -12,7 +12,6 @@ from modelopt import graph
 from modelopt.data import Dataset
 from modelopt.errors import Refused, WorkerDied
 from modelopt.passes.base import Runner
-from modelopt.quant.filters import name_of
 
 SAMPLES = 8
 """How many samples of each data set are looked at."""
@@ -35,7 +34,7 @@ def causes(
         calibration: What ranges were taken from.
         evaluation: What accuracy was measured on.
     """
-    wanted = {name_of(node): node for node in model.graph if name_of(node) in set(nodes)}
+    wanted = {graph.name_of(node): node for node in model.graph if graph.name_of(node) in set(nodes)}
     inputs = {name: node.inputs[0] for name, node in wanted.items() if node.inputs and node.inputs[0] is not None}
     concats = {name: _concat_before(value) for name, value in inputs.items()}
     parts = [part for concat in concats.values() if concat is not None for part in concat.inputs if part is not None]

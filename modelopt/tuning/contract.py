@@ -24,7 +24,6 @@ from modelopt.measure.stats import Ratio, Verdict
 from modelopt.passes.base import Pass
 from modelopt.passes.quantize_static import QuantizeStatic
 from modelopt.quant.coverage import losing
-from modelopt.quant.filters import name_of
 from modelopt.quant.kernels import KERNELS
 from modelopt.recipe import Recipe
 from modelopt.report import Offender, Trial
@@ -295,8 +294,12 @@ def _offender(suspect: Suspect, whole: float) -> Offender:
 
 def _quantized(floats: ir.Model, integers: ir.Model) -> list[str]:
     """The kernels of `floats` that compute in integers in the other model, in graph order."""
-    left = {name_of(node) for node in graph.all_nodes(integers) if _is_float_kernel(node)}
-    return [name_of(node) for node in graph.all_nodes(floats) if _is_float_kernel(node) and name_of(node) not in left]
+    left = {graph.name_of(node) for node in graph.all_nodes(integers) if _is_float_kernel(node)}
+    return [
+        graph.name_of(node)
+        for node in graph.all_nodes(floats)
+        if _is_float_kernel(node) and graph.name_of(node) not in left
+    ]
 
 
 def _is_float_kernel(node: ir.Node) -> bool:

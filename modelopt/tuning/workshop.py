@@ -119,14 +119,13 @@ class Workshop:
         if self._judge is None:
             recipe = self.request.recipe
             dataset = measuring.inputs(self.data, self.worker, self.input.path)
-            metric = recipe.evaluate.metric if recipe.evaluate is not None else None
             spec = measuring.session_spec(recipe.bench, spin=False)
             self._judge = Judge(
                 self.worker,
                 self.input.path,
                 dataset,
                 spec,
-                metric=metric,
+                metric=measuring.metric_of(recipe),
                 class_scores=self.data.class_scores,
                 progress=self.request.progress,
             )

@@ -49,6 +49,7 @@ def table(tools: dict[str, list[str]], model: Path, output: Path, rounds: int) -
     for _ in range(rounds):
         for name, words in tools.items():
             command = [str(model) if word == "IN" else str(output) if word == "OUT" else word for word in words]
+            os.sync()  # nobody waits for what the one before left to the disk
             took, peak = measured(command)
             output.unlink()
             seconds[name].append(took)
