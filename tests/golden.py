@@ -83,4 +83,5 @@ def normalized(model: ir.Model) -> str:
         for name, value in scope.initializers.items()
         if value.const_value is not None
     ]
-    return "\n".join([ir.to_onnx_text(copy, exclude_initializers=True), *stored])
+    text = re.sub(r"(float16\[[0-9,]*\])\.\.\.", r"\1", ir.to_onnx_text(copy, exclude_initializers=True))
+    return "\n".join([text, *stored])

@@ -13,8 +13,13 @@ import pytest
 
 from modelopt import graph, invariants, serial
 from modelopt.passes.quantize_static import QuantizeStatic
+from modelopt.runtime import installed
 from modelopt.runtime.runner import WorkerRunner
 from tests.quant_tools import context, model, op_types, relative_error, run
+
+pytestmark = pytest.mark.skipif(
+    not installed.keeps_captured_integers(), reason="this onnxruntime loses integers that a body reads from outside"
+)
 
 EVERYWHERE = QuantizeStatic(everywhere=True)
 HEADER = '<ir_version: 8, opset_import: ["" : 17]>'

@@ -104,7 +104,7 @@ class Calibrations:
             }
         except OSError as error:
             raise InputError(f"the calibration cache {path} cannot be read", note=error.strerror) from None
-        except (ValueError, OverflowError) as error:  # msgspec's errors are ValueErrors
+        except (ValueError, OverflowError, msgspec.DecodeError) as error:
             raise InputError(f"{path} is not a calibration cache", note=str(error), hint=_HINT) from None
 
     def _write(self, path: Path) -> None:

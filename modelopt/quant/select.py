@@ -19,6 +19,7 @@ from modelopt.quant import existing, filters, operators, tables
 from modelopt.quant.gates import before_logarithm, gate_nodes
 from modelopt.quant.kernels import KERNELS, candidate, fused_output
 from modelopt.quant.plan import Choice, Plan, Role, Rules
+from modelopt.runtime import installed
 
 _CONTRIB = "com.microsoft"
 _FUSED = frozenset(
@@ -32,6 +33,7 @@ _IN_GATE = "part of a squeeze-and-excite block or an activation, which stays who
 BEFORE_LOG = "a logarithm reads its result and would turn int8's absolute error into a relative one"
 _IN_FUNCTION = "inside a function, whose activations are not observed"
 _FUSED_IN_FLOAT = "a fused operator of onnxruntime, which static quantization leaves in float"
+_LOST_IN_BODIES = "onnxruntime before 1.31 loses integers that a body reads from outside"
 _UNPROFITABLE = "int8 would save less here than quantizing and dequantizing around it costs"
 
 
@@ -76,6 +78,7 @@ def select(model: ir.Model, rules: Rules) -> Plan:
     kernels: dict[ir.Node, Choice] = {}
     looked_up: list[Choice] = []
     skipped: list[Skip] = []
+    in_bodies = installed.keeps_captured_integers()
     for node, in_function in _nodes(model):
         if node.domain == _CONTRIB and node.op_type in _FUSED:
             skipped.append(Skip(graph.label(node), _FUSED_IN_FLOAT))
@@ -85,6 +88,8 @@ def select(model: ir.Model, rules: Rules) -> Plan:
         ):
             continue
         verdict = _IN_FUNCTION if in_function else _kernel(node, table, floats, rules)
+        if isinstance(verdict, Choice) and not in_bodies and node.graph is not model.graph:
+            verdict = _LOST_IN_BODIES
         if not isinstance(verdict, Choice):
             skipped.append(Skip(graph.label(node), verdict))
         elif verdict.role is Role.TABLE:
@@ -143,7 +148,10 @@ def _follow(
     available = {value for choice in kernels.values() for value in (*choice.inputs, fused_output(choice.node))}
     can: dict[ir.Node, Choice] = dict(kernels)
     skipped: list[Skip] = []
-    nodes = [node for node, in_function in _nodes(model) if not in_function]
+    in_bodies = installed.keeps_captured_integers()
+    nodes = [
+        node for node, in_function in _nodes(model) if not in_function and (in_bodies or node.graph is model.graph)
+    ]
     for node in nodes:
         choice = None if node in kernels else _follower(node, available, floats, rules)
         if isinstance(choice, Choice):

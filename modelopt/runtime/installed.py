@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 
 import msgspec
 
@@ -44,6 +45,12 @@ def refuse_two_runtimes() -> None:
 def runtime_version() -> str:
     """The version of the onnxruntime that is installed, under whatever name."""
     return next((version for version in map(_version, _RUNTIMES) if version), "unknown")
+
+
+def keeps_captured_integers() -> bool:
+    """Whether onnxruntime runs bodies that dequantize a value from outside; before 1.31 its own fusions lose that."""
+    release = [int(part) for part in re.findall(r"[0-9]+", runtime_version())[:2]]
+    return release >= [1, 31]
 
 
 def _version(distribution: str) -> str | None:
