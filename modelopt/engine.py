@@ -86,14 +86,7 @@ def run(request: Request) -> Report:
         spare = runner.start()
         loaded = io.load(request.model, scratch=scratch, allow_hardlinks=request.allow_hardlinks)
         data = measuring.open_all(recipe, loaded.model, _signature_after(recipe, loaded.model))
-        context = Context(
-            runner=runner,
-            target=cpu.resolve(recipe.target),
-            calibration=data.calibration,
-            seed=recipe.seed,
-            progress=request.progress,
-            calibrations=request.calibrations,
-        )
+        context = context_of(request, runner, data)
         measured = recipe.verify or recipe.bench is not None or recipe.evaluate is not None
         worker = stack.enter_context(Worker(request.limits)) if measured else spare
         if recipe.bench is not None:
@@ -151,6 +144,18 @@ def run(request: Request) -> Report:
                 versions=versions,
                 coverage=coverage,
             )
+
+
+def context_of(request: Request, runner: WorkerRunner, data: measuring.Data) -> Context:
+    """What the passes of a request are lent."""
+    return Context(
+        runner=runner,
+        target=cpu.resolve(request.recipe.target),
+        calibration=data.calibration,
+        seed=request.recipe.seed,
+        progress=request.progress,
+        calibrations=request.calibrations,
+    )
 
 
 def _foreign(recipe: Recipe, context: Context) -> tuple[str, ...]:

@@ -9,6 +9,8 @@ from functools import cache
 import onnx.defs
 import onnx_ir as ir
 
+from modelopt import graph
+
 _SINGLE = onnx.defs.OpSchema.FormalParameterOption.Single
 
 
@@ -38,7 +40,7 @@ def why_malformed(node: ir.Node, opset: int) -> str | None:
 
 def propagates_data(node: ir.Node, opset: int) -> bool:
     """Whether onnx's shape inference computes the values of this node's outputs as well as their shapes."""
-    schema = _schema(node.op_type, opset) if node.domain in {"", "ai.onnx"} else None
+    schema = _schema(node.op_type, opset) if node.domain in graph.STANDARD_DOMAINS else None
     return schema is not None and schema.has_data_propagation_function
 
 

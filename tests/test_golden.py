@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -16,13 +14,6 @@ from modelopt.recipe import make_pass
 from modelopt.runtime import cpu
 from modelopt.runtime.runner import WorkerRunner
 from tests.golden import FOLDER, Case, all_cases, normalized
-
-
-@pytest.fixture(scope="module")
-def runner() -> Iterator[WorkerRunner]:
-    lent = WorkerRunner()
-    yield lent
-    lent.close()
 
 
 def _context(model: ir.Model, runner: WorkerRunner, *, data: bool) -> Context:

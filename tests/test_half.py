@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +27,6 @@ RNG = np.random.default_rng(0)
 WEIGHT = RNG.standard_normal((8, 8)).astype(np.float32)
 FEEDS = {"x": RNG.standard_normal((3, 8)).astype(np.float32)}
 HEAD = '<ir_version: 8, opset_import: ["" : 17]>'
-
-
-@pytest.fixture(scope="module")
-def runner() -> Iterator[WorkerRunner]:
-    lent = WorkerRunner()
-    yield lent
-    lent.close()
 
 
 def half_of(

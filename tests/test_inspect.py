@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -24,13 +24,6 @@ from modelopt.runtime.runner import WorkerRunner
 
 Inspect = Callable[..., Inspection]
 RNG = np.random.default_rng(0)
-
-
-@pytest.fixture(scope="module")
-def runner() -> Iterator[WorkerRunner]:
-    runner = WorkerRunner()
-    yield runner
-    runner.close()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -90,13 +89,6 @@ def in_scopes(quantized: ir.Model, folder: Path) -> dict[str | None, Counter[str
     ort.InferenceSession(serial.to_bytes(quantized), options, providers=["CPUExecutionProvider"])
     optimized = ir.load(folder / "optimized.onnx")
     return {scope.name: Counter(node.op_type for node in scope) for scope in graph.all_graphs(optimized)}
-
-
-@pytest.fixture(scope="module")
-def runner() -> Iterator[WorkerRunner]:
-    lent = WorkerRunner()
-    yield lent
-    lent.close()
 
 
 @pytest.mark.parametrize(("text", "expected"), [(BRANCHES, 4), (LOOP, 2), (SCAN, 2)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -33,13 +33,6 @@ net (float[n] x) => (float[n] y)
 }
 """
 RAGGED = [np.array(values, np.float32) for values in ([-1.0, 2.0, 0.0], [3.0], [-0.5, 0.25])]
-
-
-@pytest.fixture(scope="module")
-def runner() -> Iterator[WorkerRunner]:
-    lent = WorkerRunner()
-    yield lent
-    lent.close()
 
 
 def collect(runner: WorkerRunner, *names: str, bins: int = 2048) -> calibrate.Observations:

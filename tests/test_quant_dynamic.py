@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +17,6 @@ from tests.quant_tools import context, kernels, model, op_types, relative_error,
 RNG = np.random.default_rng(0)
 WEIGHT = RNG.standard_normal((32, 32)).astype(np.float32)
 FEEDS = {"x": RNG.standard_normal((3, 32)).astype(np.float32)}
-
-
-@pytest.fixture(scope="module")
-def runner() -> Iterator[WorkerRunner]:
-    lent = WorkerRunner()
-    yield lent
-    lent.close()
 
 
 def quantized(text: str, runner: WorkerRunner, **options: bool) -> ir.Model:

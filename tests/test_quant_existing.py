@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -52,13 +51,6 @@ def half() -> ir.Model:
 def feeds() -> list[dict[str, np.ndarray]]:
     rng = np.random.default_rng(1)
     return [{"x": rng.standard_normal((4, 8)).astype(np.float32)} for _ in range(8)]
-
-
-@pytest.fixture(scope="module")
-def runner() -> Iterator[WorkerRunner]:
-    lent = WorkerRunner()
-    yield lent
-    lent.close()
 
 
 def test_what_is_missing_is_added_and_what_is_there_is_used(runner: WorkerRunner, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,13 +28,6 @@ net (float[1,4,6,6] x) => (float[a,b,c,d] y)
 {{ u = Conv (x, w)  {body}  y = Conv (v, w) }}
 """
 WEIGHT = np.random.default_rng(0).standard_normal((4, 4, 1, 1)).astype(np.float32) / 2
-
-
-@pytest.fixture(scope="module")
-def runner() -> Iterator[WorkerRunner]:
-    lent = WorkerRunner()
-    yield lent
-    lent.close()
 
 
 def between(body: str, version: int = 17) -> ir.Model:

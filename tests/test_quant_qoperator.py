@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -60,13 +59,6 @@ def net() -> ir.Model:
 def feeds(n: int = 6) -> list[dict[str, np.ndarray]]:
     rng = np.random.default_rng(1)
     return [{"x": rng.standard_normal((2, 3, 12, 12)).astype(np.float32)} for _ in range(n)]
-
-
-@pytest.fixture(scope="module")
-def runner() -> Iterator[WorkerRunner]:
-    lent = WorkerRunner()
-    yield lent
-    lent.close()
 
 
 def step_of(quantized: ir.Model, name: str) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +51,6 @@ net (float[n,5,16] x) => (float[n,5,8] y)
   y = Add (q, k)
 }
 """
-
-
-@pytest.fixture(scope="module")
-def runner() -> Iterator[WorkerRunner]:
-    lent = WorkerRunner()
-    yield lent
-    lent.close()
 
 
 def normal(rng: np.random.Generator, *shape: int) -> np.ndarray:

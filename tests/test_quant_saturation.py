@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -20,13 +18,6 @@ from tests.quant_tools import context, model, relative_error, run
 
 RNG = np.random.default_rng(0)
 WEIGHTS = Grid(IntType.S8, Symmetry.SYMMETRIC)
-
-
-@pytest.fixture(scope="module")
-def runner() -> Iterator[WorkerRunner]:
-    lent = WorkerRunner()
-    yield lent
-    lent.close()
 
 
 @st.composite

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,9 @@ from modelopt import graph, invariants
 from modelopt.errors import InputError
 from modelopt.passes.quantize_static import Activation, QuantizeStatic
 from modelopt.quant.methods import Method
+from modelopt.quant.plan import Rules
+from modelopt.quant.select import select
+from modelopt.runtime import installed
 from modelopt.runtime.runner import WorkerRunner
 from tests.quant_tools import context, kernels, model, op_types, relative_error, run
 
@@ -59,13 +61,6 @@ def net(text: str = NET) -> ir.Model:
 def feeds(*shape: int, n: int = 6, name: str = "x") -> list[dict[str, np.ndarray]]:
     rng = np.random.default_rng(1)
     return [{name: rng.standard_normal(shape).astype(np.float32)} for _ in range(n)]
-
-
-@pytest.fixture(scope="module")
-def runner() -> Iterator[WorkerRunner]:
-    lent = WorkerRunner()
-    yield lent
-    lent.close()
 
 
 @pytest.mark.parametrize("method", list(Method))
@@ -316,3 +311,22 @@ def test_unfolded_batchnorms_are_counted(runner: WorkerRunner) -> None:
     quantized = model(text, w=np.ones((4, 4, 1, 1), np.float32), ones=np.ones(4, np.float32))
     changes = EVERYWHERE.apply(quantized, context(runner, feeds(1, 4, 6, 6)))
     assert changes.facts["batchnorms_between"] == 1
+
+
+def test_bodies_stay_float_where_the_runtime_loses_what_they_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    branches = """
+<ir_version: 8, opset_import: ["" : 17]>
+net (bool c, float[n,8] x) => (float[n,8] y)
+{
+  y = If (c) <
+    then_branch = yes () => (float[n,8] a) { a = MatMul (x, w) },
+    else_branch = no () => (float[n,8] b) { b = Relu (x) }
+  >
+}"""
+    given = model(branches, w=np.ones((8, 8), np.float32))
+    lost = "onnxruntime before 1.31 loses integers that a body reads from outside"
+    for keeps in (True, False):
+        monkeypatch.setattr(installed, "keeps_captured_integers", lambda keeps=keeps: keeps)
+        plan = select(given, Rules())
+        assert (lost in [skip.reason for skip in plan.skipped]) is not keeps
+        assert bool(plan.choices) is keeps

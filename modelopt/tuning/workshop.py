@@ -15,7 +15,7 @@ from modelopt import engine, graph, io, measuring
 from modelopt.passes.base import Context
 from modelopt.recipe import BenchSpec, Recipe, Step
 from modelopt.report import Latency, SkipInfo
-from modelopt.runtime import cpu, placement
+from modelopt.runtime import placement
 from modelopt.runtime.coverage import Coverage
 from modelopt.runtime.runner import WorkerRunner
 from modelopt.runtime.worker import Worker
@@ -73,21 +73,21 @@ class Workshop:
         Raises:
             ModeloptError: As the passes do.
         """
-        loaded = io.load(base.path, scratch=self.scratch, allow_hardlinks=True)
-        declared = graph.declared_values(loaded.model)
-        engine.apply(steps[:-1], loaded.model, self.context)
-        last = engine.apply(steps[-1:], loaded.model, self.context)
-        graph.forget_shapes(loaded.model, keep=declared)
+        model = self.load(base)
+        declared = graph.declared_values(model)
+        engine.apply(steps[:-1], model, self.context)
+        last = engine.apply(steps[-1:], model, self.context)
+        graph.forget_shapes(model, keep=declared)
         self._count += 1
         path = self.scratch / f"candidate-{self._count}.onnx"
-        io.write_aside(loaded.model, path)
+        io.write_aside(model, path)
         rewrites = sum(result.rewrites for result in last)
         size = sum(file.stat().st_size for file in self.scratch.glob(f"{path.name}*"))
         return Built(path, (*base.steps, *steps), rewrites, size, last[-1].skipped if last else ())
 
     def load(self, built: Built) -> ir.Model:
         """The model in a built file."""
-        return io.load(built.path, scratch=self.scratch, allow_hardlinks=True).model
+        return io.load(built.path, scratch=self.scratch, allow_hardlinks=self.request.allow_hardlinks).model
 
     def discard(self, built: Built) -> None:
         """Remove the file of a model that is of no more use."""
@@ -148,14 +148,7 @@ def opened(request: engine.Request) -> Iterator[Workshop]:
         stack.callback(runner.close)
         worker = stack.enter_context(Worker(request.limits))
         worker.require((recipe.bench or BenchSpec()).provider)
-        context = Context(
-            runner=runner,
-            target=cpu.resolve(recipe.target),
-            calibration=data.calibration,
-            seed=recipe.seed,
-            progress=request.progress,
-            calibrations=request.calibrations,
-        )
+        context = engine.context_of(request, runner, data)
         given = Built(loaded.path, (), 0, loaded.size_bytes)
         yield Workshop(request, given, context, data, worker, scratch)
 
