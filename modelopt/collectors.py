@@ -8,7 +8,6 @@ have counted, in whatever order the values came. That is why collectors of shard
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,11 +16,11 @@ from typing import Self
 import msgspec
 import numpy as np
 
+from modelopt import counting
+
 BINS = 2048
 """Bins of a histogram; a collector with one bin keeps extremes alone, at a tenth of the cost."""
 
-_CHUNK = 1 << 15  # what is computed on the way to the counts stays in the cache
-_LANES = 4  # neighbours are often equal, and a counter cannot be raised twice at once: each lane has its own
 _FINEST = 23  # bits below the largest magnitude: finer bins than float32's own steps would hold nothing
 _LEAST_EXPONENT = -120  # so that a bin's width and its reciprocal are normal float32
 _UNIT = 149  # float32 are multiples of 2^-149: sums of them are kept as integers, and are exact
@@ -115,9 +114,9 @@ class Collector:
         """Count one sample: an array of floats of any shape, as float32. NaN and infinities are counted apart."""
         flat = values.reshape(-1)
         low, high = math.inf, -math.inf
-        for begin in range(0, flat.size, _CHUNK):
-            chunk = flat[begin : begin + _CHUNK]
-            chunk = chunk if chunk.dtype == np.float32 else chunk.astype(np.float32)
+        step = counting.part()
+        for begin in range(0, flat.size, step):
+            chunk = np.ascontiguousarray(flat[begin : begin + step], np.float32)
             least, most = float(chunk.min()), float(chunk.max())
             if not math.isfinite(least - most):
                 chunk = self._finite_part(chunk)
@@ -199,15 +198,7 @@ class Collector:
         if low < self.low or high > self.high:
             self._widen(low, high)
         self.finite += values.size
-        size = self._counts.size
-        if size == 1:
-            self._counts[0] += values.size
-            return
-        # Casting to integers cuts off towards zero. Multiplying is exact, and where it underflows the bin is 0.
-        places = (values * np.float32(math.ldexp(1.0, -self._exponent))).astype(np.int32)
-        places += _offsets(size, self._start)[: places.size]
-        counted = np.bincount(places, minlength=_LANES * size)
-        self._counts += counted.reshape(_LANES, size).sum(axis=0)
+        counting.add(values, math.ldexp(1.0, -self._exponent), self._start, self._counts)
 
     def _widen(self, low: float, high: float) -> None:
         """Cover [low, high] as well; the new grid depends on the extremes alone, not on the path to them."""
@@ -246,13 +237,6 @@ def _exponent_for(low: float, high: float, bins: int) -> int:
     while math.trunc(math.ldexp(high, -exponent)) - math.trunc(math.ldexp(low, -exponent)) >= bins:
         exponent += 1
     return exponent
-
-
-@functools.lru_cache(maxsize=16)  # the chunks of one tensor follow each other
-def _offsets(size: int, start: int) -> np.ndarray:
-    """What takes bin numbers to places in one of the lanes, for a chunk."""
-    lanes = np.tile(np.arange(_LANES, dtype=np.int32), _CHUNK // _LANES)
-    return np.asarray(lanes * np.int32(size) - np.int32(start))
 
 
 def _coarser(start: int, size: int, steps: int) -> np.ndarray:

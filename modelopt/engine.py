@@ -86,9 +86,10 @@ def run(request: Request) -> Report:
         spare = runner.start()
         loaded = io.load(request.model, scratch=scratch, allow_hardlinks=request.allow_hardlinks)
         data = measuring.open_all(recipe, loaded.model, _signature_after(recipe, loaded.model))
-        context = context_of(request, runner, data)
         measured = recipe.verify or recipe.bench is not None or recipe.evaluate is not None
         worker = stack.enter_context(Worker(request.limits)) if measured else spare
+        measuring.fit_random(recipe, data, worker, loaded.path)
+        context = context_of(request, runner, data)
         if recipe.bench is not None:
             worker.require(recipe.bench.provider)
         observers: list[Observer] = []

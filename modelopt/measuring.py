@@ -27,12 +27,13 @@ from modelopt.recipe import BenchSpec, DataSpec, Recipe
 from modelopt.report import Latency
 from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Limits, Worker
-from modelopt.signature import Signature, TensorSpec
+from modelopt.signature import Dim, Signature, TensorSpec
 
 RANDOM_SAMPLES = 16
 """How many random feeds stand in for data when outputs are compared without any."""
 
 _FREE_DIMS = (8, 1, 32, 64, 128, 224, 16, 48)
+_IMAGE_DIMS = (224, 64, 128, 32, 48, 16, 8, 1)  # a picture of one pixel says nothing of latency
 MIN_TO_SPLIT = 8
 """Fewer calibration samples are all used to calibrate."""
 
@@ -191,15 +192,31 @@ def inputs(data: Data, worker: Worker, model: Path, free_dims: Mapping[str, int]
     if data.real is not None:
         return data.real
     if data.random is None:
-        data.random = _random(data.signature, worker, model, data.seed, free_dims or {})
+        data.random = _random(data, worker, model, RANDOM_SAMPLES, free_dims or {})
     return data.random
 
 
-def _random(signature: Signature, worker: Worker, model: Path, seed: int, free_dims: Mapping[str, int]) -> Dataset:
+def fit_random(recipe: Recipe, data: Data, worker: Worker, model: Path) -> None:
+    """Give the data that the recipe calls ``random`` a size that the model runs on, where a dimension is free.
+
+    Raises:
+        InputError: The model runs on no random input.
+        Refused: onnxruntime does not load the model.
+    """
+    if not any(_is_free(dim) for spec in data.signature.inputs for dim in (spec.shape or ())[1:]):
+        return
+    if recipe.calibration is not None and recipe.calibration.data == "random" and data.calibration is not None:
+        data.calibration = _random(data, worker, model, len(data.calibration))
+    if recipe.evaluate is not None and recipe.evaluate.data == "random" and data.evaluation is not None:
+        data.evaluation = _random(data, worker, model, len(data.evaluation))
+
+
+def _random(data: Data, worker: Worker, model: Path, n: int, free_dims: Mapping[str, int] | None = None) -> Dataset:
     session = worker.keep(model, SessionSpec(spin=False))
+    inputs = data.signature.inputs
     note: str | None = None
-    for size in _FREE_DIMS:
-        candidate = random_data(signature.inputs, n=RANDOM_SAMPLES, seed=seed, free_dims=free_dims, free_dim=size)
+    for size in _IMAGE_DIMS if any(_is_picture(spec) for spec in inputs) else _FREE_DIMS:
+        candidate = random_data(inputs, n=n, seed=data.seed, free_dims=free_dims, free_dim=size)
         try:
             session.run(next(iter(candidate)).feeds)
         except Refused as refusal:
@@ -213,6 +230,18 @@ def _random(signature: Signature, worker: Worker, model: Path, seed: int, free_d
         note=note,
         hint="give it real ones with --eval DATA, or write --no-verify --no-bench",
     )
+
+
+def _is_free(dim: Dim) -> bool:
+    return not isinstance(dim, int) or dim < 0
+
+
+def _is_picture(spec: TensorSpec) -> bool:
+    """Whether an input looks like pictures of any size: (batch, 1 to 4 channels, height, width), or channels last."""
+    if spec.shape is None or len(spec.shape) != 4:
+        return False
+    _, *others = spec.shape
+    return sum(map(_is_free, others)) == 2 and any(isinstance(dim, int) and 1 <= dim <= 4 for dim in others)
 
 
 class LaterFeeds(Sequence[dict[str, np.ndarray]]):
@@ -270,7 +299,7 @@ def _stacked(feeds: Feeds, signature: Signature) -> dict[str, np.ndarray] | None
 
 
 def _is_fixed(spec: TensorSpec) -> bool:
-    return spec.shape is not None and isinstance(spec.shape[0], int) and spec.shape[0] >= 0
+    return spec.shape is not None and not _is_free(spec.shape[0])
 
 
 def measure(

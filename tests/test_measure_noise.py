@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from modelopt.measure.closeness import FLOAT32, FLOOR
+from modelopt.measure.closeness import FLOOR, NOISIEST
 from modelopt.measure.noise import FACTOR, is_smooth, nudged_feeds, tolerances
 from tests.helpers import big_model
 
@@ -19,7 +19,7 @@ def _tolerance(error: float) -> float:
 def test_noise_widens_the_tolerance_between_a_floor_and_a_cap() -> None:
     assert _tolerance(0) == FLOOR.of_rms
     assert np.isclose(_tolerance(1e-5), FACTOR * 1e-5, rtol=0.05)
-    assert _tolerance(0.1) == FLOAT32.of_rms
+    assert _tolerance(0.1) == NOISIEST.of_rms
 
 
 def test_a_nudge_is_one_rounding_step() -> None:

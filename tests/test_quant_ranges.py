@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -167,6 +169,51 @@ def test_mse_is_close_to_the_best_of_an_exact_search(grid: Grid) -> None:
 
 
 _STEPS = np.linspace(0.1, 1, 19)
+
+
+_SHAPES: dict[str, Callable[[np.random.Generator], np.ndarray]] = {
+    "laplace": lambda rng: rng.laplace(size=40_000),
+    "relu": lambda rng: np.maximum(rng.standard_normal(40_000), 0),
+    "heavy": lambda rng: rng.standard_t(3, 40_000),
+    "silu": lambda rng: (x := 3 * rng.standard_normal(40_000)) / (1 + np.exp(-x)),
+    "outlier": lambda rng: np.append(rng.standard_normal(40_000), 60.0),
+    "negative": lambda rng: -rng.lognormal(size=40_000),
+}
+
+
+@pytest.mark.parametrize("grid", [U8, S8])
+@pytest.mark.parametrize("shape", list(_SHAPES))
+def test_mse_is_that_of_all_values_within_a_bin(shape: str, grid: Grid) -> None:
+    values = _SHAPES[shape](np.random.default_rng(0)).astype(np.float32)
+    histogram = collected(*np.array_split(values, 5)).histogram()
+    found = choose_range(histogram, Method.MSE, grid)
+    symmetric = grid.symmetry is Symmetry.SYMMETRIC
+    above = np.sort(np.abs(values) if symmetric else values[values > 0]).astype(np.float64)
+    below = np.sort(-values[values < 0] if not symmetric else above[:0]).astype(np.float64)
+    rounded = np.count_nonzero(np.abs(values) >= histogram.width)
+
+    def total(low: float, high: float) -> float:
+        clipped = [part[part > end] - end for part, end in ((below, low), (above, high))]
+        step = (low + high) / (127 if symmetric else 255)
+        kept = rounded - sum(part.size for part in clipped)
+        return float(sum((part**2).sum() for part in clipped) + kept * step**2 / 12)
+
+    low, high = (0.0 if symmetric else -found[0]), found[1]
+    cuts = np.arange(-40, 41) * histogram.width / 2
+    for end, extreme in ((high, above), (low, below)):
+        candidates = [end + cut for cut in cuts if extreme.size and histogram.width <= end + cut <= extreme[-1]]
+        if candidates:
+            best = min(candidates, key=lambda c: total(low, c) if end == high else total(c, high))
+            assert abs(best - end) <= 1.01 * histogram.width
+
+
+def test_symmetric_percentiles_are_those_of_sorted_magnitudes() -> None:
+    values = -np.random.default_rng(3).lognormal(size=20_000).astype(np.float32)
+    histogram = collected(values).histogram()
+    for percentile in (50.0, 90.0, 99.0, 99.9):
+        ranked = np.sort(np.abs(values))
+        kept = ranked[min(int(percentile / 100 * ranked.size), ranked.size - 1)]
+        assert abs(choose_range(histogram, Method.PERCENTILE, S8, percentile)[1] - kept) <= 1.01 * histogram.width
 
 
 @pytest.mark.parametrize("method", [Method.PERCENTILE, Method.ENTROPY])

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph, serial
-from modelopt.measure.closeness import FLOAT32, FLOOR, Tolerance, distance
+from modelopt.measure.closeness import FLOOR, NOISIEST, Tolerance, distance
 
 FACTOR = 8.0
 """How many times the noise that was seen still counts as rounding: few feeds show less than the worst."""
@@ -59,7 +59,7 @@ def _nudged(array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def tolerances(reference: Outputs, variants: Sequence[Outputs]) -> list[Tolerance]:
-    """One tolerance for each output: `FACTOR` times its noise, at least `FLOOR` and at most `FLOAT32`.
+    """One tolerance for each output: `FACTOR` times its noise, at least `FLOOR` and at most `NOISIEST`.
 
     Args:
         reference: The original's outputs.
@@ -74,7 +74,7 @@ def tolerances(reference: Outputs, variants: Sequence[Outputs]) -> list[Toleranc
 
 def _wider(known: Tolerance, of_scale: float, of_rms: float) -> Tolerance:
     return Tolerance(
-        of_scale=min(FLOAT32.of_scale, max(known.of_scale, FACTOR * of_scale)),
-        of_rms=min(FLOAT32.of_rms, max(known.of_rms, FACTOR * of_rms)),
+        of_scale=min(NOISIEST.of_scale, max(known.of_scale, FACTOR * of_scale)),
+        of_rms=min(NOISIEST.of_rms, max(known.of_rms, FACTOR * of_rms)),
         of_zero=known.of_zero,
     )

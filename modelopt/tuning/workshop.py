@@ -148,6 +148,7 @@ def opened(request: engine.Request) -> Iterator[Workshop]:
         stack.callback(runner.close)
         worker = stack.enter_context(Worker(request.limits))
         worker.require((recipe.bench or BenchSpec()).provider)
+        measuring.fit_random(recipe, data, worker, loaded.path)
         context = engine.context_of(request, runner, data)
         given = Built(loaded.path, (), 0, loaded.size_bytes)
         yield Workshop(request, given, context, data, worker, scratch)
