@@ -151,12 +151,19 @@ def context_of(request: Request, runner: WorkerRunner, data: measuring.Data) -> 
     """What the passes of a request are lent."""
     return Context(
         runner=runner,
-        target=cpu.resolve(request.recipe.target),
+        target=_target(request.recipe),
         calibration=data.calibration,
         seed=request.recipe.seed,
         progress=request.progress,
         calibrations=request.calibrations,
     )
+
+
+def _target(recipe: Recipe) -> cpu.Target:
+    """The machine that the result is for; ``auto`` is the accelerator that runs it, else this machine."""
+    provider = None if recipe.bench is None else recipe.bench.provider
+    accelerated = provider in {kind.value for kind in cpu.ACCELERATORS}
+    return cpu.resolve(provider if provider is not None and accelerated and recipe.target == "auto" else recipe.target)
 
 
 def _foreign(recipe: Recipe, context: Context) -> tuple[str, ...]:

@@ -38,6 +38,7 @@ FUSE = (
     "merge-concat",
     "cancel-concat",
     "fold-gather",
+    "shield-layer-norm",  # behind all that match on Add
     *_CLEAN,
 )
 """Exact rewrites into fewer operators."""

@@ -79,7 +79,7 @@ Examples:
     type=click.Choice(["auto", "x86-vnni", "x86-avx2", "arm64", "tensorrt", "cuda"]),
     default="auto",
     show_default=True,
-    help="The machine that the result is for.",
+    help="The machine that the result is for; auto is this one, or the accelerator that --provider names.",
 )
 @options.option("--include", multiple=True, help="Only nodes of this name: a glob, re:REGEX, or op:TYPE; repeatable.")
 @options.option("--exclude", multiple=True, help="Not nodes of this name; repeatable.")

@@ -50,6 +50,7 @@ _MODULES = (
     "merge_concat",
     "cancel_concat",
     "fold_gather",
+    "shield_layer_norm",
     "equalize_layers",
     "smooth_activations",
     "prune_magnitude",

@@ -16,13 +16,12 @@ from modelopt.quant import filters, half
 from modelopt.quant.half_ranges import Observed, judge, observe
 from modelopt.quant.half_types import Elements, HalfType
 from modelopt.quant.half_write import Writer
-from modelopt.runtime.cpu import TargetKind
+from modelopt.runtime.cpu import ACCELERATORS
 from modelopt.signature import Signature
 
 _WORTH_STORING = 256
 _FIRST_BF16_OPSET = 13
 _OPSET = 17
-_ACCELERATORS = frozenset({TargetKind.CUDA, TargetKind.TENSORRT})
 
 
 class Compute(Enum):
@@ -76,7 +75,7 @@ class ConvertHalf(Pass):
         filters.check_used((*self.include, *self.exclude), graph.all_nodes(model))
         if self.type is HalfType.BF16 and graph.opset(model) < _FIRST_BF16_OPSET:
             graph.replace_contents(model, upgraded(model, _OPSET, ctx.runner))
-        on_cpu = ctx.target.kind not in _ACCELERATORS
+        on_cpu = ctx.target.kind not in ACCELERATORS
         storing = self.compute is Compute.AUTO and self.type is HalfType.BF16 and on_cpu
         storing = storing or self.compute is Compute.FLOAT
         if not self.keep_io_types and (storing or self.type is HalfType.BF16):

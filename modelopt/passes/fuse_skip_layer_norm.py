@@ -32,12 +32,18 @@ class FuseSkipLayerNorm(Pass):
 
 
 def _rule(node: ir.Node, _opset: int) -> Rewrite | Mismatch:
-    add = match.producer(node.inputs[0], "Add") if graph.is_standard(node, "LayerNormalization") else None
+    add = _sum_before(node) if graph.is_standard(node, "LayerNormalization") else None
     if add is None or match.split_constant(add) is not None:
         return match.NOT_HERE
     if reason := _why_not(node, add):
         return Mismatch(reason)
     return lambda: _rewrite(node, add)
+
+
+def _sum_before(norm: ir.Node) -> ir.Node | None:
+    """The Add of two, which `shield-layer-norm` writes as Sum."""
+    found = match.producer(norm.inputs[0], "Add") or match.producer(norm.inputs[0], "Sum")
+    return found if found is not None and len(found.inputs) == 2 else None
 
 
 def _why_not(norm: ir.Node, add: ir.Node) -> str | None:

@@ -32,6 +32,9 @@ class TargetKind(Enum):
     CUDA = "cuda"
 
 
+ACCELERATORS = frozenset({TargetKind.CUDA, TargetKind.TENSORRT})
+"""Targets that ``--provider`` calls by the same names."""
+
 _ARM = frozenset({"arm64", "aarch64"})
 _VNNI = frozenset({"avx512_vnni", "avx512vnni", "avx_vnni", "avx_vnni_int8", "amx_int8"})
 _DOT = frozenset({"asimddp", "i8mm", "dotprod"})
@@ -72,7 +75,7 @@ def detect() -> Target:
 
 def why_latency_says_nothing(target: Target, provider: str) -> str | None:
     """A note when what `provider` takes here says nothing about `target`, else None."""
-    wanted = {TargetKind.TENSORRT: "tensorrt", TargetKind.CUDA: "cuda"}.get(target.kind, "cpu")
+    wanted = target.kind.value if target.kind in ACCELERATORS else "cpu"
     if wanted != provider:
         return f"the target is {target.kind.value}: latency on the provider '{provider}' is not that machine's"
     here = detect().kind
