@@ -280,3 +280,49 @@ def test_the_projection_of_attention(runner: WorkerRunner, inputs: str, opset: i
     assert relative_error(reference[0], run(result, feeds)[0]) < 0.03
     assert "w" not in result.graph.initializers
     assert QuantizeDynamic(everywhere=True).apply(result, context(runner)).rewrites == 0
+
+
+LOOKED_UP = """
+<ir_version: 8, opset_import: ["" : VERSION]>
+net (int64[n] ids) => (float[n,32] y)
+{
+  row = Gather (table, ids)
+  y = OPERATOR
+}"""
+IDS = {"ids": np.array([0, 7, 199, 7])}
+
+
+def looked_up(operator: str, version: int = 17) -> ir.Model:
+    text = LOOKED_UP.replace("OPERATOR", operator).replace("VERSION", str(version))
+    return model(text, table=RNG.standard_normal((200, 32)).astype(np.float32), w=WEIGHT)
+
+
+def test_tables_are_stored_in_int8_with_a_scale_for_each_column(runner: WorkerRunner) -> None:
+    given = looked_up("Relu (row)")
+    reference = run(given, IDS)
+    changes = QuantizeDynamic().apply(given, context(runner, []))
+    assert changes.rewrites == 1
+    assert op_types(given) == {"Gather": 1, "DequantizeLinear": 1, "Relu": 1}
+    stored = {name: value.const_value for name, value in given.graph.initializers.items()}
+    assert {str(tensor.dtype) for tensor in stored.values() if tensor is not None} == {"INT8", "FLOAT"}
+    assert sum(tensor.size == 32 for tensor in stored.values() if tensor is not None) == 2
+    assert relative_error(reference[0], run(given, IDS)[0]) < 0.02
+    assert not invariants.check(given)
+
+
+@pytest.mark.parametrize(
+    ("operator", "version", "options", "reason"),
+    [
+        ("Relu (row)", 12, {}, "opset 12 cannot dequantize by columns: upgrade-opset first"),
+        ("Relu (row)", 17, {"exclude": ("op:Gather",)}, "excluded"),
+        ("MatMul (row, w)\n  z = MatMul (table, w)", 17, {}, "other nodes read its table in float"),
+    ],
+)
+def test_tables_stay_in_float(
+    runner: WorkerRunner, operator: str, version: int, options: dict[str, tuple[str, ...]], reason: str
+) -> None:
+    given = looked_up(operator, version)
+    changes = QuantizeDynamic(**options).apply(given, context(runner, []))  # type: ignore[arg-type]
+    assert reason in [skip.reason for skip in changes.skipped]
+    assert "Gather" in op_types(given)
+    assert "DequantizeLinear" not in op_types(given)

@@ -11,18 +11,21 @@ from modelopt import graph
 from modelopt.inspection.shapes import bind, inferred
 from modelopt.passes._opset import upgraded
 from modelopt.passes.base import Changes, Context, Effect, Fact, Pass, Skip, option
-from modelopt.quant import attention, dynamic, filters, gates, kernels, payoff, recurrent, select
+from modelopt.quant import attention, dynamic, filters, gates, kernels, payoff, recurrent, select, tables
+from modelopt.quant.plan import Choice
 from modelopt.quant.scheme import Grid, IntType, Symmetry
 from modelopt.runtime.cpu import TargetKind
 
 _OPSET = 17  # DynamicQuantizeLinear needs 11
 _PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
+_NOT_ESTIMATED = frozenset({"Conv", "Gather"})
+_COLUMNS_OPSET = 13  # DequantizeLinear with an axis
 _CONTRIB = (recurrent.OPERATOR, "QAttention", "MultiHeadAttention")
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizeDynamic(Pass):
-    """Store weights of matrix products in int8 and quantize their activations at run time; needs no data.
+    """Store weights of matrix products and tables in int8 and quantize activations at run time; needs no data.
 
     LSTM become onnxruntime's DynamicQuantizeLSTM, and the projection in its Attention is computed in int8: operators
     that only onnxruntime has. Convolutions stay in float unless asked for: with ranges measured at run time they take
@@ -79,12 +82,16 @@ class QuantizeDynamic(Pass):
         in_functions = {node for scope, _, inside in graph.scopes(model) if inside for node in scope}
         for node in graph.all_nodes(model):
             standard = node.domain in graph.STANDARD_DOMAINS
-            if not attention.is_attention(node) and not (standard and node.op_type in _PRODUCTS | recurrent.RECURRENT):
+            table = tables.candidate(node)
+            if table is not None:
+                reasons[node] = self._why_not_looked_up(node, table, graph.opset(model))
+            elif attention.is_attention(node) or (standard and node.op_type in _PRODUCTS | recurrent.RECURRENT):
+                reasons[node] = select.BEFORE_LOG if node in before_log else self._why_not(node)
+            else:
                 continue
-            reasons[node] = select.BEFORE_LOG if node in before_log else self._why_not(node)
             if reasons[node] is None and node in in_functions:
                 reasons[node] = "inside a function, which cannot hold an int8 initializer"
-        candidates = [node for node, reason in reasons.items() if reason is None and node.op_type != "Conv"]
+        candidates = [node for node, reason in reasons.items() if reason is None and node.op_type not in _NOT_ESTIMATED]
         if candidates and not self.everywhere:
             with inferred(model, bind(graph.signature(model), {}), ctx.runner):
                 reasons |= payoff.refused(candidates, ctx.target.kind)
@@ -93,11 +100,19 @@ class QuantizeDynamic(Pass):
             [Skip(graph.label(node), reason) for node, reason in reasons.items() if reason is not None],
         )
 
+    def _why_not_looked_up(self, node: ir.Node, verdict: Choice | str, opset: int) -> str | None:
+        if isinstance(verdict, str) or verdict.weight is None:
+            return str(verdict)
+        if opset < _COLUMNS_OPSET:
+            return f"opset {opset} cannot dequantize by columns: upgrade-opset first"
+        if any(tables.candidate(use.node) is None or use.idx != 0 for use in verdict.weight.uses()):
+            return "other nodes read its table in float"
+        return filters.why_left_out(node, self.include, self.exclude)
+
     def _why_not(self, node: ir.Node) -> str | None:
-        if self.include and not any(filters.names_node(pattern, node) for pattern in self.include):
-            return "not included"
-        if any(filters.names_node(pattern, node) for pattern in self.exclude):
-            return "excluded"
+        left_out = filters.why_left_out(node, self.include, self.exclude)
+        if left_out is not None:
+            return left_out
         if node.op_type in recurrent.RECURRENT:
             return recurrent.why_not(node)
         if attention.is_attention(node):

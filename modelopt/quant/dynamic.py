@@ -4,7 +4,8 @@
     y = Cast(MatMulInteger(x_q, w_q, x_zero, w_zero)) · (x_scale · w_scale)      [+ bias]
 
 This is the form that onnxruntime fuses to DynamicQuantizeMatMul. Activations are u8; each distinct one is quantized
-once. LSTM and onnxruntime's Attention become operators of onnxruntime's own (see `recurrent` and `attention`).
+once. LSTM and onnxruntime's Attention become operators of onnxruntime's own (see `recurrent` and `attention`). Tables
+that are looked up are stored in int8 (see `tables`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.quant import attention, recurrent, saturation, scheme
+from modelopt.quant import attention, recurrent, saturation, scheme, tables
+from modelopt.quant.plan import Choice
 from modelopt.quant.scheme import Grid, PerChannel, PerTensor
 
 
@@ -56,12 +58,31 @@ class Writer:
     def rewrite(self, node: ir.Node) -> None:
         """Replace a node that `quantize-dynamic` accepted."""
         graph.allow_plain_initializers(self._model)
-        if node.op_type == "LSTM":
+        if node.op_type == "Gather":
+            self._rewrite_gather(node)
+        elif node.op_type == "LSTM":
             self._rewrite_lstm(node)
         elif attention.is_attention(node):
             self._rewrite_attention(node)
         else:
             self._rewrite_product(node)
+
+    def _rewrite_gather(self, node: ir.Node) -> None:
+        table, choice = node.inputs[0], tables.candidate(node)
+        if table is None or not isinstance(choice, Choice):
+            raise ValueError("the node was not accepted")
+        per_column = self._per_channel and choice.weight_axis is not None
+        layout = "columns" if per_column else "table"
+        if (table, layout) not in self._stored:
+            array = graph.constant_tensor(table).numpy()  # type: ignore[union-attr]
+            granularity = PerChannel(array.ndim - 1) if per_column else PerTensor()
+            params = scheme.weight_params(array, granularity, scheme.WEIGHTS)
+            arrays = scheme.quantize(array, params), params.scale, params.zero_point
+            self._stored[table, layout] = self._initializers(_holder(table, node), table, arrays)
+        stored = self._stored[table, layout]
+        reads = (stored.integers, stored.scale, stored.zero_point)
+        tables.look_up(node, reads, per_column=per_column, names=self._names)
+        graph.drop_if_unused(table)
 
     def _rewrite_lstm(self, node: ir.Node) -> None:
         weights = [node.inputs[1], node.inputs[2]]
@@ -209,14 +230,17 @@ class Writer:
             integers, scale, zero_point = self._lstm_weight(array.transpose(0, 2, 1))
         else:
             integers, scale, zero_point = self._weight(array, layout)
-        holder = _holder(weight, node)
-        name = self._names(f"{weight.name}_quantized")
-        self._stored[(weight, layout)] = Stored(
-            graph.add_initializer(holder, name, integers),
-            graph.add_initializer(holder, self._names(f"{name}_scale"), scale),
-            graph.add_initializer(holder, self._names(f"{name}_zero_point"), zero_point),
-        )
+        arrays = integers, scale, zero_point
+        self._stored[(weight, layout)] = self._initializers(_holder(weight, node), weight, arrays)
         return self._stored[(weight, layout)]
+
+    def _initializers(
+        self, holder: ir.Graph, weight: ir.Value, arrays: tuple[np.ndarray, np.ndarray, np.ndarray]
+    ) -> Stored:
+        name = self._names(f"{weight.name}_quantized")
+        names = name, self._names(f"{name}_scale"), self._names(f"{name}_zero_point")
+        made = (graph.add_initializer(holder, each, array) for each, array in zip(names, arrays, strict=True))
+        return Stored(*made)
 
     def _weight(self, array: np.ndarray, layout: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(int8, scale, zero point) of a matrix (depth, columns), a stack of them, or a convolution's kernel."""
