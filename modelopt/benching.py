@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 import msgspec
 
-from modelopt import graph, io, measuring
+from modelopt import graph, integers, io, measuring
 from modelopt.errors import InputError
 from modelopt.measure import cautions
 from modelopt.measure.bench import BenchResult, run_bench
@@ -119,7 +119,7 @@ def measure_models(
 
 
 def _require_same_inputs(first: io.Loaded, other: io.Loaded) -> None:
-    ours, theirs = graph.signature(first.model), graph.signature(other.model)
+    ours, theirs = (integers.in_floats(graph.signature(m), m.metadata_props) for m in (first.model, other.model))
     if [(spec.name, spec.dtype) for spec in ours.inputs] != [(spec.name, spec.dtype) for spec in theirs.inputs]:
         raise InputError(
             f"{first.shown} and {other.shown} do not take the same inputs",

@@ -12,7 +12,7 @@ from typing import overload
 import numpy as np
 import onnx_ir as ir
 
-from modelopt import graph
+from modelopt import graph, integers
 from modelopt.data import Dataset, Preprocess, open_data, overlap, random_data, split
 from modelopt.errors import InputError, Refused
 from modelopt.measure.answers import gives_class_scores
@@ -147,7 +147,7 @@ def open_all(recipe: Recipe, model: ir.Model, signature: Signature | None = None
     Raises:
         InputError: They do not fit.
     """
-    signature = graph.signature(model) if signature is None else signature
+    signature = integers.in_floats(graph.signature(model), model.metadata_props) if signature is None else signature
     calibration = _open(recipe.calibration, signature, recipe.seed)
     evaluation = _open(recipe.evaluate, signature, recipe.seed)
     notes = [note for dataset in (calibration, evaluation) if dataset is not None for note in dataset.notes]

@@ -75,6 +75,12 @@ Examples:
     help="Float operators between Q/DQ, or QLinearConv and QLinearMatMul where they exist. [default: qdq]",
 )
 @options.option(
+    "--integer-io",
+    heading=_INT8,
+    is_flag=True,
+    help="Inputs and outputs become integers where they are quantized; the report and the metadata say how.",
+)
+@options.option(
     "--target",
     type=click.Choice(["auto", "x86-vnni", "x86-avx2", "arm64", "tensorrt", "cuda"]),
     default="auto",

@@ -33,6 +33,7 @@ _MODES_OF = {
     "method": ("static",),
     "weight_range": ("static",),
     "format": ("static",),
+    "integer_io": ("static",),
     "everywhere": INTEGER_MODES,
     "no_search": INTEGER_MODES,
     "bits": ("weights",),
@@ -85,7 +86,7 @@ def default_contract(flags: dict[str, Any]) -> float | None:
 
 def others(mode: str, flags: dict[str, Any]) -> list[Pass]:
     """Passes to try beside the mode's own: products may be faster with ranges measured at run time."""
-    named = flags["include"] or flags["exclude"]
+    named = flags["include"] or flags["exclude"] or flags["integer_io"]
     return [make_pass(_PASSES["dynamic"], {})] if mode == "static" and not named else []
 
 

@@ -158,8 +158,8 @@ def _matched_outputs(before: Session, after: Session) -> list[str]:
     if len(ours) != len(theirs):
         raise InputError(f"the two models have {len(ours)} and {len(theirs)} outputs", note="they cannot be compared")
     names = ours if set(ours) == set(theirs) else theirs
-    types = {value.name: value.type for value in after.info.outputs}
-    for value, name in zip(before.info.outputs, names, strict=True):
-        if value.type != types[name] and not {value.type, types[name]} <= _FLOATS:
-            raise InputError(f"output '{name}' is {types[name]} in one model and {value.type} in the other")
+    types = after.info.output_types()
+    for was, name in zip(before.info.output_types().values(), names, strict=True):
+        if was != types[name] and not {was, types[name]} <= _FLOATS:
+            raise InputError(f"output '{name}' is {types[name]} in one model and {was} in the other")
     return names

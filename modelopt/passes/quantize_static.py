@@ -13,7 +13,7 @@ from modelopt import graph
 from modelopt.errors import InputError
 from modelopt.passes._opset import upgraded
 from modelopt.passes.base import Changes, Context, Effect, Pass, Skip, option
-from modelopt.quant import at_risk, calibrate, existing, filters, gemm, operators, qdq, qoperator, stem, worth
+from modelopt.quant import at_risk, calibrate, existing, filters, gemm, operators, qdq, qoperator, rim, stem, worth
 from modelopt.quant.calibrate import Observations
 from modelopt.quant.feedback import Rounding
 from modelopt.quant.methods import Method, choose_range
@@ -97,6 +97,9 @@ class QuantizeStatic(Pass):
     format: Form = option(  # noqa: RUF009 - it is dataclasses.field
         Form.QDQ, "qdq (Q/DQ around float operators) or qoperator (QLinearConv and QLinearMatMul; the rest stays qdq)"
     )
+    integer_io: bool = option(
+        default=False, text="inputs and outputs of the model are integers where they are quantized; metadata say how"
+    )
     include: tuple[str, ...] = option((), "only these kernels: globs over node names, re:EXPRESSION or op:TYPE")
     exclude: tuple[str, ...] = option((), "leave these nodes in float: globs, re:EXPRESSION or op:TYPE")
 
@@ -114,7 +117,8 @@ class QuantizeStatic(Pass):
         if self._is_wide() and not self.everywhere:
             return Changes(skipped=(Skip("model", _NO_WIDE_KERNELS),))
         filters.check_used((*self.include, *self.exclude), graph.all_nodes(model))
-        plan = select(model, Rules(self.include, self.exclude))
+        rules = Rules(self.include, self.exclude, integer_io=self.integer_io)
+        plan = select(model, rules)
         if not plan.choices:
             return Changes(skipped=plan.skipped)
         if ctx.calibration is None:
@@ -125,12 +129,12 @@ class QuantizeStatic(Pass):
         least, common = (_WIDE_OPSET, _WIDE_OPSET) if self._is_wide() else (_LEAST_OPSET, _OPSET)
         work = named_apart(model if graph.opset(model) >= least else upgraded(model, common, ctx.runner))
         if work is not model:
-            plan = select(work, Rules(self.include, self.exclude))
+            plan = select(work, rules)
         names = to_observe(work, plan)
         # What others may ask for as well is worth more than the shorter run.
         bins = BINS if self.method.needs_histogram or ctx.calibrations is not None else 1
         seen = calibrate.collect(work, names, ctx, bins=bins) if names else Observations({}, (), 0)
-        plan = self._settle(work, seen, ctx)
+        plan = self._settle(work, rules, seen, ctx)
         facts = self._facts(plan, seen, ctx)
         if not plan.choices:
             return Changes(0, plan.skipped, facts)
@@ -159,11 +163,16 @@ class QuantizeStatic(Pass):
             written = qoperator.convert(model)
             skipped += written.skipped
             facts["qoperators"] = written.nodes
+        if self.integer_io:
+            taken = rim.take_away(model)
+            skipped += taken.skipped
+            facts |= {f"input {name}": str(affine) for name, affine in taken.io.inputs.items()}
+            facts |= {f"output {name}": str(affine) for name, affine in taken.io.outputs.items()}
         return tuple(skipped), facts
 
-    def _settle(self, model: ir.Model, seen: Observations, ctx: Context) -> Plan:
+    def _settle(self, model: ir.Model, rules: Rules, seen: Observations, ctx: Context) -> Plan:
         """The plan for what the samples showed, less what does not pay; dropping a kernel may undo its neighbours."""
-        rules = Rules(self.include, self.exclude, {skip.node: skip.reason for skip in seen.skipped})
+        rules = replace(rules, banned={skip.node: skip.reason for skip in seen.skipped})
         plan = select(model, rules)
         sources = qdq.sources(plan)
         unfit = operators.unfit(plan, lambda value: float(self._params_of(sources[value], seen, ctx).scale))

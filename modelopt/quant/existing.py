@@ -32,23 +32,24 @@ def has_integer_weight(node: ir.Node) -> bool:
 def params_of(value: ir.Value) -> QParams | None:
     """The parameters of an activation that comes out of a DequantizeLinear with one scale; else None."""
     producer = value.producer()
-    return None if producer is None or producer.op_type != "DequantizeLinear" else _params(producer)
+    return None if producer is None or producer.op_type != "DequantizeLinear" else params(producer)
 
 
 def is_quantized_next(value: ir.Value) -> bool:
     """Whether all that reads `value` is one QuantizeLinear with one scale: a kernel that makes it ends there."""
     reader = graph.sole_consumer(value)
-    return reader is not None and reader.op_type == "QuantizeLinear" and _params(reader) is not None
+    return reader is not None and reader.op_type == "QuantizeLinear" and params(reader) is not None
 
 
-def _params(node: ir.Node) -> QParams | None:
-    """Of a QuantizeLinear or DequantizeLinear of u8 or s8 with constant numbers; without a zero point it is u8's 0."""
+def params(node: ir.Node, *, wide: bool = False) -> QParams | None:
+    """Those of a QuantizeLinear or DequantizeLinear with constant numbers, one of each; with `wide` of 16 bits, too."""
     if len(node.inputs) < 3:
         return None
     scale, zero_point = graph.constant(node.inputs[1]), graph.constant(node.inputs[2])
     if scale is None or zero_point is None or scale.size != 1 or scale.dtype != "float32":
         return None
-    kinds = {kind.dtype: kind for kind in (IntType.U8, IntType.S8)}
+    types = (IntType.U8, IntType.S8, IntType.U16, IntType.S16) if wide else (IntType.U8, IntType.S8)
+    kinds = {kind.dtype: kind for kind in types}
     if zero_point.dtype not in kinds:
         return None
     grid = Grid(kinds[zero_point.dtype], Symmetry.ASYMMETRIC)

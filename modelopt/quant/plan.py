@@ -67,6 +67,7 @@ class Rules:
         banned: Reasons, by name, not to quantize an activation.
         unfit: Reasons not to compute a node in int8 with the ranges that were observed.
         unprofitable: Kernels that cost more in int8 than they save (see `worth`).
+        integer_io: Quantize the outputs of the model, too, where what makes them can end in integers.
     """
 
     include: tuple[str, ...] = ()
@@ -74,6 +75,7 @@ class Rules:
     banned: Mapping[str, str] = field(default_factory=dict)
     unfit: Mapping[ir.Node, str] = field(default_factory=dict)
     unprofitable: frozenset[ir.Node] = frozenset()
+    integer_io: bool = False
 
 
 @dataclass(frozen=True)

@@ -159,7 +159,7 @@ def _follow(
             available.update(_written(choice))
         elif choice is not None:
             skipped.append(Skip(graph.label(node), choice))
-    wanted: set[ir.Value] = set()
+    wanted: set[ir.Value] = set(model.graph.outputs) if rules.integer_io else set()
     chosen: list[Choice] = []
     for node in reversed(nodes):
         if node not in can:

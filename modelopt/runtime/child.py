@@ -25,6 +25,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before onnxruntime is imported: its
 import msgspec
 import numpy as np
 
+from modelopt.integers import declared
 from modelopt.runtime import wire
 from modelopt.runtime.observing import Observing
 from modelopt.runtime.profiling import keep_optimized, node_runs, optimized_outputs
@@ -89,6 +90,7 @@ class Child:
             tuple(_io_spec(value) for value in session.get_outputs()),
             tuple(session.get_providers()),
             load_ns,
+            declared(session.get_modelmeta().custom_metadata_map),
         )
         return {"info": msgspec.to_builtins(info)}, {}
 

@@ -6,6 +6,8 @@ from enum import Enum
 
 import msgspec
 
+from modelopt.integers import IntegerIo
+
 
 class Optimization(Enum):
     """onnxruntime's graph optimization level at load."""
@@ -57,12 +59,19 @@ class SessionInfo(msgspec.Struct, frozen=True):
         outputs: Its outputs.
         providers: The providers that it really has, in order of preference.
         load_ns: Nanoseconds for creating the session.
+        integers: The inputs and outputs that the model says are integers for floats.
     """
 
     inputs: tuple[IoSpec, ...]
     outputs: tuple[IoSpec, ...]
     providers: tuple[str, ...]
     load_ns: int
+    integers: IntegerIo = IntegerIo()
+
+    def output_types(self) -> dict[str, str]:
+        """By output the type of what a run gives: floats where the model says what its integers stand for."""
+        listed = self.integers.outputs
+        return {value.name: "tensor(float)" if value.name in listed else value.type for value in self.outputs}
 
 
 class NodeRun(msgspec.Struct, frozen=True):

@@ -253,12 +253,16 @@ class Session:
         self.info = info
 
     def fitting(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """`feeds` rounded to float16 where this model takes that and they are the float32 of the model it came from."""
+        """`feeds` as float16 or integers where this model takes those and they are float32, as the original takes."""
         halves = {value.name for value in self.info.inputs if value.type == "tensor(float16)"}
-        return {
-            name: array.astype(np.float16) if name in halves and array.dtype == np.float32 else array
-            for name, array in feeds.items()
-        }
+        integers = self.info.integers.inputs
+        made = dict(feeds)
+        for name, array in feeds.items():
+            if array.dtype == np.float32 and name in halves:
+                made[name] = array.astype(np.float16)
+            elif array.dtype == np.float32 and name in integers:
+                made[name] = integers[name].quantize(array)
+        return made
 
     def run(self, feeds: dict[str, np.ndarray], outputs: list[str] | None = None) -> list[np.ndarray]:
         """Run once.
@@ -267,6 +271,9 @@ class Session:
             feeds: Input arrays by name.
             outputs: Output names; None for all, in the model's order.
 
+        Returns:
+            The outputs; float32 where the model says what its integers stand for.
+
         Raises:
             Refused: onnxruntime fails while running.
             WorkerDied: The child crashed or exceeded its limits.
@@ -274,7 +281,13 @@ class Session:
         body = {"call": "run", "id": self._number, "outputs": outputs}
         fitting = self.fitting(feeds)
         _, tensors = self._worker._request(body, fitting, doing="running the model")  # noqa: SLF001 - same module
-        return [tensors[str(i)] for i in range(len(tensors))]
+        integers = self.info.integers.outputs
+        names = [output.name for output in self.info.outputs] if outputs is None else outputs
+        arrays = [tensors[str(i)] for i in range(len(tensors))]
+        return [
+            integers[name].dequantize(array) if name in integers and array.dtype == integers[name].dtype else array
+            for name, array in zip(names, arrays, strict=True)
+        ]
 
     def observe(
         self, feeds: dict[str, np.ndarray], outputs: Mapping[str, str], *, bins: int, runs_at_once: int
@@ -293,7 +306,7 @@ class Session:
         """
         body = {"call": "observe", "id": self._number, "outputs": dict(outputs), "bins": bins}
         body |= {"runs_at_once": runs_at_once, "memory_bytes": self._worker.limits.memory_bytes}
-        self._worker._request(body, feeds, doing="running the model")  # noqa: SLF001 - same module
+        self._worker._request(body, self.fitting(feeds), doing="running the model")  # noqa: SLF001 - same module
 
     def observed(self) -> Observed:
         """Wait for the samples that `observe` was given, and fetch what was counted."""

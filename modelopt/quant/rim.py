@@ -1,0 +1,99 @@
+"""Take the Q and DQ at the rim of a model away: its inputs and outputs become the integers behind them.
+
+x → QuantizeLinear → x_quantized → …      becomes    x (u8) → …
+… → y_quantized → DequantizeLinear → y    becomes    … → y (u8)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+import onnx_ir as ir
+
+from modelopt import graph
+from modelopt.integers import KEY, Affine, IntegerIo, declared
+from modelopt.passes.base import Skip
+from modelopt.quant import existing
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What `take_away` did.
+
+    Attributes:
+        io: What is integers now.
+        skipped: The float32 inputs and outputs that are not, with the reason.
+    """
+
+    io: IntegerIo
+    skipped: tuple[Skip, ...]
+
+
+def take_away(model: ir.Model) -> Taken:
+    """Make inputs and outputs integers where a Q reads them or a DQ makes them; `model` is changed in place."""
+    inputs: dict[str, Affine] = {}
+    outputs: dict[str, Affine] = {}
+    skipped: list[Skip] = []
+    for value in list(model.graph.inputs):
+        if value.dtype == ir.DataType.FLOAT and value.name and value.name not in model.graph.initializers:
+            found = _take_input(value)
+            if isinstance(found, Affine):
+                inputs[value.name] = found
+            else:
+                skipped.append(Skip(value.name, f"this input stays float32: {found}"))
+    for index, value in enumerate(model.graph.outputs):
+        if value.dtype == ir.DataType.FLOAT and value.name:
+            name = value.name
+            found = _take_output(model.graph, index, value)
+            if isinstance(found, Affine):
+                outputs[name] = found
+            else:
+                skipped.append(Skip(name, f"this output stays float32: {found}"))
+    before = declared(model.metadata_props)
+    io = IntegerIo({**before.inputs, **inputs}, {**before.outputs, **outputs})
+    if inputs or outputs:
+        model.metadata_props[KEY] = msgspec.json.encode(io).decode()
+    return Taken(io, tuple(skipped))
+
+
+def _take_input(value: ir.Value) -> Affine | str:
+    readers = [use.node for use in value.uses()]
+    if value.is_graph_output() or any(reader.op_type != "QuantizeLinear" for reader in readers) or not readers:
+        return "nodes read it in float"
+    found = {_affine(reader) for reader in readers}
+    affine = found.pop()
+    if found or affine is None:
+        return "it is not quantized in one way, with one scale"
+    for reader in readers:
+        graph.replace_value(reader.outputs[0], value)
+        graph.remove_with_constants(reader)
+    value.type = ir.TensorType(ir.DataType[affine.dtype.upper()])
+    return affine
+
+
+def _take_output(scope: ir.Graph, index: int, value: ir.Value) -> Affine | str:
+    maker = value.producer()
+    if maker is None or maker.op_type != "DequantizeLinear" or maker.graph is not scope or maker.inputs[0] is None:
+        return "it is made in float"
+    affine, integers = _affine(maker), maker.inputs[0]
+    if affine is None:
+        return "it has more than one scale"
+    if value.uses() or sum(value is other for other in scope.outputs) > 1:
+        return "nodes read it in float"
+    if integers.producer() is None or integers.is_graph_output() or integers.is_graph_input():
+        return "its integers are an input or an output themselves"
+    integers.shape = value.shape if integers.shape is None else integers.shape
+    integers.type = ir.TensorType(ir.DataType[affine.dtype.upper()])
+    name = value.name
+    scope.outputs[index] = integers
+    graph.remove_with_constants(maker)
+    integers.name = name
+    return affine
+
+
+def _affine(node: ir.Node) -> Affine | None:
+    params = existing.params(node, wide=True)
+    if params is None:
+        return None
+    return Affine(params.grid.type.value, float(params.scale), int(params.zero_point))  # type: ignore[arg-type]
