@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from modelopt.passes.base import Context, Pass
 from modelopt.progress import Progress, silent
 from modelopt.quant.cache import Calibrations
 from modelopt.recipe import Recipe, Step, UntilStable, dump
-from modelopt.report import FileInfo, ModelStats, PassResult, Report, SkipInfo, Verification
+from modelopt.report import FileInfo, ModelStats, PassResult, Report, SkipInfo, TensorInfo, Verification
 from modelopt.runtime import cpu, placement
 from modelopt.runtime.coverage import Coverage
 from modelopt.runtime.installed import runtime_version
@@ -262,6 +263,7 @@ def _apply_one(step: Pass, model: ir.Model, context: Context, observers: Sequenc
         rewrites=changes.rewrites,
         skipped=tuple(SkipInfo(node=skip.node, reason=skip.reason) for skip in changes.skipped),
         facts=dict(changes.facts),
+        tensors=tuple(TensorInfo(**dataclasses.asdict(tensor)) for tensor in changes.tensors),
         wall_ns=wall_ns,
         before=before,
         after=_stats(model) if changes.rewrites else before,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
 from modelopt.runtime.runner import WorkerRunner
@@ -24,3 +25,11 @@ def runner() -> Iterator[WorkerRunner]:
     lent = WorkerRunner()
     yield lent
     lent.close()
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers_in_any_order(request: pytest.FixtureRequest) -> None:
+    """A file's RNG starts anew for each of its tests: what one draws does not depend on which ran before it."""
+    generator = getattr(request.module, "RNG", None)
+    if isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = np.random.default_rng(0).bit_generator.state

@@ -188,3 +188,27 @@ def test_the_metric_of_the_contract_can_be_chosen_without_labels(tmp_path: Path,
     flags = ("--calib", VIT.with_name("calib.npz"), "--metric", metric, "--max-drop", "10%", "--no-bench")
     done = modelopt("quantize", VIT, *flags, "-o", "x.onnx", cwd=tmp_path).succeeded()
     assert said in done.err
+
+
+def test_weights_of_few_bits_are_rounded_in_other_ways_until_the_contract_holds(tmp_path: Path) -> None:
+    data = ("--calib", VIT.with_name("calib.npz"), "--eval", VIT.with_name("eval.npz"))
+    report = _tried(tmp_path, VIT, "--mode", "weights", "--bits", "2", *data, "--max-drop", "0.5%", "--no-bench")
+    first, *others = report["trials"]
+    assert first["drop"] > 0.005
+    assert [trial["kept"] for trial in others][-1]
+    assert report["gates"][0]["passed"]
+    assert any(node.op_type == "MatMulNBits" for node in onnx.load(tmp_path / "x.onnx").graph.node)
+
+
+def test_worst_nodes_stay_in_float_where_rounding_does_not_help(tmp_path: Path) -> None:
+    flags = ("--mode", "weights", "--bits", "2", "--block-size", "256", "--eval", VIT.with_name("eval.npz"))
+    report = _tried(tmp_path, VIT, *flags, "--max-drop", "0%", "--no-bench")
+    assert report["gates"][0]["passed"]
+    assert report["offenders"]
+    assert report["offenders"][0]["gain"] is not None
+
+
+def test_half_precision_keeps_a_contract_where_there_are_data(tmp_path: Path) -> None:
+    report = _tried(tmp_path, VIT, "--mode", "fp16", "--eval", VIT.with_name("eval.npz"), "--no-bench")
+    assert [gate["gate"] for gate in report["gates"]] == ["max-drop"]
+    assert report["output"]["size_bytes"] < 0.6 * report["input"]["size_bytes"]

@@ -119,7 +119,6 @@ Examples:
 @options.option("--only", is_flag=True, help="Do not fold and fuse first.")
 @options.option(
     "--no-search",
-    heading=_INT8,
     is_flag=True,
     help="Quantize as told: try nothing else, and write it even if it is slower.",
 )

@@ -35,7 +35,7 @@ _MODES_OF = {
     "format": ("static",),
     "integer_io": ("static",),
     "everywhere": INTEGER_MODES,
-    "no_search": INTEGER_MODES,
+    "no_search": tuple(_PASSES),
     "bits": ("weights",),
     "block_size": ("weights",),
     "weight_method": ("weights",),
@@ -75,7 +75,8 @@ def searches(mode: str, flags: dict[str, Any]) -> bool:
     """Whether other recipes are tried and measured too."""
     as_told = flags["no_search"] or flags["everywhere"] or flags["print_recipe"]
     measures = flags["evaluation"] is not None or not (flags["no_verify"] and flags["no_bench"])
-    return mode in INTEGER_MODES and measures and not as_told
+    has_contract = flags["max_drop"] is not None or default_contract(flags) is not None
+    return measures and not as_told and (mode in INTEGER_MODES or has_contract)
 
 
 def default_contract(flags: dict[str, Any]) -> float | None:
@@ -105,10 +106,10 @@ def _calibration(mode: str, flags: dict[str, Any]) -> DataSpec | None:
             note="ranges of activations come from real inputs",
             hint="--calib data/, or --mode dynamic, or --calib random to try without",
         )
-    uses = mode != "weights" or flags["weight_method"] == "gptq"
-    if calib is None and mode == "weights" and uses:
+    if calib is None and flags["weight_method"] == "gptq":
         raise InputError("gptq needs calibration data", hint="--calib data/, or --weight-method hqq, which needs none")
-    if calib is not None and not uses:
+    told = flags["no_search"] or calib == "random"
+    if calib is not None and mode == "weights" and told and flags["weight_method"] != "gptq":
         raise InputError("--calib is of no use for --mode weights without gptq", hint="--weight-method gptq")
     if calib is None and flags["calib_cache"]:
         raise InputError("--calib-cache keeps what calibration observes", hint="--calib DATA")

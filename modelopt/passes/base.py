@@ -52,6 +52,25 @@ Fact = str | int | float | bool
 
 
 @dataclass(frozen=True)
+class TensorError:
+    """How well the integers of one tensor hold its numbers.
+
+    Attributes:
+        name: The tensor's.
+        kind: ``activation`` or ``weight``.
+        low: The smallest number that the integers stand for, in any channel.
+        high: The largest.
+        sqnr_db: Signal over quantization noise in decibels; None where nothing is lost, or nothing is there.
+    """
+
+    name: str
+    kind: str
+    low: float
+    high: float
+    sqnr_db: float | None
+
+
+@dataclass(frozen=True)
 class Changes:
     """What a pass says of itself.
 
@@ -59,11 +78,13 @@ class Changes:
         rewrites: How many places were rewritten; 0 promises that the model is untouched.
         skipped: The refusals, for ``--explain``.
         facts: Named figures for the report, e.g. ``{"sparsity": 0.5}``; units are in the names.
+        tensors: What was quantized, and how well integers hold it.
     """
 
     rewrites: int = 0
     skipped: tuple[Skip, ...] = ()
     facts: Mapping[str, Fact] = field(default_factory=dict)
+    tensors: tuple[TensorError, ...] = ()
 
 
 class Runner(Protocol):

@@ -13,7 +13,20 @@ from modelopt import graph
 from modelopt.errors import InputError
 from modelopt.passes._opset import upgraded
 from modelopt.passes.base import Changes, Context, Effect, Pass, Skip, option
-from modelopt.quant import at_risk, calibrate, existing, filters, gemm, operators, qdq, qoperator, rim, stem, worth
+from modelopt.quant import (
+    at_risk,
+    calibrate,
+    existing,
+    filters,
+    gemm,
+    operators,
+    qdq,
+    qoperator,
+    rim,
+    sqnr,
+    stem,
+    worth,
+)
 from modelopt.quant.calibrate import Observations
 from modelopt.quant.feedback import Rounding
 from modelopt.quant.methods import Method, choose_range
@@ -138,20 +151,23 @@ class QuantizeStatic(Pass):
         facts = self._facts(plan, seen, ctx)
         if not plan.choices:
             return Changes(0, plan.skipped, facts)
-        skipped, more = self._write(work, plan, seen, ctx)
+        written = self._write(work, plan, seen, ctx)
         if work is not model:
             graph.replace_contents(model, work)
         mark(model, self.name)
-        return Changes(len(plan.choices), (*plan.skipped, *skipped), facts | more)
+        skipped = (*plan.skipped, *written.skipped)
+        return Changes(len(plan.choices), skipped, {**facts, **written.facts}, written.tensors)
 
-    def _write(
-        self, model: ir.Model, plan: Plan, seen: Observations, ctx: Context
-    ) -> tuple[tuple[Skip, ...], dict[str, str | int | float | bool]]:
-        """Put the plan into `model`, changed in place; returns what stays as it was, with reasons, and facts."""
+    def _write(self, model: ir.Model, plan: Plan, seen: Observations, ctx: Context) -> Changes:
+        """Put the plan into `model`, changed in place."""
         plan = gemm.unscaled(model, plan)
         rules = self._constants(ctx)
         repair = Repair.before(model, plan, self.rounding, correct_bias=self.correct_bias)
-        qdq.Writer(model, plan, self._params(plan, seen, ctx), rules).write()
+        params = self._params(plan, seen, ctx)
+        observed = {name: seen.collectors[name].histogram() for name in params if name in seen.collectors}
+        tensors = [sqnr.of_activation(name, histogram, params[name]) for name, histogram in observed.items()]
+        writer = qdq.Writer(model, plan, params, rules)
+        writer.write()
         repaired = repair.run(model, rules, ctx)
         skipped, facts = list(repaired.skipped), dict(repaired.facts)
         if ctx.target.kind in {TargetKind.X86_VNNI, TargetKind.X86_AVX2}:
@@ -168,7 +184,7 @@ class QuantizeStatic(Pass):
             skipped += taken.skipped
             facts |= {f"input {name}": str(affine) for name, affine in taken.io.inputs.items()}
             facts |= {f"output {name}": str(affine) for name, affine in taken.io.outputs.items()}
-        return tuple(skipped), facts
+        return Changes(0, tuple(skipped), facts, (*tensors, *writer.errors))
 
     def _settle(self, model: ir.Model, rules: Rules, seen: Observations, ctx: Context) -> Plan:
         """The plan for what the samples showed, less what does not pay; dropping a kernel may undo its neighbours."""

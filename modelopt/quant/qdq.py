@@ -14,7 +14,8 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.quant import existing, saturation, scheme, tables
+from modelopt.passes.base import TensorError
+from modelopt.quant import existing, saturation, scheme, sqnr, tables
 from modelopt.quant.plan import Choice, Plan, Role
 from modelopt.quant.scheme import Grid, PerChannel, PerTensor, QParams
 from modelopt.quant.weight_range import WeightRange, weight_params
@@ -53,7 +54,7 @@ def sources(plan: Plan) -> dict[ir.Value, ir.Value]:
 
 
 class Writer:
-    """Rewrites one model by one plan; use it once.
+    """Rewrites one model by one plan; use it once. Then `errors` holds how well integers hold its weights.
 
     Args:
         model: The model, changed in place.
@@ -72,6 +73,7 @@ class Writer:
         self._weights: dict[ir.Value, tuple[_Stored, QParams]] = {}
         self._read: dict[tuple[ir.Value, int], ir.Value] = {}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
+        self.errors: list[TensorError] = []
 
     def write(self) -> None:
         """Do it."""
@@ -114,6 +116,7 @@ class Writer:
         if self._rules.unsaturated:
             params = saturation.fit_kernels(array, params, [choice.node for choice in kernels])
         self._weights[weight] = (self._store(weight, array, params), params)
+        self.errors.append(sqnr.of_weight(weight.name or "", array, params))
 
     def _use_constants(self, choice: Choice) -> None:
         if choice.weight is None:

@@ -35,6 +35,16 @@ class SkipInfo(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
+class TensorInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A tensor that was quantized: see `modelopt.passes.base.TensorError`."""
+
+    name: str
+    kind: str
+    low: float
+    high: float
+    sqnr_db: float | None
+
+
 class ModelStats(msgspec.Struct, frozen=True, kw_only=True):
     """The size of a model in memory.
 
@@ -57,6 +67,7 @@ class PassResult(msgspec.Struct, frozen=True, kw_only=True):
         rewrites: How many places it rewrote.
         skipped: Its refusals.
         facts: Its own figures.
+        tensors: What it quantized, and how well integers hold it.
         wall_ns: Nanoseconds in the pass.
         before: The model before it.
         after: The model after it.
@@ -68,6 +79,7 @@ class PassResult(msgspec.Struct, frozen=True, kw_only=True):
     rewrites: int
     skipped: tuple[SkipInfo, ...]
     facts: dict[str, Any]
+    tensors: tuple[TensorInfo, ...] = ()
     wall_ns: int
     before: ModelStats
     after: ModelStats
@@ -124,17 +136,21 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Offender(msgspec.Struct, frozen=True, kw_only=True):
-    """A node, or a few that were not told apart, that costs accuracy in integers.
+    """A node, or a few that were not told apart, that costs accuracy when it is quantized.
 
     Attributes:
         nodes: Their names.
-        share: Of the squared error that quantizing everything causes; shares of single nodes add up to about 1.
+        share: Of the squared error that quantizing everything causes, when only these are quantized; shares of single
+            nodes add up to about 1.
+        gain: The share of the squared error that is gone when only these are in float again; None where that was not
+            measured.
         cause: What it comes from, where that is known.
         restored: Whether they stay in float in the result.
     """
 
     nodes: tuple[str, ...]
     share: float
+    gain: float | None = None
     cause: str | None = None
     restored: bool = False
 
@@ -175,7 +191,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         versions: Of modelopt and onnxruntime.
         coverage: What the runtime executed for each node of an integer model; None where that was not profiled.
         trials: What was tried before this recipe was chosen, in order.
-        offenders: The nodes that cost accuracy in integers, worst first, where they were looked for.
+        offenders: The nodes that cost accuracy when they are quantized, worst first, where they were looked for.
     """
 
     schema: str = SCHEMA

@@ -13,6 +13,7 @@ from modelopt.runtime.coverage import Coverage, Kind
 from modelopt.sections import Section
 
 _MAX_SKIPS = 40
+_MAX_TENSORS = 12
 _MAX_CAUTIONS = 2
 _KINDS = {Kind.INTEGER: "integer", Kind.FLOAT: "float", Kind.OVERHEAD: "converting"}
 
@@ -29,6 +30,7 @@ def report_sections(report: Report, *, explain: bool = False, verbose: bool = Fa
     if explain:
         sections.append(_refusals(report))
         sections += [] if report.coverage is None else [_slowest(report.coverage)]
+        sections += _worst_tensors(report)
     if report.trials:
         sections.append(_trials(report))
     if report.offenders:
@@ -87,12 +89,14 @@ def _offenders(report: Report) -> Section:
         (
             ", ".join(each.nodes[:3]) + (f" and {len(each.nodes) - 3} more" if len(each.nodes) > 3 else ""),
             f"{each.share:.0%}",
+            "" if each.gain is None else f"{each.gain:+.0%}",
             each.cause or "",
-            "in float" if each.restored else "in integers",
+            "in float" if each.restored else "quantized",
         )
         for each in report.offenders
     ]
-    return Section("what costs accuracy in integers", ("node", "share of the error", "cause", ""), tuple(rows))
+    header = ("node", "error of it alone", "gain in float", "cause", "")
+    return Section("what costs accuracy", header, tuple(rows))
 
 
 def _slowest(coverage: Coverage) -> Section:
@@ -101,6 +105,19 @@ def _slowest(coverage: Coverage) -> Section:
     rows = [(cost.node, cost.op_type, cost.kernel, _KINDS[cost.kind], milliseconds(cost.median_ns)) for cost in timed]
     more = (f"… and {len(rows) - _MAX_SKIPS} more: --json has all of them",) if len(rows) > _MAX_SKIPS else ()
     return Section("what ran", ("node", "operator", "kernel", "in", "time"), tuple(rows[:_MAX_SKIPS]), more)
+
+
+def _worst_tensors(report: Report) -> list[Section]:
+    """What integers hold least well."""
+    tensors = [tensor for result in report.passes for tensor in result.tensors]
+    lossy = [(tensor.sqnr_db, tensor) for tensor in tensors if tensor.sqnr_db is not None]
+    rows = [
+        (tensor.name, tensor.kind, f"[{tensor.low:.4g}, {tensor.high:.4g}]", f"{decibels:.1f} dB")
+        for decibels, tensor in sorted(lossy, key=lambda pair: pair[0])
+    ]
+    more = (f"… and {len(rows) - _MAX_TENSORS} more: --json has all of them",) if len(rows) > _MAX_TENSORS else ()
+    header = ("tensor", "kind", "range", "signal over noise")
+    return [Section("quantized tensors, worst first", header, tuple(rows[:_MAX_TENSORS]), more)] if rows else []
 
 
 def _fact(key: str, value: object) -> str:

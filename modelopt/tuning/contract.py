@@ -1,33 +1,32 @@
-"""Finds the recipe for an integer model that keeps the contract: no less accurate than asked, never slower.
+"""Finds the recipe for a quantized model that keeps the contract: no less accurate than asked, and worth having.
 
-The float model always keeps it. The integer model is taken where it is accurate enough, perhaps after other ways to
-choose ranges, corrections, or with the nodes left in float that cost the most accuracy, and where it is faster, or as
-fast and much smaller.
+The float model always keeps it. The quantized model is taken where it is accurate enough, perhaps after other ways to
+choose ranges or to round, corrections, or with the nodes left in float that cost the most accuracy. An integer model
+must also be faster, or as fast and much smaller; half precision and weights of few bits are asked for by name, mostly
+for their size, and need only be smaller.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-import onnx_ir as ir
 
-from modelopt import engine, graph
+from modelopt import engine
 from modelopt.errors import ModeloptError, Refused, WorkerDied
 from modelopt.measure.stats import Ratio, Verdict
 from modelopt.passes.base import Pass
+from modelopt.passes.quantize_dynamic import QuantizeDynamic
 from modelopt.passes.quantize_static import QuantizeStatic
 from modelopt.quant.coverage import losing
-from modelopt.quant.kernels import KERNELS
 from modelopt.recipe import Recipe
 from modelopt.report import Offender, Trial
-from modelopt.tuning import variants
+from modelopt.tuning import nodes, variants
 from modelopt.tuning.causes import causes
 from modelopt.tuning.chosen import Chosen
 from modelopt.tuning.sensitivity import Suspect, rank
@@ -40,6 +39,7 @@ MAX_RESTORING = 8
 """How many sets of nodes are tried in float."""
 
 _SHOWN = 12
+_RESTORED_ALONE = 4
 
 _Info = TypeVar("_Info", Trial, Offender)
 
@@ -121,7 +121,7 @@ class _Search:
         best = self._attempt(floats, step)
         if best is None or self._keeps(best):
             return best
-        for before, variant in variants.repairs(step):
+        for before, variant in variants.repairs(step, with_data=self.shop.data.calibration is not None):
             base = floats if before is None else self._prepared(floats, before)
             attempt = None if base is None else self._attempt(base, variant, before=before)
             if attempt is not None and _loss(attempt) < _loss(best):
@@ -162,11 +162,11 @@ class _Search:
 
     def _restored(self, attempt: _Attempt) -> _Attempt | None:
         """The attempt with as few of its worst nodes in float as the contract needs."""
-        names = _quantized(self.shop.load(attempt.base), self.shop.load(attempt.built))
+        names = nodes.changed(self.shop.load(attempt.base), self.shop.load(attempt.built))
         suspects = rank(names, lambda group: self._error_of(attempt, group))
         whole = sum(suspect.error for suspect in suspects)
         shown = [_offender(one, whole) for one in suspects if one.error > 0][:_SHOWN]
-        self.offenders = self._explained(attempt.base, shown)
+        self.offenders = self._explained(attempt, shown)
         found: tuple[_Attempt, int] | None = None
         most = len(suspects) - 1
         count, tried = 1, 0
@@ -192,22 +192,36 @@ class _Search:
         return None if found is None else (found, len(suspects))
 
     def _excluding(self, attempt: _Attempt, names: Sequence[str], why: str) -> _Attempt | None:
-        step = _changed(attempt.step, exclude=(*attempt.step.exclude, *map(_exactly, names)))
+        step = nodes.without(attempt.step, names)
         label = f"{step.name}, {len(names)} node{'s'[: len(names) > 1]} {why}"
         found = self._attempt(attempt.base, step, label=label)
         return found if found is not None and self._keeps(found) else None
 
-    def _explained(self, floats: Built, offenders: Sequence[Offender]) -> list[Offender]:
-        nodes = [one.nodes[0] for one in offenders if len(one.nodes) == 1]
+    def _explained(self, attempt: _Attempt, offenders: Sequence[Offender]) -> list[Offender]:
+        """The offenders with their causes, and the worst with what restoring each alone would gain."""
+        single = [one.nodes[0] for one in offenders if len(one.nodes) == 1]
         data, runner = self.shop.data, self.shop.context.runner
-        found = causes(self.shop.load(floats), nodes, runner, data.calibration, data.evaluation)
-        return [_with(one, cause=found.get(one.nodes[0])) if len(one.nodes) == 1 else one for one in offenders]
+        found = causes(self.shop.load(attempt.base), single, runner, data.calibration, data.evaluation)
+        whole = self.shop.judge.error(attempt.built.path)
+        explained = []
+        for i, one in enumerate(offenders):
+            gain = self._gain(attempt, one.nodes, whole) if i < _RESTORED_ALONE else None
+            cause = found.get(one.nodes[0]) if len(one.nodes) == 1 else None
+            explained.append(_with(one, cause=cause, gain=gain))
+        return explained
+
+    def _gain(self, attempt: _Attempt, names: Sequence[str], whole: float) -> float | None:
+        """The share of the error that is gone when only these nodes are in float again."""
+        left = self._error(attempt.base, nodes.without(attempt.step, names))
+        return 1 - left / whole if 0 < whole < math.inf and left < math.inf else None
 
     def _error_of(self, attempt: _Attempt, names: Sequence[str]) -> float:
         """The error of the model in which only these nodes are quantized."""
-        only = _changed(attempt.step, include=tuple(map(_exactly, names)), everywhere=True)
+        return self._error(attempt.base, nodes.only(attempt.step, names))
+
+    def _error(self, base: Built, step: Pass) -> float:
         try:
-            built = self.shop.build(attempt.base, (only,))
+            built = self.shop.build(base, (step,))
         except ModeloptError:
             return math.inf
         error = self.shop.judge.error(built.path) if built.rewrites else 0.0
@@ -218,7 +232,7 @@ class _Search:
 
     def _better(self, best: Built, attempt: _Attempt) -> Built:
         """The faster of two models; where they are as fast, the one that is much smaller."""
-        if self.recipe.bench is None or self._wants_size(best):
+        if self.recipe.bench is None or not self._is_for_speed() or self._wants_size(best):
             ratio = None
             wins = attempt.built.size_bytes < best.size_bytes
         else:
@@ -238,7 +252,7 @@ class _Search:
             return None
         model = self.shop.load(built)
         names = losing(self.shop.profile(base), self.shop.profile(built), model)
-        if not names or set(names) >= set(_quantized(self.shop.load(base), model)):
+        if not names or set(names) >= set(nodes.changed(self.shop.load(base), model)):
             return None
         return self._excluding(attempt, names, "that did not pay in float")
 
@@ -257,8 +271,11 @@ class _Search:
             limits.append(gates.max_size_ratio * self.shop.input.size_bytes)
         return floats.size_bytes > min(limits)
 
+    def _is_for_speed(self) -> bool:
+        return isinstance(self.asked, QuantizeStatic | QuantizeDynamic)
+
     def _must_not_be_slower(self) -> bool:
-        return self.recipe.bench is not None and not self._wants_size(self.shop.input)
+        return self.recipe.bench is not None and self._is_for_speed() and not self._wants_size(self.shop.input)
 
 
 def _loss(attempt: _Attempt) -> float:
@@ -277,32 +294,6 @@ def _not_slower(recipe: Recipe) -> Recipe:
     return dataclasses.replace(recipe, gates=msgspec.structs.replace(recipe.gates, not_slower=True))
 
 
-def _changed(step: Any, **options: Any) -> Pass:
-    changed: Pass = dataclasses.replace(step, **options)
-    return changed
-
-
-def _exactly(name: str) -> str:
-    """The pattern that names this node and no other."""
-    return f"re:{re.escape(name)}"
-
-
 def _offender(suspect: Suspect, whole: float) -> Offender:
     share = suspect.error / whole if 0 < whole < math.inf else float(math.isinf(suspect.error))
     return Offender(nodes=suspect.nodes, share=share)
-
-
-def _quantized(floats: ir.Model, integers: ir.Model) -> list[str]:
-    """The kernels of `floats` that compute in integers in the other model, in graph order."""
-    left = {graph.name_of(node) for node in graph.all_nodes(integers) if _is_float_kernel(node)}
-    return [
-        graph.name_of(node)
-        for node in graph.all_nodes(floats)
-        if _is_float_kernel(node) and graph.name_of(node) not in left
-    ]
-
-
-def _is_float_kernel(node: ir.Node) -> bool:
-    if node.op_type not in KERNELS or node.domain not in graph.STANDARD_DOMAINS or len(node.inputs) < 2:
-        return False
-    return graph.constant_tensor(node.inputs[1]) is not None

@@ -8,19 +8,46 @@ from collections.abc import Iterator
 from modelopt.passes.base import Pass
 from modelopt.passes.equalize_layers import EqualizeLayers
 from modelopt.passes.quantize_static import QuantizeStatic
+from modelopt.passes.quantize_weights import QuantizeWeights
 from modelopt.passes.smooth_activations import SmoothActivations
+from modelopt.passes.store_weights import StoreWeights
+from modelopt.quant import weight_rounding
 from modelopt.quant.feedback import Rounding
 from modelopt.quant.methods import Method
 
+_SMALL_BLOCK = 16
 
-def repairs(asked: Pass) -> Iterator[tuple[Pass | None, Pass]]:
+
+def repairs(asked: Pass, *, with_data: bool) -> Iterator[tuple[Pass | None, Pass]]:
     """What to do first, if anything, and the pass to try in place of `asked`; the cheapest come first.
 
-    Ranges by another method come from the same observations; then biases are corrected; then ranges are made alike by
-    exact rewrites, which need observations of their own; last, weights are rounded with error feedback.
+    Args:
+        asked: The pass that quantizes.
+        with_data: There are calibration data.
     """
-    if not isinstance(asked, QuantizeStatic):
-        return
+    if isinstance(asked, QuantizeStatic):
+        yield from _of_static(asked)
+    elif isinstance(asked, QuantizeWeights):
+        yield from ((None, variant) for variant in _of_weights(asked, with_data=with_data))
+    elif isinstance(asked, StoreWeights) and asked.symmetric:
+        yield None, dataclasses.replace(asked, symmetric=False)
+
+
+def _of_weights(asked: QuantizeWeights, *, with_data: bool) -> Iterator[QuantizeWeights]:
+    """Other ways to round; then scales for fewer weights each."""
+    methods = [weight_rounding.Rounding.HQQ, *([weight_rounding.Rounding.GPTQ] if with_data else [])]
+    listed = [dataclasses.replace(asked, method=method) for method in methods if method is not asked.method]
+    yield from listed
+    best = listed[-1] if listed else asked
+    if best.block_size is None or best.block_size > _SMALL_BLOCK:
+        yield dataclasses.replace(best, block_size=_SMALL_BLOCK)
+
+
+def _of_static(asked: QuantizeStatic) -> Iterator[tuple[Pass | None, Pass]]:
+    """Other ranges, corrected biases, ranges made alike, error feedback.
+
+    Ranges by another method come from the same observations; exact rewrites that make ranges alike need their own.
+    """
     for method in (Method.MINMAX, Method.MSE, Method.PERCENTILE):
         if method is not asked.method:
             yield None, dataclasses.replace(asked, method=method)
