@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import os
 import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -65,6 +66,7 @@ class Worker:
         self._requests = cast(BinaryIO, self._child.stdin)
         self._replies = cast(BinaryIO, self._child.stdout)
         self._paused = False
+        self._watch = _Watch(self.pid, self.limits, self._kill)
         self._kept: dict[tuple[Path, SessionSpec], Session] = {}
         self._failed: dict[tuple[Path, SessionSpec], ModeloptError] = {}
         self._keeping = threading.Lock()
@@ -180,6 +182,7 @@ class Worker:
 
     def close(self) -> None:
         """End the child."""
+        self._watch.close()
         self._kill()
         with self._asking:  # a request in the background has seen the end now
             self._close_streams()
@@ -204,13 +207,12 @@ class Worker:
         self, body: dict[str, Any], arrays: dict[str, np.ndarray], *, doing: str, spec: SessionSpec | None
     ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         self.resume()
-        watch = _Watch(self._child.pid, self.limits, self._kill)
-        with watch:
+        with self._watch:
             try:
                 wire.write(self._requests, body, arrays)
                 answer, tensors = wire.read(self._replies)
             except (BrokenPipeError, EOFError):
-                raise self._obituary(watch.verdict, doing) from None
+                raise self._obituary(self._watch.verdict, doing) from None
             except BaseException:
                 self._kill()  # half a message is on the pipe: this child is of no more use
                 raise
@@ -344,32 +346,48 @@ class Session:
 
 
 class _Watch:
-    """Kills a child that exceeds its limits while a request is in flight."""
+    """Kills a child that exceeds its limits while a request is in flight; a context manager around each request.
 
-    def __init__(self, pid: int, limits: Limits, kill: Any) -> None:
+    One thread serves all requests: starting one takes milliseconds while the child keeps every core busy.
+    """
+
+    def __init__(self, pid: int, limits: Limits, kill: Callable[[], None]) -> None:
         self.verdict: str | None = None
         self._pid, self._limits, self._kill = pid, limits, kill
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._deadline = math.inf
+        self._busy = threading.Event()
+        self._closed = threading.Event()
+        self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._deadline = time.monotonic() + self._limits.seconds
+        self._busy.set()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._watch, daemon=True)
+            self._thread.start()
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        self._done.set()
-        self._thread.join()
+        self._busy.clear()
+
+    def close(self) -> None:
+        """End the thread; it must not be called from it."""
+        self._closed.set()
+        self._busy.set()
+        if self._thread is not None:
+            self._thread.join()
 
     def _watch(self) -> None:
-        deadline = time.monotonic() + self._limits.seconds
-        while not self._done.wait(_POLL_SECONDS):
-            if time.monotonic() > deadline:
+        while not self._closed.is_set() and self.verdict is None:
+            self._busy.wait()
+            if self._closed.wait(_POLL_SECONDS) or not self._busy.is_set():
+                continue
+            if time.monotonic() > self._deadline:
                 self.verdict = "timeout"
             elif _private_bytes(self._pid) > self._limits.memory_bytes:
                 self.verdict = "memory"
             if self.verdict:
                 self._kill()
-                return
 
 
 def _private_bytes(pid: int) -> int:
