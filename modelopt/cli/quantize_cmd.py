@@ -12,6 +12,7 @@ from modelopt.cli import options
 
 _INT8 = "int8"
 _WEIGHTS = "Weights only"
+_HALF = "Half precision"
 
 
 @click.command(
@@ -113,8 +114,9 @@ Examples:
 )
 @options.option(
     "--keep-io-types/--half-io",
+    heading=_HALF,
     default=None,
-    help="For fp16: whether the model's inputs and outputs stay float32. [default: they stay]",
+    help="Whether the model's inputs and outputs stay float32; half is for fp16. [default: they stay]",
 )
 @options.option("--only", is_flag=True, help="Do not fold and fuse first.")
 @options.option(
@@ -127,9 +129,9 @@ def command(model: Path, mode: str, **flags: Any) -> None:
     """Convert to int8, half precision, or weights of few bits, after exact folding and fusing.
 
     Static int8 measures the ranges of activations on calibration data; dynamic int8 measures them at run time and needs
-    no data. Other ranges, repairs, and nodes in float are tried until accuracy falls by no more than --max-drop (1 %
-    where there are data), and the result is never slower than the input: it may be the input. Half precision keeps
-    nodes in float32 where numbers would leave its range. Weights alone can be in 2, 4 or 8 bits.
+    no data. Half precision keeps nodes in float32 where numbers would leave its range. Weights alone can be in 2, 4 or
+    8 bits. Where there are data, other ranges and roundings, repairs, and nodes in float are tried until accuracy falls
+    by no more than --max-drop, 1% by default. An int8 result is never slower than the input: it may be the input.
     """
     from modelopt.cli import quantizing
     from modelopt.cli.optimize import execute
