@@ -39,7 +39,8 @@ def judge(gates: Gates, before_bytes: int, after_bytes: int, findings: Findings)
     Raises:
         InputError: A gate needs a figure that this run does not measure.
     """
-    return (*_size(gates, before_bytes, after_bytes), *_speed(gates, findings), *_accuracy(gates, findings))
+    gained = _gain(gates, before_bytes, after_bytes, findings)
+    return (*_size(gates, before_bytes, after_bytes), *gained, *_speed(gates, findings), *_accuracy(gates, findings))
 
 
 def _size(gates: Gates, before_bytes: int, after_bytes: int) -> Iterator[GateResult]:
@@ -60,11 +61,21 @@ def _size(gates: Gates, before_bytes: int, after_bytes: int) -> Iterator[GateRes
         )
 
 
+def _gain(gates: Gates, before_bytes: int, after_bytes: int, findings: Findings) -> Iterator[GateResult]:
+    if not gates.must_gain or findings.latency is None:
+        return
+    ratio = findings.latency.ratio
+    smaller = ratio.verdict is Verdict.NO_DIFFERENCE and after_bytes < before_bytes
+    found = f"{ratio.verdict.value}: {ratio.point:.3f}×"
+    yield GateResult(
+        gate="must-gain",
+        limit="faster, or as fast and smaller",
+        found=found if ratio.verdict is Verdict.FASTER else f"{found}, {after_bytes / before_bytes:.1%} of the size",
+        passed=ratio.verdict is Verdict.FASTER or smaller,
+    )
+
+
 def _speed(gates: Gates, findings: Findings) -> Iterator[GateResult]:
-    if gates.not_slower and findings.latency is not None:
-        ratio = findings.latency.ratio
-        found = f"{ratio.verdict.value}: {ratio.point:.3f}×"
-        yield GateResult(gate="not-slower", limit="the input", found=found, passed=ratio.verdict is not Verdict.SLOWER)
     if gates.min_speedup is None:
         return
     if findings.unchanged:

@@ -81,7 +81,7 @@ class Gates(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_un
         min_speedup: How many times as fast as the input the result must at least be.
         max_size_ratio: The largest size allowed, as a fraction of the input's.
         max_size_bytes: The largest size allowed, in bytes.
-        not_slower: Whether a result that is measurably slower than the input breaks it.
+        must_gain: Whether a result breaks it that is slower than the input, or as fast and no smaller.
         metric: What `max_drop` is a figure of where there are no evaluation data: ``cosine``, ``sqnr`` (the relative
             error) or ``argmax-agreement``; None chooses by how the model ends.
     """
@@ -90,7 +90,7 @@ class Gates(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_un
     min_speedup: Annotated[float, msgspec.Meta(gt=0)] | None = None
     max_size_ratio: Annotated[float, msgspec.Meta(gt=0)] | None = None
     max_size_bytes: Annotated[int, msgspec.Meta(ge=0)] | None = None
-    not_slower: bool = False
+    must_gain: bool = False
     metric: str | None = None
 
 

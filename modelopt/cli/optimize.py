@@ -169,7 +169,7 @@ def execute(recipe: Recipe, model: Path, suffix: str, flags: dict[str, Any], *, 
             progress=progress,
         )
         chosen = Chosen((recipe,)) if choose is None else choose(request)
-        report = _run_first_that_keeps_pace(request, chosen)
+        report = _run_first_that_gains(request, chosen)
     screen.report(report, explain=flags["explain"])
     if flags["report"]:
         _write_report(report, flags["report"])
@@ -182,12 +182,12 @@ def execute(recipe: Recipe, model: Path, suffix: str, flags: dict[str, Any], *, 
         )
 
 
-def _run_first_that_keeps_pace(request: Request, chosen: Chosen) -> Report:
-    """Run the recipes until one is not slower than the input; the last one is the input itself, or all there is."""
+def _run_first_that_gains(request: Request, chosen: Chosen) -> Report:
+    """Run the recipes until one gains something over the input; the last is the input itself, or all there is."""
     for recipe in chosen.recipes:
         report = run(dataclasses.replace(request, recipe=recipe))
         failed = {gate.gate for gate in report.gates if not gate.passed}
-        if failed != {"not-slower"}:
+        if failed != {"must-gain"}:
             break
     return msgspec.structs.replace(report, trials=chosen.trials, offenders=chosen.offenders)
 

@@ -86,9 +86,15 @@ def default_contract(flags: dict[str, Any]) -> float | None:
 
 
 def others(mode: str, flags: dict[str, Any]) -> list[Pass]:
-    """Passes to try beside the mode's own: products may be faster with ranges measured at run time."""
-    named = flags["include"] or flags["exclude"] or flags["integer_io"]
-    return [make_pass(_PASSES["dynamic"], {})] if mode == "static" and not named else []
+    """Passes to try beside the mode's own: products may be faster with ranges measured at run time.
+
+    Whether they pay is an estimate, which a measurement may refute: so all of them are tried, too.
+    """
+    if flags["include"] or flags["exclude"] or flags["integer_io"] or mode not in INTEGER_MODES:
+        return []
+    options = {} if flags["per_channel"] is None else {"per-channel": flags["per_channel"]}
+    listed = [options, {**options, "everywhere": True}] if mode == "static" else [{**options, "everywhere": True}]
+    return [make_pass(_PASSES["dynamic"], each) for each in listed]
 
 
 def _refuse_other_modes(mode: str, given: Mapping[str, str]) -> None:

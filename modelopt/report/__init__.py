@@ -123,6 +123,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
         rewrites: How many places they rewrote; 0: there was nothing to measure.
         drop: How much accuracy fell, as a fraction; None where it was not measured.
         ratio: How many times as fast the model is with it as without; None where it was not measured.
+        on_one_thread: How many times as fast as the float model it is on one thread; None where that was not measured.
         kept: Whether it is part of the recipe.
         skipped: The refusals of its last pass.
     """
@@ -131,6 +132,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     rewrites: int
     drop: float | None = None
     ratio: Ratio | None = None
+    on_one_thread: Ratio | None = None
     kept: bool
     skipped: tuple[SkipInfo, ...] = ()
 
@@ -159,7 +161,7 @@ class GateResult(msgspec.Struct, frozen=True, kw_only=True):
     """One line of the contract.
 
     Attributes:
-        gate: ``max-drop``, ``min-speedup``, ``max-size`` or ``not-slower``.
+        gate: ``max-drop``, ``min-speedup``, ``max-size`` or ``must-gain``.
         limit: What was asked, as text.
         found: What was measured, as text.
         passed: Whether it holds.

@@ -79,6 +79,8 @@ def _trials(report: Report) -> Section:
         speed = "" if trial.rewrites else "nothing to do"
         if ratio is not None:
             speed = f"{ratio.point:.2f}× as fast ({ratio.low:.2f}–{ratio.high:.2f}): {ratio.verdict.value}"
+        if trial.on_one_thread is not None:
+            speed += f", {trial.on_one_thread.point:.2f}× on one thread"
         drop = "" if trial.drop is None else f"{-trial.drop + 0.0:+.2%}"
         rows.append((trial.group, str(trial.rewrites), drop, speed, "kept" if trial.kept else "left out"))
     return Section("tried", ("passes", "rewrites", "accuracy", "against the best before", ""), tuple(rows))

@@ -19,21 +19,17 @@ import msgspec
 
 from modelopt import engine
 from modelopt.errors import ModeloptError, Refused, WorkerDied
-from modelopt.measure.stats import Ratio, Verdict
 from modelopt.passes.base import Pass
 from modelopt.passes.quantize_dynamic import QuantizeDynamic
 from modelopt.passes.quantize_static import QuantizeStatic
-from modelopt.quant.coverage import losing
 from modelopt.recipe import Recipe
 from modelopt.report import Offender, Trial
 from modelopt.tuning import nodes, variants
 from modelopt.tuning.causes import causes
 from modelopt.tuning.chosen import Chosen
+from modelopt.tuning.pace import Track
 from modelopt.tuning.sensitivity import Suspect, rank
 from modelopt.tuning.workshop import Built, Workshop, opened, with_steps
-
-MUCH_SMALLER = 0.9
-"""A model that is as fast is taken if it has at most this share of the other's size."""
 
 MAX_RESTORING = 8
 """How many sets of nodes are tried in float."""
@@ -86,6 +82,7 @@ class _Search:
     trials: list[Trial] = field(default_factory=list)
     offenders: list[Offender] = field(default_factory=list)
     restored: Path | None = None
+    made: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.recipe = self.shop.request.recipe
@@ -94,6 +91,7 @@ class _Search:
         if not isinstance(last, Pass):
             raise TypeError("the last step of the recipe does not quantize")
         self.asked = last
+        self.track = Track(self.shop, for_speed=isinstance(last, QuantizeStatic | QuantizeDynamic))
 
     def run(self) -> Chosen:
         before = self.recipe.steps[:-1]
@@ -103,15 +101,15 @@ class _Search:
             attempt = self._accurate(floats, step)
             if attempt is None:
                 continue
-            better = self._better(best, attempt)
+            better = self._better(best, attempt, floats)
             paying = self._paying(attempt) if better is best else None
-            best = better if paying is None else self._better(best, paying)
+            best = better if paying is None else self._better(best, paying, floats)
         if best.path != self.restored:
             self.offenders = [_with(one, restored=False) for one in self.offenders]
-        found = [best, floats, self.shop.input] if self._must_not_be_slower() else [best]
+        found = [best, floats, self.shop.input] if self.track.must_gain() else [best]
         recipes = [with_steps(self.recipe, built) for built in {built.path: built for built in found}.values()]
-        if self._must_not_be_slower():
-            recipes = [_not_slower(recipe) for recipe in recipes]
+        if self.track.must_gain():
+            recipes = [_gaining(recipe) for recipe in recipes]
         return Chosen(tuple(recipes), tuple(self.trials), tuple(self.offenders))
 
     # Accuracy
@@ -138,7 +136,7 @@ class _Search:
     def _attempt(
         self, base: Built, step: Pass, *, before: Pass | None = None, label: str | None = None
     ) -> _Attempt | None:
-        """Build and judge; None where nothing was quantized, or the runtime does not take it."""
+        """Build and judge; None where nothing was quantized, the runtime does not take it, or it was made before."""
         label = label or (str(step) if before is None else f"{before} + {step}")
         self.shop.request.progress(f"trying {label}", len(self.trials), None)
         try:
@@ -151,6 +149,11 @@ class _Search:
         if not built.rewrites:
             self.trials.append(Trial(group=label, rewrites=0, kept=False, skipped=built.skipped))
             return None
+        digest = self.shop.digest(built)
+        if digest in self.made:
+            self.shop.discard(built)
+            return None
+        self.made.add(digest)
         drop = self.shop.judge.drop(built.path) if self.limit is not None else None
         self.trials.append(
             Trial(group=label, rewrites=built.rewrites, drop=_finite(drop), kept=False, skipped=built.skipped)
@@ -230,52 +233,21 @@ class _Search:
 
     # Speed
 
-    def _better(self, best: Built, attempt: _Attempt) -> Built:
-        """The faster of two models; where they are as fast, the one that is much smaller."""
-        if self.recipe.bench is None or not self._is_for_speed() or self._wants_size(best):
-            ratio = None
-            wins = attempt.built.size_bytes < best.size_bytes
-        else:
-            ratio = self.shop.time(best, attempt.built).ratio
-            smaller = attempt.built.size_bytes <= MUCH_SMALLER * best.size_bytes
-            wins = ratio.verdict is Verdict.FASTER or (ratio.verdict is Verdict.NO_DIFFERENCE and smaller)
-        self._note_speed(attempt, ratio, kept=wins)
-        return attempt.built if wins else best
-
-    def _paying(self, attempt: _Attempt) -> _Attempt | None:
-        """The attempt without the regions that take longer in integers, by the profiler; None where all of them do."""
-        bench = self.recipe.bench
-        if bench is None or bench.provider != "cpu" or not isinstance(attempt.step, QuantizeStatic):
-            return None
-        base, built = attempt.base, attempt.built
-        if max(base.size_bytes, built.size_bytes) > engine.MAX_PROFILED_BYTES:
-            return None
-        model = self.shop.load(built)
-        names = losing(self.shop.profile(base), self.shop.profile(built), model)
-        if not names or set(names) >= set(nodes.changed(self.shop.load(base), model)):
-            return None
-        return self._excluding(attempt, names, "that did not pay in float")
-
-    def _note_speed(self, attempt: _Attempt, ratio: Ratio | None, *, kept: bool) -> None:
+    def _better(self, best: Built, attempt: _Attempt, floats: Built) -> Built:
+        """The one of two models that is worth having."""
+        race = self.track.race(best, attempt.built, floats)
         for i, trial in enumerate(self.trials):
             if trial.group == attempt.label:
-                self.trials[i] = _with(trial, ratio=ratio, kept=kept)
-            elif kept and trial.kept:
+                changes = {"ratio": race.ratio, "on_one_thread": race.on_one_thread, "kept": race.won}
+                self.trials[i] = _with(trial, **changes)
+            elif race.won and trial.kept:
                 self.trials[i] = _with(trial, kept=False)
+        return attempt.built if race.won else best
 
-    def _wants_size(self, floats: Built) -> bool:
-        """Whether the user asked for a size that the float model does not have."""
-        gates = self.recipe.gates
-        limits = [gates.max_size_bytes or math.inf]
-        if gates.max_size_ratio is not None:
-            limits.append(gates.max_size_ratio * self.shop.input.size_bytes)
-        return floats.size_bytes > min(limits)
-
-    def _is_for_speed(self) -> bool:
-        return isinstance(self.asked, QuantizeStatic | QuantizeDynamic)
-
-    def _must_not_be_slower(self) -> bool:
-        return self.recipe.bench is not None and self._is_for_speed() and not self._wants_size(self.shop.input)
+    def _paying(self, attempt: _Attempt) -> _Attempt | None:
+        """The attempt without the regions that do not pay; None where there are none, or no others."""
+        names = self.track.not_paying(attempt.base, attempt.built) if isinstance(attempt.step, QuantizeStatic) else ()
+        return self._excluding(attempt, names, "that did not pay in float") if names else None
 
 
 def _loss(attempt: _Attempt) -> float:
@@ -290,8 +262,8 @@ def _with(info: _Info, **changes: Any) -> _Info:
     return msgspec.structs.replace(info, **changes)
 
 
-def _not_slower(recipe: Recipe) -> Recipe:
-    return dataclasses.replace(recipe, gates=msgspec.structs.replace(recipe.gates, not_slower=True))
+def _gaining(recipe: Recipe) -> Recipe:
+    return dataclasses.replace(recipe, gates=msgspec.structs.replace(recipe.gates, must_gain=True))
 
 
 def _offender(suspect: Suspect, whole: float) -> Offender:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import msgspec
 import onnx_ir as ir
 
 from modelopt import engine, graph, io, measuring
@@ -89,15 +91,24 @@ class Workshop:
         """The model in a built file."""
         return io.load(built.path, scratch=self.scratch, allow_hardlinks=self.request.allow_hardlinks).model
 
+    def digest(self, built: Built) -> str:
+        """SHA-256 (hex) of a built model's files."""
+        found = hashlib.sha256()
+        for file in sorted(self.scratch.glob(f"{built.path.name}*")):
+            with file.open("rb") as stream:
+                found.update(hashlib.file_digest(stream, "sha256").digest())
+        return found.hexdigest()
+
     def discard(self, built: Built) -> None:
         """Remove the file of a model that is of no more use."""
         io.remove_aside(built.path)
 
-    def time(self, before: Built, after: Built) -> Latency:
-        """Time two models in interleaved rounds, as the recipe's bench section says."""
+    def time(self, before: Built, after: Built, *, threads: int | None = None) -> Latency:
+        """Time two models in interleaved rounds, as the recipe's bench section says, but for the number of threads."""
         bench = self.request.recipe.bench
         if bench is None:
             raise ValueError("the recipe does not measure latency")
+        bench = bench if threads is None else msgspec.structs.replace(bench, threads=threads)
         feeds, limits = self._bench_feeds(), self.request.limits
         return measuring.time_both(bench, before.path, after.path, feeds, limits, self.request.progress)
 

@@ -1,0 +1,90 @@
+"""Which of two models is worth having: the faster one, or the smaller of two that are as fast."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from modelopt import engine
+from modelopt.measure.stats import Ratio, Verdict
+from modelopt.quant.coverage import losing
+from modelopt.runtime import cpu
+from modelopt.tuning import nodes
+from modelopt.tuning.workshop import Built, Workshop
+
+MUCH_SMALLER = 0.9
+"""A model that is as fast is taken if it has at most this share of the other's size."""
+
+
+@dataclass(frozen=True)
+class Race:
+    """How two models compared.
+
+    Attributes:
+        won: Whether the second is worth having in place of the first.
+        ratio: How many times as fast it is; None where only its size counts.
+        on_one_thread: How many times as fast as the float model it is on one thread; None where that was not measured.
+    """
+
+    won: bool
+    ratio: Ratio | None = None
+    on_one_thread: Ratio | None = None
+
+
+@dataclass(frozen=True)
+class Track:
+    """Where models race.
+
+    Attributes:
+        shop: Times them.
+        for_speed: Whether speed is what the user is after; else a smaller model wins.
+    """
+
+    shop: Workshop
+    for_speed: bool
+
+    def race(self, best: Built, made: Built, floats: Built) -> Race:
+        """`made` against `best`; `floats` is the float model that it comes from."""
+        if self.shop.request.recipe.bench is None or not self.for_speed or self.wants_size(best):
+            return Race(made.size_bytes < best.size_bytes)
+        ratio = self.shop.time(best, made).ratio
+        smaller = made.size_bytes <= MUCH_SMALLER * best.size_bytes
+        if ratio.verdict is not Verdict.FASTER and not (ratio.verdict is Verdict.NO_DIFFERENCE and smaller):
+            return Race(won=False, ratio=ratio)
+        alone = self._on_one_thread(floats, made)
+        return Race(alone is None or alone.verdict is not Verdict.SLOWER, ratio, alone)
+
+    def _on_one_thread(self, floats: Built, made: Built) -> Ratio | None:
+        """Beside the float model on one thread; None where the user named the number of threads.
+
+        Cores that a host lends to others for a while are no cores. Float kernels suffer more from that, and a model
+        that is faster only then is not.
+        """
+        bench = self.shop.request.recipe.bench
+        if bench is None or bench.threads or bench.provider != "cpu" or cpu.usable_cores() == 1:
+            return None
+        return self.shop.time(floats, made, threads=1).ratio
+
+    def not_paying(self, base: Built, made: Built) -> Sequence[str]:
+        """The kernels in regions that take longer in integers, by the profiler; none where all of them do."""
+        bench = self.shop.request.recipe.bench
+        if bench is None or bench.provider != "cpu":
+            return ()
+        if max(base.size_bytes, made.size_bytes) > engine.MAX_PROFILED_BYTES:
+            return ()
+        model = self.shop.load(made)
+        names = losing(self.shop.profile(base), self.shop.profile(made), model)
+        return () if set(names) >= set(nodes.changed(self.shop.load(base), model)) else names
+
+    def must_gain(self) -> bool:
+        """Whether a result that is no gain over the input is no result."""
+        return self.shop.request.recipe.bench is not None and self.for_speed and not self.wants_size(self.shop.input)
+
+    def wants_size(self, built: Built) -> bool:
+        """Whether the user asked for a size that this model does not have."""
+        gates = self.shop.request.recipe.gates
+        limits = [gates.max_size_bytes or math.inf]
+        if gates.max_size_ratio is not None:
+            limits.append(gates.max_size_ratio * self.shop.input.size_bytes)
+        return built.size_bytes > min(limits)
