@@ -354,3 +354,9 @@ def test_gates_that_hold(tmp_path: Path) -> None:
     run = modelopt("fuse", CNN, "--eval", CNN_EVAL, "-o", "x.onnx", "--no-bench", *gates, cwd=tmp_path).succeeded()
     assert "FAILED" not in run.err
     assert "ok" in run.err
+
+
+def test_a_copy_beside_its_original_is_said_to_be_one(tmp_path: Path) -> None:
+    (tmp_path / "copy.onnx").write_bytes(MLP.read_bytes())
+    run = modelopt("compare", MLP, "copy.onnx", *FAST, cwd=tmp_path).succeeded()
+    assert f"copy.onnx is {MLP}, byte for byte" in run.out.decode()

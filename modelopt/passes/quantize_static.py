@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from modelopt import graph
+from modelopt import counting, graph
 from modelopt.errors import InputError
 from modelopt.passes._opset import upgraded
 from modelopt.passes.base import Changes, Context, Effect, Pass, Skip, option
@@ -263,6 +263,7 @@ class QuantizeStatic(Pass):
             "batchnorms_between": sum(_feeds_batchnorm(choice) for choice in plan.choices),
             "samples": seen.samples,
             **({} if seen.peak_bytes is None else {"calibration_peak_bytes": seen.peak_bytes}),
+            **({} if counting.kind() == "C" else {"counted_in": "numpy: installation found no C compiler"}),
             "target": str(ctx.target),
             "activations": f"{self._activations(ctx).type.value} {self._activations(ctx).symmetry.value}",
             "weights": f"{weights.type.value} {'per tensor' if self.per_channel is False else 'per channel'}"
