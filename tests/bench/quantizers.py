@@ -109,7 +109,8 @@ def judged(model: Path, out: Path, budget: float) -> tuple[list[str], float | No
     elif accuracy is not None:
         score = ", ".join(f"{each['name']} {each['value']:.4f}" for each in accuracy["fidelity"][:1])
     speed = f"{ratio['point']:.2f} ({ratio['low']:.2f}–{ratio['high']:.2f})"
-    return [f"{after / before:.0%}", speed, score, ""], float(ratio["point"])
+    same = "the input itself" if out.read_bytes() == model.read_bytes() else ""
+    return [f"{after / before:.0%}", speed, score, same], float(ratio["point"])
 
 
 if __name__ == "__main__":
