@@ -206,12 +206,20 @@ def fit_random(recipe: Recipe, data: Data, worker: Worker, model: Path) -> None:
     if not any(_is_free(dim) for spec in data.signature.inputs for dim in (spec.shape or ())[1:]):
         return
     if recipe.calibration is not None and recipe.calibration.data == "random" and data.calibration is not None:
-        data.calibration = _random(data, worker, model, len(data.calibration))
+        data.calibration = _random(data, worker, model, len(data.calibration), hint="give it real ones: --calib DATA")
     if recipe.evaluate is not None and recipe.evaluate.data == "random" and data.evaluation is not None:
         data.evaluation = _random(data, worker, model, len(data.evaluation))
 
 
-def _random(data: Data, worker: Worker, model: Path, n: int, free_dims: Mapping[str, int] | None = None) -> Dataset:
+def _random(
+    data: Data,
+    worker: Worker,
+    model: Path,
+    n: int,
+    free_dims: Mapping[str, int] | None = None,
+    *,
+    hint: str = "give it real ones with --eval DATA, or write --no-verify --no-bench",
+) -> Dataset:
     session = worker.keep(model, SessionSpec(spin=False))
     inputs = data.signature.inputs
     note: str | None = None
@@ -228,7 +236,7 @@ def _random(data: Data, worker: Worker, model: Path, n: int, free_dims: Mapping[
     raise InputError(
         "the model does not run on random inputs",
         note=note,
-        hint="give it real ones with --eval DATA, or write --no-verify --no-bench",
+        hint=hint,
     )
 
 

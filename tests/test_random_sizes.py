@@ -61,3 +61,19 @@ def test_pictures_are_known_by_their_shape(shape: tuple[int | str | None, ...] |
 def test_the_accelerator_that_runs_a_model_is_its_target(target: str, provider: str, kind: str) -> None:
     recipe = Recipe(steps=(), target=target, bench=BenchSpec(provider=provider))
     assert engine._target(recipe).kind.value == kind
+
+
+def test_a_model_that_runs_on_no_random_input_asks_for_calibration_data(tmp_path: Path) -> None:
+    weight = numpy_helper.from_array(np.ones((4, 2, 1), np.float32), "w")
+    size = numpy_helper.from_array(np.array([1, 2, 7919]), "size")
+    reshape = helper.make_node("Reshape", ["x", "size"], ["r"])
+    conv = helper.make_node("Conv", ["r", "w"], ["y"])
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 2, "length"])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4, "rest"])
+    graph = helper.make_graph([reshape, conv], "g", [x], [y], [weight, size])
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(made, tmp_path / "m.onnx")
+    run = modelopt("quantize", "m.onnx", "--calib", "random", "-o", "x.onnx", cwd=tmp_path)
+    assert run.code == 2
+    assert "the model does not run on random inputs" in run.err
+    assert "hint: give it real ones: --calib DATA" in run.err
