@@ -5,7 +5,6 @@ Such a model says it in its metadata, and those who measure it convert: data, me
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Literal
 
@@ -18,12 +17,15 @@ KEY = "modelopt.integers"
 """Where ``metadata_props`` hold an `IntegerIo` as JSON."""
 
 
+_TINY, _HUGE = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
+
+
 class Affine(msgspec.Struct, frozen=True):
     """The float behind an integer q: (q - zero_point) · scale, as QuantizeLinear and DequantizeLinear have it.
 
     Attributes:
         dtype: The integers' numpy dtype.
-        scale: Positive and finite.
+        scale: Positive, normal and finite in float32.
         zero_point: One of the integers.
     """
 
@@ -34,11 +36,11 @@ class Affine(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         """Refuse numbers that no integer model has."""
         bounds = np.iinfo(self.dtype)
-        if not (0 < self.scale < math.inf and bounds.min <= self.zero_point <= bounds.max):
+        if not (_TINY <= self.scale <= _HUGE and bounds.min <= self.zero_point <= bounds.max):
             raise ValueError(f"scale {self.scale} or zero point {self.zero_point} is out of range")
 
     def quantize(self, values: np.ndarray) -> np.ndarray:
-        """float32 of any shape to integers; halves round to even, and what is out of range saturates."""
+        """float32 of any shape to integers, computed in float32 as runtimes do; what is out of range saturates."""
         bounds = np.iinfo(self.dtype)
         steps = np.rint(values / np.float32(self.scale)) + self.zero_point
         return np.asarray(np.clip(steps, bounds.min, bounds.max)).astype(self.dtype)
@@ -57,6 +59,14 @@ class IntegerIo(msgspec.Struct, frozen=True):
     inputs: dict[str, Affine] = {}
     outputs: dict[str, Affine] = {}
 
+    def where(self, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> IntegerIo:
+        """Those that really have the type that is declared, given the numpy dtypes of inputs and outputs by name."""
+        return IntegerIo(_real(self.inputs, inputs), _real(self.outputs, outputs))
+
+
+def _real(listed: Mapping[str, Affine], dtypes: Mapping[str, str]) -> dict[str, Affine]:
+    return {name: affine for name, affine in listed.items() if dtypes.get(name) == affine.dtype}
+
 
 def declared(metadata: Mapping[str, str]) -> IntegerIo:
     """What a model's metadata say; nothing where they say nothing that can be read: anyone may write there."""
@@ -68,14 +78,10 @@ def declared(metadata: Mapping[str, str]) -> IntegerIo:
 
 def in_floats(signature: Signature, metadata: Mapping[str, str]) -> Signature:
     """The signature that data, metrics and comparisons see: declared integers are float32."""
-    io = declared(metadata)
+    dtypes = ({spec.name: spec.dtype for spec in specs} for specs in (signature.inputs, signature.outputs))
+    io = declared(metadata).where(*dtypes)
     return Signature(_floats(signature.inputs, io.inputs), _floats(signature.outputs, io.outputs))
 
 
 def _floats(specs: tuple[TensorSpec, ...], listed: Mapping[str, Affine]) -> tuple[TensorSpec, ...]:
-    return tuple(
-        TensorSpec(spec.name, "float32", spec.shape)
-        if spec.name in listed and spec.dtype == listed[spec.name].dtype
-        else spec
-        for spec in specs
-    )
+    return tuple(TensorSpec(spec.name, "float32", spec.shape) if spec.name in listed else spec for spec in specs)

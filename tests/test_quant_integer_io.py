@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
 import numpy as np
+import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
@@ -120,11 +122,28 @@ def test_integers_are_within_half_a_step(values: np.ndarray) -> None:
         '{"inputs": {"x": ["float32", 1.0, 0]}}',
         '{"inputs": {"x": {"dtype": "uint8", "scale": 0, "zero_point": 0}}}',
         '{"inputs": {"x": {"dtype": "uint8", "scale": 1e999, "zero_point": 0}}}',
+        '{"inputs": {"x": {"dtype": "uint8", "scale": 1e-320, "zero_point": 0}}}',
         '{"outputs": {"x": {"dtype": "int8", "scale": 1.0, "zero_point": 200}}}',
     ],
 )
 def test_metadata_that_make_no_sense_say_nothing(text: str) -> None:
     assert declared({KEY: text}) == IntegerIo()
+
+
+def test_metadata_that_lie_change_nothing() -> None:
+    lie = IntegerIo({"x": Affine("uint8", 0.5, 0)}, {"y": Affine("uint8", 0.5, 0)})
+    assert lie.where({"x": "float32"}, {"y": "int8"}) == IntegerIo()
+    assert lie.where({"x": "uint8"}, {"y": "uint8"}) == lie
+
+
+def test_a_float_model_whose_metadata_lie_is_measured_as_it_is(tmp_path: Path) -> None:
+    liar = onnx.load(CNN)
+    lie = msgspec.json.encode(IntegerIo({"image": Affine("uint8", 0.5, 0)}, {"logits": Affine("int8", 1.0, 0)}))
+    liar.metadata_props.add(key=KEY, value=lie.decode())
+    onnx.save(liar, tmp_path / "liar.onnx")
+    done = modelopt("compare", CNN, "liar.onnx", "--eval", EVAL, "--no-bench", "--json", cwd=tmp_path).succeeded()
+    accuracy = json.loads(done.out)["accuracy"]
+    assert accuracy["reference"]["value"] == accuracy["candidate"]["value"]
 
 
 def test_from_the_command_line(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before onnxruntime is imported: its
 import msgspec
 import numpy as np
 
-from modelopt.integers import declared
+from modelopt.integers import IntegerIo, declared
 from modelopt.runtime import wire
 from modelopt.runtime.observing import Observing
 from modelopt.runtime.profiling import keep_optimized, node_runs, optimized_outputs
@@ -90,7 +90,7 @@ class Child:
             tuple(_io_spec(value) for value in session.get_outputs()),
             tuple(session.get_providers()),
             load_ns,
-            declared(session.get_modelmeta().custom_metadata_map),
+            _integers(session),
         )
         return {"info": msgspec.to_builtins(info)}, {}
 
@@ -251,6 +251,13 @@ def _run(session: Any, outputs: Sequence[str] | None, feeds: dict[str, np.ndarra
     except Exception as error:
         raise Failure("run", _first_line(error)) from error
     return result
+
+
+def _integers(session: Any) -> IntegerIo:
+    """The inputs and outputs that the model says are integers for floats, and that are integers."""
+    listed = session.get_inputs(), session.get_outputs()
+    dtypes = ({value.name: value.type[len("tensor(") : -1] for value in values} for values in listed)
+    return declared(session.get_modelmeta().custom_metadata_map).where(*dtypes)
 
 
 def _io_spec(value: Any) -> IoSpec:

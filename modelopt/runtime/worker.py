@@ -287,7 +287,7 @@ class Session:
         names = [output.name for output in self.info.outputs] if outputs is None else outputs
         arrays = [tensors[str(i)] for i in range(len(tensors))]
         return [
-            integers[name].dequantize(array) if name in integers and array.dtype == integers[name].dtype else array
+            integers[name].dequantize(array) if name in integers else array
             for name, array in zip(names, arrays, strict=True)
         ]
 
