@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 import msgspec
 
-from modelopt import graph, integers, io, measuring
+from modelopt import io, measuring
 from modelopt.errors import InputError
 from modelopt.measure import cautions
 from modelopt.measure.bench import BenchResult, run_bench
@@ -132,7 +132,7 @@ def _twins(loaded: Sequence[io.Loaded]) -> Iterator[str]:
 
 
 def _require_same_inputs(first: io.Loaded, other: io.Loaded) -> None:
-    ours, theirs = (integers.in_floats(graph.signature(m), m.metadata_props) for m in (first.model, other.model))
+    ours, theirs = measuring.signature_of(first.model), measuring.signature_of(other.model)
     if [(spec.name, spec.dtype) for spec in ours.inputs] != [(spec.name, spec.dtype) for spec in theirs.inputs]:
         raise InputError(
             f"{first.shown} and {other.shown} do not take the same inputs",

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 import onnx_ir as ir
 
-from modelopt import __version__, gates, graph, integers, invariants, io, measuring, provenance
+from modelopt import __version__, gates, graph, invariants, io, measuring, provenance
 from modelopt.errors import InputError, Refused, VerificationFailed, WorkerDied
 from modelopt.observers import Dump, Observer, Verify
 from modelopt.passes.base import Context, Pass
@@ -287,7 +287,7 @@ def _stats(model: ir.Model) -> ModelStats:
 
 def _signature_after(recipe: Recipe, model: ir.Model) -> Signature:
     """The signature that the result will have: feeds that fit it fit the original as well."""
-    signature = integers.in_floats(graph.signature(model), model.metadata_props)
+    signature = measuring.signature_of(model)
     for step in recipe.passes():
         signature = step.signature_after(signature)
     return signature

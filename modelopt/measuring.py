@@ -133,6 +133,11 @@ class Findings:
         return next((scores[name] for name in order if name in scores), None)
 
 
+def signature_of(model: ir.Model) -> Signature:
+    """The signature that data, metrics and comparisons see: integers that stand for floats are float32."""
+    return integers.in_floats(graph.signature(model), model.metadata_props)
+
+
 def open_all(recipe: Recipe, model: ir.Model, signature: Signature | None = None) -> Data:
     """Open the recipe's data and check them against the model's inputs.
 
@@ -147,7 +152,7 @@ def open_all(recipe: Recipe, model: ir.Model, signature: Signature | None = None
     Raises:
         InputError: They do not fit.
     """
-    signature = integers.in_floats(graph.signature(model), model.metadata_props) if signature is None else signature
+    signature = signature_of(model) if signature is None else signature
     calibration = _open(recipe.calibration, signature, recipe.seed)
     evaluation = _open(recipe.evaluate, signature, recipe.seed)
     notes = [note for dataset in (calibration, evaluation) if dataset is not None for note in dataset.notes]
@@ -192,7 +197,7 @@ def inputs(data: Data, worker: Worker, model: Path, free_dims: Mapping[str, int]
     if data.real is not None:
         return data.real
     if data.random is None:
-        data.random = _random(data, worker, model, RANDOM_SAMPLES, free_dims or {})
+        data.random = _random(data, worker, model, RANDOM_SAMPLES, free_dims)
     return data.random
 
 

@@ -105,7 +105,7 @@ class QuantizeDynamic(Pass):
             return str(verdict)
         if opset < _COLUMNS_OPSET:
             return f"opset {opset} cannot dequantize by columns: upgrade-opset first"
-        if any(tables.candidate(use.node) is None or use.idx != 0 for use in verdict.weight.uses()):
+        if any(not graph.is_standard(use.node, "Gather") or use.idx != 0 for use in verdict.weight.uses()):
             return "other nodes read its table in float"
         return filters.why_left_out(node, self.include, self.exclude)
 

@@ -37,7 +37,7 @@ from modelopt.quant.repair import Repair
 from modelopt.quant.scheme import Grid, IntType, QParams, Symmetry, params_from_range
 from modelopt.quant.select import mark, select, to_observe, why_already_quantized
 from modelopt.quant.weight_range import WeightRange
-from modelopt.runtime.cpu import TargetKind
+from modelopt.runtime.cpu import ACCELERATORS, TargetKind
 
 _LEAST_OPSET = 13  # per-channel DequantizeLinear
 _OPSET = 17
@@ -164,8 +164,11 @@ class QuantizeStatic(Pass):
         rules = self._constants(ctx)
         repair = Repair.before(model, plan, self.rounding, correct_bias=self.correct_bias)
         params = self._params(plan, seen, ctx)
-        observed = {name: seen.collectors[name].histogram() for name in params if name in seen.collectors}
-        tensors = [sqnr.of_activation(name, histogram, params[name]) for name, histogram in observed.items()]
+        tensors = [
+            sqnr.of_activation(name, seen.collectors[name].histogram(), chosen)
+            for name, chosen in params.items()
+            if name in seen.collectors
+        ]
         writer = qdq.Writer(model, plan, params, rules)
         writer.write()
         repaired = repair.run(model, rules, ctx)
@@ -209,7 +212,7 @@ class QuantizeStatic(Pass):
             raise InputError(f"percentile is {self.percentile}", hint="a number over 0 and up to 100, such as 99.99")
 
     def _activations(self, ctx: Context) -> Grid:
-        symmetric = ctx.target.kind in {TargetKind.TENSORRT, TargetKind.CUDA}
+        symmetric = ctx.target.kind in ACCELERATORS
         signed = symmetric or ctx.target.kind is TargetKind.ARM64
         if self.activation is not Activation.AUTO:
             signed = self.activation in {Activation.S8, Activation.S16}

@@ -17,7 +17,6 @@ import onnx_ir as ir
 
 from modelopt import graph
 from modelopt.quant import attention, recurrent, saturation, scheme, tables
-from modelopt.quant.plan import Choice
 from modelopt.quant.scheme import Grid, PerChannel, PerTensor
 
 
@@ -68,14 +67,14 @@ class Writer:
             self._rewrite_product(node)
 
     def _rewrite_gather(self, node: ir.Node) -> None:
-        table, choice = node.inputs[0], tables.candidate(node)
-        if table is None or not isinstance(choice, Choice):
+        table, array = node.inputs[0], graph.constant(node.inputs[0])
+        if table is None or array is None:
             raise ValueError("the node was not accepted")
-        per_column = self._per_channel and choice.weight_axis is not None
+        axis = tables.column_axis(node, array.ndim) if self._per_channel else None
+        per_column = axis is not None
         layout = "columns" if per_column else "table"
         if (table, layout) not in self._stored:
-            array = graph.constant_tensor(table).numpy()  # type: ignore[union-attr]
-            granularity = PerChannel(array.ndim - 1) if per_column else PerTensor()
+            granularity = PerTensor() if axis is None else PerChannel(axis)
             params = scheme.weight_params(array, granularity, scheme.WEIGHTS)
             arrays = scheme.quantize(array, params), params.scale, params.zero_point
             self._stored[table, layout] = self._initializers(_holder(table, node), table, arrays)

@@ -166,11 +166,9 @@ def _least_squared_error(histogram: Histogram, grid: Grid) -> tuple[float, float
     above = _Side.of(centers[positive], counts[positive], histogram.width)
     below = _Side.of(-centers[negative][::-1], counts[negative][::-1], histogram.width)
     rounded = counts[positive | negative].sum()
-    one_sided = grid.symmetry is Symmetry.SYMMETRIC
-    steps = grid.high if one_sided and grid.low < 0 else grid.levels - 1
 
     def best(end: _Side, other: float, lost: float) -> int:
-        step = (end.cuts + other) / steps
+        step = (end.cuts + other) / grid.steps
         total = end.error + (rounded - lost - end.beyond) * step * step / 12
         return int(total.size - 1 - np.argmin(total[::-1]))  # the wider range wins ties
 

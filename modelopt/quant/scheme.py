@@ -104,6 +104,16 @@ class Grid:
         """How many integers are used."""
         return self.high - self.low + 1
 
+    @property
+    def middle(self) -> int:
+        """The zero point of a symmetric grid."""
+        return 0 if self.low < 0 else (self.high + 1) // 2
+
+    @property
+    def steps(self) -> int:
+        """How many scales a range spans: from one end to the other, or from zero to either where it is symmetric."""
+        return self.high - (self.middle if self.symmetry is Symmetry.SYMMETRIC else self.low)
+
 
 WEIGHTS = Grid(IntType.S8, Symmetry.SYMMETRIC)
 BIAS = Grid(IntType.S32, Symmetry.SYMMETRIC)
@@ -143,16 +153,10 @@ def params_from_range(
     low64 = np.minimum(np.asarray(low, np.float64), 0.0)
     high64 = np.maximum(np.asarray(high, np.float64), 0.0)
     symmetric = grid.symmetry is Symmetry.SYMMETRIC
+    wide = np.maximum(-low64, high64) if symmetric else high64 - low64
+    scale = _as_scale(np.where(wide > 0, wide / grid.steps, 1.0))
     if symmetric:
-        bound = np.maximum(-low64, high64)
-        wide, middle = bound, 0 if grid.low < 0 else (grid.high + 1) // 2
-        steps = grid.high - middle
-    else:
-        wide, middle = high64 - low64, 0
-        steps = grid.high - grid.low
-    scale = _as_scale(np.where(wide > 0, wide / steps, 1.0))
-    if symmetric:
-        zero_point = np.full(scale.shape, middle)
+        zero_point = np.full(scale.shape, grid.middle)
     else:
         zero_point = np.clip(np.rint(grid.low - low64 / scale), grid.low, grid.high)
     return QParams(scale, np.array(zero_point, grid.type.dtype), grid, axis)

@@ -29,9 +29,13 @@ def candidate(node: ir.Node) -> Choice | str | None:
         return f"its table has fewer than {_LEAST} elements"
     if not np.isfinite(tensor.numpy()).all():
         return "its table holds NaN or Inf"
-    last = len(tensor.shape) - 1
-    looked_up = graph.attribute_int(node, "axis", 0) % (last + 1)
-    return Choice(node, Role.TABLE, (), table, None if looked_up == last else last)
+    return Choice(node, Role.TABLE, (), table, column_axis(node, len(tensor.shape)))
+
+
+def column_axis(node: ir.Node, rank: int) -> int | None:
+    """The axis whose indices have scales, for a Gather from a table of this rank; None where it looks columns up."""
+    looked_up = graph.attribute_int(node, "axis", 0) % rank
+    return None if looked_up == rank - 1 else rank - 1
 
 
 def look_up(node: ir.Node, stored: tuple[ir.Value, ...], *, per_column: bool, names: graph.NameSource) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from modelopt.measure.evaluate import Accuracy
 from modelopt.measure.metric import Score
@@ -105,8 +105,7 @@ def _slowest(coverage: Coverage) -> Section:
     """The nodes that take the longest, and what computes them; the runtime fuses others into their kernels."""
     timed = sorted((cost for cost in coverage.nodes if cost.within is None), key=lambda cost: -cost.median_ns)
     rows = [(cost.node, cost.op_type, cost.kernel, _KINDS[cost.kind], milliseconds(cost.median_ns)) for cost in timed]
-    more = (f"… and {len(rows) - _MAX_SKIPS} more: --json has all of them",) if len(rows) > _MAX_SKIPS else ()
-    return Section("what ran", ("node", "operator", "kernel", "in", "time"), tuple(rows[:_MAX_SKIPS]), more)
+    return Section("what ran", ("node", "operator", "kernel", "in", "time"), *_first(rows, _MAX_SKIPS))
 
 
 def _worst_tensors(report: Report) -> list[Section]:
@@ -117,9 +116,14 @@ def _worst_tensors(report: Report) -> list[Section]:
         (tensor.name, tensor.kind, f"[{tensor.low:.4g}, {tensor.high:.4g}]", f"{decibels:.1f} dB")
         for decibels, tensor in sorted(lossy, key=lambda pair: pair[0])
     ]
-    more = (f"… and {len(rows) - _MAX_TENSORS} more: --json has all of them",) if len(rows) > _MAX_TENSORS else ()
     header = ("tensor", "kind", "range", "signal over noise")
-    return [Section("quantized tensors, worst first", header, tuple(rows[:_MAX_TENSORS]), more)] if rows else []
+    return [Section("quantized tensors, worst first", header, *_first(rows, _MAX_TENSORS))] if rows else []
+
+
+def _first(rows: Sequence[tuple[str, ...]], most: int) -> tuple[tuple[tuple[str, ...], ...], tuple[str, ...]]:
+    """At most so many rows, and a note of the others."""
+    more = (f"… and {len(rows) - most} more: --json has all of them",) if len(rows) > most else ()
+    return tuple(rows[:most]), more
 
 
 def _fact(key: str, value: object) -> str:
@@ -135,11 +139,9 @@ def _refusals(report: Report) -> Section:
     rows = [(result.step.split("(")[0], skip.node, skip.reason) for result in last.values() for skip in result.skipped]
     left = [trial for trial in report.trials if not trial.kept and trial.ratio is None and trial.drop is None]
     rows += [(trial.group.split("(")[0], skip.node, skip.reason) for trial in left for skip in trial.skipped]
-    shown = tuple(rows[:_MAX_SKIPS])
-    more = (f"… and {len(rows) - _MAX_SKIPS} more: --json has all of them",) if len(rows) > _MAX_SKIPS else ()
     if not rows:
         return Section("not done", None, (), ("Nothing was refused.",))
-    return Section("not done", ("pass", "node", "reason"), shown, more)
+    return Section("not done", ("pass", "node", "reason"), *_first(rows, _MAX_SKIPS))
 
 
 def _outcome(report: Report) -> Section:
