@@ -5,7 +5,9 @@
 
 FOLDER is laid out as for main_job.py. Each tool gets the same calibration samples; what it makes is held against the
 original by ``modelopt compare`` on the evaluation data, interleaved, in this run. With ``--calib-only`` modelopt is not
-given the evaluation data: it must keep its promise without labels, and is judged on them all the same.
+given the evaluation data: it must keep its promise without labels, and is judged on them all the same. Where a folder
+holds an ``eval.py`` that prints ``{"value": …}`` for a model's path, and no ``feeds.py``, that is the accuracy, and
+latency is that on the calibration data.
 """
 
 from __future__ import annotations
@@ -57,7 +59,7 @@ def write_samples(model: Path, folder: Path, count: int) -> None:
     from modelopt.data import open_data
 
     folder.mkdir()
-    source = next(model.with_name(name) for name in ("calib.npz", "calib") if model.with_name(name).exists())
+    source = calibration_of(model)
     preprocess = None
     if model.with_name("preprocess.txt").exists():
         from modelopt.data import Preprocess
@@ -68,6 +70,17 @@ def write_samples(model: Path, folder: Path, count: int) -> None:
     for number, sample in enumerate(dataset):
         arrays: dict[str, Any] = dict(sample.feeds)
         np.savez(folder / f"{number:04d}.npz", **arrays)
+
+
+def calibration_of(model: Path) -> Path:
+    """The calibration data beside a model."""
+    return next(model.with_name(name) for name in ("calib.npz", "calib") if model.with_name(name).exists())
+
+
+def value_of(own: Path, model: Path) -> float:
+    """What the folder's own script says of a model."""
+    done = subprocess.run([sys.executable, str(own), str(model)], capture_output=True, text=True, check=True)
+    return float(json.loads(done.stdout.strip().splitlines()[-1])["value"])
 
 
 def quantize(
@@ -94,7 +107,11 @@ def quantize(
 
 def judged(model: Path, out: Path, budget: float) -> tuple[list[str], float | None]:
     """Size, latency ratio and accuracy of a result."""
+    own = model.with_name("eval.py")
+    has_own = own.exists() and not model.with_name("feeds.py").exists()
     flags = data_flags(model.parent, ["compare"])
+    if has_own:
+        flags = ["--eval", str(calibration_of(model))]
     command = [MODELOPT, "compare", str(model), str(out), "--json", "--budget", str(budget), *flags]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -104,7 +121,9 @@ def judged(model: Path, out: Path, budget: float) -> tuple[list[str], float | No
     before, after = (each["size_bytes"] for each in report["models"])
     ratio, accuracy = report["ratios"][1], report["accuracy"]
     score = ""
-    if accuracy is not None and accuracy["reference"] is not None:
+    if has_own:
+        score = " → ".join(f"{value_of(own, path):.3f}" for path in (model, out))
+    elif accuracy is not None and accuracy["reference"] is not None:
         score = f"{accuracy['reference']['value']:.3f} → {accuracy['candidate']['value']:.3f}"
     elif accuracy is not None:
         score = ", ".join(f"{each['name']} {each['value']:.4f}" for each in accuracy["fidelity"][:1])
