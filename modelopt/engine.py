@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from modelopt import __version__, gates, graph, invariants, io, measuring, provenance
 from modelopt.errors import InputError, Refused, VerificationFailed, WorkerDied
-from modelopt.observers import Dump, Observer, Verify
+from modelopt.observers import Dump, Observer
 from modelopt.passes.base import Context, Pass
 from modelopt.progress import Progress, silent
 from modelopt.quant.cache import Calibrations
@@ -27,6 +27,8 @@ from modelopt.runtime.runner import WorkerRunner
 from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Limits, Worker
 from modelopt.signature import Signature
+from modelopt.verification.prepare import Original, Prepared, prepare
+from modelopt.verification.verify import Verify
 
 MAX_PROFILED_BYTES = 256 * 2**20
 """Larger results are not profiled: the runtime writes its optimized graph for that."""
@@ -47,7 +49,7 @@ class Request:
         dump_folder: Where to write the model after each pass.
         limits: Of the child processes.
         allow_hardlinks: See `io.load`.
-        verify_samples: How many feeds verification uses.
+        verify_samples: How many samples of the user's data verification uses, beside the feeds that it constructs.
         calibrations: Remembers what calibration observed; runs that share it observe once.
         progress: Called with (what, done, total or None).
     """
@@ -308,12 +310,14 @@ def _verifier(
             apply(request.recipe.steps, model, context, [_StopAfter(count)])
         return model
 
-    def feeds() -> measuring.Feeds:
-        dataset = measuring.inputs(data, worker, loaded.path)
-        return measuring.verification_feeds(dataset, data.signature, worker, loaded.path, request.verify_samples)
+    original = Original.of(loaded.model, loaded.path, data.signature)
+
+    def prepared() -> Prepared:
+        real = [] if data.users is None else measuring.first_feeds(data.users, request.verify_samples)
+        return prepare(original, real, worker, lambda: replay(0), scratch, data.seed)
 
     names = [spec.name for spec in graph.signature(loaded.model).outputs]
-    return Verify(loaded.path, measuring.LaterFeeds(feeds), worker, replay, scratch, names, last_from_file=True)
+    return Verify(loaded.path, prepared, worker, replay, scratch, names, last_from_file=True)
 
 
 class _Enough(Exception):
@@ -369,9 +373,15 @@ def _coverage(
 def _verification(verify: Verify | None, data: measuring.Data) -> Verification | None:
     if verify is None:
         return None
+    feeds = verify.prepared.feeds
+    real = sum(feeds[position].is_real for position in verify.compared)
     return Verification(
-        samples=len(verify.feeds),
-        source=data.source,
+        real=real,
+        constructed=len(verify.compared) - real,
+        source=None if data.users is None else data.users.source,
         exact_segments=verify.segments,
+        empty=sum(1 for outputs in verify.prepared.outputs if not any(output.size for output in outputs)),
         max_relative_error=verify.max_relative_error,
+        not_executed=verify.prepared.not_executed,
+        finite_only=tuple(verify.finite_only),
     )
