@@ -34,6 +34,17 @@ def test_a_small_slice_that_doubles_is_found(axis: int) -> None:
     assert f"at index 3 of axis {axis}" in str(found)
 
 
+def test_a_small_place_that_doubles_is_found() -> None:
+    before = output(6, 3, 4)
+    before[:, 1, 2] *= 1e-7
+    after = before.copy()
+    after[:, 1, 2] *= 2
+    found = errors((before, after)).worst()
+    assert found is not None
+    assert (found.axis, found.index) == (None, (1, 2))
+    assert "at index [1, 2]" in str(found)
+
+
 def test_rounding_is_not() -> None:
     before = output(3, 50)
     assert errors((before, before * np.float32(1 + 1e-6))).worst() is None

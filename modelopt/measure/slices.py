@@ -23,6 +23,7 @@ MIN_VALUES = 4
 """Slices of fewer values, over all feeds, are not judged: sums that cancel leave single values without digits."""
 
 _MAX_SLICES = 65_536
+_ALL = -1  # stands for all axes but the first, where they have the same sizes in all feeds: single places
 _NO_DIGITS = 1e-30
 
 
@@ -32,18 +33,21 @@ class SliceMismatch:
 
     Attributes:
         output: The output's name.
-        axis: The axis that it is a slice along.
+        axis: The axis that it is a slice along; None for all axes but the first together.
         index: Which one.
         error: The root mean square of its error over that of its values.
     """
 
     output: str
-    axis: int
-    index: int
+    axis: int | None
+    index: int | tuple[int, ...]
     error: float
 
     def __str__(self) -> str:
-        return f"root mean square error {self.error:.2g} of the values at index {self.index} of axis {self.axis}"
+        where = (
+            f"index {list(self.index)}" if isinstance(self.index, tuple) else f"index {self.index} of axis {self.axis}"
+        )
+        return f"root mean square error {self.error:.2g} of the values at {where}"
 
 
 class SliceErrors:
@@ -58,6 +62,7 @@ class SliceErrors:
     def __init__(self, names: Sequence[str]) -> None:
         self._names = names
         self._sums: dict[tuple[int, int], np.ndarray] = {}  # by output and axis: float64[3, slices]
+        self._shapes: dict[int, tuple[int, ...]] = {}
 
     def add(self, reference: Sequence[np.ndarray], candidate: Sequence[np.ndarray]) -> None:
         """Take in the outputs for one feed; what is no float, has no axis or another shape is left out."""
@@ -74,11 +79,14 @@ class SliceErrors:
             found = np.stack((errors**2, values**2, finite.astype(np.float64)))
             found[:2] /= max(float(np.mean(found[1])), np.finfo(np.float64).tiny)
             for axis in range(before.ndim):
-                if before.shape[axis] <= _MAX_SLICES:
-                    others = tuple(i + 1 for i in range(before.ndim) if i != axis)
-                    self._grow(position, axis, found.sum(axis=others))
+                others = tuple(i + 1 for i in range(before.ndim) if i != axis)
+                self._grow(position, axis, found.sum(axis=others))
+            if before.ndim > 2 and self._shapes.setdefault(position, before.shape[1:]) == before.shape[1:]:
+                self._grow(position, _ALL, found.sum(axis=1).reshape(len(found), -1))
 
     def _grow(self, position: int, axis: int, found: np.ndarray) -> None:
+        if found.shape[1] > _MAX_SLICES:
+            return
         known = self._sums.get((position, axis), np.zeros((3, 0)))
         if known.shape[1] < found.shape[1]:
             known = np.pad(known, ((0, 0), (0, found.shape[1] - known.shape[1])))
@@ -108,5 +116,10 @@ class SliceErrors:
             index = int(np.argmax(beyond))
             if beyond[index] > furthest:
                 furthest = float(beyond[index])
-                worst = SliceMismatch(self._names[position], axis, index, float(errors[index]))
+                name, error = self._names[position], float(errors[index])
+                if axis == _ALL:
+                    place = tuple(int(i) for i in np.unravel_index(index, self._shapes[position]))
+                    worst = SliceMismatch(name, None, place, error)
+                else:
+                    worst = SliceMismatch(name, axis, index, error)
         return worst

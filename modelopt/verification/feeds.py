@@ -29,8 +29,9 @@ LARGE = 1000.0
 SCALE_UP, SCALE_DOWN = 10.0, 0.1
 
 MANY = 17
-"""A batch of many samples, where no other axis is free: the first may be the positions of a sequence."""
+"""A batch of many samples, for models that run quickly: where no other axis is free it may be a sequence."""
 
+_LONG = 7
 _CHEAP_VALUES = 2**16
 
 HEAVY_BYTES = 32 * 2**20
@@ -147,6 +148,13 @@ class Maker:
         """Whether the graph asks an input for a number."""
         return any(self._use(spec).constants for spec in self.signature.inputs)
 
+    def constants(self) -> tuple[float, ...]:
+        """The numbers that the graph asks inputs of floats for, and a step to each side of them."""
+        asked = [
+            constant for spec in self.signature.inputs if holds_floats(spec) for constant in self._use(spec).constants
+        ]
+        return tuple(dict.fromkeys(constant + step for constant in asked for step in (1.0, -1.0, 0.0)))
+
     @property
     def has_free_batch(self) -> bool:
         """Whether some input's first axis is free."""
@@ -262,9 +270,13 @@ def _indices(
     # Equality is asked for the number itself: it comes first.
     asked = [near for step in (0, 1, -1) for near in (round(constant) + step for constant in constants)]
     asked = list(dict.fromkeys(value for value in asked if low <= value <= high))
-    if np.prod(shape, dtype=np.int64) == 1:
+    if math.prod(shape) == 1:
         turns = asked or list(dict.fromkeys((min(low + 2, high), high, min(low + 1, high), low)))
         return np.full(shape, turns[number % len(turns)])
+    count = math.prod(shape)
+    if high - low < count:  # each of them, in an order of its own
+        drawn = rng.permutation(np.arange(count) % (high - low + 1) + low).reshape(shape)
+        return np.asarray(drawn)
     drawn = np.asarray(rng.integers(low, high, shape, endpoint=True))
     return np.where(rng.random(shape) < 0.5, rng.choice(asked, shape), drawn) if asked else drawn
 
@@ -309,8 +321,9 @@ def plan(maker: Maker, base: Shape, *, heavy: bool) -> Iterator[tuple[Sequence[S
         yield _sized(shorter if free else (base,), BATCHES[2] if batch else base.batch), three
     else:
         yield (base,), ordinary
-    if batch and not free and not heavy and maker.count_values(base) <= _CHEAP_VALUES:
-        yield _sized((base,), MANY), ordinary
+    wide = Shape(MANY if batch else base.batch, _LONG * base.length if free else base.length)
+    if (batch or free) and not heavy and maker.count_values(wide) <= _CHEAP_VALUES:
+        yield (wide, *_sized((base,), wide.batch)), ordinary
     if not packed:
         scales = (Values.SCALED_UP, Values.SCALED_DOWN) if maker.has_floats else ()
         yield from (((base,), (kind,)) for kind in (*scales, Values.ZEROS, Values.LARGE))

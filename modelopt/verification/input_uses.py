@@ -34,7 +34,21 @@ _MOVES = frozenset(
         *("Identity", "Cast", "CastLike", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Expand", "Tile"),
         *("Slice", "Split", "Concat", "Pad", "Dropout", "SequenceConstruct", "SequenceAt", "Gather", "GatherND"),
         *("GatherElements", "DepthToSpace", "SpaceToDepth", "Compress", "ReduceMax", "ReduceMin", "ReduceMean"),
-        *("MaxPool", "GlobalMaxPool", "Relu", "Abs", "Floor", "Ceil", "Round", "Clip", "Max", "Min"),
+        *(
+            "ReduceSum",
+            "ReduceL1",
+            "ReduceL2",
+            "MaxPool",
+            "GlobalMaxPool",
+            "Relu",
+            "Abs",
+            "Floor",
+            "Ceil",
+            "Round",
+            "Clip",
+            "Max",
+            "Min",
+        ),
     }
 )
 _DATA_ONLY_AT_0 = frozenset(
@@ -55,12 +69,14 @@ class InputUse:
         high: The largest.
         constants: What the graph compares it with, clips it at, or chooses by: sorted numbers in the input's own units.
         is_flag: It says yes or no: it is cast to booleans, or taken from 1, as masks are.
+        is_count: It says how often a loop runs.
     """
 
     low: int | None = None
     high: int | None = None
     constants: tuple[float, ...] = ()
     is_flag: bool = False
+    is_count: bool = False
 
     @property
     def is_bounded(self) -> bool:
@@ -99,6 +115,7 @@ class _Found:
     bounds: list[tuple[float, float]] = field(default_factory=list)
     constants: set[float] = field(default_factory=set)
     is_flag: bool = False
+    is_count: bool = False
 
     def bound(self, place: _Place, low: float, high: float) -> None:
         ends = sorted((place.input_of(low), place.input_of(high)))
@@ -107,10 +124,10 @@ class _Found:
     def made(self) -> InputUse:
         finite = sorted(number for number in self.constants if math.isfinite(number))[:_MAX_CONSTANTS]
         if not self.bounds:
-            return InputUse(constants=tuple(finite), is_flag=self.is_flag)
+            return InputUse(None, None, tuple(finite), self.is_flag)
         low = math.ceil(max(low for low, _ in self.bounds))
         high = math.floor(min(high for _, high in self.bounds))
-        return InputUse(low, max(low, high), tuple(finite), self.is_flag)
+        return InputUse(low, max(low, high), tuple(finite), self.is_flag, self.is_count)
 
 
 def uses_of(model: ir.Model) -> dict[str, InputUse]:
@@ -167,6 +184,7 @@ def _note_index(found: _Found, place: _Place, node: ir.Node, index: int) -> None
         found.bound(place, 0, 0 if depth is None else float(depth) - 1)
     elif (op == "Loop" and index == 0) or op == "Range":
         found.bound(place, 0 if op == "Loop" or index != 2 else 1, MAX_TRIPS)
+        found.is_count |= op == "Loop"
     elif op == "TopK" and index == 1:
         size = _size(node.inputs[0], graph.attribute_int(node, "axis", -1))
         found.bound(place, 1, 1 if size is None else size)

@@ -22,7 +22,9 @@ from modelopt.verification.input_uses import InputUse, uses_of
 MAX_FOR_BRANCHES = 8
 """How many feeds are added to reach branches that others do not."""
 
-_TRIED_FOR_BRANCHES = 24
+_FACTORS = (1.0, -1.0, 10.0, -10.0, 100.0, -100.0, 1000.0, -1000.0, 1.0, 1.0, 1.0, 1.0)
+_FILLS = (1.0, -1.0, 10.0, -10.0, 1000.0, -1000.0)
+_LENGTHS_FOR_BRANCHES = (1, 2, 4, 16, 33, 65, 130)
 
 
 @dataclass(frozen=True)
@@ -132,9 +134,8 @@ def prepare(
     missed: tuple[str, ...] = ()
     if original.has_regions:
         missed = _reach_regions(answers, maker, worker, load, scratch)
-    return Prepared(
-        tuple(answers.feeds), tuple(answers.outputs), (*missed, *_sizes_above(answers.feeds, original.signature))
-    )
+    beyond = (*_sizes_above(answers.feeds, original.signature), *_trips_above(answers.feeds, original.uses))
+    return Prepared(tuple(answers.feeds), tuple(answers.outputs), (*missed, *beyond))
 
 
 def _construct(answers: _Answers, maker: Maker, original: Original, real: Sequence[dict[str, np.ndarray]]) -> None:
@@ -214,20 +215,30 @@ def _reach_regions(
 
 
 def _vary(more: _Answers, maker: Maker, known: Sequence[Feed]) -> None:
-    """Feeds unlike the others in scale, sign, and what integers and booleans say."""
-    ordinary = [feed for feed in known if feed.values == (Values.ORDINARY,)]
-    if not ordinary:
+    """Feeds unlike the others in scale, sign and size, and in what integers, booleans and whole tensors say."""
+    ordinary = next((feed for feed in known if feed.values == (Values.ORDINARY,)), None)
+    if ordinary is None:
         return
-    kinds = (Values.NEAR_CONSTANTS, Values.ORDINARY, Values.LARGE, Values.SCALED_UP, Values.ZEROS)
-    shape = Shape(ordinary[0].sizes.get("", 1), next((n for name, n in ordinary[0].sizes.items() if name), 1))
-    for number in range(_TRIED_FOR_BRANCHES):
+    length = next((size for name, size in ordinary.sizes.items() if name), 1)
+    shape = Shape(ordinary.sizes.get("", 1), length)
+    kinds = (Values.NEAR_CONSTANTS, Values.ORDINARY, Values.LARGE, Values.ZEROS)
+    for number, factor in enumerate(_FACTORS):
         feed = maker.make(100 + number, shape, (kinds[number % len(kinds)],))
-        sign = np.float64((1, -1, 10, -10, 100, -100)[number % 6])
-        arrays = {
-            name: (array * sign).astype(array.dtype) if array.dtype.kind == "f" and number >= len(kinds) else array
-            for name, array in feed.arrays.items()
-        }
-        more.take(Feed(arrays, feed.values, feed.sizes))
+        more.take(_with_floats(feed, scale=factor))
+    for number, constant in enumerate(dict.fromkeys((*maker.constants(), *_FILLS))):
+        feed = maker.make(200 + number, shape, (Values.ORDINARY,))
+        more.take(_with_floats(feed, scale=0.0, offset=constant))
+    for number, each in enumerate(_LENGTHS_FOR_BRANCHES if maker.free_lengths() else ()):
+        more.take(maker.make(300 + number, replace(shape, length=each), (Values.ORDINARY,)))
+
+
+def _with_floats(feed: Feed, *, scale: float, offset: float = 0.0) -> Feed:
+    """The feed with its floats multiplied and shifted."""
+    changed = {
+        name: np.asarray(array * scale + offset, array.dtype) if array.dtype.kind == "f" else array
+        for name, array in feed.arrays.items()
+    }
+    return Feed(changed, feed.values, feed.sizes)
 
 
 # What no feed has
@@ -252,3 +263,11 @@ def _sizes_above(feeds: Sequence[Feed], signature: Signature) -> Iterator[str]:
     for name, sizes in lengths.items():
         what = "free dimensions" if name in ANONYMOUS else f"sizes of '{name}'"
         yield f"{what} above {max(sizes)}"
+
+
+def _trips_above(feeds: Sequence[Feed], uses: Mapping[str, InputUse]) -> Iterator[str]:
+    """The trip counts that feeds end at."""
+    for name, use in uses.items():
+        counts = [int(feed.arrays[name].max()) for feed in feeds if use.is_count and feed.arrays[name].size]
+        if counts:
+            yield f"more than {max(counts)} trips by '{name}'"
