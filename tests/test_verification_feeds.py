@@ -12,8 +12,9 @@ from modelopt import graph, io
 from modelopt.errors import InputError
 from modelopt.runtime.worker import Worker
 from modelopt.signature import Signature, TensorSpec
-from modelopt.verification.feeds import LARGE, Feed, Maker, Shape, Values, plan
+from modelopt.verification.feeds import LARGE, Feed, Maker, Shape, Values
 from modelopt.verification.input_uses import InputUse
+from modelopt.verification.plan import plan
 from modelopt.verification.prepare import Original, Prepared, prepare
 
 HEADER = '<ir_version: 9, opset_import: ["" : 17]>'

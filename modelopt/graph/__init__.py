@@ -18,6 +18,7 @@ from modelopt.graph.edits import (
     set_constant,
     sweep,
 )
+from modelopt.graph.operators import DATA_MOVEMENT
 from modelopt.graph.statistics import declared_values, signature, tensors, weight_bytes
 from modelopt.graph.values import (
     attribute_float,
@@ -51,6 +52,7 @@ from modelopt.graph.walking import (
 )
 
 __all__ = [
+    "DATA_MOVEMENT",
     "STANDARD_DOMAINS",
     "NameSource",
     "add_initializer",

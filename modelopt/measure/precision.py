@@ -13,13 +13,9 @@ from modelopt.measure.closeness import BFLOAT16, FLOAT16, FLOAT32, FLOOR, ROUNDE
 
 _STEPS = frozenset({"QuantizeLinear", "DynamicQuantizeLinear", "DynamicQuantizeMatMul", "QLinearConv", "QLinearMatMul"})
 _CASTS = frozenset({"Cast", "CastLike"})
-_MOVES = frozenset(
-    {
-        *("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Expand", "Tile", "Slice", "Split"),
-        *("Concat", "Pad", "Gather", "GatherND", "GatherElements", "Where", "Relu", "Clip", "Max", "Min", "MaxPool"),
-        *("Dropout", "DepthToSpace", "SpaceToDepth", "Shape", "Size", "If", "Loop", "Scan", "ConstantOfShape", "Neg"),
-    }
-)
+_NO_ARITHMETIC = graph.DATA_MOVEMENT | {
+    *("Where", "Relu", "Clip", "Max", "Min", "MaxPool", "Neg", "ConstantOfShape", "If", "Loop", "Scan"),
+}
 _NO_FLOATS = frozenset({"Shape", "Size", "Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "IsNaN", "IsInf"})
 
 
@@ -134,7 +130,7 @@ def _after(node: ir.Node, levels: Mapping[int, _Level], model: ir.Model) -> _Lev
         return _Level(Precision.FULL, None if tensor is None else _half(tensor.dtype))
     if node.op_type in _NO_FLOATS:
         return _Level(coarsest)
-    if half is not None and node.op_type not in _MOVES and function is None:
+    if half is not None and node.op_type not in _NO_ARITHMETIC and function is None:
         coarsest = max(coarsest, half)
     return _Level(coarsest, half)
 

@@ -7,7 +7,7 @@ of one size. Each kind of feed here is an answer to one such way to be wrong.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -20,22 +20,10 @@ from modelopt.measure.closeness import Nonfinite
 from modelopt.signature import Signature, TensorSpec, is_free
 from modelopt.verification.input_uses import InputUse
 
-BATCHES = (1, 2, 3)
-"""Batch sizes of constructed feeds, where the batch is free."""
-
 LARGE = 1000.0
 """The magnitude of large floats: far beyond any bound that models clip at, and far from overflow."""
 
 SCALE_UP, SCALE_DOWN = 10.0, 0.1
-
-MANY = 17
-"""A batch of many samples, for models that run quickly: where no other axis is free it may be a sequence."""
-
-_LONG = 7
-_CHEAP_VALUES = 2**16
-
-HEAVY_BYTES = 32 * 2**20
-"""Above this size of weights several kinds of values share a feed, each in a row of its batch: runs take long there."""
 
 _NEAR = (-1.0, -1 / 64, 0.0, 1 / 64, 1.0)
 _EIGHT_BITS = 8
@@ -299,54 +287,3 @@ def _floats(rng: np.random.Generator, shape: tuple[int, ...], use: InputUse, kin
         odd = (np.nan,) if kind is Values.NAN else (np.inf, -np.inf)
         flat[rng.permutation(flat.size)[: len(odd)]] = odd[: flat.size]
     return drawn
-
-
-def plan(maker: Maker, base: Shape, *, heavy: bool) -> Iterator[tuple[Sequence[Shape], tuple[Values, ...]]]:
-    """What to feed beside an ordinary feed of the sizes in `base`: shapes to try until one runs, and the values.
-
-    Args:
-        maker: Makes them.
-        base: Sizes that the model runs on.
-        heavy: The model is large: several kinds of values share a feed where the batch is free.
-    """
-    batch = maker.has_free_batch
-    ordinary = (Values.ORDINARY,)
-    longer, shorter = _longer(base), _shorter(base)
-    free = bool(maker.free_lengths())
-    packed = batch and heavy
-    if batch or free:
-        pair = (Values.SCALED_UP, Values.SCALED_DOWN) if packed and maker.has_floats else ordinary
-        yield _sized(longer if free else (base,), BATCHES[1] if batch else base.batch), pair
-        three = (Values.ORDINARY, Values.ZEROS, Values.LARGE) if packed else ordinary
-        yield _sized(shorter if free else (base,), BATCHES[2] if batch else base.batch), three
-    else:
-        yield (base,), ordinary
-    wide = Shape(MANY if batch else base.batch, _LONG * base.length if free else base.length)
-    if (batch or free) and not heavy and maker.count_values(wide) <= _CHEAP_VALUES:
-        yield (wide, *_sized((base,), wide.batch)), ordinary
-    if not packed:
-        scales = (Values.SCALED_UP, Values.SCALED_DOWN) if maker.has_floats else ()
-        yield from (((base,), (kind,)) for kind in (*scales, Values.ZEROS, Values.LARGE))
-    if maker.has_constants:
-        yield (base,), (Values.NEAR_CONSTANTS,)
-    if len(maker.free_lengths()) > 1:
-        unlike = {name: base.length + i for i, name in enumerate(maker.free_lengths()) if name != "?"}
-        yield (Shape(base.batch, base.length, unlike),), ordinary
-    if maker.has_floats:
-        yield (base,), (Values.NAN,)
-        yield (base,), (Values.INFINITE,)
-
-
-def _sized(shapes: Sequence[Shape], batch: int) -> tuple[Shape, ...]:
-    return tuple(Shape(batch, shape.length, shape.lengths) for shape in shapes)
-
-
-def _longer(base: Shape) -> tuple[Shape, ...]:
-    """Lengths above the one that runs; strides and patches may ask for a multiple."""
-    n = base.length
-    return tuple(Shape(base.batch, length) for length in (n + 13, n + 16, 2 * n, n))
-
-
-def _shorter(base: Shape) -> tuple[Shape, ...]:
-    n = base.length
-    return tuple(Shape(base.batch, length) for length in dict.fromkeys((max(n - 3, 1), max(n // 2, 1), n)))

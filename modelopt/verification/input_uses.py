@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -27,36 +27,14 @@ _MAX_STEPS = 400
 _MAX_CONSTANTS = 32
 _MAX_CONSTANT_BYTES = 4096
 
-# Operators whose output holds values of their input, or values that grow with it. Attention masks, ids and lengths
-# travel through these to where they are used.
-_MOVES = frozenset(
-    {
-        *("Identity", "Cast", "CastLike", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Expand", "Tile"),
-        *("Slice", "Split", "Concat", "Pad", "Dropout", "SequenceConstruct", "SequenceAt", "Gather", "GatherND"),
-        *("GatherElements", "DepthToSpace", "SpaceToDepth", "Compress", "ReduceMax", "ReduceMin", "ReduceMean"),
-        *(
-            "ReduceSum",
-            "ReduceL1",
-            "ReduceL2",
-            "MaxPool",
-            "GlobalMaxPool",
-            "Relu",
-            "Abs",
-            "Floor",
-            "Ceil",
-            "Round",
-            "Clip",
-            "Max",
-            "Min",
-        ),
-    }
-)
-_DATA_ONLY_AT_0 = frozenset(
-    {"Reshape", "Squeeze", "Unsqueeze", "Expand", "Tile", "Slice", "Split", "Pad", "Gather"}
-) | {*("GatherND", "GatherElements", "Clip", "ReduceMax", "ReduceMin", "ReduceMean", "Dropout", "CastLike", "Compress")}
+# Operators whose output holds values of their input, or values that grow with it: a bound or a comparison behind them
+# is one of the input.
+_FOLLOWED = graph.DATA_MOVEMENT | {
+    *("Cast", "CastLike", "Relu", "Abs", "Floor", "Ceil", "Round", "Clip", "Max", "Min", "MaxPool", "GlobalMaxPool"),
+    *("ReduceMax", "ReduceMin", "ReduceMean", "ReduceSum", "ReduceL1", "ReduceL2"),
+}
+_OF_ALL_INPUTS = frozenset({"Concat", "Max", "Min"})
 _COMPARISONS = frozenset({"Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Max", "Min", "Mod"})
-_RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
-_LENGTHS_INPUT = 4
 _FIRST_CARRIED = 2  # a Loop reads its trip count and its condition first; both mean something else in its body
 
 
@@ -172,26 +150,47 @@ def _note(found: _Found, place: _Place, node: ir.Node, index: int) -> None:
 
 def _note_index(found: _Found, place: _Place, node: ir.Node, index: int) -> None:
     """Uses that permit only some integers."""
-    op = node.op_type
-    if op in {"Gather", "GatherElements"} and index == 1:
-        axis = graph.attribute_int(node, "axis", 0)
-        rows = _size(node.inputs[0], axis)
-        found.bound(place, 0, 0 if rows is None else rows - 1)
-    elif op in {"GatherND", "ScatterElements", "ScatterND"} and index == 1:
-        found.bound(place, 0, min(graph.static_shape(node.inputs[0]) or (1,)) - 1)
-    elif op == "OneHot" and index == 0:
-        depth = graph.scalar(node.inputs[1])
-        found.bound(place, 0, 0 if depth is None else float(depth) - 1)
-    elif (op == "Loop" and index == 0) or op == "Range":
-        found.bound(place, 0 if op == "Loop" or index != 2 else 1, MAX_TRIPS)
-        found.is_count |= op == "Loop"
-    elif op == "TopK" and index == 1:
-        size = _size(node.inputs[0], graph.attribute_int(node, "axis", -1))
-        found.bound(place, 1, 1 if size is None else size)
-    elif (op in {"Tile", "Expand", "ConstantOfShape"} and index == (op != "ConstantOfShape")) or (
-        op in _RECURRENT and index == _LENGTHS_INPUT
-    ):
-        found.bound(place, 1, 3 if op not in _RECURRENT else 1)
+    if (node.op_type, index) in _PERMITTED:
+        found.bound(place, *_PERMITTED[node.op_type, index](node))
+        found.is_count |= (node.op_type, index) == ("Loop", 0)
+
+
+def _rows(node: ir.Node) -> tuple[int, int]:
+    size = _size(node.inputs[0], graph.attribute_int(node, "axis", 0))
+    return 0, 0 if size is None else size - 1
+
+
+def _rows_of_all_axes(node: ir.Node) -> tuple[int, int]:
+    return 0, min(graph.static_shape(node.inputs[0]) or (1,), default=1) - 1
+
+
+def _classes(node: ir.Node) -> tuple[int, int]:
+    depth = graph.scalar(node.inputs[1])
+    return 0, 0 if depth is None else int(depth) - 1
+
+
+def _places(node: ir.Node) -> tuple[int, int]:
+    size = _size(node.inputs[0], graph.attribute_int(node, "axis", -1))
+    return 1, 1 if size is None else max(size, 1)
+
+
+_PERMITTED: dict[tuple[str, int], Callable[[ir.Node], tuple[int, int]]] = {
+    ("Gather", 1): _rows,
+    ("GatherElements", 1): _rows,
+    ("GatherND", 1): _rows_of_all_axes,
+    ("ScatterElements", 1): _rows_of_all_axes,
+    ("ScatterND", 1): _rows_of_all_axes,
+    ("OneHot", 0): _classes,
+    ("TopK", 1): _places,
+    ("Loop", 0): lambda _node: (0, MAX_TRIPS),
+    ("Range", 0): lambda _node: (0, MAX_TRIPS),
+    ("Range", 1): lambda _node: (0, MAX_TRIPS),
+    ("Range", 2): lambda _node: (1, MAX_TRIPS),
+    **{(op, 1): lambda _node: (1, 3) for op in ("Tile", "Expand")},
+    ("ConstantOfShape", 0): lambda _node: (1, 3),
+    **{(op, 4): lambda _node: (1, 1) for op in ("LSTM", "GRU", "RNN")},  # lengths: one step is within any sequence
+}
+"""By operator and input: the integers that are no error there, both ends included."""
 
 
 def _size(value: ir.Value | None, axis: int) -> int | None:
@@ -259,7 +258,7 @@ def _onward(model: ir.Model, place: _Place, node: ir.Node, index: int) -> Iterat
         yield from _affine(place, node, index)
     elif node.op_type == "Where" and index > 0:
         yield place.at(node.outputs[0])
-    elif node.op_type in _MOVES and (index == 0 or node.op_type not in _DATA_ONLY_AT_0):
+    elif node.op_type in _FOLLOWED and (index == 0 or node.op_type in _OF_ALL_INPUTS):
         yield from map(place.at, node.outputs)
 
 

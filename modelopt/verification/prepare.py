@@ -16,8 +16,9 @@ from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Session, Worker
 from modelopt.signature import ANONYMOUS, Signature, TensorSpec, is_free
 from modelopt.verification.executed import Regions, has_regions
-from modelopt.verification.feeds import HEAVY_BYTES, Feed, Maker, Shape, Values, plan
+from modelopt.verification.feeds import Feed, Maker, Shape, Values
 from modelopt.verification.input_uses import InputUse, uses_of
+from modelopt.verification.plan import HEAVY_BYTES, plan
 
 MAX_FOR_BRANCHES = 8
 """How many feeds are added to reach branches that others do not."""

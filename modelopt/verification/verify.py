@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,10 +22,7 @@ from modelopt.runtime.session import Optimization, SessionSpec
 from modelopt.runtime.worker import Worker
 from modelopt.verification.feeds import Feed
 from modelopt.verification.prepare import Prepared
-
-Outputs = list[np.ndarray]
-
-_NUDGES = 2
+from modelopt.verification.variants import Outputs, Variants, run_leniently
 
 
 @dataclass(frozen=True)
@@ -81,7 +77,7 @@ class Verify:
     _reference: Path | None = None
     _expected: Sequence[Outputs] | None = None
     _precisions: tuple[Precision, ...] = ()
-    _variants: list[list[Outputs | None]] | None = None
+    _variants: Variants | None = None
     _applied: list[Pass] = field(default_factory=list)
     _left_out: set[int] = field(default_factory=set)
     _segment_start: int = 0
@@ -215,7 +211,7 @@ class Verify:
             most = [NOISIEST if each.has_noise else each.tolerance for each in self._precisions]
             if isinstance(beyond := compare(most), OutputMismatch):
                 return beyond
-        noisy = self._noise(position)
+        noisy = self._noise().of(position)
         tolerances = noise.tolerances([reference], [[variant] for variant in noisy], self._precisions)
         if found.kind is Kind.ROUNDING:
             found = compare(tolerances)
@@ -225,7 +221,8 @@ class Verify:
             return found
         # The runtime's kernels differ in what they make of extremes: of two that are equal without its own rewrites
         # neither is wrong.
-        before, after = self._unfused(position), self._variant(path, [feed.arrays], Optimization.DISABLED)[0]
+        before = self._noise().unfused(position)
+        after = run_leniently(self.worker, path, [feed.arrays], Optimization.DISABLED)[0]
         if before is not None and after is not None and isinstance(compare(tolerances, before, after), float):
             return 0.0
         return found
@@ -260,54 +257,22 @@ class Verify:
         if slices.worst() is None:
             return None
         variants = []
-        for number in range(_NUDGES + 2):
+        for variant in self._noise().all():
             own = SliceErrors(self.names)
-            for position, feed in enumerate(self.prepared.feeds):
-                variant = self._all_variants()[number][position]
-                if variant is not None:
-                    self._add_slices(own, feed, self._reference_outputs()[position], variant)
+            for feed, reference, moved in zip(self.prepared.feeds, self._reference_outputs(), variant, strict=True):
+                if moved is not None:
+                    self._add_slices(own, feed, reference, moved)
             variants.append(own)
         found = slices.worst(variants)
         return None if found is None else OutputMismatch(output=found.output, reason=str(found), kind=Kind.ROUNDING)
 
-    # The noise of the reference
-
-    def _unfused(self, position: int) -> Outputs | None:
-        """What the reference answers to one feed without the runtime's own rewrites."""
-        return self._all_variants()[0][position]
-
-    def _noise(self, position: int) -> list[Outputs]:
-        """What the reference answers to one feed under changes that only rounding makes."""
-        return [found for variant in self._all_variants() if (found := variant[position]) is not None]
-
-    def _all_variants(self) -> list[list[Outputs | None]]:
-        """The reference without the runtime's fusions, with feeds a rounding step away, and twice with weights so."""
+    def _noise(self) -> Variants:
         if self._variants is None:
-            rng = np.random.default_rng(0)
             path = self._reference or self.source
             feeds = [feed.arrays for feed in self.prepared.feeds]
-            nudged = [noise.nudged_feeds(feed, rng) for feed in feeds]
-            self._variants = [self._variant(path, feeds, Optimization.DISABLED), self._variant(path, nudged)]
-            model = self.replay(self._segment_start)
-            for _ in range(_NUDGES):
-                noise.nudge_weights(model, rng)
-                moved = self._snapshot(model)
-                self._variants.append(self._variant(moved, feeds))
-                moved.unlink()
+            start = self._segment_start
+            self._variants = Variants(self.worker, path, feeds, lambda: self.replay(start), self._snapshot)
         return self._variants
-
-    def _variant(
-        self, path: Path, feeds: Sequence[dict[str, np.ndarray]], optimization: Optimization = Optimization.ALL
-    ) -> list[Outputs | None]:
-        """The outputs for each feed; None where the runtime does not run the model like this."""
-        found: list[Outputs | None] = [None] * len(feeds)
-        with contextlib.suppress(Refused):
-            session = self.worker.open(path, SessionSpec(spin=False, optimization=optimization), what="original")
-            for position, feed in enumerate(feeds):
-                with contextlib.suppress(Refused):
-                    found[position] = session.run(feed)
-            session.close()
-        return found
 
     def _reference_outputs(self) -> Sequence[Outputs]:
         if self._expected is None:

@@ -1,0 +1,83 @@
+"""A model under changes that only rounding makes: what it answers then is the noise of its own arithmetic."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from modelopt.errors import Refused
+from modelopt.measure import noise
+from modelopt.runtime.session import Optimization, SessionSpec
+from modelopt.runtime.worker import Worker
+
+Outputs = list[np.ndarray]
+"""Of one feed, in the order of the model's outputs."""
+
+_NUDGES = 2
+
+
+@dataclass
+class Variants:
+    """The answers of a model without the runtime's rewrites, to feeds a rounding step away, and twice with weights so.
+
+    They are computed when they are first asked for.
+
+    Attributes:
+        worker: Runs the model.
+        path: Its file.
+        feeds: What it is fed.
+        load: Gives the model, to move its weights.
+        write: Writes a model to a file and returns that.
+    """
+
+    worker: Worker
+    path: Path
+    feeds: Sequence[dict[str, np.ndarray]]
+    load: Callable[[], ir.Model]
+    write: Callable[[ir.Model], Path]
+    _found: list[list[Outputs | None]] = field(default_factory=list)
+
+    def all(self) -> list[list[Outputs | None]]:
+        """For each variant the outputs by feed; None where the runtime does not run the model like this."""
+        if not self._found:
+            rng = np.random.default_rng(0)
+            nudged = [noise.nudged_feeds(feed, rng) for feed in self.feeds]
+            self._found.append(run_leniently(self.worker, self.path, self.feeds, Optimization.DISABLED))
+            self._found.append(run_leniently(self.worker, self.path, nudged))
+            model = self.load()
+            for _ in range(_NUDGES):
+                noise.nudge_weights(model, rng)
+                moved = self.write(model)
+                self._found.append(run_leniently(self.worker, moved, self.feeds))
+                moved.unlink()
+        return self._found
+
+    def of(self, position: int) -> list[Outputs]:
+        """What the variants answer to one feed."""
+        return [found for variant in self.all() if (found := variant[position]) is not None]
+
+    def unfused(self, position: int) -> Outputs | None:
+        """What the model answers to one feed without the runtime's own rewrites."""
+        return self.all()[0][position]
+
+
+def run_leniently(
+    worker: Worker,
+    path: Path,
+    feeds: Sequence[dict[str, np.ndarray]],
+    optimization: Optimization = Optimization.ALL,
+) -> list[Outputs | None]:
+    """The outputs of the model at `path` for each feed; None where the runtime does not run it."""
+    found: list[Outputs | None] = [None] * len(feeds)
+    with contextlib.suppress(Refused):
+        session = worker.open(path, SessionSpec(spin=False, optimization=optimization), what="original")
+        for position, feed in enumerate(feeds):
+            with contextlib.suppress(Refused):
+                found[position] = session.run(feed)
+        session.close()
+    return found
