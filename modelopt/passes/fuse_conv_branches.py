@@ -33,6 +33,7 @@ class FuseConvBranches(Pass):
 
     name: ClassVar[str] = "fuse-conv-branches"
     effect: ClassVar[Effect] = Effect.EXACT
+    finite_only: ClassVar[bool] = True  # a small kernel is padded with zeros, and zero times NaN is NaN
 
     def apply(self, model: ir.Model, ctx: Context) -> Changes:
         """Fuse every sum of two such branches; longer sums fold from the front."""

@@ -23,6 +23,8 @@ from modelopt.verification.input_uses import InputUse
 LARGE = 1000.0
 """The magnitude of large floats: far beyond any bound that models clip at, and far from overflow."""
 
+UNUSUAL_SLACK = 10.0
+
 SCALE_UP, SCALE_DOWN = 10.0, 0.1
 
 _NEAR = (-1.0, -1 / 64, 0.0, 1 / 64, 1.0)
@@ -82,6 +84,14 @@ class Feed:
     def is_nonfinite(self) -> bool:
         """Whether some of its values are NaN or infinite."""
         return not NONFINITE.isdisjoint(self.values)
+
+    @property
+    def slack(self) -> float:
+        """How many times the usual rounding counts as rounding: at unusual scales kernels lose digits.
+
+        What is wrong only there is wrong by much more.
+        """
+        return 1.0 if self.is_real or set(self.values) == {Values.ORDINARY} else UNUSUAL_SLACK
 
     @property
     def nonfinite(self) -> Nonfinite:

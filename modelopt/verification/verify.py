@@ -203,7 +203,7 @@ class Verify:
         ) -> OutputMismatch | float:
             return compare_outputs(before, after, self.names, tolerances=tolerances, nonfinite=nonfinite)
 
-        plain = [precision.tolerance for precision in self._precisions]
+        plain = [precision.tolerance.times(feed.slack) for precision in self._precisions]
         found = compare(plain)
         if isinstance(found, float):
             return found

@@ -6,11 +6,10 @@ python -m tests.campaigns.planted
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,15 +18,10 @@ import onnx
 import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 
-from modelopt import engine, graph, io, passes
-from modelopt.errors import VerificationFailed
+from modelopt import graph, passes
 from modelopt.passes.base import Changes, Context, Effect, Pass, option
-from modelopt.recipe import Step
-from modelopt.runtime import cpu
 from modelopt.runtime.runner import WorkerRunner
 from modelopt.runtime.worker import Worker
-from modelopt.verification.prepare import Original, Prepared, prepare
-from modelopt.verification.verify import Verify
 from tests.campaigns.edits import (
     Edit,
     attribute,
@@ -42,6 +36,7 @@ from tests.campaigns.edits import (
     weight,
 )
 from tests.campaigns.planted_reach import REACH
+from tests.campaigns.site import Site
 
 # The model that they are planted in: one of each pattern. Names are those of the nodes.
 
@@ -385,65 +380,13 @@ class Catch:
     message: str
 
 
-@dataclass
-class Site:
-    """A model that bugs are planted in; verification gets it without any data.
-
-    Attributes:
-        model: The model.
-        path: Its file.
-        runner: What passes run models on.
-        worker: What verification runs models on.
-    """
-
-    model: onnx.ModelProto
-    path: Path
-    runner: WorkerRunner
-    worker: Worker
-    _prepared: Prepared | None = field(default=None)
-
-    def __post_init__(self) -> None:
-        self.path.parent.mkdir()
-        self.path.write_bytes(self.model.SerializeToString())
-
-    def prepared(self) -> Prepared:
-        """The feeds: the same for each bug in this model."""
-        if self._prepared is None:
-            model = self.load()
-            original = Original.of(model, self.path, graph.signature(model))
-            self._prepared = prepare(original, [], self.worker, self.load, self.path.parent, seed=0)
-        return self._prepared
-
-    def load(self) -> ir.Model:
-        """The model."""
-        return io.load(self.path, scratch=self.path.parent).model
-
-    def check(self, steps: Sequence[Step]) -> str | None:
-        """Run steps under verification; returns what it says, None when it passes."""
-        context = Context(runner=self.runner, target=cpu.resolve("x86-vnni"))
-
-        def replay(count: int) -> ir.Model:
-            model = self.load()
-            with contextlib.suppress(engine._Enough):
-                engine.apply(steps, model, context, [engine._StopAfter(count)])
-            return model
-
-        model = self.load()
-        names = [value.name or "" for value in model.graph.outputs]
-        verify = Verify(self.path, self.prepared, self.worker, replay, self.path.parent, names)
-        try:
-            engine.apply(steps, model, context, [verify])
-        except VerificationFailed as error:
-            return f"{error.fact} ({error.note})"
-        return None
-
-    def plant(self, name: str) -> Catch:
-        """Plant one bug among good passes."""
-        before = [passes.find(each)() for each in ("eliminate-dead", "dedup-initializers")]
-        after = [passes.find(each)() for each in ("fuse-conv-bn", "fuse-matmul-add", "merge-cast", "eliminate-dead")]
-        planted = Planted(bug=name)
-        message = self.check([*before, planted, *after])
-        return Catch(name, message is not None, f"the pass {planted} " in (message or ""), message or "")
+def plant(site: Site, name: str) -> Catch:
+    """Plant one bug among good passes."""
+    before = [passes.find(each)() for each in ("eliminate-dead", "dedup-initializers")]
+    after = [passes.find(each)() for each in ("fuse-conv-bn", "fuse-matmul-add", "merge-cast", "eliminate-dead")]
+    planted = Planted(bug=name)
+    message = site.check([*before, planted, *after])
+    return Catch(name, message is not None, f"the pass {planted} " in (message or ""), message or "")
 
 
 def names() -> list[str]:
@@ -461,7 +404,7 @@ def campaign(chosen: Sequence[str]) -> list[Catch]:
         runner = WorkerRunner()
         sites: dict[Callable[[], onnx.ModelProto], Site] = {}
         try:
-            return [_site_of(name, sites, Path(folder), runner, worker).plant(name) for name in chosen]
+            return [plant(_site_of(name, sites, Path(folder), runner, worker), name) for name in chosen]
         finally:
             runner.close()
 
