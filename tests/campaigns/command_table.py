@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from tests.campaigns.command_checks import CHECKS, REMARKS, Check, claims_verified, crashed, error_lines
+from tests.campaigns.command_checks import CHECKS, REMARKS, Check, crashed, error_lines
+from tests.campaigns.command_claims import claims_verified
 from tests.campaigns.command_runs import REPORT, RESULT, Outcome
 
 _JSON = " --json"
@@ -68,8 +69,10 @@ def document(outcomes: Sequence[Outcome], left_out: Sequence[str]) -> str:
         *bullets(remarks),
         "\n## What onnxruntime answers to the original and to the result\n",
         *_answers(outcomes),
-        "\n## All lines\n",
-        *_messages(outcomes),
+        "\n## All sentences\n",
+        *_messages(outcomes, rows=False),
+        "\n## All rows of tables\n",
+        *_messages(outcomes, rows=True),
         "\n## All calls\n",
         *_calls(outcomes),
     ]
@@ -143,16 +146,23 @@ def _answers(outcomes: Sequence[Outcome]) -> Iterator[str]:
             yield _row([shown, f"{state} {_escape(asked.problem)}", *figures, ", ".join(same) or "none"])
 
 
-def _messages(outcomes: Sequence[Outcome]) -> Iterator[str]:
-    """Each line that was said, once, with how often it was said: lines that differ in names and numbers are one."""
+def _messages(outcomes: Sequence[Outcome], *, rows: bool) -> Iterator[str]:
+    """Each line that was said, once, with how often: lines that differ only in names and numbers are one.
+
+    Args:
+        outcomes: Of all calls.
+        rows: Rows of tables, which have columns, or else sentences.
+    """
     counts: Counter[str] = Counter()
     examples: dict[str, tuple[str, Outcome]] = {}
     for outcome in outcomes:
         said = outcome.err if outcome.call.as_json else outcome.err + outcome.out
-        for line in filter(str.strip, said.splitlines()):
+        for line in (each.strip() for each in said.splitlines()):
+            if not line or ("  " in line) != rows:
+                continue
             key = _generic(line, outcome)
             counts[key] += 1
-            examples.setdefault(key, (line.strip(), outcome))
+            examples.setdefault(key, (line, outcome))
 
     def order(key: str) -> tuple[int, int]:
         return _kind(examples[key][0]), -counts[key]
