@@ -151,6 +151,17 @@ def test_what_is_not_quantized_and_what_is_not_checked_is_listed() -> None:
     ]
 
 
+def test_gains_within_noise_are_listed() -> None:
+    wide = {"point": 0.82, "low": 0.6, "high": 1.2, "verdict": "no measurable difference"}
+    gates = [{"gate": "must-gain", "passed": True, "found": "no measurable difference: 0.820×"}]
+    gained = reporting({"gates": gates, "latency": {"ratio": wide}})
+    itself = outcome(call=asking("compare self"), err="latency  1.10× as fast (1.05–1.20): faster\n", report=None)
+    assert [each.check for each in command_table.findings([gained, itself], command_checks.REMARKS)] == [
+        "gain_within_noise",
+        "faster_than_itself",
+    ]
+
+
 def test_lines_that_differ_in_numbers_are_one_with_a_count() -> None:
     said = [outcome(err=f"{ERROR} at byte {n}\n", code=2, result=None, created=frozenset()) for n in (1, 2)]
     text = command_table.document(said, ["models/big.onnx is left out: 200 MB"])
