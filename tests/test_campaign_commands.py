@@ -20,6 +20,7 @@ from tests.campaigns.command_runs import Outcome
 RNG = np.random.default_rng(0)
 
 ERROR = "modelopt: error: the model is torn"
+EMPTY = Answer(loads=True, feeds=8, usual_elements=0)
 COMPARED = {"verification": {"samples": 3, "exact_segments": 1, "max_relative_error": 0.0}}
 TWICE = {"point": 2.0, "low": 1.9, "high": 2.1, "verdict": "faster"}
 
@@ -66,6 +67,9 @@ def reporting(report: Mapping[str, Any], **changes: Any) -> Outcome:
 
 def asking(column: str, **changes: Any) -> Call:
     return dataclasses.replace(outcome().call, column=column, **changes)
+
+
+WITHOUT_DATA = asking("fold", has_data=False)
 
 
 def test_what_is_fine_passes_every_check() -> None:
@@ -118,6 +122,7 @@ def test_each_check_finds_what_it_is_for(check: command_checks.Check) -> None:
         ("sizes", outcome(report={"output": {"size_bytes": 100}, "passes": []})),
         ("verified", reporting({"verification": {"samples": 3, "elements": 0}}, err="outputs (n=3)  the same\n")),
         ("verified", reporting(COMPARED, err="Verified: bit for bit", original=Answer(loads=True, data_feeds=8))),
+        ("verified", reporting(COMPARED, err="Verified: bit for bit", call=WITHOUT_DATA, original=EMPTY)),
         ("gates_measured", reporting({"gates": [{"gate": "max-drop", "found": "0.00%", "passed": True}]})),
         (
             "accuracy_measured",
@@ -207,8 +212,8 @@ def test_a_model_that_answers_otherwise_is_found(tmp_path: Path) -> None:
     original, (same, wrong, broken) = answers.ask(
         model, [(model, True), (other, True), (torn, False)], model.with_suffix(".npz")
     )
-    assert (original.loads, original.data_feeds, original.data_elements) == (True, 8, 32)
-    assert (same.difference, same.feeds, same.elements > 32) == ("", original.feeds, True)
+    assert (original.loads, original.data_feeds, original.data_elements) == (True, 12, 48)
+    assert (same.difference, same.feeds, same.elements > 48) == ("", original.feeds, True)
     assert wrong.difference.startswith("sample x[1, 6] up to ")
     assert not broken.loads
 

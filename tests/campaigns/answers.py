@@ -29,6 +29,7 @@ class Answer:
         data_feeds: How many of them are from the data.
         elements: How many output elements were compared.
         data_elements: How many output elements the data give.
+        usual_elements: How many output elements random feeds of the usual size give; None where none could be run.
         difference: Where outputs differ by more than rounding; empty where they do not.
     """
 
@@ -39,6 +40,7 @@ class Answer:
     data_feeds: int = 0
     elements: int = 0
     data_elements: int = 0
+    usual_elements: int | None = None
     difference: str = ""
 
 

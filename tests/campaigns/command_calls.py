@@ -15,6 +15,7 @@ RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 _LABELS = {"label", "labels"}
 _CALIB_SAMPLES, _EVAL_SAMPLES = "32", "48"
 _JSON_EVERY = 4
+_WITH_CALIBRATION = {"int8-static", "tensorrt-int8"}
 _LIMITS = ("--timeout", "30", "--memory-limit", "6GB")
 """A hostile model may take so much; by default it may take most of the machine."""
 
@@ -161,6 +162,8 @@ def _plain(subject: Subject, number: int, seconds: float) -> Iterator[Call]:
     recipes = sorted(RECIPES.glob("*.yaml"))
     recipe = recipes[number % len(recipes)]
     calib = () if subject.calib is None else ("--calib", str(subject.calib), *preprocess)
+    if not calib and recipe.stem in _WITH_CALIBRATION:
+        calib = ("--calib", "random")
     yield Call(
         "run",
         ("run", str(recipe), model, *timing, *evaluation, *(calib or data[len(evaluation) :])),

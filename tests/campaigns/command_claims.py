@@ -26,8 +26,8 @@ def verified(outcome: Outcome) -> Iterator[str]:
         return
     if not compared(outcome.report):
         yield f"the outputs are called the same, but the report counts nothing that was compared: {_said(outcome)}"
-    elif outcome.call.has_data and _empty_on_data(outcome) and not _counts_elements(outcome.report):
-        yield f"the outputs are called the same, but on the data the model gives no element: {_said(outcome)}"
+    elif _gives_nothing(outcome) and not _counts_elements(outcome.report):
+        yield f"the outputs are called the same, but the model gives no element: {_said(outcome)}"
 
 
 def same_answers(outcome: Outcome) -> Iterator[str]:
@@ -64,17 +64,13 @@ def accuracy_measured(outcome: Outcome) -> Iterator[str]:
     accuracy = outcome.report.get("accuracy") if isinstance(outcome.report, dict) else None
     if not isinstance(accuracy, dict):
         return
-    scores = [accuracy.get("reference"), accuracy.get("candidate"), *(accuracy.get("fidelity") or ())]
-    for score in scores:
-        if isinstance(score, dict) and score.get("value") is not None and not score.get("n"):
-            yield f"{score.get('name')} is {score['value']}, but over nothing"
-        elif (
-            isinstance(score, dict)
-            and score.get("value") is not None
-            and outcome.call.has_data
-            and _empty_on_data(outcome)
-        ):
-            yield f"{score.get('name')} is {score['value']:g}, but on the data the model gives no element"
+    for score in (accuracy.get("reference"), accuracy.get("candidate"), *(accuracy.get("fidelity") or ())):
+        if not isinstance(score, dict) or score.get("value") is None:
+            continue
+        if not score.get("n"):
+            yield f"{score.get('name')} is {score['value']:g}, but over nothing"
+        elif _gives_nothing(outcome):
+            yield f"{score.get('name')} is {score['value']:g}, but the model gives no element"
 
 
 def same_as_itself(outcome: Outcome) -> Iterator[str]:
@@ -129,10 +125,15 @@ def _has_accuracy(outcome: Outcome) -> bool:
     accuracy = outcome.report.get("accuracy")
     if isinstance(accuracy, dict) and accuracy.get("n"):
         scores = [accuracy.get("candidate"), *(accuracy.get("fidelity") or ())]
-        return any(isinstance(score, dict) and score.get("n") for score in scores)
+        return any(isinstance(score, dict) and score.get("n") for score in scores) and not _gives_nothing(outcome)
     return compared(outcome.report)
 
 
-def _empty_on_data(outcome: Outcome) -> bool:
+def _gives_nothing(outcome: Outcome) -> bool:
+    """Whether the original's outputs are empty on what the call runs it on, as this campaign sees it."""
     answer = outcome.original
-    return answer is not None and bool(answer.data_feeds) and not answer.data_elements
+    if answer is None:
+        return False
+    if outcome.call.has_data:
+        return bool(answer.data_feeds) and not answer.data_elements
+    return answer.usual_elements == 0
