@@ -156,6 +156,11 @@ def test_what_is_not_quantized_and_what_is_not_checked_is_listed() -> None:
     ]
 
 
+def test_notes_about_what_was_not_done_are_listed() -> None:
+    copied = outcome(copied=True, err="note: calibrated on random inputs: accuracy on real data may be worse\n")
+    assert [each.check for each in command_table.findings([copied], command_checks.REMARKS)] == ["notes_about_nothing"]
+
+
 def test_gains_within_noise_are_listed() -> None:
     wide = {"point": 0.82, "low": 0.6, "high": 1.2, "verdict": "no measurable difference"}
     gates = [{"gate": "must-gain", "passed": True, "found": "no measurable difference: 0.820×"}]

@@ -185,6 +185,15 @@ def lossy_without_data(outcome: Outcome) -> Iterator[str]:
         yield f"{lossy[0]} without data, and no line says that accuracy was not checked on any"
 
 
+def notes_about_nothing(outcome: Outcome) -> Iterator[str]:
+    """A note on calibration or accuracy stands beside a result that nothing was calibrated for or measured of."""
+    report = outcome.report if isinstance(outcome.report, dict) else {}
+    idle = outcome.copied and not report.get("accuracy") and not report.get("trials")
+    for line in outcome.err.splitlines() if idle else ():
+        if line.startswith("note: ") and re.search(r"\baccuracy is|\bcalibrated on|\bheld out", line):
+            yield f"the result is a copy, and yet: {line}"
+
+
 def gain_within_noise(outcome: Outcome) -> Iterator[str]:
     """A gate passes on the bound of its interval: as fast is not what may well be slower."""
     report = outcome.report if isinstance(outcome.report, dict) else {}
@@ -203,5 +212,12 @@ def faster_than_itself(outcome: Outcome) -> Iterator[str]:
             yield f"a model is called {found[0].strip(': ')} than itself"
 
 
-REMARKS: tuple[Check, ...] = (poor_words, no_integers, lossy_without_data, gain_within_noise, faster_than_itself)
+REMARKS: tuple[Check, ...] = (
+    poor_words,
+    no_integers,
+    lossy_without_data,
+    notes_about_nothing,
+    gain_within_noise,
+    faster_than_itself,
+)
 """What one of these finds is listed for a person to read, and fails nothing."""
