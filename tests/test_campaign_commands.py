@@ -102,6 +102,7 @@ WRONG = {
         {"accuracy": {"n": 3, "fidelity": [{"name": "max-abs-error", "value": 0.5, "n": 3}]}},
         call=asking("compare self --json"),
     ),
+    "kept_is_there": reporting({"trials": [{"group": "quantize", "rewrites": 2, "kept": True}]}, copied=True),
 }
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from tests.campaigns.command_claims import (
     accuracy_measured,
     gates_measured,
+    kept_is_there,
     same_answers,
     same_as_itself,
     speed_measured,
@@ -137,6 +138,7 @@ CHECKS: tuple[Check, ...] = (
     speed_measured,
     accuracy_measured,
     same_as_itself,
+    kept_is_there,
 )
 """Each failure of one of these ends the campaign with exit code 1."""
 

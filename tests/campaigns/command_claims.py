@@ -83,6 +83,14 @@ def same_as_itself(outcome: Outcome) -> Iterator[str]:
             yield f"the model differs from itself: max-abs-error {score['value']:g}"
 
 
+def kept_is_there(outcome: Outcome) -> Iterator[str]:
+    """What was tried and is called kept is in the result."""
+    trials = outcome.report.get("trials") if isinstance(outcome.report, dict) else None
+    for trial in trials or () if outcome.copied else ():
+        if trial.get("kept") and trial.get("rewrites"):
+            yield f"the trial {trial.get('group')} is called kept, but the result is the input"
+
+
 def _said(outcome: Outcome) -> str:
     return next(line.strip() for line in outcome.err.splitlines() if _VERIFIED.search(line))[:150]
 

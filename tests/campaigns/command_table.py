@@ -180,6 +180,7 @@ def _generic(line: str, outcome: Outcome) -> str:
     text = line.replace(str(outcome.subject.model), "MODEL")
     for part in outcome.command:
         text = text.replace(part, "FILE") if "/" in part else text
+    text = re.sub(r"(modelopt-[a-z]*-?|commands-|run_)\w{8}[-\w]*(\.json)?", r"\1…", text)
     text = re.sub(r"'[^']*'", "'NAME'", text)
     return " ".join(re.sub(r"[-+]?\d[\d.,e]*", "#", text).split())
 
