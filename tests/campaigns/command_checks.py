@@ -156,7 +156,7 @@ def crashed(outcome: Outcome) -> Iterator[str]:
 def poor_words(outcome: Outcome) -> Iterator[str]:
     """Text that a user cannot use: names of temporary files, paths in C++, Python's words; a bare error."""
     own = (str(outcome.subject.model), *outcome.command)
-    for line in outcome.err.splitlines():
+    for line in () if "Traceback" in outcome.err else outcome.err.splitlines():
         text = line
         for part in sorted(own, key=len, reverse=True):
             text = text.replace(part, "FILE") if "/" in part else text
