@@ -90,7 +90,7 @@ def _with_data(model: Path, shown: str) -> Subject:
     return Subject(
         model,
         shown,
-        calib,
+        calib if calib and _fits(calib, model) else None,
         evaluation if evaluation and _fits(evaluation, model) else None,
         preprocess.read_text().strip() if preprocess.is_file() else None,
     )
