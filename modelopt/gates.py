@@ -108,8 +108,10 @@ def _accuracy(gates: Gates, findings: Findings) -> Iterator[GateResult]:
             gate="max-drop", limit=f"{gates.max_drop:.2%}", found="0 (the outputs are the same)", passed=True
         )
         return
-    drop = findings.drop()
-    if drop is None:
+    if findings.accuracy is None:
         raise _no_accuracy()
-    found = f"{round(drop, 6) + 0.0:.2%} ({findings.drop_of()})"
-    yield GateResult(gate="max-drop", limit=f"{gates.max_drop:.2%}", found=found, passed=drop <= gates.max_drop)
+    drop, reason = findings.drop(), findings.no_evidence()
+    found = "" if drop is None else f"{round(drop, 6) + 0.0:.2%} ({findings.drop_of()})"
+    passed = drop is not None and drop <= gates.max_drop and reason is None
+    found = ", but ".join(filter(None, (found, reason)))
+    yield GateResult(gate="max-drop", limit=f"{gates.max_drop:.2%}", found=found, passed=passed)

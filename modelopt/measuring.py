@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -18,8 +19,10 @@ from modelopt.errors import InputError, Refused
 from modelopt.measure.answers import gives_class_scores
 from modelopt.measure.bench import BenchSpec as Bench
 from modelopt.measure.bench import run_bench
+from modelopt.measure.chance import Standing
 from modelopt.measure.evaluate import Accuracy, evaluate
-from modelopt.measure.metric import Score
+from modelopt.measure.fidelity import EXACT
+from modelopt.measure.metric import NOTHING_COMPARED, Score
 from modelopt.measure.schedule import Plan
 from modelopt.passes.base import Effect
 from modelopt.progress import Progress
@@ -89,6 +92,7 @@ class Findings:
         accuracy: None where it was not measured.
         class_scores: See `Data`.
         same_outputs: Verification found the outputs to be those of the input; accuracy was not measured then.
+        not_timed: Why latency was not measured although the recipe asks for it; None where it was.
     """
 
     unchanged: bool
@@ -96,22 +100,33 @@ class Findings:
     accuracy: Accuracy | None = None
     class_scores: bool = True
     same_outputs: bool = False
+    not_timed: str | None = None
 
     def drop(self) -> float | None:
-        """How much accuracy fell, as a fraction; None if unknown.
+        """How much accuracy fell, as a fraction; None if unknown: it was not measured, or nothing was compared.
 
         That is the fall of the task's metric; without labels the share of answers whose class changed, or, where the
         answers are no classes, 1 - cosine of the least similar output; with ``--metric sqnr`` the relative error.
         """
         if self.accuracy is None:
             return None
-        if self.accuracy.delta is not None and self.accuracy.candidate is not None:
-            fall = -self.accuracy.delta.point
-            return fall if self.accuracy.candidate.higher_is_better else -fall
+        if self.accuracy.candidate is not None:
+            delta = self.accuracy.delta
+            fall = None if delta is None else -delta.point
+            return fall if fall is None or self.accuracy.candidate.higher_is_better else -fall
         same = self._alike()
         if same is not None and same.name == "sqnr":
-            return 0.0 if same.value is None else float(10 ** (-same.value / 20))
+            return relative_error(same)
         return None if same is None or same.value is None else 1 - same.value
+
+    def no_evidence(self) -> str | None:
+        """Why what was measured is no evidence about accuracy; None where it is, or nothing was measured."""
+        if self.accuracy is None:
+            return None
+        if self.drop() is None:
+            return "nothing was compared"
+        chance = self.accuracy.chance
+        return "the original scores at chance" if chance and chance.standing is Standing.AT_CHANCE else None
 
     def drop_of(self) -> str:
         """What `drop` is a figure of."""
@@ -125,12 +140,24 @@ class Findings:
         return "answers that differ from the original's"
 
     def _alike(self) -> Score | None:
-        """How alike the outputs are, by the measure that suits them; what the user asked for comes first."""
+        """How alike the outputs are, by the measure that suits them and compared something."""
         scores = {score.name: score for score in self.accuracy.fidelity} if self.accuracy is not None else {}
         order = ("argmax-agreement", "cosine", "agreement", "sqnr")
         if not self.class_scores:
             order = ("cosine", "agreement", "argmax-agreement", "sqnr")
-        return next((scores[name] for name in order if name in scores), None)
+        return next((scores[name] for name in order if name in scores and _compared(scores[name])), None)
+
+
+def _compared(found: Score) -> bool:
+    """Whether a score stands for a comparison; one that found outputs to be the same may have no value."""
+    return found.value is not None or not (found.note or "").startswith(NOTHING_COMPARED)
+
+
+def relative_error(sqnr: Score) -> float:
+    """The root of noise over signal: 0 where there was no noise, infinite where only noise, or nothing, was compared."""
+    if sqnr.value is not None:
+        return float(10 ** (-sqnr.value / 20))
+    return 0.0 if (sqnr.note or "").startswith(EXACT) else math.inf
 
 
 def signature_of(model: ir.Model) -> Signature:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from modelopt.measure.evaluate import Accuracy
-from modelopt.measure.metric import Score
+from modelopt.measure.metric import NOTHING_COMPARED, Score
 from modelopt.measure.stats import Verdict
 from modelopt.passes.base import Effect
 from modelopt.report import Latency, PassResult, Report
@@ -180,6 +180,9 @@ def accuracy_rows(accuracy: Accuracy) -> Iterator[tuple[str, str, str, str]]:
         change = "" if delta is None else f"{delta.point:+.4f}" + interval(delta.low, delta.high)
         name = f"{accuracy.candidate.name.split('/')[-1]} (n={accuracy.candidate.n:,})"
         yield name, score(accuracy.reference), score(accuracy.candidate), change
+    if accuracy.fidelity and all(each.note == NOTHING_COMPARED for each in accuracy.fidelity):
+        yield "outputs", "", "–", NOTHING_COMPARED
+        return
     for fidelity in accuracy.fidelity:
         yield f"outputs, {fidelity.name} (n={fidelity.n:,})", "", score(fidelity), fidelity.note or ""
 
