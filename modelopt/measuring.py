@@ -20,7 +20,7 @@ from modelopt.measure.answers import gives_class_scores
 from modelopt.measure.bench import BenchSpec as Bench
 from modelopt.measure.bench import run_bench
 from modelopt.measure.chance import Standing
-from modelopt.measure.evaluate import Accuracy, evaluate
+from modelopt.measure.evaluate import Accuracy, evaluate, is_blank
 from modelopt.measure.fidelity import EXACT
 from modelopt.measure.metric import NOTHING_COMPARED, Score
 from modelopt.measure.schedule import Plan
@@ -28,6 +28,7 @@ from modelopt.passes.base import Effect
 from modelopt.progress import Progress
 from modelopt.recipe import BenchSpec, DataSpec, Recipe
 from modelopt.report import Latency
+from modelopt.runtime import cpu
 from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Limits, Worker
 from modelopt.signature import Dim, Signature, TensorSpec
@@ -77,6 +78,11 @@ class Data:
         return self.evaluation if self.evaluation is not None else self.calibration
 
     @property
+    def guesses(self) -> tuple[str, ...]:
+        """What of the preprocessing of the data that outputs are compared on was guessed."""
+        return () if self.real is None else self.real.guesses
+
+    @property
     def source(self) -> str:
         """What outputs are compared on, in words."""
         return f"random inputs, seed {self.seed}" if self.real is None else self.real.source
@@ -92,7 +98,9 @@ class Findings:
         accuracy: None where it was not measured.
         class_scores: See `Data`.
         same_outputs: Verification found the outputs to be those of the input; accuracy was not measured then.
+        blank: The outputs hold no element: verification had nothing to compare.
         not_timed: Why latency was not measured although the recipe asks for it; None where it was.
+        guesses: What of the images' preprocessing was guessed.
     """
 
     unchanged: bool
@@ -100,7 +108,9 @@ class Findings:
     accuracy: Accuracy | None = None
     class_scores: bool = True
     same_outputs: bool = False
+    blank: bool = False
     not_timed: str | None = None
+    guesses: tuple[str, ...] = ()
 
     def drop(self) -> float | None:
         """How much accuracy fell, as a fraction; None if unknown: it was not measured, or nothing was compared.
@@ -122,11 +132,22 @@ class Findings:
     def no_evidence(self) -> str | None:
         """Why what was measured is no evidence about accuracy; None where it is, or nothing was measured."""
         if self.accuracy is None:
-            return None
+            return "nothing was compared" if self.blank else None
         if self.drop() is None:
             return "nothing was compared"
         chance = self.accuracy.chance
         return "the original scores at chance" if chance and chance.standing is Standing.AT_CHANCE else None
+
+    def seen(self) -> str | None:
+        """How far the outputs are from the original's, in words; None where that was not measured."""
+        if self.accuracy is None:
+            return None
+        same = self._alike()
+        if same is None or same.value is None:
+            return NOTHING_COMPARED if self.drop() is None else "the outputs are the same"
+        if same.unit == "share":
+            return f"{round((1 - same.value) * same.n):,} of {same.n:,} answers changed"
+        return f"{same.name} with the original's outputs is {same.value:.4g}"
 
     def drop_of(self) -> str:
         """What `drop` is a figure of."""
@@ -154,10 +175,27 @@ def _compared(found: Score) -> bool:
 
 
 def relative_error(sqnr: Score) -> float:
-    """The root of noise over signal: 0 where there was no noise, infinite where only noise, or nothing, was compared."""
+    """The root of noise over signal: 0 without noise, infinite where there was only noise or nothing was compared."""
     if sqnr.value is not None:
         return float(10 ** (-sqnr.value / 20))
     return 0.0 if (sqnr.note or "").startswith(EXACT) else math.inf
+
+
+def target_of(recipe: Recipe) -> cpu.Target:
+    """The machine that the result is for; ``auto`` is the accelerator that runs it, else this machine."""
+    accelerator = None if recipe.bench is None else cpu.accelerator_of(recipe.bench.provider)
+    return cpu.resolve(accelerator.value if accelerator is not None and recipe.target == "auto" else recipe.target)
+
+
+def why_not_timed(recipe: Recipe) -> str | None:
+    """Why latency is not measured although the recipe asks for it: the result is for another machine; else None."""
+    return None if recipe.bench is None else cpu.why_not_timed(target_of(recipe), recipe.bench.provider)
+
+
+def has_evidence(recipe: Recipe) -> bool:
+    """Whether the recipe names data that say something about accuracy: random inputs do not."""
+    spec = recipe.evaluate or recipe.calibration
+    return spec is not None and spec.data != "random"
 
 
 def signature_of(model: ir.Model) -> Signature:
@@ -359,20 +397,43 @@ def measure(
         EnvironmentLacks: The provider is not there.
         Refused: onnxruntime does not load or run one of them.
     """
+    not_timed = why_not_timed(recipe)
     if unchanged or (recipe.bench is None and recipe.evaluate is None and not recipe.verify):
-        return Findings(unchanged=unchanged)
+        return Findings(unchanged=unchanged, not_timed=not_timed)
     worker.forget(before)
     dataset = inputs(data, worker, before)
     latency = None
-    if recipe.bench is not None:
+    if recipe.bench is not None and not_timed is None:
         latency = time_both(recipe.bench, before, after, first_feeds(dataset, BENCH_FEEDS), limits, progress)
-    if recipe.evaluate is None and recipe.verify and all(step.effect is Effect.EXACT for step in recipe.passes()):
-        return Findings(unchanged=False, latency=latency, same_outputs=True)
+    if recipe.evaluate is None and is_verified(recipe):
+        feeds = first_feeds(dataset, RANDOM_SAMPLES)
+        blank = recipe.gates.max_drop is not None and not _answers_something(worker, after, feeds)
+        return Findings(unchanged=False, latency=latency, same_outputs=not blank, blank=blank, not_timed=not_timed)
     metric = metric_of(recipe)
     accuracy = evaluate(
         before, after, dataset, session_spec(recipe.bench, spin=False), metric=metric, limits=limits, progress=progress
     )
-    return Findings(unchanged=False, latency=latency, accuracy=accuracy, class_scores=data.class_scores)
+    return Findings(
+        unchanged=False,
+        latency=latency,
+        accuracy=accuracy,
+        class_scores=data.class_scores,
+        not_timed=not_timed,
+        guesses=data.guesses,
+    )
+
+
+def is_verified(recipe: Recipe) -> bool:
+    """Whether verification is the evidence about accuracy: it compares what exact passes make with the original."""
+    return recipe.verify and all(step.effect is Effect.EXACT for step in recipe.passes())
+
+
+def _answers_something(worker: Worker, model: Path, feeds: Feeds) -> bool:
+    """Whether the outputs hold an element on any of the feeds."""
+    session = worker.open(model, SessionSpec(spin=False), what="result")
+    found = any(not is_blank(output) for feed in feeds for output in session.run(feed))
+    session.close()
+    return found
 
 
 def metric_of(recipe: Recipe) -> str | None:

@@ -15,6 +15,7 @@ from modelopt.sections import Section
 _MAX_SKIPS = 40
 _MAX_TENSORS = 12
 _MAX_CAUTIONS = 2
+_JUDGED = {True: "ok", False: "FAILED", None: "not judged"}
 _KINDS = {Kind.INTEGER: "integer", Kind.FLOAT: "float", Kind.OVERHEAD: "converting"}
 
 
@@ -26,7 +27,7 @@ def report_sections(report: Report, *, explain: bool = False, verbose: bool = Fa
         explain: Every refusal too, with its reason.
         verbose: Passes that did nothing too.
     """
-    sections = [_passes(report, verbose=verbose)]
+    sections = [Section("", None, (), (report.verdict,)), _passes(report, verbose=verbose)]
     if explain:
         sections.append(_refusals(report))
         sections += [] if report.coverage is None else [_slowest(report.coverage)]
@@ -37,7 +38,7 @@ def report_sections(report: Report, *, explain: bool = False, verbose: bool = Fa
         sections.append(_offenders(report))
     sections.append(_outcome(report))
     if report.gates:
-        rows = tuple((gate.gate, gate.limit, gate.found, "ok" if gate.passed else "FAILED") for gate in report.gates)
+        rows = tuple((gate.gate, gate.limit, gate.found, _JUDGED[gate.passed]) for gate in report.gates)
         sections.append(Section("gates", ("gate", "asked", "found", ""), rows))
     return sections
 
@@ -76,14 +77,16 @@ def _trials(report: Report) -> Section:
     rows = []
     for trial in report.trials:
         ratio = trial.ratio
-        speed = "" if trial.rewrites else "nothing to do"
+        speed = ""
         if ratio is not None:
             speed = f"{ratio.point:.2f}× as fast ({ratio.low:.2f}–{ratio.high:.2f}): {ratio.verdict.value}"
         if trial.on_one_thread is not None:
             speed += f", {trial.on_one_thread.point:.2f}× on one thread"
         drop = "" if trial.drop is None else f"{-trial.drop + 0.0:+.2%}"
-        rows.append((trial.group, str(trial.rewrites), drop, speed, "kept" if trial.kept else "left out"))
-    return Section("tried", ("passes", "rewrites", "accuracy", "against the best before", ""), tuple(rows))
+        rows.append(
+            (trial.group, str(trial.rewrites), drop, speed, f"{'kept' if trial.kept else 'left out'}: {trial.reason}")
+        )
+    return Section("tried", ("passes", "rewrites", "accuracy", "against the best before", "result"), tuple(rows))
 
 
 def _offenders(report: Report) -> Section:
@@ -148,6 +151,8 @@ def _outcome(report: Report) -> Section:
     rows = [_size_row(report)]
     if report.latency is not None:
         rows.append(_latency_row(report.latency))
+    elif report.not_timed is not None:
+        rows.append(("latency", "", "–", report.not_timed))
     if report.coverage is not None:
         found = ", ".join(f"{report.coverage.share(kind):.0%} {_KINDS[kind]}" for kind in Kind)
         rows.append(("time in kernels", "", found, ""))
