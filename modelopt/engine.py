@@ -131,6 +131,10 @@ def run(request: Request) -> Report:
             written = request.keep or all(gate.passed is not False for gate in judged)
             if written:
                 staged.commit()
+            said = (
+                gates.unchecked(recipe, results, findings),
+                measuring.doubtful_guesses(findings.accuracy, data.guesses),
+            )
             report = Report(
                 input=FileInfo(path=loaded.shown, size_bytes=loaded.size_bytes, sha256=loaded.sha256),
                 output=FileInfo(path=str(output), size_bytes=staged.size_bytes),
@@ -144,7 +148,7 @@ def run(request: Request) -> Report:
                 not_timed=findings.not_timed,
                 accuracy=findings.accuracy,
                 gates=judged,
-                notes=(*data.notes, *filter(None, (gates.unchecked(recipe, results, findings),))),
+                notes=(*data.notes, *filter(None, said)),
                 versions=versions,
                 coverage=coverage,
             )

@@ -181,6 +181,14 @@ def relative_error(sqnr: Score) -> float:
     return 0.0 if (sqnr.note or "").startswith(EXACT) else math.inf
 
 
+def doubtful_guesses(accuracy: Accuracy | None, guesses: Sequence[str]) -> str | None:
+    """A note where the original scores no better than chance and the images' preprocessing was guessed; else None."""
+    if not guesses or accuracy is None or not accuracy.warnings:
+        return None
+    guessed = ",".join(guesses)
+    return f"guessed: {guessed}; if the model was trained with other values, say so: --preprocess {guessed}"
+
+
 def target_of(recipe: Recipe) -> cpu.Target:
     """The machine that the result is for; ``auto`` is the accelerator that runs it, else this machine."""
     accelerator = None if recipe.bench is None else cpu.accelerator_of(recipe.bench.provider)

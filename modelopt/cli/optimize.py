@@ -197,7 +197,12 @@ def _run_first_that_gains(request: Request, chosen: Chosen) -> Report:
         if set(failed) != {"must-gain"}:
             break
         trials = tuple(_left_out(trial, failed["must-gain"]) if trial.kept else trial for trial in trials)
-    report = msgspec.structs.replace(report, trials=trials, offenders=chosen.offenders)
+    said = {
+        *report.notes,
+        *((*report.accuracy.notes, *report.accuracy.warnings) if report.accuracy is not None else ()),
+    }
+    notes = (*report.notes, *(note for note in chosen.notes if note not in said))
+    report = msgspec.structs.replace(report, trials=trials, offenders=chosen.offenders, notes=notes)
     return msgspec.structs.replace(report, verdict=verdict.of(report))
 
 

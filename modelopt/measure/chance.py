@@ -97,19 +97,18 @@ def _standing(score: float, low: float | None, units: int, level: float, expecte
     return Standing.AT_CHANCE if low <= expected and kappa <= _SLIGHT else Standing.UNCLEAR
 
 
-def caution(name: str, score: float, n: int, chance: Chance) -> str | None:
+def caution(name: str, score: float, chance: Chance) -> str | None:
     """What the reader must know of the original's score where that is not above chance, else None."""
-    if chance.standing is Standing.ABOVE:
-        return None
+    best = f"{chance.level:.3g} is scored without looking at the input"
     if chance.standing is Standing.AT_CHANCE:
         return (
             f"the original itself scores no better than chance ({score:.3g} of {chance.classes} classes): check "
             "--preprocess and the labels; this says nothing about the contract"
         )
-    if chance.level == 1:
-        return f"all labels are of one class: whether the original's {name} is better than chance cannot be told"
-    beside = f"the original's {name} of {score:.3g}"
-    best = f"{chance.level:.3g} is scored without looking at the input"
+    if chance.standing is Standing.UNCLEAR:
+        return f"the original's {name} of {score:.3g} is not clearly above chance ({best})"
     if chance.standing is Standing.TOO_FEW:
-        return f"{n} labelled samples are too few to tell {beside} from chance ({best})"
-    return f"{beside} is not clearly above chance ({best})"
+        return (
+            f"too few samples, or labels too alike, to tell the original's {name} of {score:.3g} from chance ({best})"
+        )
+    return None

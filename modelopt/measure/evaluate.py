@@ -10,7 +10,7 @@ import numpy as np
 
 from modelopt.data.sample import Dataset, Sample
 from modelopt.errors import InputError
-from modelopt.measure.chance import Chance
+from modelopt.measure.chance import Chance, Standing, caution
 from modelopt.measure.metric import NOTHING_COMPARED, Metric, Outputs, Score, is_float
 from modelopt.measure.metrics import UNUSED_LABELS, Choice, choose, parse, task_for
 from modelopt.measure.stats import Delta
@@ -32,6 +32,7 @@ class Accuracy(msgspec.Struct, frozen=True, kw_only=True):
         fidelity: How close the outputs are, without labels; a score without a value compared nothing, or says why.
         chance: How the original's score at the task stands to guessing; None where that is not known.
         notes: What the reader should know.
+        warnings: What speaks against believing the scores.
     """
 
     n: int
@@ -41,6 +42,7 @@ class Accuracy(msgspec.Struct, frozen=True, kw_only=True):
     fidelity: tuple[Score, ...]
     chance: Chance | None = None
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def evaluate(
@@ -171,14 +173,22 @@ class _Scoring:
     def accuracy(self) -> Accuracy:
         """The scores."""
         task = self._task
+        chance = None if task is None else task.chance()
+        reference = None if task is None else task.reference_score()
+        said = None
+        if chance is not None and reference is not None and reference.value is not None:
+            said = caution(reference.name, reference.value, chance)
+        doubtful = chance is not None and chance.standing in {Standing.AT_CHANCE, Standing.UNCLEAR}
+        notes = (*self._notes(), *(task.cautions() if task is not None else ()))
         return Accuracy(
             n=self.n,
-            reference=None if task is None else task.reference_score(),
+            reference=reference,
             candidate=None if task is None else task.score(),
             delta=None if task is None else task.delta(),
             fidelity=tuple(each.score() for each in self._choice.fidelity if each.suits),
-            chance=None if task is None else task.chance(),
-            notes=(*self._notes(), *(task.cautions() if task is not None else ())),
+            chance=chance,
+            notes=notes if doubtful or said is None else (*notes, said),
+            warnings=(said,) if doubtful and said is not None else (),
         )
 
     def _notes(self) -> Iterator[str]:

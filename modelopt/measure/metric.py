@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from modelopt.errors import InputError
-from modelopt.measure.chance import Chance, caution
+from modelopt.measure.chance import Chance
 from modelopt.measure.stats import (
     Delta,
     Interval,
@@ -199,11 +199,6 @@ class TaskMetric(Metric):
         if self._unscored and self._reference.n:
             left = self._samples - self._unscored
             yield f"{self.name} is over {left} of {self._samples} samples: elsewhere {self._why or 'there are no rows'}"
-        found, chance = self.reference_score(), self.chance()
-        if chance is not None and found.value is not None:
-            said = caution(self.name, found.value, found.n, chance)
-            if said is not None:
-                yield said
 
     def chance(self) -> Chance | None:
         """How the original's score stands to guessing; None where that is not known."""

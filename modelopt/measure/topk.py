@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from modelopt.errors import InputError
 from modelopt.measure.chance import Chance, Guesses
 from modelopt.measure.metric import Outputs, TaskMetric, Unfit, is_float
 
@@ -74,7 +75,7 @@ class TopK(TaskMetric):
         rows = np.asarray(scores, np.float64).reshape(labels.size, scores.shape[-1])
         n_classes = rows.shape[1]
         if labels.size and not 0 <= int(labels.min()) <= int(labels.max()) < n_classes:
-            raise Unfit(
+            raise InputError(
                 f"a label is no class of the model, which has classes 0 to {n_classes - 1}",
                 note=f"labels lie in {labels.min()} to {labels.max()}",
             )

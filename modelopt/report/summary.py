@@ -218,8 +218,9 @@ def _verification(report: Report) -> Iterator[str]:
 
 
 def _warnings(report: Report) -> Iterator[str]:
-    notes = (*report.notes, *(report.accuracy.notes if report.accuracy is not None else ()))
-    yield from (f"note: {note}" for note in notes)
+    accuracy = report.accuracy
+    yield from (f"note: {note}" for note in (*report.notes, *(accuracy.notes if accuracy is not None else ())))
+    yield from (f"warning: {warning}" for warning in (accuracy.warnings if accuracy is not None else ()))
     if report.latency is not None:
         cautions = report.latency.after.warnings
         yield from (f"warning: {caution}" for caution in cautions[:_MAX_CAUTIONS])

@@ -86,6 +86,7 @@ class _Search:
     also: Sequence[Pass]
     trials: list[Trial] = field(default_factory=list)
     offenders: list[Offender] = field(default_factory=list)
+    notes: dict[str, None] = field(default_factory=dict)
     restored: Path | None = None
     made: set[str] = field(default_factory=set)
 
@@ -102,7 +103,7 @@ class _Search:
         before = self.recipe.steps[:-1]
         floats = self.shop.build(self.shop.input, before) if before else self.shop.input
         best = floats
-        for step in (self.asked, *self.also):
+        for step in (self.asked, *filter(self._may_pay, self.also)):
             attempt = self._accurate(floats, step)
             if attempt is None:
                 continue
@@ -115,7 +116,12 @@ class _Search:
         recipes = [with_steps(self.recipe, built) for built in {built.path: built for built in found}.values()]
         if self.track.must_gain():
             recipes = [_gaining(recipe) for recipe in recipes]
-        return Chosen(tuple(recipes), tuple(self.trials), tuple(self.offenders))
+        return Chosen(tuple(recipes), tuple(self.trials), tuple(self.offenders), tuple(self.notes))
+
+    def _may_pay(self, step: Pass) -> bool:
+        """Whether to try a pass of `also`: one that goes against the estimate of what pays needs a measurement."""
+        against = isinstance(step, QuantizeDynamic) and step.everywhere
+        return self.track.measures or not against or self.track.wants_size(self.shop.input)
 
     # Accuracy
 
@@ -167,6 +173,7 @@ class _Search:
             return _Attempt(label, base, step, built, None)
         found = self.shop.judge.judge(built.path)
         self._note(label, *self._judged(found), built, _finite(found.drop))
+        self.notes.update(dict.fromkeys(found.notes))
         return _Attempt(label, base, step, built, found.drop, found.no_evidence)
 
     def _judged(self, found: Judgement) -> tuple[Outcome, str]:
@@ -271,7 +278,7 @@ class _Search:
                 changes = {"ratio": race.ratio, "on_one_thread": race.on_one_thread, "kept": race.won}
                 self.trials[i] = _with(trial, outcome=race.outcome, reason=race.reason, **changes)
             elif race.won and trial.kept:
-                reason = f"it kept the contract; {attempt.label} is better"
+                reason = f"{attempt.label} is better: {race.reason}"
                 self.trials[i] = _with(trial, kept=False, outcome=Outcome.SURPASSED, reason=reason)
         return attempt.built if race.won else best
 

@@ -32,11 +32,13 @@ class Judgement:
         drop: How much accuracy falls, as a fraction: see `Findings.drop`; infinite where that is not known.
         no_evidence: Why the data say nothing about accuracy: see `Findings.no_evidence`.
         does_not_run: Why the candidate does not run, None where it does.
+        notes: What the reader should know where the data say nothing.
     """
 
     drop: float
     no_evidence: str | None = None
     does_not_run: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Judge:
@@ -82,7 +84,8 @@ class Judge:
         findings = Findings(unchanged=False, accuracy=accuracy, class_scores=self._class_scores)
         drop, reason = findings.drop(), findings.no_evidence()
         known = drop is not None and reason is None and not math.isnan(drop)
-        return Judgement(drop if known and drop is not None else math.inf, no_evidence=reason)
+        notes = () if reason is None else (*accuracy.notes, *accuracy.warnings)
+        return Judgement(drop if known and drop is not None else math.inf, no_evidence=reason, notes=notes)
 
     def error(self, candidate: Path) -> float:
         """Squared error over squared output of the worst output, on the first samples that say something.

@@ -54,7 +54,7 @@ class Track:
 
     def race(self, best: Built, made: Built, floats: Built) -> Race:
         """`made` against `best`; `floats` is the float model that it comes from."""
-        if not self._timed or not self.for_speed or self.wants_size(best):
+        if not self.measures or not self.for_speed or self.wants_size(best):
             return self._by_size(best, made)
         ratio = self.shop.time(best, made).ratio
         smaller = made.size_bytes <= MUCH_SMALLER * best.size_bytes
@@ -76,7 +76,7 @@ class Track:
         return Race(Outcome.KEPT, f"{_smaller(best, made)} smaller{beside}")
 
     @property
-    def _timed(self) -> bool:
+    def measures(self) -> bool:
         """Whether what this machine takes says something: the user wants it measured, and for this machine."""
         return self.shop.request.recipe.bench is not None and self.shop.not_timed is None
 
@@ -94,7 +94,7 @@ class Track:
     def not_paying(self, base: Built, made: Built) -> Sequence[str]:
         """The kernels in regions that take longer in integers, by the profiler; none where all of them do."""
         bench = self.shop.request.recipe.bench
-        if bench is None or not self._timed or bench.provider != "cpu":
+        if bench is None or not self.measures or bench.provider != "cpu":
             return ()
         if max(base.size_bytes, made.size_bytes) > engine.MAX_PROFILED_BYTES:
             return ()
