@@ -26,7 +26,8 @@ def require(recipe: Recipe) -> None:
         _require_timing(recipe)
     if recipe.gates.max_drop is None:
         return
-    if not measuring.has_evidence(recipe) and not measuring.is_verified(recipe):
+    compared = recipe.evaluate is not None or recipe.verify or recipe.bench is not None
+    if not compared or not (measuring.has_evidence(recipe) or measuring.is_verified(recipe)):
         raise _no_accuracy()
     if measuring.metric_of(recipe) == "max-abs-error":
         raise InputError(
@@ -58,10 +59,12 @@ def _no_accuracy() -> InputError:
 def unchecked(recipe: Recipe, results: Sequence[PassResult], findings: Findings) -> str | None:
     """What the reader must know where outputs were changed and no data say how much accuracy that costs; else None."""
     changed = any(result.rewrites and result.effect != Effect.EXACT.value for result in results)
-    if not changed or measuring.has_evidence(recipe):
+    if not changed or (measuring.has_evidence(recipe) and findings.accuracy is not None):
         return None
     given = [spec for spec in (recipe.calibration, recipe.evaluate) if spec is not None]
     reason = "random inputs are no evidence" if given else "no --calib or --eval"
+    if measuring.has_evidence(recipe):
+        reason = "no outputs were compared"
     seen = findings.seen()
     measured = "" if seen is None else f" (on random inputs {seen})"
     return f"the {100 * DEFAULT_MAX_DROP:g} % contract was not checked: {reason}{measured}"
@@ -106,8 +109,7 @@ def _gain(gates: Gates, before_bytes: int, after_bytes: int, findings: Findings)
         return
     limit = "faster, or as fast and smaller"
     if findings.latency is None:
-        if findings.not_timed is not None:
-            yield GateResult(gate="must-gain", limit=limit, found=findings.not_timed, passed=None)
+        yield GateResult(gate="must-gain", limit=limit, found=findings.not_timed or "not measured", passed=None)
         return
     ratio = findings.latency.ratio
     smaller = ratio.verdict is Verdict.NO_DIFFERENCE and after_bytes < before_bytes

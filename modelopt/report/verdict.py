@@ -13,8 +13,8 @@ from modelopt.report import Outcome, PassResult, Report, Trial
 _QUANTIZED = {
     "quantize-static": "int8 (static)",
     "quantize-dynamic": "int8 (dynamic)",
-    "quantize-weights": "weights of few bits",
-    "store-weights": "int8 for storage, computing in float",
+    "quantize-weights": "weights of 4 bits",
+    "store-weights": "int8 for storage",
     "convert-half": "half precision",
 }
 _FAILINGS = {
@@ -63,6 +63,10 @@ def _changed(result: PassResult, report: Report) -> str:
         sparsity = result.facts.get("sparsity")
         share = f", {sparsity:.0%} of the weights there are zero" if isinstance(sparsity, float) else ""
         return f"{'pruned' if name == 'prune-magnitude' else name} in {places}{share}"
+    if name == "convert-half":
+        return f"converted to {result.facts.get('type', _QUANTIZED[name])} in {places}"
+    if name == "store-weights":
+        return f"weights stored in int8 in {places}, computing in float"
     asked = _asked(report)
     instead = f", not to {_QUANTIZED[asked]} as asked" if asked in _QUANTIZED and asked != name else ""
     return f"quantized to {_format(result)} in {places}{instead}"
@@ -70,10 +74,8 @@ def _changed(result: PassResult, report: Report) -> str:
 
 def _format(result: PassResult) -> str:
     name = _name(result)
-    if name == "quantize-weights":
-        bits = re.search(r"bits=(\d+)", result.step)
-        return f"weights of {bits[1]} bits" if bits else "weights of 4 bits"
-    return str(result.facts.get("type", _QUANTIZED[name])) if name == "convert-half" else _QUANTIZED[name]
+    bits = re.search(r"bits=(\d+)", result.step) if name == "quantize-weights" else None
+    return _QUANTIZED[name] if bits is None else f"weights of {bits[1]} bits"
 
 
 def _measured(report: Report) -> str:
