@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from modelopt import measuring
 from modelopt.errors import InputError
+from modelopt.findings import Findings
 from modelopt.measure.stats import Verdict
-from modelopt.measuring import Findings
 from modelopt.passes.base import Effect
 from modelopt.recipe import Gates, Recipe
 from modelopt.report import GateResult, PassResult

@@ -15,11 +15,11 @@ from onnx import helper
 from modelopt import engine, gates, measuring
 from modelopt.cli import optimize
 from modelopt.errors import InputError
+from modelopt.findings import Findings
 from modelopt.measure.chance import Guesses, Standing
 from modelopt.measure.evaluate import Accuracy
 from modelopt.measure.metrics import task_for
 from modelopt.measure.stats import Ratio, Verdict, proportion_interval
-from modelopt.measuring import Findings
 from modelopt.passes.quantize_static import QuantizeStatic
 from modelopt.pipelines import FOLD, until_stable
 from modelopt.recipe import BenchSpec, EvaluateSpec, Gates, Recipe

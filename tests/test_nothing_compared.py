@@ -14,10 +14,10 @@ from onnx import helper
 from modelopt import engine
 from modelopt.data.sample import Dataset, Sample
 from modelopt.errors import InputError
+from modelopt.findings import Findings
 from modelopt.measure.evaluate import Accuracy, evaluate
 from modelopt.measure.metric import NOTHING_COMPARED, Metric, Score
 from modelopt.measure.metrics import names, parse, task_for
-from modelopt.measuring import Findings
 from modelopt.pipelines import FOLD, until_stable
 from modelopt.recipe import Gates, Recipe
 from modelopt.report import Report

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from modelopt.data import Dataset
 from modelopt.errors import InputError, Refused
+from modelopt.findings import Findings, relative_error
 from modelopt.measure.evaluate import Reference, is_blank, score
 from modelopt.measure.fidelity import Sqnr
 from modelopt.measure.metrics import parse
-from modelopt.measuring import Findings, relative_error
 from modelopt.progress import Progress
 from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Worker
