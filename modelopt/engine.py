@@ -133,6 +133,7 @@ def run(request: Request) -> Report:
                 staged.commit()
             said = (
                 gates.unchecked(recipe, results, findings),
+                gates.measured_elsewhere(recipe, findings),
                 measuring.doubtful_guesses(findings.accuracy, data.guesses),
             )
             report = Report(

@@ -9,8 +9,9 @@ from modelopt.errors import InputError
 from modelopt.findings import Findings
 from modelopt.measure.stats import Verdict
 from modelopt.passes.base import Effect
-from modelopt.recipe import Gates, Recipe
+from modelopt.recipe import BenchSpec, Gates, Recipe
 from modelopt.report import GateResult, PassResult
+from modelopt.runtime import cpu
 
 DEFAULT_MAX_DROP = 0.01
 """What accuracy may fall by where the user did not say it and there are data to measure it on."""
@@ -68,6 +69,16 @@ def unchecked(recipe: Recipe, results: Sequence[PassResult], findings: Findings)
     seen = findings.seen()
     measured = "" if seen is None else f" (on random inputs {seen})"
     return f"the {100 * DEFAULT_MAX_DROP:g} % contract was not checked: {reason}{measured}"
+
+
+def measured_elsewhere(recipe: Recipe, findings: Findings) -> str | None:
+    """What the reader must know of accuracy where the result is for another machine; else None."""
+    provider = (recipe.bench or BenchSpec()).provider
+    target = measuring.target_of(recipe)
+    if findings.accuracy is None or cpu.why_not_timed(target, provider) is None:
+        return None
+    there = target.kind.value
+    return f"accuracy was measured with the kernels of this machine (provider {provider}), not with those of {there}"
 
 
 def judge(gates: Gates, before_bytes: int, after_bytes: int, findings: Findings) -> tuple[GateResult, ...]:

@@ -20,8 +20,8 @@ from modelopt.measure.chance import Guesses, Standing
 from modelopt.measure.evaluate import Accuracy
 from modelopt.measure.metrics import task_for
 from modelopt.measure.stats import Ratio, Verdict, proportion_interval
+from modelopt.passes.fuse_conv_bn import FuseConvBn
 from modelopt.passes.quantize_static import QuantizeStatic
-from modelopt.pipelines import FOLD, until_stable
 from modelopt.recipe import BenchSpec, EvaluateSpec, Gates, Recipe
 from modelopt.report import (
     FileInfo,
@@ -38,7 +38,7 @@ from modelopt.report.summary import report_sections
 from modelopt.runtime import cpu
 from modelopt.runtime.cpu import Target, TargetKind
 from modelopt.tuning.chosen import Chosen
-from tests.cli import CALIB, CNN, EVAL, MLP, QUICK, Ran, modelopt, save, value
+from tests.cli import CALIB, CNN, EVAL, MLP, QUICK, Ran, evaluation, modelopt, save, value
 
 F = np.float32
 
@@ -397,12 +397,14 @@ def test_a_model_for_another_machine_is_not_timed(
 ) -> None:
     machine(TargetKind.X86_AVX2)
     monkeypatch.setattr(measuring, "time_both", lambda *_: pytest.fail("it was timed"))
-    recipe = Recipe(
-        steps=(until_stable(FOLD),), target="arm64", bench=BenchSpec(), evaluate=EvaluateSpec(data=str(EVAL))
-    )
-    found = engine.run(engine.Request(recipe=recipe, model=MLP, output=tmp_path / "x.onnx"))
+    data = EvaluateSpec(data=str(evaluation("digits_cnn")), limit=8)
+    recipe = Recipe(steps=(FuseConvBn(),), target="arm64", bench=BenchSpec(), evaluate=data)
+    found = engine.run(engine.Request(recipe=recipe, model=CNN, output=tmp_path / "x.onnx"))
     assert found.latency is None
     assert found.not_timed == "not measured for arm64 (this machine is x86-avx2)"
+    elsewhere = "accuracy was measured with the kernels of this machine (provider cpu), not with those of arm64"
+    assert found.accuracy is not None
+    assert elsewhere in found.notes
 
 
 def test_quantizing_for_another_machine(tmp_path: Path) -> None:
@@ -415,6 +417,10 @@ def test_quantizing_for_another_machine(tmp_path: Path) -> None:
     assert {gate.gate: gate.passed for gate in found.gates} == {"must-gain": None, "max-drop": True}
     assert "as fast" not in run.err.replace("faster, or as fast and smaller", "")
     assert "not judged" in run.err
+    assert (
+        "accuracy was measured with the kernels of this machine (provider cpu), not with those of tensorrt"
+        in found.notes
+    )
     assert f"speed {reason}" in run.err.splitlines()[0]
     assert all(one.ratio is None and one.on_one_thread is None for one in found.trials)
     run = modelopt("quantize", MLP, *flags, "--min-speedup", "1.1", cwd=tmp_path)
