@@ -13,10 +13,10 @@ from tempfile import TemporaryDirectory
 import msgspec
 import onnx_ir as ir
 
-from modelopt import __version__, gates, graph, invariants, io, measuring, provenance
-from modelopt.errors import InputError, Refused, VerificationFailed, WorkerDied
-from modelopt.observers import Dump, Observer, Verify
-from modelopt.passes.base import Context, Effect, Pass
+from modelopt import __version__, gates, graph, invariants, io, measuring, naming, provenance
+from modelopt.errors import Refused, VerificationFailed, WorkerDied
+from modelopt.observers import Dump, Observer
+from modelopt.passes.base import Context, Pass
 from modelopt.progress import Progress, silent
 from modelopt.quant.cache import Calibrations
 from modelopt.recipe import Recipe, Step, UntilStable, dump
@@ -28,6 +28,8 @@ from modelopt.runtime.runner import WorkerRunner
 from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Limits, Worker
 from modelopt.signature import Signature
+from modelopt.verification.prepare import Original, Prepared, prepare
+from modelopt.verification.verify import Verify
 
 MAX_PROFILED_BYTES = 256 * 2**20
 """Larger results are not profiled: the runtime writes its optimized graph for that."""
@@ -50,7 +52,7 @@ class Request:
         dump_folder: Where to write the model after each pass.
         limits: Of the child processes.
         allow_hardlinks: See `io.load`.
-        verify_samples: How many feeds verification uses.
+        verify_samples: How many samples of the user's data verification uses, beside the feeds that it constructs.
         calibrations: Remembers what calibration observed; runs that share it observe once.
         progress: Called with (what, done, total or None).
     """
@@ -76,9 +78,7 @@ def run(request: Request) -> Report:
         ModeloptError: Any of its kinds; nothing was written then.
     """
     recipe = request.recipe
-    for output in (request.output, request.if_exact, request.if_unchanged):
-        if output is not None and output != io.STDIO:
-            _check_output(request.model, output)
+    naming.require(request.model, (request.output, request.if_exact, request.if_unchanged))
     gates.require(recipe)
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(TemporaryDirectory(prefix="modelopt-")))
@@ -105,7 +105,7 @@ def run(request: Request) -> Report:
         declared = graph.declared_values(loaded.model)
         results = apply(recipe.steps, loaded.model, context, observers, request.progress)
         unchanged = not any(result.rewrites for result in results)
-        output = _named(request, results)
+        output = naming.choose(results, request.output, request.if_exact, request.if_unchanged)
         versions = {"modelopt": __version__, "onnxruntime": runtime_version()}
         graph.forget_shapes(loaded.model, keep=declared)
         history = () if unchanged else provenance.take(loaded.model)
@@ -123,6 +123,7 @@ def run(request: Request) -> Report:
                 data,
                 worker,
                 unchanged=unchanged,
+                verified=verify is not None and verify.max_relative_error is not None,
                 limits=request.limits,
                 progress=request.progress,
             )
@@ -154,29 +155,6 @@ def run(request: Request) -> Report:
                 coverage=coverage,
             )
             return msgspec.structs.replace(report, verdict=verdict.of(report))
-
-
-def _check_output(model: Path, output: Path) -> None:
-    """A bad path fails before the work.
-
-    Raises:
-        InputError: It cannot be written to, or is the input.
-    """
-    if io.same_file(model, output):
-        raise InputError(
-            f"the output {output} is the input",
-            note="modelopt never overwrites its input",
-            hint="give -o another name",
-        )
-    io.destination(output)
-
-
-def _named(request: Request, results: Sequence[PassResult]) -> Path:
-    """Where the result goes: a name says what is in the file."""
-    changed = {result.effect for result in results if result.rewrites}
-    if not changed:
-        return request.if_unchanged or request.output
-    return (request.if_exact if changed == {Effect.EXACT.value} else None) or request.output
 
 
 def context_of(request: Request, runner: WorkerRunner, data: measuring.Data) -> Context:
@@ -324,12 +302,14 @@ def _verifier(
             apply(request.recipe.steps, model, context, [_StopAfter(count)])
         return model
 
-    def feeds() -> measuring.Feeds:
-        dataset = measuring.inputs(data, worker, loaded.path)
-        return measuring.verification_feeds(dataset, data.signature, worker, loaded.path, request.verify_samples)
+    original = Original.of(loaded.model, loaded.path, data.signature)
+
+    def prepared() -> Prepared:
+        real = [] if data.users is None else measuring.first_feeds(data.users, request.verify_samples)
+        return prepare(original, real, worker, lambda: replay(0), scratch, data.seed)
 
     names = [spec.name for spec in graph.signature(loaded.model).outputs]
-    return Verify(loaded.path, measuring.LaterFeeds(feeds), worker, replay, scratch, names, last_from_file=True)
+    return Verify(loaded.path, prepared, worker, replay, scratch, names, last_from_file=True)
 
 
 class _Enough(Exception):
@@ -390,9 +370,15 @@ def _coverage(
 def _verification(verify: Verify | None, data: measuring.Data) -> Verification | None:
     if verify is None:
         return None
+    feeds = verify.prepared.feeds
+    real = sum(feeds[position].is_real for position in verify.compared)
     return Verification(
-        samples=len(verify.feeds),
-        source=data.source,
+        real=real,
+        constructed=len(verify.compared) - real,
+        source=None if data.users is None else data.users.source,
         exact_segments=verify.segments,
+        empty=sum(1 for outputs in verify.prepared.outputs if not any(output.size for output in outputs)),
         max_relative_error=verify.max_relative_error,
+        not_executed=verify.prepared.not_executed,
+        finite_only=tuple(verify.finite_only),
     )

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph, integers
 from modelopt.data import Dataset, Preprocess, open_data, overlap, random_data, split
+from modelopt.data.synthetic import RandomDataset, is_picture, lengths_to_try
 from modelopt.errors import InputError, Refused
 from modelopt.findings import Findings
 from modelopt.measure.answers import gives_class_scores
 from modelopt.measure.bench import BenchSpec as Bench
 from modelopt.measure.bench import run_bench
-from modelopt.measure.evaluate import Accuracy, evaluate, is_blank
+from modelopt.measure.evaluate import Accuracy, evaluate
 from modelopt.measure.schedule import Plan
 from modelopt.passes.base import Effect
 from modelopt.progress import Progress
@@ -28,13 +27,13 @@ from modelopt.report import Latency
 from modelopt.runtime import cpu
 from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Limits, Worker
-from modelopt.signature import Dim, Signature, TensorSpec
+from modelopt.signature import Signature, is_free
+from modelopt.verification.input_uses import ranges_of
 
 RANDOM_SAMPLES = 16
 """How many random feeds stand in for data when outputs are compared without any."""
 
-_FREE_DIMS = (8, 1, 32, 64, 128, 224, 16, 48)
-_IMAGE_DIMS = (224, 64, 128, 32, 48, 16, 8, 1)  # a picture of one pixel says nothing of latency
+_PICTURE_SIDE = 224  # a picture of one pixel says nothing of latency
 MIN_TO_SPLIT = 8
 """Fewer calibration samples are all used to calibrate."""
 
@@ -58,6 +57,7 @@ class Data:
         notes: What the reader should know about them.
         seed: For random inputs.
         random: Random inputs that the model runs on, once they were needed.
+        ranges: Between which integers the graph lets an input lie, by its name: see `verification.input_uses`.
         class_scores: Whether the model's answers are classes: without labels those are compared, else directions.
     """
 
@@ -68,6 +68,7 @@ class Data:
     seed: int
     random: Dataset | None = field(default=None)
     class_scores: bool = True
+    ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def real(self) -> Dataset | None:
@@ -78,6 +79,11 @@ class Data:
     def guesses(self) -> tuple[str, ...]:
         """What of the preprocessing of the data that outputs are compared on was guessed."""
         return () if self.real is None else self.real.guesses
+
+    @property
+    def users(self) -> Dataset | None:
+        """`real`, but None where it is random."""
+        return None if isinstance(self.real, RandomDataset) else self.real
 
     @property
     def source(self) -> str:
@@ -147,7 +153,15 @@ def open_all(recipe: Recipe, model: ir.Model, signature: Signature | None = None
         else:
             notes.append("no --eval, and too few calibration samples to hold some out: accuracy is flattered")
     scores = gives_class_scores(model)
-    return Data(signature, calibration, evaluation, tuple(dict.fromkeys(notes)), recipe.seed, class_scores=scores)
+    return Data(
+        signature,
+        calibration,
+        evaluation,
+        tuple(dict.fromkeys(notes)),
+        recipe.seed,
+        class_scores=scores,
+        ranges=ranges_of(model),
+    )
 
 
 def _open(spec: DataSpec | None, signature: Signature, seed: int) -> Dataset | None:
@@ -179,13 +193,13 @@ def inputs(data: Data, worker: Worker, model: Path, free_dims: Mapping[str, int]
 
 
 def fit_random(recipe: Recipe, data: Data, worker: Worker, model: Path) -> None:
-    """Give the data that the recipe calls ``random`` a size that the model runs on, where a dimension is free.
+    """Give the data that the recipe calls ``random`` sizes that the model runs on and integers that its graph permits.
 
     Raises:
         InputError: The model runs on no random input.
         Refused: onnxruntime does not load the model.
     """
-    if not any(_is_free(dim) for spec in data.signature.inputs for dim in (spec.shape or ())[1:]):
+    if not data.ranges and not any(is_free(dim) for spec in data.signature.inputs for dim in (spec.shape or ())[1:]):
         return
     if recipe.calibration is not None and recipe.calibration.data == "random" and data.calibration is not None:
         data.calibration = _random(data, worker, model, len(data.calibration), hint="give it real ones: --calib DATA")
@@ -205,14 +219,16 @@ def _random(
     session = worker.keep(model, SessionSpec(spin=False))
     inputs = data.signature.inputs
     note: str | None = None
-    for size in _IMAGE_DIMS if any(_is_picture(spec) for spec in inputs) else _FREE_DIMS:
-        candidate = random_data(inputs, n=n, seed=data.seed, free_dims=free_dims, free_dim=size)
-        try:
-            session.run(next(iter(candidate)).feeds)
-        except Refused as refusal:
-            note = note or refusal.note
-            continue
-        return candidate
+    first = (_PICTURE_SIDE,) if any(map(is_picture, inputs)) else ()
+    for size in dict.fromkeys((*first, *lengths_to_try(inputs))):
+        for ranges in (data.ranges, {}) if data.ranges else ({},):
+            found = random_data(inputs, n=n, seed=data.seed, free_dims=free_dims, free_dim=size, ranges=ranges)
+            try:
+                session.run(next(iter(found)).feeds)
+            except Refused as refusal:
+                note = note or refusal.note
+                continue
+            return found
     if note and "allocate memory" in note:
         raise Refused("the model needs more memory than this machine has", note=note)
     raise InputError(
@@ -222,74 +238,9 @@ def _random(
     )
 
 
-def _is_free(dim: Dim) -> bool:
-    return not isinstance(dim, int) or dim < 0
-
-
-def _is_picture(spec: TensorSpec) -> bool:
-    """Whether an input looks like pictures of any size: (batch, 1 to 4 channels, height, width), or channels last."""
-    if spec.shape is None or len(spec.shape) != 4:
-        return False
-    _, *others = spec.shape
-    return sum(map(_is_free, others)) == 2 and any(isinstance(dim, int) and 1 <= dim <= 4 for dim in others)
-
-
-class LaterFeeds(Sequence[dict[str, np.ndarray]]):
-    """Feeds that are made when they are first needed: making them may have to wait for the original to load."""
-
-    def __init__(self, make: Callable[[], Feeds]) -> None:
-        self._make = make
-        self._made: Feeds | None = None
-
-    def _feeds(self) -> Feeds:
-        if self._made is None:
-            self._made = self._make()
-        return self._made
-
-    def __len__(self) -> int:
-        return len(self._feeds())
-
-    @overload
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Feeds: ...
-
-    def __getitem__(self, index: int | slice) -> dict[str, np.ndarray] | Feeds:
-        return self._feeds()[index]
-
-
 def first_feeds(dataset: Dataset, count: int) -> Feeds:
     """The feeds of the first `count` samples."""
     return [sample.feeds for sample in islice(dataset, count)]
-
-
-def verification_feeds(dataset: Dataset, signature: Signature, worker: Worker, model: Path, count: int) -> Feeds:
-    """Feeds to compare models on: the first samples, and two of them as one batch where the model takes that.
-
-    A batch size that was folded into the graph by mistake shows only with another one.
-    """
-    feeds = list(first_feeds(dataset, count))
-    pair = _stacked(feeds[:2], signature)
-    if pair is None:
-        return feeds
-    with contextlib.suppress(Refused):
-        worker.keep(model, SessionSpec(spin=False)).run(pair)
-        feeds.append(pair)
-    return feeds
-
-
-def _stacked(feeds: Feeds, signature: Signature) -> dict[str, np.ndarray] | None:
-    """Two feeds joined along the first axis of every input, None where one is fixed or sizes differ."""
-    if len(feeds) < 2 or any(spec.rank in {None, 0} or _is_fixed(spec) for spec in signature.inputs):
-        return None
-    if any(len({feed[name].shape[1:] for feed in feeds}) > 1 for name in feeds[0]):
-        return None
-    return {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}
-
-
-def _is_fixed(spec: TensorSpec) -> bool:
-    return spec.shape is not None and not _is_free(spec.shape[0])
 
 
 def measure(
@@ -300,10 +251,22 @@ def measure(
     worker: Worker,
     *,
     unchanged: bool,
+    verified: bool,
     limits: Limits | None,
     progress: Progress,
 ) -> Findings:
     """Run the original and the result side by side: latency, then accuracy or fidelity.
+
+    Args:
+        recipe: The recipe.
+        before: The original.
+        after: The result.
+        data: The data of the run.
+        worker: Has the original open.
+        unchanged: The result is the original.
+        verified: Verification compared outputs with the original's, and they agree.
+        limits: Of the child processes.
+        progress: Called with (what, done, total or None).
 
     Raises:
         EnvironmentLacks: The provider is not there.
@@ -318,9 +281,9 @@ def measure(
     if recipe.bench is not None and not_timed is None:
         latency = time_both(recipe.bench, before, after, first_feeds(dataset, BENCH_FEEDS), limits, progress)
     if recipe.evaluate is None and is_verified(recipe):
-        feeds = first_feeds(dataset, RANDOM_SAMPLES)
-        blank = recipe.gates.max_drop is not None and not _answers_something(worker, after, feeds)
-        return Findings(unchanged=False, latency=latency, same_outputs=not blank, blank=blank, not_timed=not_timed)
+        return Findings(
+            unchanged=False, latency=latency, same_outputs=verified, blank=not verified, not_timed=not_timed
+        )
     metric = metric_of(recipe)
     accuracy = evaluate(
         before, after, dataset, session_spec(recipe.bench, spin=False), metric=metric, limits=limits, progress=progress
@@ -338,14 +301,6 @@ def measure(
 def is_verified(recipe: Recipe) -> bool:
     """Whether verification is the evidence about accuracy: it compares what exact passes make with the original."""
     return recipe.verify and all(step.effect is Effect.EXACT for step in recipe.passes())
-
-
-def _answers_something(worker: Worker, model: Path, feeds: Feeds) -> bool:
-    """Whether the outputs hold an element on any of the feeds."""
-    session = worker.open(model, SessionSpec(spin=False), what="result")
-    found = any(not is_blank(output) for feed in feeds for output in session.run(feed))
-    session.close()
-    return found
 
 
 def metric_of(recipe: Recipe) -> str | None:

@@ -11,6 +11,11 @@ ANONYMOUS = frozenset({"", "?", "-1", "None"})
 """Names that exporters give to dimensions that have nothing in common."""
 
 
+def is_free(dim: Dim) -> bool:
+    """Whether a dimension may have any size; some exporters write -1 for one that may."""
+    return not isinstance(dim, int) or dim < 0
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """One graph input or output.

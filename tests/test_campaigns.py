@@ -6,7 +6,7 @@ import pytest
 
 from modelopt import passes
 from modelopt.passes.base import Effect
-from tests.campaigns import cases, conformance, fuzz, generate, lab, planted
+from tests.campaigns import cases, conformance, fuzz, generate, lab, planted, planted_reach
 
 CHANGING = ["upgrade-opset", "freeze-dims"]
 
@@ -86,5 +86,11 @@ def test_planted_bugs_are_caught_and_named() -> None:
     assert [catch.bug for catch in planted.campaign(chosen) if not catch.named] == []
 
 
+def test_bugs_that_show_only_on_feeds_that_reach_them_are_caught_and_named() -> None:
+    escaped = [catch.bug for catch in planted.campaign(list(planted_reach.REACH)) if not catch.named]
+    assert escaped == []
+
+
 def test_there_are_enough_planted_bugs() -> None:
     assert len(planted.BUGS) >= 50
+    assert len(planted_reach.REACH) >= 21

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from modelopt.measure.closeness import OutputMismatch, compare_outputs
+from modelopt.measure.closeness import Kind, Nonfinite, OutputMismatch, compare_outputs
 from modelopt.runtime.wire import numpy_dtype
 
 RNG = np.random.default_rng(0)
@@ -79,6 +79,36 @@ def test_nonfinite_values_must_coincide() -> None:
         found = check(odd, np.array(other, np.float32))
         assert isinstance(found, OutputMismatch)
         assert "on one side only" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "differs"),
+    [
+        ([1, np.nan], [1, np.inf], {Nonfinite.EQUAL}),
+        ([1, np.nan], [1, 5], {Nonfinite.EQUAL, Nonfinite.FINITE}),
+        ([1, np.inf], [1, 5], set(Nonfinite)),
+        ([1, 5], [1, np.nan], set(Nonfinite)),
+        ([1, np.nan], [2, np.nan], set(Nonfinite)),
+    ],
+)
+def test_how_far_nonfinite_values_coincide_can_be_said(
+    before: list[float], after: list[float], differs: set[Nonfinite]
+) -> None:
+    arrays = [np.array(before, np.float32)], [np.array(after, np.float32)]
+    found = {each for each in Nonfinite if isinstance(compare_outputs(*arrays, ["y"], nonfinite=each), OutputMismatch)}
+    assert found == differs
+
+
+def test_a_mismatch_says_of_what_kind_it_is() -> None:
+    for before, after, kind, share in (
+        ([1, 2, 3, 4], [1, 2, 3, 5], Kind.UNEQUAL, 0.25),
+        ([1.0, 2.0], [1.0, np.nan], Kind.NONFINITE, 0.5),
+        ([1.0, 2.0], [1.0, 3.0], Kind.ROUNDING, 0.0),
+        ([1.0, 2.0], [1.0], Kind.STRUCTURE, 0.0),
+    ):
+        found = check(before, after)
+        assert isinstance(found, OutputMismatch)
+        assert (found.kind, found.share) == (kind, share)
 
 
 @pytest.mark.parametrize(

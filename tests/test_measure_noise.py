@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx_ir as ir
 
 from modelopt.measure.closeness import FLOOR, NOISIEST
-from modelopt.measure.noise import FACTOR, is_smooth, nudged_feeds, tolerances
-from tests.helpers import big_model
+from modelopt.measure.noise import FACTOR, nudged_feeds, tolerances
+from modelopt.measure.precision import Precision
 
 VALUES = np.linspace(1, 2, 100, dtype=np.float32)
 
 
 def _tolerance(error: float) -> float:
-    return tolerances([[VALUES]], [[[VALUES * np.float32(1 + error)]]])[0].of_rms
+    return tolerances([[VALUES]], [[[VALUES * np.float32(1 + error)]]], [Precision.FULL])[0].of_rms
 
 
 def test_noise_widens_the_tolerance_between_a_floor_and_a_cap() -> None:
@@ -29,8 +28,11 @@ def test_a_nudge_is_one_rounding_step() -> None:
     assert nudged["i"].tolist() == [0, 1, 2]
 
 
-def test_a_model_that_rounds_to_few_bits_is_not_smooth() -> None:
-    assert is_smooth(ir.from_proto(big_model()))
-    coarse = ir.from_onnx_text("""<ir_version: 9, opset_import: ["" : 17]>
-        g (float[4] x) => (float[4] y) { h = Cast <to = 10> (x) y = Cast <to = 1> (h) }""")
-    assert not is_smooth(coarse)
+def test_zeros_are_nudged_at_the_scale_of_one() -> None:
+    nudged = nudged_feeds({"x": np.zeros(100, np.float32)}, np.random.default_rng(0))["x"]
+    assert set((nudged / np.finfo(np.float32).eps).tolist()) == {-1.0, 0.0, 1.0}
+
+
+def test_noise_is_not_believed_where_integers_compute() -> None:
+    noisy = tolerances([[VALUES]], [[[VALUES * np.float32(1.01)]]], [Precision.STEPPED])[0]
+    assert noisy == Precision.STEPPED.tolerance

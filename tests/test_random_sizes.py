@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from modelopt import measuring
+from modelopt.data.synthetic import is_picture
 from modelopt.recipe import BenchSpec, Recipe
 from modelopt.signature import TensorSpec
 from tests.cli import modelopt
@@ -46,7 +47,7 @@ def test_calibration_on_random_data_finds_a_size(tmp_path: Path, flags: tuple[st
     ],
 )
 def test_pictures_are_known_by_their_shape(shape: tuple[int | str | None, ...] | None, picture: bool) -> None:
-    assert measuring._is_picture(TensorSpec("x", "float32", shape)) is picture
+    assert is_picture(TensorSpec("x", "float32", shape)) is picture
 
 
 @pytest.mark.parametrize(

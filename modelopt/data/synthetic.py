@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -13,10 +13,26 @@ from modelopt.data.check import fixed_size
 from modelopt.data.dtypes import holds_floats, numpy_dtype
 from modelopt.data.sample import Dataset, Sample
 from modelopt.errors import InputError, Refused, did_you_mean
-from modelopt.signature import Dim, TensorSpec
+from modelopt.signature import Dim, TensorSpec, is_free
 
 DEFAULT_FREE_DIM = 8
 """The size of a free dimension that is not the batch and that the user does not name."""
+
+_LENGTHS = (8, 1, 32, 64, 128, 224, 16, 48, 512, 2048, 16_000)
+_PICTURE_SIDES = (64, 224, 128, 32, 48, 16, 8, 1)
+
+
+def lengths_to_try(inputs: Sequence[TensorSpec]) -> tuple[int, ...]:
+    """Sizes for free dimensions that are not the batch, the likeliest first: a model may run on few of them."""
+    return _PICTURE_SIDES if any(is_picture(spec) for spec in inputs) else _LENGTHS
+
+
+def is_picture(spec: TensorSpec) -> bool:
+    """Whether an input looks like pictures of any size: (batch, 1 to 4 channels, height, width), or channels last."""
+    if spec.shape is None or len(spec.shape) != 4:
+        return False
+    _, *others = spec.shape
+    return sum(map(is_free, others)) == 2 and any(isinstance(dim, int) and 1 <= dim <= 4 for dim in others)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -27,6 +43,7 @@ class RandomDataset(Dataset):
     shapes: tuple[tuple[int, ...], ...]
     n: int
     seed: int
+    ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.n
@@ -37,18 +54,25 @@ class RandomDataset(Dataset):
             if not 0 <= index < self.n:
                 raise IndexError(index)
             rng = np.random.default_rng([self.seed, index])
-            feeds = {spec.name: _draw(rng, spec, shape) for spec, shape in zip(self.inputs, self.shapes, strict=True)}
+            feeds = {
+                spec.name: _draw(rng, spec, shape, self.ranges.get(spec.name))
+                for spec, shape in zip(self.inputs, self.shapes, strict=True)
+            }
             yield Sample(feeds, None, f"{self.source}[{index}]")
 
     def digest(self) -> str:
-        """SHA-256 (hex) over the number, the seed and the inputs."""
-        return files.digest_of([f"random n={self.n} seed={self.seed}", *map(str, self.inputs), repr(self.shapes)])
+        """SHA-256 (hex) over the number, the seed, the inputs and what they are drawn from."""
+        drawn = repr(self.shapes), repr(sorted(self.ranges.items()))
+        return files.digest_of([f"random n={self.n} seed={self.seed}", *map(str, self.inputs), *drawn])
 
 
-def _draw(rng: np.random.Generator, spec: TensorSpec, shape: tuple[int, ...]) -> np.ndarray:
+def _draw(
+    rng: np.random.Generator, spec: TensorSpec, shape: tuple[int, ...], ends: tuple[int, int] | None
+) -> np.ndarray:
     dtype = numpy_dtype(spec)
-    if not holds_floats(spec):
-        return np.array(rng.integers(0, 2, shape), dtype=dtype, order="C")
+    if ends is not None or not holds_floats(spec):
+        low, high = ends or (0, 1)
+        return np.array(rng.integers(low, high, shape, endpoint=True), dtype=dtype, order="C")
     values: np.ndarray = np.asarray(rng.standard_normal(shape))
     if spec.dtype.startswith("complex"):
         values = values + 1j * rng.standard_normal(shape)
@@ -63,8 +87,11 @@ def random_data(
     free_dims: Mapping[str, int] | None = None,
     batch: int = 1,
     free_dim: int = DEFAULT_FREE_DIM,
+    ranges: Mapping[str, tuple[int, int]] | None = None,
 ) -> RandomDataset:
     """``n`` samples of noise: floats standard normal, integers and booleans 0 or 1.
+
+    Inputs named in ``ranges`` are integers between two ends, which are included: rows of the table that they index.
 
     A symbolic dimension has one size wherever it appears: its size in ``free_dims``, else ``batch`` if it is the first
     axis of some input, else ``free_dim``. Unnamed free dimensions likewise by their axis.
@@ -76,9 +103,30 @@ def random_data(
     """
     if n < 1 or batch < 1 or free_dim < 1 or seed < 0:
         raise InputError("random data needs n, batch and sizes >= 1 and seed >= 0", note=f"{n=}, {batch=}, {seed=}")
-    sizes = _symbol_sizes(inputs, free_dims or {}, batch, free_dim)
-    shapes = tuple(_shape(spec, sizes, batch, free_dim) for spec in inputs)
-    return RandomDataset(source="random", has_labels=False, inputs=tuple(inputs), shapes=shapes, n=n, seed=seed)
+    shapes = shapes_of(inputs, free_dims=free_dims or {}, batch=batch, free_dim=free_dim)
+    return RandomDataset(
+        source="random",
+        has_labels=False,
+        inputs=tuple(inputs),
+        shapes=shapes,
+        n=n,
+        seed=seed,
+        ranges=dict(ranges or {}),
+    )
+
+
+def shapes_of(
+    inputs: Sequence[TensorSpec], *, free_dims: Mapping[str, int], batch: int, free_dim: int
+) -> tuple[tuple[int, ...], ...]:
+    """The shape of each input, with sizes for what is free: see `random_data`.
+
+    Raises:
+        InputError: An unknown name in ``free_dims``, an input of unknown rank, or one larger than
+            ``files.MAX_ARRAY_BYTES``.
+        Refused: An input of strings, or one that is not a tensor.
+    """
+    sizes = _symbol_sizes(inputs, free_dims, batch, free_dim)
+    return tuple(_shape(spec, sizes, batch, free_dim) for spec in inputs)
 
 
 def _symbol_sizes(

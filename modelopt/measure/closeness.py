@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import Enum
 
 import msgspec
 import numpy as np
@@ -40,6 +41,14 @@ FLOOR = Tolerance(of_scale=2e-5, of_rms=4e-6, of_zero=1e-6)
 """What passes in float32 without a look at the model's own noise (`modelopt.measure.noise`). A BatchNormalization
 folded with ten times its epsilon is 5e-5 away: no fixed bound both finds it and lets a noisy model pass."""
 
+ROUNDED = Tolerance(of_scale=2e-3, of_rms=6e-5, of_zero=1e-6)
+"""For values that pass through float16 and are not computed in it. A rounding error before such a cast moves a value in
+five hundred by a step of 5e-4 to 1e-3: few values, a step each. A cast that is gone moves all of them, by 2e-4 in the
+root mean square."""
+
+ROUNDED_BFLOAT16 = Tolerance(of_scale=1.6e-2, of_rms=5e-4, of_zero=1e-6)
+"""The same for bfloat16, whose steps are eight times as large."""
+
 FLOAT16 = Tolerance(of_scale=2e-2, of_rms=1e-2, of_zero=1e-3)
 """Float16 rounds at 5e-4."""
 
@@ -51,6 +60,36 @@ _NORMAL = float(np.finfo(np.float32).tiny)
 _BY_DTYPE = {"float16": FLOAT16, "bfloat16": BFLOAT16}
 
 
+class Kind(Enum):
+    """In what two outputs differ."""
+
+    STRUCTURE = "dtype or shape"
+    NONFINITE = "NaN or infinities"
+    UNEQUAL = "values that do not round"
+    ROUNDING = "values, by more than rounding"
+
+
+class Nonfinite(Enum):
+    """What must coincide of the NaN and infinities of two outputs.
+
+    Attributes:
+        EQUAL: NaN where NaN is, each infinity where that infinity is.
+        FINITE: Finite values where finite values are.
+        FINITE_WHERE_NOT_NAN: The same, but where the reference is NaN anything goes.
+    """
+
+    EQUAL = "equal"
+    FINITE = "finite"
+    FINITE_WHERE_NOT_NAN = "finite where not NaN"
+
+    def mismatch(self, reference: np.ndarray, candidate: np.ndarray) -> np.ndarray:
+        """bool[…]: where they do not coincide as they must."""
+        if self is Nonfinite.EQUAL:
+            return nonfinite_mismatch(reference, candidate)
+        apart: np.ndarray = np.isfinite(reference) != np.isfinite(candidate)
+        return apart if self is Nonfinite.FINITE else apart & ~np.isnan(reference)
+
+
 class OutputMismatch(msgspec.Struct, frozen=True, kw_only=True):
     """The first output that differs by more than rounding.
 
@@ -59,12 +98,16 @@ class OutputMismatch(msgspec.Struct, frozen=True, kw_only=True):
         reason: One clause.
         index: Where the worst difference is; None when shapes or dtypes differ.
         max_relative_error: The largest difference relative to the output's largest magnitude; None where there is none.
+        kind: In what they differ.
+        share: Of the values, those that are unequal or not finite on one side only.
     """
 
     output: str
     reason: str
     index: tuple[int, ...] | None = None
     max_relative_error: float | None = None
+    kind: Kind = Kind.STRUCTURE
+    share: float = 0.0
 
     def __str__(self) -> str:
         where = "" if self.index is None else f" at {list(self.index)}"
@@ -86,6 +129,7 @@ def compare_outputs(
     *,
     computed_in: str | None = None,
     tolerances: Sequence[Tolerance] | None = None,
+    nonfinite: Nonfinite = Nonfinite.EQUAL,
 ) -> OutputMismatch | float:
     """The first output that differs by more than rounding, else the largest relative error of all outputs.
 
@@ -97,7 +141,8 @@ def compare_outputs(
         candidate: The rewritten model's outputs.
         names: The outputs' names.
         computed_in: The coarsest float that the model computes in, when coarser than its outputs (``"float16"``).
-        tolerances: For each output, in place of its dtype's where that is not coarser than float32.
+        tolerances: For each output, in place of its dtype's.
+        nonfinite: What must coincide of NaN and infinities.
 
     Returns:
         A mismatch, or max|difference| / max|reference| of the worst output: 0.0 when all are equal.
@@ -108,8 +153,8 @@ def compare_outputs(
     worst = 0.0
     given: Sequence[Tolerance | None] = tolerances or [None] * len(names)
     for before, after, name, own in zip(reference, candidate, names, given, strict=True):
-        general = tolerance_for(computed_in or before.dtype.name)
-        found = _compare(before, after, name, own if own is not None and general is FLOAT32 else general)
+        tolerance = own or tolerance_for(computed_in or before.dtype.name)
+        found = _compare(before, after, name, tolerance, nonfinite)
         if isinstance(found, OutputMismatch):
             return found
         worst = max(worst, found)
@@ -134,18 +179,20 @@ def _distance(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
     return float(np.max(error)), float(np.sqrt(np.mean(error**2) / np.mean((a / scale) ** 2)))
 
 
-def _compare(before: np.ndarray, after: np.ndarray, name: str, tolerance: Tolerance) -> OutputMismatch | float:
+def _compare(
+    before: np.ndarray, after: np.ndarray, name: str, tolerance: Tolerance, nonfinite: Nonfinite
+) -> OutputMismatch | float:
     if before.dtype != after.dtype:
         return OutputMismatch(output=name, reason=f"its dtype is {after.dtype.name} instead of {before.dtype.name}")
     if before.shape != after.shape:
         return OutputMismatch(output=name, reason=f"its shape is {list(after.shape)} instead of {list(before.shape)}")
     if not is_float(before):
-        return _first(before != after, before, after, name, "unequal") or 0.0
+        return _first(before != after, before, after, name, Kind.UNEQUAL) or 0.0
     a, b = np.asarray(before, np.float64), np.asarray(after, np.float64)
-    odd = _first(nonfinite_mismatch(a, b), a, b, name, "NaN or infinite on one side only")
+    odd = _first(nonfinite.mismatch(a, b), a, b, name, Kind.NONFINITE)
     if odd is not None:
         return odd
-    finite = np.isfinite(a)
+    finite = np.isfinite(a) & np.isfinite(b)
     return _rounding(np.where(finite, a, 0.0), np.where(finite, b, 0.0), name, tolerance)
 
 
@@ -158,21 +205,26 @@ def _rounding(a: np.ndarray, b: np.ndarray, name: str, tolerance: Tolerance) -> 
     largest, scale = float(error[index]), float(np.max(np.abs(a)))
     seen = f"{b[index]:.7g} instead of {a[index]:.7g}"
     if scale < _NORMAL:  # zero, or denormals: they have no digits to compare
-        return 0.0 if largest <= tolerance.of_zero else OutputMismatch(output=name, reason=seen, index=index)
+        if largest <= tolerance.of_zero:
+            return 0.0
+        return OutputMismatch(output=name, reason=seen, index=index, kind=Kind.ROUNDING)
     relative, rms = _distance(a, b)
     if relative <= tolerance.of_scale and rms <= tolerance.of_rms:
         return relative
     reason = f"{seen}, {relative:.2g} of the largest magnitude; root mean square error {rms:.2g}"
-    return OutputMismatch(output=name, reason=reason, index=index, max_relative_error=relative)
+    return OutputMismatch(output=name, reason=reason, index=index, max_relative_error=relative, kind=Kind.ROUNDING)
 
 
-def _first(wrong: np.ndarray, before: np.ndarray, after: np.ndarray, name: str, what: str) -> OutputMismatch | None:
+_WORDS = {Kind.UNEQUAL: "unequal", Kind.NONFINITE: "NaN or infinite on one side only"}
+
+
+def _first(wrong: np.ndarray, before: np.ndarray, after: np.ndarray, name: str, kind: Kind) -> OutputMismatch | None:
     if not np.any(wrong):
         return None
     index = _index(np.argmax(wrong), wrong.shape)
-    share = f"{int(np.sum(wrong))} of {wrong.size} values"
-    reason = f"{share} are {what}: {after[index]} instead of {before[index]}"
-    return OutputMismatch(output=name, reason=reason, index=index)
+    count = int(np.sum(wrong))
+    reason = f"{count} of {wrong.size} values are {_WORDS[kind]}: {after[index]} instead of {before[index]}"
+    return OutputMismatch(output=name, reason=reason, index=index, kind=kind, share=count / wrong.size)
 
 
 def _index(flat: np.integer, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -12,36 +12,31 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from modelopt import graph, serial
-from modelopt.measure.closeness import FLOOR, NOISIEST, Tolerance, distance
+from modelopt import serial
+from modelopt.measure.closeness import NOISIEST, Tolerance, distance
+from modelopt.measure.precision import Precision
 
 FACTOR = 8.0
 """How many times the noise that was seen still counts as rounding: few feeds show less than the worst."""
 
 _SMALLEST_WEIGHT = 8  # below are sizes, scales and bounds, which an ulp may turn into another shape
-_STEPS = frozenset({"QuantizeLinear", "DynamicQuantizeLinear", "DynamicQuantizeMatMul", "QLinearConv", "QLinearMatMul"})
 
 Outputs = Sequence[Sequence[np.ndarray]]
 """For each feed the outputs in order."""
 
 
-def is_smooth(model: ir.Model) -> bool:
-    """Whether the model computes in float32 throughout: rounding to few bits moves outputs in rare large steps."""
-    for node in graph.all_nodes(model):
-        if node.op_type in _STEPS:
-            return False
-        if node.op_type == "Cast" and _is_coarse(ir.DataType(graph.attribute_int(node, "to", ir.DataType.FLOAT))):
-            return False
-    return not any(_is_coarse(tensor.dtype) for _, tensor in graph.tensors(model))
-
-
-def _is_coarse(dtype: ir.DataType) -> bool:
-    return dtype.is_floating_point() and dtype.bitwidth < 32
-
-
 def nudged_feeds(feeds: Mapping[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """The feeds with every float one rounding step up, down, or where it is."""
-    return {name: _nudged(array, rng) if array.dtype == np.float32 else array for name, array in feeds.items()}
+    """The feeds with every float one rounding step up, down, or where it is; feeds of zeros a rounding step of 1.
+
+    The sums inside a model round at the scale of its weights, even where all that it is fed are zeros.
+    """
+    return {name: _nudged_feed(array, rng) if array.dtype == np.float32 else array for name, array in feeds.items()}
+
+
+def _nudged_feed(array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    if array.any():
+        return _nudged(array, rng)
+    return np.asarray(rng.integers(-1, 2, size=array.shape) * np.finfo(array.dtype).eps, array.dtype)
 
 
 def nudge_weights(model: ir.Model, rng: np.random.Generator) -> None:
@@ -58,17 +53,23 @@ def _nudged(array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.asarray(moved, array.dtype)
 
 
-def tolerances(reference: Outputs, variants: Sequence[Outputs]) -> list[Tolerance]:
-    """One tolerance for each output: `FACTOR` times its noise, at least `FLOOR` and at most `NOISIEST`.
+def tolerances(reference: Outputs, variants: Sequence[Outputs], precisions: Sequence[Precision]) -> list[Tolerance]:
+    """One tolerance for each output: `FACTOR` times its noise, at least that of its precision, at most `NOISIEST`.
+
+    Noise is not believed where integers or half precision compute: rounding moves such outputs in rare large steps.
 
     Args:
-        reference: The original's outputs.
-        variants: Its outputs under changes that only rounding makes.
+        reference: The original's outputs for some feeds.
+        variants: Its outputs for the same feeds under changes that only rounding makes.
+        precisions: In what each output is computed.
     """
-    found = [FLOOR] * len(reference[0])
+    found = [precision.tolerance for precision in precisions]
     for variant in variants:
         for before, after in zip(reference, variant, strict=True):
-            found = [_wider(known, *distance(a, b)) for known, a, b in zip(found, before, after, strict=True)]
+            found = [
+                _wider(known, *distance(a, b)) if precision.has_noise else known
+                for known, precision, a, b in zip(found, precisions, before, after, strict=True)
+            ]
     return found
 
 

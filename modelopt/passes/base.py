@@ -185,6 +185,8 @@ class Pass(ABC):
         keeps_signature: Whether inputs and outputs stay as declared; where they do not, see `signature_after`.
         contrib: Whether it leaves operators of onnxruntime's own domain, which no other runtime knows; where
             options decide it, see `leaves_contrib`.
+        finite_only: Whether an exact pass promises equal outputs for finite inputs only, because the operator that it
+            makes treats NaN and infinities in another way.
     """
 
     name: ClassVar[str]
@@ -192,6 +194,7 @@ class Pass(ABC):
     needs_data: ClassVar[bool] = False
     keeps_signature: ClassVar[bool] = True
     contrib: ClassVar[bool] = False
+    finite_only: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         """Hold a subclass to the house rules, speaking to its author by name."""

@@ -36,6 +36,7 @@ class FuseAttention(Pass):
 
     name: ClassVar[str] = "fuse-attention"
     effect: ClassVar[Effect] = Effect.EXACT
+    finite_only: ClassVar[bool] = True  # masks are added to scores; where the model selects by them, NaN stays out
     contrib: ClassVar[bool] = True
 
     def apply(self, model: ir.Model, ctx: Context) -> Changes:

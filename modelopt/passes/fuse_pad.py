@@ -39,6 +39,7 @@ class FusePad(Pass):
 
     name: ClassVar[str] = "fuse-pad"
     effect: ClassVar[Effect] = Effect.EXACT
+    finite_only: ClassVar[bool] = True  # onnxruntime's MaxPool skips NaN, or not, by where it stands in a window
 
     def apply(self, model: ir.Model, ctx: Context) -> Changes:
         """Fuse every Pad that one such operator alone uses."""

@@ -90,16 +90,25 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
     """How the result was checked against the original.
 
     Attributes:
-        samples: How many feeds both ran on.
-        source: Where the feeds came from.
+        real: How many feeds of the user's data were compared: both models ran on them, and there are outputs.
+        constructed: How many feeds that were made for this were compared.
+        source: Where the user's data came from; None without.
         exact_segments: How many runs of exact passes were compared and agreed.
-        max_relative_error: The largest difference seen after exact passes, relative to the output's scale.
+        empty: How many feeds give outputs without an element: nothing is compared there.
+        max_relative_error: The largest difference seen after exact passes, relative to the output's scale; None where
+            nothing was compared.
+        not_executed: Parts of the original, and sizes, that no feed reached.
+        finite_only: Passes after which the answers to NaN or infinities differ, as those passes say they may.
     """
 
-    samples: int
-    source: str
+    real: int
+    constructed: int
+    source: str | None
     exact_segments: int
+    empty: int
     max_relative_error: float | None
+    not_executed: tuple[str, ...] = ()
+    finite_only: tuple[str, ...] = ()
 
 
 class Latency(msgspec.Struct, frozen=True, kw_only=True):

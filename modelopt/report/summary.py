@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 from modelopt.measure.evaluate import Accuracy
 from modelopt.measure.metric import NOTHING_COMPARED, Score
 from modelopt.measure.stats import Verdict
 from modelopt.passes.base import Effect
-from modelopt.report import Latency, PassResult, Report
+from modelopt.report import Latency, PassResult, Report, Verification
 from modelopt.runtime.coverage import Coverage, Kind
 from modelopt.sections import Section
 
@@ -160,8 +161,9 @@ def _outcome(report: Report) -> Section:
         rows.extend(accuracy_rows(report.accuracy))
     elif report.verification is not None and report.verification.max_relative_error is not None:
         error = report.verification.max_relative_error
-        found = "the same" if error == 0 else f"within {error:.1g} of their scale"
-        rows.append((f"outputs (n={report.verification.samples})", "", found, ""))
+        found = "the same" if error == 0 else f"within {_bound(error)} of their scale"
+        feeds = report.verification.real + report.verification.constructed
+        rows.append((f"outputs (n={feeds})", "", found, ""))
     notes = (*_verification(report), *_warnings(report), _end(report))
     return Section("", ("", "before", "after", "change"), tuple(rows), notes)
 
@@ -210,11 +212,37 @@ def _verification(report: Report) -> Iterator[str]:
     if verification is None:
         yield "Not verified (--no-verify): nothing was compared with the original."
         return
-    if verification.exact_segments:
-        error = verification.max_relative_error
-        seen = f", largest difference {error:.1g} of the output's scale" if error else ", bit for bit"
-        on = f"{verification.samples} samples ({verification.source})"
-        yield f"Verified: after the exact passes the outputs are the same on {on}{seen}."
+    if not verification.exact_segments:
+        return
+    error = verification.max_relative_error
+    empty = f"{verification.empty} feed{'s'[: verification.empty > 1]}"
+    if error is None:
+        yield f"NOT VERIFIED: no output element was compared. The original's outputs are empty on {empty}."
+        return
+    found = f"within {_bound(error)} of each output's scale" if error else "bit for bit"
+    yield f"Verified the exact passes on {_feeds(verification)}: equal {found}."
+    missed = list(verification.not_executed)
+    missed += [f"anything on {empty} whose outputs are empty"] if verification.empty else []
+    if missed:
+        yield f"Not executed or compared: {'; '.join(missed)}."
+    if verification.finite_only:
+        names = ", ".join(verification.finite_only)
+        yield f"For NaN and infinities the answers differ, as these passes say they may: {names}."
+
+
+def _feeds(verification: Verification) -> str:
+    """What both models ran on, in words."""
+    counts = [f"{verification.real} real ({verification.source})"] if verification.real else []
+    counts += [f"{verification.constructed} constructed"] if verification.constructed else []
+    last = verification.constructed or verification.real
+    return f"{' and '.join(counts)} feed{'s'[: last > 1]}"
+
+
+def _bound(error: float) -> str:
+    """The next power of ten, or half of it, that is not below the error."""
+    exponent = math.floor(math.log10(error))
+    steps = (step * 10.0**exponent for step in (1, 2, 5, 10))
+    return f"{next(step for step in steps if step >= error * (1 - 1e-9)):.0e}".replace("e-0", "e-")
 
 
 def _warnings(report: Report) -> Iterator[str]:

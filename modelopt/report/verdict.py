@@ -17,6 +17,7 @@ _QUANTIZED = {
     "store-weights": "int8 for storage",
     "convert-half": "half precision",
 }
+_NOT_DONE = {"prune-magnitude": "Not pruned", "convert-half": "Not converted"}
 _FAILINGS = {
     Outcome.SLOWER: "slower",
     Outcome.NO_GAIN: "no gain in speed or size",
@@ -46,7 +47,7 @@ def _made(report: Report) -> str:
         return f"{done[0].upper()}{done[1:]}{_measured(report)}."
     asked = _asked(report)
     if asked is not None:
-        what = "Not pruned" if asked == "prune-magnitude" else "Not quantized"
+        what = _NOT_DONE.get(asked, "Not quantized")
         rest = "the float model after the exact passes is the output" if last else "the output is a copy of the input"
         return f"{what}: {_why_not(report, asked)}; {rest}."
     if not last:

@@ -44,6 +44,7 @@ def node_runs(
     kernels = [event for event in events if event.get("cat") == "Node" and "provider" in event.get("args", {})]
     kernels = [event for event in kernels if event["name"].endswith("_kernel_time")]
     spent: dict[tuple[str, str, str, int], list[int]] = {}
+    counts: dict[tuple[str, str, str, int], list[int]] = {}
     reads: dict[tuple[str, str, str, int], tuple[str, ...]] = {}
     seen: Counter[tuple[str, str, int]] = Counter()
     for event in sorted(kernels, key=lambda event: event["ts"]):
@@ -53,9 +54,11 @@ def node_runs(
         key = (name, op, args["provider"], seen[name, op, run] % namesakes)
         seen[name, op, run] += 1
         spent.setdefault(key, [0] * max(len(starts), 1))[run] += int(event["dur"]) * 1000
+        counts.setdefault(key, [0] * max(len(starts), 1))[run] += 1
         reads[key] = tuple(next(iter(each), "") for each in args.get("input_type_shape", ()))
     return [
-        NodeRun(name, op, provider, sum(ns), tuple(ns), reads[name, op, provider, number], writes)
-        for (name, op, provider, number), ns in spent.items()
+        NodeRun(name, op, provider, sum(ns), tuple(ns), reads[key], writes, tuple(counts[key]))
+        for key, ns in spent.items()
+        for name, op, provider, number in [key]
         for writes in ((outputs or {}).get((name, op)) or [()] * (number + 1))[number : number + 1]
     ]

@@ -85,6 +85,7 @@ class NodeRun(msgspec.Struct, frozen=True):
         runs_ns: The same for each profiled run.
         reads: The element type of each input (``uint8``, ``float`` …).
         writes: The names of its outputs in the optimized graph; empty without `SessionSpec.trace`.
+        counts: How often it ran in each profiled run.
     """
 
     name: str
@@ -94,6 +95,7 @@ class NodeRun(msgspec.Struct, frozen=True):
     runs_ns: tuple[int, ...] = ()
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
+    counts: tuple[int, ...] = ()
 
 
 _SHORT = {

@@ -21,12 +21,27 @@ from onnx import TensorProto, helper, numpy_helper
 
 from modelopt import engine, graph, io, passes
 from modelopt.errors import VerificationFailed
-from modelopt.observers import Verify
 from modelopt.passes.base import Changes, Context, Effect, Pass, option
 from modelopt.recipe import Step
 from modelopt.runtime import cpu
 from modelopt.runtime.runner import WorkerRunner
 from modelopt.runtime.worker import Worker
+from modelopt.verification.prepare import Original, Prepared, prepare
+from modelopt.verification.verify import Verify
+from tests.campaigns.edits import (
+    Edit,
+    attribute,
+    bypass,
+    drop_input,
+    input_of,
+    node_of,
+    operator,
+    rewire,
+    share,
+    swap_inputs,
+    weight,
+)
+from tests.campaigns.planted_reach import REACH
 
 # The model that they are planted in: one of each pattern. Names are those of the nodes.
 
@@ -150,105 +165,6 @@ def zoo() -> onnx.ModelProto:
 
 # How they are wrong. Some change what an honest pass reads and then run it; others change the model themselves.
 
-Edit = Callable[[ir.Model], None]
-
-
-def _node(model: ir.Model, name: str) -> ir.Node:
-    return next(node for node in graph.all_nodes(model) if any(out.name == name for out in node.outputs))
-
-
-def _input(model: ir.Model, name: str, index: int) -> ir.Value:
-    value = _node(model, name).inputs[index]
-    if value is None:
-        raise ValueError(f"{name} lacks input {index}")
-    return value
-
-
-def weight(name: str, index: int, change: Callable[[np.ndarray], np.ndarray]) -> Edit:
-    """Change a constant."""
-
-    def edit(model: ir.Model) -> None:
-        value = _input(model, name, index)
-        array = graph.constant(value)
-        if array is None:
-            raise ValueError(f"input {index} of {name} is not constant")
-        changed = np.asarray(change(np.array(array)))
-        if changed.shape == array.shape and changed.dtype == array.dtype and np.array_equal(changed, array):
-            raise ValueError(f"nothing changed in {name}")
-        graph.set_constant(value, changed)
-
-    return edit
-
-
-def attribute(name: str, key: str, value: Any) -> Edit:
-    """Set an attribute; None removes it."""
-
-    def edit(model: ir.Model) -> None:
-        node = _node(model, name)
-        node.attributes.pop(key, None)
-        if value is not None:
-            node.attributes.update(ir.node("X", [], {key: value}).attributes)
-
-    return edit
-
-
-def operator(name: str, op_type: str) -> Edit:
-    """Make it another operator."""
-
-    def edit(model: ir.Model) -> None:
-        _node(model, name).op_type = op_type
-
-    return edit
-
-
-def rewire(name: str, index: int, source: str) -> Edit:
-    """Let it read another value."""
-
-    def edit(model: ir.Model) -> None:
-        values = {out.name: out for node in model.graph for out in node.outputs} | dict(model.graph.initializers)
-        _node(model, name).replace_input_with(index, values[source])
-
-    return edit
-
-
-def swap_inputs(name: str) -> Edit:
-    """Swap the first two operands."""
-
-    def edit(model: ir.Model) -> None:
-        node = _node(model, name)
-        left, right = node.inputs[:2]
-        node.replace_input_with(0, right)
-        node.replace_input_with(1, left)
-
-    return edit
-
-
-def bypass(name: str, index: int = 0) -> Edit:
-    """Remove it as if it did nothing."""
-
-    def edit(model: ir.Model) -> None:
-        node = _node(model, name)
-        graph.replace_value(node.outputs[0], _input(model, name, index))
-        graph.remove_with_constants(node)
-
-    return edit
-
-
-def drop_input(name: str, index: int) -> Edit:
-    """Forget an optional input."""
-
-    def edit(model: ir.Model) -> None:
-        node = _node(model, name)
-        node.replace_input_with(index, None)
-        node.resize_inputs(index)
-
-    return edit
-
-
-def share(name: str, index: int, other: str) -> Edit:
-    """Take another tensor of the same shape for it."""
-    return rewire(name, index, other)
-
 
 def _lose_output_name(model: ir.Model) -> None:
     model.graph.outputs[0].name = "logits_replaced"
@@ -271,8 +187,8 @@ def _unsorted(model: ir.Model) -> None:
 
 def _hardsigmoid(alpha: float, beta: float) -> Edit:
     def edit(model: ir.Model) -> None:
-        last = _node(model, "hardswish")
-        x = _input(model, "plus3", 0)
+        last = node_of(model, "hardswish")
+        x = input_of(model, "plus3", 0)
         gate = ir.node("HardSigmoid", [x], {"alpha": alpha, "beta": beta}, name="gate")
         gate.outputs[0].name = "gate"
         last.prepend(gate)
@@ -282,7 +198,7 @@ def _hardsigmoid(alpha: float, beta: float) -> Edit:
 
 
 def _fixed_batch(model: ir.Model) -> None:
-    graph.set_constant(_input(model, "flat", 1), np.array([1, -1]))
+    graph.set_constant(input_of(model, "flat", 1), np.array([1, -1]))
 
 
 def _wrong_branch(model: ir.Model) -> None:
@@ -291,19 +207,19 @@ def _wrong_branch(model: ir.Model) -> None:
 
 def _gathers_swapped(model: ir.Model) -> None:
     """As if gather(gather(x, j), i) were gather(x, i[j])."""
-    first, second = _input(model, "picked", 1), _input(model, "again", 1)
-    _node(model, "picked").replace_input_with(1, second)
-    _node(model, "again").replace_input_with(1, first)
+    first, second = input_of(model, "picked", 1), input_of(model, "again", 1)
+    node_of(model, "picked").replace_input_with(1, second)
+    node_of(model, "again").replace_input_with(1, first)
 
 
 def _fold_across_fan_out(model: ir.Model) -> None:
-    _node(model, "neg3").replace_input_with(0, _node(model, "bn3").outputs[0])
+    node_of(model, "neg3").replace_input_with(0, node_of(model, "bn3").outputs[0])
 
 
 def _merge_transposes(perm: Sequence[int]) -> Edit:
     def edit(model: ir.Model) -> None:
-        node = _node(model, "t2")
-        graph.become(node, "Transpose", [_input(model, "t1", 0)], [ir.AttrInt64s("perm", perm)])
+        node = node_of(model, "t2")
+        graph.become(node, "Transpose", [input_of(model, "t1", 0)], [ir.AttrInt64s("perm", perm)])
 
     return edit
 
@@ -325,8 +241,8 @@ def _float64(array: np.ndarray) -> np.ndarray:
 
 
 def _add_relu(model: ir.Model) -> None:
-    _node(model, "bn4").op_type = "BatchNormalization"
-    node = _node(model, "branches")
+    node_of(model, "bn4").op_type = "BatchNormalization"
+    node = node_of(model, "branches")
     relu = ir.node("Relu", [node.inputs[0]], name="late")
     relu.outputs[0].name = "late"
     node.prepend(relu)
@@ -441,10 +357,10 @@ class Planted(Pass):
     name: ClassVar[str] = "planted"
     effect: ClassVar[Effect] = Effect.EXACT
 
-    bug: str = option("", "which of BUGS")
+    bug: str = option("", "which of BUGS or REACH")
 
     def apply(self, model: ir.Model, ctx: Context) -> Changes:
-        bug = BUGS[self.bug]
+        bug = BUGS[self.bug] if self.bug in BUGS else Bug(REACH[self.bug].edit)
         bug.edit(model)
         rewrites = 1
         if bug.honest is not None:
@@ -470,37 +386,51 @@ class Catch:
 
 
 @dataclass
-class Range:
-    """Where bugs are planted: a model, feeds and the processes that run it."""
+class Site:
+    """A model that bugs are planted in; verification gets it without any data.
 
-    folder: Path
+    Attributes:
+        model: The model.
+        path: Its file.
+        runner: What passes run models on.
+        worker: What verification runs models on.
+    """
+
+    model: onnx.ModelProto
+    path: Path
     runner: WorkerRunner
     worker: Worker
-    feeds: list[dict[str, np.ndarray]] = field(default_factory=list)
+    _prepared: Prepared | None = field(default=None)
 
     def __post_init__(self) -> None:
-        self.path.write_bytes(zoo().SerializeToString())
-        rng = np.random.default_rng(3)
-        self.feeds = [{"x": rng.normal(size=(batch, 4, 8, 8)).astype(np.float32)} for batch in (1, 1, 1, 2)]
+        self.path.parent.mkdir()
+        self.path.write_bytes(self.model.SerializeToString())
 
-    @property
-    def path(self) -> Path:
-        """The model's file."""
-        return self.folder / "zoo.onnx"
+    def prepared(self) -> Prepared:
+        """The feeds: the same for each bug in this model."""
+        if self._prepared is None:
+            model = self.load()
+            original = Original.of(model, self.path, graph.signature(model))
+            self._prepared = prepare(original, [], self.worker, self.load, self.path.parent, seed=0)
+        return self._prepared
+
+    def load(self) -> ir.Model:
+        """The model."""
+        return io.load(self.path, scratch=self.path.parent).model
 
     def check(self, steps: Sequence[Step]) -> str | None:
         """Run steps under verification; returns what it says, None when it passes."""
         context = Context(runner=self.runner, target=cpu.resolve("x86-vnni"))
 
         def replay(count: int) -> ir.Model:
-            model = io.load(self.path, scratch=self.folder).model
+            model = self.load()
             with contextlib.suppress(engine._Enough):
                 engine.apply(steps, model, context, [engine._StopAfter(count)])
             return model
 
-        model = io.load(self.path, scratch=self.folder).model
+        model = self.load()
         names = [value.name or "" for value in model.graph.outputs]
-        verify = Verify(self.path, self.feeds, self.worker, replay, self.folder, names)
+        verify = Verify(self.path, self.prepared, self.worker, replay, self.path.parent, names)
         try:
             engine.apply(steps, model, context, [verify])
         except VerificationFailed as error:
@@ -516,29 +446,44 @@ class Range:
         return Catch(name, message is not None, f"the pass {planted} " in (message or ""), message or "")
 
 
-def campaign(names: Sequence[str]) -> list[Catch]:
-    """Plant each of the bugs called `names`.
+def names() -> list[str]:
+    """All bugs."""
+    return [*BUGS, *REACH]
+
+
+def campaign(chosen: Sequence[str]) -> list[Catch]:
+    """Plant each of the bugs called `chosen`.
 
     Raises:
         AssertionError: Verification fails where nothing is planted.
     """
     with tempfile.TemporaryDirectory(prefix="modelopt-planted-") as folder, Worker() as worker:
         runner = WorkerRunner()
+        sites: dict[Callable[[], onnx.ModelProto], Site] = {}
         try:
-            field_ = Range(Path(folder), runner, worker)
-            honest = [passes.find(name)() for name in ("eliminate-dead", "fuse-conv-bn", "fuse-conv-affine")]
-            alarm = field_.check(honest)
-            if alarm is not None:
-                raise AssertionError(f"a false alarm: {alarm}")
-            return [field_.plant(name) for name in names]
+            return [_site_of(name, sites, Path(folder), runner, worker).plant(name) for name in chosen]
         finally:
             runner.close()
+
+
+def _site_of(
+    name: str, sites: dict[Callable[[], onnx.ModelProto], Site], folder: Path, runner: WorkerRunner, worker: Worker
+) -> Site:
+    """The site of a bug, made once for all bugs in the same model, after a check that nothing is wrong there yet."""
+    make = zoo if name in BUGS else REACH[name].model
+    if make not in sites:
+        sites[make] = Site(make(), folder / str(len(sites)) / "model.onnx", runner, worker)
+        honest = [passes.find(each)() for each in ("eliminate-dead", "fuse-conv-bn", "fuse-conv-affine", "merge-cast")]
+        alarm = sites[make].check(honest)
+        if alarm is not None:
+            raise AssertionError(f"a false alarm: {alarm}")
+    return sites[make]
 
 
 def main() -> int:
     """Run the campaign and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("bugs", nargs="*", default=list(BUGS))
+    parser.add_argument("bugs", nargs="*", default=names())
     found = campaign(parser.parse_args().bugs)
     for catch in found:
         state = "named" if catch.named else "caught, another named" if catch.caught else "ESCAPED"

@@ -1,0 +1,85 @@
+"""Which branches of If and which bodies of Loop and Scan some feeds execute: what did not run was not compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx_ir as ir
+
+from modelopt import graph, io
+from modelopt.runtime.session import Optimization, SessionSpec
+from modelopt.runtime.worker import Worker
+from modelopt.verification.feeds import Feed
+
+_MARKER = "modelopt_region_{}_"
+_ROLES = {"then_branch": "then-branch", "else_branch": "else-branch"}
+
+
+def has_regions(model: ir.Model) -> bool:
+    """Whether some node of the model may be left out by a run."""
+    return any(True for node in graph.all_nodes(model) for _ in graph.bodies(node))
+
+
+class Regions:
+    """The bodies of a model, each with a node of its own that shows in a profile when the body runs.
+
+    Args:
+        model: The model; it is changed: it is of no other use afterwards.
+        path: Where to write it.
+        worker: Runs it.
+    """
+
+    def __init__(self, model: ir.Model, path: Path, worker: Worker) -> None:
+        self.names = _mark(model)
+        self._path = path
+        self._worker = worker
+        io.write_aside(model, path)
+
+    def close(self) -> None:
+        """Remove the file."""
+        io.remove_aside(self._path)
+
+    def executed(self, feeds: Sequence[Feed]) -> list[frozenset[str]]:
+        """What each feed executes: names from `names`.
+
+        Raises:
+            Refused: onnxruntime does not load or run the model.
+        """
+        spec = SessionSpec(spin=False, optimization=Optimization.DISABLED, profile=True)
+        session = self._worker.open(self._path, spec, what="original")
+        for feed in feeds:
+            session.run(feed.arrays)
+        runs = session.profile()
+        session.close()
+        found: list[set[str]] = [set() for _ in feeds]
+        for marker, name in self.names.items():
+            for run in runs:
+                if marker in run.name:  # onnxruntime puts a prefix before the names of nodes in functions
+                    for position, count in enumerate(run.counts[: len(feeds)]):
+                        found[position] |= {name} if count else set()
+        return [frozenset(each) for each in found]
+
+
+def _mark(model: ir.Model) -> dict[str, str]:
+    """Put an Identity before the first tensor that each body returns; returns what bodies are called, by its name."""
+    names: dict[str, str] = {}
+    for node in list(graph.all_nodes(model)):
+        for key, attribute in node.attributes.items():
+            if attribute.is_ref() or attribute.type != ir.AttributeType.GRAPH:
+                continue
+            body = attribute.as_graph()
+            position = next((i for i, out in enumerate(body.outputs) if _may_be_tensor(out)), None)
+            if position is None:
+                continue
+            marker = _MARKER.format(len(names))
+            names[marker] = f"{_ROLES.get(key, 'body')} of {graph.name_of(node) or node.op_type}"
+            old = body.outputs[position]
+            new = ir.Value(name=marker, type=old.type, shape=old.shape)
+            body.append(ir.node("Identity", [old], name=marker, outputs=[new]))
+            body.outputs[position] = new
+    return names
+
+
+def _may_be_tensor(value: ir.Value) -> bool:
+    return value.type is None or isinstance(value.type, ir.TensorType)

@@ -1,0 +1,352 @@
+"""Feeds that are made to reach the graph: several sizes, scales and signs, and the numbers that the graph asks about.
+
+A pass that is wrong only for a third sample, beyond a bound, at a row of a table or for NaN is right on random numbers
+of one size. Each kind of feed here is an answer to one such way to be wrong.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import numpy as np
+
+from modelopt.data.dtypes import holds_floats, numpy_dtype
+from modelopt.data.synthetic import shapes_of
+from modelopt.measure.closeness import Nonfinite
+from modelopt.signature import Signature, TensorSpec, is_free
+from modelopt.verification.input_uses import InputUse
+
+BATCHES = (1, 2, 3)
+"""Batch sizes of constructed feeds, where the batch is free."""
+
+LARGE = 1000.0
+"""The magnitude of large floats: far beyond any bound that models clip at, and far from overflow."""
+
+SCALE_UP, SCALE_DOWN = 10.0, 0.1
+
+MANY = 17
+"""A batch of many samples, for models that run quickly: where no other axis is free it may be a sequence."""
+
+_LONG = 7
+_CHEAP_VALUES = 2**16
+
+HEAVY_BYTES = 32 * 2**20
+"""Above this size of weights several kinds of values share a feed, each in a row of its batch: runs take long there."""
+
+_NEAR = (-1.0, -1 / 64, 0.0, 1 / 64, 1.0)
+_EIGHT_BITS = 8
+
+
+class Values(Enum):
+    """What a feed, or one row of it, is made of."""
+
+    ORDINARY = "standard normal"
+    SCALED_UP = "ten times that"
+    SCALED_DOWN = "a tenth of that"
+    ZEROS = "zeros"
+    LARGE = "large numbers of both signs"
+    NEAR_CONSTANTS = "numbers near the constants of the graph"
+    NAN = "NaN among others"
+    INFINITE = "infinities among others"
+
+
+EXTREME = frozenset({Values.LARGE, Values.NAN, Values.INFINITE})
+"""Values on which the runtime's own kernels may answer differently."""
+
+NONFINITE = frozenset({Values.NAN, Values.INFINITE})
+
+
+@dataclass(frozen=True)
+class Feed:
+    """One call of the model.
+
+    Attributes:
+        arrays: By input.
+        values: What it is made of, row by row or once for all; empty for the user's own data.
+        sizes: Sizes of the free dimensions that it has, by name (``""``: the batch).
+    """
+
+    arrays: dict[str, np.ndarray]
+    values: tuple[Values, ...] = ()
+    sizes: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def is_real(self) -> bool:
+        """Whether it comes from the user's data."""
+        return not self.values
+
+    def __str__(self) -> str:
+        if self.is_real:
+            return "the user's data"
+        sizes = [f"{name or 'batch'}={size}" for name, size in self.sizes.items()]
+        return ", ".join(("; ".join(value.value for value in self.values), *sizes))
+
+    @property
+    def is_extreme(self) -> bool:
+        """Whether some of its values are `EXTREME`."""
+        return not EXTREME.isdisjoint(self.values)
+
+    @property
+    def is_nonfinite(self) -> bool:
+        """Whether some of its values are NaN or infinite."""
+        return not NONFINITE.isdisjoint(self.values)
+
+    @property
+    def nonfinite(self) -> Nonfinite:
+        """What must coincide of the NaN and infinities in the outputs.
+
+        What NaN reaches is NaN in any order of operations. Infinities that meet, and sums that overflow, give NaN in
+        one order and not in another: what the original answers with NaN is open then.
+        """
+        if not {Values.INFINITE, Values.LARGE}.isdisjoint(self.values):
+            return Nonfinite.FINITE_WHERE_NOT_NAN
+        return Nonfinite.FINITE if Values.NAN in self.values else Nonfinite.EQUAL
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of free dimensions.
+
+    Attributes:
+        batch: Of the batch.
+        length: Of all others.
+        lengths: Of single ones, by name.
+    """
+
+    batch: int
+    length: int
+    lengths: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Makes feeds for the inputs of a model.
+
+    Attributes:
+        signature: The model's.
+        uses: What the graph does with its inputs.
+        seed: Each feed depends on the seed, on its number and on what it is to be, on nothing else.
+        plain: Draw integers from 0 and 1: for models that run on nothing else.
+    """
+
+    signature: Signature
+    uses: Mapping[str, InputUse]
+    seed: int
+    plain: bool = False
+
+    @property
+    def has_floats(self) -> bool:
+        """Whether scales and signs mean something."""
+        return any(holds_floats(spec) for spec in self.signature.inputs)
+
+    @property
+    def has_constants(self) -> bool:
+        """Whether the graph asks an input for a number."""
+        return any(self._use(spec).constants for spec in self.signature.inputs)
+
+    def constants(self) -> tuple[float, ...]:
+        """The numbers that the graph asks inputs of floats for, and a step to each side of them."""
+        asked = [
+            constant for spec in self.signature.inputs if holds_floats(spec) for constant in self._use(spec).constants
+        ]
+        return tuple(dict.fromkeys(constant + step for constant in asked for step in (1.0, -1.0, 0.0)))
+
+    @property
+    def has_free_batch(self) -> bool:
+        """Whether some input's first axis is free."""
+        return any(spec.shape and is_free(spec.shape[0]) for spec in self.signature.inputs)
+
+    def free_lengths(self) -> tuple[str, ...]:
+        """Names of the free dimensions that are not the batch; unnamed ones as ``?``."""
+        batch = {spec.shape[0] for spec in self.signature.inputs if spec.shape}
+        dims = [dim for spec in self.signature.inputs for dim in (spec.shape or ())[1:] if is_free(dim)]
+        return tuple(
+            dict.fromkeys(dim if isinstance(dim, str) else "?" for dim in dims if dim not in batch or dim is None)
+        )
+
+    def count_values(self, shape: Shape) -> int:
+        """How many values a feed of these sizes has."""
+        return sum(math.prod(each) for each in self._shapes(shape, shape.batch))
+
+    def make(self, number: int, shape: Shape, values: Sequence[Values]) -> Feed:
+        """A feed.
+
+        Args:
+            number: Which one: it seeds the draw, and picks the value of a lone integer.
+            shape: Its sizes.
+            values: One entry for each row of the batch, or one for all.
+
+        Raises:
+            InputError: An input has an unknown rank, or it would be larger than memory should hold.
+            Refused: An input is a string, or no tensor.
+        """
+        sizes = [self._shapes(shape, batch) for batch in (1, 2)]
+        whole = self._shapes(shape, shape.batch)
+        arrays = {}
+        for position, spec in enumerate(self.signature.inputs):
+            rng = np.random.default_rng([self.seed, number, position])
+            axis = _different(sizes[0][position], sizes[1][position])
+            kinds = list(values) if axis is not None and len(values) == shape.batch else [values[0]]
+            part = sizes[0][position] if len(kinds) > 1 else whole[position]
+            rows = [self._draw(rng, spec, part, kind, number) for kind in kinds]
+            arrays[spec.name] = rows[0] if axis is None or len(rows) == 1 else np.concatenate(rows, axis=axis)
+        found = {"": shape.batch} if self.has_free_batch else {}
+        return Feed(
+            arrays, tuple(values), found | {name: shape.lengths.get(name, shape.length) for name in self.free_lengths()}
+        )
+
+    def _shapes(self, shape: Shape, batch: int) -> tuple[tuple[int, ...], ...]:
+        return shapes_of(self.signature.inputs, free_dims=shape.lengths, batch=batch, free_dim=shape.length)
+
+    def _use(self, spec: TensorSpec) -> InputUse:
+        return self.uses.get(spec.name, InputUse())
+
+    def _draw(
+        self, rng: np.random.Generator, spec: TensorSpec, shape: tuple[int, ...], kind: Values, number: int
+    ) -> np.ndarray:
+        dtype = numpy_dtype(spec)
+        use = self._use(spec)
+        if not holds_floats(spec):
+            drawn = (
+                _booleans(rng, shape, kind)
+                if dtype.kind == "b"
+                else self._integers(rng, dtype, shape, use, kind, number)
+            )
+        elif use.is_bounded:
+            drawn = _indices(rng, shape, use.integers(), use.constants, kind, number)
+        else:
+            drawn = _floats(rng, shape, use, kind)
+        return np.array(drawn, dtype=dtype, order="C")
+
+    def _integers(
+        self,
+        rng: np.random.Generator,
+        dtype: np.dtype[Any],
+        shape: tuple[int, ...],
+        use: InputUse,
+        kind: Values,
+        number: int,
+    ) -> np.ndarray:
+        if self.plain:
+            return np.asarray(rng.integers(0, 2, shape))
+        low, high = use.integers()
+        info = np.iinfo(dtype) if dtype.kind in "iu" else None
+        if info is not None and info.bits == _EIGHT_BITS and not use.is_bounded and not use.is_flag:
+            low, high = int(info.min), int(info.max)
+        if info is not None:
+            low, high = max(low, int(info.min)), min(high, int(info.max))
+        return _indices(rng, shape, (low, max(low, high)), use.constants, kind, number)
+
+
+def _different(one: tuple[int, ...], two: tuple[int, ...]) -> int | None:
+    """The axis that holds the batch: the one whose size follows it."""
+    return next((axis for axis, (a, b) in enumerate(zip(one, two, strict=True)) if a != b), None)
+
+
+def _booleans(rng: np.random.Generator, shape: tuple[int, ...], kind: Values) -> np.ndarray:
+    if kind in {Values.ZEROS, Values.LARGE}:
+        return np.full(shape, kind is Values.LARGE)
+    return np.asarray(rng.integers(0, 2, shape), bool)
+
+
+def _indices(
+    rng: np.random.Generator,
+    shape: tuple[int, ...],
+    ends: tuple[int, int],
+    constants: tuple[float, ...],
+    kind: Values,
+    number: int,
+) -> np.ndarray:
+    """Integers over the whole range, more of them around the constants; a lone one takes its values in turn."""
+    low, high = ends
+    if kind is Values.ZEROS:
+        return np.full(shape, min(max(0, low), high))
+    if kind is Values.LARGE:
+        return np.full(shape, high)
+    # Equality is asked for the number itself: it comes first.
+    asked = [near for step in (0, 1, -1) for near in (round(constant) + step for constant in constants)]
+    asked = list(dict.fromkeys(value for value in asked if low <= value <= high))
+    if math.prod(shape) == 1:
+        turns = asked or list(dict.fromkeys((min(low + 2, high), high, min(low + 1, high), low)))
+        return np.full(shape, turns[number % len(turns)])
+    count = math.prod(shape)
+    if high - low < count:  # each of them, in an order of its own
+        drawn = rng.permutation(np.arange(count) % (high - low + 1) + low).reshape(shape)
+        return np.asarray(drawn)
+    drawn = np.asarray(rng.integers(low, high, shape, endpoint=True))
+    return np.where(rng.random(shape) < 0.5, rng.choice(asked, shape), drawn) if asked else drawn
+
+
+def _floats(rng: np.random.Generator, shape: tuple[int, ...], use: InputUse, kind: Values) -> np.ndarray:
+    drawn = np.asarray(rng.standard_normal(shape))
+    if kind is Values.SCALED_UP:
+        return drawn * SCALE_UP
+    if kind is Values.SCALED_DOWN:
+        return drawn * SCALE_DOWN
+    if kind is Values.ZEROS:
+        return np.zeros(shape)
+    if kind is Values.LARGE:
+        return np.sign(drawn) * LARGE * rng.uniform(0.5, 1.0, shape)
+    if kind is Values.NEAR_CONSTANTS and use.constants:
+        near = rng.choice(np.array(use.constants), shape) + rng.choice(np.array(_NEAR), shape)
+        return np.where(rng.random(shape) < 0.75, near, drawn)
+    if kind in NONFINITE and drawn.size:
+        flat = drawn.reshape(-1)
+        odd = (np.nan,) if kind is Values.NAN else (np.inf, -np.inf)
+        flat[rng.permutation(flat.size)[: len(odd)]] = odd[: flat.size]
+    return drawn
+
+
+def plan(maker: Maker, base: Shape, *, heavy: bool) -> Iterator[tuple[Sequence[Shape], tuple[Values, ...]]]:
+    """What to feed beside an ordinary feed of the sizes in `base`: shapes to try until one runs, and the values.
+
+    Args:
+        maker: Makes them.
+        base: Sizes that the model runs on.
+        heavy: The model is large: several kinds of values share a feed where the batch is free.
+    """
+    batch = maker.has_free_batch
+    ordinary = (Values.ORDINARY,)
+    longer, shorter = _longer(base), _shorter(base)
+    free = bool(maker.free_lengths())
+    packed = batch and heavy
+    if batch or free:
+        pair = (Values.SCALED_UP, Values.SCALED_DOWN) if packed and maker.has_floats else ordinary
+        yield _sized(longer if free else (base,), BATCHES[1] if batch else base.batch), pair
+        three = (Values.ORDINARY, Values.ZEROS, Values.LARGE) if packed else ordinary
+        yield _sized(shorter if free else (base,), BATCHES[2] if batch else base.batch), three
+    else:
+        yield (base,), ordinary
+    wide = Shape(MANY if batch else base.batch, _LONG * base.length if free else base.length)
+    if (batch or free) and not heavy and maker.count_values(wide) <= _CHEAP_VALUES:
+        yield (wide, *_sized((base,), wide.batch)), ordinary
+    if not packed:
+        scales = (Values.SCALED_UP, Values.SCALED_DOWN) if maker.has_floats else ()
+        yield from (((base,), (kind,)) for kind in (*scales, Values.ZEROS, Values.LARGE))
+    if maker.has_constants:
+        yield (base,), (Values.NEAR_CONSTANTS,)
+    if len(maker.free_lengths()) > 1:
+        unlike = {name: base.length + i for i, name in enumerate(maker.free_lengths()) if name != "?"}
+        yield (Shape(base.batch, base.length, unlike),), ordinary
+    if maker.has_floats:
+        yield (base,), (Values.NAN,)
+        yield (base,), (Values.INFINITE,)
+
+
+def _sized(shapes: Sequence[Shape], batch: int) -> tuple[Shape, ...]:
+    return tuple(Shape(batch, shape.length, shape.lengths) for shape in shapes)
+
+
+def _longer(base: Shape) -> tuple[Shape, ...]:
+    """Lengths above the one that runs; strides and patches may ask for a multiple."""
+    n = base.length
+    return tuple(Shape(base.batch, length) for length in (n + 13, n + 16, 2 * n, n))
+
+
+def _shorter(base: Shape) -> tuple[Shape, ...]:
+    n = base.length
+    return tuple(Shape(base.batch, length) for length in dict.fromkeys((max(n - 3, 1), max(n // 2, 1), n)))

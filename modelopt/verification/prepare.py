@@ -1,0 +1,273 @@
+"""Chooses the feeds of a verification: the user's data first, then constructed ones, each tried on the original."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from modelopt import graph
+from modelopt.data.synthetic import lengths_to_try
+from modelopt.errors import InputError, Refused
+from modelopt.runtime.session import SessionSpec
+from modelopt.runtime.worker import Session, Worker
+from modelopt.signature import ANONYMOUS, Signature, TensorSpec, is_free
+from modelopt.verification.executed import Regions, has_regions
+from modelopt.verification.feeds import HEAVY_BYTES, Feed, Maker, Shape, Values, plan
+from modelopt.verification.input_uses import InputUse, uses_of
+
+MAX_FOR_BRANCHES = 8
+"""How many feeds are added to reach branches that others do not."""
+
+_FACTORS = (1.0, -1.0, 10.0, -10.0, 100.0, -100.0, 1000.0, -1000.0, 1.0, 1.0, 1.0, 1.0)
+_FILLS = (1.0, -1.0, 10.0, -10.0, 1000.0, -1000.0)
+_LENGTHS_FOR_BRANCHES = (1, 2, 4, 16, 33, 65, 130)
+
+
+@dataclass(frozen=True)
+class Original:
+    """What is known of the original before passes change it.
+
+    Attributes:
+        path: Its file.
+        signature: What it takes and gives.
+        uses: What its graph does with its inputs.
+        is_heavy: Whether a run takes long.
+        has_regions: Whether a run may leave out a part of it.
+    """
+
+    path: Path
+    signature: Signature
+    uses: Mapping[str, InputUse]
+    is_heavy: bool
+    has_regions: bool
+
+    @staticmethod
+    def of(model: ir.Model, path: Path, signature: Signature) -> Original:
+        """Read it from the model that `path` holds."""
+        return Original(path, signature, uses_of(model), graph.weight_bytes(model) > HEAVY_BYTES, has_regions(model))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Feeds and what the original answers to them.
+
+    Attributes:
+        feeds: The user's first.
+        outputs: The original's outputs for each.
+        not_executed: Parts of the original that no feed executes, in words.
+    """
+
+    feeds: tuple[Feed, ...]
+    outputs: tuple[list[np.ndarray], ...]
+    not_executed: tuple[str, ...] = ()
+
+    @property
+    def real(self) -> int:
+        """How many feeds are the user's data."""
+        return sum(feed.is_real for feed in self.feeds)
+
+
+@dataclass
+class _Answers:
+    """Feeds that the original answers, in the order that they were tried."""
+
+    session: Session
+    feeds: list[Feed] = field(default_factory=list)
+    outputs: list[list[np.ndarray]] = field(default_factory=list)
+    why_not: str | None = None
+
+    def take(self, feed: Feed) -> bool:
+        """Run the original; a feed that it refuses is left out."""
+        try:
+            outputs = self.session.run(feed.arrays)
+        except Refused as refusal:
+            self.why_not = self.why_not or refusal.note
+            return False
+        self.feeds.append(feed)
+        self.outputs.append(outputs)
+        return True
+
+
+def prepare(
+    original: Original,
+    real: Sequence[dict[str, np.ndarray]],
+    worker: Worker,
+    load: Callable[[], ir.Model],
+    scratch: Path,
+    seed: int,
+) -> Prepared:
+    """Feeds that reach as much of the original as can be reached.
+
+    Args:
+        original: The model.
+        real: The user's data; what the original answers to them decides nothing.
+        worker: Runs it.
+        load: Gives the model anew.
+        scratch: A directory.
+        seed: Of constructed feeds.
+
+    Raises:
+        InputError: The original runs on none of the feeds.
+        Refused: onnxruntime does not load it, or does not run it on the user's data.
+    """
+    answers = _Answers(worker.keep(original.path, SessionSpec(spin=False), what="original"))
+    for arrays in real:
+        answers.feeds.append(Feed(arrays))
+        answers.outputs.append(answers.session.run(arrays))
+    if (pair := _stacked(real[:2], original.signature)) is not None:
+        answers.take(Feed(pair))
+    maker = Maker(original.signature, original.uses, seed)
+    try:
+        _construct(answers, maker, original, real)
+    except (InputError, Refused) as error:  # inputs of strings, or of unknown rank
+        answers.why_not = error.fact
+    if not answers.feeds:
+        raise InputError(
+            "the model does not run on constructed inputs",
+            note=answers.why_not,
+            hint="give it real ones with --eval DATA, or write --no-verify --no-bench",
+        )
+    missed: tuple[str, ...] = ()
+    if original.has_regions:
+        missed = _reach_regions(answers, maker, worker, load, scratch)
+    beyond = (*_sizes_above(answers.feeds, original.signature), *_trips_above(answers.feeds, original.uses))
+    return Prepared(tuple(answers.feeds), tuple(answers.outputs), (*missed, *beyond))
+
+
+def _construct(answers: _Answers, maker: Maker, original: Original, real: Sequence[dict[str, np.ndarray]]) -> None:
+    found = _first(answers, maker, _shapes_to_try(original.signature, real))
+    if found is None:
+        return
+    base, maker = found
+    for number, (shapes, values) in enumerate(plan(maker, base, heavy=original.is_heavy), start=1):
+        for shape in shapes:
+            if answers.take(maker.make(number, shape, values)):
+                break
+
+
+def _first(answers: _Answers, maker: Maker, shapes: Iterable[Shape]) -> tuple[Shape, Maker] | None:
+    """A shape that the original runs on, and how integers are drawn for it; its feed is taken."""
+    for shape in shapes:
+        for each in (maker, replace(maker, plain=True)):
+            if answers.take(each.make(0, shape, (Values.ORDINARY,))):
+                return shape, each
+    return None
+
+
+def _shapes_to_try(signature: Signature, real: Sequence[dict[str, np.ndarray]]) -> Iterator[Shape]:
+    """Small sizes first: they are quick, and the user's data have the others."""
+    has_free = any(is_free(dim) for spec in signature.inputs for dim in (spec.shape or ())[1:])
+    for length in lengths_to_try(signature.inputs) if has_free else (1,):
+        yield Shape(1, length)
+    if real and has_free:
+        sizes = _sizes_of(real[0], signature.inputs)
+        yield Shape(1, max(sizes.values(), default=1), sizes)
+
+
+def _sizes_of(feed: Mapping[str, np.ndarray], inputs: Sequence[TensorSpec]) -> dict[str, int]:
+    """The sizes that a feed has for the free dimensions that have names, but for those of first axes."""
+    batch = {spec.shape[0] for spec in inputs if spec.shape}
+    return {
+        dim: size
+        for spec in inputs
+        for dim, size in zip(spec.shape or (), feed[spec.name].shape, strict=False)
+        if isinstance(dim, str) and dim not in batch
+    }
+
+
+def _stacked(feeds: Sequence[dict[str, np.ndarray]], signature: Signature) -> dict[str, np.ndarray] | None:
+    """Two feeds joined along the first axis of every input, None where one is fixed or sizes differ."""
+    if len(feeds) < 2 or not all(spec.shape and is_free(spec.shape[0]) for spec in signature.inputs):
+        return None
+    if any(len({feed[name].shape[1:] for feed in feeds}) > 1 for name in feeds[0]):
+        return None
+    return {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}
+
+
+# Branches
+
+
+def _reach_regions(
+    answers: _Answers, maker: Maker, worker: Worker, load: Callable[[], ir.Model], scratch: Path
+) -> tuple[str, ...]:
+    """Add feeds that execute what others do not; returns what none executes."""
+    regions = Regions(load(), scratch / "regions.onnx", worker)
+    wanted = set(regions.names.values())
+    try:
+        missing = wanted.difference(*regions.executed(answers.feeds))
+        more = _Answers(answers.session)
+        if missing:
+            _vary(more, maker, answers.feeds)
+            for feed, outputs, reached in zip(more.feeds, more.outputs, regions.executed(more.feeds), strict=True):
+                if missing & reached and len(answers.feeds) < len(more.feeds) + MAX_FOR_BRANCHES:
+                    answers.feeds.append(feed)
+                    answers.outputs.append(outputs)
+                    missing -= reached
+    except Refused as refusal:  # the profiler, or unoptimized kernels, do not take the model
+        return (f"unknown which branches ran ({refusal.note or refusal.fact})",)
+    finally:
+        regions.close()
+    return tuple(sorted(missing))
+
+
+def _vary(more: _Answers, maker: Maker, known: Sequence[Feed]) -> None:
+    """Feeds unlike the others in scale, sign and size, and in what integers, booleans and whole tensors say."""
+    ordinary = next((feed for feed in known if feed.values == (Values.ORDINARY,)), None)
+    if ordinary is None:
+        return
+    length = next((size for name, size in ordinary.sizes.items() if name), 1)
+    shape = Shape(ordinary.sizes.get("", 1), length)
+    kinds = (Values.NEAR_CONSTANTS, Values.ORDINARY, Values.LARGE, Values.ZEROS)
+    for number, factor in enumerate(_FACTORS):
+        feed = maker.make(100 + number, shape, (kinds[number % len(kinds)],))
+        more.take(_with_floats(feed, scale=factor))
+    for number, constant in enumerate(dict.fromkeys((*maker.constants(), *_FILLS))):
+        feed = maker.make(200 + number, shape, (Values.ORDINARY,))
+        more.take(_with_floats(feed, scale=0.0, offset=constant))
+    for number, each in enumerate(_LENGTHS_FOR_BRANCHES if maker.free_lengths() else ()):
+        more.take(maker.make(300 + number, replace(shape, length=each), (Values.ORDINARY,)))
+
+
+def _with_floats(feed: Feed, *, scale: float, offset: float = 0.0) -> Feed:
+    """The feed with its floats multiplied and shifted."""
+    changed = {
+        name: np.asarray(array * scale + offset, array.dtype) if array.dtype.kind == "f" else array
+        for name, array in feed.arrays.items()
+    }
+    return Feed(changed, feed.values, feed.sizes)
+
+
+# What no feed has
+
+
+def _sizes_above(feeds: Sequence[Feed], signature: Signature) -> Iterator[str]:
+    """The sizes of free dimensions that feeds end at."""
+    batches: list[int] = []
+    lengths: dict[str, list[int]] = {}
+    firsts = {spec.shape[0] for spec in signature.inputs if spec.shape and is_free(spec.shape[0])}
+    for feed in feeds:
+        for spec in signature.inputs:
+            for axis, (dim, size) in enumerate(zip(spec.shape or (), feed.arrays[spec.name].shape, strict=False)):
+                if not is_free(dim):
+                    continue
+                if axis == 0 or (dim in firsts and isinstance(dim, str)):
+                    batches.append(size)
+                else:
+                    lengths.setdefault(dim if isinstance(dim, str) else "?", []).append(size)
+    if batches:
+        yield f"batch sizes above {max(batches)}"
+    for name, sizes in lengths.items():
+        what = "free dimensions" if name in ANONYMOUS else f"sizes of '{name}'"
+        yield f"{what} above {max(sizes)}"
+
+
+def _trips_above(feeds: Sequence[Feed], uses: Mapping[str, InputUse]) -> Iterator[str]:
+    """The trip counts that feeds end at."""
+    for name, use in uses.items():
+        counts = [int(feed.arrays[name].max()) for feed in feeds if use.is_count and feed.arrays[name].size]
+        if counts:
+            yield f"more than {max(counts)} trips by '{name}'"
