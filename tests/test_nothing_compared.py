@@ -215,7 +215,7 @@ def test_nothing_compared_is_said_without_a_gate_and_in_a_comparison(tmp_path: P
 
 
 def test_exact_passes_do_not_pass_the_gate_where_outputs_hold_nothing(tmp_path: Path) -> None:
-    model = detector(tmp_path / "m.onnx", limit=1e9, idle=True)
+    model = detector(tmp_path / "m.onnx", limit=np.inf, idle=True)
     recipe = Recipe(steps=(until_stable(FOLD),), gates=Gates(max_drop=0.01))
     report = engine.run(engine.Request(recipe=recipe, model=model, output=tmp_path / "x.onnx"))
     assert [(gate.found, gate.passed) for gate in report.gates] == [("nothing was compared", False)]
