@@ -119,8 +119,17 @@ def measure_models(
             results=tuple(results),
             ratios=tuple(result.times_as_fast_as(results[0]) if i else None for i, result in enumerate(results)),
             accuracy=accuracy,
-            warnings=(*opened.notes, *(accuracy.notes if accuracy is not None else ()), *warnings),
+            warnings=(*opened.notes, *_doubts(accuracy, opened.guesses), *warnings),
         )
+
+
+def _doubts(accuracy: Accuracy | None, guesses: Sequence[str]) -> Iterator[str]:
+    """What speaks against believing the accuracy."""
+    if accuracy is not None:
+        yield from (*accuracy.notes, *accuracy.warnings)
+        guessed = measuring.doubtful_guesses(accuracy, guesses)
+        if guessed is not None:
+            yield guessed
 
 
 def _twins(loaded: Sequence[io.Loaded]) -> Iterator[str]:

@@ -10,17 +10,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import msgspec
 import onnx_ir as ir
 
-from modelopt import __version__, gates, graph, invariants, io, measuring, provenance
-from modelopt.errors import InputError, Refused, VerificationFailed, WorkerDied
+from modelopt import __version__, gates, graph, invariants, io, measuring, naming, provenance
+from modelopt.errors import Refused, VerificationFailed, WorkerDied
 from modelopt.observers import Dump, Observer
 from modelopt.passes.base import Context, Pass
 from modelopt.progress import Progress, silent
 from modelopt.quant.cache import Calibrations
 from modelopt.recipe import Recipe, Step, UntilStable, dump
-from modelopt.report import FileInfo, ModelStats, PassResult, Report, SkipInfo, TensorInfo, Verification
-from modelopt.runtime import cpu, placement
+from modelopt.report import FileInfo, ModelStats, PassResult, Report, SkipInfo, TensorInfo, Verification, verdict
+from modelopt.runtime import placement
 from modelopt.runtime.coverage import Coverage
 from modelopt.runtime.installed import runtime_version
 from modelopt.runtime.runner import WorkerRunner
@@ -45,6 +46,8 @@ class Request:
         recipe: The recipe.
         model: The input file, or `io.STDIO`.
         output: The output file, or `io.STDIO`.
+        if_exact: The output file where only exact passes changed something; None: `output`.
+        if_unchanged: The output file where nothing changed; None: `output`.
         keep: Write the output even when a gate fails.
         dump_folder: Where to write the model after each pass.
         limits: Of the child processes.
@@ -57,6 +60,8 @@ class Request:
     recipe: Recipe
     model: Path
     output: Path
+    if_exact: Path | None = None
+    if_unchanged: Path | None = None
     keep: bool = False
     dump_folder: Path | None = None
     limits: Limits | None = None
@@ -73,14 +78,7 @@ def run(request: Request) -> Report:
         ModeloptError: Any of its kinds; nothing was written then.
     """
     recipe = request.recipe
-    if request.output != io.STDIO and io.same_file(request.model, request.output):
-        raise InputError(
-            f"the output {request.output} is the input",
-            note="modelopt never overwrites its input",
-            hint="give -o another name",
-        )
-    if request.output != io.STDIO:
-        io.destination(request.output)  # a bad path fails before the work
+    naming.require(request.model, (request.output, request.if_exact, request.if_unchanged))
     gates.require(recipe)
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(TemporaryDirectory(prefix="modelopt-")))
@@ -107,6 +105,7 @@ def run(request: Request) -> Report:
         declared = graph.declared_values(loaded.model)
         results = apply(recipe.steps, loaded.model, context, observers, request.progress)
         unchanged = not any(result.rewrites for result in results)
+        output = naming.choose(results, request.output, request.if_exact, request.if_unchanged)
         versions = {"modelopt": __version__, "onnxruntime": runtime_version()}
         graph.forget_shapes(loaded.model, keep=declared)
         history = () if unchanged else provenance.take(loaded.model)
@@ -114,7 +113,7 @@ def run(request: Request) -> Report:
         def metadata() -> dict[str, str]:
             return provenance.metadata((*history, _entry(recipe, loaded, context, versions)))
 
-        with io.staged(loaded.model, request.output, source=loaded, unchanged=unchanged, metadata=metadata) as staged:
+        with io.staged(loaded.model, output, source=loaded, unchanged=unchanged, metadata=metadata) as staged:
             if verify is not None:
                 verify.finish(staged.path)
             findings = measuring.measure(
@@ -124,17 +123,23 @@ def run(request: Request) -> Report:
                 data,
                 worker,
                 unchanged=unchanged,
+                verified=verify is not None and verify.max_relative_error is not None,
                 limits=request.limits,
                 progress=request.progress,
             )
             coverage = _coverage(recipe, results, staged, loaded.model, data, worker)
             judged = gates.judge(recipe.gates, loaded.size_bytes, staged.size_bytes, findings)
-            written = request.keep or all(gate.passed for gate in judged)
+            written = request.keep or all(gate.passed is not False for gate in judged)
             if written:
                 staged.commit()
-            return Report(
+            said = (
+                gates.unchecked(recipe, results, findings),
+                gates.measured_elsewhere(recipe, findings),
+                measuring.doubtful_guesses(findings.accuracy, data.guesses),
+            )
+            report = Report(
                 input=FileInfo(path=loaded.shown, size_bytes=loaded.size_bytes, sha256=loaded.sha256),
-                output=FileInfo(path=str(request.output), size_bytes=staged.size_bytes),
+                output=FileInfo(path=str(output), size_bytes=staged.size_bytes),
                 written=written,
                 recipe=dump(recipe),
                 target=str(context.target),
@@ -142,39 +147,26 @@ def run(request: Request) -> Report:
                 passes=results,
                 verification=_verification(verify, data),
                 latency=findings.latency,
+                not_timed=findings.not_timed,
                 accuracy=findings.accuracy,
                 gates=judged,
-                notes=(*data.notes, *_foreign(recipe, context)),
+                notes=(*data.notes, *filter(None, said)),
                 versions=versions,
                 coverage=coverage,
             )
+            return msgspec.structs.replace(report, verdict=verdict.of(report))
 
 
 def context_of(request: Request, runner: WorkerRunner, data: measuring.Data) -> Context:
     """What the passes of a request are lent."""
     return Context(
         runner=runner,
-        target=_target(request.recipe),
+        target=measuring.target_of(request.recipe),
         calibration=data.calibration,
         seed=request.recipe.seed,
         progress=request.progress,
         calibrations=request.calibrations,
     )
-
-
-def _target(recipe: Recipe) -> cpu.Target:
-    """The machine that the result is for; ``auto`` is the accelerator that runs it, else this machine."""
-    provider = None if recipe.bench is None else recipe.bench.provider
-    accelerated = provider in {kind.value for kind in cpu.ACCELERATORS}
-    return cpu.resolve(provider if provider is not None and accelerated and recipe.target == "auto" else recipe.target)
-
-
-def _foreign(recipe: Recipe, context: Context) -> tuple[str, ...]:
-    """A note where latency was measured on another machine than the one asked for; the default target is this one."""
-    if recipe.bench is None or context.target.detected:
-        return ()
-    note = cpu.why_latency_says_nothing(context.target, recipe.bench.provider)
-    return () if note is None else (note,)
 
 
 # The loop
@@ -364,7 +356,12 @@ def _coverage(
     """What computes in integers, where a pass quantized and latency is measured; profiling a large model takes long."""
     quantized = any(result.rewrites and result.step.startswith("quantize-") for result in results)
     on_cpu = recipe.bench is not None and recipe.bench.provider == "cpu"
-    if not quantized or not on_cpu or staged.size_bytes > MAX_PROFILED_BYTES:
+    if (
+        not quantized
+        or not on_cpu
+        or measuring.why_not_timed(recipe) is not None
+        or staged.size_bytes > MAX_PROFILED_BYTES
+    ):
         return None
     feeds = measuring.first_feeds(measuring.inputs(data, worker, staged.path), 1)[0]
     return placement.coverage(worker, staged.path, model, feeds, spec=measuring.session_spec(recipe.bench))

@@ -2,29 +2,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from modelopt import measuring
 from modelopt.errors import InputError
+from modelopt.findings import Findings
 from modelopt.measure.stats import Verdict
-from modelopt.measuring import Findings
-from modelopt.recipe import Gates, Recipe
-from modelopt.report import GateResult
+from modelopt.passes.base import Effect
+from modelopt.recipe import BenchSpec, Gates, Recipe
+from modelopt.report import GateResult, PassResult
+from modelopt.runtime import cpu
+
+DEFAULT_MAX_DROP = 0.01
+"""What accuracy may fall by where the user did not say it and there are data to measure it on."""
 
 
 def require(recipe: Recipe) -> None:
     """Refuse a contract that this run could not judge, before it does the work.
 
     Raises:
-        InputError: A gate needs a figure that the recipe does not measure.
+        InputError: A gate needs a figure that the recipe does not measure, or cannot measure here.
     """
-    if recipe.gates.min_speedup is not None and recipe.bench is None:
-        raise InputError("--min-speedup needs a benchmark", hint="leave out --no-bench")
-    if recipe.gates.max_drop is not None and recipe.evaluate is None and not (recipe.verify or recipe.bench):
+    if recipe.gates.min_speedup is not None:
+        _require_timing(recipe)
+    if recipe.gates.max_drop is None:
+        return
+    compared = recipe.evaluate is not None or recipe.verify or recipe.bench is not None
+    if not compared or not (measuring.has_evidence(recipe) or measuring.is_verified(recipe)):
         raise _no_accuracy()
+    if measuring.metric_of(recipe) == "max-abs-error":
+        raise InputError(
+            "max-abs-error is no share that a contract on accuracy (--max-drop) could bound",
+            hint="--metric cosine, sqnr or argmax-agreement",
+        )
+
+
+def _require_timing(recipe: Recipe) -> None:
+    if recipe.bench is None:
+        raise InputError("--min-speedup needs a benchmark", hint="leave out --no-bench")
+    reason = measuring.why_not_timed(recipe)
+    if reason is not None:
+        raise InputError(
+            "--min-speedup cannot be judged here",
+            note=f"speed is {reason}",
+            hint="leave it out, or run the command on the machine that the result is for",
+        )
 
 
 def _no_accuracy() -> InputError:
-    return InputError("--max-drop needs data to measure accuracy on", hint="give labelled data with --eval")
+    return InputError(
+        "--max-drop needs data to measure accuracy on",
+        note="random inputs say nothing about accuracy",
+        hint="give labelled data with --eval DATA",
+    )
+
+
+def unchecked(recipe: Recipe, results: Sequence[PassResult], findings: Findings) -> str | None:
+    """What the reader must know where outputs were changed and no data say how much accuracy that costs; else None."""
+    changed = any(result.rewrites and result.effect != Effect.EXACT.value for result in results)
+    if not changed or (measuring.has_evidence(recipe) and findings.accuracy is not None):
+        return None
+    given = [spec for spec in (recipe.calibration, recipe.evaluate) if spec is not None]
+    reason = "random inputs are no evidence" if given else "no --calib or --eval"
+    if measuring.has_evidence(recipe):
+        reason = "no outputs were compared"
+    seen = findings.seen()
+    measured = "" if seen is None else f" (on random inputs {seen})"
+    return f"the {100 * DEFAULT_MAX_DROP:g} % contract was not checked: {reason}{measured}"
+
+
+def measured_elsewhere(recipe: Recipe, findings: Findings) -> str | None:
+    """What the reader must know of accuracy where the result is for another machine; else None."""
+    provider = (recipe.bench or BenchSpec()).provider
+    target = measuring.target_of(recipe)
+    if findings.accuracy is None or cpu.why_not_timed(target, provider) is None:
+        return None
+    there = target.kind.value
+    return f"accuracy was measured with the kernels of this machine (provider {provider}), not with those of {there}"
 
 
 def judge(gates: Gates, before_bytes: int, after_bytes: int, findings: Findings) -> tuple[GateResult, ...]:
@@ -62,14 +116,18 @@ def _size(gates: Gates, before_bytes: int, after_bytes: int) -> Iterator[GateRes
 
 
 def _gain(gates: Gates, before_bytes: int, after_bytes: int, findings: Findings) -> Iterator[GateResult]:
-    if not gates.must_gain or findings.latency is None:
+    if not gates.must_gain or findings.unchanged:
+        return
+    limit = "faster, or as fast and smaller"
+    if findings.latency is None:
+        yield GateResult(gate="must-gain", limit=limit, found=findings.not_timed or "not measured", passed=None)
         return
     ratio = findings.latency.ratio
     smaller = ratio.verdict is Verdict.NO_DIFFERENCE and after_bytes < before_bytes
     found = f"{ratio.verdict.value}: {ratio.point:.3f}×"
     yield GateResult(
         gate="must-gain",
-        limit="faster, or as fast and smaller",
+        limit=limit,
         found=found if ratio.verdict is Verdict.FASTER else f"{found}, {after_bytes / before_bytes:.1%} of the size",
         passed=ratio.verdict is Verdict.FASTER or smaller,
     )
@@ -108,8 +166,25 @@ def _accuracy(gates: Gates, findings: Findings) -> Iterator[GateResult]:
             gate="max-drop", limit=f"{gates.max_drop:.2%}", found="0 (the outputs are the same)", passed=True
         )
         return
-    drop = findings.drop()
-    if drop is None:
+    if findings.accuracy is None and not findings.blank:
         raise _no_accuracy()
-    found = f"{round(drop, 6) + 0.0:.2%} ({findings.drop_of()})"
-    yield GateResult(gate="max-drop", limit=f"{gates.max_drop:.2%}", found=found, passed=drop <= gates.max_drop)
+    drop, reason = findings.drop(), findings.no_evidence()
+    found = "" if drop is None else f"{round(drop, 6) + 0.0:.2%} ({findings.drop_of()})"
+    passed = drop is not None and drop <= gates.max_drop and reason is None
+    yield GateResult(
+        gate="max-drop",
+        limit=f"{gates.max_drop:.2%}",
+        found=", but ".join(filter(None, (found, reason))),
+        passed=passed,
+        hint=None if reason is None else _better_data(findings),
+    )
+
+
+def _better_data(findings: Findings) -> str:
+    """What the user may do where the data say nothing about accuracy."""
+    if findings.accuracy is None or findings.drop() is None:
+        return "give inputs on which the model has something to answer: --eval DATA"
+    if findings.guesses:
+        guessed = ",".join(findings.guesses)
+        return f"say how the model's images were prepared, which was guessed: --preprocess {guessed}"
+    return "check that inputs and labels are those of the model: --eval DATA, --labels FILE, --preprocess"

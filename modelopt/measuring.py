@@ -14,16 +14,17 @@ from modelopt import graph, integers
 from modelopt.data import Dataset, Preprocess, open_data, overlap, random_data, split
 from modelopt.data.synthetic import RandomDataset, is_picture, lengths_to_try
 from modelopt.errors import InputError, Refused
+from modelopt.findings import Findings
 from modelopt.measure.answers import gives_class_scores
 from modelopt.measure.bench import BenchSpec as Bench
 from modelopt.measure.bench import run_bench
 from modelopt.measure.evaluate import Accuracy, evaluate
-from modelopt.measure.metric import Score
 from modelopt.measure.schedule import Plan
 from modelopt.passes.base import Effect
 from modelopt.progress import Progress
 from modelopt.recipe import BenchSpec, DataSpec, Recipe
 from modelopt.report import Latency
+from modelopt.runtime import cpu
 from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Limits, Worker
 from modelopt.signature import Signature, is_free
@@ -75,6 +76,11 @@ class Data:
         return self.evaluation if self.evaluation is not None else self.calibration
 
     @property
+    def guesses(self) -> tuple[str, ...]:
+        """What of the preprocessing of the data that outputs are compared on was guessed."""
+        return () if self.real is None else self.real.guesses
+
+    @property
     def users(self) -> Dataset | None:
         """`real`, but None where it is random."""
         return None if isinstance(self.real, RandomDataset) else self.real
@@ -85,58 +91,29 @@ class Data:
         return f"random inputs, seed {self.seed}" if self.real is None else self.real.source
 
 
-@dataclass(frozen=True, kw_only=True)
-class Findings:
-    """What was measured.
+def doubtful_guesses(accuracy: Accuracy | None, guesses: Sequence[str]) -> str | None:
+    """A note where the original scores no better than chance and the images' preprocessing was guessed; else None."""
+    if not guesses or accuracy is None or not accuracy.warnings:
+        return None
+    guessed = ",".join(guesses)
+    return f"guessed: {guessed}; if the model was trained with other values, say so: --preprocess {guessed}"
 
-    Attributes:
-        unchanged: The output is the input: there was nothing to measure.
-        latency: None where it was not measured.
-        accuracy: None where it was not measured.
-        class_scores: See `Data`.
-        same_outputs: Verification found the outputs to be those of the input; accuracy was not measured then.
-    """
 
-    unchanged: bool
-    latency: Latency | None = None
-    accuracy: Accuracy | None = None
-    class_scores: bool = True
-    same_outputs: bool = False
+def target_of(recipe: Recipe) -> cpu.Target:
+    """The machine that the result is for; ``auto`` is the accelerator that runs it, else this machine."""
+    accelerator = None if recipe.bench is None else cpu.accelerator_of(recipe.bench.provider)
+    return cpu.resolve(accelerator.value if accelerator is not None and recipe.target == "auto" else recipe.target)
 
-    def drop(self) -> float | None:
-        """How much accuracy fell, as a fraction; None if unknown.
 
-        That is the fall of the task's metric; without labels the share of answers whose class changed, or, where the
-        answers are no classes, 1 - cosine of the least similar output; with ``--metric sqnr`` the relative error.
-        """
-        if self.accuracy is None:
-            return None
-        if self.accuracy.delta is not None and self.accuracy.candidate is not None:
-            fall = -self.accuracy.delta.point
-            return fall if self.accuracy.candidate.higher_is_better else -fall
-        same = self._alike()
-        if same is not None and same.name == "sqnr":
-            return 0.0 if same.value is None else float(10 ** (-same.value / 20))
-        return None if same is None or same.value is None else 1 - same.value
+def why_not_timed(recipe: Recipe) -> str | None:
+    """Why latency is not measured although the recipe asks for it: the result is for another machine; else None."""
+    return None if recipe.bench is None else cpu.why_not_timed(target_of(recipe), recipe.bench.provider)
 
-    def drop_of(self) -> str:
-        """What `drop` is a figure of."""
-        if self.accuracy is not None and self.accuracy.candidate is not None:
-            return self.accuracy.candidate.name
-        same = self._alike()
-        if same is not None and same.name == "sqnr":
-            return "error relative to the original's outputs"
-        if same is None or same.name == "cosine":
-            return "1 - cosine with the original's outputs"
-        return "answers that differ from the original's"
 
-    def _alike(self) -> Score | None:
-        """How alike the outputs are, by the measure that suits them; what the user asked for comes first."""
-        scores = {score.name: score for score in self.accuracy.fidelity} if self.accuracy is not None else {}
-        order = ("argmax-agreement", "cosine", "agreement", "sqnr")
-        if not self.class_scores:
-            order = ("cosine", "agreement", "argmax-agreement", "sqnr")
-        return next((scores[name] for name in order if name in scores), None)
+def has_evidence(recipe: Recipe) -> bool:
+    """Whether the recipe names data that say something about accuracy: random inputs do not."""
+    spec = recipe.evaluate or recipe.calibration
+    return spec is not None and spec.data != "random"
 
 
 def signature_of(model: ir.Model) -> Signature:
@@ -274,29 +251,56 @@ def measure(
     worker: Worker,
     *,
     unchanged: bool,
+    verified: bool,
     limits: Limits | None,
     progress: Progress,
 ) -> Findings:
     """Run the original and the result side by side: latency, then accuracy or fidelity.
 
+    Args:
+        recipe: The recipe.
+        before: The original.
+        after: The result.
+        data: The data of the run.
+        worker: Has the original open.
+        unchanged: The result is the original.
+        verified: Verification compared outputs with the original's, and they agree.
+        limits: Of the child processes.
+        progress: Called with (what, done, total or None).
+
     Raises:
         EnvironmentLacks: The provider is not there.
         Refused: onnxruntime does not load or run one of them.
     """
+    not_timed = why_not_timed(recipe)
     if unchanged or (recipe.bench is None and recipe.evaluate is None and not recipe.verify):
-        return Findings(unchanged=unchanged)
+        return Findings(unchanged=unchanged, not_timed=not_timed)
     worker.forget(before)
     dataset = inputs(data, worker, before)
     latency = None
-    if recipe.bench is not None:
+    if recipe.bench is not None and not_timed is None:
         latency = time_both(recipe.bench, before, after, first_feeds(dataset, BENCH_FEEDS), limits, progress)
-    if recipe.evaluate is None and recipe.verify and all(step.effect is Effect.EXACT for step in recipe.passes()):
-        return Findings(unchanged=False, latency=latency, same_outputs=True)
+    if recipe.evaluate is None and is_verified(recipe):
+        return Findings(
+            unchanged=False, latency=latency, same_outputs=verified, blank=not verified, not_timed=not_timed
+        )
     metric = metric_of(recipe)
     accuracy = evaluate(
         before, after, dataset, session_spec(recipe.bench, spin=False), metric=metric, limits=limits, progress=progress
     )
-    return Findings(unchanged=False, latency=latency, accuracy=accuracy, class_scores=data.class_scores)
+    return Findings(
+        unchanged=False,
+        latency=latency,
+        accuracy=accuracy,
+        class_scores=data.class_scores,
+        not_timed=not_timed,
+        guesses=data.guesses,
+    )
+
+
+def is_verified(recipe: Recipe) -> bool:
+    """Whether verification is the evidence about accuracy: it compares what exact passes make with the original."""
+    return recipe.verify and all(step.effect is Effect.EXACT for step in recipe.passes())
 
 
 def metric_of(recipe: Recipe) -> str | None:

@@ -34,8 +34,12 @@ def op_types(path: Path) -> set[str]:
         (["fold"], "folded"),
         (["fuse"], "fused"),
         (["prune"], "pruned"),
-        (["quantize", "--mode", "dynamic"], "int8"),
-        (["quantize", "--calib", CNN_CALIB], "int8"),
+        (["quantize", "--mode", "dynamic", "--everywhere"], "int8"),
+        (["quantize", "--calib", CNN_CALIB, "--everywhere"], "int8"),
+        (["quantize", "--calib", CNN_CALIB, "--exclude", "*"], "optimized"),
+        (["quantize", "--mode", "weights", "--bits", "8", "--exclude", "*"], "optimized"),
+        (["quantize", "--mode", "fp16", "--exclude", "*", "--only"], "copy"),
+        (["prune", "--exclude", "*"], "copy"),
     ],
 )
 def test_the_default_output(tmp_path: Path, command: list[str], suffix: str) -> None:

@@ -88,9 +88,14 @@ def test_where_there_is_no_cpuinfo(
         ("auto", "cpu", None),
         ("x86-vnni", "cpu", None),
         ("tensorrt", "tensorrt", None),
-        ("x86-avx2", "cpu", "this machine x86-vnni"),
-        ("arm64", "cpu", "this machine x86-vnni"),
-        ("cuda", "cpu", "provider 'cpu'"),
+        ("x86-avx2", "cpu", "not measured for {target} (this machine is x86-vnni)"),
+        ("arm64", "cpu", "not measured for {target} (this machine is x86-vnni)"),
+        ("auto", "openvino", None),
+        ("x86-vnni", "openvino", None),
+        ("tensorrt", "TensorrtExecutionProvider", None),
+        ("x86-vnni", "cuda", "not measured for {target} (the provider is cuda)"),
+        ("x86-avx2", "openvino", "not measured for {target} (this machine is x86-vnni)"),
+        ("cuda", "cpu", "not measured for {target} (the provider is cpu)"),
     ],
 )
 def test_a_foreign_target(
@@ -100,5 +105,5 @@ def test_a_foreign_target(
     cpuinfo.write_text(f"{CASCADE_LAKE}\n")
     monkeypatch.setattr(cpu, "_CPUINFO", cpuinfo)
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
-    note = cpu.why_latency_says_nothing(cpu.resolve(target), provider)
-    assert note is None if words is None else words in (note or "")
+    found = cpu.why_not_timed(cpu.resolve(target), provider)
+    assert found == (None if words is None else words.format(target=target))

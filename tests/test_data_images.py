@@ -130,7 +130,10 @@ def test_layout_and_size_come_from_the_input(tmp_path: Path, tensor: TensorSpec,
 def test_guesses_are_said(tmp_path: Path) -> None:
     source = save(tmp_path / "a.png", flat(10, 20, 30))
     assert "layout=nhwc,color=rgb,scale=1/255" in open_data(source, [spec("n", 5, 7, 3)]).notes[0]
-    full = Preprocess.parse("layout=nchw,color=rgb,scale=1")
+    left = open_data(source, [spec("n", 3, 5, 7)], preprocess=Preprocess.parse("layout=nchw,color=rgb,scale=1"))
+    assert left.guesses == ("mean=0", "std=1")
+    assert "guessed" in left.notes[0]
+    full = Preprocess.parse("layout=nchw,color=rgb,scale=1,mean=0,std=1")
     assert open_data(source, [spec("n", 3, 5, 7)], preprocess=full).notes == ()
 
 

@@ -11,7 +11,7 @@ import pytest
 from modelopt.errors import InputError
 from modelopt.measure.fidelity import Cosine, MaxAbsError, Sqnr
 from modelopt.measure.metric import Metric, Score, TaskMetric
-from modelopt.measure.metrics import choose, names, parse
+from modelopt.measure.metrics import choose, names, parse, task_for
 from modelopt.measure.topk import TopK
 
 F = np.float32
@@ -83,7 +83,9 @@ def test_the_delta_is_paired() -> None:
     metric.update([LOGITS], [LOGITS[::-1]], np.array([1, 0, 2, 1]))
     assert metric.reference_score().value == 1
     assert metric.score().value == 0.5
-    assert metric.delta().point == -0.5
+    delta = metric.delta()
+    assert delta is not None
+    assert delta.point == -0.5
 
 
 def test_fidelity_of_equal_outputs_is_exact() -> None:
@@ -175,18 +177,19 @@ def test_names_parse_to_fresh_metrics() -> None:
     [(np.array([1, 0, 2, 1]), "top1"), (np.array([1, 0, 2, 9]), None), (np.array([0.5] * 4), None), (None, None)],
 )
 def test_the_choice_follows_the_labels(label: np.ndarray | None, task: str | None) -> None:
-    choice = choose(None, [LOGITS], label)
-    assert (None if choice.task is None else choice.task.name) == task
+    choice = choose(None, [LOGITS])
+    assert choice.inferred
+    found = None if label is None else task_for([LOGITS], [LOGITS], label)
+    assert (None if found is None else found.name) == task
     assert [metric.name for metric in choice.fidelity] == ["cosine", "sqnr", "max-abs-error", "argmax-agreement"]
-    assert (choice.note is not None) == (label is not None and task is None)
 
 
 def test_the_choice_of_the_user_counts() -> None:
-    assert choose(parse("top5"), [LOGITS], None).task is not None
-    choice = choose(parse("sqnr"), [LOGITS], np.array([1, 0, 2, 1]))
-    assert choice.task is None
+    assert choose(parse("top5"), [LOGITS]).task is not None
+    choice = choose(parse("sqnr"), [LOGITS])
+    assert (choice.task, choice.inferred) == (None, False)
     assert [metric.name for metric in choice.fidelity] == ["sqnr"]
-    assert [metric.name for metric in choose(None, [np.array([1])], None).fidelity] == ["agreement"]
+    assert [metric.name for metric in choose(None, [np.array([1])]).fidelity] == ["agreement"]
 
 
 def custom(tmp_path: Path, body: str) -> TaskMetric:
@@ -203,7 +206,9 @@ def test_a_custom_metric_is_the_mean_over_items_with_samples_as_units(tmp_path: 
     metric.update([np.array([1])], [np.array([0])], np.array([1]))
     assert metric.reference_score().value == 1
     assert (metric.score().value, metric.score().n, metric.score().unit) == (0.5, 4, "frames")
-    assert metric.delta().point == -0.5
+    delta = metric.delta()
+    assert delta is not None
+    assert delta.point == -0.5
     assert metric.score().higher_is_better
 
 
@@ -239,5 +244,7 @@ def test_a_custom_metric_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_a_metric_that_saw_no_item(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="nothing to score"):
-        scored(custom(tmp_path, "def score(outputs, label):\n    return []"), (LOGITS, LOGITS))
+    metric = custom(tmp_path, "def score(outputs, label):\n    return []")
+    found = scored(metric, (LOGITS, LOGITS))
+    assert (found.value, found.n, found.note) == (None, 0, "no output element was compared")
+    assert metric.delta() is None

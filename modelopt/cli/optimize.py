@@ -14,9 +14,10 @@ from modelopt import ui
 from modelopt.engine import Request, run
 from modelopt.errors import EnvironmentLacks, GateFailed, InputError
 from modelopt.io import STDIO, keeping_stdin
+from modelopt.passes.base import Effect
 from modelopt.quant.cache import Calibrations
 from modelopt.recipe import BenchSpec, DataSpec, EvaluateSpec, Gates, Recipe, Step, dump
-from modelopt.report import Report
+from modelopt.report import Outcome, Report, Trial, verdict
 from modelopt.report.markdown import to_markdown
 from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Limits
@@ -136,6 +137,8 @@ def limits_from_flags(flags: dict[str, Any]) -> Limits | None:
     )
 
 
+_KEEP = "--keep writes the model anyway"
+
 Choose = Callable[[Request], Chosen]
 """Finds the recipes that a request is really for, and says what it tried."""
 
@@ -150,6 +153,7 @@ def execute(recipe: Recipe, model: Path, suffix: str, flags: dict[str, Any], *, 
         click.echo(dump(recipe), nl=False)
         return
     output = flags["output"] or default_output(model, suffix)
+    plain = flags["output"] is None and any(step.effect is not Effect.EXACT for step in recipe.passes())
     if output == STDIO and flags["as_json"]:
         raise InputError("--json and a model cannot both go to stdout", hint="give -o a file name")
     if flags["report"]:
@@ -160,6 +164,8 @@ def execute(recipe: Recipe, model: Path, suffix: str, flags: dict[str, Any], *, 
             recipe=recipe,
             model=model,
             output=output,
+            if_exact=default_output(model, "optimized") if plain else None,
+            if_unchanged=default_output(model, "copy") if plain else None,
             keep=flags["keep"],
             dump_folder=flags["dump_dir"],
             limits=limits_from_flags(flags),
@@ -173,23 +179,37 @@ def execute(recipe: Recipe, model: Path, suffix: str, flags: dict[str, Any], *, 
     screen.report(report, explain=flags["explain"])
     if flags["report"]:
         _write_report(report, flags["report"])
-    failed = [gate for gate in report.gates if not gate.passed]
+    failed = [gate for gate in report.gates if gate.passed is False]
     if failed:
         raise GateFailed(
             "; ".join(f"--{gate.gate} {gate.limit} is not met: found {gate.found}" for gate in failed),
-            note=f"{output} was written all the same" if report.written else "nothing was written",
-            hint=None if report.written else "--keep writes the model anyway",
+            note=f"{report.output.path} was written all the same" if report.written else "nothing was written",
+            hint=next((gate.hint for gate in failed if gate.hint), None if report.written else _KEEP),
         )
 
 
 def _run_first_that_gains(request: Request, chosen: Chosen) -> Report:
     """Run the recipes until one gains something over the input; the last is the input itself, or all there is."""
+    trials = chosen.trials
     for recipe in chosen.recipes:
         report = run(dataclasses.replace(request, recipe=recipe))
-        failed = {gate.gate for gate in report.gates if not gate.passed}
-        if failed != {"must-gain"}:
+        failed = {gate.gate: gate.found for gate in report.gates if gate.passed is False}
+        if set(failed) != {"must-gain"}:
             break
-    return msgspec.structs.replace(report, trials=chosen.trials, offenders=chosen.offenders)
+        trials = tuple(_left_out(trial, failed["must-gain"]) if trial.kept else trial for trial in trials)
+    said = {
+        *report.notes,
+        *((*report.accuracy.notes, *report.accuracy.warnings) if report.accuracy is not None else ()),
+    }
+    notes = (*report.notes, *(note for note in chosen.notes if note not in said))
+    report = msgspec.structs.replace(report, trials=trials, offenders=chosen.offenders, notes=notes)
+    return msgspec.structs.replace(report, verdict=verdict.of(report))
+
+
+def _left_out(trial: Trial, found: str) -> Trial:
+    """What was chosen, but is no gain beside the input."""
+    reason = f"no gain beside the input: {found}"
+    return msgspec.structs.replace(trial, kept=False, outcome=Outcome.NO_GAIN, reason=reason)
 
 
 def _check_report(path: Path) -> None:

@@ -20,7 +20,7 @@ _HALF = "Half precision"
     cls=options.Optimizing,
     epilog="""\b
 Examples:
-  modelopt quantize --calib data/ model.onnx                        # writes model.int8.onnx
+  modelopt quantize --calib data/ model.onnx                        # model.int8.onnx, if int8 pays
   modelopt quantize --calib calib.npz --eval labelled.npz --max-drop 1% model.onnx
   modelopt quantize --mode dynamic model.onnx                       # no data needed
   modelopt quantize --mode fp16 model.onnx                          # half precision: writes model.fp16.onnx
@@ -131,7 +131,9 @@ def command(model: Path, mode: str, **flags: Any) -> None:
     Static int8 measures the ranges of activations on calibration data; dynamic int8 measures them at run time and needs
     no data. Half precision keeps nodes in float32 where numbers would leave its range. Weights alone can be in 2, 4 or
     8 bits. Where there are data, other ranges and roundings, repairs, and nodes in float are tried until accuracy falls
-    by no more than --max-drop, 1% by default. An int8 result is never slower than the input: it may be the input.
+    by no more than --max-drop, 1% by default. Where speed is measured an int8 result is not slower than the input: the
+    result may be the float model (model.optimized.onnx) or a copy (model.copy.onnx). Speed is measured for this machine
+    and its providers only, not for another --target.
     """
     from modelopt.cli import quantizing
     from modelopt.cli.optimize import execute

@@ -7,12 +7,10 @@ from typing import Any
 
 from modelopt.cli.optimize import recipe_from_flags
 from modelopt.errors import InputError
+from modelopt.gates import DEFAULT_MAX_DROP
 from modelopt.passes.base import Pass
 from modelopt.pipelines import EXACT, until_stable
 from modelopt.recipe import DataSpec, Recipe, Step, make_pass
-
-DEFAULT_MAX_DROP = 0.01
-"""What accuracy may fall by where there are data to measure it on; more is never a default."""
 
 INTEGER_MODES = ("static", "dynamic")
 
@@ -81,8 +79,8 @@ def searches(mode: str, flags: dict[str, Any]) -> bool:
 
 def default_contract(flags: dict[str, Any]) -> float | None:
     """What accuracy may fall by where the user did not say it; None without data to measure it on."""
-    has_data = flags["calib"] not in {None, "random"} or flags["evaluation"] is not None
-    return DEFAULT_MAX_DROP if has_data else None
+    spec = flags["calib"] if flags["evaluation"] is None else flags["evaluation"]
+    return None if spec in {None, "random"} else DEFAULT_MAX_DROP
 
 
 def others(mode: str, flags: dict[str, Any]) -> list[Pass]:

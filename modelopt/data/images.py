@@ -99,7 +99,7 @@ def open_images(
         rows, label_notes = read_labels_for(labels, names)
         notes += label_notes
     if plan.guesses:
-        notes += (f"preprocessing taken from {plan.spec}: {','.join(plan.guesses)}",)
+        notes += (f"preprocessing guessed for {plan.spec}: {','.join(plan.guesses)}: --preprocess says what it is",)
     if dropped:
         notes += (f"{dropped} images at the end of {source} do not fill the model's fixed batch: dropped",)
     folder = root if root.is_dir() else root.parent
@@ -108,6 +108,7 @@ def open_images(
         has_labels=rows is not None,
         dropped=dropped,
         notes=notes,
+        guesses=plan.guesses,
         plan=plan,
         names=tuple(names),
         paths=tuple(folder / name for name in names),

@@ -239,4 +239,6 @@ def _guesses(preprocess: Preprocess, layout: str, color: str, scale: float | Non
         guesses.append(f"color={color}")
     if preprocess.scale is None and scale is not None:
         guesses.append("scale=1/255")
+    if scale is not None:
+        guesses += [text for text, given in (("mean=0", preprocess.mean), ("std=1", preprocess.std)) if given is None]
     return tuple(guesses)

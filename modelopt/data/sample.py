@@ -35,12 +35,14 @@ class Dataset(ABC):
         has_labels: Whether every sample has a label.
         dropped: Rows that feed nothing, because the model fixes its batch size and they do not fill one.
         notes: What the reader should be told: guesses made, rows dropped, arrays ignored.
+        guesses: What of the preprocessing was not said, as ``--preprocess`` takes it.
     """
 
     source: str
     has_labels: bool
     dropped: int = 0
     notes: tuple[str, ...] = ()
+    guesses: tuple[str, ...] = ()
 
     @abstractmethod
     def __len__(self) -> int:

@@ -39,6 +39,7 @@ def _subset(parent: Dataset, indices: Iterable[int]) -> Subset:
         has_labels=parent.has_labels,
         dropped=parent.dropped,
         notes=parent.notes,
+        guesses=parent.guesses,
         parent=parent,
         indices=tuple(sorted(int(index) for index in indices)),
     )

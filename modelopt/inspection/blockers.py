@@ -75,7 +75,7 @@ def _already_quantized(subject: _Subject) -> Blocker | None:
 def _no_kernels(subject: _Subject) -> Blocker | None:
     if any(_weight(node) is not None or _computed(node, subject) for node in subject.kernels):
         return None
-    text = "no Conv, Gemm or MatMul has a constant weight: there is nothing that int8 would make faster"
+    text = "no Conv, Gemm or MatMul has a constant weight: there is nothing that int8 could make faster"
     return Blocker(code="no-constant-weights", severity="stops", count=0, text=text)
 
 

@@ -153,13 +153,15 @@ def _foldable(inspection: Inspection) -> Section:
         (size(found.unused_bytes), "of initializers that nothing reads", "modelopt fold"),
     ]
     rows = [row for row in rows if row[0] not in {"0", "0 B"}]
-    return Section("What can be simplified", None, tuple(rows), () if rows else ("nothing that is found by looking",))
+    return Section(
+        "What may be simplified, by looking at the graph", None, tuple(rows), () if rows else ("nothing was found",)
+    )
 
 
 def _blockers(inspection: Inspection, *, verbose: bool) -> Section:
-    title = "What quantization meets"
+    title = "What quantization will meet, by looking at the graph"
     if not inspection.blockers:
-        return Section(title, None, (), ("nothing in its way",))
+        return Section(title, None, (), ("nothing was found in its way",))
     rows = []
     for blocker in inspection.blockers:
         examples = blocker.examples if verbose else blocker.examples[:_EXAMPLES_SHOWN]

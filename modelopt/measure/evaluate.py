@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -10,8 +10,9 @@ import numpy as np
 
 from modelopt.data.sample import Dataset, Sample
 from modelopt.errors import InputError
-from modelopt.measure.metric import Metric, Score
-from modelopt.measure.metrics import Choice, choose, parse
+from modelopt.measure.chance import Chance, Standing, caution
+from modelopt.measure.metric import NOTHING_COMPARED, Metric, Outputs, Score, is_float
+from modelopt.measure.metrics import UNUSED_LABELS, Choice, choose, parse, task_for
 from modelopt.measure.stats import Delta
 from modelopt.progress import Progress, silent
 from modelopt.runtime.session import SessionSpec
@@ -28,8 +29,10 @@ class Accuracy(msgspec.Struct, frozen=True, kw_only=True):
         reference: The original's score at the task; None without labels that a metric can use.
         candidate: The other model's score.
         delta: Candidate minus reference, paired.
-        fidelity: How close the outputs are, without labels.
+        fidelity: How close the outputs are, without labels; a score without a value compared nothing, or says why.
+        chance: How the original's score at the task stands to guessing; None where that is not known.
         notes: What the reader should know.
+        warnings: What speaks against believing the scores.
     """
 
     n: int
@@ -37,7 +40,9 @@ class Accuracy(msgspec.Struct, frozen=True, kw_only=True):
     candidate: Score | None
     delta: Delta | None
     fidelity: tuple[Score, ...]
+    chance: Chance | None = None
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def evaluate(
@@ -113,36 +118,95 @@ def score(before: Reference, after: Session, asked: Metric | None, progress: Pro
     names = _matched_outputs(before.session, after)
     dataset = before.dataset
     total = len(dataset)
-    choice: Choice | None = None
-    done = 0
+    found: _Scoring | None = None
     for sample, reference in before:
         candidate = after.run(sample.feeds, names)
-        if choice is None:
-            choice = choose(asked, reference, sample.label)
-        _update(choice, sample, reference, candidate)
-        done += 1
-        progress("evaluating", done, total)
-    if choice is None:
+        if found is None:
+            found = _Scoring(choose(asked, reference), [value.name for value in before.session.info.outputs])
+        found.update(sample, reference, candidate)
+        progress("evaluating", found.n, total)
+    if found is None:
         raise InputError(f"{dataset.source} holds no sample", hint="accuracy needs at least one")
-    task = choice.task
-    return Accuracy(
-        n=done,
-        reference=None if task is None else task.reference_score(),
-        candidate=None if task is None else task.score(),
-        delta=None if task is None else task.delta(),
-        fidelity=tuple(each.score() for each in choice.fidelity),
-        notes=(choice.note,) if choice.note else (),
-    )
+    return found.accuracy()
 
 
-def _update(choice: Choice, sample: Sample, reference: list[np.ndarray], candidate: list[np.ndarray]) -> None:
-    try:
-        if choice.task is not None:
-            choice.task.update(reference, candidate, sample.label)
-        for each in choice.fidelity:
-            each.update(reference, candidate, sample.label)
-    except InputError as error:
-        raise InputError(f"{sample.name}: {error.fact}", note=error.note, hint=error.hint) from error
+class _Scoring:
+    """What an evaluation has seen so far.
+
+    Args:
+        choice: The metrics; one that uses the labels may be found at a later sample.
+        outputs: The outputs' names.
+    """
+
+    def __init__(self, choice: Choice, outputs: Sequence[str]) -> None:
+        self.n = 0
+        self._choice = choice
+        self._task = choice.task
+        self._labelled = False
+        self._outputs = tuple(outputs)
+        self._blank = np.zeros(len(outputs), np.int64)
+        self._left_out = 0
+
+    def update(self, sample: Sample, reference: Outputs, candidate: Outputs) -> None:
+        """Take in one sample.
+
+        Raises:
+            InputError: The metric that the user named does not suit it.
+        """
+        blank = np.array([is_blank(a) and is_blank(b) for a, b in zip(reference, candidate, strict=True)], bool)
+        self._blank += blank
+        self._left_out += bool(blank.all())
+        if self._choice.inferred and self._task is None and sample.label is not None:
+            self._labelled = True
+            self._task = task_for(reference, candidate, sample.label)
+            if self._task is not None:
+                self._task.pass_over(self.n)
+        self.n += 1
+        try:
+            if self._task is not None:
+                self._task.update(reference, candidate, sample.label)
+            for each in self._choice.fidelity:
+                each.update(reference, candidate, sample.label)
+        except InputError as error:
+            raise InputError(f"{sample.name}: {error.fact}", note=error.note, hint=error.hint) from error
+
+    def accuracy(self) -> Accuracy:
+        """The scores."""
+        task = self._task
+        chance = None if task is None else task.chance()
+        reference = None if task is None else task.reference_score()
+        said = None
+        if chance is not None and reference is not None and reference.value is not None:
+            said = caution(reference.name, reference.value, chance)
+        doubtful = chance is not None and chance.standing in {Standing.AT_CHANCE, Standing.UNCLEAR}
+        notes = (*self._notes(), *(task.cautions() if task is not None else ()))
+        return Accuracy(
+            n=self.n,
+            reference=reference,
+            candidate=None if task is None else task.score(),
+            delta=None if task is None else task.delta(),
+            fidelity=tuple(each.score() for each in self._choice.fidelity if each.suits),
+            chance=chance,
+            notes=notes if doubtful or said is None else (*notes, said),
+            warnings=(said,) if doubtful and said is not None else (),
+        )
+
+    def _notes(self) -> Iterator[str]:
+        if self._left_out == self.n:
+            yield f"{NOTHING_COMPARED}: the outputs hold none on any of the {self.n} samples"
+            return
+        if self._left_out:
+            yield f"{self._left_out} of {self.n} samples are not counted: their outputs hold no element"
+        for name, blank in zip(self._outputs, self._blank, strict=True):
+            if blank == self.n:
+                yield f"output '{name}' was not compared: it holds no element on any of the {self.n} samples"
+        if self._labelled and self._task is None:
+            yield UNUSED_LABELS
+
+
+def is_blank(output: np.ndarray) -> bool:
+    """Whether there is nothing in an output to compare: no element, or only NaN and infinity."""
+    return not output.size or (is_float(output) and not np.isfinite(output).any())
 
 
 def _matched_outputs(before: Session, after: Session) -> list[str]:

@@ -1,7 +1,8 @@
 """How close the candidate's outputs are to the reference's, without labels.
 
-Equal non-finite values (both NaN, both the same infinity) are left out. A value that is non-finite on one side only
-counts as zero there and is reported as `nonfinite`; an output of another shape counts as all zeros.
+An output without elements in a sample is not compared there, and equal non-finite values (both NaN, both the same
+infinity) are left out: a metric that is left with nothing has no value. A value that is non-finite on one side only
+counts as zero there and is reported; against a zero it counts as one. An output of another shape counts as all zeros.
 """
 
 from __future__ import annotations
@@ -11,41 +12,75 @@ from abc import abstractmethod
 from array import array
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import msgspec
 import numpy as np
 
-from modelopt.errors import InputError
 from modelopt.measure.metric import (
+    NOTHING_COMPARED,
     Metric,
     Outputs,
     Score,
     Tally,
+    Unfit,
     clipped,
     count_nonfinite_mismatches,
     is_float,
+    nonfinite_mismatch,
 )
 from modelopt.measure.stats import Interval, Units, mean_interval
 
+EXACT = "exact"
+"""The note of a figure that found no difference at all."""
+
 
 class Fidelity(Metric):
-    """What the metrics below share: they count what they cannot compare."""
+    """What the metrics below share: they count what they compare, and what they cannot.
 
-    def __init__(self) -> None:
+    Args:
+        inferred: The metric was not asked for by name: samples that it does not suit are passed over. Otherwise they
+            are an error.
+    """
+
+    def __init__(self, *, inferred: bool = False) -> None:
+        self._inferred = inferred
         self._n = 0
+        self._fitting = 0
+        self._compared = 0
         self._nonfinite = 0
         self._reshaped = 0
 
     def update(self, reference: Outputs, candidate: Outputs, label: np.ndarray | None) -> None:
-        """See `Metric.update`; the label is not used."""
+        """See `Metric.update`; the label is not used.
+
+        Raises:
+            Unfit: The outputs are of no such kind, and the metric was asked for by name.
+        """
         self._n += 1
         self._nonfinite += count_nonfinite_mismatches(reference, candidate)
         self._reshaped += any(a.shape != b.shape for a, b in zip(reference, candidate, strict=True))
-        self.compare(reference, candidate)
+        try:
+            compared = self.compare(reference, candidate)
+        except Unfit:
+            if not self._inferred:
+                raise
+            return
+        self._fitting += 1
+        self._compared += compared
+
+    @property
+    def suits(self) -> bool:
+        """Whether any sample so far had outputs of the kind that the metric compares, if only without elements."""
+        return self._fitting > 0
 
     @abstractmethod
-    def compare(self, reference: Outputs, candidate: Outputs) -> None:
-        """Take in one sample's outputs."""
+    def compare(self, reference: Outputs, candidate: Outputs) -> bool:
+        """Take in one sample's outputs; False where there was nothing to compare.
+
+        Raises:
+            Unfit: No output is of the kind that the metric compares.
+        """
 
     def made(
         self,
@@ -59,10 +94,12 @@ class Fidelity(Metric):
         notes = [note] if note else []
         if self._reshaped:
             notes.append(f"{self._reshaped} of {self._n} samples give outputs of another shape")
+        if self._nonfinite:
+            notes.append(f"{self._nonfinite:,} values are NaN or infinite in one of the two only")
         return Score(
             name=self.name,
             value=value,
-            n=self._n if n is None else n,
+            n=self._compared if n is None else n,
             low=None if interval is None else interval.low,
             high=None if interval is None else interval.high,
             unit=self.unit,
@@ -70,6 +107,10 @@ class Fidelity(Metric):
             nonfinite=self._nonfinite,
             note="; ".join(notes) or None,
         )
+
+    def nothing(self) -> Score | None:
+        """The score where nothing was compared, else None."""
+        return None if self._compared else self.made(None, n=0, note=NOTHING_COMPARED)
 
 
 class Cosine(Fidelity):
@@ -79,18 +120,20 @@ class Cosine(Fidelity):
     unit = "cosine"
     higher_is_better = True
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *, inferred: bool = False) -> None:
+        super().__init__(inferred=inferred)
         self._tally = Tally()
 
-    def compare(self, reference: Outputs, candidate: Outputs) -> None:
+    def compare(self, reference: Outputs, candidate: Outputs) -> bool:
         """See `Fidelity.compare`."""
-        worst = min(_cosine(a, b) for _, a, b in _pairs(self.name, reference, candidate))
-        self._tally.add(np.array([worst]), together=False)
+        found = [_cosine(pair) for pair in _pairs(self.name, reference, candidate)]
+        if found:
+            self._tally.add(np.array([min(found)]), together=False)
+        return bool(found)
 
     def score(self) -> Score:
         """See `Metric.score`."""
-        return self.made(self._tally.units.mean, clipped(self._tally.interval(), -1.0, 1.0))
+        return self.nothing() or self.made(self._tally.units.mean, clipped(self._tally.interval(), -1.0, 1.0))
 
 
 class Sqnr(Fidelity):
@@ -100,22 +143,24 @@ class Sqnr(Fidelity):
     unit = "dB"
     higher_is_better = True
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *, inferred: bool = False) -> None:
+        super().__init__(inferred=inferred)
         self._signal: dict[int, array[float]] = defaultdict(lambda: array("d"))
         self._noise: dict[int, array[float]] = defaultdict(lambda: array("d"))
 
-    def compare(self, reference: Outputs, candidate: Outputs) -> None:
+    def compare(self, reference: Outputs, candidate: Outputs) -> bool:
         """See `Fidelity.compare`."""
-        for position, a, b in _pairs(self.name, reference, candidate):
-            self._signal[position].append(float(a @ a))
-            self._noise[position].append(float((a - b) @ (a - b)))
+        pairs = list(_pairs(self.name, reference, candidate))
+        for pair in pairs:
+            self._signal[pair.position].append(float(pair.a @ pair.a))
+            self._noise[pair.position].append(float((pair.a - pair.b) @ (pair.a - pair.b)))
+        return bool(pairs)
 
     def score(self) -> Score:
         """See `Metric.score`; no value where the outputs are equal, or where the reference is zero everywhere."""
         noise = {position: sum(values) for position, values in self._noise.items()}
         if not any(noise.values()):
-            return self.made(None, note="exact")
+            return self.nothing() or self.made(None, note=EXACT)
         signal = {position: sum(values) for position, values in self._signal.items()}
         worst = max(noise, key=lambda position: noise[position] / signal[position] if signal[position] else math.inf)
         if not signal[worst]:
@@ -135,39 +180,68 @@ class MaxAbsError(Fidelity):
     unit = ""
     higher_is_better = False
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *, inferred: bool = False) -> None:
+        super().__init__(inferred=inferred)
         self._worst = 0.0
 
-    def compare(self, reference: Outputs, candidate: Outputs) -> None:
+    def compare(self, reference: Outputs, candidate: Outputs) -> bool:
         """See `Fidelity.compare`."""
-        for _, a, b in _pairs(self.name, reference, candidate):
-            self._worst = max(self._worst, float(np.max(np.abs(a - b), initial=0.0)))
+        pairs = list(_pairs(self.name, reference, candidate))
+        self._worst = max(self._worst, *(float(np.max(np.abs(pair.a - pair.b))) for pair in pairs), 0.0)
+        return bool(pairs)
 
     def score(self) -> Score:
         """See `Metric.score`; a maximum has no interval."""
-        return self.made(self._worst, note=None if self._worst else "exact")
+        return self.nothing() or self.made(self._worst, note=None if self._worst else EXACT)
 
 
-def _pairs(name: str, reference: Outputs, candidate: Outputs) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Each floating-point output as two vectors of finite float64, with its position."""
+@dataclass(frozen=True)
+class _Pair:
+    """What there is to compare of one output of one sample.
+
+    Attributes:
+        position: Of the output.
+        a: The reference's values, float64[n], finite, n > 0.
+        b: The candidate's, likewise.
+    """
+
+    position: int
+    a: np.ndarray
+    b: np.ndarray
+
+
+def _pairs(name: str, reference: Outputs, candidate: Outputs) -> Iterator[_Pair]:
+    """Each floating-point output that has something to compare."""
     if not any(is_float(out) for out in reference):
-        raise InputError(f"{name} needs an output of floating-point numbers", hint="--metric agreement compares others")
+        raise Unfit(f"{name} needs an output of floating-point numbers", hint="--metric agreement compares others")
     for position, (before, after) in enumerate(zip(reference, candidate, strict=True)):
         if not is_float(before):
             continue
-        a = np.asarray(before, np.float64).ravel()
-        b = np.asarray(after, np.float64).ravel() if after.shape == before.shape else np.zeros_like(a)
-        compared = np.isfinite(a) | np.isfinite(b) | ((a != b) & ~(np.isnan(a) & np.isnan(b)))
-        yield position, _finite(a[compared]), _finite(b[compared])
+        a, b = _same_shape(np.asarray(before, np.float64), np.asarray(after, np.float64))
+        compared = np.isfinite(a) | np.isfinite(b) | nonfinite_mismatch(a, b)
+        if compared.any():
+            yield _Pair(position, *_finite(a[compared], b[compared]))
 
 
-def _finite(values: np.ndarray) -> np.ndarray:
-    return np.where(np.isfinite(values), values, 0.0)
+def _same_shape(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both as vectors; one of another shape becomes zeros, and where the other is zeros already it becomes ones."""
+    if a.shape == b.shape:
+        return a.ravel(), b.ravel()
+    held = a.ravel() if a.size else b.ravel()
+    against = np.zeros_like(held) if held.any() else np.ones_like(held)
+    return (held, against) if a.size else (against, held)
 
 
-def _cosine(a: np.ndarray, b: np.ndarray) -> float:
+def _finite(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both without NaN and infinity, and still unlike wherever one of them is not finite."""
+    unlike = ~(np.isfinite(a) & np.isfinite(b))
+    a, b = (np.where(np.isfinite(values), values, 0.0) for values in (a, b))
+    return a, np.where(unlike & (a == b), 1.0, b)
+
+
+def _cosine(pair: _Pair) -> float:
     """1 for two zero vectors, 0 when only one of them is zero."""
+    a, b = pair.a, pair.b
     lengths = math.sqrt(float(a @ a)) * math.sqrt(float(b @ b))
     if lengths == 0:
         return 1.0 if not (a.any() or b.any()) else 0.0

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 import numpy as np
 
 from modelopt.errors import InputError
+from modelopt.measure.chance import Chance
 from modelopt.measure.stats import (
     Delta,
     Interval,
@@ -20,6 +21,9 @@ from modelopt.measure.stats import (
 )
 
 Outputs = Sequence[np.ndarray]
+
+NOTHING_COMPARED = "no output element was compared"
+"""The note of a figure that no sample said anything about: it is no evidence, and no gate passes on it."""
 
 
 class Score(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,11 +81,11 @@ class Metric(ABC):
 
     @abstractmethod
     def score(self) -> Score:
-        """The candidate's score over all samples so far.
+        """The candidate's score over all samples so far; without a value where these held nothing to score."""
 
-        Raises:
-            InputError: There was nothing to score.
-        """
+
+class Unfit(InputError):
+    """A sample's outputs or label are not of a kind that the metric scores."""
 
 
 class Tally:
@@ -92,7 +96,10 @@ class Tally:
         self._counts = array("d")
 
     def add(self, items: np.ndarray, *, together: bool) -> None:
-        """Take in the items of one sample, float64[k]; `together` when they are not independent."""
+        """Take in the items of one sample, float64[k]; `together` when they are not independent.
+
+        A sample without items is a unit only beside another tally, whose items for it are kept: see `TaskMetric`.
+        """
         if together:
             self._sums.append(float(items.sum()))
             self._counts.append(items.size)
@@ -124,28 +131,78 @@ def clipped(interval: Interval | None, low: float, high: float) -> Interval | No
 
 
 class TaskMetric(Metric):
-    """A metric of how well a model does its task: it scores either model alone, and the two against each other."""
+    """A metric of how well a model does its task: it scores either model alone, and the two against each other.
 
-    def __init__(self) -> None:
+    Samples whose outputs hold no element are passed over where they do not fit; a model that gives nothing that fits
+    where the other does has everything wrong there.
+
+    Args:
+        inferred: The metric was not asked for by name: samples that it does not suit are passed over. Otherwise they
+            are an error.
+    """
+
+    def __init__(self, *, inferred: bool = False) -> None:
+        self._inferred = inferred
         self._reference = Tally()
         self._candidate = Tally()
         self._nonfinite = 0
+        self._samples = 0
+        self._unscored = 0
+        self._why: str | None = None
 
     @abstractmethod
     def items(self, outputs: Outputs, label: np.ndarray | None) -> tuple[np.ndarray, bool]:
         """Score one sample: float64[k], one number per item, and whether the items hang together.
 
         Raises:
-            InputError: The outputs or the label are not of a kind that the metric can score.
+            InputError: The outputs or the label are not of a kind that the metric can score; `Unfit` where those of
+                other samples may be.
         """
 
     def update(self, reference: Outputs, candidate: Outputs, label: np.ndarray | None) -> None:
         """See `Metric.update`."""
-        before, together = self.items(reference, label)
-        after, _ = self.items(candidate, label)
-        self._reference.add(before, together=together)
-        self._candidate.add(after, together=together)
+        self._samples += 1
         self._nonfinite += count_nonfinite_mismatches(reference, candidate)
+        before = self._fitting(reference, label, required=not self._inferred)
+        after = self._fitting(candidate, label, required=False)
+        known = before or after
+        wrong = (np.zeros(0), True) if known is None else (np.zeros_like(known[0]), known[1])
+        (items, together), (others, _) = before or wrong, after or wrong
+        if not (items.size or others.size):
+            self._unscored += 1
+            return
+        self._reference.add(items, together=together)
+        self._candidate.add(others, together=together)
+
+    def _fitting(self, outputs: Outputs, label: np.ndarray | None, *, required: bool) -> tuple[np.ndarray, bool] | None:
+        """The `items` of one model; None where it has none that fit."""
+        try:
+            return self.items(outputs, label)
+        except Unfit as unfit:
+            if required and any(out.size for out in outputs):
+                raise
+            self._why = self._why or unfit.fact
+            return None
+
+    def pass_over(self, samples: int) -> None:
+        """Count samples that held nothing to score."""
+        self._samples += samples
+        self._unscored += samples
+
+    @property
+    def units(self) -> int:
+        """How many independent units the original was scored on."""
+        return len(self._reference.units.sums)
+
+    def cautions(self) -> Iterator[str]:
+        """What the reader must know of the scores."""
+        if self._unscored and self._reference.n:
+            left = self._samples - self._unscored
+            yield f"{self.name} is over {left} of {self._samples} samples: elsewhere {self._why or 'there are no rows'}"
+
+    def chance(self) -> Chance | None:
+        """How the original's score stands to guessing; None where that is not known."""
+        return None
 
     def score(self) -> Score:
         """See `Metric.score`."""
@@ -155,25 +212,30 @@ class TaskMetric(Metric):
         """The original model's score."""
         return self._score(self._reference, 0)
 
-    def delta(self) -> Delta:
-        """Candidate minus reference, paired sample by sample."""
-        return paired_difference_interval(self._reference.units, self._candidate.units)
+    def delta(self) -> Delta | None:
+        """Candidate minus reference, paired sample by sample; None where one of the two has no item at all."""
+        if not (self._reference.n and self._candidate.n):
+            return None
+        with np.errstate(invalid="ignore"):  # a resample may hold only samples without items
+            found = paired_difference_interval(self._reference.units, self._candidate.units)
+        if found.low is None or found.high is None or np.isfinite([found.low, found.high]).all():
+            return found
+        return Delta(point=found.point, low=None, high=None)
 
     def _score(self, tally: Tally, nonfinite: int) -> Score:
-        if not tally.n:
-            raise InputError(f"{self.name} found nothing to score")
-        interval = tally.interval()
+        interval = tally.interval() if tally.n else None
         if self.unit == "share":
             interval = clipped(interval, 0.0, 1.0)
         return Score(
             name=self.name,
-            value=tally.units.mean,
+            value=tally.units.mean if tally.n else None,
             n=tally.n,
             low=None if interval is None else interval.low,
             high=None if interval is None else interval.high,
             unit=self.unit,
             higher_is_better=self.higher_is_better,
             nonfinite=nonfinite,
+            note=None if tally.n else NOTHING_COMPARED,
         )
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from modelopt.errors import InputError, did_you_mean
-from modelopt.measure.agreement import Agreement, ArgmaxAgreement, class_scores
+from modelopt.measure.agreement import Agreement, ArgmaxAgreement
 from modelopt.measure.custom import Custom
-from modelopt.measure.fidelity import Cosine, MaxAbsError, Sqnr
+from modelopt.measure.fidelity import Cosine, Fidelity, MaxAbsError, Sqnr
 from modelopt.measure.metric import Metric, Outputs, TaskMetric, is_float
 from modelopt.measure.topk import TopK, find_scores
 
@@ -32,12 +32,12 @@ class Choice:
     Attributes:
         task: Scores each model against labels; None without.
         fidelity: Compare the candidate's outputs with the reference's.
-        note: Why there is no task metric although there are labels, else None.
+        inferred: The user named no metric: labels that are classes are used where `task_for` finds a metric for them.
     """
 
     task: TaskMetric | None
-    fidelity: tuple[Metric, ...]
-    note: str | None = None
+    fidelity: tuple[Fidelity, ...]
+    inferred: bool = False
 
 
 def names() -> tuple[str, ...]:
@@ -62,36 +62,43 @@ def parse(name: str) -> Metric:
     return _NAMED[name]()
 
 
-def choose(metric: Metric | None, outputs: Outputs, label: np.ndarray | None) -> Choice:
-    """The metrics for a model and its data, judged by the first sample.
+def choose(metric: Metric | None, outputs: Outputs) -> Choice:
+    """The metrics for a model, judged by the first sample; `task_for` finds one that uses the labels.
 
     Args:
-        metric: What the user asked for, from `parse`; None picks top1 where the labels are class numbers that fit an
-            output. The fidelity metrics that suit the outputs come with it, unless the user asked for one of them.
+        metric: What the user asked for, from `parse`. The fidelity metrics that suit the outputs come with it, unless
+            the user asked for one of them.
         outputs: The reference's outputs for the first sample.
-        label: Its label.
     """
     if isinstance(metric, TaskMetric):
         return Choice(metric, fidelity_set(outputs))
-    if metric is not None:
+    if isinstance(metric, Fidelity):
         return Choice(None, (metric,))
-    if label is None:
-        return Choice(None, fidelity_set(outputs))
-    if _are_classes(outputs, label):
-        return Choice(TopK(1), fidelity_set(outputs))
-    note = "the labels are not class numbers that fit an output, so they are not used: --metric file.py:function can"
-    return Choice(None, fidelity_set(outputs), note)
+    return Choice(None, fidelity_set(outputs), inferred=True)
 
 
-def fidelity_set(outputs: Outputs) -> tuple[Metric, ...]:
-    """The metrics that suit a model with these outputs."""
-    chosen: list[Metric] = []
+def task_for(reference: Outputs, candidate: Outputs, label: np.ndarray) -> TaskMetric | None:
+    """The metric for labels that are class numbers which fit an output of one of the models; None for others.
+
+    The outputs of one sample may hold no row that labels fit, and those of the next do.
+    """
+    return TopK(1, inferred=True) if _are_classes(reference, label) or _are_classes(candidate, label) else None
+
+
+UNUSED_LABELS = (
+    "the labels are not class numbers that fit an output, so they are not used: --metric file.py:function can"
+)
+"""What the reader is told where `task_for` found no metric on any sample."""
+
+
+def fidelity_set(outputs: Outputs) -> tuple[Fidelity, ...]:
+    """The metrics that may suit a model with these outputs; each passes over samples that it does not suit."""
+    chosen: list[Fidelity] = []
     if any(is_float(out) for out in outputs):
-        chosen += [Cosine(), Sqnr(), MaxAbsError()]
-    if class_scores(outputs) is not None:
-        chosen.append(ArgmaxAgreement())
+        chosen += [Cosine(inferred=True), Sqnr(inferred=True), MaxAbsError(inferred=True)]
+        chosen.append(ArgmaxAgreement(inferred=True))
     if any(not is_float(out) for out in outputs):
-        chosen.append(Agreement())
+        chosen.append(Agreement(inferred=True))
     return tuple(chosen)
 
 

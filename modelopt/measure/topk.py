@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from modelopt.errors import InputError
-from modelopt.measure.metric import Outputs, TaskMetric, is_float
+from modelopt.measure.chance import Chance, Guesses
+from modelopt.measure.metric import Outputs, TaskMetric, Unfit, is_float
 
 
 class TopK(TaskMetric):
@@ -20,17 +21,39 @@ class TopK(TaskMetric):
     unit = "share"
     higher_is_better = True
 
-    def __init__(self, k: int) -> None:
-        super().__init__()
+    def __init__(self, k: int, *, inferred: bool = False) -> None:
+        super().__init__(inferred=inferred)
         self.name = f"top{k}"
         self._k = k
+        self._guesses = Guesses(k)
+
+    def update(self, reference: Outputs, candidate: Outputs, label: np.ndarray | None) -> None:
+        """See `Metric.update`."""
+        scored = self.units
+        super().update(reference, candidate, label)
+        if label is not None and self.units > scored:
+            self._count(reference, label)
+
+    def _count(self, reference: Outputs, label: np.ndarray) -> None:
+        """Keep what says how well guessing would do."""
+        scores = find_scores(reference, label)
+        if scores is not None:
+            rows = scores.reshape(-1, scores.shape[-1])
+            self._guesses.add(_highest(rows, self._k), label, rows.shape[1])
+        elif (classes := _find_classes(reference, label)) is not None:
+            self._guesses.add(classes, label, 0)
+
+    def chance(self) -> Chance | None:
+        """See `TaskMetric.chance`."""
+        found = self.reference_score()
+        return self._guesses.chance(found.value, found.low, self.units)
 
     def items(self, outputs: Outputs, label: np.ndarray | None) -> tuple[np.ndarray, bool]:
         """See `TaskMetric.items`; the rows of one sample hang together where the scores have more than two axes."""
         if label is None:
-            raise InputError(f"{self.name} needs labels", hint="give data with labels, or choose another --metric")
+            raise Unfit(f"{self.name} needs labels", hint="give data with labels, or choose another --metric")
         if label.dtype.kind not in "iu":
-            raise InputError(
+            raise Unfit(
                 f"{self.name} needs class numbers as labels",
                 note=f"the labels are {label.dtype.name}",
                 hint="--metric file.py:function scores labels of any kind",
@@ -41,7 +64,7 @@ class TopK(TaskMetric):
             if classes is not None:
                 return (classes.ravel() == label.ravel()).astype(np.float64), label.ndim > 1
         if scores is None:
-            raise InputError(
+            raise Unfit(
                 "the labels do not fit any output",
                 note=f"labels: {list(label.shape)}; outputs: {', '.join(str(list(out.shape)) for out in outputs)}",
                 hint="--metric file.py:function scores outputs of any shape",
@@ -69,6 +92,15 @@ def find_scores(outputs: Outputs, label: np.ndarray) -> np.ndarray | None:
         if is_float(out) and out.ndim and out.shape[-1] > 1 and out.size == label.size * out.shape[-1]:
             return out
     return None
+
+
+def _highest(rows: np.ndarray, k: int) -> np.ndarray:
+    """int[rows, k]: the classes that score highest."""
+    if k == 1:
+        best: np.ndarray = rows.argmax(axis=1)[:, None]
+        return best
+    found: np.ndarray = np.argsort(-rows, axis=1, kind="stable")[:, :k]
+    return found
 
 
 def _find_classes(outputs: Outputs, label: np.ndarray) -> np.ndarray | None:

@@ -118,7 +118,7 @@ class QuantizeDynamic(Pass):
         if attention.is_attention(node):
             return attention.why_not(node)
         if node.op_type == "Conv" and not self.conv:
-            return "a convolution with ranges measured at run time is slower than float (conv: true does it anyway)"
+            return "a convolution with ranges measured at run time is estimated not to pay (conv: true does it anyway)"
         return kernels.why_not(node)
 
 

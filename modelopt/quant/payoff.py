@@ -21,7 +21,9 @@ FREE_DIM = DEFAULT_FREE_DIM
 """Taken for a size that is known only when the model runs; a batch is taken for 1. Benchmarks on noise do the same."""
 
 NO_KERNEL = "this target has no kernel that quantizes activations at run time: it would run on the CPU"
-UNPROFITABLE = "int8 would save less here than quantizing its input at every run costs (everywhere: true does it)"
+UNPROFITABLE = (
+    "int8 is estimated to save less here than quantizing its input at every run costs (everywhere: true does it)"
+)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Any
 
 import msgspec
@@ -124,6 +125,19 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True):
     ratio: Ratio
 
 
+class Outcome(Enum):
+    """What became of something that was tried."""
+
+    KEPT = "kept"
+    SURPASSED = "surpassed"
+    INACCURATE = "inaccurate"
+    NO_EVIDENCE = "no evidence"
+    SLOWER = "slower"
+    NO_GAIN = "no gain"
+    NOTHING_TO_DO = "nothing to do"
+    FAILED = "failed"
+
+
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
     """A way to make the model that was tried.
 
@@ -134,6 +148,8 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
         ratio: How many times as fast the model is with it as without; None where it was not measured.
         on_one_thread: How many times as fast as the float model it is on one thread; None where that was not measured.
         kept: Whether it is part of the recipe.
+        outcome: What became of it.
+        reason: Why it was kept or left out, as one clause.
         skipped: The refusals of its last pass.
     """
 
@@ -143,6 +159,8 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     ratio: Ratio | None = None
     on_one_thread: Ratio | None = None
     kept: bool
+    outcome: Outcome
+    reason: str
     skipped: tuple[SkipInfo, ...] = ()
 
 
@@ -173,13 +191,15 @@ class GateResult(msgspec.Struct, frozen=True, kw_only=True):
         gate: ``max-drop``, ``min-speedup``, ``max-size`` or ``must-gain``.
         limit: What was asked, as text.
         found: What was measured, as text.
-        passed: Whether it holds.
+        passed: Whether it holds; None where that could not be judged.
+        hint: What the user may do where it does not hold for want of evidence.
     """
 
     gate: str
     limit: str
     found: str
-    passed: bool
+    passed: bool | None
+    hint: str | None = None
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -187,6 +207,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         schema: The version of this structure.
+        verdict: What came of it, as one sentence.
         input: The model read.
         output: The model written (or that would have been, see `written`).
         written: Whether the output has its name: False when a gate failed.
@@ -196,6 +217,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         passes: What each pass did, in order.
         verification: How it was checked, None with ``--no-verify``.
         latency: None where it was not measured.
+        not_timed: Why latency was not measured although it was asked for; None where it was.
         accuracy: None where it was not measured.
         gates: The contract, line by line.
         notes: What the reader should know of the data; the benchmark's warnings are in `latency`.
@@ -206,6 +228,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     schema: str = SCHEMA
+    verdict: str = ""
     input: FileInfo
     output: FileInfo
     written: bool
@@ -215,6 +238,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     passes: tuple[PassResult, ...]
     verification: Verification | None
     latency: Latency | None
+    not_timed: str | None = None
     accuracy: Accuracy | None
     gates: tuple[GateResult, ...]
     notes: tuple[str, ...]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from modelopt.measure.evaluate import Accuracy
-from modelopt.measure.metric import Score
+from modelopt.measure.metric import NOTHING_COMPARED, Score
 from modelopt.measure.stats import Verdict
 from modelopt.passes.base import Effect
 from modelopt.report import Latency, PassResult, Report, Verification
@@ -16,6 +16,7 @@ from modelopt.sections import Section
 _MAX_SKIPS = 40
 _MAX_TENSORS = 12
 _MAX_CAUTIONS = 2
+_JUDGED = {True: "ok", False: "FAILED", None: "not judged"}
 _KINDS = {Kind.INTEGER: "integer", Kind.FLOAT: "float", Kind.OVERHEAD: "converting"}
 
 
@@ -27,7 +28,7 @@ def report_sections(report: Report, *, explain: bool = False, verbose: bool = Fa
         explain: Every refusal too, with its reason.
         verbose: Passes that did nothing too.
     """
-    sections = [_passes(report, verbose=verbose)]
+    sections = [Section("", None, (), (report.verdict,)), _passes(report, verbose=verbose)]
     if explain:
         sections.append(_refusals(report))
         sections += [] if report.coverage is None else [_slowest(report.coverage)]
@@ -38,7 +39,7 @@ def report_sections(report: Report, *, explain: bool = False, verbose: bool = Fa
         sections.append(_offenders(report))
     sections.append(_outcome(report))
     if report.gates:
-        rows = tuple((gate.gate, gate.limit, gate.found, "ok" if gate.passed else "FAILED") for gate in report.gates)
+        rows = tuple((gate.gate, gate.limit, gate.found, _JUDGED[gate.passed]) for gate in report.gates)
         sections.append(Section("gates", ("gate", "asked", "found", ""), rows))
     return sections
 
@@ -77,14 +78,16 @@ def _trials(report: Report) -> Section:
     rows = []
     for trial in report.trials:
         ratio = trial.ratio
-        speed = "" if trial.rewrites else "nothing to do"
+        speed = ""
         if ratio is not None:
             speed = f"{ratio.point:.2f}× as fast ({ratio.low:.2f}–{ratio.high:.2f}): {ratio.verdict.value}"
         if trial.on_one_thread is not None:
             speed += f", {trial.on_one_thread.point:.2f}× on one thread"
         drop = "" if trial.drop is None else f"{-trial.drop + 0.0:+.2%}"
-        rows.append((trial.group, str(trial.rewrites), drop, speed, "kept" if trial.kept else "left out"))
-    return Section("tried", ("passes", "rewrites", "accuracy", "against the best before", ""), tuple(rows))
+        rows.append(
+            (trial.group, str(trial.rewrites), drop, speed, f"{'kept' if trial.kept else 'left out'}: {trial.reason}")
+        )
+    return Section("tried", ("passes", "rewrites", "accuracy", "against the best before", "result"), tuple(rows))
 
 
 def _offenders(report: Report) -> Section:
@@ -149,6 +152,8 @@ def _outcome(report: Report) -> Section:
     rows = [_size_row(report)]
     if report.latency is not None:
         rows.append(_latency_row(report.latency))
+    elif report.not_timed is not None:
+        rows.append(("latency", "", "–", report.not_timed))
     if report.coverage is not None:
         found = ", ".join(f"{report.coverage.share(kind):.0%} {_KINDS[kind]}" for kind in Kind)
         rows.append(("time in kernels", "", found, ""))
@@ -182,6 +187,9 @@ def accuracy_rows(accuracy: Accuracy) -> Iterator[tuple[str, str, str, str]]:
         change = "" if delta is None else f"{delta.point:+.4f}" + interval(delta.low, delta.high)
         name = f"{accuracy.candidate.name.split('/')[-1]} (n={accuracy.candidate.n:,})"
         yield name, score(accuracy.reference), score(accuracy.candidate), change
+    if accuracy.fidelity and all(each.note == NOTHING_COMPARED for each in accuracy.fidelity):
+        yield "outputs", "", "–", NOTHING_COMPARED
+        return
     for fidelity in accuracy.fidelity:
         yield f"outputs, {fidelity.name} (n={fidelity.n:,})", "", score(fidelity), fidelity.note or ""
 
@@ -238,8 +246,9 @@ def _bound(error: float) -> str:
 
 
 def _warnings(report: Report) -> Iterator[str]:
-    notes = (*report.notes, *(report.accuracy.notes if report.accuracy is not None else ()))
-    yield from (f"note: {note}" for note in notes)
+    accuracy = report.accuracy
+    yield from (f"note: {note}" for note in (*report.notes, *(accuracy.notes if accuracy is not None else ())))
+    yield from (f"warning: {warning}" for warning in (accuracy.warnings if accuracy is not None else ()))
     if report.latency is not None:
         cautions = report.latency.after.warnings
         yield from (f"warning: {caution}" for caution in cautions[:_MAX_CAUTIONS])

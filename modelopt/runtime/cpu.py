@@ -73,15 +73,21 @@ def detect() -> Target:
     return Target(TargetKind.X86_AVX2, detected=True, features=("no VNNI",))
 
 
-def why_latency_says_nothing(target: Target, provider: str) -> str | None:
-    """A note when what `provider` takes here says nothing about `target`, else None."""
-    wanted = target.kind.value if target.kind in ACCELERATORS else "cpu"
-    if wanted != provider:
-        return f"the target is {target.kind.value}: latency on the provider '{provider}' is not that machine's"
+def accelerator_of(provider: str) -> TargetKind | None:
+    """The target that a provider runs on, by its short or its full name; None for the CPU and for others."""
+    short = provider.lower().removesuffix("executionprovider")
+    return next((kind for kind in ACCELERATORS if kind.value == short), None)
+
+
+def why_not_timed(target: Target, provider: str) -> str | None:
+    """Why what `provider` takes here says nothing about `target`; None where this is that machine."""
+    runs_on = accelerator_of(provider)
+    if target.detected or runs_on is target.kind:
+        return None
+    if runs_on is not None or target.kind in ACCELERATORS:
+        return f"not measured for {target.kind.value} (the provider is {provider})"
     here = detect().kind
-    if wanted == "cpu" and target.kind is not here:
-        return f"the target is {target.kind.value} and this machine {here.value}: latency here is not that machine's"
-    return None
+    return None if target.kind is here else f"not measured for {target.kind.value} (this machine is {here.value})"
 
 
 def resolve(name: str) -> Target:

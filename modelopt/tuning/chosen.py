@@ -16,8 +16,10 @@ class Chosen:
         recipes: In order of preference.
         trials: What was tried, in order.
         offenders: The nodes that cost accuracy, worst first.
+        notes: Why the data say nothing of accuracy, where they do not.
     """
 
     recipes: tuple[Recipe, ...]
     trials: tuple[Trial, ...] = ()
     offenders: tuple[Offender, ...] = ()
+    notes: tuple[str, ...] = ()

@@ -23,16 +23,19 @@ from modelopt.passes.base import Pass
 from modelopt.passes.quantize_dynamic import QuantizeDynamic
 from modelopt.passes.quantize_static import QuantizeStatic
 from modelopt.recipe import Recipe
-from modelopt.report import Offender, Trial
+from modelopt.report import Offender, Outcome, Trial, verdict
 from modelopt.tuning import nodes, variants
 from modelopt.tuning.causes import causes
 from modelopt.tuning.chosen import Chosen
+from modelopt.tuning.judge import Judgement
 from modelopt.tuning.pace import Track
 from modelopt.tuning.sensitivity import Suspect, rank
 from modelopt.tuning.workshop import Built, Workshop, opened, with_steps
 
 MAX_RESTORING = 8
 """How many sets of nodes are tried in float."""
+
+_PASSED_OVER = "it keeps the contract; fewer nodes in float do too"
 
 _SHOWN = 12
 _RESTORED_ALONE = 4
@@ -50,6 +53,7 @@ class _Attempt:
         step: The pass that quantizes.
         built: The model.
         drop: How much accuracy it loses; None where that is not asked.
+        no_evidence: Why the data say nothing about accuracy, None where they do.
     """
 
     label: str
@@ -57,6 +61,7 @@ class _Attempt:
     step: Any
     built: Built
     drop: float | None
+    no_evidence: str | None = None
 
 
 def keep_contract(request: engine.Request, also: Sequence[Pass] = ()) -> Chosen:
@@ -81,6 +86,7 @@ class _Search:
     also: Sequence[Pass]
     trials: list[Trial] = field(default_factory=list)
     offenders: list[Offender] = field(default_factory=list)
+    notes: dict[str, None] = field(default_factory=dict)
     restored: Path | None = None
     made: set[str] = field(default_factory=set)
 
@@ -97,7 +103,7 @@ class _Search:
         before = self.recipe.steps[:-1]
         floats = self.shop.build(self.shop.input, before) if before else self.shop.input
         best = floats
-        for step in (self.asked, *self.also):
+        for step in (self.asked, *filter(self._may_pay, self.also)):
             attempt = self._accurate(floats, step)
             if attempt is None:
                 continue
@@ -110,7 +116,12 @@ class _Search:
         recipes = [with_steps(self.recipe, built) for built in {built.path: built for built in found}.values()]
         if self.track.must_gain():
             recipes = [_gaining(recipe) for recipe in recipes]
-        return Chosen(tuple(recipes), tuple(self.trials), tuple(self.offenders))
+        return Chosen(tuple(recipes), tuple(self.trials), tuple(self.offenders), tuple(self.notes))
+
+    def _may_pay(self, step: Pass) -> bool:
+        """Whether to try a pass of `also`: one that goes against the estimate of what pays needs a measurement."""
+        against = isinstance(step, QuantizeDynamic) and step.everywhere
+        return self.track.measures or not against or self.track.wants_size(self.shop.input)
 
     # Accuracy
 
@@ -119,6 +130,8 @@ class _Search:
         best = self._attempt(floats, step)
         if best is None or self._keeps(best):
             return best
+        if best.no_evidence is not None:
+            return None  # what the data do not say of one candidate they say of none
         for before, variant in variants.repairs(step, with_data=self.shop.data.calibration is not None):
             base = floats if before is None else self._prepared(floats, before)
             attempt = None if base is None else self._attempt(base, variant, before=before)
@@ -144,21 +157,45 @@ class _Search:
         except (Refused, WorkerDied) as error:
             if not self.trials:
                 raise
-            self.trials.append(Trial(group=f"{label}: {error.fact}", rewrites=0, kept=False))
+            self._note(label, Outcome.FAILED, f"it could not be made: {error.fact}")
             return None
         if not built.rewrites:
-            self.trials.append(Trial(group=label, rewrites=0, kept=False, skipped=built.skipped))
+            reason = verdict.nothing_to_do([skip.reason for skip in built.skipped])
+            self._note(label, Outcome.NOTHING_TO_DO, f"nothing to do: {reason}", built)
             return None
         digest = self.shop.digest(built)
         if digest in self.made:
             self.shop.discard(built)
             return None
         self.made.add(digest)
-        drop = self.shop.judge.drop(built.path) if self.limit is not None else None
-        self.trials.append(
-            Trial(group=label, rewrites=built.rewrites, drop=_finite(drop), kept=False, skipped=built.skipped)
+        if self.limit is None:
+            self._note(label, Outcome.SURPASSED, _PASSED_OVER, built)
+            return _Attempt(label, base, step, built, None)
+        found = self.shop.judge.judge(built.path)
+        self._note(label, *self._judged(found), built, _finite(found.drop))
+        self.notes.update(dict.fromkeys(found.notes))
+        return _Attempt(label, base, step, built, found.drop, found.no_evidence)
+
+    def _judged(self, found: Judgement) -> tuple[Outcome, str]:
+        """What becomes of a model by its accuracy, as long as it was not held against others."""
+        if found.does_not_run is not None:
+            return Outcome.FAILED, f"it does not run: {found.does_not_run}"
+        if found.no_evidence is not None:
+            return Outcome.NO_EVIDENCE, f"accuracy cannot be judged: {found.no_evidence}"
+        if self.limit is None or found.drop <= self.limit:
+            return Outcome.SURPASSED, _PASSED_OVER
+        fell = f"fell by {found.drop:.2%}" if found.drop < math.inf else "is lost"
+        return Outcome.INACCURATE, f"accuracy {fell}: {self.limit:.2%} is allowed"
+
+    def _note(
+        self, label: str, outcome: Outcome, reason: str, built: Built | None = None, drop: float | None = None
+    ) -> None:
+        """Remember what was tried; whether it is kept shows later."""
+        rewrites, skipped = (0, ()) if built is None else (built.rewrites, built.skipped)
+        trial = Trial(
+            group=label, rewrites=rewrites, drop=drop, kept=False, outcome=outcome, reason=reason, skipped=skipped
         )
-        return _Attempt(label, base, step, built, drop)
+        self.trials.append(trial)
 
     def _keeps(self, attempt: _Attempt) -> bool:
         return self.limit is None or _loss(attempt) <= self.limit
@@ -239,9 +276,10 @@ class _Search:
         for i, trial in enumerate(self.trials):
             if trial.group == attempt.label:
                 changes = {"ratio": race.ratio, "on_one_thread": race.on_one_thread, "kept": race.won}
-                self.trials[i] = _with(trial, **changes)
+                self.trials[i] = _with(trial, outcome=race.outcome, reason=race.reason, **changes)
             elif race.won and trial.kept:
-                self.trials[i] = _with(trial, kept=False)
+                reason = f"{attempt.label} is better: {race.reason}"
+                self.trials[i] = _with(trial, kept=False, outcome=Outcome.SURPASSED, reason=reason)
         return attempt.built if race.won else best
 
     def _paying(self, attempt: _Attempt) -> _Attempt | None:

@@ -8,7 +8,7 @@ from modelopt import engine
 from modelopt.errors import InputError
 from modelopt.measure.stats import Verdict
 from modelopt.recipe import Step
-from modelopt.report import Trial
+from modelopt.report import Outcome, Trial, verdict
 from modelopt.tuning.chosen import Chosen
 from modelopt.tuning.workshop import opened, with_steps
 
@@ -32,15 +32,26 @@ def keep_if_faster(request: engine.Request, groups: Sequence[Step]) -> Chosen:
         for group in groups:
             built = shop.build(best, [group])
             if not built.rewrites:
-                trials.append(Trial(group=_label(group), rewrites=0, kept=False))
+                reason = f"nothing to do: {verdict.nothing_to_do([skip.reason for skip in built.skipped])}"
+                nothing = Outcome.NOTHING_TO_DO
+                trials.append(Trial(group=_label(group), rewrites=0, kept=False, outcome=nothing, reason=reason))
                 shop.discard(built)
                 continue
             ratio = shop.time(best, built).ratio
             kept = ratio.verdict is Verdict.FASTER
-            trials.append(Trial(group=_label(group), rewrites=built.rewrites, ratio=ratio, kept=kept))
+            outcome, reason = _OUTCOMES[ratio.verdict]
+            label, rewrites = _label(group), built.rewrites
+            trials.append(Trial(group=label, rewrites=rewrites, ratio=ratio, kept=kept, outcome=outcome, reason=reason))
             shop.discard(best if kept else built)
             best = built if kept else best
         return Chosen((with_steps(request.recipe, best),), tuple(trials))
+
+
+_OUTCOMES = {
+    Verdict.FASTER: (Outcome.KEPT, "faster"),
+    Verdict.SLOWER: (Outcome.SLOWER, "slower than without it"),
+    Verdict.NO_DIFFERENCE: (Outcome.NO_GAIN, "no measurable gain in speed"),
+}
 
 
 def _label(group: Step) -> str:

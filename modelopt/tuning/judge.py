@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from modelopt.data import Dataset
 from modelopt.errors import InputError, Refused
-from modelopt.measure.evaluate import Reference, score
+from modelopt.findings import Findings, relative_error
+from modelopt.measure.evaluate import Reference, is_blank, score
 from modelopt.measure.fidelity import Sqnr
 from modelopt.measure.metrics import parse
-from modelopt.measuring import Findings
 from modelopt.progress import Progress
 from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Worker
@@ -21,6 +22,23 @@ REMEMBERED_BYTES = 512 * 2**20
 
 ERROR_SAMPLES = 8
 """How many samples an error is measured on: it is a mean over many numbers, not a share of few answers."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How a candidate compares with the input.
+
+    Attributes:
+        drop: How much accuracy falls, as a fraction: see `Findings.drop`; infinite where that is not known.
+        no_evidence: Why the data say nothing about accuracy: see `Findings.no_evidence`.
+        does_not_run: Why the candidate does not run, None where it does.
+        notes: What the reader should know where the data say nothing.
+    """
+
+    drop: float
+    no_evidence: str | None = None
+    does_not_run: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Judge:
@@ -54,27 +72,33 @@ class Judge:
         self._progress = progress
         self._reference = Reference(worker.keep(original, spec, what="original"), dataset, REMEMBERED_BYTES)
 
-    def drop(self, candidate: Path) -> float:
-        """How much accuracy falls, as a fraction: see `Findings.drop`; infinite where the candidate does not run."""
+    def judge(self, candidate: Path) -> Judgement:
+        """How much accuracy falls, and whether that can be told at all."""
         asked = None if self._metric is None else parse(self._metric)
         try:
             session = self._worker.open(candidate, self._spec, what="candidate")
             accuracy = score(self._reference, session, asked, self._progress)
             session.close()
-        except Refused:
-            return math.inf
-        drop = Findings(unchanged=False, accuracy=accuracy, class_scores=self._class_scores).drop()
-        return math.inf if drop is None or math.isnan(drop) else drop
+        except Refused as refusal:
+            return Judgement(math.inf, does_not_run=refusal.note or refusal.fact)
+        findings = Findings(unchanged=False, accuracy=accuracy, class_scores=self._class_scores)
+        drop, reason = findings.drop(), findings.no_evidence()
+        known = drop is not None and reason is None and not math.isnan(drop)
+        notes = () if reason is None else (*accuracy.notes, *accuracy.warnings)
+        return Judgement(drop if known and drop is not None else math.inf, no_evidence=reason, notes=notes)
 
     def error(self, candidate: Path) -> float:
-        """Squared error over squared output of the worst output, on the first samples; infinite where it fails."""
+        """Squared error over squared output of the worst output, on the first samples that say something.
+
+        Infinite where the candidate fails, or nothing is compared.
+        """
         metric = Sqnr()
+        telling = ((sample, outputs) for sample, outputs in self._reference if not all(map(is_blank, outputs)))
         try:
             session = self._worker.open(candidate, self._spec, what="candidate")
-            for sample, outputs in islice(self._reference, ERROR_SAMPLES):
+            for sample, outputs in islice(telling, ERROR_SAMPLES):
                 metric.update(outputs, session.run(sample.feeds), None)
             session.close()
         except (Refused, InputError):  # it does not run, or has no output of floats
             return math.inf
-        decibels = metric.score().value
-        return 0.0 if decibels is None else float(10 ** (-decibels / 10))
+        return relative_error(metric.score()) ** 2

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from modelopt import engine
 from modelopt.measure.stats import Ratio, Verdict
 from modelopt.quant.coverage import losing
+from modelopt.report import Outcome
 from modelopt.runtime import cpu
 from modelopt.tuning import nodes
 from modelopt.tuning.workshop import Built, Workshop
@@ -22,14 +23,21 @@ class Race:
     """How two models compared.
 
     Attributes:
-        won: Whether the second is worth having in place of the first.
+        outcome: `Outcome.KEPT` where the second is worth having in place of the first.
+        reason: Why, as one clause.
         ratio: How many times as fast it is; None where only its size counts.
         on_one_thread: How many times as fast as the float model it is on one thread; None where that was not measured.
     """
 
-    won: bool
+    outcome: Outcome
+    reason: str
     ratio: Ratio | None = None
     on_one_thread: Ratio | None = None
+
+    @property
+    def won(self) -> bool:
+        """Whether the second is worth having in place of the first."""
+        return self.outcome is Outcome.KEPT
 
 
 @dataclass(frozen=True)
@@ -46,14 +54,31 @@ class Track:
 
     def race(self, best: Built, made: Built, floats: Built) -> Race:
         """`made` against `best`; `floats` is the float model that it comes from."""
-        if self.shop.request.recipe.bench is None or not self.for_speed or self.wants_size(best):
-            return Race(made.size_bytes < best.size_bytes)
+        if not self.measures or not self.for_speed or self.wants_size(best):
+            return self._by_size(best, made)
         ratio = self.shop.time(best, made).ratio
         smaller = made.size_bytes <= MUCH_SMALLER * best.size_bytes
-        if ratio.verdict is not Verdict.FASTER and not (ratio.verdict is Verdict.NO_DIFFERENCE and smaller):
-            return Race(won=False, ratio=ratio)
+        if ratio.verdict is Verdict.SLOWER:
+            return Race(Outcome.SLOWER, "slower than the best before", ratio)
+        if ratio.verdict is Verdict.NO_DIFFERENCE and not smaller:
+            least = 1 - MUCH_SMALLER
+            return Race(Outcome.NO_GAIN, f"no measurable gain in speed, and not {least:.0%} smaller", ratio)
         alone = self._on_one_thread(floats, made)
-        return Race(alone is None or alone.verdict is not Verdict.SLOWER, ratio, alone)
+        if alone is not None and alone.verdict is Verdict.SLOWER:
+            return Race(Outcome.SLOWER, "slower than the float model on one thread", ratio, alone)
+        gain = "faster" if ratio.verdict is Verdict.FASTER else f"as fast, and {_smaller(best, made)} smaller"
+        return Race(Outcome.KEPT, gain, ratio, alone)
+
+    def _by_size(self, best: Built, made: Built) -> Race:
+        beside = f"; speed {self.shop.not_timed}" if self.for_speed and self.shop.not_timed else ""
+        if made.size_bytes >= best.size_bytes:
+            return Race(Outcome.NO_GAIN, f"not smaller{beside}")
+        return Race(Outcome.KEPT, f"{_smaller(best, made)} smaller{beside}")
+
+    @property
+    def measures(self) -> bool:
+        """Whether what this machine takes says something: the user wants it measured, and for this machine."""
+        return self.shop.request.recipe.bench is not None and self.shop.not_timed is None
 
     def _on_one_thread(self, floats: Built, made: Built) -> Ratio | None:
         """Beside the float model on one thread; None where the user named the number of threads.
@@ -69,7 +94,7 @@ class Track:
     def not_paying(self, base: Built, made: Built) -> Sequence[str]:
         """The kernels in regions that take longer in integers, by the profiler; none where all of them do."""
         bench = self.shop.request.recipe.bench
-        if bench is None or bench.provider != "cpu":
+        if bench is None or not self.measures or bench.provider != "cpu":
             return ()
         if max(base.size_bytes, made.size_bytes) > engine.MAX_PROFILED_BYTES:
             return ()
@@ -88,3 +113,7 @@ class Track:
         if gates.max_size_ratio is not None:
             limits.append(gates.max_size_ratio * self.shop.input.size_bytes)
         return built.size_bytes > min(limits)
+
+
+def _smaller(best: Built, made: Built) -> str:
+    return f"{1 - made.size_bytes / best.size_bytes:.1%}"

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 import msgspec
 import onnx_ir as ir
 
-from modelopt import engine, graph, io, measuring
+from modelopt import engine, gates, graph, io, measuring
 from modelopt.passes.base import Context
 from modelopt.recipe import BenchSpec, Recipe, Step
 from modelopt.report import Latency, SkipInfo
@@ -57,6 +57,7 @@ class Workshop:
         data: The data of the run.
         worker: Opens models.
         scratch: The folder.
+        not_timed: Why models are not timed here: see `measuring.why_not_timed`.
     """
 
     request: engine.Request
@@ -65,6 +66,7 @@ class Workshop:
     data: measuring.Data
     worker: Worker
     scratch: Path
+    not_timed: str | None = None
     _feeds: measuring.Feeds | None = field(default=None)
     _judge: Judge | None = field(default=None)
     _count: int = 0
@@ -151,6 +153,7 @@ def opened(request: engine.Request) -> Iterator[Workshop]:
         ModeloptError: As `engine.run`.
     """
     recipe = request.recipe
+    gates.require(recipe)
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(TemporaryDirectory(prefix="modelopt-")))
         loaded = io.load(request.model, scratch=scratch, allow_hardlinks=request.allow_hardlinks)
@@ -162,7 +165,7 @@ def opened(request: engine.Request) -> Iterator[Workshop]:
         measuring.fit_random(recipe, data, worker, loaded.path)
         context = engine.context_of(request, runner, data)
         given = Built(loaded.path, (), 0, loaded.size_bytes)
-        yield Workshop(request, given, context, data, worker, scratch)
+        yield Workshop(request, given, context, data, worker, scratch, measuring.why_not_timed(recipe))
 
 
 def with_steps(recipe: Recipe, built: Built) -> Recipe:

@@ -1,0 +1,137 @@
+"""What a run came to, as the one sentence that its report begins with."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from modelopt.measure.stats import Verdict
+from modelopt.passes.base import Effect
+from modelopt.report import Outcome, PassResult, Report, Trial
+
+_QUANTIZED = {
+    "quantize-static": "int8 (static)",
+    "quantize-dynamic": "int8 (dynamic)",
+    "quantize-weights": "weights of 4 bits",
+    "store-weights": "int8 for storage",
+    "convert-half": "half precision",
+}
+_NOT_DONE = {"prune-magnitude": "Not pruned", "convert-half": "Not converted"}
+_FAILINGS = {
+    Outcome.SLOWER: "slower",
+    Outcome.NO_GAIN: "no gain in speed or size",
+    Outcome.INACCURATE: "less accurate than allowed",
+    Outcome.FAILED: "not possible to make",
+}
+
+
+def of(report: Report) -> str:
+    """The verdict on a run: whether it was written, what the model is now, and what was measured of it.
+
+    It says what is in the file, and of accuracy and speed only what was measured.
+    """
+    made = _made(report)
+    failed = [f"--{gate.gate}" for gate in report.gates if gate.passed is False]
+    if failed:
+        start = "Written although" if report.written else "Not written:"
+        return f"{start} {' and '.join(failed)} {'is' if len(failed) == 1 else 'are'} not met. {made}"
+    return made
+
+
+def _made(report: Report) -> str:
+    last = {_name(result): result for result in report.passes if result.rewrites}
+    changed = [result for result in last.values() if result.effect != Effect.EXACT.value]
+    if changed:
+        done = " and ".join(_changed(result, report) for result in changed)
+        return f"{done[0].upper()}{done[1:]}{_measured(report)}."
+    asked = _asked(report)
+    if asked is not None:
+        what = _NOT_DONE.get(asked, "Not quantized")
+        rest = "the float model after the exact passes is the output" if last else "the output is a copy of the input"
+        return f"{what}: {_why_not(report, asked)}; {rest}."
+    if not last:
+        return "Nothing changed: the output is a copy of the input."
+    rewrites = sum(result.rewrites for result in report.passes)
+    passes = f"{len(last)} exact pass{'es'[: 2 * (len(last) > 1)]}"
+    return f"Rewritten in {rewrites} place{'s'[: rewrites > 1]} by {passes}{_measured(report)}."
+
+
+def _changed(result: PassResult, report: Report) -> str:
+    name = _name(result)
+    places = f"{result.rewrites} place{'s'[: result.rewrites > 1]}"
+    if name not in _QUANTIZED:
+        sparsity = result.facts.get("sparsity")
+        share = f", {sparsity:.0%} of the weights there are zero" if isinstance(sparsity, float) else ""
+        return f"{'pruned' if name == 'prune-magnitude' else name} in {places}{share}"
+    if name == "convert-half":
+        return f"converted to {result.facts.get('type', _QUANTIZED[name])} in {places}"
+    if name == "store-weights":
+        return f"weights stored in int8 in {places}, computing in float"
+    asked = _asked(report)
+    instead = f", not to {_QUANTIZED[asked]} as asked" if asked in _QUANTIZED and asked != name else ""
+    return f"quantized to {_format(result)} in {places}{instead}"
+
+
+def _format(result: PassResult) -> str:
+    name = _name(result)
+    bits = re.search(r"bits=(\d+)", result.step) if name == "quantize-weights" else None
+    return _QUANTIZED[name] if bits is None else f"weights of {bits[1]} bits"
+
+
+def _measured(report: Report) -> str:
+    """Size and speed, as far as known."""
+    before, after = report.input.size_bytes, report.output.size_bytes
+    change = after / before - 1 if before else 0.0
+    size = f"{abs(change):.1%} {'smaller' if change < 0 else 'larger'}" if abs(change) >= 0.0005 else "the same size"
+    return f": {', '.join((size, *_speed(report)))}"
+
+
+def _speed(report: Report) -> Iterator[str]:
+    if report.not_timed is not None:
+        yield f"speed {report.not_timed}"
+    elif report.latency is None:
+        yield "speed not measured"
+    else:
+        ratio = report.latency.ratio
+        equal = ratio.verdict is Verdict.NO_DIFFERENCE
+        yield "no measurable difference in speed" if equal else f"{ratio.verdict.value} ({ratio.point:.2f}×)"
+
+
+def _asked(report: Report) -> str | None:
+    """The name of the pass that was to change what the model computes; None where none was."""
+    if report.trials and report.trials[0].group.split("(")[0] in _QUANTIZED:
+        return report.trials[0].group.split("(")[0]
+    named = [_name(result) for result in report.passes if result.effect != Effect.EXACT.value]
+    return named[-1] if named else None
+
+
+def _why_not(report: Report, asked: str) -> str:
+    outcomes = {trial.outcome for trial in report.trials}
+    found = [words for outcome, words in _FAILINGS.items() if outcome in outcomes]
+    unjudged = next((trial.reason for trial in report.trials if trial.outcome is Outcome.NO_EVIDENCE), None)
+    if unjudged is not None:
+        return unjudged
+    if found:
+        return f"what was tried was {' or '.join(found)}"
+    skipped = [skip.reason for result in report.passes if _name(result) == asked for skip in result.skipped]
+    return nothing_to_do(skipped or _reasons(report.trials))
+
+
+def _reasons(trials: Sequence[Trial]) -> list[str]:
+    return [skip.reason for trial in trials for skip in trial.skipped]
+
+
+def nothing_to_do(reasons: Sequence[str]) -> str:
+    """Why a pass found nothing to do, from the reasons of its refusals."""
+    if not reasons:
+        return "the model holds nothing of the kind"
+    counts = Counter(reasons)
+    most, count = counts.most_common(1)[0]
+    if len(reasons) == 1:
+        return most
+    return f"{len(reasons)} places refused, {'all' if len(counts) == 1 else count} of them because: {most}"
+
+
+def _name(result: PassResult) -> str:
+    return result.step.split("(")[0]
