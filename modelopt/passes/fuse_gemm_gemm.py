@@ -26,6 +26,7 @@ class FuseGemmGemm(Pass):
 
     name: ClassVar[str] = "fuse-gemm-gemm"
     effect: ClassVar[Effect] = Effect.EXACT
+    finite_only: ClassVar[bool] = True  # opposite infinities meet in one order of the products and not in the other
 
     def apply(self, model: ir.Model, ctx: Context) -> Changes:
         """Fuse every pair; longer chains fold from the front."""
