@@ -22,7 +22,7 @@ _FAILINGS = {
     Outcome.SLOWER: "slower",
     Outcome.NO_GAIN: "no gain in speed or size",
     Outcome.INACCURATE: "less accurate than allowed",
-    Outcome.FAILED: "not possible to make",
+    Outcome.FAILED: "not possible to make or to run",
 }
 
 
