@@ -17,6 +17,7 @@ from modelopt.errors import InputError, Refused, VerificationFailed, WorkerDied
 from modelopt.observers import Dump, Observer, Verify
 from modelopt.passes.base import Context, Pass
 from modelopt.progress import Progress, silent
+from modelopt.quant import existing
 from modelopt.quant.cache import Calibrations
 from modelopt.recipe import Recipe, Step, UntilStable, dump
 from modelopt.report import FileInfo, ModelStats, PassResult, Report, SkipInfo, TensorInfo, Verification
@@ -82,13 +83,14 @@ def run(request: Request) -> Report:
     gates.require(recipe)
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(TemporaryDirectory(prefix="modelopt-")))
-        runner = WorkerRunner(limits=request.limits)
+        exact = measuring.is_exact(recipe)
+        runner = WorkerRunner(limits=request.limits, exact=exact)
         stack.callback(runner.close)
         spare = runner.start()
         loaded = io.load(request.model, scratch=scratch, allow_hardlinks=request.allow_hardlinks)
         data = measuring.open_all(recipe, loaded.model, _signature_after(recipe, loaded.model))
         measured = recipe.verify or recipe.bench is not None or recipe.evaluate is not None
-        worker = stack.enter_context(Worker(request.limits)) if measured else spare
+        worker = stack.enter_context(Worker(request.limits, exact=exact)) if measured else spare
         measuring.fit_random(recipe, data, worker, loaded.path)
         context = context_of(request, runner, data)
         if recipe.bench is not None:
@@ -142,7 +144,7 @@ def run(request: Request) -> Report:
                 latency=findings.latency,
                 accuracy=findings.accuracy,
                 gates=judged,
-                notes=(*data.notes, *_foreign(recipe, context)),
+                notes=(*data.notes, *_foreign(recipe, context), *_exactly(loaded.model, context)),
                 versions=versions,
                 coverage=coverage,
             )
@@ -152,19 +154,12 @@ def context_of(request: Request, runner: WorkerRunner, data: measuring.Data) -> 
     """What the passes of a request are lent."""
     return Context(
         runner=runner,
-        target=_target(request.recipe),
+        target=measuring.target_of(request.recipe),
         calibration=data.calibration,
         seed=request.recipe.seed,
         progress=request.progress,
         calibrations=request.calibrations,
     )
-
-
-def _target(recipe: Recipe) -> cpu.Target:
-    """The machine that the result is for; ``auto`` is the accelerator that runs it, else this machine."""
-    provider = None if recipe.bench is None else recipe.bench.provider
-    accelerated = provider in {kind.value for kind in cpu.ACCELERATORS}
-    return cpu.resolve(provider if provider is not None and accelerated and recipe.target == "auto" else recipe.target)
 
 
 def _foreign(recipe: Recipe, context: Context) -> tuple[str, ...]:
@@ -173,6 +168,12 @@ def _foreign(recipe: Recipe, context: Context) -> tuple[str, ...]:
         return ()
     note = cpu.why_latency_says_nothing(context.target, recipe.bench.provider)
     return () if note is None else (note,)
+
+
+def _exactly(result: ir.Model, context: Context) -> tuple[str, ...]:
+    """A note where the result's integers were not computed as this machine computes them."""
+    note = cpu.how_products_were_computed(context.target)
+    return () if note is None or existing.first_integer_node(result) is None else (note,)
 
 
 # The loop

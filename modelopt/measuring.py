@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import overload
 
+import msgspec
 import numpy as np
 import onnx_ir as ir
 
@@ -25,6 +26,7 @@ from modelopt.passes.base import Effect
 from modelopt.progress import Progress
 from modelopt.recipe import BenchSpec, DataSpec, Recipe
 from modelopt.report import Latency
+from modelopt.runtime import cpu
 from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Limits, Worker
 from modelopt.signature import Dim, Signature, TensorSpec
@@ -342,9 +344,7 @@ def measure(
     if recipe.evaluate is None and recipe.verify and all(step.effect is Effect.EXACT for step in recipe.passes()):
         return Findings(unchanged=False, latency=latency, same_outputs=True)
     metric = metric_of(recipe)
-    accuracy = evaluate(
-        before, after, dataset, session_spec(recipe.bench, spin=False), metric=metric, limits=limits, progress=progress
-    )
+    accuracy = evaluate(before, after, dataset, judging_spec(recipe), metric=metric, limits=limits, progress=progress)
     return Findings(unchanged=False, latency=latency, accuracy=accuracy, class_scores=data.class_scores)
 
 
@@ -353,15 +353,32 @@ def metric_of(recipe: Recipe) -> str | None:
     return recipe.evaluate.metric if recipe.evaluate is not None else recipe.gates.metric
 
 
-def session_spec(bench: BenchSpec | None, *, spin: bool = True) -> SessionSpec:
-    """How to open sessions as the recipe says."""
+def target_of(recipe: Recipe) -> cpu.Target:
+    """The machine that the result is for; ``auto`` is the accelerator that runs it, else this machine."""
+    provider = None if recipe.bench is None else recipe.bench.provider
+    accelerated = provider in {kind.value for kind in cpu.ACCELERATORS}
+    return cpu.resolve(provider if provider is not None and accelerated and recipe.target == "auto" else recipe.target)
+
+
+def is_exact(recipe: Recipe) -> bool:
+    """Whether sessions that calibrate, verify and judge compute exactly; see `cpu.needs_exact_products`."""
+    return cpu.needs_exact_products(target_of(recipe))
+
+
+def session_spec(bench: BenchSpec | None) -> SessionSpec:
+    """How to open sessions that are timed: as the recipe says, with the products of this machine."""
     bench = bench or BenchSpec()
     return SessionSpec(
         provider=bench.provider,
         provider_options=tuple(sorted(bench.provider_options.items())),
         threads=bench.threads,
-        spin=spin,
+        exact=False,
     )
+
+
+def judging_spec(recipe: Recipe) -> SessionSpec:
+    """How to open sessions whose outputs are judged: as the recipe says, with the products of its target."""
+    return msgspec.structs.replace(session_spec(recipe.bench), spin=False, exact=is_exact(recipe))
 
 
 def bench_spec(bench: BenchSpec, baseline: SessionSpec | None = None) -> Bench:

@@ -7,22 +7,26 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 from modelopt.runtime.runner import WorkerRunner
 
 
 def pytest_configure() -> None:
-    """Take SIGINT as a terminal would send it: a shell that starts a suite in the background has it ignored.
+    """Take SIGINT as a terminal would send it, and let no test depend on how fast the machine is.
 
-    What the tests start inherits that, and then nothing could interrupt it.
+    A shell that starts a suite in the background has SIGINT ignored. What the tests start inherits that, and then
+    nothing could interrupt it.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="module")
 def runner() -> Iterator[WorkerRunner]:
-    """What passes are lent to run models, in one child for each file of tests."""
-    lent = WorkerRunner()
+    """What passes are lent to run models, in one child for each file of tests; exact, whatever the machine."""
+    lent = WorkerRunner(exact=True)
     yield lent
     lent.close()
 
