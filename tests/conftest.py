@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
+from modelopt.runtime import cpu
 from modelopt.runtime.runner import WorkerRunner
+from tests.machines.families import Family
 
 
 def pytest_configure() -> None:
@@ -29,6 +32,13 @@ def runner() -> Iterator[WorkerRunner]:
     lent = WorkerRunner(exact=True)
     yield lent
     lent.close()
+
+
+@pytest.fixture
+def this_machine_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[Family], None]]:
+    """Replaces what the detection of the instruction set reads, until the test ends; child processes see the truth."""
+    yield lambda family: family.replace(monkeypatch, tmp_path)
+    cpu.detect.cache_clear()
 
 
 @pytest.fixture(autouse=True)

@@ -23,6 +23,7 @@ from tests.machines.ways import WAYS, Impossible, Way
 ROOT = Path(__file__).resolve().parents[2]
 _OTHERS = ("cpu", "machines", "half", "placement", "tuning")
 _ENDING = re.compile(r"(\d+) (passed|failed|skipped|errors?)")
+_SUMMARY = re.compile(r" in \d+\.\d+s")
 _SECONDS = 300  # what pyproject.toml gives a test
 
 
@@ -57,7 +58,8 @@ def run(name: str, way: Way, folder: Path, jobs: int, arguments: Sequence[str]) 
         )
     seconds = time.monotonic() - started
     lines = log.read_text(errors="replace").splitlines()
-    counts = {what.rstrip("s"): int(count) for count, what in _ENDING.findall(lines[-1] if lines else "")}
+    last = next((line for line in reversed(lines) if _SUMMARY.search(line)), "")
+    counts = {what.rstrip("s"): int(count) for count, what in _ENDING.findall(last)}
     if not counts:
         return f"pytest ended with exit code {done.returncode}: see {log}", False
     failed = counts.get("failed", 0) + counts.get("error", 0)
