@@ -89,7 +89,14 @@ QDQ = """
 def test_q_and_dq(zeros: str) -> None:
     text = QDQ.replace(", signed", zeros)
     scales, signed, big = np.ones(4, np.float32), np.zeros(4, np.int8), np.array(2040, np.float32)
-    stored = {"w": FULL, "one": ONE, "zero": ZERO, "scales": scales, "signed": signed, "big": big}
+    stored: dict[str, np.ndarray] = {
+        "w": FULL,
+        "one": ONE,
+        "zero": ZERO,
+        "scales": scales,
+        "signed": signed,
+        "big": big,
+    }
     product = model(f"{HEADER} net (uint8[n,8] x) => (float[n,4] y) {{ {text} }}", **stored)
     assert unsigned(product) == 1
     (wanted,) = {round(8 * 255 * 127 / 2040) * 2040}
