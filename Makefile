@@ -60,7 +60,14 @@ lint: $(VENV)/.dev ## Check format, rules and types
 
 .PHONY: test
 test: lint ## Run everything that CI runs
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --durations=10
+
+TESTS    ?=
+MACHINES ?= avx2,avx512,avx2-qemu,arm64-qemu,arm64-no-dot-qemu
+
+.PHONY: test-machines
+test-machines: $(VENV)/.dev ## Run the quantization tests (or TESTS=paths) as on machines without VNNI and on arm64
+	$(BIN)/python -m tests.machines --jobs $(JOBS) --only $(MACHINES) $(TESTS)
 
 .venv-openvino/.ready: pyproject.toml
 	$(PYTHON) -m venv .venv-openvino

@@ -18,10 +18,11 @@ from modelopt.errors import Refused, VerificationFailed, WorkerDied
 from modelopt.observers import Dump, Observer
 from modelopt.passes.base import Context, Pass
 from modelopt.progress import Progress, silent
+from modelopt.quant import existing
 from modelopt.quant.cache import Calibrations
 from modelopt.recipe import Recipe, Step, UntilStable, dump
 from modelopt.report import FileInfo, ModelStats, PassResult, Report, SkipInfo, TensorInfo, Verification, verdict
-from modelopt.runtime import placement
+from modelopt.runtime import cpu, placement
 from modelopt.runtime.coverage import Coverage
 from modelopt.runtime.installed import runtime_version
 from modelopt.runtime.runner import WorkerRunner
@@ -82,13 +83,14 @@ def run(request: Request) -> Report:
     gates.require(recipe)
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(TemporaryDirectory(prefix="modelopt-")))
-        runner = WorkerRunner(limits=request.limits)
+        exact = measuring.is_exact(recipe)
+        runner = WorkerRunner(limits=request.limits, exact=exact)
         stack.callback(runner.close)
         spare = runner.start()
         loaded = io.load(request.model, scratch=scratch, allow_hardlinks=request.allow_hardlinks)
         data = measuring.open_all(recipe, loaded.model, _signature_after(recipe, loaded.model))
         measured = recipe.verify or recipe.bench is not None or recipe.evaluate is not None
-        worker = stack.enter_context(Worker(request.limits)) if measured else spare
+        worker = stack.enter_context(Worker(request.limits, exact=exact)) if measured else spare
         measuring.fit_random(recipe, data, worker, loaded.path)
         context = context_of(request, runner, data)
         if recipe.bench is not None:
@@ -150,7 +152,7 @@ def run(request: Request) -> Report:
                 not_timed=findings.not_timed,
                 accuracy=findings.accuracy,
                 gates=judged,
-                notes=(*data.notes, *filter(None, said)),
+                notes=(*data.notes, *_exactly(loaded.model, context), *filter(None, said)),
                 versions=versions,
                 coverage=coverage,
             )
@@ -167,6 +169,12 @@ def context_of(request: Request, runner: WorkerRunner, data: measuring.Data) -> 
         progress=request.progress,
         calibrations=request.calibrations,
     )
+
+
+def _exactly(result: ir.Model, context: Context) -> tuple[str, ...]:
+    """A note where the result's integers were not computed as this machine computes them."""
+    note = cpu.how_products_were_computed(context.target)
+    return () if note is None or existing.first_integer_node(result) is None else (note,)
 
 
 # The loop

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx_ir as ir
 
@@ -285,9 +286,7 @@ def measure(
             unchanged=False, latency=latency, same_outputs=verified, blank=not verified, not_timed=not_timed
         )
     metric = metric_of(recipe)
-    accuracy = evaluate(
-        before, after, dataset, session_spec(recipe.bench, spin=False), metric=metric, limits=limits, progress=progress
-    )
+    accuracy = evaluate(before, after, dataset, judging_spec(recipe), metric=metric, limits=limits, progress=progress)
     return Findings(
         unchanged=False,
         latency=latency,
@@ -308,15 +307,25 @@ def metric_of(recipe: Recipe) -> str | None:
     return recipe.evaluate.metric if recipe.evaluate is not None else recipe.gates.metric
 
 
-def session_spec(bench: BenchSpec | None, *, spin: bool = True) -> SessionSpec:
-    """How to open sessions as the recipe says."""
+def is_exact(recipe: Recipe) -> bool:
+    """Whether sessions that calibrate, verify and judge compute exactly; see `cpu.needs_exact_products`."""
+    return cpu.needs_exact_products(target_of(recipe))
+
+
+def session_spec(bench: BenchSpec | None) -> SessionSpec:
+    """How to open sessions that are timed: as the recipe says, with the products of this machine."""
     bench = bench or BenchSpec()
     return SessionSpec(
         provider=bench.provider,
         provider_options=tuple(sorted(bench.provider_options.items())),
         threads=bench.threads,
-        spin=spin,
+        exact=False,
     )
+
+
+def judging_spec(recipe: Recipe) -> SessionSpec:
+    """How to open sessions whose outputs are judged: as the recipe says, with the products of its target."""
+    return msgspec.structs.replace(session_spec(recipe.bench), spin=False, exact=is_exact(recipe))
 
 
 def bench_spec(bench: BenchSpec, baseline: SessionSpec | None = None) -> Bench:

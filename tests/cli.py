@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import subprocess
 import sys
@@ -14,6 +15,9 @@ from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 COMMAND = Path(sys.executable).with_name("modelopt")
 SAMPLES = Path(__file__).resolve().parents[1] / "sample_models"
+
+PATIENCE = int(os.environ.get("MODELOPT_TEST_PATIENCE", "1"))
+"""How many times as long as on this machine by itself a command may take: an emulated one is slow."""
 
 Argument = str | Path
 
@@ -107,7 +111,7 @@ def modelopt(
         capture_output=True,
         env=environment(cwd, **(env or {})),
         preexec_fn=_limit_files(largest_file) if largest_file else None,
-        timeout=200,
+        timeout=200 * PATIENCE,
         check=False,
     )
     return Ran(done.returncode, done.stdout, done.stderr.decode(), frozenset(listing(cwd) - before))
@@ -122,7 +126,7 @@ def shell(script: str, cwd: Path) -> Ran:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         env=environment(cwd),
-        timeout=200,
+        timeout=200 * PATIENCE,
         check=False,
     )
     return Ran(done.returncode, done.stdout, done.stderr.decode(), frozenset(listing(cwd) - before))

@@ -3,28 +3,42 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
+from modelopt.runtime import cpu
 from modelopt.runtime.runner import WorkerRunner
+from tests.machines.families import Family
 
 
 def pytest_configure() -> None:
-    """Take SIGINT as a terminal would send it: a shell that starts a suite in the background has it ignored.
+    """Take SIGINT as a terminal would send it, and let no test depend on how fast the machine is.
 
-    What the tests start inherits that, and then nothing could interrupt it.
+    A shell that starts a suite in the background has SIGINT ignored. What the tests start inherits that, and then
+    nothing could interrupt it.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="module")
 def runner() -> Iterator[WorkerRunner]:
-    """What passes are lent to run models, in one child for each file of tests."""
-    lent = WorkerRunner()
+    """What passes are lent to run models, in one child for each file of tests; exact, whatever the machine."""
+    lent = WorkerRunner(exact=True)
     yield lent
     lent.close()
+
+
+@pytest.fixture
+def this_machine_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[Family], None]]:
+    """Replaces what the detection of the instruction set reads, until the test ends; child processes see the truth."""
+    yield lambda family: family.replace(monkeypatch, tmp_path)
+    cpu.detect.cache_clear()
 
 
 @pytest.fixture(autouse=True)

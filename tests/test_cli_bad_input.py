@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from tests.cli import CALIB, CNN, COMMAND, MLP, QUICK, environment, listing, modelopt, save, value
+from tests.cli import CALIB, CNN, COMMAND, MLP, PATIENCE, QUICK, environment, listing, modelopt, save, value
 
 ROOT = os.geteuid() == 0
 
@@ -324,7 +324,7 @@ def test_a_reader_that_leaves_early(tmp_path: Path) -> None:
         assert process.stderr is not None
         process.stdout.close()
         said = process.stderr.read().decode()
-        process.wait(timeout=100)
+        process.wait(timeout=100 * PATIENCE)
         process.stderr.close()
         assert "Traceback" not in said
         assert "Broken" not in said

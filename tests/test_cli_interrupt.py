@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli import CNN, EVAL, modelopt, start
+from tests.cli import CNN, EVAL, PATIENCE, modelopt, start
 
 OLD = b"the old output"
 
@@ -72,7 +72,7 @@ def process(request: pytest.FixtureRequest, folder: Path) -> Iterator[subprocess
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_leaves_nothing(folder: Path, process: subprocess.Popen[bytes], number: signal.Signals) -> None:
     process.send_signal(number)
-    out, err = process.communicate(timeout=100)
+    out, err = process.communicate(timeout=100 * PATIENCE)
     assert process.returncode == 130, err.decode()
     assert out == b""
     assert err.decode().split("\n") == ["", "modelopt: interrupted, nothing was written", ""]  # not behind a "^C"
@@ -86,7 +86,7 @@ def test_a_kill_leaves_the_old_output_and_the_next_run_cleans_up(
 ) -> None:
     children = _children(process.pid)
     process.kill()
-    process.communicate(timeout=100)
+    process.communicate(timeout=100 * PATIENCE)
     assert process.returncode == -signal.SIGKILL
     assert (folder / "x.onnx").read_bytes() == OLD
     assert children
@@ -104,7 +104,7 @@ def test_a_stale_file_of_a_run_that_still_lives_is_left_alone(folder: Path) -> N
         modelopt("fuse", CNN, "-o", "x.onnx", "--no-bench", "--no-verify", cwd=folder).succeeded()
         assert staged.exists()
         running.send_signal(signal.SIGINT)
-        running.communicate(timeout=100)
+        running.communicate(timeout=100 * PATIENCE)
         assert not staged.exists()
 
 

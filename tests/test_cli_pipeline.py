@@ -18,7 +18,7 @@ def test_a_pipeline(tmp_path: Path) -> None:
     quick = "--no-bench --no-verify"
     run = shell(
         f"modelopt fold {VIT} -o - {quick} | modelopt fuse - -o - {quick}"
-        f" | modelopt quantize - --calib {VIT_CALIB} -o out.onnx {quick}",
+        f" | modelopt quantize - --target x86-vnni --calib {VIT_CALIB} -o out.onnx {quick}",
         tmp_path,
     )
     run.succeeded()

@@ -15,6 +15,7 @@ from modelopt.quant.methods import Method, choose_range
 from modelopt.quant.scheme import Grid, IntType, Symmetry
 from modelopt.runtime.observing import Observing
 from modelopt.runtime.runner import WorkerRunner
+from tests.cli import PATIENCE
 from tests.quant_tools import context, model
 
 U8 = Grid(IntType.U8, Symmetry.ASYMMETRIC)
@@ -113,7 +114,7 @@ def test_as_many_samples_run_at_once_as_memory_allows(room: int, at_once: int) -
             running += 1
             most = max(most, running)
         if not first:
-            barrier.wait(timeout=60)  # passes only where as many run together
+            barrier.wait(timeout=60 * PATIENCE)  # passes only where as many run together
         with lock:
             running -= 1
         return [feeds["x"]]

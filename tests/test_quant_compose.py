@@ -12,6 +12,7 @@ import pytest
 
 from modelopt.runtime import installed
 from tests.cli import calibration, evaluation, modelopt, sample, shell
+from tests.quant_tools import exactly
 
 QUICK = "--no-bench --no-verify"
 PLAIN = ("--no-search", "--no-bench", "--no-verify")
@@ -20,7 +21,7 @@ PLAIN = ("--no-search", "--no-bench", "--no-verify")
 def accuracy(path: Path, data: Path, count: int = 200) -> float:
     """Top-1 on samples one at a time."""
     arrays = np.load(data)
-    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(exactly(path.read_bytes()), providers=["CPUExecutionProvider"])
     (given,) = session.get_inputs()
     answers = [session.run(None, {given.name: arrays[given.name][i : i + 1]})[0].argmax() for i in range(count)]
     return float(np.mean(np.array(answers) == arrays["label"][:count]))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+import onnx_ir as ir
 import pytest
 from onnx import NodeProto, TensorProto, ValueInfoProto, helper
 
@@ -329,3 +330,27 @@ def test_shape_inference_of_doubling_vectors_ends() -> None:
     runner.infer_shapes(model)
     runner.close()
     assert graph.static_shape(model.graph[-1].outputs[0]) == (4 * 2**20,)
+
+
+@pytest.mark.parametrize(
+    ("makes", "most"),
+    [
+        ("r = Range (zero, huge, one)", False),
+        ("r = ConstantOfShape (size)", False),
+        ("r = Expand (one, size)", False),
+        ("r = Tile (few, size)", False),
+        ("r = Pad (few, pads)", False),
+        ("r = Range (zero, one, one)", True),
+        ("r = Range (zero, one, zero)", True),
+        ("r = Range (zero, n, one)", True),
+        ("r = Tile (few, few)", True),
+    ],
+)
+def test_numbers_that_one_node_makes_are_counted_before_they_are_propagated(makes: str, most: bool) -> None:
+    model = ir.from_onnx_text(
+        f"""<ir_version: 10, opset_import: ["" : 20]> g (int64 n) => (int32[k] y)
+        <int64 zero = {{0}}, int64 huge = {{{2**62}}}, int64 one = {{1}}, int64[1] size = {{{2**62}}},
+         int64[1] few = {{3}}, int64[2] pads = {{0, {2**62}}}>
+        {{ {makes} y = Cast <to = 6> (r) }}"""
+    )
+    assert propagation.is_affordable(model) is most

@@ -74,9 +74,10 @@ class Child:
             options.profile_file_prefix = str(Path(directory.name) / "run")
             if spec.trace:
                 keep_optimized(options, Path(directory.name))
+        model = _exact(Path(body["path"]), options) if spec.exact else body["path"]
         started = time.perf_counter_ns()
         try:
-            session = ort.InferenceSession(body["path"], options, providers=[(provider, dict(spec.provider_options))])
+            session = ort.InferenceSession(model, options, providers=[(provider, dict(spec.provider_options))])
         except MemoryError as error:
             raise Failure("memory", str(error)) from error
         except Exception as error:
@@ -241,6 +242,20 @@ def _session_options(ort: Any, spec: SessionSpec) -> Any:
     for library in spec.custom_op_libraries:
         options.register_custom_ops_library(library)
     return options
+
+
+def _exact(path: Path, options: Any) -> str | bytes:
+    """The model to open for exact products: its path where it is one, else its twin's bytes."""
+    from modelopt.runtime import exact  # imports onnx_ir
+
+    try:
+        changed = exact.model_bytes(path)
+    except Exception as error:
+        raise Failure("load", _first_line(error)) from error
+    if changed is None:
+        return str(path)
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
+    return changed
 
 
 def _run(session: Any, outputs: Sequence[str] | None, feeds: dict[str, np.ndarray]) -> list[Any]:

@@ -90,6 +90,22 @@ def why_not_timed(target: Target, provider: str) -> str | None:
     return None if target.kind is here else f"not measured for {target.kind.value} (this machine is {here.value})"
 
 
+def needs_exact_products(target: Target) -> bool:
+    """Whether what is judged here for `target` needs exact products: this machine's saturate, and `target`'s do not.
+
+    What is judged for a machine like this one is computed as it computes: what saturates here must be seen.
+    """
+    return target.kind is not TargetKind.X86_AVX2 and detect().kind is TargetKind.X86_AVX2
+
+
+def how_products_were_computed(target: Target) -> str | None:
+    """A note where outputs for `target` were computed otherwise than this machine does by itself, else None."""
+    if not needs_exact_products(target):
+        return None
+    here, there = detect().kind.value, target.kind.value
+    return f"computed exactly, as {there} does: this machine ({here}) by itself cuts sums of u8 × s8 off at 16 bits"
+
+
 def resolve(name: str) -> Target:
     """The target called `name`; ``auto`` is this machine.
 

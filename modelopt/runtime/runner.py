@@ -27,11 +27,13 @@ class WorkerRunner:
     Args:
         spec: Provider and threads for runs.
         limits: What the child may use.
+        exact: See `Worker`; also of sessions that others open in the child that `start` gives.
     """
 
-    def __init__(self, spec: SessionSpec | None = None, limits: Limits | None = None) -> None:
+    def __init__(self, spec: SessionSpec | None = None, limits: Limits | None = None, *, exact: bool = False) -> None:
         self._spec = spec or SessionSpec(spin=False)
         self._limits = limits
+        self._exact = exact
         self._worker: Worker | None = None
 
     def start(self) -> Worker:
@@ -113,7 +115,7 @@ class WorkerRunner:
 
     def _open(self) -> Worker:
         if self._worker is None:
-            self._worker = Worker(self._limits, preload="onnx")
+            self._worker = Worker(self._limits, preload="onnx", exact=self._exact)
         return self._worker
 
 

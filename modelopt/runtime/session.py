@@ -30,6 +30,8 @@ class SessionSpec(msgspec.Struct, frozen=True, kw_only=True):
         trace: With `profile`, also keep the optimized graph, so that each kernel names the values it writes.
         memory_pattern: Whether a run's tensors share one block that an earlier run of these shapes planned.
         custom_op_libraries: Shared libraries that the user named on the command line.
+        exact: Whether products of u8 × s8 are computed in full where this machine's instructions saturate at 16 bits
+            (x86 without VNNI; elsewhere they always are). None leaves it to the worker that opens the session.
     """
 
     provider: str = "cpu"
@@ -41,6 +43,7 @@ class SessionSpec(msgspec.Struct, frozen=True, kw_only=True):
     memory_pattern: bool = True
     trace: bool = False
     custom_op_libraries: tuple[str, ...] = ()
+    exact: bool | None = None
 
 
 class IoSpec(msgspec.Struct, frozen=True):

@@ -55,10 +55,12 @@ class Worker:
     Args:
         limits: What the child may use; None for `Limits.default`.
         preload: A module that the child imports while it waits for the first request.
+        exact: `SessionSpec.exact` of the sessions that leave it open.
     """
 
-    def __init__(self, limits: Limits | None = None, *, preload: str = "onnxruntime") -> None:
+    def __init__(self, limits: Limits | None = None, *, preload: str = "onnxruntime", exact: bool = False) -> None:
         installed.refuse_two_runtimes()
+        self._exact = exact
         self.limits = limits or Limits.default()
         self._ids = itertools.count(1)
         spawned = spawn.take(preload)
@@ -100,6 +102,8 @@ class Worker:
             WorkerDied: The child crashed or exceeded its limits.
         """
         known = installed.known_spec(spec)
+        if known.exact is None:
+            known = msgspec.structs.replace(known, exact=self._exact)
         number = next(self._ids)
         body = {"call": "open", "id": number, "path": str(path), "spec": msgspec.to_builtins(known)}
         answer, _ = self._request(body, {}, doing=f"loading the {what}", spec=spec)

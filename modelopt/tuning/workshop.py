@@ -132,7 +132,7 @@ class Workshop:
         if self._judge is None:
             recipe = self.request.recipe
             dataset = measuring.inputs(self.data, self.worker, self.input.path)
-            spec = measuring.session_spec(recipe.bench, spin=False)
+            spec = measuring.judging_spec(recipe)
             self._judge = Judge(
                 self.worker,
                 self.input.path,
@@ -158,9 +158,10 @@ def opened(request: engine.Request) -> Iterator[Workshop]:
         scratch = Path(stack.enter_context(TemporaryDirectory(prefix="modelopt-")))
         loaded = io.load(request.model, scratch=scratch, allow_hardlinks=request.allow_hardlinks)
         data = measuring.open_all(recipe, loaded.model)
-        runner = WorkerRunner(limits=request.limits)
+        exact = measuring.is_exact(recipe)
+        runner = WorkerRunner(limits=request.limits, exact=exact)
         stack.callback(runner.close)
-        worker = stack.enter_context(Worker(request.limits))
+        worker = stack.enter_context(Worker(request.limits, exact=exact))
         worker.require((recipe.bench or BenchSpec()).provider)
         measuring.fit_random(recipe, data, worker, loaded.path)
         context = engine.context_of(request, runner, data)

@@ -1,0 +1,181 @@
+"""Ways to run tests here as on another machine, and why one cannot be gone here."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.machines import arm64
+from tests.machines.families import BY_NAME, Family
+
+HERE = Path(__file__).resolve().parent
+_CPUINFO = Path("/proc/cpuinfo")
+
+
+class Impossible(Exception):
+    """Why a machine cannot be had here, in one line."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """A machine to run tests on.
+
+    Attributes:
+        family: What it is.
+        how: What makes it of this one, in words.
+        hidden: For a mask: whether AVX-512 is hidden as well as VNNI.
+        qemu: For an emulator: its name.
+        cpu: For an emulator: the CPU that it emulates.
+        patience: How many times as long as usual a test may take.
+    """
+
+    family: Family
+    how: str
+    hidden: bool = False
+    qemu: str = ""
+    cpu: str = ""
+    patience: int = 1
+
+    def prepare(self, folder: Path) -> list[str]:
+        """Put what it takes into `folder`; returns the command that runs pytest with the arguments that follow.
+
+        Raises:
+            Impossible: It cannot be had here.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.qemu:
+            python = self._emulated(folder)
+            cpuinfo, preload = self.family.cpuinfo(), ""
+        else:
+            python, cpuinfo = Path(sys.executable), self._masked_cpuinfo()
+            preload = str(self._mask(folder))
+        return [*_seeing(folder, cpuinfo, preload), str(python), "-m", "pytest"]
+
+    def _masked_cpuinfo(self) -> str:
+        text = _CPUINFO.read_text(encoding="utf-8") if _CPUINFO.exists() else ""
+        flags = _flags(text)
+        if platform.machine() != "x86_64" or "cpuid_fault" not in flags:
+            raise Impossible("this CPU does not let CPUID fault (no flag cpuid_fault)")
+        if not set(self.family.flags.split()) <= flags:
+            missing = ", ".join(sorted(set(self.family.flags.split()) - flags))
+            raise Impossible(f"this CPU has no {missing}")
+        lines = text.splitlines()
+        return "\n".join(_without(line, hide_avx512=self.hidden) for line in lines) + "\n"
+
+    def _mask(self, folder: Path) -> Path:
+        compiler = shutil.which(os.environ.get("CC", "cc"))
+        if compiler is None:
+            raise Impossible("there is no C compiler")
+        made = folder / "mask.so"
+        define = ["-DHIDE_AVX512"] if self.hidden else []
+        _run([compiler, "-O2", "-shared", "-fPIC", *define, "-o", str(made), str(HERE / "mask.c")])
+        return made
+
+    def _emulated(self, folder: Path) -> Path:
+        """An interpreter that runs under the emulator, and so do the children that it starts of itself."""
+        qemu = shutil.which(self.qemu)
+        if qemu is None:
+            raise Impossible(f"{self.qemu} is not installed (Debian: qemu-user)")
+        command = [qemu, "-cpu", self.cpu]
+        if self.family.machine == "x86_64":
+            if platform.machine() != "x86_64":
+                raise Impossible("the interpreter here is not for x86")
+            python, packages = Path(sys.executable).resolve(), Path(sys.prefix, "lib")
+        else:
+            parts = folder.parent / "python-arm64"
+            try:
+                arm64.make(parts)
+            except (OSError, subprocess.CalledProcessError) as error:
+                raise Impossible(f"apt and pip give no Python for arm64: {error}") from error
+            python = arm64.interpreter(parts)
+            command += ["-L", str(parts / "root")]
+            packages = folder / "packages"
+            inside = packages / python.name
+            inside.mkdir(parents=True, exist_ok=True)
+            _link(inside / "site-packages", parts / "site")
+        # A virtual environment whose interpreter is a script: `sys.executable` names it, for `-0` says so.
+        _link(folder / "lib", packages)
+        (folder / "pyvenv.cfg").write_text(f"home = {python.parent}\ninclude-system-site-packages = false\n")
+        script = f'exec {shlex.join(command)} -0 "$0" {shlex.quote(str(python))} "$@"'
+        made = _script(folder / "bin/python", "/bin/sh", script)
+        _script(folder / "bin/modelopt", str(made), "from modelopt_onnx import main\nmain()")
+        return made
+
+
+def _seeing(folder: Path, cpuinfo: str, preload: str) -> list[str]:
+    """A command that runs another, and all its children, with another /proc/cpuinfo, and with a library loaded first.
+
+    The library is named in /etc/ld.so.preload: tests start children with an empty environment.
+    """
+    namespace = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--mount", "--map-root-user"]
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run([*namespace, "true"], check=False, capture_output=True).returncode
+    ):
+        raise Impossible("/proc/cpuinfo cannot be replaced: no mount namespaces here (unshare --mount)")
+    (folder / "cpuinfo").write_text(cpuinfo, encoding="utf-8")
+    mounts = [["mount", "--bind", str(folder / "cpuinfo"), str(_CPUINFO)]]
+    if preload:
+        etc = folder / "etc"
+        shutil.rmtree(etc, ignore_errors=True)
+        _run(["cp", "--archive", "/etc", str(etc)])
+        (etc / "ld.so.preload").write_text(f"{preload}\n")
+        mounts.append(["mount", "--bind", str(etc), "/etc"])
+    return [*namespace, "sh", "-ec", "\n".join([*map(shlex.join, mounts), 'exec "$@"']), "sh"]
+
+
+def _flags(cpuinfo: str) -> frozenset[str]:
+    lines = (line for line in cpuinfo.splitlines() if line.startswith("flags"))
+    return frozenset(next(lines, ":").split(":", 1)[1].split())
+
+
+def _without(line: str, *, hide_avx512: bool) -> str:
+    """A line of /proc/cpuinfo without the flags of what the mask hides."""
+    name, colon, values = line.partition(":")
+    if name.strip() != "flags":
+        return line
+    hidden = ("avx_vnni", "avx512_vnni", "avx512_bf16", "amx_", *(("avx512",) if hide_avx512 else ()))
+    return f"{name}{colon} {' '.join(flag for flag in values.split() if not flag.startswith(hidden))}"
+
+
+def _script(path: Path, interpreter: str, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!{interpreter}\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+def _link(path: Path, target: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.symlink_to(target)
+
+
+def _run(command: Sequence[str]) -> None:
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise Impossible(f"{Path(command[0]).name} failed: {done.stderr.strip().splitlines()[-1:]}")
+
+
+_AVX2, _AVX512 = BY_NAME["avx2"], BY_NAME["avx512-without-vnni"]
+WAYS = {
+    "avx2": Way(_AVX2, "this CPU, with VNNI and AVX-512 hidden", hidden=True),
+    "avx512": Way(_AVX512, "this CPU, with VNNI hidden"),
+    "avx2-qemu": Way(_AVX2, "qemu-x86_64 -cpu Haswell-noTSX", qemu="qemu-x86_64", cpu="Haswell-noTSX", patience=30),
+    "arm64-qemu": Way(
+        BY_NAME["arm64-i8mm"],
+        "qemu-aarch64 -cpu max",
+        qemu="qemu-aarch64",
+        cpu="max,sve=off,sme=off",
+        patience=30,
+    ),
+    "arm64-no-dot-qemu": Way(
+        BY_NAME["arm64"], "qemu-aarch64 -cpu cortex-a72", qemu="qemu-aarch64", cpu="cortex-a72", patience=30
+    ),
+}
