@@ -75,8 +75,7 @@ def measured_elsewhere(recipe: Recipe, findings: Findings) -> str | None:
     """What the reader must know of accuracy where the result is for another machine; else None."""
     provider = (recipe.bench or BenchSpec()).provider
     target = measuring.target_of(recipe)
-    elsewhere = cpu.why_not_timed(target, provider) is not None and not cpu.needs_exact_products(target)
-    if findings.accuracy is None or not elsewhere:
+    if findings.accuracy is None or cpu.why_not_timed(target, provider) is None:
         return None
     there = target.kind.value
     return f"accuracy was measured with the kernels of this machine (provider {provider}), not with those of {there}"
