@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from modelopt.signature import Signature, TensorSpec
 from modelopt.verification.feeds import LARGE, Feed, Maker, Shape, Values
 from modelopt.verification.input_uses import InputUse
 from modelopt.verification.plan import plan
-from modelopt.verification.prepare import Original, Prepared, prepare
+from modelopt.verification.prepare import PATIENCE_SECONDS, Original, Prepared, prepare
 
 HEADER = '<ir_version: 9, opset_import: ["" : 17]>'
 X = TensorSpec("x", "float32", ("b", 6))
@@ -102,7 +104,9 @@ def test_feeds_are_the_same_each_time() -> None:
 # On a model
 
 
-def prepared(tmp_path: Path, text: str, *real: dict[str, np.ndarray]) -> Prepared:
+def prepared(
+    tmp_path: Path, text: str, *real: dict[str, np.ndarray], clock: Callable[[], float] = lambda: 0.0
+) -> Prepared:
     path = tmp_path / "m.onnx"
     io.remove_aside(path)
     io.write_aside(ir.from_onnx_text(f"{HEADER} {text}"), path)
@@ -113,7 +117,7 @@ def prepared(tmp_path: Path, text: str, *real: dict[str, np.ndarray]) -> Prepare
     model = load()
     with Worker() as worker:
         original = Original.of(model, path, graph.signature(model))
-        return prepare(original, real, worker, load, tmp_path, 0)
+        return prepare(original, real, worker, load, tmp_path, 0, clock)
 
 
 def kinds(found: Prepared) -> set[Values]:
@@ -163,6 +167,20 @@ def test_trips_beyond_those_that_ran_are_named(tmp_path: Path) -> None:
         y = Loop (n, go, x) <body = b (int64 i, bool c, float[4] a) => (bool d, float[4] o) {
             d = Identity (c) o = Neg (a) }> }"""
     assert prepared(tmp_path, text).not_executed == ("more than 5 trips by 'n'",)
+
+
+def test_a_slow_model_gets_fewer_feeds_and_the_report_says_so(tmp_path: Path) -> None:
+    ticks = itertools.count(step=PATIENCE_SECONDS / 2.5)
+    text = "g (float[b,4] x) => (float[b,4] y) { y = Neg (x) }"
+    found = prepared(tmp_path, text, clock=lambda: next(ticks))
+    assert len(found.feeds) == 3
+    assert "more constructed feeds, because runs of this model take long" in found.not_executed[0]
+
+
+def test_long_signals_are_tried_where_an_input_may_be_one(tmp_path: Path) -> None:
+    text = """g (float[b,n] x) => (float[b,1,m] y) <int64[1] one = {1}, int64[3] size = {1,1,400}> {
+        w = ConstantOfShape (size) u = Unsqueeze (x, one) y = Conv (u, w) }"""
+    assert {512, 525} <= {feed.arrays["x"].shape[1] for feed in prepared(tmp_path, text).feeds}
 
 
 def test_a_model_that_runs_on_nothing_says_why(tmp_path: Path) -> None:

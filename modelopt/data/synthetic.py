@@ -18,13 +18,16 @@ from modelopt.signature import Dim, TensorSpec, is_free
 DEFAULT_FREE_DIM = 8
 """The size of a free dimension that is not the batch and that the user does not name."""
 
-_LENGTHS = (8, 1, 32, 64, 128, 224, 16, 48, 512, 2048, 16_000)
+_LENGTHS = (8, 1, 32, 64, 128, 224, 16, 48)
+_SIGNAL_LENGTHS = (512, 2048, 16_000)
 _PICTURE_SIDES = (64, 224, 128, 32, 48, 16, 8, 1)
 
 
 def lengths_to_try(inputs: Sequence[TensorSpec]) -> tuple[int, ...]:
     """Sizes for free dimensions that are not the batch, the likeliest first: a model may run on few of them."""
-    return _PICTURE_SIDES if any(is_picture(spec) for spec in inputs) else _LENGTHS
+    if any(is_picture(spec) for spec in inputs):
+        return _PICTURE_SIDES
+    return (*_LENGTHS, *_SIGNAL_LENGTHS) if any(map(_may_be_signal, inputs)) else _LENGTHS
 
 
 def is_picture(spec: TensorSpec) -> bool:
@@ -33,6 +36,11 @@ def is_picture(spec: TensorSpec) -> bool:
         return False
     _, *others = spec.shape
     return sum(map(is_free, others)) == 2 and any(isinstance(dim, int) and 1 <= dim <= 4 for dim in others)
+
+
+def _may_be_signal(spec: TensorSpec) -> bool:
+    """Whether an input may be a waveform, of which a window of a transform takes hundreds of values."""
+    return holds_floats(spec) and bool(spec.shape) and is_free((spec.shape or (1,))[-1])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

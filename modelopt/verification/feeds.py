@@ -142,6 +142,11 @@ class Maker:
         return any(holds_floats(spec) for spec in self.signature.inputs)
 
     @property
+    def has_integers(self) -> bool:
+        """Whether some input holds integers, or floats that stand for them."""
+        return any(not holds_floats(spec) or self._use(spec).is_bounded for spec in self.signature.inputs)
+
+    @property
     def has_constants(self) -> bool:
         """Whether the graph asks an input for a number."""
         return any(self._use(spec).constants for spec in self.signature.inputs)
@@ -214,7 +219,7 @@ class Maker:
                 if dtype.kind == "b"
                 else self._integers(rng, dtype, shape, use, kind, number)
             )
-        elif use.is_bounded:
+        elif use.is_bounded and not self.plain:
             drawn = _indices(rng, shape, use.integers(), use.constants, kind, number)
         else:
             drawn = _floats(rng, shape, use, kind)

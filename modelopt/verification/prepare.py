@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +23,9 @@ from modelopt.verification.plan import HEAVY_BYTES, plan
 
 MAX_FOR_BRANCHES = 8
 """How many feeds are added to reach branches that others do not."""
+
+PATIENCE_SECONDS = 60.0
+"""After so long no further feeds are constructed; the report says so."""
 
 _FACTORS = (1.0, -1.0, 10.0, -10.0, 100.0, -100.0, 1000.0, -1000.0, 1.0, 1.0, 1.0, 1.0)
 _FILLS = (1.0, -1.0, 10.0, -10.0, 1000.0, -1000.0)
@@ -100,8 +104,9 @@ def prepare(
     load: Callable[[], ir.Model],
     scratch: Path,
     seed: int,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Prepared:
-    """Feeds that reach as much of the original as can be reached.
+    """Feeds that reach as much of the original as can be reached, or as `PATIENCE_SECONDS` allow.
 
     Args:
         original: The model.
@@ -110,6 +115,7 @@ def prepare(
         load: Gives the model anew.
         scratch: A directory.
         seed: Of constructed feeds.
+        clock: Gives seconds.
 
     Raises:
         InputError: The original runs on none of the feeds.
@@ -122,8 +128,9 @@ def prepare(
     if (pair := _stacked(real[:2], original.signature)) is not None:
         answers.take(Feed(pair))
     maker = Maker(original.signature, original.uses, seed)
+    left_out = 0
     try:
-        _construct(answers, maker, original, real)
+        left_out = _construct(answers, maker, original, real, clock)
     except (InputError, Refused) as error:  # inputs of strings, or of unknown rank
         answers.why_not = error.fact
     if not answers.feeds:
@@ -133,27 +140,42 @@ def prepare(
             hint="give it real ones with --eval DATA, or write --no-verify --no-bench",
         )
     missed: tuple[str, ...] = ()
-    if original.has_regions:
+    if left_out:
+        missed = (f"{left_out} more constructed feeds, because runs of this model take long",)
+    elif original.has_regions:
         missed = _reach_regions(answers, maker, worker, load, scratch)
     beyond = (*_sizes_above(answers.feeds, original.signature), *_trips_above(answers.feeds, original.uses))
     return Prepared(tuple(answers.feeds), tuple(answers.outputs), (*missed, *beyond))
 
 
-def _construct(answers: _Answers, maker: Maker, original: Original, real: Sequence[dict[str, np.ndarray]]) -> None:
+def _construct(
+    answers: _Answers,
+    maker: Maker,
+    original: Original,
+    real: Sequence[dict[str, np.ndarray]],
+    clock: Callable[[], float],
+) -> int:
+    """Take the constructed feeds that the original answers; returns how many were left out for want of time."""
+    started = clock()
     found = _first(answers, maker, _shapes_to_try(original.signature, real))
     if found is None:
-        return
+        return 0
     base, maker = found
-    for number, (shapes, values) in enumerate(plan(maker, base, heavy=original.is_heavy), start=1):
+    planned = list(plan(maker, base, heavy=original.is_heavy))
+    for number, (shapes, values) in enumerate(planned, start=1):
+        if clock() - started > PATIENCE_SECONDS:
+            return len(planned) - number + 1
         for shape in shapes:
             if answers.take(maker.make(number, shape, values)):
                 break
+    return 0
 
 
 def _first(answers: _Answers, maker: Maker, shapes: Iterable[Shape]) -> tuple[Shape, Maker] | None:
     """A shape that the original runs on, and how integers are drawn for it; its feed is taken."""
+    makers = (maker, replace(maker, plain=True)) if maker.has_integers else (maker,)
     for shape in shapes:
-        for each in (maker, replace(maker, plain=True)):
+        for each in makers:
             if answers.take(each.make(0, shape, (Values.ORDINARY,))):
                 return shape, each
     return None
