@@ -24,6 +24,7 @@ LARGE = 1000.0
 """The magnitude of large floats: far beyond any bound that models clip at, and far from overflow."""
 
 UNUSUAL_SLACK = 10.0
+"""See `Feed.slack`."""
 
 SCALE_UP, SCALE_DOWN = 10.0, 0.1
 
@@ -35,8 +36,8 @@ class Values(Enum):
     """What a feed, or one row of it, is made of."""
 
     ORDINARY = "standard normal"
-    SCALED_UP = "ten times that"
-    SCALED_DOWN = "a tenth of that"
+    SCALED_UP = "standard normal times 10"
+    SCALED_DOWN = "standard normal times 0.1"
     ZEROS = "zeros"
     LARGE = "large numbers of both signs"
     NEAR_CONSTANTS = "numbers near the constants of the graph"
