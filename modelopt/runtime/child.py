@@ -68,7 +68,7 @@ class Child:
             raise Failure("provider-missing", ", ".join(ort.get_available_providers()))
         options = _session_options(ort, spec)
         if spec.profile:
-            directory = tempfile.TemporaryDirectory(prefix="modelopt-profile-")
+            directory = tempfile.TemporaryDirectory(dir=body["folder"])
             self.profiles[body["id"]] = directory
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(directory.name) / "run")

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import math
 import os
 import signal
+import tempfile
 import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -27,8 +26,7 @@ from modelopt.collectors import Collector, Observed, State
 from modelopt.errors import ModeloptError, WorkerDied
 from modelopt.runtime import installed, spawn, wire
 from modelopt.runtime.session import NodeRun, SessionInfo, SessionSpec, full_provider_name
-
-_POLL_SECONDS = 0.05
+from modelopt.runtime.watch import Watch
 
 
 @dataclass(frozen=True)
@@ -66,11 +64,12 @@ class Worker:
         self._requests = cast(BinaryIO, self._child.stdin)
         self._replies = cast(BinaryIO, self._child.stdout)
         self._paused = False
-        self._watch = _Watch(self.pid, self.limits, self._kill)
+        self._watch = Watch(self.pid, self._kill, memory_bytes=self.limits.memory_bytes, seconds=self.limits.seconds)
         self._kept: dict[tuple[Path, SessionSpec], Session] = {}
         self._failed: dict[tuple[Path, SessionSpec], ModeloptError] = {}
         self._keeping = threading.Lock()
         self._asking = threading.Lock()  # one request at a time is on the pipe
+        self._profiles: tempfile.TemporaryDirectory[str] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -102,6 +101,8 @@ class Worker:
         known = installed.known_spec(spec)
         number = next(self._ids)
         body = {"call": "open", "id": number, "path": str(path), "spec": msgspec.to_builtins(known)}
+        if spec.profile:
+            body["folder"] = self._folder_for_profiles()
         answer, _ = self._request(body, {}, doing=f"loading the {what}", spec=spec)
         return Session(self, number, msgspec.convert(answer["info"], SessionInfo))
 
@@ -186,6 +187,14 @@ class Worker:
         self._kill()
         with self._asking:  # a request in the background has seen the end now
             self._close_streams()
+        if self._profiles is not None:
+            self._profiles.cleanup()
+
+    def _folder_for_profiles(self) -> str:
+        """Owned by the parent: a child that crashes or is killed removes nothing."""
+        if self._profiles is None:
+            self._profiles = tempfile.TemporaryDirectory(prefix="modelopt-profile-", ignore_cleanup_errors=True)
+        return self._profiles.name
 
     def _close_streams(self) -> None:
         for stream in (self._requests, self._replies, self._stderr):
@@ -343,56 +352,3 @@ class Session:
         """Free the session's memory in the child."""
         body = {"call": "close", "id": self._number}
         self._worker._request(body, {}, doing="closing the model")  # noqa: SLF001 - same module
-
-
-class _Watch:
-    """Kills a child that exceeds its limits while a request is in flight; a context manager around each request.
-
-    One thread serves all requests: starting one takes milliseconds while the child keeps every core busy.
-    """
-
-    def __init__(self, pid: int, limits: Limits, kill: Callable[[], None]) -> None:
-        self.verdict: str | None = None
-        self._pid, self._limits, self._kill = pid, limits, kill
-        self._deadline = math.inf
-        self._busy = threading.Event()
-        self._closed = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    def __enter__(self) -> Self:
-        self._deadline = time.monotonic() + self._limits.seconds
-        self._busy.set()
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._watch, daemon=True)
-            self._thread.start()
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        self._busy.clear()
-
-    def close(self) -> None:
-        """End the thread; it must not be called from it."""
-        self._closed.set()
-        self._busy.set()
-        if self._thread is not None:
-            self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._closed.is_set() and self.verdict is None:
-            self._busy.wait()
-            if self._closed.wait(_POLL_SECONDS) or not self._busy.is_set():
-                continue
-            if time.monotonic() > self._deadline:
-                self.verdict = "timeout"
-            elif _private_bytes(self._pid) > self._limits.memory_bytes:
-                self.verdict = "memory"
-            if self.verdict:
-                self._kill()
-
-
-def _private_bytes(pid: int) -> int:
-    try:
-        memory = psutil.Process(pid).memory_info()
-    except psutil.NoSuchProcess:
-        return 0
-    return int(memory.rss - getattr(memory, "shared", 0))  # mapped weight files are not the child's own
