@@ -119,7 +119,11 @@ def measure_models(
             results=tuple(results),
             ratios=tuple(result.times_as_fast_as(results[0]) if i else None for i, result in enumerate(results)),
             accuracy=accuracy,
-            warnings=(*opened.notes, *_doubts(accuracy, opened.guesses), *warnings),
+            warnings=(
+                *opened.notes_for(calibrated=False, compared=accuracy is not None),
+                *_doubts(accuracy, opened.guesses),
+                *warnings,
+            ),
         )
 
 

@@ -137,6 +137,8 @@ def run(request: Request) -> Report:
                 gates.measured_elsewhere(recipe, findings),
                 measuring.doubtful_guesses(findings.accuracy, data.guesses),
             )
+            calibrated = _calibrated(recipe, results)
+            told = data.notes_for(calibrated=calibrated, compared=findings.accuracy is not None)
             report = Report(
                 input=FileInfo(path=loaded.shown, size_bytes=loaded.size_bytes, sha256=loaded.sha256),
                 output=FileInfo(path=str(output), size_bytes=staged.size_bytes),
@@ -150,7 +152,7 @@ def run(request: Request) -> Report:
                 not_timed=findings.not_timed,
                 accuracy=findings.accuracy,
                 gates=judged,
-                notes=(*data.notes, *filter(None, said)),
+                notes=(*told, *filter(None, said)),
                 versions=versions,
                 coverage=coverage,
             )
@@ -332,6 +334,12 @@ class _StopAfter:
 
     def end(self, model: ir.Model) -> None:
         """Nothing to do."""
+
+
+def _calibrated(recipe: Recipe, results: Sequence[PassResult]) -> bool:
+    """Whether calibration data had a part in the result."""
+    calibrating = {str(step) for step in recipe.passes() if step.calibrates()}
+    return any(result.rewrites and result.step in calibrating for result in results)
 
 
 def _entry(recipe: Recipe, loaded: io.Loaded, context: Context, versions: dict[str, str]) -> provenance.Entry:

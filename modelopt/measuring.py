@@ -55,6 +55,8 @@ class Data:
         calibration: None when the recipe has none.
         evaluation: None when the recipe has none.
         notes: What the reader should know about them.
+        calibration_notes: What speaks against the calibration, where one happened.
+        accuracy_notes: What speaks against the accuracy, where it was measured.
         seed: For random inputs.
         random: Random inputs that the model runs on, once they were needed.
         ranges: Between which integers the graph lets an input lie, by its name: see `verification.input_uses`.
@@ -69,6 +71,13 @@ class Data:
     random: Dataset | None = field(default=None)
     class_scores: bool = True
     ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    calibration_notes: tuple[str, ...] = ()
+    accuracy_notes: tuple[str, ...] = ()
+
+    def notes_for(self, *, calibrated: bool, compared: bool) -> tuple[str, ...]:
+        """The notes, of those on calibration and accuracy only the ones on what happened."""
+        said = (*self.notes, *(self.calibration_notes if calibrated else ()))
+        return (*said, *(self.accuracy_notes if compared else ()))
 
     @property
     def real(self) -> Dataset | None:
@@ -139,19 +148,22 @@ def open_all(recipe: Recipe, model: ir.Model, signature: Signature | None = None
     calibration = _open(recipe.calibration, signature, recipe.seed)
     evaluation = _open(recipe.evaluate, signature, recipe.seed)
     notes = [note for dataset in (calibration, evaluation) if dataset is not None for note in dataset.notes]
+    about_calibration, about_accuracy = [], []
     if recipe.calibration is not None and recipe.calibration.data == "random":
-        notes.append("calibrated on random inputs: accuracy on real data may be much worse than it looks")
+        about_calibration.append("calibrated on random inputs: accuracy on real data may be much worse than it looks")
     if calibration is not None and evaluation is not None:
         shared = overlap(calibration, evaluation)
         if shared:
-            notes.append(f"{shared} evaluation samples are calibration samples too: accuracy is flattered")
+            about_accuracy.append(f"{shared} evaluation samples are calibration samples too: accuracy is flattered")
     is_real = recipe.calibration is not None and recipe.calibration.data != "random"
     if calibration is not None and evaluation is None and is_real:
         if len(calibration) >= MIN_TO_SPLIT:
             calibration, evaluation = split(calibration, HELD_OUT, recipe.seed)
-            notes.append(f"no --eval: {len(evaluation)} of the calibration samples are held out to compare outputs on")
+            about_accuracy.append(
+                f"no --eval: {len(evaluation)} of the calibration samples are held out to compare outputs on"
+            )
         else:
-            notes.append("no --eval, and too few calibration samples to hold some out: accuracy is flattered")
+            about_accuracy.append("no --eval, and too few calibration samples to hold some out: accuracy is flattered")
     scores = gives_class_scores(model)
     return Data(
         signature,
@@ -161,6 +173,8 @@ def open_all(recipe: Recipe, model: ir.Model, signature: Signature | None = None
         recipe.seed,
         class_scores=scores,
         ranges=ranges_of(model),
+        calibration_notes=tuple(about_calibration),
+        accuracy_notes=tuple(about_accuracy),
     )
 
 

@@ -197,19 +197,20 @@ def execute(recipe: Recipe, model: Path, suffix: str, flags: dict[str, Any], *, 
 
 def _run_first_that_gains(request: Request, chosen: Chosen) -> Report:
     """Run the recipes until one gains something over the input; the last is the input itself, or all there is."""
-    trials = chosen.trials
+    trials, offenders = chosen.trials, chosen.offenders
     for recipe in chosen.recipes:
         report = run(dataclasses.replace(request, recipe=recipe))
         failed = {gate.gate: gate.found for gate in report.gates if gate.passed is False}
         if set(failed) != {"must-gain"}:
             break
         trials = tuple(_left_out(trial, failed["must-gain"]) if trial.kept else trial for trial in trials)
+        offenders = tuple(msgspec.structs.replace(one, restored=False) for one in offenders)
     said = {
         *report.notes,
         *((*report.accuracy.notes, *report.accuracy.warnings) if report.accuracy is not None else ()),
     }
     notes = (*report.notes, *(note for note in chosen.notes if note not in said))
-    report = msgspec.structs.replace(report, trials=trials, offenders=chosen.offenders, notes=notes)
+    report = msgspec.structs.replace(report, trials=trials, offenders=offenders, notes=notes)
     return msgspec.structs.replace(report, verdict=verdict.of(report))
 
 
