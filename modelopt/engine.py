@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 import msgspec
 import onnx_ir as ir
 
-from modelopt import __version__, gates, graph, invariants, io, measuring, naming, provenance
+from modelopt import __version__, blame, gates, graph, invariants, io, measuring, naming, provenance
 from modelopt.errors import Refused, VerificationFailed, WorkerDied
 from modelopt.observers import Dump, Observer
 from modelopt.passes.base import Context, Pass
@@ -33,6 +33,9 @@ from modelopt.verification.verify import Verify
 
 MAX_PROFILED_BYTES = 256 * 2**20
 """Larger results are not profiled: the runtime writes its optimized graph for that."""
+
+UNMEASURED = "export the model without this output, or write --no-verify --no-bench, without --eval"
+"""What helps where a model cannot be compared with anything."""
 
 MAX_ROUNDS = 10
 """How often a group of passes is repeated before it counts as unstable."""
@@ -86,8 +89,12 @@ def run(request: Request) -> Report:
         stack.callback(runner.close)
         spare = runner.start()
         loaded = io.load(request.model, scratch=scratch, allow_hardlinks=request.allow_hardlinks)
-        data = measuring.open_all(recipe, loaded.model, _signature_after(recipe, loaded.model))
         measured = recipe.verify or recipe.bench is not None or recipe.evaluate is not None
+        if measured:
+            measuring.require_tensors(loaded.model, hint=UNMEASURED)
+        made_by: list[str] = []
+        stack.enter_context(blame.explained(loaded.path, made_by))
+        data = measuring.open_all(recipe, loaded.model, _signature_after(recipe, loaded.model))
         worker = stack.enter_context(Worker(request.limits)) if measured else spare
         measuring.fit_random(recipe, data, worker, loaded.path)
         context = context_of(request, runner, data)
@@ -104,7 +111,8 @@ def run(request: Request) -> Report:
 
         declared = graph.declared_values(loaded.model)
         results = apply(recipe.steps, loaded.model, context, observers, request.progress)
-        unchanged = not any(result.rewrites for result in results)
+        made_by += [result.step for result in results if result.rewrites]
+        unchanged = not made_by
         output = naming.choose(results, request.output, request.if_exact, request.if_unchanged)
         versions = {"modelopt": __version__, "onnxruntime": runtime_version()}
         graph.forget_shapes(loaded.model, keep=declared)

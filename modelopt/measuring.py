@@ -12,8 +12,8 @@ import onnx_ir as ir
 
 from modelopt import graph, integers
 from modelopt.data import Dataset, Preprocess, open_data, overlap, random_data, split
-from modelopt.data.synthetic import RandomDataset, is_picture, lengths_to_try
-from modelopt.errors import InputError, Refused
+from modelopt.data.synthetic import NO_RANDOM, RandomDataset, is_picture, lengths_to_try
+from modelopt.errors import InputError, ModeloptError, Refused
 from modelopt.findings import Findings
 from modelopt.measure.answers import gives_class_scores
 from modelopt.measure.bench import BenchSpec as Bench
@@ -55,6 +55,7 @@ class Data:
         calibration: None when the recipe has none.
         evaluation: None when the recipe has none.
         notes: What the reader should know about them.
+        hint: What helps where random inputs do not do: flags of the command that runs.
         calibration_notes: What speaks against the calibration, where one happened.
         accuracy_notes: What speaks against the accuracy, where it was measured.
         seed: For random inputs.
@@ -71,6 +72,7 @@ class Data:
     random: Dataset | None = field(default=None)
     class_scores: bool = True
     ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    hint: str = "give it real ones with --eval DATA, or write --no-verify --no-bench"
     calibration_notes: tuple[str, ...] = ()
     accuracy_notes: tuple[str, ...] = ()
 
@@ -192,6 +194,21 @@ def _open(spec: DataSpec | None, signature: Signature, seed: int) -> Dataset | N
     )
 
 
+def require_tensors(model: ir.Model, hint: str | None) -> None:
+    """Refuse a model whose outputs nothing here can compare.
+
+    Raises:
+        Refused: An output is a sequence.
+    """
+    for value in model.graph.outputs:
+        if isinstance(value.type, ir.SequenceType):
+            raise Refused(
+                f"the output '{value.name}' is a sequence, not a tensor",
+                note="only tensors can be compared with the original's",
+                hint=hint,
+            )
+
+
 def inputs(data: Data, worker: Worker, model: Path, free_dims: Mapping[str, int] | None = None) -> Dataset:
     """Inputs that the model runs on: the real data, else random ones of a size that works, found by trying.
 
@@ -228,7 +245,7 @@ def _random(
     n: int,
     free_dims: Mapping[str, int] | None = None,
     *,
-    hint: str = "give it real ones with --eval DATA, or write --no-verify --no-bench",
+    hint: str | None = None,
 ) -> Dataset:
     session = worker.keep(model, SessionSpec(spin=False))
     inputs = data.signature.inputs
@@ -236,7 +253,11 @@ def _random(
     first = (_PICTURE_SIDE,) if any(map(is_picture, inputs)) else ()
     for size in dict.fromkeys((*first, *lengths_to_try(inputs))):
         for ranges in (data.ranges, {}) if data.ranges else ({},):
-            found = random_data(inputs, n=n, seed=data.seed, free_dims=free_dims, free_dim=size, ranges=ranges)
+            try:
+                found = random_data(inputs, n=n, seed=data.seed, free_dims=free_dims, free_dim=size, ranges=ranges)
+            except ModeloptError as error:
+                error.hint = hint or data.hint if error.hint == NO_RANDOM else error.hint
+                raise
             try:
                 session.run(next(iter(found)).feeds)
             except Refused as refusal:
@@ -248,7 +269,7 @@ def _random(
     raise InputError(
         "the model does not run on random inputs",
         note=note,
-        hint=hint,
+        hint=hint or data.hint,
     )
 
 

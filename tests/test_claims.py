@@ -260,22 +260,10 @@ def test_nothing_is_said_of_a_calibration_that_did_not_happen(
     assert not [words for words in _ABOUT_DATA if words in copied.err]
 
 
-def test_what_was_tried_on_random_inputs_is_said(tmp_path: Path) -> None:
-    """The result is the input, but what was left out was calibrated and judged."""
-    flags = (
-        "--calib",
-        "random",
-        "--eval",
-        EVAL,
-        "--max-drop",
-        "0%",
-        "--activation",
-        "s8",
-        "--per-tensor",
-        "--everywhere",
-    )
-    ran = modelopt("quantize", MLP, *flags, "-o", "x.onnx", "--no-bench", cwd=tmp_path).succeeded()
-    assert "calibrated on random inputs" in ran.err
+def test_what_was_calibrated_on_random_inputs_is_said_although_a_gate_fails(tmp_path: Path) -> None:
+    flags = ("--calib", "random", "--eval", EVAL, "--max-drop", "0%", "--activation", "s8", "--per-tensor")
+    ran = modelopt("quantize", MLP, *flags, "--everywhere", "-o", "x.onnx", "--no-bench", cwd=tmp_path)
+    assert "note: calibrated on random inputs" in ran.err
 
 
 def test_a_name_that_was_given_stays(tmp_path: Path) -> None:

@@ -248,13 +248,13 @@ def test_one_runtime_and_only_one(monkeypatch: pytest.MonkeyPatch, installed: se
 def test_what_is_not_a_model_is_refused(worker: Worker, tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "bad.onnx"
     path.write_bytes(content)
-    with pytest.raises(Refused, match="loading the model failed"):
+    with pytest.raises(Refused, match=r"loading the model .* failed"):
         opened(worker, path)
 
 
 def test_a_wrong_feed_is_refused_with_the_runtimes_words(worker: Worker, linear: Path) -> None:
     session = opened(worker, linear)
-    with pytest.raises(Refused, match="running the model failed") as caught:
+    with pytest.raises(Refused, match=r"running the model .* failed") as caught:
         session.run({"x": np.zeros((1, 5), np.float32)})
     assert caught.value.note
     with pytest.raises(Refused):

@@ -109,8 +109,9 @@ class Child:
         names = body["outputs"] or [output.name for output in session.get_outputs()]
         # Keys are positions: a model may list the same output twice.
         tensors = {str(i): array for i, array in enumerate(outputs) if isinstance(array, np.ndarray)}
-        if len(tensors) != len(names):
-            raise Failure("run", "an output is a sequence, a map or an absent optional, not a tensor")
+        other = [name for i, name in enumerate(names) if str(i) not in tensors]
+        if other:
+            raise Failure("run", f"the output '{other[0]}' is a sequence, a map or an absent optional, not a tensor")
         return {}, tensors
 
     def observe(self, body: dict[str, Any], arrays: dict[str, np.ndarray]) -> Reply:

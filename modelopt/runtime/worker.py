@@ -24,7 +24,7 @@ import psutil
 
 from modelopt.collectors import Collector, Observed, State
 from modelopt.errors import ModeloptError, WorkerDied
-from modelopt.runtime import installed, spawn, wire
+from modelopt.runtime import installed, spawn, wire, wording
 from modelopt.runtime.session import NodeRun, SessionInfo, SessionSpec, full_provider_name
 from modelopt.runtime.watch import Watch
 
@@ -90,7 +90,7 @@ class Worker:
         Args:
             path: The model file, already through io's gate.
             spec: Provider, threads, optimization.
-            what: How errors call the model.
+            what: What the model is, for errors: see `wording.called`.
 
         Raises:
             EnvironmentLacks: The provider is not installed or could not be created.
@@ -103,8 +103,13 @@ class Worker:
         body = {"call": "open", "id": number, "path": str(path), "spec": msgspec.to_builtins(known)}
         if spec.profile:
             body["folder"] = self._folder_for_profiles()
-        answer, _ = self._request(body, {}, doing=f"loading the {what}", spec=spec)
-        return Session(self, number, msgspec.convert(answer["info"], SessionInfo))
+        called = wording.called(path, what)
+        try:
+            answer, _ = self._request(body, {}, doing=f"loading {called}", spec=spec)
+        except ModeloptError as error:
+            error.model = path
+            raise
+        return Session(self, number, msgspec.convert(answer["info"], SessionInfo), called)
 
     def keep(self, path: Path, spec: SessionSpec, *, what: str = "model") -> Session:
         """Like `open`, but the same file with the same spec is opened once; `forget` closes it."""
@@ -248,6 +253,8 @@ class Worker:
         self._stderr.seek(0)
         last = self._stderr.read().decode(errors="replace").strip().splitlines()[-1:]
         note = f"the child process ended with {ending}" + (f": {last[0]}" if last else "")
+        if wording.OURS in doing:
+            hint = "your model is not at fault: please report it, with the command and, if you can, the model"
         return WorkerDied(f"{doing} crashed", reason="signal", note=note, hint=hint)
 
 
@@ -258,7 +265,8 @@ class Session:
         info: What the session says of itself.
     """
 
-    def __init__(self, worker: Worker, number: int, info: SessionInfo) -> None:
+    def __init__(self, worker: Worker, number: int, info: SessionInfo, called: str) -> None:
+        self._called = called
         self._worker = worker
         self._number = number
         self.info = info
@@ -291,7 +299,7 @@ class Session:
         """
         body = {"call": "run", "id": self._number, "outputs": outputs}
         fitting = self.fitting(feeds)
-        _, tensors = self._worker._request(body, fitting, doing="running the model")  # noqa: SLF001 - same module
+        _, tensors = self._worker._request(body, fitting, doing=f"running {self._called}")  # noqa: SLF001 - same module
         integers = self.info.integers.outputs
         names = [output.name for output in self.info.outputs] if outputs is None else outputs
         arrays = [tensors[str(i)] for i in range(len(tensors))]
@@ -317,12 +325,12 @@ class Session:
         """
         body = {"call": "observe", "id": self._number, "outputs": dict(outputs), "bins": bins}
         body |= {"runs_at_once": runs_at_once, "memory_bytes": self._worker.limits.memory_bytes}
-        self._worker._request(body, self.fitting(feeds), doing="running the model")  # noqa: SLF001 - same module
+        self._worker._request(body, self.fitting(feeds), doing=f"running {self._called}")  # noqa: SLF001 - same module
 
     def observed(self) -> Observed:
         """Wait for the samples that `observe` was given, and fetch what was counted."""
         body = {"call": "observed", "id": self._number}
-        answer, counts = self._worker._request(body, {}, doing="running the model")  # noqa: SLF001 - same module
+        answer, counts = self._worker._request(body, {}, doing=f"running {self._called}")  # noqa: SLF001 - same module
         states = msgspec.convert(answer["states"], dict[str, State])
         collectors = {key: Collector.restored(state, counts[key]) for key, state in states.items()}
         return Observed(collectors, answer["other"], answer["samples"], answer["peak_bytes"])
@@ -339,7 +347,7 @@ class Session:
             Nanoseconds for each of the `runs` runs.
         """
         body = {"call": "time", "id": self._number, "runs": runs, "slot": slot, "lead_in": lead_in}
-        answer, _ = self._worker._request(body, {}, doing="timing the model")  # noqa: SLF001 - same module
+        answer, _ = self._worker._request(body, {}, doing=f"timing {self._called}")  # noqa: SLF001 - same module
         return cast(list[int], answer["samples_ns"])
 
     def profile(self) -> list[NodeRun]:
@@ -351,4 +359,4 @@ class Session:
     def close(self) -> None:
         """Free the session's memory in the child."""
         body = {"call": "close", "id": self._number}
-        self._worker._request(body, {}, doing="closing the model")  # noqa: SLF001 - same module
+        self._worker._request(body, {}, doing=f"closing {self._called}")  # noqa: SLF001 - same module

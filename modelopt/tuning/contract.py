@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from modelopt import engine
+from modelopt import blame, engine
 from modelopt.errors import ModeloptError, Refused, WorkerDied
 from modelopt.passes.base import Pass
 from modelopt.passes.quantize_dynamic import QuantizeDynamic
@@ -175,7 +175,8 @@ class _Search:
         if self.limit is None:
             self._note(label, Outcome.SURPASSED, _PASSED_OVER, built)
             return _Attempt(label, base, step, built, None)
-        found = self.shop.judge.judge(built.path)
+        with blame.explained(self.shop.input.path, [label]):
+            found = self.shop.judge.judge(built.path)
         self._note(label, *self._judged(found), built, _finite(found.drop))
         self.notes.update(dict.fromkeys(found.notes))
         return _Attempt(label, base, step, built, found.drop, found.no_evidence)
