@@ -20,6 +20,7 @@ from modelopt.passes.base import Context, Pass
 from modelopt.progress import Progress, silent
 from modelopt.quant.cache import Calibrations
 from modelopt.recipe import Recipe, Step, UntilStable, dump
+from modelopt.recipe_paths import without_folders
 from modelopt.report import FileInfo, ModelStats, PassResult, Report, SkipInfo, TensorInfo, Verification, verdict
 from modelopt.runtime import placement
 from modelopt.runtime.coverage import Coverage
@@ -145,8 +146,7 @@ def run(request: Request) -> Report:
                 gates.measured_elsewhere(recipe, findings),
                 measuring.doubtful_guesses(findings.accuracy, data.guesses),
             )
-            calibrated = _calibrated(recipe, results)
-            told = data.notes_for(calibrated=calibrated, compared=findings.accuracy is not None)
+            compared = findings.accuracy is not None
             report = Report(
                 input=FileInfo(path=loaded.shown, size_bytes=loaded.size_bytes, sha256=loaded.sha256),
                 output=FileInfo(path=str(output), size_bytes=staged.size_bytes),
@@ -160,7 +160,10 @@ def run(request: Request) -> Report:
                 not_timed=findings.not_timed,
                 accuracy=findings.accuracy,
                 gates=judged,
-                notes=(*told, *filter(None, said)),
+                notes=(
+                    *data.notes_for(calibrated=_calibrated(recipe, results), compared=compared),
+                    *filter(None, said),
+                ),
                 versions=versions,
                 coverage=coverage,
             )
@@ -353,7 +356,7 @@ def _calibrated(recipe: Recipe, results: Sequence[PassResult]) -> bool:
 def _entry(recipe: Recipe, loaded: io.Loaded, context: Context, versions: dict[str, str]) -> provenance.Entry:
     return provenance.Entry(
         modelopt=__version__,
-        recipe=dump(recipe),
+        recipe=dump(without_folders(recipe)),
         input_sha256=loaded.sha256,
         target=context.target.kind.value,
         data_sha256=context.calibration.digest() if context.calibration is not None else None,

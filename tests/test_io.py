@@ -263,8 +263,9 @@ def _typed(number: int, place: str) -> onnx.ModelProto:
         type_ = helper.make_tensor_type_proto(number, [])
         model.graph.node.append(helper.make_node("Optional", [], ["o"], type=type_))
     else:
-        operator = "Cast" if kind == "to" else "EyeLike"
-        inner.node.append(helper.make_node(operator, ["x"], ["o"], **{kind: number}))
+        node = helper.make_node("Cast" if kind == "to" else "EyeLike", ["x"], ["o"])
+        node.attribute.append(helper.make_attribute(kind, number))
+        inner.node.append(node)
     return model
 
 
