@@ -58,6 +58,7 @@ def measure_models(
     score: bool,
     free_dims: dict[str, int],
     seed: int,
+    data_flag: str,
     limits: Limits | None,
     allow_hardlinks: bool,
     progress: Progress,
@@ -73,6 +74,7 @@ def measure_models(
         score: Whether to measure the accuracy of the second against the first.
         free_dims: Sizes of free dimensions of random inputs.
         seed: For random inputs.
+        data_flag: The flag that names inputs, for hints.
         limits: Of the child processes.
         allow_hardlinks: See `io.load`.
         progress: Called with (what, done, total or None).
@@ -86,7 +88,10 @@ def measure_models(
         for other in loaded[1:]:
             _require_same_inputs(loaded[0], other)
         recipe = Recipe(steps=(), seed=seed, evaluate=data, bench=bench)
+        for each in loaded:
+            measuring.require_tensors(each.model, hint="export the model without this output")
         opened = measuring.open_all(recipe, loaded[0].model)
+        opened.hint = f"give it real ones: {data_flag} DATA"
         worker = stack.enter_context(Worker(limits))
         dataset = measuring.inputs(opened, worker, loaded[0].path, free_dims=free_dims)
         paths = [each.path for each in loaded]
@@ -119,7 +124,11 @@ def measure_models(
             results=tuple(results),
             ratios=tuple(result.times_as_fast_as(results[0]) if i else None for i, result in enumerate(results)),
             accuracy=accuracy,
-            warnings=(*opened.notes, *_doubts(accuracy, opened.guesses), *warnings),
+            warnings=(
+                *opened.notes_for(calibrated=False, compared=accuracy is not None),
+                *_doubts(accuracy, opened.guesses),
+                *warnings,
+            ),
         )
 
 

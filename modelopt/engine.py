@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 import msgspec
 import onnx_ir as ir
 
-from modelopt import __version__, gates, graph, invariants, io, measuring, naming, provenance
+from modelopt import __version__, blame, gates, graph, invariants, io, measuring, naming, provenance
 from modelopt.errors import Refused, VerificationFailed, WorkerDied
 from modelopt.observers import Dump, Observer
 from modelopt.passes.base import Context, Pass
@@ -21,7 +21,8 @@ from modelopt.progress import Progress, silent
 from modelopt.quant import existing
 from modelopt.quant.cache import Calibrations
 from modelopt.recipe import Recipe, Step, UntilStable, dump
-from modelopt.report import FileInfo, ModelStats, PassResult, Report, SkipInfo, TensorInfo, Verification, verdict
+from modelopt.recipe_paths import without_folders
+from modelopt.report import FileInfo, ModelStats, PassResult, Report, SkipInfo, TensorInfo, verdict
 from modelopt.runtime import cpu, placement
 from modelopt.runtime.coverage import Coverage
 from modelopt.runtime.installed import runtime_version
@@ -34,6 +35,9 @@ from modelopt.verification.verify import Verify
 
 MAX_PROFILED_BYTES = 256 * 2**20
 """Larger results are not profiled: the runtime writes its optimized graph for that."""
+
+UNMEASURED = "export the model without this output, or write --no-verify --no-bench, without --eval"
+"""What helps where a model cannot be compared with anything."""
 
 MAX_ROUNDS = 10
 """How often a group of passes is repeated before it counts as unstable."""
@@ -88,8 +92,12 @@ def run(request: Request) -> Report:
         stack.callback(runner.close)
         spare = runner.start()
         loaded = io.load(request.model, scratch=scratch, allow_hardlinks=request.allow_hardlinks)
-        data = measuring.open_all(recipe, loaded.model, _signature_after(recipe, loaded.model))
         measured = recipe.verify or recipe.bench is not None or recipe.evaluate is not None
+        if measured:
+            measuring.require_tensors(loaded.model, hint=UNMEASURED)
+        made_by: list[str] = []
+        stack.enter_context(blame.explained(loaded.path, made_by))
+        data = measuring.open_all(recipe, loaded.model, _signature_after(recipe, loaded.model))
         worker = stack.enter_context(Worker(request.limits, exact=exact)) if measured else spare
         measuring.fit_random(recipe, data, worker, loaded.path)
         context = context_of(request, runner, data)
@@ -106,7 +114,8 @@ def run(request: Request) -> Report:
 
         declared = graph.declared_values(loaded.model)
         results = apply(recipe.steps, loaded.model, context, observers, request.progress)
-        unchanged = not any(result.rewrites for result in results)
+        made_by += [result.step for result in results if result.rewrites]
+        unchanged = not made_by
         output = naming.choose(results, request.output, request.if_exact, request.if_unchanged)
         versions = {"modelopt": __version__, "onnxruntime": runtime_version()}
         graph.forget_shapes(loaded.model, keep=declared)
@@ -139,6 +148,7 @@ def run(request: Request) -> Report:
                 gates.measured_elsewhere(recipe, findings),
                 measuring.doubtful_guesses(findings.accuracy, data.guesses),
             )
+            compared = findings.accuracy is not None
             report = Report(
                 input=FileInfo(path=loaded.shown, size_bytes=loaded.size_bytes, sha256=loaded.sha256),
                 output=FileInfo(path=str(output), size_bytes=staged.size_bytes),
@@ -147,12 +157,16 @@ def run(request: Request) -> Report:
                 target=str(context.target),
                 seed=recipe.seed,
                 passes=results,
-                verification=_verification(verify, data),
+                verification=None if verify is None else verify.found(data.users_source),
                 latency=findings.latency,
                 not_timed=findings.not_timed,
                 accuracy=findings.accuracy,
                 gates=judged,
-                notes=(*data.notes, *_exactly(loaded.model, context), *filter(None, said)),
+                notes=(
+                    *data.notes_for(calibrated=_calibrated(recipe, results), compared=compared),
+                    *_exactly(loaded.model, context),
+                    *filter(None, said),
+                ),
                 versions=versions,
                 coverage=coverage,
             )
@@ -342,10 +356,16 @@ class _StopAfter:
         """Nothing to do."""
 
 
+def _calibrated(recipe: Recipe, results: Sequence[PassResult]) -> bool:
+    """Whether calibration data had a part in the result."""
+    calibrating = {str(step) for step in recipe.passes() if step.calibrates()}
+    return any(result.rewrites and result.step in calibrating for result in results)
+
+
 def _entry(recipe: Recipe, loaded: io.Loaded, context: Context, versions: dict[str, str]) -> provenance.Entry:
     return provenance.Entry(
         modelopt=__version__,
-        recipe=dump(recipe),
+        recipe=dump(without_folders(recipe)),
         input_sha256=loaded.sha256,
         target=context.target.kind.value,
         data_sha256=context.calibration.digest() if context.calibration is not None else None,
@@ -373,20 +393,3 @@ def _coverage(
         return None
     feeds = measuring.first_feeds(measuring.inputs(data, worker, staged.path), 1)[0]
     return placement.coverage(worker, staged.path, model, feeds, spec=measuring.session_spec(recipe.bench))
-
-
-def _verification(verify: Verify | None, data: measuring.Data) -> Verification | None:
-    if verify is None:
-        return None
-    feeds = verify.prepared.feeds
-    real = sum(feeds[position].is_real for position in verify.compared)
-    return Verification(
-        real=real,
-        constructed=len(verify.compared) - real,
-        source=None if data.users is None else data.users.source,
-        exact_segments=verify.segments,
-        empty=sum(1 for outputs in verify.prepared.outputs if not any(output.size for output in outputs)),
-        max_relative_error=verify.max_relative_error,
-        not_executed=verify.prepared.not_executed,
-        finite_only=tuple(verify.finite_only),
-    )

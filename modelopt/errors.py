@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from enum import IntEnum
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -26,6 +27,9 @@ class ExitCode(IntEnum):
 class ModeloptError(Exception):
     """An error with a reason that a user can act on.
 
+    Attributes:
+        model: The file that onnxruntime was given when it failed, where it was one.
+
     Args:
         fact: One line saying what is wrong.
         note: The evidence, e.g. what was found where something else was expected.
@@ -39,6 +43,7 @@ class ModeloptError(Exception):
         self.fact = fact
         self.note = note
         self.hint = hint
+        self.model: Path | None = None
 
 
 class InputError(ModeloptError):

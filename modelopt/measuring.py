@@ -13,8 +13,8 @@ import onnx_ir as ir
 
 from modelopt import graph, integers
 from modelopt.data import Dataset, Preprocess, open_data, overlap, random_data, split
-from modelopt.data.synthetic import RandomDataset, is_picture, lengths_to_try
-from modelopt.errors import InputError, Refused
+from modelopt.data.synthetic import NO_RANDOM, RandomDataset, is_picture, lengths_to_try
+from modelopt.errors import InputError, ModeloptError, Refused
 from modelopt.findings import Findings
 from modelopt.measure.answers import gives_class_scores
 from modelopt.measure.bench import BenchSpec as Bench
@@ -56,6 +56,9 @@ class Data:
         calibration: None when the recipe has none.
         evaluation: None when the recipe has none.
         notes: What the reader should know about them.
+        hint: What helps where random inputs do not do: flags of the command that runs.
+        calibration_notes: What speaks against the calibration, where one happened.
+        accuracy_notes: What speaks against the accuracy, where it was measured.
         seed: For random inputs.
         random: Random inputs that the model runs on, once they were needed.
         ranges: Between which integers the graph lets an input lie, by its name: see `verification.input_uses`.
@@ -70,6 +73,14 @@ class Data:
     random: Dataset | None = field(default=None)
     class_scores: bool = True
     ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    hint: str = "give it real ones with --eval DATA, or write --no-verify --no-bench"
+    calibration_notes: tuple[str, ...] = ()
+    accuracy_notes: tuple[str, ...] = ()
+
+    def notes_for(self, *, calibrated: bool, compared: bool) -> tuple[str, ...]:
+        """The notes, of those on calibration and accuracy only the ones on what happened."""
+        said = (*self.notes, *(self.calibration_notes if calibrated else ()))
+        return (*said, *(self.accuracy_notes if compared else ()))
 
     @property
     def real(self) -> Dataset | None:
@@ -85,6 +96,11 @@ class Data:
     def users(self) -> Dataset | None:
         """`real`, but None where it is random."""
         return None if isinstance(self.real, RandomDataset) else self.real
+
+    @property
+    def users_source(self) -> str | None:
+        """Where the user's data come from; None without."""
+        return None if self.users is None else self.users.source
 
     @property
     def source(self) -> str:
@@ -140,19 +156,22 @@ def open_all(recipe: Recipe, model: ir.Model, signature: Signature | None = None
     calibration = _open(recipe.calibration, signature, recipe.seed)
     evaluation = _open(recipe.evaluate, signature, recipe.seed)
     notes = [note for dataset in (calibration, evaluation) if dataset is not None for note in dataset.notes]
+    about_calibration, about_accuracy = [], []
     if recipe.calibration is not None and recipe.calibration.data == "random":
-        notes.append("calibrated on random inputs: accuracy on real data may be much worse than it looks")
+        about_calibration.append("calibrated on random inputs: accuracy on real data may be much worse than it looks")
     if calibration is not None and evaluation is not None:
         shared = overlap(calibration, evaluation)
         if shared:
-            notes.append(f"{shared} evaluation samples are calibration samples too: accuracy is flattered")
+            about_accuracy.append(f"{shared} evaluation samples are calibration samples too: accuracy is flattered")
     is_real = recipe.calibration is not None and recipe.calibration.data != "random"
     if calibration is not None and evaluation is None and is_real:
         if len(calibration) >= MIN_TO_SPLIT:
             calibration, evaluation = split(calibration, HELD_OUT, recipe.seed)
-            notes.append(f"no --eval: {len(evaluation)} of the calibration samples are held out to compare outputs on")
+            about_accuracy.append(
+                f"no --eval: {len(evaluation)} of the calibration samples are held out to compare outputs on"
+            )
         else:
-            notes.append("no --eval, and too few calibration samples to hold some out: accuracy is flattered")
+            about_accuracy.append("no --eval, and too few calibration samples to hold some out: accuracy is flattered")
     scores = gives_class_scores(model)
     return Data(
         signature,
@@ -162,6 +181,8 @@ def open_all(recipe: Recipe, model: ir.Model, signature: Signature | None = None
         recipe.seed,
         class_scores=scores,
         ranges=ranges_of(model),
+        calibration_notes=tuple(about_calibration),
+        accuracy_notes=tuple(about_accuracy),
     )
 
 
@@ -177,6 +198,21 @@ def _open(spec: DataSpec | None, signature: Signature, seed: int) -> Dataset | N
         batch=spec.batch,
         seed=seed,
     )
+
+
+def require_tensors(model: ir.Model, hint: str | None) -> None:
+    """Refuse a model whose outputs nothing here can compare.
+
+    Raises:
+        Refused: An output is a sequence.
+    """
+    for value in model.graph.outputs:
+        if isinstance(value.type, ir.SequenceType):
+            raise Refused(
+                f"the output '{value.name}' is a sequence, not a tensor",
+                note="only tensors can be compared with the original's",
+                hint=hint,
+            )
 
 
 def inputs(data: Data, worker: Worker, model: Path, free_dims: Mapping[str, int] | None = None) -> Dataset:
@@ -215,7 +251,7 @@ def _random(
     n: int,
     free_dims: Mapping[str, int] | None = None,
     *,
-    hint: str = "give it real ones with --eval DATA, or write --no-verify --no-bench",
+    hint: str | None = None,
 ) -> Dataset:
     session = worker.keep(model, SessionSpec(spin=False))
     inputs = data.signature.inputs
@@ -223,7 +259,11 @@ def _random(
     first = (_PICTURE_SIDE,) if any(map(is_picture, inputs)) else ()
     for size in dict.fromkeys((*first, *lengths_to_try(inputs))):
         for ranges in (data.ranges, {}) if data.ranges else ({},):
-            found = random_data(inputs, n=n, seed=data.seed, free_dims=free_dims, free_dim=size, ranges=ranges)
+            try:
+                found = random_data(inputs, n=n, seed=data.seed, free_dims=free_dims, free_dim=size, ranges=ranges)
+            except ModeloptError as error:
+                error.hint = hint or data.hint if error.hint == NO_RANDOM else error.hint
+                raise
             try:
                 session.run(next(iter(found)).feeds)
             except Refused as refusal:
@@ -235,7 +275,7 @@ def _random(
     raise InputError(
         "the model does not run on random inputs",
         note=note,
-        hint=hint,
+        hint=hint or data.hint,
     )
 
 

@@ -1,6 +1,7 @@
 """How a model says where it came from: each run of modelopt adds an entry to its ``metadata_props``.
 
-Entries hold no time and no path, so that the same input, recipe and versions give the same bytes.
+Entries hold no time, and no path that leads out of the working directory (see `recipe_paths`): the same input, recipe
+and versions give the same bytes, and nothing private travels.
 """
 
 from __future__ import annotations

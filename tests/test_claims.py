@@ -27,6 +27,7 @@ from modelopt.report import (
     FileInfo,
     GateResult,
     ModelStats,
+    Offender,
     Outcome,
     PassResult,
     Report,
@@ -236,12 +237,33 @@ def test_what_the_final_run_refuses_was_not_kept(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(optimize, "run", lambda _request: next(answers))
     recipe = Recipe(steps=(QuantizeStatic(),))
     request = engine.Request(recipe=recipe, model=tmp_path / "m.onnx", output=tmp_path / "x.onnx")
-    chosen = Chosen((recipe, recipe), (trial(STATIC, Outcome.KEPT),))
+    offender = Offender(nodes=("n",), share=1.0, restored=True)
+    chosen = Chosen((recipe, recipe), (trial(STATIC, Outcome.KEPT),), (offender,))
     found = optimize._run_first_that_gains(request, chosen)
+    assert [one.restored for one in found.offenders] == [False]
     assert [(one.kept, one.outcome, one.reason) for one in found.trials] == [
         (False, Outcome.NO_GAIN, "no gain beside the input: slower: 0.950×")
     ]
     assert found.verdict.startswith("Not quantized: what was tried was no gain in speed or size")
+
+
+_ABOUT_DATA = ("calibrated on", "accuracy is flattered", "held out")
+
+
+@pytest.mark.parametrize("calib", ["random", CALIB])
+@pytest.mark.parametrize("search", [(), ("--no-search",)])
+def test_nothing_is_said_of_a_calibration_that_did_not_happen(
+    tmp_path: Path, calib: str | Path, search: tuple[str, ...]
+) -> None:
+    flags = ("--calib", calib, "--exclude", "*", *search, "-o", "x.onnx", "--no-bench")
+    copied = modelopt("quantize", MLP, *flags, cwd=tmp_path).succeeded()
+    assert not [words for words in _ABOUT_DATA if words in copied.err]
+
+
+def test_what_was_calibrated_on_random_inputs_is_said_although_a_gate_fails(tmp_path: Path) -> None:
+    flags = ("--calib", "random", "--eval", EVAL, "--max-drop", "0%", "--activation", "s8", "--per-tensor")
+    ran = modelopt("quantize", MLP, *flags, "--everywhere", "-o", "x.onnx", "--no-bench", cwd=tmp_path)
+    assert "note: calibrated on random inputs" in ran.err
 
 
 def test_a_name_that_was_given_stays(tmp_path: Path) -> None:

@@ -207,6 +207,13 @@ def test_the_log_of_two_runs(tmp_path: Path) -> None:
     assert "does not say" in run.out.decode()
 
 
+def test_a_model_names_no_private_folder(tmp_path: Path) -> None:
+    flags = ("--sparsity", "0.25", "--eval", EVAL.resolve(), "-o", "x.onnx", "--no-bench")
+    modelopt("prune", MLP, *flags, cwd=tmp_path).succeeded()
+    assert str(EVAL.resolve().parent).encode() not in (tmp_path / "x.onnx").read_bytes()
+    assert "data: eval.npz" in modelopt("log", "x.onnx", cwd=tmp_path).succeeded().out.decode()
+
+
 def test_completion(tmp_path: Path) -> None:
     for shell in ("bash", "zsh", "fish"):
         assert b"_MODELOPT_COMPLETE" in modelopt("completion", shell, cwd=tmp_path).succeeded().out

@@ -226,6 +226,74 @@ def test_an_attribute_without_a_type_is_refused(tmp_path: Path) -> None:
         _load(_file(tmp_path, model))
 
 
+def test_a_map_is_explained(tmp_path: Path) -> None:
+    zipmap = helper.make_node("ZipMap", ["x"], ["z"], domain="ai.onnx.ml", classlabels_int64s=[0, 1, 2, 3])
+    model = model_of([zipmap, helper.make_node("Relu", ["x"], ["y"])])
+    model.graph.output.add(name="z").type.CopyFrom(helper.make_sequence_type_proto(_map_type()))
+    with pytest.raises(Refused) as caught:
+        _load(_file(tmp_path, model))
+    assert "the output 'z'" in str(caught.value.note)
+    assert "the operator ZipMap" in str(caught.value.note)
+    assert caught.value.hint == "export the model with zipmap=False"
+
+
+# Element types
+
+
+def _typed(number: int, place: str) -> onnx.ModelProto:
+    """A model that states the element type `number` in one place."""
+    model = big_model()
+    inner = model.graph.node[1].attribute[0].g
+    scope = inner if place.startswith("body") else model.graph
+    kind = place.split()[-1]
+    if kind in {"input", "output", "value_info"}:
+        values = getattr(scope, kind)
+        value = values[0] if values else values.add(name="v")
+        value.type.tensor_type.elem_type = number
+    elif kind == "sequence":
+        tensor = model.graph.value_info.add(name="v").type.sequence_type.elem_type.tensor_type
+        tensor.elem_type = number
+    elif kind == "sparse":
+        model.graph.input[0].type.sparse_tensor_type.elem_type = number
+    elif kind == "function":
+        model.functions[0].value_info.add(name="v").type.tensor_type.elem_type = number
+    elif kind == "initializer":
+        model.graph.initializer[0].data_type = number
+    elif kind == "type":
+        type_ = helper.make_tensor_type_proto(number, [])
+        model.graph.node.append(helper.make_node("Optional", [], ["o"], type=type_))
+    else:
+        node = helper.make_node("Cast" if kind == "to" else "EyeLike", ["x"], ["o"])
+        node.attribute.append(helper.make_attribute(kind, number))
+        inner.node.append(node)
+    return model
+
+
+_PLACES = ("input", "output", "value_info", "body output", "body value_info", "sequence", "sparse", "initializer")
+
+
+@pytest.mark.parametrize("number", [0, 99, -5])
+@pytest.mark.parametrize("place", [*_PLACES, "type", "body to", "body dtype"])
+def test_an_element_type_that_is_none_is_refused(tmp_path: Path, place: str, number: int) -> None:
+    with pytest.raises(InputError, match="is not a valid model") as caught:
+        _load(_file(tmp_path, _typed(number, place)))
+    assert "type" in str(caught.value.note)
+    assert caught.value.hint is not None or place == "initializer"
+
+
+def test_a_function_may_leave_an_element_type_open(tmp_path: Path) -> None:
+    assert _load(_file(tmp_path, _typed(TensorProto.UNDEFINED, "function"))).size_bytes > 0
+    with pytest.raises(InputError, match="is not a valid model") as caught:
+        _load(_file(tmp_path, _typed(99, "function")))
+    assert "the value 'v' of the function" in str(caught.value.note)
+
+
+def test_another_domain_may_call_anything_a_dtype(tmp_path: Path) -> None:
+    model = model_of([helper.make_node("Mine", ["x"], ["y"], domain="acme", dtype=99)])
+    model.opset_import.add(domain="acme", version=1)
+    assert _load(_file(tmp_path, model)).size_bytes > 0
+
+
 # Tensors
 
 

@@ -126,22 +126,48 @@ def test_warnings_name_what_helps() -> None:
     assert "performance" in governor
 
     plan = Plan()
-    assert list(cautions.of_samples([[1000] * 100] * 10, n_feeds=1, settled=True, plan=plan)) == []
+    assert list(cautions.of_samples([[1000] * 100] * 10, n_feeds=1, settled=True, warmup_ns=10**9, plan=plan)) == []
     assert cautions.of_percentiles([[1000] * 100] * 10) is None
     few = cautions.of_percentiles([[1000] * 5] * 10)
     assert few == "50 samples are too few for p90, p95, p99: --rounds 20 gives p90"
 
     wild = [[1000] * 90 + [9000] * 10] * 5 + [[2000] * 100] * 5
-    told = "\n".join(cautions.of_samples(wild, n_feeds=1, settled=False, plan=plan))
+    told = "\n".join(cautions.of_samples(wild, n_feeds=1, settled=False, warmup_ns=10**9, plan=plan))
     assert "--warmup 4" in told
     assert "noisy" in told
 
 
+@pytest.mark.parametrize(
+    ("asked_s", "done_s", "told"),
+    [
+        (0.1, 0.1, "the latency was still changing after 0.1 s of warm-up: --warmup 1"),
+        (0.1, 0.34, "the latency was still changing after 0.34 s of warm-up: --warmup 1"),
+        (3, 3.2, "the latency was still changing after 3.2 s of warm-up: --warmup 12"),
+        (0, 0, "there was no warm-up: --warmup 1"),
+    ],
+)
+def test_the_warm_up_that_was_done_is_stated(asked_s: float, done_s: float, told: str) -> None:
+    plan, done = Plan(warmup_ns=int(asked_s * 1e9)), int(done_s * 1e9)
+    assert list(cautions.of_samples([[1000] * 100] * 10, n_feeds=1, settled=False, warmup_ns=done, plan=plan)) == [told]
+
+
+def test_the_time_of_the_warm_up_is_kept() -> None:
+    (timing,) = time_rounds(Machine([MS], drift_per_call=0.5), 1, 1, Plan(warmup_ns=50 * MS, max_rounds=2))
+    assert timing.warmup_ns >= 50 * MS
+
+
+@pytest.mark.parametrize(("budget_s", "hint"), [(1.4, "--budget 2"), (0.1, "--budget 1"), (600, "±2.0%")])
+def test_a_budget_is_named_where_a_larger_one_helps(budget_s: float, hint: str) -> None:
+    told = cautions.of_precision(0.021, Plan(budget_ns=int(budget_s * 1e9)))
+    assert told is not None
+    assert told.endswith(hint)
+
+
 def test_far_outliers_are_counted_per_feed() -> None:
     unlike = [[1000] * 100, [9000] * 100] * 5
-    assert list(cautions.of_samples(unlike, n_feeds=2, settled=True, plan=Plan())) == []
+    assert list(cautions.of_samples(unlike, n_feeds=2, settled=True, warmup_ns=10**9, plan=Plan())) == []
     struck = [[1000] * 95 + [9000] * 5] * 10
-    (told,) = cautions.of_samples(struck, n_feeds=1, settled=True, plan=Plan())
+    (told,) = cautions.of_samples(struck, n_feeds=1, settled=True, warmup_ns=10**9, plan=Plan())
     assert told.startswith("50 of 1000 samples are far outliers")
 
 

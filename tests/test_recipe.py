@@ -20,6 +20,7 @@ from modelopt import passes, recipe
 from modelopt.errors import InputError
 from modelopt.passes.base import Pass
 from modelopt.recipe import BenchSpec, DataSpec, EvaluateSpec, Gates, Recipe, UntilStable
+from modelopt.recipe_paths import without_folders
 from modelopt.recipe_schema import json_schema
 
 EXISTING = [name for name in passes.NAMES if importlib.util.find_spec(f"modelopt.passes.{name.replace('-', '_')}")]
@@ -291,3 +292,35 @@ def test_the_schema_defines_what_it_refers_to() -> None:
     schema = json_schema()
     referred = {part.split('"')[0].removeprefix("#/$defs/") for part in json.dumps(schema).split('"$ref": "')[1:]}
     assert referred <= set(schema["$defs"])
+
+
+@pytest.mark.parametrize(
+    ("path", "kept"),
+    [
+        ("/home/ada/secret/eval.npz", "eval.npz"),
+        ("/home/ada/secret/calib/", "calib"),
+        ("../secret/eval.npz", "eval.npz"),
+        ("~/secret/eval.npz", "eval.npz"),
+        ("/home/ada/secret/data.py:samples", "data.py:samples"),
+        ("data/eval.npz", "data/eval.npz"),
+        ("random", "random"),
+        ("/", "/"),
+    ],
+)
+def test_a_recipe_travels_without_private_folders(path: str, kept: str) -> None:
+    given = Recipe(
+        steps=(passes.find("eliminate-dead")(),),
+        calibration=DataSpec(data=path, labels=path),
+        evaluate=EvaluateSpec(data=path, labels=path, metric=path),
+        bench=BenchSpec(provider_options={"cache": path}),
+    )
+    travels = without_folders(given)
+    assert travels.calibration == DataSpec(data=kept, labels=kept)
+    assert travels.evaluate == EvaluateSpec(data=kept, labels=kept, metric=kept)
+    assert travels.bench == BenchSpec(provider_options={"cache": kept})
+    assert recipe.parse(recipe.dump(travels)) == travels
+
+
+def test_a_recipe_without_data_travels_as_it_is() -> None:
+    given = Recipe(steps=(passes.find("eliminate-dead")(),))
+    assert without_folders(given) == given

@@ -55,6 +55,7 @@ def command(models: tuple[Path, ...], **flags: Any) -> None:
             score=False,
             free_dims=free_dims_from_flags(flags),
             seed=flags["seed"],
+            data_flag="--data",
             limits=limits_from_flags(flags),
             allow_hardlinks=flags["allow_hardlinks"],
             progress=progress,

@@ -60,6 +60,7 @@ def command(a: Path, b: Path, **flags: Any) -> None:
             score=True,
             free_dims=free_dims_from_flags(flags),
             seed=flags["seed"],
+            data_flag="--eval",
             limits=limits_from_flags(flags),
             allow_hardlinks=flags["allow_hardlinks"],
             progress=progress,

@@ -33,7 +33,6 @@ def recipe_from_flags(
     target: str = "auto",
 ) -> Recipe:
     """The recipe that a command with these flags is."""
-    max_size = flags["max_size"]
     return Recipe(
         name=name,
         steps=tuple(steps),
@@ -46,11 +45,19 @@ def recipe_from_flags(
         gates=Gates(
             max_drop=flags["max_drop"],
             min_speedup=flags["min_speedup"],
-            max_size_ratio=max_size if isinstance(max_size, float) else None,
-            max_size_bytes=max_size if isinstance(max_size, int) else None,
+            **max_size_from_flags(flags),
             metric=flags["metric"] if flags["evaluation"] is None else None,
         ),
     )
+
+
+def max_size_from_flags(flags: dict[str, Any]) -> dict[str, Any]:
+    """``--max-size``, a fraction or bytes, as the two fields of `Gates`."""
+    asked = flags["max_size"]
+    return {
+        "max_size_ratio": asked if isinstance(asked, float) else None,
+        "max_size_bytes": asked if isinstance(asked, int) else None,
+    }
 
 
 def evaluation_from_flags(flags: dict[str, Any]) -> EvaluateSpec | None:
@@ -190,19 +197,20 @@ def execute(recipe: Recipe, model: Path, suffix: str, flags: dict[str, Any], *, 
 
 def _run_first_that_gains(request: Request, chosen: Chosen) -> Report:
     """Run the recipes until one gains something over the input; the last is the input itself, or all there is."""
-    trials = chosen.trials
+    trials, offenders = chosen.trials, chosen.offenders
     for recipe in chosen.recipes:
         report = run(dataclasses.replace(request, recipe=recipe))
         failed = {gate.gate: gate.found for gate in report.gates if gate.passed is False}
         if set(failed) != {"must-gain"}:
             break
         trials = tuple(_left_out(trial, failed["must-gain"]) if trial.kept else trial for trial in trials)
+        offenders = tuple(msgspec.structs.replace(one, restored=False) for one in offenders)
     said = {
         *report.notes,
         *((*report.accuracy.notes, *report.accuracy.warnings) if report.accuracy is not None else ()),
     }
     notes = (*report.notes, *(note for note in chosen.notes if note not in said))
-    report = msgspec.structs.replace(report, trials=trials, offenders=chosen.offenders, notes=notes)
+    report = msgspec.structs.replace(report, trials=trials, offenders=offenders, notes=notes)
     return msgspec.structs.replace(report, verdict=verdict.of(report))
 
 
@@ -230,29 +238,3 @@ def _write_report(report: Report, path: Path) -> None:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise EnvironmentLacks(f"the report {path} cannot be written", note=error.strerror) from None
-
-
-def override(recipe: Recipe, flags: dict[str, Any], given: set[str], calib: str | None) -> Recipe:
-    """The recipe with what was given on the command line in place of what it says."""
-    named = recipe_from_flags(recipe.name, recipe.steps, flags)
-    changes: dict[str, Any] = {}
-    if calib is not None:
-        old = recipe.calibration or DataSpec(data=calib)
-        changes["calibration"] = msgspec.structs.replace(old, data=calib)
-    if "evaluation" in given:
-        changes["evaluate"] = named.evaluate
-    if "no_bench" in given:
-        changes["bench"] = None
-    elif given & {"provider", "provider_option", "threads", "budget", "warmup", "rounds"}:
-        changes["bench"] = named.bench
-    gates = {
-        field: getattr(named.gates, field)
-        for field in recipe.gates.__struct_fields__
-        if getattr(named.gates, field) is not None
-    }
-    changes["gates"] = msgspec.structs.replace(recipe.gates, **gates)
-    if "no_verify" in given:
-        changes["verify"] = False
-    if "seed" in given:
-        changes["seed"] = flags["seed"]
-    return dataclasses.replace(recipe, **changes)

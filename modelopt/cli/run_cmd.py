@@ -26,7 +26,8 @@ Examples:
 @options.OPTIMIZING
 def command(recipe: Path | None, model: Path | None, schema: bool, calib: str | None, **flags: Any) -> None:
     """Run the RECIPE on MODEL. Flags given here take the place of what the recipe says."""
-    from modelopt.cli.optimize import execute, override
+    from modelopt.cli.optimize import execute
+    from modelopt.cli.overriding import override
     from modelopt.errors import InputError
     from modelopt.recipe import load
     from modelopt.recipe_schema import json_schema

@@ -18,6 +18,9 @@ from modelopt.signature import Dim, TensorSpec, is_free
 DEFAULT_FREE_DIM = 8
 """The size of a free dimension that is not the batch and that the user does not name."""
 
+NO_RANDOM = "give real data: a file or a folder"
+"""The hint where random inputs cannot be made; who knows the command names its flag instead."""
+
 _LENGTHS = (8, 1, 32, 64, 128, 224, 16, 48)
 _SIGNAL_LENGTHS = (512, 2048, 16_000)
 _PICTURE_SIDES = (64, 224, 128, 32, 48, 16, 8, 1)
@@ -163,9 +166,9 @@ def _symbol_sizes(
 def _shape(spec: TensorSpec, sizes: Mapping[str, int], batch: int, free_dim: int) -> tuple[int, ...]:
     dtype = numpy_dtype(spec)
     if dtype.hasobject:
-        raise Refused(f"input '{spec.name}' is a string: there are no random strings", hint="give real data")
+        raise Refused(f"input '{spec.name}' is a string: there are no random strings", hint=NO_RANDOM)
     if spec.shape is None:
-        raise InputError(f"the rank of input '{spec.name}' is unknown", hint="give real data")
+        raise InputError(f"the rank of input '{spec.name}' is unknown", hint=NO_RANDOM)
     shape = tuple(_size(axis, dim, sizes, batch, free_dim) for axis, dim in enumerate(spec.shape))
     nbytes = math.prod(shape) * max(dtype.itemsize, 8)  # drawn as 64 bits
     if nbytes > files.MAX_ARRAY_BYTES:

@@ -29,9 +29,72 @@ def refuse_unsupported(proto: onnx.ModelProto, shown: str) -> None:
             _check_tensor(tensor, shown)
     for value in _value_infos(proto):
         if _holds_map(value.type):
-            raise Refused(f"{shown} holds a map: '{value.name}'")
+            raise _map_refusal(proto, value.name, shown)
+    _check_types(proto, shown)
     for attribute in _attribute_protos(proto):
         _refuse_unsupported_attribute(attribute, shown)
+
+
+def _map_refusal(proto: onnx.ModelProto, name: str, shown: str) -> Refused:
+    """Which value it is, and how to do without, where that is known."""
+    kind = "output" if any(value.name == name for value in proto.graph.output) else "value"
+    maker = next((node.op_type for node in proto.graph.node if name in node.output), None)
+    made = "" if maker is None else f", made by the operator {maker}"
+    hint = "export the model with zipmap=False" if maker == "ZipMap" else f"export the model without '{name}'"
+    note = f"the {kind} '{name}' is a map or a sequence of maps{made}; modelopt works on tensors"
+    return Refused(f"{shown} holds a map: '{name}'", note=note, hint=hint)
+
+
+_TYPES = frozenset(dtype.value for dtype in ir.DataType) - {onnx.TensorProto.UNDEFINED}
+"""The element types that there are."""
+
+_TYPE_ATTRIBUTES = frozenset({"to", "dtype"})
+"""Attributes of ONNX's own operators that name an element type."""
+
+
+def _check_types(proto: onnx.ModelProto, shown: str) -> None:
+    """Every type that is stated names an element type; a function's may be left open, as onnxruntime permits."""
+    for scope in _graph_protos(proto):
+        for kind, values in (("input", scope.input), ("output", scope.output), ("value", scope.value_info)):
+            for value in values:
+                _check_type(f"the {kind} '{value.name}'", value.type, shown)
+    for function in proto.functions:
+        for value in function.value_info:
+            if _element_type(value.type) != onnx.TensorProto.UNDEFINED:
+                _check_type(f"the value '{value.name}' of the function '{function.name}'", value.type, shown)
+    for node in _node_protos(proto):
+        for attribute in node.attribute:
+            what = f"the attribute '{attribute.name}' of {node.op_type} '{node.name or ''.join(node.output[:1])}'"
+            for type_ in (attribute.tp, *attribute.type_protos):
+                _check_type(what, type_, shown)
+            is_number = attribute.type == onnx.AttributeProto.INT and not attribute.ref_attr_name
+            if node.domain in {"", "ai.onnx"} and attribute.name in _TYPE_ATTRIBUTES and is_number:
+                _check_element_type(what, attribute.i, shown)
+
+
+def _check_type(what: str, type_: onnx.TypeProto, shown: str) -> None:
+    number = _element_type(type_)
+    if number is not None:
+        _check_element_type(what, number, shown)
+
+
+def _check_element_type(what: str, number: int, shown: str) -> None:
+    if number in _TYPES:
+        return
+    found = "UNDEFINED" if number == onnx.TensorProto.UNDEFINED else f"{number}, which ONNX does not know"
+    raise InputError(
+        f"{shown} is not a valid model",
+        note=f"{what} has the element type {found}",
+        hint="export the model again, with the types of all inputs and outputs",
+    )
+
+
+def _element_type(type_: onnx.TypeProto) -> int | None:
+    """The number of the element type that a type states, also within sequences; None where it states none."""
+    kind = type_.WhichOneof("value")
+    if kind in {"sequence_type", "optional_type"}:
+        return _element_type(getattr(type_, kind).elem_type)
+    return int(getattr(type_, kind).elem_type) if kind in {"tensor_type", "sparse_tensor_type"} else None
 
 
 def _refuse_unsupported_attribute(attribute: onnx.AttributeProto, shown: str) -> None:
@@ -56,6 +119,13 @@ def _value_infos(proto: onnx.ModelProto) -> Iterator[onnx.ValueInfoProto]:
         yield from (*scope.input, *scope.output, *scope.value_info)
     for function in proto.functions:
         yield from function.value_info
+
+
+def _node_protos(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    for scope in _graph_protos(proto):
+        yield from scope.node
+    for function in proto.functions:
+        yield from function.node
 
 
 def _attribute_protos(proto: onnx.ModelProto) -> Iterator[onnx.AttributeProto]:
@@ -98,7 +168,7 @@ def _check_tensor(tensor: onnx.TensorProto, shown: str) -> None:
 def _tensor_problem(tensor: onnx.TensorProto) -> str | None:
     if any(dim < 0 for dim in tensor.dims):
         return "has a negative dimension"
-    if tensor.data_type not in onnx.TensorProto.DataType.values() or tensor.data_type == onnx.TensorProto.UNDEFINED:
+    if tensor.data_type not in _TYPES:
         return "has no known type"
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
         return None  # `serial.view_tensor` compares the bytes when they are found

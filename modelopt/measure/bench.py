@@ -200,7 +200,9 @@ def _warnings(
         yield elsewhere
     timing, first = timings[number], timings[0]
     yield from cautions.of_environment(env)
-    yield from cautions.of_samples(timing.rounds, n_feeds=n_feeds, settled=timing.settled, plan=spec.plan)
+    yield from cautions.of_samples(
+        timing.rounds, n_feeds=n_feeds, settled=timing.settled, warmup_ns=timing.warmup_ns, plan=spec.plan
+    )
     alone = len(timings) == 1
     if alone or number > 0:
         width = stats.half_width(first.rounds, None if alone else timing.rounds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -33,18 +34,21 @@ def of_environment(env: Environment) -> Iterator[str]:
         )
 
 
-def of_samples(rounds: Sequence[Sequence[int]], *, n_feeds: int, settled: bool, plan: Plan) -> Iterator[str]:
+def of_samples(
+    rounds: Sequence[Sequence[int]], *, n_feeds: int, settled: bool, warmup_ns: int, plan: Plan
+) -> Iterator[str]:
     """What the samples of one model show of themselves.
 
     Args:
         rounds: Nanoseconds; round r was timed on feed r modulo `n_feeds`.
         n_feeds: How many feeds took turns.
         settled: Whether the warm-up saw a stable latency.
+        warmup_ns: Nanoseconds of warm-up runs.
         plan: What was asked for.
     """
     if not settled:
-        warmup = _seconds(plan.warmup_ns)
-        yield f"the latency was still changing after {warmup} s of warm-up: --warmup {4 * warmup}"
+        still = f"the latency was still changing after {warmup_ns / 1e9:.2g} s of warm-up"
+        yield f"{still if warmup_ns else 'there was no warm-up'}: --warmup {_seconds(4 * plan.warmup_ns)}"
     medians = round_medians(rounds)
     spread = _spread([medians[feed::n_feeds] for feed in range(n_feeds)])
     if spread > _NOISY:
@@ -71,12 +75,14 @@ def of_precision(half_width: float, plan: Plan) -> str | None:
     if half_width <= plan.precision:
         return None
     needed_ns = plan.budget_ns * (half_width / plan.precision) ** 2  # the width falls with the root of the samples
-    budget = _seconds(round(needed_ns))
-    return f"the interval is ±{half_width:.1%}, wider than ±{plan.precision:.1%}: --budget {budget}"
+    budget = _seconds(needed_ns)
+    helps = f": --budget {budget}" if budget * 1e9 > plan.budget_ns else ""
+    return f"the interval is ±{half_width:.1%}, wider than ±{plan.precision:.1%}{helps}"
 
 
-def _seconds(nanoseconds: int) -> int:
-    return max(1, min(_LONGEST_BUDGET_S, round(nanoseconds / 1e9)))
+def _seconds(nanoseconds: float) -> int:
+    """Whole seconds to ask for, at least one."""
+    return max(1, min(_LONGEST_BUDGET_S, math.ceil(nanoseconds / 1e9)))
 
 
 def _spread(groups: Sequence[np.ndarray]) -> float:

@@ -81,8 +81,8 @@ def evaluate(
     quiet = msgspec.structs.replace(spec or SessionSpec(), spin=False)
     with Worker(limits) as first, Worker(limits) as second:
         usual = quiet if baseline is None else msgspec.structs.replace(baseline, spin=False)
-        before = first.open(reference, usual, what="reference model")
-        after = second.open(candidate, quiet, what="candidate model")
+        before = first.open(reference, usual)
+        after = second.open(candidate, quiet)
         return score(Reference(before, dataset), after, asked, progress)
 
 

@@ -50,12 +50,14 @@ class Timings:
 
     Attributes:
         warmup_runs: Runs before the first round.
+        warmup_ns: Nanoseconds that they took.
         settled: Whether the warm-up ended because the latency was stable.
         runs_per_round: Runs that fill a slice.
         rounds: One list of nanoseconds per round.
     """
 
     warmup_runs: int = 0
+    warmup_ns: int = 0
     settled: bool = False
     runs_per_round: int = 1
     rounds: list[list[int]] = field(default_factory=list)
@@ -107,11 +109,10 @@ def _warm_up(timer: Timer, model: int, n_feeds: int, plan: Plan) -> Timings:
     """Run until three batches in a row agree within 5 %, or the warm-up budget is spent; find the runs per round."""
     timings = Timings()
     medians: list[float] = []
-    spent_ns = 0
-    while spent_ns < plan.warmup_ns and not timings.settled:
+    while timings.warmup_ns < plan.warmup_ns and not timings.settled:
         samples = timer(model, len(medians) % n_feeds, timings.runs_per_round)
         medians.append(max(1.0, median(samples)))
-        spent_ns += max(1, sum(samples))
+        timings.warmup_ns += max(1, sum(samples))
         timings.warmup_runs += len(samples)
         recent = medians[-_WARM_BATCHES * n_feeds :: n_feeds]  # the same feed each time
         timings.settled = len(recent) == _WARM_BATCHES and max(recent) <= min(recent) * (1 + _WARM_AGREEMENT)

@@ -216,6 +216,10 @@ class Pass(ABC):
         support.
         """
 
+    def calibrates(self) -> bool:
+        """Whether it reads calibration data where there are some, with these options."""
+        return self.needs_data
+
     def leaves_contrib(self) -> bool:
         """Whether, with these options, it leaves operators of onnxruntime's own domain."""
         return self.contrib

@@ -85,6 +85,10 @@ class ConvertHalf(Pass):
             return self._store(model)
         return self._convert(model, ctx)
 
+    def calibrates(self) -> bool:
+        """Float16 has a range that values can leave."""
+        return self.type is HalfType.FP16 and self.compute is not Compute.FLOAT
+
     def signature_after(self, signature: Signature) -> Signature:
         """Outputs are half where they are asked for; data stay float32, and are rounded where a model takes half."""
         if self.keep_io_types:

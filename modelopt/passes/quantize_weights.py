@@ -87,6 +87,10 @@ class QuantizeWeights(Pass):
         """See `Pass.leaves_contrib`."""
         return self.form is not Form.BLOCKED
 
+    def calibrates(self) -> bool:
+        """GPTQ weighs the errors of weights by what calibration data multiply them with."""
+        return self.method is Rounding.GPTQ
+
     def apply(self, model: ir.Model, ctx: Context) -> Changes:
         """See `Pass.apply`.
 

@@ -68,7 +68,7 @@ class Child:
             raise Failure("provider-missing", ", ".join(ort.get_available_providers()))
         options = _session_options(ort, spec)
         if spec.profile:
-            directory = tempfile.TemporaryDirectory(prefix="modelopt-profile-")
+            directory = tempfile.TemporaryDirectory(dir=body["folder"])
             self.profiles[body["id"]] = directory
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(directory.name) / "run")
@@ -110,8 +110,9 @@ class Child:
         names = body["outputs"] or [output.name for output in session.get_outputs()]
         # Keys are positions: a model may list the same output twice.
         tensors = {str(i): array for i, array in enumerate(outputs) if isinstance(array, np.ndarray)}
-        if len(tensors) != len(names):
-            raise Failure("run", "an output is a sequence, a map or an absent optional, not a tensor")
+        other = [name for i, name in enumerate(names) if str(i) not in tensors]
+        if other:
+            raise Failure("run", f"the output '{other[0]}' is a sequence, a map or an absent optional, not a tensor")
         return {}, tensors
 
     def observe(self, body: dict[str, Any], arrays: dict[str, np.ndarray]) -> Reply:

@@ -8,6 +8,7 @@ import re
 import msgspec
 
 from modelopt.errors import EnvironmentLacks, InputError, ModeloptError, Refused, WorkerDied, did_you_mean
+from modelopt.runtime import wording
 from modelopt.runtime.cpu import usable_cores
 from modelopt.runtime.session import SessionSpec, full_provider_name, short_provider_names
 
@@ -100,4 +101,4 @@ def explain(kind: str, text: str, doing: str, spec: SessionSpec | None) -> Model
         )
     if kind == "memory":
         return WorkerDied(f"{doing} ran out of memory", reason="memory", note=text or None)
-    return Refused(f"{doing} failed", note=text)
+    return Refused(f"{doing} failed", note=wording.plain(text))

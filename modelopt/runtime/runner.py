@@ -101,7 +101,7 @@ class WorkerRunner:
             path = Path(directory) / "model.onnx"
             with _extra_outputs(model, outputs), path.open("wb") as file:
                 file.writelines(serial.chunks(model))
-            session = self._open().open(path, spec)
+            session = self._open().open(path, spec, what="model that this pass works on")
             try:
                 yield session
             except Refused:  # the child lives on: it must not keep what it holds for this model

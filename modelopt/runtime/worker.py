@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import math
 import os
 import signal
+import tempfile
 import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -25,10 +24,9 @@ import psutil
 
 from modelopt.collectors import Collector, Observed, State
 from modelopt.errors import ModeloptError, WorkerDied
-from modelopt.runtime import installed, spawn, wire
+from modelopt.runtime import installed, spawn, wire, wording
 from modelopt.runtime.session import NodeRun, SessionInfo, SessionSpec, full_provider_name
-
-_POLL_SECONDS = 0.05
+from modelopt.runtime.watch import Watch
 
 
 @dataclass(frozen=True)
@@ -68,11 +66,12 @@ class Worker:
         self._requests = cast(BinaryIO, self._child.stdin)
         self._replies = cast(BinaryIO, self._child.stdout)
         self._paused = False
-        self._watch = _Watch(self.pid, self.limits, self._kill)
+        self._watch = Watch(self.pid, self._kill, memory_bytes=self.limits.memory_bytes, seconds=self.limits.seconds)
         self._kept: dict[tuple[Path, SessionSpec], Session] = {}
         self._failed: dict[tuple[Path, SessionSpec], ModeloptError] = {}
         self._keeping = threading.Lock()
         self._asking = threading.Lock()  # one request at a time is on the pipe
+        self._profiles: tempfile.TemporaryDirectory[str] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -93,7 +92,7 @@ class Worker:
         Args:
             path: The model file, already through io's gate.
             spec: Provider, threads, optimization.
-            what: How errors call the model.
+            what: What the model is, for errors: see `wording.called`.
 
         Raises:
             EnvironmentLacks: The provider is not installed or could not be created.
@@ -106,8 +105,15 @@ class Worker:
             known = msgspec.structs.replace(known, exact=self._exact)
         number = next(self._ids)
         body = {"call": "open", "id": number, "path": str(path), "spec": msgspec.to_builtins(known)}
-        answer, _ = self._request(body, {}, doing=f"loading the {what}", spec=spec)
-        return Session(self, number, msgspec.convert(answer["info"], SessionInfo))
+        if spec.profile:
+            body["folder"] = self._folder_for_profiles()
+        called = wording.called(path, what)
+        try:
+            answer, _ = self._request(body, {}, doing=f"loading {called}", spec=spec)
+        except ModeloptError as error:
+            error.model = path
+            raise
+        return Session(self, number, msgspec.convert(answer["info"], SessionInfo), called)
 
     def keep(self, path: Path, spec: SessionSpec, *, what: str = "model") -> Session:
         """Like `open`, but the same file with the same spec is opened once; `forget` closes it."""
@@ -190,6 +196,14 @@ class Worker:
         self._kill()
         with self._asking:  # a request in the background has seen the end now
             self._close_streams()
+        if self._profiles is not None:
+            self._profiles.cleanup()
+
+    def _folder_for_profiles(self) -> str:
+        """Owned by the parent: a child that crashes or is killed removes nothing."""
+        if self._profiles is None:
+            self._profiles = tempfile.TemporaryDirectory(prefix="modelopt-profile-", ignore_cleanup_errors=True)
+        return self._profiles.name
 
     def _close_streams(self) -> None:
         for stream in (self._requests, self._replies, self._stderr):
@@ -243,6 +257,8 @@ class Worker:
         self._stderr.seek(0)
         last = self._stderr.read().decode(errors="replace").strip().splitlines()[-1:]
         note = f"the child process ended with {ending}" + (f": {last[0]}" if last else "")
+        if wording.OURS in doing:
+            hint = "your model is not at fault: please report it, with the command and, if you can, the model"
         return WorkerDied(f"{doing} crashed", reason="signal", note=note, hint=hint)
 
 
@@ -253,7 +269,8 @@ class Session:
         info: What the session says of itself.
     """
 
-    def __init__(self, worker: Worker, number: int, info: SessionInfo) -> None:
+    def __init__(self, worker: Worker, number: int, info: SessionInfo, called: str) -> None:
+        self._called = called
         self._worker = worker
         self._number = number
         self.info = info
@@ -286,7 +303,7 @@ class Session:
         """
         body = {"call": "run", "id": self._number, "outputs": outputs}
         fitting = self.fitting(feeds)
-        _, tensors = self._worker._request(body, fitting, doing="running the model")  # noqa: SLF001 - same module
+        _, tensors = self._worker._request(body, fitting, doing=f"running {self._called}")  # noqa: SLF001 - same module
         integers = self.info.integers.outputs
         names = [output.name for output in self.info.outputs] if outputs is None else outputs
         arrays = [tensors[str(i)] for i in range(len(tensors))]
@@ -312,12 +329,12 @@ class Session:
         """
         body = {"call": "observe", "id": self._number, "outputs": dict(outputs), "bins": bins}
         body |= {"runs_at_once": runs_at_once, "memory_bytes": self._worker.limits.memory_bytes}
-        self._worker._request(body, self.fitting(feeds), doing="running the model")  # noqa: SLF001 - same module
+        self._worker._request(body, self.fitting(feeds), doing=f"running {self._called}")  # noqa: SLF001 - same module
 
     def observed(self) -> Observed:
         """Wait for the samples that `observe` was given, and fetch what was counted."""
         body = {"call": "observed", "id": self._number}
-        answer, counts = self._worker._request(body, {}, doing="running the model")  # noqa: SLF001 - same module
+        answer, counts = self._worker._request(body, {}, doing=f"running {self._called}")  # noqa: SLF001 - same module
         states = msgspec.convert(answer["states"], dict[str, State])
         collectors = {key: Collector.restored(state, counts[key]) for key, state in states.items()}
         return Observed(collectors, answer["other"], answer["samples"], answer["peak_bytes"])
@@ -334,7 +351,7 @@ class Session:
             Nanoseconds for each of the `runs` runs.
         """
         body = {"call": "time", "id": self._number, "runs": runs, "slot": slot, "lead_in": lead_in}
-        answer, _ = self._worker._request(body, {}, doing="timing the model")  # noqa: SLF001 - same module
+        answer, _ = self._worker._request(body, {}, doing=f"timing {self._called}")  # noqa: SLF001 - same module
         return cast(list[int], answer["samples_ns"])
 
     def profile(self) -> list[NodeRun]:
@@ -346,57 +363,4 @@ class Session:
     def close(self) -> None:
         """Free the session's memory in the child."""
         body = {"call": "close", "id": self._number}
-        self._worker._request(body, {}, doing="closing the model")  # noqa: SLF001 - same module
-
-
-class _Watch:
-    """Kills a child that exceeds its limits while a request is in flight; a context manager around each request.
-
-    One thread serves all requests: starting one takes milliseconds while the child keeps every core busy.
-    """
-
-    def __init__(self, pid: int, limits: Limits, kill: Callable[[], None]) -> None:
-        self.verdict: str | None = None
-        self._pid, self._limits, self._kill = pid, limits, kill
-        self._deadline = math.inf
-        self._busy = threading.Event()
-        self._closed = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    def __enter__(self) -> Self:
-        self._deadline = time.monotonic() + self._limits.seconds
-        self._busy.set()
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._watch, daemon=True)
-            self._thread.start()
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        self._busy.clear()
-
-    def close(self) -> None:
-        """End the thread; it must not be called from it."""
-        self._closed.set()
-        self._busy.set()
-        if self._thread is not None:
-            self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._closed.is_set() and self.verdict is None:
-            self._busy.wait()
-            if self._closed.wait(_POLL_SECONDS) or not self._busy.is_set():
-                continue
-            if time.monotonic() > self._deadline:
-                self.verdict = "timeout"
-            elif _private_bytes(self._pid) > self._limits.memory_bytes:
-                self.verdict = "memory"
-            if self.verdict:
-                self._kill()
-
-
-def _private_bytes(pid: int) -> int:
-    try:
-        memory = psutil.Process(pid).memory_info()
-    except psutil.NoSuchProcess:
-        return 0
-    return int(memory.rss - getattr(memory, "shared", 0))  # mapped weight files are not the child's own
+        self._worker._request(body, {}, doing=f"closing {self._called}")  # noqa: SLF001 - same module

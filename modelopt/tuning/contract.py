@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from modelopt import engine
+from modelopt import blame, engine
 from modelopt.errors import ModeloptError, Refused, WorkerDied
 from modelopt.passes.base import Pass
 from modelopt.passes.quantize_dynamic import QuantizeDynamic
@@ -89,6 +89,7 @@ class _Search:
     notes: dict[str, None] = field(default_factory=dict)
     restored: Path | None = None
     made: set[str] = field(default_factory=set)
+    calibrated: bool = False
 
     def __post_init__(self) -> None:
         self.recipe = self.shop.request.recipe
@@ -116,7 +117,9 @@ class _Search:
         recipes = [with_steps(self.recipe, built) for built in {built.path: built for built in found}.values()]
         if self.track.must_gain():
             recipes = [_gaining(recipe) for recipe in recipes]
-        return Chosen(tuple(recipes), tuple(self.trials), tuple(self.offenders), tuple(self.notes))
+        judged = any(trial.drop is not None for trial in self.trials)
+        told = self.shop.data.notes_for(calibrated=self.calibrated, compared=judged)
+        return Chosen(tuple(recipes), tuple(self.trials), tuple(self.offenders), (*told, *self.notes))
 
     def _may_pay(self, step: Pass) -> bool:
         """Whether to try a pass of `also`: one that goes against the estimate of what pays needs a measurement."""
@@ -163,6 +166,7 @@ class _Search:
             reason = verdict.nothing_to_do([skip.reason for skip in built.skipped])
             self._note(label, Outcome.NOTHING_TO_DO, f"nothing to do: {reason}", built)
             return None
+        self.calibrated |= any(made.calibrates() for made in (before, step) if made is not None)
         digest = self.shop.digest(built)
         if digest in self.made:
             self.shop.discard(built)
@@ -171,7 +175,8 @@ class _Search:
         if self.limit is None:
             self._note(label, Outcome.SURPASSED, _PASSED_OVER, built)
             return _Attempt(label, base, step, built, None)
-        found = self.shop.judge.judge(built.path)
+        with blame.explained(self.shop.input.path, [label]):
+            found = self.shop.judge.judge(built.path)
         self._note(label, *self._judged(found), built, _finite(found.drop))
         self.notes.update(dict.fromkeys(found.notes))
         return _Attempt(label, base, step, built, found.drop, found.no_evidence)

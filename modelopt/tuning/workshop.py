@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 import msgspec
 import onnx_ir as ir
 
-from modelopt import engine, gates, graph, io, measuring
+from modelopt import blame, engine, gates, graph, io, measuring
 from modelopt.passes.base import Context
 from modelopt.recipe import BenchSpec, Recipe, Step
 from modelopt.report import Latency, SkipInfo
@@ -157,6 +157,8 @@ def opened(request: engine.Request) -> Iterator[Workshop]:
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(TemporaryDirectory(prefix="modelopt-")))
         loaded = io.load(request.model, scratch=scratch, allow_hardlinks=request.allow_hardlinks)
+        measuring.require_tensors(loaded.model, hint=engine.UNMEASURED)
+        stack.enter_context(blame.explained(loaded.path, ()))
         data = measuring.open_all(recipe, loaded.model)
         exact = measuring.is_exact(recipe)
         runner = WorkerRunner(limits=request.limits, exact=exact)

@@ -17,7 +17,7 @@ from modelopt.measure.closeness import NOISIEST, Kind, OutputMismatch, Tolerance
 from modelopt.measure.precision import Precision, precisions
 from modelopt.measure.slices import SliceErrors
 from modelopt.passes.base import Effect, Pass
-from modelopt.report import PassResult
+from modelopt.report import PassResult, Verification
 from modelopt.runtime.session import Optimization, SessionSpec
 from modelopt.runtime.worker import Worker
 from modelopt.verification.feeds import Feed
@@ -132,6 +132,25 @@ class Verify:
         len(self.prepared.feeds)  # an original that runs on nothing is refused even where nothing changed
         if self._dirty:
             self._settle(lambda: self._compare_file(path))
+
+    def found(self, source: str | None) -> Verification:
+        """What was verified, for the report.
+
+        Args:
+            source: Where the user's data came from; None without.
+        """
+        feeds = self.prepared.feeds
+        real = sum(feeds[position].is_real for position in self.compared)
+        return Verification(
+            real=real,
+            constructed=len(self.compared) - real,
+            source=source,
+            exact_segments=self.segments,
+            empty=sum(1 for outputs in self.prepared.outputs if not any(output.size for output in outputs)),
+            max_relative_error=self.max_relative_error,
+            not_executed=self.prepared.not_executed,
+            finite_only=tuple(self.finite_only),
+        )
 
     def _close(self, model: ir.Model) -> None:
         if self._dirty:

@@ -1,0 +1,30 @@
+"""Adds to an error of onnxruntime what the child process cannot know: whose model it was, and what the user can do."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from modelopt.errors import ModeloptError, Refused, WorkerDied
+
+WITHOUT = "to go on without running it, and without proof: --no-verify --no-bench"
+"""What helps where onnxruntime does not load the user's model, in commands that optimize."""
+
+
+@contextlib.contextmanager
+def explained(original: Path, made_by: Sequence[str]) -> Iterator[None]:
+    """Within this, a model that onnxruntime does not load or that crashes it is explained.
+
+    Args:
+        original: The user's model.
+        made_by: The passes that made another one of it; it may be filled within.
+    """
+    try:
+        yield
+    except ModeloptError as error:
+        if error.model == original and isinstance(error, Refused):
+            error.hint = error.hint or WITHOUT
+        elif error.model not in {None, original} and isinstance(error, WorkerDied) and made_by:
+            error.note = f"{error.note}; that model was made by {', '.join(dict.fromkeys(made_by))}"
+        raise

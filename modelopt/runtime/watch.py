@@ -1,0 +1,67 @@
+"""The thread that ends a child process that uses more memory or time than it may."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable
+from typing import Self
+
+import psutil
+
+_POLL_SECONDS = 0.05
+
+
+class Watch:
+    """Kills a child that exceeds its limits while a request is in flight; a context manager around each request.
+
+    One thread serves all requests: starting one takes milliseconds while the child keeps every core busy.
+    """
+
+    def __init__(self, pid: int, kill: Callable[[], None], *, memory_bytes: int, seconds: float) -> None:
+        self.verdict: str | None = None
+        self._pid, self._kill = pid, kill
+        self._memory_bytes, self._seconds = memory_bytes, seconds
+        self._deadline = math.inf
+        self._busy = threading.Event()
+        self._closed = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        self._deadline = time.monotonic() + self._seconds
+        self._busy.set()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._watch, daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._busy.clear()
+
+    def close(self) -> None:
+        """End the thread; it must not be called from it."""
+        self._closed.set()
+        self._busy.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._closed.is_set() and self.verdict is None:
+            self._busy.wait()
+            if self._closed.wait(_POLL_SECONDS) or not self._busy.is_set():
+                continue
+            if time.monotonic() > self._deadline:
+                self.verdict = "timeout"
+            elif _private_bytes(self._pid) > self._memory_bytes:
+                self.verdict = "memory"
+            if self.verdict:
+                self._kill()
+
+
+def _private_bytes(pid: int) -> int:
+    try:
+        memory = psutil.Process(pid).memory_info()
+    except psutil.NoSuchProcess:
+        return 0
+    return int(memory.rss - getattr(memory, "shared", 0))  # mapped weight files are not the child's own

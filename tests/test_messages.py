@@ -1,0 +1,131 @@
+"""What messages call a model, whose fault they say it is, and which flags they name."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from modelopt import blame
+from modelopt.errors import Refused, WorkerDied
+from modelopt.runtime import wording
+from modelopt.runtime.session import SessionSpec
+from modelopt.runtime.worker import Worker
+from tests.cli import QUICK, modelopt, save, value
+
+
+@pytest.mark.parametrize(
+    ("path", "what", "said"),
+    [
+        (Path("nets/cnn.onnx"), "model", "the model nets/cnn.onnx"),
+        (Path("nets/cnn.onnx"), "original", "the model nets/cnn.onnx"),
+        (Path("nets/.cnn.onnx.17.tmp.onnx"), "model", wording.OURS),
+        (Path("nets/cnn.onnx"), "result", wording.OURS),
+        (Path(tempfile.gettempdir()) / "modelopt-x" / "candidate-3.onnx", "model", wording.OURS),
+        (Path(tempfile.gettempdir()) / "modelopt-stdin-x" / "stdin.onnx", "model", "the model on stdin"),
+        (Path("a.onnx"), "model that this pass works on", "the model that this pass works on"),
+    ],
+)
+def test_a_model_is_called_by_its_file_where_it_is_the_users(path: Path, what: str, said: str) -> None:
+    assert wording.called(path, what) == said
+
+
+def test_the_runtimes_text_is_the_same_each_time_and_names_no_file() -> None:
+    start = "[ONNXRuntimeError] : 1 : FAIL : Load model from /tmp/x/model.onnx failed:Node (n): "
+    types = ["tensor(int8)", "tensor(bool)", "map(int64,tensor(float))", "tensor(double)", "seq(tensor(float))"]
+    texts = {
+        wording.plain(f"{start}inferred types: index=0,{','.join(listed)}")
+        for listed in (types, types[::-1], types[2:] + types[:2])
+    }
+    cut = "map(int64,tensor(float)),seq(tensor(float)),tensor(bool) and 2 more"
+    assert texts == {f"[ONNXRuntimeError] : 1 : FAIL : Node (n): inferred types: index=0,{cut}"}
+
+
+def test_a_result_that_crashes_is_not_the_users_fault(tmp_path: Path) -> None:
+    with Worker() as worker:
+        os.kill(worker.pid, signal.SIGKILL)
+        with pytest.raises(WorkerDied, match="loading the model that modelopt made crashed") as caught:  # noqa: SIM117
+            with blame.explained(tmp_path / "m.onnx", ["fuse-a", "convert-half", "convert-half"]):
+                worker.open(tmp_path / "x.onnx", SessionSpec(), what="result")
+    assert str(caught.value.note).endswith("SIGKILL; that model was made by fuse-a, convert-half")
+    assert "your model is not at fault" in str(caught.value.hint)
+
+
+def test_a_model_of_the_user_that_crashes_is_suspected(tmp_path: Path) -> None:
+    with Worker() as worker:
+        os.kill(worker.pid, signal.SIGKILL)
+        with pytest.raises(WorkerDied, match=r"loading the model .*m\.onnx crashed") as caught:  # noqa: SIM117
+            with blame.explained(tmp_path / "m.onnx", ["convert-half"]):
+                worker.open(tmp_path / "m.onnx", SessionSpec())
+    assert "made by" not in str(caught.value.note)
+    assert "hostile" in str(caught.value.hint)
+
+
+@pytest.fixture
+def unknown(tmp_path: Path) -> Path:
+    """A model with an operator that no runtime knows."""
+    nodes = [helper.make_node("MyOp", ["x"], ["h"], domain="acme"), helper.make_node("MatMul", ["h", "w"], ["y"])]
+    weights = {"w": np.ones((64, 64), np.float32)}
+    path = save(tmp_path / "m.onnx", nodes, [value("x", [1, 64])], [value("y", [1, 64])], weights)
+    model = onnx.load(path)
+    model.opset_import.add(domain="acme", version=1)
+    onnx.save(model, path)
+    return path
+
+
+_OPTIMIZING = (
+    ["fold"],
+    ["fuse"],
+    ["prune", "--sparsity", "0.5"],
+    ["quantize", "--mode", "dynamic"],
+    ["quantize", "--mode", "storage"],
+    ["quantize", "--mode", "fp16", "--no-search"],
+)
+
+
+@pytest.mark.parametrize("command", _OPTIMIZING)
+def test_a_model_that_onnxruntime_does_not_load_is_refused_alike(unknown: Path, command: list[str]) -> None:
+    ran = modelopt(*command, "m.onnx", "-o", "x.onnx", cwd=unknown.parent)
+    ran.refused(3, "error: loading the model m.onnx failed", "acme", "--no-verify --no-bench")
+    assert "Load model from" not in ran.err
+    assert "Not verified (--no-verify)" in modelopt(*command, "m.onnx", "-o", "x.onnx", *QUICK, cwd=unknown.parent).err
+
+
+@pytest.mark.parametrize(
+    ("command", "hint"),
+    [
+        (["bench", "m.onnx"], "export the model without this output"),
+        (["compare", "m.onnx", "m.onnx"], "export the model without this output"),
+        (["fold", "m.onnx", "-o", "x.onnx"], "--no-verify --no-bench"),
+    ],
+)
+def test_an_output_that_is_a_sequence_is_named(tmp_path: Path, command: list[str], hint: str) -> None:
+    output = helper.make_tensor_sequence_value_info("parts", TensorProto.FLOAT, None)
+    split = helper.make_node("SplitToSequence", ["x"], ["parts"])
+    save(tmp_path / "m.onnx", [split], [value("x", [4])], [output])
+    modelopt(*command, cwd=tmp_path).refused(3, "the output 'parts' is a sequence", hint)
+
+
+@pytest.mark.parametrize(
+    ("command", "flag"), [(["bench", "m.onnx"], "--data DATA"), (["compare", "m.onnx", "m.onnx"], "--eval DATA")]
+)
+def test_the_flag_for_real_data_is_one_that_the_command_has(tmp_path: Path, command: list[str], flag: str) -> None:
+    inputs, outputs = [value("s", [2], TensorProto.STRING)], [value("y", [2], TensorProto.STRING)]
+    save(tmp_path / "m.onnx", [helper.make_node("Identity", ["s"], ["y"])], inputs, outputs)
+    ran = modelopt(*command, cwd=tmp_path).refused(3, "there are no random strings", flag)
+    assert "--no-verify" not in ran.err
+
+
+def test_only_refusals_of_the_users_model_get_the_way_around(tmp_path: Path) -> None:
+    for path, hint in ((tmp_path / "m.onnx", blame.WITHOUT), (tmp_path / "other.onnx", None)):
+        error = Refused("loading failed")
+        error.model = path
+        with pytest.raises(Refused), blame.explained(tmp_path / "m.onnx", []):
+            raise error
+        assert error.hint == hint
