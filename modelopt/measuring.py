@@ -14,7 +14,7 @@ import onnx_ir as ir
 from modelopt import graph, integers
 from modelopt.data import Dataset, Preprocess, open_data, overlap, random_data, split
 from modelopt.data.synthetic import NO_RANDOM, RandomDataset, is_picture, lengths_to_try
-from modelopt.errors import InputError, ModeloptError, Refused
+from modelopt.errors import ModeloptError, Refused
 from modelopt.findings import Findings
 from modelopt.measure.answers import gives_class_scores
 from modelopt.measure.bench import BenchSpec as Bench
@@ -30,6 +30,7 @@ from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Limits, Worker
 from modelopt.signature import Signature, is_free
 from modelopt.verification.input_uses import ranges_of
+from modelopt.verification.prepare import GIVE_DATA, nothing_runs
 
 RANDOM_SAMPLES = 16
 """How many random feeds stand in for data when outputs are compared without any."""
@@ -73,7 +74,7 @@ class Data:
     random: Dataset | None = field(default=None)
     class_scores: bool = True
     ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    hint: str = "give it real ones with --eval DATA, or write --no-verify --no-bench"
+    hint: str = GIVE_DATA
     calibration_notes: tuple[str, ...] = ()
     accuracy_notes: tuple[str, ...] = ()
 
@@ -270,13 +271,7 @@ def _random(
                 note = note or refusal.note
                 continue
             return found
-    if note and "allocate memory" in note:
-        raise Refused("the model needs more memory than this machine has", note=note)
-    raise InputError(
-        "the model does not run on random inputs",
-        note=note,
-        hint=hint or data.hint,
-    )
+    raise nothing_runs("random", note, hint=hint or data.hint)
 
 
 def first_feeds(dataset: Dataset, count: int) -> Feeds:

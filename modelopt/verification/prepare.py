@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from modelopt import graph
 from modelopt.data.synthetic import lengths_to_try
-from modelopt.errors import InputError, Refused
+from modelopt.errors import InputError, ModeloptError, Refused
 from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Session, Worker
 from modelopt.signature import ANONYMOUS, Signature, TensorSpec, is_free
@@ -30,6 +30,22 @@ PATIENCE_SECONDS = 60.0
 _FACTORS = (1.0, -1.0, 10.0, -10.0, 100.0, -100.0, 1000.0, -1000.0, 1.0, 1.0, 1.0, 1.0)
 _FILLS = (1.0, -1.0, 10.0, -10.0, 1000.0, -1000.0)
 _LENGTHS_FOR_BRANCHES = (1, 2, 4, 16, 33, 65, 130)
+
+
+GIVE_DATA = "give it real ones with --eval DATA, or write --no-verify --no-bench"
+
+
+def nothing_runs(kind: str, why: str | None, *, hint: str) -> ModeloptError:
+    """The error where a model runs on none of the inputs that were made for it.
+
+    Args:
+        kind: What they are.
+        why: What onnxruntime says of the first of them.
+        hint: What helps.
+    """
+    if why and "allocate memory" in why:
+        return Refused("the model needs more memory than this machine has", note=why)
+    return InputError(f"the model does not run on {kind} inputs", note=why, hint=hint)
 
 
 @dataclass(frozen=True)
@@ -119,7 +135,7 @@ def prepare(
 
     Raises:
         InputError: The original runs on none of the feeds.
-        Refused: onnxruntime does not load it, or does not run it on the user's data.
+        Refused: The original needs more memory than there is, onnxruntime does not load it, or does not run it on the user's data.
     """
     answers = _Answers(worker.keep(original.path, SessionSpec(spin=False), what="original"))
     for arrays in real:
@@ -134,11 +150,7 @@ def prepare(
     except (InputError, Refused) as error:  # inputs of strings, or of unknown rank
         answers.why_not = error.fact
     if not answers.feeds:
-        raise InputError(
-            "the model does not run on constructed inputs",
-            note=answers.why_not,
-            hint="give it real ones with --eval DATA, or write --no-verify --no-bench",
-        )
+        raise nothing_runs("constructed", answers.why_not, hint=GIVE_DATA)
     missed: tuple[str, ...] = ()
     if left_out:
         missed = (f"{left_out} more constructed feeds, because runs of this model take long",)
