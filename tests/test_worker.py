@@ -354,3 +354,11 @@ def test_numbers_that_one_node_makes_are_counted_before_they_are_propagated(make
         {{ {makes} y = Cast <to = 6> (r) }}"""
     )
     assert propagation.is_affordable(model) is most
+
+
+def test_sizes_in_attributes_of_old_opsets_are_not_looked_for_in_inputs() -> None:
+    model = ir.from_onnx_text(
+        """<ir_version: 4, opset_import: ["" : 9]> g (int64[2] x) => (int32[4] y)
+        { p = Pad <pads = [1, 1]> (x) y = Cast <to = 6> (p) }"""
+    )
+    assert propagation.is_affordable(model)

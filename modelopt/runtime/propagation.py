@@ -40,11 +40,13 @@ def is_affordable(model: ir.Model) -> bool:
 
 def _made(node: ir.Node, held: dict[ir.Value, int]) -> int:
     """How many numbers a node makes that does not propagate them; 1 where what decides it is not constant."""
-    first = 1 if node.inputs[0] is None else _elements(node.inputs[0], held)
+    value = next(iter(node.inputs), None)
+    first = 1 if value is None else _elements(value, held)
     given = [graph.constant(value, max_bytes=_FEW_BYTES) for value in node.inputs]
     sizes = given if node.op_type == "Range" else given[:1] if node.op_type == "ConstantOfShape" else given[1:2]
     known = [array.astype(np.float64).ravel() for array in sizes if array is not None]
-    made = _MAKERS[node.op_type](first, known) if len(known) == len(sizes) and all(map(len, known)) else 1.0
+    constant = known and len(known) == len(sizes) and all(map(len, known))
+    made = _MAKERS[node.op_type](first, known) if constant else 1.0
     return int(made) if math.isfinite(made) else 1
 
 
