@@ -31,19 +31,19 @@ def test_file_models_through_the_default_pipeline() -> None:
 
 @pytest.mark.filterwarnings("ignore")  # onnx's generators of cases warn
 def test_some_node_cases_through_the_default_pipeline() -> None:
-    table = conformance.campaign(cases.node_cases()[::30], ["EXACT", *CHANGING], jobs=0)
+    table = conformance.campaign(cases.node_cases()[::60], ["EXACT", *CHANGING], jobs=0)
     assert table.failures == []
     assert table.lowest_share >= 0.95
-    assert table.rows["EXACT"].preserved > 45
-    assert table.rows["EXACT"].changed > 5
-    assert table.rows["upgrade-opset"].changed > 5
+    assert table.rows["EXACT"].preserved > 20
+    assert table.rows["EXACT"].changed > 2
+    assert table.rows["upgrade-opset"].changed > 2
 
 
 def test_generated_models_keep_their_outputs() -> None:
-    tally = fuzz.campaign(range(100), ["FUSE", "EXACT"], jobs=0)
+    tally = fuzz.campaign(range(60), ["FUSE", "EXACT"], jobs=0)
     assert tally.failures == []
-    assert tally.ran > 95
-    assert tally.rewrites["EXACT"] > 300
+    assert tally.ran > 55
+    assert tally.rewrites["EXACT"] > 180
 
 
 def test_generated_models_keep_their_outputs_in_a_later_opset_and_in_one_shape() -> None:

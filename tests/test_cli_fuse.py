@@ -14,7 +14,7 @@ from modelopt import pipelines
 from tests.cli import CNN, QUICK, modelopt, sample
 
 VIT = sample("digits_vit")
-FAST = ("--budget", "0.5", "--warmup", "0.1", "--rounds", "3")
+FAST = ("--budget", "0.3", "--warmup", "0.1", "--rounds", "3")
 
 
 def operators(path: Path) -> set[str]:

@@ -334,10 +334,13 @@ _BINARY = st.sampled_from(["Add", "Sub", "Mul", "Max", "MatMul"])
 
 
 @given(
-    st.lists(st.tuples(_UNARY | _BINARY, st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=8), st.booleans()
+    nodes=st.lists(st.tuples(_UNARY | _BINARY, st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=8),
+    calibrated=st.booleans(),
 )
 @settings(max_examples=25, deadline=None)
-def test_any_graph_stays_valid_and_close(nodes: list[tuple[str, int, int]], calibrated: bool) -> None:
+def test_any_graph_stays_valid_and_close(
+    runner: WorkerRunner, nodes: list[tuple[str, int, int]], calibrated: bool
+) -> None:
     names, lines = ["x"], []
     for number, (op, one, other) in enumerate(nodes):
         first, second = names[one % len(names)], names[other % len(names)]
@@ -352,11 +355,7 @@ def test_any_graph_stays_valid_and_close(nodes: list[tuple[str, int, int]], cali
     text = f"""{HEAD} net (float[n,8] x) => (float[n,8] y, float[n,8] z)
     {{ {written} y = Tanh ({last}) z = Softmax ({middle}) }}"""
     original, result = model(text, w=WEIGHT), model(text, w=WEIGHT)
-    lent = WorkerRunner()
-    try:
-        ConvertHalf().apply(result, context(lent, [FEEDS] if calibrated else None))
-    finally:
-        lent.close()
+    ConvertHalf().apply(result, context(runner, [FEEDS] if calibrated else None))
     assert invariants.check(result) == []
     assert graph.signature(result) == graph.signature(original)
     for expected, found in zip(run(original, FEEDS), run(result, FEEDS), strict=True):

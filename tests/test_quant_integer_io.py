@@ -19,6 +19,8 @@ from modelopt import invariants
 from modelopt.integers import KEY, Affine, IntegerIo, declared
 from modelopt.passes.quantize_static import QuantizeStatic
 from modelopt.quant.rim import take_away
+from modelopt.runtime import cpu
+from modelopt.runtime.cpu import TargetKind
 from modelopt.runtime.runner import WorkerRunner
 from tests.cli import CNN, calibration, evaluation, modelopt
 from tests.quant_tools import context, model, run
@@ -151,11 +153,12 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     done = modelopt("quantize", CNN, "--calib", CALIB, "--eval", EVAL, *flags, cwd=tmp_path).succeeded()
     report = json.loads(done.out)
     facts = report["passes"][-1]["facts"]
-    assert facts["input image"].startswith("uint8, scale ")
-    assert facts["output logits"].startswith("uint8, scale ")
+    kind = "int8" if cpu.detect().kind is TargetKind.ARM64 else "uint8"
+    assert facts["input image"].startswith(f"{kind}, scale ")
+    assert facts["output logits"].startswith(f"{kind}, scale ")
     assert report["accuracy"]["candidate"]["value"] > 0.98
     session = ort.InferenceSession(tmp_path / "int.onnx", providers=["CPUExecutionProvider"])
-    assert [value.type for value in (*session.get_inputs(), *session.get_outputs())] == ["tensor(uint8)"] * 2
+    assert [value.type for value in (*session.get_inputs(), *session.get_outputs())] == [f"tensor({kind})"] * 2
     compared = modelopt("compare", CNN, "int.onnx", "--eval", EVAL, "--no-bench", "--json", cwd=tmp_path).succeeded()
     assert json.loads(compared.out)["accuracy"]["candidate"]["value"] > 0.98
 

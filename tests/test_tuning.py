@@ -19,6 +19,7 @@ from modelopt.tuning.sensitivity import rank
 from tests.cli import CALIB, CNN, EVAL, MLP, modelopt, sample
 
 VIT = sample("digits_vit")
+BRIEFLY = ("--budget", "0.3", "--warmup", "0.1", "--rounds", "3")
 
 # Which nodes cause the error
 
@@ -138,13 +139,14 @@ def test_class_scores_are_known_by_how_a_model_ends(tail: list[tuple[str, list[s
 
 
 def _tried(tmp_path: Path, *words: str | Path) -> dict[str, Any]:
-    done = modelopt("quantize", *words, "-o", "x.onnx", "--json", "--budget", "0.3", cwd=tmp_path).succeeded()
+    done = modelopt("quantize", *words, "-o", "x.onnx", "--json", *BRIEFLY, cwd=tmp_path).succeeded()
     report: dict[str, Any] = json.loads(done.out)
     return report
 
 
 def test_the_result_is_never_slower_or_less_accurate(tmp_path: Path) -> None:
-    report = _tried(tmp_path, VIT, "--calib", VIT.with_name("calib.npz"), "--eval", VIT.with_name("eval.npz"))
+    data = ("--calib", VIT.with_name("calib.npz"), "--eval", VIT.with_name("eval.npz"), "--eval-limit", "200")
+    report = _tried(tmp_path, VIT, *data)
     assert report["trials"]
     assert {gate["gate"]: gate["passed"] for gate in report["gates"]} == {"must-gain": True, "max-drop": True}
 

@@ -365,17 +365,29 @@ def test_shape_inference_of_doubling_vectors_ends() -> None:
         ("r = Expand (one, size)", False),
         ("r = Tile (few, size)", False),
         ("r = Pad (few, pads)", False),
+        ("r = Pad (few, pads, one)", False),
         ("r = Range (zero, one, one)", True),
         ("r = Range (zero, one, zero)", True),
         ("r = Range (zero, n, one)", True),
         ("r = Tile (few, few)", True),
+        ("r = ConstantOfShape (plane)", True),  # only vectors are propagated
+        ("r = Tile (few, word)", True),
     ],
 )
 def test_numbers_that_one_node_makes_are_counted_before_they_are_propagated(makes: str, most: bool) -> None:
     model = ir.from_onnx_text(
         f"""<ir_version: 10, opset_import: ["" : 20]> g (int64 n) => (int32[k] y)
         <int64 zero = {{0}}, int64 huge = {{{2**62}}}, int64 one = {{1}}, int64[1] size = {{{2**62}}},
-         int64[1] few = {{3}}, int64[2] pads = {{0, {2**62}}}>
+         int64[1] few = {{3}}, int64[2] pads = {{0, {2**62}}},
+         int64[2] plane = {{100000, 100000}}, string[1] word = {{"x"}}>
         {{ {makes} y = Cast <to = 6> (r) }}"""
     )
     assert propagation.is_affordable(model) is most
+
+
+def test_sizes_in_attributes_of_old_opsets_are_not_looked_for_in_inputs() -> None:
+    model = ir.from_onnx_text(
+        """<ir_version: 4, opset_import: ["" : 9]> g (int64[2] x) => (int32[4] y)
+        { p = Pad <pads = [1, 1]> (x) y = Cast <to = 6> (p) }"""
+    )
+    assert propagation.is_affordable(model)

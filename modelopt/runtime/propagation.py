@@ -7,9 +7,7 @@ what it is given 34 times ends only with the memory. So does one Cast of a Range
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 
-import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph, schemas
@@ -39,31 +37,36 @@ def is_affordable(model: ir.Model) -> bool:
 
 
 def _made(node: ir.Node, held: dict[ir.Value, int]) -> int:
-    """How many numbers a node makes that does not propagate them; 1 where what decides it is not constant."""
-    first = 1 if node.inputs[0] is None else _elements(node.inputs[0], held)
-    given = [graph.constant(value, max_bytes=_FEW_BYTES) for value in node.inputs]
-    sizes = given if node.op_type == "Range" else given[:1] if node.op_type == "ConstantOfShape" else given[1:2]
-    known = [array.astype(np.float64).ravel() for array in sizes if array is not None]
-    made = _MAKERS[node.op_type](first, known) if len(known) == len(sizes) and all(map(len, known)) else 1.0
-    return int(made) if math.isfinite(made) else 1
-
-
-def _range(_: int, numbers: Sequence[np.ndarray]) -> float:
-    if len(numbers) != 3 or not numbers[2][0]:
-        return 1.0
-    start, limit, step = (float(number[0]) for number in numbers)
-    return max(math.ceil((limit - start) / step), 0) if math.isfinite((limit - start) / step) else 1.0
+    """How many numbers a node makes that does not propagate them; 1 where that is no vector of a known size."""
+    places, length = _MAKERS[node.op_type]
+    arrays = [graph.constant(value, max_bytes=_FEW_BYTES) for value in node.inputs[places]]
+    numbers = [float(n) for array in arrays if array is not None and array.dtype.kind in "iuf" for n in array.ravel()]
+    if len(numbers) != length:
+        return 1
+    value = next(iter(node.inputs), None)
+    elements = 1 if value is None else _elements(value, held)
+    match node.op_type, numbers:
+        case "Range", [start, limit, step]:
+            made = (limit - start) / step if step else 1.0
+        case "Tile", [times]:
+            made = elements * times
+        case "Pad", [before, after]:
+            made = elements + before + after
+        case _:
+            made = numbers[0]
+    return math.ceil(made) if math.isfinite(made) and made > 0 else 1
 
 
 _FEW_BYTES = 64
-_MAKERS: dict[str, Callable[[int, Sequence[np.ndarray]], float]] = {
-    "ConstantOfShape": lambda _, shape: float(shape[0].prod()),
-    "Expand": lambda elements, shape: max(elements, float(shape[0].prod())),
-    "Tile": lambda elements, times: elements * float(times[0].prod()),
-    "Pad": lambda elements, pads: max(elements + float(pads[0].sum()), 0.0),
-    "Range": _range,
+_SECOND = slice(1, 2)
+_MAKERS = {
+    "ConstantOfShape": (slice(1), 1),
+    "Expand": (_SECOND, 1),
+    "Pad": (_SECOND, 2),
+    "Range": (slice(3), 3),
+    "Tile": (_SECOND, 1),
 }
-"""How many numbers operators make of as many elements and of constant sizes."""
+"""By operator the inputs that say how many numbers it makes, and how many numbers say so where it makes a vector."""
 
 
 def _elements(value: ir.Value, held: dict[ir.Value, int]) -> int:

@@ -1,4 +1,4 @@
-"""Ways to run tests here as on another machine, and why one cannot be gone here."""
+"""Ways to run tests here as on another machine; where one is not possible here, the reason."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Way:
     Attributes:
         family: What it is.
         how: What makes it of this one, in words.
-        hidden: For a mask: whether AVX-512 is hidden as well as VNNI.
+        hides_avx512: For a mask: whether it hides AVX-512 as well as VNNI.
         qemu: For an emulator: its name.
         cpu: For an emulator: the CPU that it emulates.
         patience: How many times as long as usual a test may take.
@@ -38,7 +38,7 @@ class Way:
 
     family: Family
     how: str
-    hidden: bool = False
+    hides_avx512: bool = False
     qemu: str = ""
     cpu: str = ""
     patience: int = 1
@@ -67,14 +67,14 @@ class Way:
             missing = ", ".join(sorted(set(self.family.flags.split()) - flags))
             raise Impossible(f"this CPU has no {missing}")
         lines = text.splitlines()
-        return "\n".join(_without(line, hide_avx512=self.hidden) for line in lines) + "\n"
+        return "\n".join(_without(line, hide_avx512=self.hides_avx512) for line in lines) + "\n"
 
     def _mask(self, folder: Path) -> Path:
         compiler = shutil.which(os.environ.get("CC", "cc"))
         if compiler is None:
             raise Impossible("there is no C compiler")
         made = folder / "mask.so"
-        define = ["-DHIDE_AVX512"] if self.hidden else []
+        define = ["-DHIDE_AVX512"] if self.hides_avx512 else []
         _run([compiler, "-O2", "-shared", "-fPIC", *define, "-o", str(made), str(HERE / "mask.c")])
         return made
 
@@ -165,7 +165,7 @@ def _run(command: Sequence[str]) -> None:
 
 _AVX2, _AVX512 = BY_NAME["avx2"], BY_NAME["avx512-without-vnni"]
 WAYS = {
-    "avx2": Way(_AVX2, "this CPU, with VNNI and AVX-512 hidden", hidden=True),
+    "avx2": Way(_AVX2, "this CPU, with VNNI and AVX-512 hidden", hides_avx512=True),
     "avx512": Way(_AVX512, "this CPU, with VNNI hidden"),
     "avx2-qemu": Way(_AVX2, "qemu-x86_64 -cpu Haswell-noTSX", qemu="qemu-x86_64", cpu="Haswell-noTSX", patience=30),
     "arm64-qemu": Way(
