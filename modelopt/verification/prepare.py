@@ -135,7 +135,7 @@ def prepare(
 
     Raises:
         InputError: The original runs on none of the feeds.
-        Refused: The original needs more memory than there is, onnxruntime does not load it, or does not run it on the user's data.
+        Refused: onnxruntime does not load the original, does not run it on the user's data, or lacks memory for it.
     """
     answers = _Answers(worker.keep(original.path, SessionSpec(spin=False), what="original"))
     for arrays in real:
