@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import resource
 import subprocess
@@ -10,12 +9,9 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryFile
 
 import numpy as np
 from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
-
-from tests.nursery import Nursery
 
 COMMAND = Path(sys.executable).with_name("modelopt")
 SAMPLES = Path(__file__).resolve().parents[1] / "sample_models"
@@ -108,9 +104,6 @@ def modelopt(
         largest_file: The disk is full once a file holds so many bytes.
     """
     before = listing(cwd)
-    if not stdin and not env and largest_file is None:
-        code, out, err = _forked(arguments, cwd)
-        return Ran(code, out, err.decode(), frozenset(listing(cwd) - before))
     done = subprocess.run(
         [COMMAND, *arguments],
         cwd=cwd,
@@ -122,23 +115,6 @@ def modelopt(
         check=False,
     )
     return Ran(done.returncode, done.stdout, done.stderr.decode(), frozenset(listing(cwd) - before))
-
-
-def _forked(arguments: Sequence[Argument], cwd: Path) -> tuple[int, bytes, bytes]:
-    """The exit code, stdout and stderr of a run that `Nursery` forks; its stdin is a pipe that nobody writes to."""
-    words = [str(COMMAND), *map(str, arguments)]
-    nothing, writer = os.pipe()
-    os.close(writer)
-    with os.fdopen(nothing), TemporaryFile() as out, TemporaryFile() as err:
-        code = _nursery().run(words, cwd, environment(cwd), (nothing, out.fileno(), err.fileno()))
-        for file in (out, err):
-            file.seek(0)
-        return code, out.read(), err.read()
-
-
-@functools.cache
-def _nursery() -> Nursery:
-    return Nursery(environment(Path("/nonexistent")))
 
 
 def shell(script: str, cwd: Path) -> Ran:
