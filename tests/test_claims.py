@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from modelopt import engine, gates, measuring
+from modelopt import data, engine, gates, measuring
 from modelopt.cli import optimize
 from modelopt.errors import InputError
 from modelopt.findings import Findings
@@ -38,6 +38,7 @@ from modelopt.report import (
 from modelopt.report.summary import report_sections
 from modelopt.runtime import cpu
 from modelopt.runtime.cpu import Target, TargetKind
+from modelopt.signature import Signature, TensorSpec
 from modelopt.tuning.chosen import Chosen
 from tests.cli import CALIB, CNN, EVAL, MLP, QUICK, Ran, evaluation, modelopt, save, value
 
@@ -245,6 +246,19 @@ def test_what_the_final_run_refuses_was_not_kept(monkeypatch: pytest.MonkeyPatch
         (False, Outcome.NO_GAIN, "no gain beside the input: slower: 0.950×")
     ]
     assert found.verdict.startswith("Not quantized: what was tried was no gain in speed or size")
+
+
+def test_nothing_stands_between_the_verdict_and_the_sizes_where_no_pass_did_anything(tmp_path: Path) -> None:
+    save(tmp_path / "m.onnx", [helper.make_node("Relu", ["x"], ["y"])], [value("x", [4])], [value("y", [4])])
+    lines = modelopt("fold", "m.onnx", "-o", "x.onnx", *QUICK, cwd=tmp_path).succeeded().err.splitlines()
+    assert lines[0] == "Nothing changed: the output is a copy of the input."
+    assert not [line for line in lines if "rewrites" in line or "anything to do" in line]
+
+
+def test_random_inputs_have_one_name() -> None:
+    signature = Signature((TensorSpec("x", "float32", (1, 4)),), ())
+    named = measuring.Data(signature, None, None, (), 7).source
+    assert data.random_data(signature.inputs, n=1, seed=7).source == named == "random inputs, seed 7"
 
 
 _ABOUT_DATA = ("calibrated on", "accuracy is flattered", "held out")

@@ -69,7 +69,7 @@ class RandomDataset(Dataset):
                 spec.name: _draw(rng, spec, shape, self.ranges.get(spec.name))
                 for spec, shape in zip(self.inputs, self.shapes, strict=True)
             }
-            yield Sample(feeds, None, f"{self.source}[{index}]")
+            yield Sample(feeds, None, f"random[{index}]")
 
     def digest(self) -> str:
         """SHA-256 (hex) over the number, the seed, the inputs and what they are drawn from."""
@@ -116,7 +116,7 @@ def random_data(
         raise InputError("random data needs n, batch and sizes >= 1 and seed >= 0", note=f"{n=}, {batch=}, {seed=}")
     shapes = shapes_of(inputs, free_dims=free_dims or {}, batch=batch, free_dim=free_dim)
     return RandomDataset(
-        source="random",
+        source=f"random inputs, seed {seed}",
         has_labels=False,
         inputs=tuple(inputs),
         shapes=shapes,

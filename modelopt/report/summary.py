@@ -28,7 +28,7 @@ def report_sections(report: Report, *, explain: bool = False, verbose: bool = Fa
         explain: Every refusal too, with its reason.
         verbose: Passes that did nothing too.
     """
-    sections = [Section("", None, (), (report.verdict,)), _passes(report, verbose=verbose)]
+    sections = [Section("", None, (), (report.verdict,)), *_passes(report, verbose=verbose)]
     if explain:
         sections.append(_refusals(report))
         sections += [] if report.coverage is None else [_slowest(report.coverage)]
@@ -44,7 +44,7 @@ def report_sections(report: Report, *, explain: bool = False, verbose: bool = Fa
     return sections
 
 
-def _passes(report: Report, *, verbose: bool) -> Section:
+def _passes(report: Report, *, verbose: bool) -> Iterator[Section]:
     totals: dict[str, list[PassResult]] = {}
     for result in report.passes:
         totals.setdefault(result.step, []).append(result)
@@ -64,14 +64,14 @@ def _passes(report: Report, *, verbose: bool) -> Section:
                 continue
             notes.append(f"{step.split('(')[0]}: {key.removesuffix('_bytes').replace('_', ' ')}: {_fact(key, fact)}")
     if not rows:
-        return Section("", None, (), ("No pass found anything to do.",))
+        return  # the verdict says it
     for step in idle:
         skips = totals[step][-1].skipped
         if totals[step][0].effect != Effect.EXACT.value and skips:
             notes.append(
                 f"{step} changed nothing: {len(skips)} place{'s'[: len(skips) > 1]} refused, --explain says why"
             )
-    return Section("", ("pass", "effect", "rewrites", "refused", "time"), tuple(rows), tuple(notes))
+    yield Section("", ("pass", "effect", "rewrites", "refused", "time"), tuple(rows), tuple(notes))
 
 
 def _trials(report: Report) -> Section:
