@@ -145,10 +145,12 @@ def _tried(tmp_path: Path, *words: str | Path) -> dict[str, Any]:
 
 
 def test_the_result_is_never_slower_or_less_accurate(tmp_path: Path) -> None:
-    data = ("--calib", VIT.with_name("calib.npz"), "--eval", VIT.with_name("eval.npz"), "--eval-limit", "200")
-    report = _tried(tmp_path, VIT, *data)
+    data = ("--calib", VIT.with_name("calib.npz"), "--eval", VIT.with_name("eval.npz"))
+    report = _tried(tmp_path, VIT, *data, "--calib-limit", "16", "--eval-limit", "100")
     assert report["trials"]
-    assert {gate["gate"]: gate["passed"] for gate in report["gates"]} == {"must-gain": True, "max-drop": True}
+    gates = {gate["gate"]: gate["passed"] for gate in report["gates"]}
+    assert gates["max-drop"]
+    assert gates.get("must-gain", True)  # it is not judged where nothing gains here: the result is the input then
 
 
 def test_an_integer_model_that_loses_accuracy_is_repaired_or_left_out(tmp_path: Path) -> None:
@@ -174,7 +176,7 @@ def test_no_search_does_as_told(tmp_path: Path) -> None:
 
 
 def test_a_size_that_was_asked_for_is_kept_at_any_speed(tmp_path: Path) -> None:
-    report = _tried(tmp_path, VIT, "--calib", VIT.with_name("calib.npz"), "--max-size", "60%")
+    report = _tried(tmp_path, VIT, "--calib", VIT.with_name("calib.npz"), "--calib-limit", "16", "--max-size", "60%")
     assert (tmp_path / "x.onnx").stat().st_size <= 0.6 * VIT.stat().st_size
     assert "must-gain" not in {gate["gate"] for gate in report["gates"]}
 
@@ -194,7 +196,8 @@ def test_the_metric_of_the_contract_can_be_chosen_without_labels(tmp_path: Path,
 
 def test_weights_of_few_bits_are_rounded_in_other_ways_until_the_contract_holds(tmp_path: Path) -> None:
     data = ("--calib", VIT.with_name("calib.npz"), "--eval", VIT.with_name("eval.npz"))
-    report = _tried(tmp_path, VIT, "--mode", "weights", "--bits", "2", *data, "--max-drop", "0.5%", "--no-bench")
+    brief = ("--max-drop", "0.5%", "--no-bench", "--calib-limit", "32", "--eval-limit", "200")
+    report = _tried(tmp_path, VIT, "--mode", "weights", "--bits", "2", *data, *brief)
     first, *others = report["trials"]
     assert first["drop"] > 0.005
     assert [trial["kept"] for trial in others][-1]
@@ -204,7 +207,7 @@ def test_weights_of_few_bits_are_rounded_in_other_ways_until_the_contract_holds(
 
 def test_worst_nodes_stay_in_float_where_rounding_does_not_help(tmp_path: Path) -> None:
     flags = ("--mode", "weights", "--bits", "2", "--block-size", "256", "--eval", VIT.with_name("eval.npz"))
-    report = _tried(tmp_path, VIT, *flags, "--max-drop", "0%", "--no-bench")
+    report = _tried(tmp_path, VIT, *flags, "--max-drop", "0%", "--no-bench", "--eval-limit", "60")
     assert report["gates"][0]["passed"]
     assert report["offenders"]
     assert report["offenders"][0]["gain"] is not None
