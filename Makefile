@@ -18,7 +18,7 @@ include modelopt/modelopt.mk
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 $(VENV)/.core: pyproject.toml hatch_build.py modelopt/counting.c
 	$(PYTHON) -m venv $(VENV)
@@ -60,7 +60,7 @@ lint: $(VENV)/.dev ## Check format, rules and types
 
 .PHONY: test
 test: lint ## Run everything that CI runs
-	$(BIN)/python -m pytest -n 2 --durations=10
+	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=10
 
 TESTS    ?=
 MACHINES ?= avx2,avx512,avx2-qemu,arm64-qemu,arm64-no-dot-qemu
@@ -108,6 +108,7 @@ bench-int8: $(VENV)/.core ## Measure int8 on models of real size, calibration, a
 .PHONY: bench-tool
 bench-tool: $(VENV)/.core ## Measure the tool itself: time and memory beside onnxsim and OnnxSlim, and 10 GB of weights
 	$(BIN)/python tests/bench/tool_speed.py
+	$(BIN)/python tests/bench/verification.py
 	$(BIN)/python tests/bench/big_fold.py
 
 .PHONY: conformance
