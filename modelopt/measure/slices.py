@@ -12,12 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from modelopt.measure.metric import is_float
+from modelopt.measure.noise import FACTOR
 
 FLOOR = 2e-4
 """What the root mean square error of a slice may be, relative to that of its values, without a look at the noise."""
-
-FACTOR = 8.0
-"""How many times the noise of a slice still counts as rounding: few feeds show less than the worst."""
 
 MIN_VALUES = 4
 """Slices of fewer values, over all feeds, are not judged: sums that cancel leave single values without digits."""
