@@ -19,38 +19,38 @@ def test_every_exact_pass_has_a_row() -> None:
 
 
 def test_file_models_through_the_default_pipeline() -> None:
-    chosen = [case for case in cases.file_cases() if case.size_bytes < 2**20 and not case.is_light]
+    chosen = [case for case in cases.file_cases() if case.size_bytes < 2**20 and not case.is_light][::2]
     table = conformance.campaign(chosen, ["EXACT", *CHANGING, "freeze-weights"], jobs=0)
-    assert len(chosen) > 100
+    assert len(chosen) > 50
     assert table.failures == []
     assert table.lowest_share >= 0.99
-    assert table.rows["EXACT"].preserved >= 95
-    assert table.rows["upgrade-opset"].changed >= 100
-    assert table.rows["freeze-weights"].changed > 10
+    assert table.rows["EXACT"].preserved >= 45
+    assert table.rows["upgrade-opset"].changed >= 50
+    assert table.rows["freeze-weights"].changed > 5
 
 
 @pytest.mark.filterwarnings("ignore")  # onnx's generators of cases warn
 def test_some_node_cases_through_the_default_pipeline() -> None:
-    table = conformance.campaign(cases.node_cases()[::60], ["EXACT", *CHANGING], jobs=0)
+    table = conformance.campaign(cases.node_cases(every=6)[::5], ["EXACT", *CHANGING], jobs=0)
     assert table.failures == []
     assert table.lowest_share >= 0.95
-    assert table.rows["EXACT"].preserved > 20
-    assert table.rows["EXACT"].changed > 2
-    assert table.rows["upgrade-opset"].changed > 2
+    assert table.rows["EXACT"].preserved > 12
+    assert table.rows["EXACT"].changed > 1
+    assert table.rows["upgrade-opset"].changed > 1
 
 
 def test_generated_models_keep_their_outputs() -> None:
-    tally = fuzz.campaign(range(60), ["FUSE", "EXACT"], jobs=0)
+    tally = fuzz.campaign(range(40), ["FUSE", "EXACT"], jobs=0)
     assert tally.failures == []
-    assert tally.ran > 55
-    assert tally.rewrites["EXACT"] > 180
+    assert tally.ran > 36
+    assert tally.rewrites["EXACT"] > 120
 
 
 def test_generated_models_keep_their_outputs_in_a_later_opset_and_in_one_shape() -> None:
-    tally = fuzz.campaign(range(40), CHANGING, jobs=0)
+    tally = fuzz.campaign(range(30), CHANGING, jobs=0)
     assert tally.failures == []
-    assert tally.rewrites["upgrade-opset"] > 10
-    assert tally.rewrites["freeze-dims"] > 10
+    assert tally.rewrites["upgrade-opset"] > 6
+    assert tally.rewrites["freeze-dims"] > 7
 
 
 def test_a_seed_is_a_model() -> None:

@@ -68,7 +68,7 @@ def test_home_stays_empty(tmp_path: Path) -> None:
     run = modelopt(
         *("quantize", CNN, "--calib", CALIB.parents[1] / "digits_cnn" / "calib.npz"),
         *("--eval", EVAL.parents[1] / "digits_cnn" / "eval.npz"),
-        *("-o", "x.onnx", "--budget", "0.2", "--warmup", "0", "--rounds", "2"),
+        *("-o", "x.onnx", "--no-search", "--budget", "0.2", "--warmup", "0", "--rounds", "2"),
         cwd=work,
         env={"HOME": str(home), "TMPDIR": str(tmp_path)},
     )

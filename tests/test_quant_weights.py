@@ -367,7 +367,7 @@ def test_a_trained_transformer_keeps_its_accuracy(tmp_path: Path, flags: list[st
         "--eval",
         str(VIT / "eval.npz"),
         "--eval-limit",
-        "300",
+        "150",
         "--max-drop",
         "1%",
         "--no-bench",

@@ -149,8 +149,8 @@ def _tried(tmp_path: Path, *words: str | Path) -> dict[str, Any]:
 
 
 def test_the_result_is_never_slower_or_less_accurate(tmp_path: Path) -> None:
-    data = ("--calib", VIT.with_name("calib.npz"), "--eval", VIT.with_name("eval.npz"))
-    report = _tried(tmp_path, VIT, *data, "--calib-limit", "16", "--eval-limit", "100")
+    data = ("--calib", CNN.with_name("calib.npz"), "--eval", CNN.with_name("eval.npz"))
+    report = _tried(tmp_path, CNN, *data, "--calib-limit", "16", "--eval-limit", "100")
     assert report["trials"]
     gates = {gate["gate"]: gate["passed"] for gate in report["gates"]}
     assert gates["max-drop"]
@@ -180,8 +180,8 @@ def test_no_search_does_as_told(tmp_path: Path) -> None:
 
 
 def test_a_size_that_was_asked_for_is_kept_at_any_speed(tmp_path: Path) -> None:
-    report = _tried(tmp_path, VIT, "--calib", VIT.with_name("calib.npz"), "--calib-limit", "16", "--max-size", "60%")
-    assert (tmp_path / "x.onnx").stat().st_size <= 0.6 * VIT.stat().st_size
+    report = _tried(tmp_path, MLP, "--calib", CALIB, "--calib-limit", "16", "--max-size", "60%")
+    assert (tmp_path / "x.onnx").stat().st_size <= 0.6 * MLP.stat().st_size
     assert "must-gain" not in {gate["gate"] for gate in report["gates"]}
 
 
