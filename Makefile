@@ -111,6 +111,10 @@ bench-tool: $(VENV)/.core ## Measure the tool itself: time and memory beside onn
 	$(BIN)/python tests/bench/verification.py
 	$(BIN)/python tests/bench/big_fold.py
 
+.PHONY: trust
+trust: $(VENV)/.core ## Hold verdicts on speed against identical models, 5 % more work and a bare loop; an hour, on a quiet machine
+	$(BIN)/python tests/bench/trust.py
+
 .PHONY: conformance
 conformance: $(VENV)/.dev ## Run the onnx package's own cases through every exact pass, and plant bugs
 	$(BIN)/python -m tests.campaigns.conformance --jobs $(JOBS)

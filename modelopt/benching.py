@@ -11,19 +11,20 @@ import msgspec
 
 from modelopt import io, measuring
 from modelopt.errors import InputError
-from modelopt.measure import cautions
+from modelopt.measure import cautions, noise_floor
 from modelopt.measure.bench import BenchResult, run_bench
+from modelopt.measure.environment import Environment
 from modelopt.measure.evaluate import Accuracy, evaluate
-from modelopt.measure.stats import Ratio
+from modelopt.measure.speed import Ratio
 from modelopt.progress import Progress
 from modelopt.recipe import BenchSpec, EvaluateSpec, Recipe
 from modelopt.report import FileInfo
-from modelopt.report.summary import accuracy_rows, milliseconds, size
+from modelopt.report.summary import accuracy_rows, covered, milliseconds, size
 from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Limits, Worker
 from modelopt.sections import Section
 
-SCHEMA = "modelopt-bench/1"
+SCHEMA = "modelopt-bench/2"
 
 
 class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +37,7 @@ class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
         results: Latency of each, in the same order; empty where it was not measured.
         ratios: How many times as fast as the first; None for the first itself.
         accuracy: Of the second against the first, None where it was not measured.
+        noise: How the first model compared with its own copy; None where that was not asked for.
         warnings: What the reader should know.
     """
 
@@ -45,6 +47,7 @@ class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
     results: tuple[BenchResult, ...]
     ratios: tuple[Ratio | None, ...]
     accuracy: Accuracy | None
+    noise: Ratio | None = None
     warnings: tuple[str, ...]
 
 
@@ -56,6 +59,7 @@ def measure_models(
     session: SessionSpec,
     baseline: SessionSpec | None,
     score: bool,
+    calibrate_noise: bool = False,
     free_dims: dict[str, int],
     seed: int,
     data_flag: str,
@@ -72,6 +76,7 @@ def measure_models(
         session: How to open sessions.
         baseline: How to open the first model's, where that differs.
         score: Whether to measure the accuracy of the second against the first.
+        calibrate_noise: Whether to time the first model against its own copy first, and keep what that shows.
         free_dims: Sizes of free dimensions of random inputs.
         seed: For random inputs.
         data_flag: The flag that names inputs, for hints.
@@ -96,8 +101,13 @@ def measure_models(
         dataset = measuring.inputs(opened, worker, loaded[0].path, free_dims=free_dims)
         paths = [each.path for each in loaded]
         results: list[BenchResult] = []
+        noise = None
         if bench is not None:
             feeds = measuring.first_feeds(dataset, measuring.BENCH_FEEDS)
+            if calibrate_noise:
+                twins = run_bench(paths[:1] * 2, feeds, measuring.bench_spec(bench), limits=limits, progress=progress)
+                noise = twins[1].times_as_fast_as(twins[0])
+                _keep_noise(twins[0].env, noise)
             results = run_bench(paths, feeds, measuring.bench_spec(bench, baseline), limits=limits, progress=progress)
         accuracy = None
         if score:
@@ -124,12 +134,24 @@ def measure_models(
             results=tuple(results),
             ratios=tuple(result.times_as_fast_as(results[0]) if i else None for i, result in enumerate(results)),
             accuracy=accuracy,
+            noise=noise,
             warnings=(
                 *opened.notes_for(calibrated=False, compared=accuracy is not None),
                 *_doubts(accuracy, opened.guesses),
                 *warnings,
             ),
         )
+
+
+def _keep_noise(env: Environment, copies: Ratio) -> None:
+    try:
+        noise_floor.store(env, noise_floor.of(copies))
+    except OSError as error:
+        raise InputError(
+            "the noise floor cannot be kept",
+            note=f"{error.filename}: {error.strerror}",
+            hint="set XDG_CACHE_HOME to a folder that can be written to",
+        ) from error
 
 
 def _doubts(accuracy: Accuracy | None, guesses: Sequence[str]) -> Iterator[str]:
@@ -179,9 +201,16 @@ def bench_sections(report: BenchReport) -> list[Section]:
         )
     header = ("model", "size", "p50", "p90", "p99", "first run", "memory", "times as fast", "verdict")
     env = report.results[0].env
-    about = f"{env.cpu}, {env.threads} threads, onnxruntime {env.onnxruntime}, on {report.source}"
+    about = [f"{env.cpu}, {env.threads} threads, onnxruntime {env.onnxruntime}, on {report.source}"]
+    if report.noise is not None:
+        noise, floor = report.noise, noise_floor.of(report.noise)
+        about.append(
+            f"noise floor of this machine: a copy is {noise.point:.3f}× as fast ({noise.low:.3f}–{noise.high:.3f}), "
+            f"so that differences below {floor:.1%} are noise; kept for later runs"
+        )
+    about.append(covered(report.results))
     providers = [f"{info.path}: {_ran_on(result)}" for info, result in zip(report.models, report.results, strict=True)]
-    return [Section("", header, tuple(rows), (about, *providers, *(f"warning: {line}" for line in report.warnings)))]
+    return [Section("", header, tuple(rows), (*about, *providers, *(f"warning: {line}" for line in report.warnings)))]
 
 
 def _ran_on(result: BenchResult) -> str:
@@ -204,7 +233,7 @@ def compare_sections(report: BenchReport) -> list[Section]:
         rows.append(("latency, median", milliseconds(a.median_ns), milliseconds(b.median_ns), said))
     if report.accuracy is not None:
         rows.extend(accuracy_rows(report.accuracy))
-    notes = [f"on {report.source}"]
+    notes = [f"on {report.source}", *([covered(report.results)] if report.results else [])]
     notes += [f"{info.path}: {_ran_on(result)}" for info, result in zip(report.models, report.results, strict=False)]
     notes += [f"warning: {line}" for line in report.warnings]
     return [Section("", ("", first.path, second.path, "change"), tuple(rows), tuple(notes))]

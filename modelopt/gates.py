@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from modelopt import measuring
 from modelopt.errors import InputError
 from modelopt.findings import Findings
-from modelopt.measure.stats import Verdict
+from modelopt.measure.speed import Verdict
 from modelopt.passes.base import Effect
 from modelopt.recipe import BenchSpec, Gates, Recipe
 from modelopt.report import GateResult, PassResult
@@ -125,6 +125,10 @@ def _gain(gates: Gates, before_bytes: int, after_bytes: int, findings: Findings)
     ratio = findings.latency.ratio
     smaller = ratio.verdict is Verdict.NO_DIFFERENCE and after_bytes < before_bytes
     found = f"{ratio.verdict.value}: {ratio.point:.3f}×"
+    if ratio.verdict is Verdict.UNDECIDED:
+        undecided = f"{found} ({ratio.low:.3f}–{ratio.high:.3f})"
+        yield GateResult(gate="must-gain", limit=limit, found=undecided, passed=None, hint="give it more --budget")
+        return
     yield GateResult(
         gate="must-gain",
         limit=limit,

@@ -363,11 +363,14 @@ def judging_spec(recipe: Recipe) -> SessionSpec:
     return msgspec.structs.replace(session_spec(recipe.bench), spin=False, exact=is_exact(recipe))
 
 
-def bench_spec(bench: BenchSpec, baseline: SessionSpec | None = None) -> Bench:
+def bench_spec(bench: BenchSpec, baseline: SessionSpec | None = None, *, precision: float = Plan().precision) -> Bench:
     """The recipe's bench section as the benchmark takes it."""
     plan = Plan(
         budget_ns=int(bench.budget_seconds * 1e9),
         warmup_ns=int(bench.warmup_seconds * 1e9),
+        precision=precision,
+        processes=bench.processes,
+        max_processes=max(bench.processes, Plan().max_processes),
         min_rounds=bench.rounds,
         max_rounds=max(bench.rounds, Plan().max_rounds),
     )
@@ -375,13 +378,21 @@ def bench_spec(bench: BenchSpec, baseline: SessionSpec | None = None) -> Bench:
 
 
 def time_both(
-    bench: BenchSpec, before: Path, after: Path, feeds: Feeds, limits: Limits | None, progress: Progress
+    bench: BenchSpec,
+    before: Path,
+    after: Path,
+    feeds: Feeds,
+    limits: Limits | None,
+    progress: Progress,
+    *,
+    precision: float = Plan().precision,
 ) -> Latency:
-    """Time two models in interleaved rounds.
+    """Time two models in interleaved rounds, until the ratio is known to `precision` or the budget is spent.
 
     Raises:
         EnvironmentLacks: The provider is not there.
         Refused: onnxruntime does not load or run one of them.
     """
-    first, second = run_bench([before, after], feeds, bench_spec(bench), limits=limits, progress=progress)
+    spec = bench_spec(bench, precision=precision)
+    first, second = run_bench([before, after], feeds, spec, limits=limits, progress=progress)
     return Latency(before=first, after=second, ratio=second.times_as_fast_as(first))

@@ -60,17 +60,19 @@ class BenchSpec(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbi
         provider: The execution provider.
         provider_options: Its options.
         threads: Intra-op threads; 0 means as many as this process may use.
-        budget_seconds: Wall time to spend on timing.
-        warmup_seconds: Wall time for warm-up runs of each model, at most.
-        rounds: Interleaved rounds, at least.
+        budget_seconds: Wall time of a comparison, at most; one process of each model is timed in any case.
+        warmup_seconds: Wall time for warm-up runs in each process, at most.
+        processes: Fresh processes of each model, at least, as far as the budget allows.
+        rounds: Interleaved rounds in each process, at least.
     """
 
     provider: str = "cpu"
     provider_options: dict[str, str] = {}
     threads: Annotated[int, msgspec.Meta(ge=0)] = 0
-    budget_seconds: Annotated[float, msgspec.Meta(gt=0)] = 10.0
-    warmup_seconds: float = 1.0
-    rounds: int = 10
+    budget_seconds: Annotated[float, msgspec.Meta(gt=0)] = 30.0
+    warmup_seconds: float = 0.3
+    processes: Annotated[int, msgspec.Meta(ge=1)] = 8
+    rounds: Annotated[int, msgspec.Meta(ge=2)] = 5
 
 
 class Gates(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):

@@ -19,7 +19,8 @@ from modelopt.findings import Findings
 from modelopt.measure.chance import Guesses, Standing
 from modelopt.measure.evaluate import Accuracy
 from modelopt.measure.metrics import task_for
-from modelopt.measure.stats import Ratio, Verdict, proportion_interval
+from modelopt.measure.speed import Ratio, Verdict
+from modelopt.measure.stats import proportion_interval
 from modelopt.passes.fuse_conv_bn import FuseConvBn
 from modelopt.passes.quantize_static import QuantizeStatic
 from modelopt.recipe import BenchSpec, EvaluateSpec, Gates, Recipe
@@ -120,7 +121,7 @@ def test_a_metric_that_is_no_share_cannot_be_the_contract(tmp_path: Path) -> Non
 # The verdict
 
 STATS = ModelStats(nodes=1, weight_bytes=1)
-FASTER = Ratio(point=1.5, low=1.4, high=1.6, verdict=Verdict.FASTER)
+FASTER = Ratio(point=1.5, low=1.4, high=1.6, verdict=Verdict.FASTER, processes=8)
 
 
 def result(step: str, effect: str, rewrites: int, *reasons: str) -> PassResult:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -14,8 +16,9 @@ from modelopt.errors import EnvironmentLacks, InputError
 from modelopt.measure import cautions
 from modelopt.measure.bench import BenchResult, BenchSpec, run_bench
 from modelopt.measure.environment import Environment, describe
-from modelopt.measure.schedule import Plan, time_rounds
-from modelopt.measure.stats import Verdict, paired_ratio
+from modelopt.measure.schedule import Plan, ProcessTimings, Slice, Timer, Timings, by_process, time_processes
+from modelopt.measure.speed import Ratio, Verdict, half_width, paired_ratio
+from modelopt.progress import Progress, silent
 from modelopt.runtime.placement import Placement, placement_of
 from modelopt.runtime.session import NodeRun, SessionSpec
 
@@ -23,85 +26,133 @@ MS = 1_000_000
 
 
 class Machine:
-    """A simulated machine: each model has a latency, which noise and drift distort."""
+    """A simulated machine: each model has a latency, each process a factor of its own, and noise and drift distort."""
 
-    def __init__(self, latencies_ns: list[int], *, noise: float = 0.0, drift_per_call: float = 0.0) -> None:
+    def __init__(
+        self, latencies_ns: list[int], *, noise: float = 0.0, drift_per_call: float = 0.0, spread: float = 0.0
+    ) -> None:
         self.latencies_ns = latencies_ns
         self.noise = noise
         self.drift_per_call = drift_per_call
-        self.calls: list[tuple[int, int, int]] = []
-        self._rng = np.random.default_rng(0)
+        self.spread = spread
+        self.calls: list[tuple[int, int, int, int, int]] = []
+        self.now_ns = 0
+        self.rng = np.random.default_rng(0)
 
-    def __call__(self, model: int, feed: int, runs: int) -> list[int]:
-        self.calls.append((model, feed, runs))
-        level = self.latencies_ns[model] * (1 + feed) * (1 + self.drift_per_call * len(self.calls))
-        return [int(level * np.exp(self._rng.normal(0, self.noise))) for _ in range(runs)]
+    @contextlib.contextmanager
+    def group(self, number: int) -> Iterator[Timer]:
+        own = np.exp(self.rng.normal(0, self.spread, len(self.latencies_ns)))
 
+        def run(asked: Slice) -> list[int]:
+            model, feed, runs, lead_in, _ = asked
+            self.calls.append((number, model, feed, runs, lead_in))
+            level = self.latencies_ns[model] * own[model] * (1 + feed) * (1 + self.drift_per_call * len(self.calls))
+            samples = [int(level * np.exp(self.rng.normal(0, self.noise))) for _ in range(runs)]
+            self.now_ns += sum(samples) + int(lead_in * level)
+            return samples
 
-def test_quiet_models_stop_at_the_fewest_rounds() -> None:
-    machine = Machine([3 * MS, 2 * MS])
-    timings = time_rounds(machine, 2, 1, Plan())
-    assert [len(each.rounds) for each in timings] == [10, 10]
-    assert [each.runs_per_round for each in timings] == [10, 15]  # slices of 30 ms
-    assert all(each.settled for each in timings)
+        self.now_ns += 300 * MS  # starting the processes
+        yield run
 
-
-def test_noisy_models_go_on_until_the_budget_is_spent() -> None:
-    plan = Plan(budget_ns=3_000 * MS, max_rounds=10_000)
-    timings = time_rounds(Machine([3 * MS, 3 * MS], noise=1.0), 2, 1, plan)
-    spent = sum(sum(samples) for each in timings for samples in each.rounds)
-    assert 3_000 * MS <= spent < 3_500 * MS
-
-
-def test_a_huge_model_still_gets_ten_rounds_and_a_tiny_one_not_too_many_runs() -> None:
-    huge, tiny = time_rounds(Machine([5_000 * MS, 1_000]), 2, 1, Plan(budget_ns=MS))
-    assert len(huge.rounds) == len(tiny.rounds) == 10
-    assert huge.runs_per_round == 1
-    assert tiny.runs_per_round == 500
+    def time(self, n_feeds: int, plan: Plan, progress: Progress = silent) -> list[Timings]:
+        return time_processes(self.group, len(self.latencies_ns), n_feeds, plan, lambda: self.now_ns, progress)
 
 
-def test_the_order_alternates_and_a_round_times_one_feed() -> None:
+def ratio(timings: list[Timings]) -> Ratio:
+    first, second = (by_process(each) for each in timings)
+    return paired_ratio(first, second)
+
+
+def test_quiet_models_that_differ_end_after_five_processes_and_alike_ones_after_eight() -> None:
+    timings = Machine([3 * MS, 2 * MS]).time(1, Plan())
+    assert [len(each) for each in timings] == [5, 5]
+    assert [each[0].runs_per_round for each in timings] == [1, 2]  # slices of 4 ms
+    assert [each[0].lead_in for each in timings] == [1, 1]
+    assert all(process.settled for each in timings for process in each)
+    assert [len(each) for each in Machine([3 * MS, 3 * MS], spread=0.005).time(1, Plan())] == [8, 8]
+
+
+def test_processes_that_differ_ask_for_more_of_them_once() -> None:
+    timings = Machine([3 * MS, 3 * MS], spread=0.02).time(1, Plan())
+    assert 8 < len(timings[0]) < 30
+    assert ratio(timings).high - ratio(timings).low < 0.06
+
+
+def test_the_budget_ends_it_whatever_is_known() -> None:
+    machine = Machine([3 * MS, 3 * MS], spread=0.2)
+    timings = machine.time(1, Plan(budget_ns=6_000 * MS))
+    assert 5 <= len(timings[0]) < 8
+    assert machine.now_ns <= 6_000 * MS
+
+
+def test_a_huge_model_still_gets_a_process_and_a_tiny_one_not_too_many_runs() -> None:
+    huge, tiny = Machine([5_000 * MS, 1_000]).time(1, Plan(budget_ns=MS))
+    assert len(huge) == len(tiny) == 1
+    assert len(huge[0].rounds) == len(tiny[0].rounds) == 5
+    assert huge[0].runs_per_round == 1
+    assert huge[0].lead_in == 0
+    assert tiny[0].runs_per_round == 1000
+
+
+def test_the_order_alternates_in_and_between_groups_and_a_round_times_one_feed() -> None:
     machine = Machine([30 * MS, 30 * MS])
-    timings = time_rounds(machine, 2, 2, Plan())
-    warmup = sum(each.warmup_runs for each in timings)
-    rounds = machine.calls[warmup:]
-    assert [model for model, _, _ in rounds[:8]] == [0, 1, 1, 0, 0, 1, 1, 0]
-    assert [feed for _, feed, _ in rounds[:8]] == [0, 0, 1, 1, 0, 0, 1, 1]
+    timings = machine.time(2, Plan(processes=2, max_processes=2))
+    warmup = timings[0][0].warmup_runs + timings[1][0].warmup_runs
+    first = [call for call in machine.calls if call[0] == 0][warmup:]
+    assert [model for _, model, *_ in first[:8]] == [0, 1, 1, 0, 0, 1, 1, 0]
+    assert [feed for _, _, feed, *_ in first[:8]] == [0, 0, 1, 1, 0, 0, 1, 1]
+    second = [call for call in machine.calls if call[0] == 1][warmup:]
+    assert [model for _, model, *_ in second[:8]] == [1, 0, 0, 1, 1, 0, 0, 1]
 
 
 def test_drift_does_not_look_like_a_difference() -> None:
-    a, b = time_rounds(Machine([30 * MS, 30 * MS], drift_per_call=0.02), 2, 1, Plan())
-    assert paired_ratio(a.rounds, b.rounds).verdict is Verdict.NO_DIFFERENCE
+    timings = Machine([30 * MS, 30 * MS], drift_per_call=0.002).time(1, Plan())
+    assert ratio(timings).verdict is Verdict.NO_DIFFERENCE
 
 
 def test_stopping_early_does_not_invent_differences() -> None:
     wrong = 0
-    for trial in range(60):
-        machine = Machine([10 * MS, 10 * MS], noise=0.1)
-        machine._rng = np.random.default_rng(trial)
-        a, b = time_rounds(machine, 2, 1, Plan(budget_ns=2_000 * MS))
-        wrong += paired_ratio(a.rounds, b.rounds).verdict is not Verdict.NO_DIFFERENCE
-    assert wrong <= 3
+    for trial in range(200):
+        machine = Machine([10 * MS, 10 * MS], noise=0.05, spread=0.02)
+        machine.rng = np.random.default_rng(trial)
+        wrong += ratio(machine.time(1, Plan())).verdict in {Verdict.FASTER, Verdict.SLOWER}
+    assert wrong <= 16  # 5 % plus two standard deviations of this count
 
 
 def test_a_known_ratio_is_recovered_over_unlike_feeds() -> None:
-    a, b = time_rounds(Machine([29 * MS, 20 * MS], noise=0.02), 2, 4, Plan())
-    found = paired_ratio(a.rounds, b.rounds)
+    timings = Machine([29 * MS, 20 * MS], noise=0.02, spread=0.01).time(4, Plan())
+    found = ratio(timings)
     assert found.verdict is Verdict.FASTER
-    assert found.point == pytest.approx(1.45, rel=0.02)
-    assert len(a.rounds) % 4 == 0
+    assert found.point == pytest.approx(1.45, rel=0.03)
+    assert {len(process.rounds) % 4 for process in timings[0]} == {0}
+
+
+def test_a_single_model_is_timed_until_its_latency_is_known() -> None:
+    (timings,) = Machine([MS], spread=0.02).time(1, Plan())
+    assert len(timings) == 8
+    assert half_width(by_process(timings)) < 0.05
 
 
 def test_a_latency_that_never_settles_is_noticed() -> None:
-    (timing,) = time_rounds(Machine([MS], drift_per_call=0.5), 1, 1, Plan(warmup_ns=50 * MS, max_rounds=10))
-    assert not timing.settled
+    (timings,) = Machine([MS], drift_per_call=0.5).time(1, Plan(warmup_ns=50 * MS, processes=2, max_processes=2))
+    assert not timings[0].settled
+    assert timings[0].warmup_ns >= 50 * MS
+
+
+def test_without_a_warm_up_one_run_says_how_long_a_run_is() -> None:
+    machine = Machine([MS, MS])
+    (first, *_), _ = machine.time(1, Plan(warmup_ns=0, processes=1, max_processes=1))
+    assert first.warmup_runs == 1
+    assert first.runs_per_round == 4
+    assert max(asked[4] for asked in machine.calls) == 1
 
 
 def test_progress_is_told() -> None:
     seen: list[tuple[str, int, int | None]] = []
-    time_rounds(Machine([MS]), 1, 1, Plan(), lambda *told: seen.append(told))
-    assert len(seen) == 10
+    Machine([MS]).time(1, Plan(), lambda *told: seen.append(told))
+    assert len(seen) == 8
     assert seen[0][0] == "timing"
+    assert seen[-1][1] <= Plan().budget_ns
 
 
 QUIET = Environment(
@@ -125,16 +176,19 @@ def test_warnings_name_what_helps() -> None:
     assert "--threads 4" in threads
     assert "performance" in governor
 
-    plan = Plan()
-    assert list(cautions.of_samples([[1000] * 100] * 10, n_feeds=1, settled=True, warmup_ns=10**9, plan=plan)) == []
-    assert cautions.of_percentiles([[1000] * 100] * 10) is None
-    few = cautions.of_percentiles([[1000] * 5] * 10)
-    assert few == "50 samples are too few for p90, p95, p99: --rounds 20 gives p90"
+    assert list(cautions.of_samples([process([[1000] * 100] * 10)], n_feeds=1, plan=Plan())) == []
+    assert cautions.of_percentiles([[[1000] * 100] * 10]) is None
+    few = cautions.of_percentiles([[[1000] * 5] * 10])
+    assert few == "50 samples are too few for p90, p95, p99: --processes 2 gives p90"
 
-    wild = [[1000] * 90 + [9000] * 10] * 5 + [[2000] * 100] * 5
-    told = "\n".join(cautions.of_samples(wild, n_feeds=1, settled=False, warmup_ns=10**9, plan=plan))
+    wild = process([[1000] * 90 + [9000] * 10] * 5 + [[2000] * 100] * 5, settled=False)
+    told = "\n".join(cautions.of_samples([wild], n_feeds=1, plan=Plan(warmup_ns=10**9)))
     assert "--warmup 4" in told
     assert "noisy" in told
+
+
+def process(rounds: list[list[int]], *, settled: bool = True, warmup_ns: int = 10**9) -> ProcessTimings:
+    return ProcessTimings(warmup_runs=1, warmup_ns=warmup_ns, settled=settled, rounds=rounds)
 
 
 @pytest.mark.parametrize(
@@ -147,35 +201,36 @@ def test_warnings_name_what_helps() -> None:
     ],
 )
 def test_the_warm_up_that_was_done_is_stated(asked_s: float, done_s: float, told: str) -> None:
-    plan, done = Plan(warmup_ns=int(asked_s * 1e9)), int(done_s * 1e9)
-    assert list(cautions.of_samples([[1000] * 100] * 10, n_feeds=1, settled=False, warmup_ns=done, plan=plan)) == [told]
-
-
-def test_the_time_of_the_warm_up_is_kept() -> None:
-    (timing,) = time_rounds(Machine([MS], drift_per_call=0.5), 1, 1, Plan(warmup_ns=50 * MS, max_rounds=2))
-    assert timing.warmup_ns >= 50 * MS
-
-
-@pytest.mark.parametrize(("budget_s", "hint"), [(1.4, "--budget 2"), (0.1, "--budget 1"), (600, "±2.0%")])
-def test_a_budget_is_named_where_a_larger_one_helps(budget_s: float, hint: str) -> None:
-    told = cautions.of_precision(0.021, Plan(budget_ns=int(budget_s * 1e9)))
-    assert told is not None
-    assert told.endswith(hint)
+    rounds = [[1000] * 100] * 10
+    restless, calm = process(rounds, settled=False, warmup_ns=int(done_s * 1e9)), process(rounds)
+    plan = Plan(warmup_ns=int(asked_s * 1e9))
+    assert list(cautions.of_samples([restless], n_feeds=1, plan=plan)) == [told]
+    assert list(cautions.of_samples([restless, calm, calm], n_feeds=1, plan=plan)) == []
 
 
 def test_far_outliers_are_counted_per_feed() -> None:
-    unlike = [[1000] * 100, [9000] * 100] * 5
-    assert list(cautions.of_samples(unlike, n_feeds=2, settled=True, warmup_ns=10**9, plan=Plan())) == []
-    struck = [[1000] * 95 + [9000] * 5] * 10
-    (told,) = cautions.of_samples(struck, n_feeds=1, settled=True, warmup_ns=10**9, plan=Plan())
+    unlike = process([[1000] * 100, [9000] * 100] * 5)
+    assert list(cautions.of_samples([unlike], n_feeds=2, plan=Plan())) == []
+    struck = process([[1000] * 95 + [9000] * 5] * 10)
+    (told,) = cautions.of_samples([struck], n_feeds=1, plan=Plan())
     assert told.startswith("50 of 1000 samples are far outliers")
 
 
-def test_a_wide_interval_asks_for_a_larger_budget() -> None:
-    assert cautions.of_precision(0.01, Plan()) is None
-    told = cautions.of_precision(0.04, Plan())
-    assert told is not None
-    assert told.endswith("--budget 40")
+@pytest.mark.parametrize(
+    ("half_width", "budget_s", "processes", "told"),
+    [
+        (0.01, 10, 8, None),
+        (0.04, 10, 8, "the interval is ±4.0%, wider than ±2.0%: --budget 40"),
+        (0.08, 1, 1, "the interval is ±8.0% from 1 process, wider than ±2.0%: --budget 16"),
+        (0.08, 5, 3, "the interval is ±8.0% from 3 processes, wider than ±2.0%: --budget 80"),
+        (0.04, 600, 8, "the interval is ±4.0%, wider than ±2.0%"),
+    ],
+)
+def test_a_wide_interval_asks_for_a_larger_budget(
+    half_width: float, budget_s: int, processes: int, told: str | None
+) -> None:
+    plan = Plan(budget_ns=budget_s * 10**9)
+    assert cautions.of_precision(half_width, 0.02, plan, processes) == told
 
 
 def test_placement_counts_nodes_and_time() -> None:
@@ -198,12 +253,13 @@ def tiny(tmp_path: Path) -> Path:
 
 
 FEEDS = [{"x": np.ones((n, 4), np.float32)} for n in (1, 3)]
-SHORT = BenchSpec(session=SessionSpec(threads=1), plan=Plan(budget_ns=1, warmup_ns=1, slice_ns=1))
+SHORT = BenchSpec(session=SessionSpec(threads=1), plan=Plan(budget_ns=1, warmup_ns=1, slice_ns=1, max_rounds=6))
 
 
 def test_a_real_bench_reports_all_that_it_measured(tiny: Path) -> None:
     first, second = run_bench([tiny, tiny], FEEDS, SHORT)
-    assert len(first.samples_ns) == len(second.samples_ns) == 10
+    assert [len(rounds) for rounds in first.samples_ns] == [len(rounds) for rounds in second.samples_ns] == [6]
+    assert second.times_as_fast_as(first).processes == 1
     assert first.node_providers == {"CPUExecutionProvider": 1}
     assert first.providers == ("CPUExecutionProvider",)
     assert first.env.threads == 1
@@ -219,7 +275,7 @@ def test_a_provider_that_runs_nothing_is_never_timed(tiny: Path, monkeypatch: py
         return placement_of("CUDAExecutionProvider", providers, runs)
 
     monkeypatch.setattr(placement_module, "placement_of", elsewhere)
-    monkeypatch.setattr(bench_module, "time_rounds", lambda *_: pytest.fail("timed"))
+    monkeypatch.setattr(bench_module, "time_processes", lambda *_: pytest.fail("timed"))
     with pytest.raises(EnvironmentLacks, match="CUDAExecutionProvider ran no node"):
         run_bench([tiny], FEEDS, SHORT)
 
@@ -230,6 +286,6 @@ def test_nothing_to_feed(tiny: Path) -> None:
 
 
 def test_this_machine_describes_itself() -> None:
-    env = describe(threads=0, onnxruntime="1.0")
+    env = describe(threads=0, onnxruntime="1.0", load_average=0.5)
     assert env.threads == env.cores >= 1
     assert env.cpu

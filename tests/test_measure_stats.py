@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,94 +10,12 @@ from hypothesis import strategies as st
 from modelopt.measure.resample import student_quantile
 from modelopt.measure.stats import (
     Units,
-    Verdict,
-    half_width,
     mean_interval,
     paired_difference_interval,
-    paired_ratio,
     percentiles,
     proportion_interval,
     samples_needed,
 )
-
-Rounds = list[list[int]]
-
-
-def simulated(
-    rng: np.random.Generator, *, ratio: float, rounds: int = 20, runs: int = 5, drift: float = 0.5, noise: float = 0.05
-) -> tuple[Rounds, Rounds]:
-    """Rounds of two models on a machine that slows down by `drift` meanwhile; a takes `ratio` times as long as b."""
-    a: Rounds = []
-    b: Rounds = []
-    for number in range(rounds):
-        level = 1e6 * (1 + drift * number / rounds) * np.exp(rng.normal(0, 0.1))
-        for rows, factor in ((a, ratio), (b, 1.0)):
-            jitter = np.exp(rng.normal(0, noise)) * (1 + rng.exponential(noise, runs))
-            rows.append([int(level * factor * each) for each in jitter])
-    return a, b
-
-
-@pytest.mark.parametrize("rounds", [10, 30])
-def test_the_same_model_is_rarely_called_different(rounds: int) -> None:
-    rng = np.random.default_rng(7)
-    trials = 1000
-    wrong = 0
-    for _ in range(trials):
-        found = paired_ratio(*simulated(rng, ratio=1.0, rounds=rounds), resamples=400)
-        wrong += found.verdict is not Verdict.NO_DIFFERENCE
-    # Over 3000 trials the rates are 2.9 % at 10 rounds and 4.5 % at 30; 5 % plus two standard deviations of this count.
-    assert wrong <= 0.05 * trials + 2 * math.sqrt(0.05 * 0.95 * trials)
-
-
-@pytest.mark.parametrize("ratio", [0.5, 1.0, 1.45])
-@pytest.mark.parametrize("rounds", [10, 40])
-def test_the_interval_covers_the_true_ratio(ratio: float, rounds: int) -> None:
-    rng = np.random.default_rng(11)
-    trials = 300
-    covered = 0
-    for _ in range(trials):
-        found = paired_ratio(*simulated(rng, ratio=ratio, rounds=rounds), resamples=400)
-        covered += found.low <= ratio <= found.high
-    assert 0.92 <= covered / trials <= 0.995
-
-
-def test_a_large_difference_is_found_in_spite_of_drift() -> None:
-    rng = np.random.default_rng(3)
-    assert paired_ratio(*simulated(rng, ratio=1.45, drift=3.0)).verdict is Verdict.FASTER
-    assert paired_ratio(*simulated(rng, ratio=0.7, drift=3.0)).verdict is Verdict.SLOWER
-
-
-def test_a_sure_difference_below_the_noise_floor_is_none() -> None:
-    found = paired_ratio([[1010, 1010]] * 20, [[1000, 1000]] * 20)
-    assert found.low > 1
-    assert found.verdict is Verdict.NO_DIFFERENCE
-    assert paired_ratio([[1010]] * 20, [[1000]] * 20, noise_floor=0.005).verdict is Verdict.FASTER
-
-
-def test_one_wild_round_changes_nothing() -> None:
-    calm = [[1000 + i] for i in range(20)]
-    wild = [*calm[:-1], [50_000]]
-    assert paired_ratio(wild, calm).verdict is Verdict.NO_DIFFERENCE
-    assert paired_ratio(wild, calm).point == pytest.approx(1.0, abs=0.01)
-
-
-def test_the_ratio_is_deterministic_and_mirrored() -> None:
-    a, b = simulated(np.random.default_rng(5), ratio=1.3)
-    assert paired_ratio(a, b) == paired_ratio(a, b)
-    assert paired_ratio(a, b).point == pytest.approx(1 / paired_ratio(b, a).point)
-
-
-@pytest.mark.parametrize(("a", "b"), [([[1]], [[1]]), ([[1]] * 3, [[1]] * 4), ([], [])])
-def test_too_few_or_unequal_rounds_are_a_bug_of_the_caller(a: Rounds, b: Rounds) -> None:
-    with pytest.raises(ValueError, match="two rounds"):
-        paired_ratio(a, b)
-
-
-def test_half_width_shrinks_with_rounds() -> None:
-    rng = np.random.default_rng(1)
-    a, b = simulated(rng, ratio=1.0, rounds=100)
-    assert half_width(a, b) < half_width(a[:10], b[:10])
-    assert half_width([[1000]] * 10) == 0
 
 
 def test_percentiles_need_ten_samples_beyond_them() -> None:

@@ -154,7 +154,7 @@ def test_the_result_is_never_slower_or_less_accurate(tmp_path: Path) -> None:
     assert report["trials"]
     gates = {gate["gate"]: gate["passed"] for gate in report["gates"]}
     assert gates["max-drop"]
-    assert gates.get("must-gain", True)  # it is not judged where nothing gains here: the result is the input then
+    assert gates.get("must-gain") is not False  # it is not judged where nothing gains here, or too little was timed
 
 
 def test_an_integer_model_that_loses_accuracy_is_repaired_or_left_out(tmp_path: Path) -> None:

@@ -27,14 +27,20 @@ Examples:
     "--dim", multiple=True, type=options.KeyValue(), help="Size of a free dimension of random inputs: name=8."
 )
 @options.TIMING
+@options.option(
+    "--calibrate-noise",
+    is_flag=True,
+    heading="Latency",
+    help="Time the first model against its own copy, and keep what this machine's noise is.",
+)
 @options.option("--seed", type=click.IntRange(0), default=0, help="For random inputs. [default: 0]")
 @options.LIMITS
 @options.SAYING
 def command(models: tuple[Path, ...], **flags: Any) -> None:
     """Measure the latency of MODELS side by side.
 
-    Each model runs in a process of its own, in interleaved rounds, while the others are stopped. Ratios are to the
-    first model and carry a 95% interval; a ratio that could be noise is called that.
+    Each model runs in several fresh processes, in interleaved rounds, one at a time. Ratios are to the first model and
+    carry a 95% interval over processes and rounds; a ratio that could be noise is called that.
     """
     from modelopt import ui
     from modelopt.benching import bench_sections, measure_models
@@ -53,6 +59,7 @@ def command(models: tuple[Path, ...], **flags: Any) -> None:
             session=session_from_flags(flags),
             baseline=None,
             score=False,
+            calibrate_noise=flags["calibrate_noise"],
             free_dims=free_dims_from_flags(flags),
             seed=flags["seed"],
             data_flag="--data",

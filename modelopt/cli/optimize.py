@@ -125,6 +125,7 @@ def bench_from_flags(flags: dict[str, Any]) -> BenchSpec | None:
         threads=flags["threads"],
         budget_seconds=flags["budget"],
         warmup_seconds=flags["warmup"],
+        processes=flags["processes"],
         rounds=flags["rounds"],
     )
 

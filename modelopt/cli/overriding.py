@@ -17,6 +17,7 @@ _BENCH = {
     "threads": "threads",
     "budget": "budget_seconds",
     "warmup": "warmup_seconds",
+    "processes": "processes",
     "rounds": "rounds",
 }
 _EVALUATE = {"eval_limit": "limit", "labels": "labels", "metric": "metric", "preprocess": "preprocess"}

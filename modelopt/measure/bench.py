@@ -1,8 +1,9 @@
-"""Latency of models beside each other: interleaved rounds in child processes that never run at the same time."""
+"""Latency of models beside each other, in several fresh child processes each, of which one runs at a time."""
 
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,16 +12,15 @@ import msgspec
 import numpy as np
 
 from modelopt.errors import InputError
-from modelopt.measure import cautions, environment, stats
+from modelopt.measure import cautions, environment, noise_floor, speed, stats
 from modelopt.measure.environment import Environment
-from modelopt.measure.schedule import Plan, Timings, time_rounds
-from modelopt.measure.stats import Ratio
+from modelopt.measure.schedule import Plan, Slice, Timer, Timings, by_process, time_processes
+from modelopt.measure.speed import Ratio
 from modelopt.progress import Progress, silent
+from modelopt.runtime import cores
 from modelopt.runtime.placement import Placement, find_placement
 from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Limits, Session, Worker
-
-_LEAD_IN_SHARE = 10
 
 
 class BenchSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,7 +28,7 @@ class BenchSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         session: Provider, threads, optimization; spinning as users get it.
-        plan: Budget, precision, rounds.
+        plan: Budget, precision, processes.
         baseline: How to open the first model's session, where that differs (another provider); None as `session`.
     """
 
@@ -42,19 +42,20 @@ class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         path: The model file.
-        samples_ns: Rounds of nanoseconds per run.
-        cold_ns: The first run after loading: it packs weights and fills caches.
-        load_ns: Creating the session.
-        warmup_runs: Runs after the first and before the first round.
-        peak_bytes: Peak resident memory of the child process, runtime and held inputs included.
+        samples_ns: Processes of rounds of nanoseconds per run.
+        cold_ns: The first run after loading, which packs weights and fills caches: the median over processes.
+        load_ns: Creating the session: the median over processes.
+        warmup_runs: Runs after the first and before the first round, in all processes.
+        peak_bytes: Peak resident memory of a child process, runtime and held inputs included: the largest of all.
         providers: Providers of the session, in order of preference.
         node_providers: Nodes that each provider really ran.
         env: The machine and software.
+        noise_floor: A ratio to another model that is nearer to 1 than this is no difference.
         warnings: What a reader should know before quoting the figures.
     """
 
     path: str
-    samples_ns: tuple[tuple[int, ...], ...]
+    samples_ns: tuple[tuple[tuple[int, ...], ...], ...]
     cold_ns: int
     load_ns: int
     warmup_runs: int
@@ -62,17 +63,23 @@ class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
     providers: tuple[str, ...]
     node_providers: dict[str, int]
     env: Environment
+    noise_floor: float = speed.FLOOR
     warnings: tuple[str, ...]
+
+    @property
+    def runs_ns(self) -> list[int]:
+        """All samples."""
+        return [sample for rounds in self.samples_ns for samples in rounds for sample in samples]
 
     @property
     def percentiles_ns(self) -> dict[str, float | None]:
         """``p50`` to ``p99`` over all samples; None where there are too few."""
-        return stats.percentiles([sample for each in self.samples_ns for sample in each])
+        return stats.percentiles(self.runs_ns)
 
     @property
     def median_ns(self) -> float:
         """The median over all samples."""
-        return float(np.median([sample for each in self.samples_ns for sample in each]))
+        return float(np.median(self.runs_ns))
 
     def times_as_fast_as(self, other: BenchResult) -> Ratio:
         """How many times as fast this model is as `other`, timed in the same `run_bench`.
@@ -80,24 +87,53 @@ class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             ValueError: They were not timed together.
         """
-        return stats.paired_ratio(other.samples_ns, self.samples_ns)
+        return speed.paired_ratio(other.samples_ns, self.samples_ns, floor=self.noise_floor)
 
 
 @dataclass(frozen=True)
-class _Entrant:
-    """A model in its own child, paused whenever another runs."""
+class _Process:
+    """A model in one fresh child, which is stopped whenever another one runs."""
 
-    path: Path
     worker: Worker
     session: Session
-    placement: Placement
     cold_ns: int
 
-    def time(self, feed: int, runs: int) -> list[int]:
-        lead_in = -(-runs // _LEAD_IN_SHARE) if runs > 1 else 0  # one long run refills the caches by itself
-        samples = self.session.time(runs, slot=feed, lead_in=lead_in)
+    def time(self, asked: Slice) -> list[int]:
+        samples = self.session.time(asked.runs, slot=asked.feed, lead_in=asked.lead_in)
         self.worker.pause()
         return samples
+
+    def peak_bytes(self) -> int:
+        found = self.worker.peak_bytes()
+        self.worker.pause()
+        return found
+
+
+class _Entrant:
+    """A model, how to open it, and what its processes said of themselves."""
+
+    def __init__(self, path: Path, spec: SessionSpec, placement: Placement) -> None:
+        self.path = path
+        self.placement = placement
+        self.providers: tuple[str, ...] = ()
+        self.onnxruntime = ""
+        self.cold_ns: list[int] = []
+        self.load_ns: list[int] = []
+        self.peaks_bytes: list[int] = []
+        self._spec = spec
+
+    def enter(self, worker: Worker, feeds: Sequence[Mapping[str, np.ndarray]]) -> _Process:
+        version = worker.versions()["onnxruntime"]
+        session = worker.open(self.path, self._spec)
+        for slot, feed in enumerate(feeds):
+            worker.hold(slot, session.fitting(feed))
+        (cold_ns,) = session.time(1, slot=0)
+        worker.pause()
+        self.providers = session.info.providers
+        self.onnxruntime = version
+        self.cold_ns.append(cold_ns)
+        self.load_ns.append(session.info.load_ns)
+        return _Process(worker, session, cold_ns)
 
 
 def run_bench(
@@ -108,11 +144,11 @@ def run_bench(
     limits: Limits | None = None,
     progress: Progress = silent,
 ) -> list[BenchResult]:
-    """Time models on the same inputs, in interleaved rounds.
+    """Time models on the same inputs, in interleaved rounds, in several fresh processes each.
 
-    Each model gets a child process, which is stopped (SIGSTOP) while another one runs: idle onnxruntime threads spin
-    and would slow a neighbour by half. Before that, a profiled run in a child of its own makes sure that the requested
-    provider runs the model at all.
+    Each model of a group gets a child process, which is stopped (SIGSTOP) while another one runs: idle onnxruntime
+    threads spin and would slow a neighbour by half. Before that, a profiled run in a child of its own makes sure that
+    the requested provider runs the model at all.
 
     Args:
         paths: The models, already through io's gate; ratios are to the first.
@@ -136,58 +172,82 @@ def run_bench(
     if not feeds:
         raise InputError("there is no input to time the model on", hint="give data, or time on random inputs")
     spec = spec or BenchSpec()
-    with contextlib.ExitStack() as stack:
-        entrants: list[_Entrant] = []
-        for number, path in enumerate(paths):
-            progress(f"loading {path.name}", number, len(paths))
-            session = spec.baseline if number == 0 and spec.baseline is not None else spec.session
-            placement = find_placement(path, session, feeds[0], limits)
-            worker = stack.enter_context(Worker(limits))
-            entrants.append(_enter(worker, path, feeds, session, placement))
-        env = _environment(entrants[0].worker, spec)
-        timings = time_rounds(
-            lambda model, feed, runs: entrants[model].time(feed, runs), len(entrants), len(feeds), spec.plan, progress
-        )
-        return [_result(entrant, timings, number, len(feeds), spec, env) for number, entrant in enumerate(entrants)]
+    entrants = []
+    for number, path in enumerate(paths):
+        progress(f"loading {path.name}", number, len(paths))
+        session = spec.baseline if number == 0 and spec.baseline is not None else spec.session
+        entrants.append(_Entrant(path, session, find_placement(path, session, feeds[0], limits)))
+    load = environment.load_average()
+
+    def group(number: int) -> contextlib.AbstractContextManager[Timer]:
+        return _group(entrants, feeds, number, spec.session.threads, limits)
+
+    timings = time_processes(group, len(entrants), len(feeds), spec.plan, time.monotonic_ns, progress)
+    version = entrants[0].onnxruntime
+    env = environment.describe(threads=spec.session.threads, onnxruntime=version, load_average=load)
+    return [_result(entrant, timings, number, len(feeds), spec, env) for number, entrant in enumerate(entrants)]
 
 
-def _environment(worker: Worker, spec: BenchSpec) -> Environment:
-    version = worker.versions()["onnxruntime"]
-    worker.pause()
-    return environment.describe(threads=spec.session.threads, onnxruntime=version)
+def _placed_alike(processes: Mapping[int, _Process], threads: int) -> Timer:
+    """Time each slice of a round on the cores where the first one ran, which the system chose.
+
+    Without that, a thread runs on whatever core it happens to sit on, and so for the life of its process: of two
+    identical models one is then up to a fifth slower. Where all cores are used onnxruntime binds its threads by itself,
+    all but the main one, which gets the core that is left.
+    """
+    everywhere = cores.everywhere()
+    if not 0 < threads < len(everywhere.main):
+        for process in processes.values():
+            pid = process.worker.pid
+            cores.confine(pid, cores.without_bound(pid, everywhere), main_only=True)
+        return lambda asked: processes[asked.model].time(asked)
+    chosen = everywhere
+
+    def timer(asked: Slice) -> list[int]:
+        nonlocal chosen
+        process = processes[asked.model]
+        cores.confine(process.worker.pid, everywhere if asked.leads else chosen, main_only=threads == 1)
+        samples = process.time(asked)
+        if asked.leads:
+            chosen = cores.last(process.worker.pid, threads)
+        return samples
+
+    return timer
 
 
-def _enter(
-    worker: Worker,
-    path: Path,
+@contextlib.contextmanager
+def _group(
+    entrants: Sequence[_Entrant],
     feeds: Sequence[Mapping[str, np.ndarray]],
-    spec: SessionSpec,
-    placement: Placement,
-) -> _Entrant:
-    session = worker.open(path, spec)
-    for slot, feed in enumerate(feeds):
-        worker.hold(slot, session.fitting(feed))
-    (cold_ns,) = session.time(1, slot=0)
-    worker.pause()
-    return _Entrant(path, worker, session, placement, cold_ns)
+    number: int,
+    threads: int,
+    limits: Limits | None,
+) -> Iterator[Timer]:
+    """One fresh process for each model; which of them starts first changes from group to group."""
+    with contextlib.ExitStack() as stack:
+        workers = [stack.enter_context(Worker(limits)) for _ in entrants]
+        places = range(len(entrants))
+        order = [(number + place) % len(entrants) for place in places]
+        opened = {place: entrants[place].enter(workers[place], feeds) for place in order}
+        yield _placed_alike(opened, threads)
+        for place in places:
+            entrants[place].peaks_bytes.append(opened[place].peak_bytes())
 
 
 def _result(
     entrant: _Entrant, timings: Sequence[Timings], number: int, n_feeds: int, spec: BenchSpec, env: Environment
 ) -> BenchResult:
-    timing = timings[number]
-    peak_bytes = entrant.worker.peak_bytes()
-    entrant.worker.pause()
     return BenchResult(
         path=str(entrant.path),
-        samples_ns=tuple(tuple(each) for each in timing.rounds),
-        cold_ns=entrant.cold_ns,
-        load_ns=entrant.session.info.load_ns,
-        warmup_runs=timing.warmup_runs,
-        peak_bytes=peak_bytes,
-        providers=entrant.session.info.providers,
+        samples_ns=tuple(tuple(tuple(each) for each in process.rounds) for process in timings[number]),
+        cold_ns=round(float(np.median(entrant.cold_ns))),
+        load_ns=round(float(np.median(entrant.load_ns))),
+        warmup_runs=sum(process.warmup_runs for process in timings[number]),
+        peak_bytes=max(entrant.peaks_bytes),
+        providers=entrant.providers,
         node_providers=entrant.placement.nodes,
         env=env,
+        noise_floor=noise_floor.stored(env),
         warnings=tuple(_warnings(entrant, timings, number, n_feeds, spec, env)),
     )
 
@@ -198,14 +258,12 @@ def _warnings(
     elsewhere = entrant.placement.warning()
     if elsewhere is not None:
         yield elsewhere
-    timing, first = timings[number], timings[0]
     yield from cautions.of_environment(env)
-    yield from cautions.of_samples(
-        timing.rounds, n_feeds=n_feeds, settled=timing.settled, warmup_ns=timing.warmup_ns, plan=spec.plan
-    )
-    alone = len(timings) == 1
-    if alone or number > 0:
-        width = stats.half_width(first.rounds, None if alone else timing.rounds)
-        wide = cautions.of_precision(width, spec.plan)
-        if wide is not None:
-            yield wide
+    yield from cautions.of_samples(timings[number], n_feeds=n_feeds, plan=spec.plan)
+    first, own = by_process(timings[0]), by_process(timings[number])
+    if len(timings) == 1:
+        wide = cautions.of_precision(speed.half_width(own), speed.LATENCY_PRECISION, spec.plan, len(own))
+    else:
+        wide = cautions.of_precision(speed.half_width(first, own), spec.plan.precision, spec.plan, len(own))
+    if wide is not None and (number > 0 or len(timings) == 1):
+        yield wide

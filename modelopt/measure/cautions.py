@@ -8,10 +8,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from modelopt.measure.environment import Environment
-from modelopt.measure.schedule import Plan
-from modelopt.measure.stats import percentiles, round_medians, samples_needed
+from modelopt.measure.schedule import Plan, ProcessTimings
+from modelopt.measure.speed import FEWEST, Processes, round_medians
+from modelopt.measure.stats import percentiles, samples_needed
 
-_NOISY = 0.05
+_NOISY = 0.15
 _FAR = 10.0
 _MANY_OUTLIERS = 0.02
 _MAD_TO_SIGMA = 1.4826
@@ -34,50 +35,47 @@ def of_environment(env: Environment) -> Iterator[str]:
         )
 
 
-def of_samples(
-    rounds: Sequence[Sequence[int]], *, n_feeds: int, settled: bool, warmup_ns: int, plan: Plan
-) -> Iterator[str]:
+def of_samples(processes: Sequence[ProcessTimings], *, n_feeds: int, plan: Plan) -> Iterator[str]:
     """What the samples of one model show of themselves.
 
     Args:
-        rounds: Nanoseconds; round r was timed on feed r modulo `n_feeds`.
+        processes: What was measured in each; round r of each was timed on feed r modulo `n_feeds`.
         n_feeds: How many feeds took turns.
-        settled: Whether the warm-up saw a stable latency.
-        warmup_ns: Nanoseconds of warm-up runs.
         plan: What was asked for.
     """
-    if not settled:
+    if 2 * sum(not each.settled for each in processes) > len(processes):
+        warmup_ns = float(np.median([each.warmup_ns for each in processes]))
         still = f"the latency was still changing after {warmup_ns / 1e9:.2g} s of warm-up"
         yield f"{still if warmup_ns else 'there was no warm-up'}: --warmup {_seconds(4 * plan.warmup_ns)}"
-    medians = round_medians(rounds)
-    spread = _spread([medians[feed::n_feeds] for feed in range(n_feeds)])
+    spread = _spread([round_medians(each.rounds)[feed::n_feeds] for each in processes for feed in range(n_feeds)])
     if spread > _NOISY:
         yield f"noisy: rounds vary by {spread:.0%} (standard deviation): end other programs and repeat"
-    n = sum(len(samples) for samples in rounds)
-    far = _outliers(rounds, n_feeds)
+    n = sum(len(samples) for each in processes for samples in each.rounds)
+    far = sum(_outliers(each.rounds, n_feeds) for each in processes)
     if far > _MANY_OUTLIERS * n:
         yield f"{far} of {n} samples are far outliers: something else used the machine: end it and repeat"
 
 
-def of_percentiles(rounds: Sequence[Sequence[int]]) -> str | None:
-    """Says which percentiles have too few samples, and the rounds that would give the first of them."""
-    n = sum(len(samples) for samples in rounds)
-    found = percentiles([each for samples in rounds for each in samples])
+def of_percentiles(processes: Processes) -> str | None:
+    """Says which percentiles have too few samples, and the processes that would give the first of them."""
+    samples = [each for rounds in processes for samples in rounds for each in samples]
+    found = percentiles(samples)
     missing = [name for name, value in found.items() if value is None]
     if not missing:
         return None
-    needed = -(-samples_needed(missing[0]) * len(rounds) // n)
-    return f"{n} samples are too few for {', '.join(missing)}: --rounds {needed} gives {missing[0]}"
+    needed = -(-samples_needed(missing[0]) * len(processes) // len(samples))
+    return f"{len(samples)} samples are too few for {', '.join(missing)}: --processes {needed} gives {missing[0]}"
 
 
-def of_precision(half_width: float, plan: Plan) -> str | None:
+def of_precision(half_width: float, wanted: float, plan: Plan, processes: int) -> str | None:
     """Says that the interval is wider than asked for, and the budget that would narrow it."""
-    if half_width <= plan.precision:
+    few = "" if processes >= min(FEWEST, plan.processes) else f" from {processes} process{'es'[: 2 * (processes > 1)]}"
+    if half_width <= wanted:
         return None
-    needed_ns = plan.budget_ns * (half_width / plan.precision) ** 2  # the width falls with the root of the samples
+    needed_ns = plan.budget_ns * (half_width / wanted) ** 2  # the width falls with the root of the processes
     budget = _seconds(needed_ns)
     helps = f": --budget {budget}" if budget * 1e9 > plan.budget_ns else ""
-    return f"the interval is ±{half_width:.1%}, wider than ±{plan.precision:.1%}{helps}"
+    return f"the interval is ±{half_width:.1%}{few}, wider than ±{wanted:.1%}{helps}"
 
 
 def _seconds(nanoseconds: float) -> int:

@@ -40,12 +40,18 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     governor: str | None
 
 
-def describe(*, threads: int, onnxruntime: str) -> Environment:
+def load_average() -> float | None:
+    """Runnable processes over the last minute; None where the system does not say."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
+def describe(*, threads: int, onnxruntime: str, load_average: float | None) -> Environment:
     """This machine now.
 
     Args:
         threads: Intra-op threads as in `SessionSpec`; 0 means all usable cores.
         onnxruntime: Its version, from `Worker.versions`.
+        load_average: Of before the bench, which is a load itself.
     """
     cores = usable_cores()
     return Environment(
@@ -56,7 +62,7 @@ def describe(*, threads: int, onnxruntime: str) -> Environment:
         threads=threads or cores,
         python=platform.python_version(),
         onnxruntime=onnxruntime,
-        load_average=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        load_average=load_average,
         governor=_GOVERNOR.read_text(encoding="ascii").strip() if _GOVERNOR.exists() else None,
     )
 

@@ -1,57 +1,97 @@
-"""The order and length of timing slices: interleaved rounds that stop when the figures are good enough.
+"""The order and length of what is timed: several fresh processes of each model, and rounds that alternate inside them.
 
-It reads no clock: a `Timer` runs a model and says how long each run took, so tests drive it with a simulated one.
+A `Group` starts processes and a `Timer` runs models and says how long each run took, so tests drive both with a
+simulated machine and clock.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from statistics import median
+from typing import NamedTuple
 
 import msgspec
+import numpy as np
 
-from modelopt.measure.stats import half_width
+from modelopt.measure import speed
 from modelopt.progress import Progress, silent
 
-Timer = Callable[[int, int, int], list[int]]
-"""``timer(model, feed, runs)``: run `model` `runs` times on `feed`; nanoseconds for each run."""
 
+class Slice(NamedTuple):
+    """Runs of one model in a row.
+
+    Attributes:
+        model: Which model.
+        feed: On which feed.
+        runs: How many runs to time.
+        lead_in: Runs before these that are not timed.
+        leads: Whether it is the first slice of a round; the others are compared with it.
+    """
+
+    model: int
+    feed: int
+    runs: int
+    lead_in: int = 0
+    leads: bool = True
+
+
+Timer = Callable[[Slice], list[int]]
+"""Runs a slice; nanoseconds for each of its runs."""
+
+Group = Callable[[int], AbstractContextManager[Timer]]
+"""``group(number)``: start one fresh process for each model, and end them afterwards."""
+
+_FIRST_LOOK = 5
 _WARM_BATCHES = 3
 _WARM_AGREEMENT = 0.05
+_LEAD_IN_NS = 1_000_000
+_LONG_RUN_NS = 20_000_000
+_OVERTIME = 3
+_SHARE = 2
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """How much to time.
 
     Attributes:
-        budget_ns: Nanoseconds of runs, warm-up excluded, for all models together; `min_rounds` are run in any case.
-        warmup_ns: Nanoseconds of warm-up runs per model, at most.
-        precision: Stop when the interval's half-width, relative, is below this.
-        min_rounds: Rounds to run whatever the budget.
-        max_rounds: Rounds after which to stop whatever the precision.
-        slice_ns: How long a model's slice of a round should take: long against a switch of processes, short against
-            the drift of a machine.
+        budget_ns: Wall time, starts of processes included; one process of each model is timed in any case.
+        warmup_ns: Nanoseconds of warm-up runs per process, at most.
+        precision: The relative half-width of the interval that is wanted.
+        processes: Fresh processes of each model, at least. Their spread says how many more `precision` needs.
+        max_processes: After which to stop whatever the precision.
+        process_ns: Nanoseconds of slices per process, as far as `min_rounds` allow; more where processes take long to
+            start and to warm up, so that a third of the time at most goes into that.
+        min_rounds: Rounds in each process, at least.
+        max_rounds: And at most.
+        slice_ns: How long a model's slice of a round should take: the machine's speed drifts between two slices, so
+            that short ones are compared more fairly than long ones.
         max_runs: Runs in a slice, at most.
     """
 
-    budget_ns: int = 10_000_000_000
-    warmup_ns: int = 1_000_000_000
+    budget_ns: int = 30_000_000_000
+    warmup_ns: int = 300_000_000
     precision: float = 0.02
-    min_rounds: int = 10
-    max_rounds: int = 200
-    slice_ns: int = 30_000_000
-    max_runs: int = 500
+    processes: int = speed.FIRST
+    max_processes: int = 30
+    process_ns: int = 300_000_000
+    min_rounds: int = 5
+    max_rounds: int = 100
+    slice_ns: int = 4_000_000
+    max_runs: int = 1000
 
 
 @dataclass
-class Timings:
-    """What was measured of one model.
+class ProcessTimings:
+    """What was measured of one model in one process.
 
     Attributes:
         warmup_runs: Runs before the first round.
         warmup_ns: Nanoseconds that they took.
         settled: Whether the warm-up ended because the latency was stable.
+        run_ns: Nanoseconds that a run took at the end of the warm-up.
         runs_per_round: Runs that fill a slice.
         rounds: One list of nanoseconds per round.
     """
@@ -59,63 +99,154 @@ class Timings:
     warmup_runs: int = 0
     warmup_ns: int = 0
     settled: bool = False
+    run_ns: float = 1.0
     runs_per_round: int = 1
     rounds: list[list[int]] = field(default_factory=list)
 
+    @property
+    def lead_in(self) -> int:
+        """Untimed runs at the start of a slice: they fill the caches again after the other models' slices."""
+        return 0 if self.run_ns >= _LONG_RUN_NS else math.ceil(_LEAD_IN_NS / self.run_ns)
 
-def time_rounds(timer: Timer, n_models: int, n_feeds: int, plan: Plan, progress: Progress = silent) -> list[Timings]:
-    """Warm each model up, then time all of them in interleaved rounds.
+    @property
+    def slice_ns(self) -> float:
+        """Nanoseconds of a slice."""
+        return (self.lead_in + self.runs_per_round) * self.run_ns
 
-    A round times every model on one feed, the same for all, and the next round takes the next feed: the ratio inside a
-    round compares like with like. The order rotates from round to round, so that a linear drift favours nobody. It
-    stops after a whole turn of orders and feeds, when each ratio to the first model (or, with a single model, its
-    latency) is known to `plan.precision`, or when the budget is spent.
+
+Timings = list[ProcessTimings]
+"""What was measured of one model, by process."""
+
+
+def time_processes(
+    group: Group,
+    n_models: int,
+    n_feeds: int,
+    plan: Plan,
+    clock: Callable[[], int],
+    progress: Progress = silent,
+) -> list[Timings]:
+    """Time models in several fresh processes each, and in interleaved rounds within a group of processes.
+
+    A process keeps its memory layout for life, and with it a speed of its own: only other processes show by how much
+    that moves a figure. `plan.processes` groups are timed first. Their spread fixes, once, how many groups give
+    `plan.precision` (Stein 1945, "A two-sample test for a linear hypothesis whose power is independent of the
+    variance"): to look after every group and stop at a narrow interval would make intervals too narrow. A difference
+    that is many times as large as its uncertainty ends it after five.
 
     Args:
-        timer: Runs and times.
-        n_models: Models 0 to n-1.
-        n_feeds: Feeds 0 to n-1.
+        group: Starts a process for each model.
+        n_models: Models 0 to n-1; ratios are to the first.
+        n_feeds: Feeds 0 to n-1, which rounds take in turn.
         plan: How much.
+        clock: Nanoseconds; what it is at the first call is the start of the budget.
         progress: Told of nanoseconds spent, of the budget.
+
+    Returns:
+        What was measured, by model.
     """
-    timings = [_warm_up(timer, model, n_feeds, plan) for model in range(n_models)]
+    started = clock()
+    found: list[Timings] = [[] for _ in range(n_models)]
+    precision = plan.precision if n_models > 1 else max(plan.precision, speed.LATENCY_PRECISION)
+    rule = msgspec.structs.replace(plan, precision=precision)
+    longest_ns = 0
+    for number in range(max(plan.processes, plan.max_processes)):
+        began = clock()
+        with group(number) as timer:
+            warm = _warm_all(timer, number, n_models, n_feeds, plan)
+            share_ns = max(plan.process_ns, _SHARE * (clock() - began) // n_models)
+            _time_rounds(timer, warm, n_feeds, plan, share_ns, lambda: clock() - started > plan.budget_ns)
+        for model, timings in warm.items():
+            found[model].append(timings)
+        now = clock()
+        longest_ns = max(longest_ns, now - began)
+        progress("timing", min(now - started, plan.budget_ns), plan.budget_ns)
+        if number + 1 >= processes_wanted(_logs(found), rule) or now - started + longest_ns > plan.budget_ns:
+            break
+    return found
+
+
+def processes_wanted(logs: Sequence[np.ndarray], plan: Plan) -> int:
+    """How many processes of each model to time, from what the ones so far say.
+
+    Args:
+        logs: For each ratio that is wanted its logarithm in each pair of processes, float64[processes].
+        plan: The fewest and the most, and the precision.
+    """
+    look = min(_FIRST_LOOK, plan.processes)
+    if len(logs[0]) >= look and all(speed.is_clear(each[:look]) for each in logs):
+        return look
+    if len(logs[0]) < plan.processes:
+        return plan.processes
+    needed = max(speed.processes_needed(each[: plan.processes], plan.precision) for each in logs)
+    return max(plan.processes, min(plan.max_processes, needed))
+
+
+def by_process(timings: Timings) -> speed.Processes:
+    """The samples alone."""
+    return [each.rounds for each in timings]
+
+
+def _logs(found: Sequence[Timings]) -> list[np.ndarray]:
+    """The logarithms of the ratios to the first model, or of a single model's latency around their mean."""
+    first, *others = [by_process(timings) for timings in found]
+    if others:
+        return [speed.log_ratios(first, other) for other in others]
+    logs = speed.log_latencies(first)
+    return [logs - logs.mean()]
+
+
+def _warm_all(timer: Timer, number: int, n_models: int, n_feeds: int, plan: Plan) -> dict[int, ProcessTimings]:
+    """Warm each model up, in an order that rotates from group to group."""
+    order = [(number + position) % n_models for position in range(n_models)]
+    return {model: _warm_up(timer, model, n_feeds, plan) for model in order}
+
+
+def _time_rounds(
+    timer: Timer,
+    warm: dict[int, ProcessTimings],
+    n_feeds: int,
+    plan: Plan,
+    share_ns: int,
+    is_late: Callable[[], bool],
+) -> None:
+    """Time all models in rounds.
+
+    A round times every model on one feed, the same for all: the ratio inside a round compares like with like. The order
+    rotates from round to round, so that a linear drift favours nobody. Where other programs make the runs many times as
+    long as they were, the rounds end early, after a whole turn of feeds.
+    """
+    order = list(warm)
+    longest_ns = max(each.slice_ns for each in warm.values())
+    rounds = min(plan.max_rounds, max(plan.min_rounds, round(share_ns / longest_ns)))
     spent_ns = 0
-    for number in range(plan.max_rounds):
-        for position in range(n_models):
-            model = (number + position) % n_models
-            samples = timer(model, number % n_feeds, timings[model].runs_per_round)
-            timings[model].rounds.append(samples)
+    for turn in range(math.ceil(rounds / n_feeds) * n_feeds):
+        enough = turn >= plan.min_rounds and turn % n_feeds == 0
+        if enough and (is_late() or spent_ns > _OVERTIME * len(order) * share_ns):
+            break
+        for position in range(len(order)):
+            model = order[(turn + position) % len(order)]
+            timings = warm[model]
+            feed, leads = turn % n_feeds, position == 0
+            samples = timer(Slice(model, feed, timings.runs_per_round, timings.lead_in, leads=leads))
+            timings.rounds.append(samples)
             spent_ns += sum(samples)
-        progress("timing", min(spent_ns, plan.budget_ns), plan.budget_ns)
-        done = number + 1
-        if done < max(plan.min_rounds, 2):
-            continue
-        if spent_ns >= plan.budget_ns:
-            break
-        if done % n_models == 0 and done % n_feeds == 0 and worst_half_width(timings) < plan.precision:
-            break
-    return timings
 
 
-def worst_half_width(timings: Sequence[Timings]) -> float:
-    """The relative half-width of the least certain figure: a ratio to the first model, or the only model's latency."""
-    first, *others = [each.rounds for each in timings]
-    if not others:
-        return half_width(first)
-    return max(half_width(first, other) for other in others)
+def _warm_up(timer: Timer, model: int, n_feeds: int, plan: Plan) -> ProcessTimings:
+    """Run until three batches in a row agree within 5 %, or the warm-up budget is spent; find the runs per round.
 
-
-def _warm_up(timer: Timer, model: int, n_feeds: int, plan: Plan) -> Timings:
-    """Run until three batches in a row agree within 5 %, or the warm-up budget is spent; find the runs per round."""
-    timings = Timings()
+    One run is made in any case: it says how long a run is.
+    """
+    timings = ProcessTimings()
     medians: list[float] = []
-    while timings.warmup_ns < plan.warmup_ns and not timings.settled:
-        samples = timer(model, len(medians) % n_feeds, timings.runs_per_round)
+    while not medians or (timings.warmup_ns < plan.warmup_ns and not timings.settled):
+        samples = timer(Slice(model, len(medians) % n_feeds, timings.runs_per_round))
         medians.append(max(1.0, median(samples)))
         timings.warmup_ns += max(1, sum(samples))
         timings.warmup_runs += len(samples)
         recent = medians[-_WARM_BATCHES * n_feeds :: n_feeds]  # the same feed each time
         timings.settled = len(recent) == _WARM_BATCHES and max(recent) <= min(recent) * (1 + _WARM_AGREEMENT)
-        latest = medians[-n_feeds:]
-        timings.runs_per_round = max(1, min(plan.max_runs, round(plan.slice_ns / median(latest))))
+        timings.run_ns = median(medians[-n_feeds:])
+        timings.runs_per_round = max(1, min(plan.max_runs, round(plan.slice_ns / timings.run_ns)))
     return timings

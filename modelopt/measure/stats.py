@@ -1,4 +1,4 @@
-"""Estimates with their uncertainty: ratios of latencies, proportions, means, and differences on the same samples.
+"""Estimates with their uncertainty: percentiles, proportions, means, and differences on the same samples.
 
 Nothing here reads a clock, and whatever is random has a seed: the same samples give the same figures.
 """
@@ -7,45 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from enum import Enum
 from statistics import NormalDist
 from typing import NamedTuple
 
 import msgspec
 import numpy as np
 
-from modelopt.measure.resample import bootstrap, student_quantile, trimmed_mean
+from modelopt.measure.resample import bootstrap, student_quantile
 
 CONFIDENCE = 0.95
-NOISE_FLOOR = 0.02
-"""Two processes that run the same model differ by about this much, because their memory is laid out differently
-(Mytkowicz et al. 2009, Kalibera & Jones 2013): no number of rounds averages it away."""
-
 _TAIL_SAMPLES = 10
-
-
-class Verdict(Enum):
-    """What a ratio of latencies says."""
-
-    FASTER = "faster"
-    SLOWER = "slower"
-    NO_DIFFERENCE = "no measurable difference"
-
-
-class Ratio(msgspec.Struct, frozen=True, kw_only=True):
-    """How many times as fast b is as a: 1.45 means that a takes 1.45 times as long.
-
-    Attributes:
-        point: The estimate.
-        low: Lower end of the confidence interval.
-        high: Upper end.
-        verdict: What may be claimed about b.
-    """
-
-    point: float
-    low: float
-    high: float
-    verdict: Verdict
 
 
 class Interval(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,67 +63,6 @@ class Units(NamedTuple):
     def is_binary(self) -> bool:
         """Whether each unit is one item that is right (1) or wrong (0)."""
         return bool(np.all(self.counts == 1) and np.all((self.sums == 0) | (self.sums == 1)))
-
-
-def paired_ratio(
-    a_ns: Sequence[Sequence[int]],
-    b_ns: Sequence[Sequence[int]],
-    *,
-    confidence: float = CONFIDENCE,
-    resamples: int = 2000,
-    seed: int = 0,
-    noise_floor: float = NOISE_FLOOR,
-) -> Ratio:
-    """How many times as fast b is as a, from interleaved rounds.
-
-    Each round gives the ratio of its two medians, so a drift that is slow against a round cancels. The estimate is the
-    20 % trimmed mean of the rounds' log ratios; the interval is a percentile bootstrap over rounds, the level at which
-    the samples repeat independently (Kalibera & Jones 2013, "Rigorous benchmarking in reasonable time"), expanded for
-    few rounds (Hesterberg 2015, "What teachers should know about the bootstrap", §4). BCa (Efron 1987) is not used: it
-    corrects for skew, which the trimming already removes, and is unstable at ten rounds.
-
-    Args:
-        a_ns: Rounds of samples in nanoseconds; a round holds at least one.
-        b_ns: As many rounds, each taken beside the round of `a_ns` at its position.
-        confidence: Of the interval.
-        resamples: Bootstrap resamples.
-        seed: Seeds the resampling.
-        noise_floor: A ratio nearer to 1 than this is no measurable difference, whatever the interval says.
-
-    Raises:
-        ValueError: Fewer than two rounds, or not as many of a as of b.
-    """
-    logs = np.log(round_medians(a_ns)) - np.log(round_medians(b_ns, like=a_ns))
-    point, interval = _location(logs, confidence, resamples, seed)
-    ratio, low, high = math.exp(point), math.exp(interval.low), math.exp(interval.high)
-    verdict = Verdict.NO_DIFFERENCE
-    if low > 1 and ratio > 1 + noise_floor:
-        verdict = Verdict.FASTER
-    elif high < 1 and ratio < 1 / (1 + noise_floor):
-        verdict = Verdict.SLOWER
-    return Ratio(point=ratio, low=low, high=high, verdict=verdict)
-
-
-def half_width(
-    a_ns: Sequence[Sequence[int]], b_ns: Sequence[Sequence[int]] | None = None, *, resamples: int = 500
-) -> float:
-    """Half the relative width of the interval around a's latency, or around the ratio a/b; 0.02 is ±2 %."""
-    logs = np.log(round_medians(a_ns))
-    if b_ns is not None:
-        logs = logs - np.log(round_medians(b_ns, like=a_ns))
-    _, interval = _location(logs, CONFIDENCE, resamples, 0)
-    return (interval.high - interval.low) / 2
-
-
-def round_medians(rounds: Sequence[Sequence[int]], like: Sequence[Sequence[int]] | None = None) -> np.ndarray:
-    """The median of each round, float64[rounds], in nanoseconds and at least 1.
-
-    Raises:
-        ValueError: Fewer than two rounds, or not as many as `like` has.
-    """
-    if len(rounds) < 2 or (like is not None and len(rounds) != len(like)):
-        raise ValueError(f"at least two rounds, as many on both sides: {len(rounds)} rounds")
-    return np.array([max(1.0, float(np.median(samples))) for samples in rounds])
 
 
 def percentiles(samples_ns: Sequence[int]) -> dict[str, float | None]:
@@ -243,8 +153,3 @@ def _matched_proportions(reference: np.ndarray, candidate: np.ndarray, confidenc
     half = z * math.sqrt(better + worse - (better - worse) ** 2 / n) / n
     point = float(np.mean(candidate) - np.mean(reference))
     return Delta(point=point, low=max(-1.0, center - half), high=min(1.0, center + half))
-
-
-def _location(values: np.ndarray, confidence: float, resamples: int, seed: int) -> tuple[float, Interval]:
-    low, high = bootstrap(len(values), lambda rows: trimmed_mean(values[rows]), confidence, resamples, seed)
-    return float(trimmed_mean(values)), Interval(low=low, high=high)

@@ -9,7 +9,7 @@ import msgspec
 
 from modelopt.measure.bench import BenchResult
 from modelopt.measure.evaluate import Accuracy
-from modelopt.measure.stats import Ratio
+from modelopt.measure.speed import Ratio
 from modelopt.runtime.coverage import Coverage
 
 SCHEMA = "modelopt-report/1"

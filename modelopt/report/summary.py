@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+from modelopt.measure.bench import BenchResult
 from modelopt.measure.evaluate import Accuracy
 from modelopt.measure.metric import NOTHING_COMPARED, Score
-from modelopt.measure.stats import Verdict
+from modelopt.measure.speed import Verdict
 from modelopt.passes.base import Effect
 from modelopt.report import Latency, PassResult, Report, Verification
 from modelopt.runtime.coverage import Coverage, Kind
@@ -164,7 +165,8 @@ def _outcome(report: Report) -> Section:
         found = "the same" if error == 0 else f"within {_bound(error)} of their scale"
         feeds = report.verification.real + report.verification.constructed
         rows.append((f"outputs (n={feeds})", "", found, ""))
-    notes = (*_verification(report), *_warnings(report), _end(report))
+    timed = [] if report.latency is None else [f"Latency {covered((report.latency.before, report.latency.after))}."]
+    notes = (*timed, *_verification(report), *_warnings(report), _end(report))
     return Section("", ("", "before", "after", "change"), tuple(rows), notes)
 
 
@@ -178,6 +180,16 @@ def _latency_row(latency: Latency) -> tuple[str, str, str, str]:
     before, after = latency.before.median_ns, latency.after.median_ns
     change = f"{ratio.point:.2f}× as fast ({ratio.low:.2f}–{ratio.high:.2f}): {ratio.verdict.value}"
     return "latency, median", milliseconds(before), milliseconds(after), change
+
+
+def covered(results: Sequence[BenchResult]) -> str:
+    """What the intervals of latencies timed together cover, in words."""
+    count = len(results[0].samples_ns)
+    timed = f"timed in {count} fresh process{'es'[: 2 * (count > 1)]} of each model"
+    if len(results) == 1:
+        return timed
+    known = "what differs between processes and rounds" if count > 1 else "rounds, and an assumed spread of processes"
+    return f"{timed}; intervals cover {known}"
 
 
 def accuracy_rows(accuracy: Accuracy) -> Iterator[tuple[str, str, str, str]]:

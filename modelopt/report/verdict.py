@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from modelopt.measure.stats import Verdict
+from modelopt.measure.speed import Verdict
 from modelopt.passes.base import Effect
 from modelopt.report import Outcome, PassResult, Report, Trial
 
@@ -94,8 +94,11 @@ def _speed(report: Report) -> Iterator[str]:
         yield "speed not measured"
     else:
         ratio = report.latency.ratio
-        equal = ratio.verdict is Verdict.NO_DIFFERENCE
-        yield "no measurable difference in speed" if equal else f"{ratio.verdict.value} ({ratio.point:.2f}×)"
+        words = {
+            Verdict.NO_DIFFERENCE: "no measurable difference in speed",
+            Verdict.UNDECIDED: f"not timed enough to compare speed ({ratio.low:.2f}–{ratio.high:.2f}×)",
+        }
+        yield words.get(ratio.verdict, f"{ratio.verdict.value} ({ratio.point:.2f}×)")
 
 
 def _asked(report: Report) -> str | None:

@@ -152,9 +152,10 @@ class Child:
         """Time runs on held feeds; returns nanoseconds per run, without the lead-in."""
         session = self.sessions[body["id"]]
         slots = sorted(self.feeds) if body["slot"] is None else [body["slot"]]
+        held = [self.feeds[slot] for slot in slots]
         samples = []
         for i in range(body["lead_in"] + body["runs"]):
-            feeds = self.feeds[slots[i % len(slots)]]
+            feeds = held[i % len(held)]
             started = time.perf_counter_ns()
             _run(session, None, feeds)
             samples.append(time.perf_counter_ns() - started)

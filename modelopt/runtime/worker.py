@@ -217,8 +217,10 @@ class Worker:
         *,
         doing: str,
         spec: SessionSpec | None = None,
+        timed: bool = False,
     ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         with self._asking:
+            self._watch.calm = timed
             return self._ask(body, arrays, doing=doing, spec=spec)
 
     def _ask(
@@ -351,7 +353,8 @@ class Session:
             Nanoseconds for each of the `runs` runs.
         """
         body = {"call": "time", "id": self._number, "runs": runs, "slot": slot, "lead_in": lead_in}
-        answer, _ = self._worker._request(body, {}, doing=f"timing {self._called}")  # noqa: SLF001 - same module
+        doing = f"timing {self._called}"
+        answer, _ = self._worker._request(body, {}, doing=doing, timed=True)  # noqa: SLF001 - same module
         return cast(list[int], answer["samples_ns"])
 
     def profile(self) -> list[NodeRun]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from modelopt import engine
 from modelopt.errors import InputError
-from modelopt.measure.stats import Verdict
+from modelopt.measure.speed import Verdict
 from modelopt.recipe import Step
 from modelopt.report import Outcome, Trial, verdict
 from modelopt.tuning.chosen import Chosen
@@ -51,6 +51,7 @@ _OUTCOMES = {
     Verdict.FASTER: (Outcome.KEPT, "faster"),
     Verdict.SLOWER: (Outcome.SLOWER, "slower than without it"),
     Verdict.NO_DIFFERENCE: (Outcome.NO_GAIN, "no measurable gain in speed"),
+    Verdict.UNDECIDED: (Outcome.NO_GAIN, "not timed enough to say that it is faster"),
 }
 
 

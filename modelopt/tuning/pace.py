@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from modelopt import engine
-from modelopt.measure.stats import Ratio, Verdict
+from modelopt.measure.speed import Ratio, Verdict
 from modelopt.quant.coverage import losing
 from modelopt.report import Outcome
 from modelopt.runtime import cpu
@@ -16,6 +16,12 @@ from modelopt.tuning.workshop import Built, Workshop
 
 MUCH_SMALLER = 0.9
 """A model that is as fast is taken if it has at most this share of the other's size."""
+
+_AS_FAST = {Verdict.NO_DIFFERENCE: "as fast", Verdict.UNDECIDED: "not measurably slower"}
+_NO_GAIN = {
+    Verdict.NO_DIFFERENCE: "no measurable gain in speed",
+    Verdict.UNDECIDED: "not timed enough to say that it is faster",
+}
 
 
 @dataclass(frozen=True)
@@ -60,13 +66,14 @@ class Track:
         smaller = made.size_bytes <= MUCH_SMALLER * best.size_bytes
         if ratio.verdict is Verdict.SLOWER:
             return Race(Outcome.SLOWER, "slower than the best before", ratio)
-        if ratio.verdict is Verdict.NO_DIFFERENCE and not smaller:
+        if ratio.verdict is not Verdict.FASTER and not smaller:
             least = 1 - MUCH_SMALLER
-            return Race(Outcome.NO_GAIN, f"no measurable gain in speed, and not {least:.0%} smaller", ratio)
+            return Race(Outcome.NO_GAIN, f"{_NO_GAIN[ratio.verdict]}, and not {least:.0%} smaller", ratio)
         alone = self._on_one_thread(floats, made)
         if alone is not None and alone.verdict is Verdict.SLOWER:
             return Race(Outcome.SLOWER, "slower than the float model on one thread", ratio, alone)
-        gain = "faster" if ratio.verdict is Verdict.FASTER else f"as fast, and {_smaller(best, made)} smaller"
+        faster = ratio.verdict is Verdict.FASTER
+        gain = "faster" if faster else f"{_AS_FAST[ratio.verdict]}, and {_smaller(best, made)} smaller"
         return Race(Outcome.KEPT, gain, ratio, alone)
 
     def _by_size(self, best: Built, made: Built) -> Race:

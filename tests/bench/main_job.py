@@ -108,7 +108,7 @@ def row_of(name: str, code: int, report: dict[str, Any], seconds: float, remark:
 
 def median_ms(result: dict[str, Any]) -> float:
     """The median of all samples of a benchmark result, in milliseconds."""
-    samples = sorted(sample for each in result["samples_ns"] for sample in each)
+    samples = sorted(sample for rounds in result["samples_ns"] for each in rounds for sample in each)
     return float(samples[len(samples) // 2]) / 1e6
 
 

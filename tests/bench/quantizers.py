@@ -138,7 +138,7 @@ if __name__ == "__main__":
     parser.add_argument("--calib-only", action="store_true")
     parser.add_argument("--only-ours", action="store_true")
     parser.add_argument("--samples", type=int, default=32)
-    parser.add_argument("--budget", type=float, default=3.0, help="seconds of timing for each comparison")
+    parser.add_argument("--budget", type=float, default=20.0, help="seconds of timing for each comparison")
     given = parser.parse_args()
     chosen = (OURS,) if given.only_ours else KINDS
     main(given.folder, chosen, calib_only=given.calib_only, samples=given.samples, budget=given.budget)
