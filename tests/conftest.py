@@ -26,6 +26,12 @@ def pytest_configure() -> None:
     settings.load_profile("any machine")
 
 
+@pytest.fixture(autouse=True)
+def no_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test reads what an earlier run has measured of this machine."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "no-cache"))
+
+
 @pytest.fixture(scope="module")
 def runner() -> Iterator[WorkerRunner]:
     """What passes are lent to run models, in one child for each file of tests; exact, whatever the machine."""

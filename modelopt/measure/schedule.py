@@ -44,7 +44,6 @@ Timer = Callable[[Slice], list[int]]
 Group = Callable[[int], AbstractContextManager[Timer]]
 """``group(number)``: start one fresh process for each model, and end them afterwards."""
 
-_FIRST_LOOK = 5
 _WARM_BATCHES = 3
 _WARM_AGREEMENT = 0.05
 _LEAD_IN_NS = 1_000_000
@@ -173,7 +172,7 @@ def processes_wanted(logs: Sequence[np.ndarray], plan: Plan) -> int:
         logs: For each ratio that is wanted its logarithm in each pair of processes, float64[processes].
         plan: The fewest and the most, and the precision.
     """
-    look = min(_FIRST_LOOK, plan.processes)
+    look = min(speed.FEWEST, plan.processes)
     if len(logs[0]) >= look and all(speed.is_clear(each[:look]) for each in logs):
         return look
     if len(logs[0]) < plan.processes:
