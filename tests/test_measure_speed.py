@@ -15,6 +15,7 @@ from modelopt.measure.speed import (
     log_ratios,
     paired_ratio,
     processes_needed,
+    wanted_half_width,
 )
 
 Processes = list[list[list[int]]]
@@ -158,6 +159,8 @@ def test_the_spread_of_the_first_processes_says_how_many_are_needed() -> None:
     assert processes_needed(np.array([0.0]), 0.02) == 1
     far = rng.normal(0.4, 0.04, 8)
     assert processes_needed(far, 0.02) <= 8
+    assert wanted_half_width(far, 0.02) == pytest.approx(abs(far.mean()) / 4)
+    assert wanted_half_width(rng.normal(0, 0.001, 8), 0.02) == 0.02
     assert is_clear(far)
     assert not is_clear(rng.normal(0, 0.04, 8))
     assert not is_clear(np.array([0.4]))

@@ -264,6 +264,7 @@ def _warnings(
     if len(timings) == 1:
         wide = cautions.of_precision(speed.half_width(own), speed.LATENCY_PRECISION, spec.plan, len(own))
     else:
-        wide = cautions.of_precision(speed.half_width(first, own), spec.plan.precision, spec.plan, len(own))
+        wanted = speed.wanted_half_width(speed.log_ratios(first, own), spec.plan.precision)
+        wide = cautions.of_precision(speed.half_width(first, own), wanted, spec.plan, len(own))
     if wide is not None and (number > 0 or len(timings) == 1):
         yield wide

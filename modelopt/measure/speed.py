@@ -133,15 +133,17 @@ def log_latencies(a_ns: Processes) -> np.ndarray:
 
 
 def processes_needed(logs: np.ndarray, precision: float) -> int:
-    """How many processes give an interval of ± `precision`, from the spread of the first ones (Stein 1945).
-
-    A large difference needs no such precision: a quarter of it will do.
-    """
+    """How many processes give an interval as narrow as is wanted, from the spread of the first ones (Stein 1945)."""
     n = len(logs)
     if n < 2:
         return 1
-    wanted = max(precision, abs(float(logs.mean())) / _CLEAR)
+    wanted = wanted_half_width(logs, precision)
     return math.ceil((student_quantile((1 + CONFIDENCE) / 2, n - 1) * float(logs.std(ddof=1)) / wanted) ** 2)
+
+
+def wanted_half_width(logs: np.ndarray, precision: float) -> float:
+    """`precision`, or a quarter of a difference that is large: that needs no such precision."""
+    return max(precision, abs(float(logs.mean())) / _CLEAR)
 
 
 def is_clear(logs: np.ndarray) -> bool:
