@@ -12,6 +12,8 @@ import pytest
 from onnx import TensorProto, helper
 
 import modelopt.measure.bench as bench_module
+from modelopt import recipe as recipes
+from modelopt.cli import bench_cmd
 from modelopt.errors import EnvironmentLacks, InputError
 from modelopt.measure import cautions
 from modelopt.measure.bench import BenchResult, BenchSpec, run_bench
@@ -19,6 +21,7 @@ from modelopt.measure.environment import Environment, describe
 from modelopt.measure.schedule import Plan, ProcessTimings, Slice, Timer, Timings, by_process, time_processes
 from modelopt.measure.speed import Ratio, Verdict, half_width, paired_ratio
 from modelopt.progress import Progress, silent
+from modelopt.report.summary import covered
 from modelopt.runtime.placement import Placement, placement_of
 from modelopt.runtime.session import NodeRun, SessionSpec
 
@@ -278,6 +281,23 @@ def test_a_provider_that_runs_nothing_is_never_timed(tiny: Path, monkeypatch: py
     monkeypatch.setattr(bench_module, "time_processes", lambda *_: pytest.fail("timed"))
     with pytest.raises(EnvironmentLacks, match="CUDAExecutionProvider ran no node"):
         run_bench([tiny], FEEDS, SHORT)
+
+
+def test_flags_recipes_and_the_plan_have_the_same_defaults() -> None:
+    given = {each.name: each.default for each in bench_cmd.command.params}
+    recipe, plan = recipes.BenchSpec(), Plan()
+    assert given["budget"] == recipe.budget_seconds == plan.budget_ns / 1e9
+    assert given["warmup"] == recipe.warmup_seconds == plan.warmup_ns / 1e9
+    assert given["processes"] == recipe.processes == plan.processes
+    assert given["rounds"] == recipe.rounds == plan.min_rounds
+
+
+@pytest.mark.parametrize(("processes", "words"), [(1, "assumed"), (4, "assumed"), (5, "differs between processes")])
+def test_a_report_says_what_its_intervals_cover(tiny: Path, processes: int, words: str) -> None:
+    plan = msgspec.structs.replace(SHORT.plan, processes=processes, max_processes=processes, budget_ns=10**11)
+    results = run_bench([tiny, tiny], FEEDS, msgspec.structs.replace(SHORT, plan=plan))
+    assert len(results[0].samples_ns) == processes
+    assert words in covered(results)
 
 
 def test_nothing_to_feed(tiny: Path) -> None:

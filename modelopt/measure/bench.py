@@ -96,7 +96,6 @@ class _Process:
 
     worker: Worker
     session: Session
-    cold_ns: int
 
     def time(self, asked: Slice) -> list[int]:
         samples = self.session.time(asked.runs, slot=asked.feed, lead_in=asked.lead_in)
@@ -133,7 +132,7 @@ class _Entrant:
         self.onnxruntime = version
         self.cold_ns.append(cold_ns)
         self.load_ns.append(session.info.load_ns)
-        return _Process(worker, session, cold_ns)
+        return _Process(worker, session)
 
 
 def run_bench(
@@ -185,7 +184,8 @@ def run_bench(
     timings = time_processes(group, len(entrants), len(feeds), spec.plan, time.monotonic_ns, progress)
     version = entrants[0].onnxruntime
     env = environment.describe(threads=spec.session.threads, onnxruntime=version, load_average=load)
-    return [_result(entrant, timings, number, len(feeds), spec, env) for number, entrant in enumerate(entrants)]
+    floor = noise_floor.stored(env)
+    return [_result(entrant, timings, number, len(feeds), spec, env, floor) for number, entrant in enumerate(entrants)]
 
 
 def _placed_alike(processes: Mapping[int, _Process], threads: int) -> Timer:
@@ -235,7 +235,13 @@ def _group(
 
 
 def _result(
-    entrant: _Entrant, timings: Sequence[Timings], number: int, n_feeds: int, spec: BenchSpec, env: Environment
+    entrant: _Entrant,
+    timings: Sequence[Timings],
+    number: int,
+    n_feeds: int,
+    spec: BenchSpec,
+    env: Environment,
+    floor: float,
 ) -> BenchResult:
     return BenchResult(
         path=str(entrant.path),
@@ -247,7 +253,7 @@ def _result(
         providers=entrant.providers,
         node_providers=entrant.placement.nodes,
         env=env,
-        noise_floor=noise_floor.stored(env),
+        noise_floor=floor,
         warnings=tuple(_warnings(entrant, timings, number, n_feeds, spec, env)),
     )
 

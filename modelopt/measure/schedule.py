@@ -151,7 +151,7 @@ def time_processes(
     found: list[Timings] = [[] for _ in range(n_models)]
     precision = plan.precision if n_models > 1 else max(plan.precision, speed.LATENCY_PRECISION)
     rule = msgspec.structs.replace(plan, precision=precision)
-    longest_ns = 0
+    wanted, longest_ns = plan.processes, 0
     for number in range(max(plan.processes, plan.max_processes)):
         began = clock()
         with group(number) as timer:
@@ -163,7 +163,10 @@ def time_processes(
         now = clock()
         longest_ns = max(longest_ns, now - began)
         progress("timing", min(now - started, plan.budget_ns), plan.budget_ns)
-        if number + 1 >= processes_wanted(_logs(found), rule) or now - started + longest_ns > plan.budget_ns:
+        done = number + 1
+        if done in (min(speed.FEWEST, plan.processes), plan.processes):
+            wanted = processes_wanted(_logs(found), rule)
+        if done >= wanted or now - started + longest_ns > plan.budget_ns:
             break
     return found
 

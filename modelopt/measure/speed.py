@@ -17,8 +17,7 @@ from modelopt.measure.resample import student_quantile, trimmed_mean
 from modelopt.measure.stats import CONFIDENCE
 
 FLOOR = 0.01
-"""A ratio nearer to 1 than this is no difference: what is the same for all processes of a model, such as the order in
-which a file's weights are loaded, is not in the interval."""
+"""A ratio nearer to 1 than this is no difference: an error that is the same in all processes is not in the interval."""
 
 ALIKE = 0.05
 """Two models are called alike in speed where the whole interval is nearer to 1 than this."""
@@ -163,7 +162,12 @@ def _log_rounds(a: Sequence[Sequence[int]], b: Sequence[Sequence[int]] | None) -
 
 
 def _rounds_error(a_ns: Processes, b_ns: Processes | None) -> float:
-    """The standard error of one process's figure as far as its rounds show it, root mean square over processes."""
+    """The standard error of one process's figure as far as its rounds show it, root mean square over processes.
+
+    It counts only where processes are too few to show their spread; else it is not computed, and 0.
+    """
+    if len(a_ns) >= FEWEST:
+        return 0.0
     others: Sequence[Sequence[Sequence[int]] | None] = [None] * len(a_ns) if b_ns is None else b_ns
     variances = [np.var(_log_rounds(a, b), ddof=1) / len(a) for a, b in zip(a_ns, others, strict=True)]
     return math.sqrt(float(np.mean(variances)))

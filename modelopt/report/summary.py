@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from modelopt.measure.bench import BenchResult
 from modelopt.measure.evaluate import Accuracy
 from modelopt.measure.metric import NOTHING_COMPARED, Score
-from modelopt.measure.speed import Verdict
+from modelopt.measure.speed import FEWEST, Verdict
 from modelopt.passes.base import Effect
 from modelopt.report import Latency, PassResult, Report, Verification
 from modelopt.runtime.coverage import Coverage, Kind
@@ -188,7 +188,8 @@ def covered(results: Sequence[BenchResult]) -> str:
     timed = f"timed in {count} fresh process{'es'[: 2 * (count > 1)]} of each model"
     if len(results) == 1:
         return timed
-    known = "what differs between processes and rounds" if count > 1 else "rounds, and an assumed spread of processes"
+    measured = count >= FEWEST
+    known = "what differs between processes and rounds" if measured else "rounds, and an assumed spread of processes"
     return f"{timed}; intervals cover {known}"
 
 
