@@ -69,7 +69,7 @@ class BenchSpec(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbi
     provider: str = "cpu"
     provider_options: dict[str, str] = {}
     threads: Annotated[int, msgspec.Meta(ge=0)] = 0
-    budget_seconds: Annotated[float, msgspec.Meta(gt=0)] = 30.0
+    budget_seconds: Annotated[float, msgspec.Meta(gt=0)] = 60.0
     warmup_seconds: float = 0.3
     processes: Annotated[int, msgspec.Meta(ge=1)] = 8
     rounds: Annotated[int, msgspec.Meta(ge=2)] = 5

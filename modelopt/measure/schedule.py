@@ -70,7 +70,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         max_runs: Runs in a slice, at most.
     """
 
-    budget_ns: int = 30_000_000_000
+    budget_ns: int = 60_000_000_000
     warmup_ns: int = 300_000_000
     precision: float = 0.02
     processes: int = speed.FIRST

@@ -5,16 +5,17 @@
 
 Prints a table for each part, while nothing else should run on the machine. An hour; five minutes with --quick.
 
-recorded   30 pairs of fresh processes of one model for each condition. Groups of pairs are drawn from them and given
-           to the rule that `modelopt bench` follows: thousands of comparisons of identical models, of one with 3 % more
-           work, and the same for two controls: processes one after the other, and one pair with an interval over its
-           rounds, which is what this tool did before.
-live       whole comparisons by that rule, of identical models and against one with 5 % more work.
+live       whole comparisons of a model with its copy and with one that has 5 % more work: 40 and 20 for the 2 ms model
+           on all cores, ten and ten for each other condition, where the three are timed together.
+drawn      the pairs of processes of model and copy that were recorded there, put together anew: thousands of
+           comparisons of identical models and of one with 3 % more work, by the rule that `modelopt bench` follows.
+           Beside it two controls: processes one after the other, and one pair with an interval over its rounds, which
+           is what this tool did before.
 bare       the median latency beside that of a loop around session.run in fresh processes, in turn.
 causes     what scatters and what shifts a comparison of identical models, one change at a time.
 
---only takes parts and conditions, for example ``recorded,2ms``. --samples keeps what was recorded, or uses it where the
-file is there. --old is the command of an earlier version, whose time for a comparison is printed beside.
+--only takes parts and conditions, for example ``live,2ms``. --samples keeps what was recorded, or draws from it where
+the file is there. --old is the command of an earlier version, whose time for a comparison is printed beside.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import sys
 import tempfile
 import time
 import unittest.mock
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,18 +45,18 @@ from modelopt.measure import bench, schedule, speed
 from modelopt.measure.bench import BenchSpec, run_bench
 from modelopt.measure.resample import student_quantile
 from modelopt.measure.schedule import Plan
-from modelopt.measure.speed import Processes, Verdict
+from modelopt.measure.speed import Processes, Ratio, Verdict
 from modelopt.measure.stats import proportion_interval
 from modelopt.runtime import cores, watch
 from modelopt.runtime.session import SessionSpec
 from tests.bench.trust_simulation import simulate, within_one_process
 
-_PLAN = Plan()
+_PLAN = Plan(budget_ns=30_000_000_000)
 _LAYERS = 20
 _SHAPES = {"0.1ms": (64, 24), "2ms": (256, 128), "50ms": (1024, 256)}
 """Width of the layers and rows of the input; the names are what one took on the machine they were chosen on."""
 _SIMULATED = 4000
-_LONGER_S = 120
+_LONGER_S = 60
 
 
 @dataclass(frozen=True)
@@ -110,68 +111,121 @@ def hog(condition: Condition) -> Iterator[None]:
         process.wait()
 
 
-def compare(a: Path, b: Path, condition: Condition, plan: Plan = _PLAN) -> tuple[speed.Ratio, list[Processes], float]:
-    """Time two models; the ratio, the samples of both, and the seconds that it took."""
-    started = time.monotonic()
+class Comparison(msgspec.Struct, frozen=True):
+    """One whole comparison: the samples of the model and of what it was compared with, by name, and its seconds."""
+
+    samples_ns: dict[str, list[list[list[int]]]]
+    seconds: float
+
+    def ratio(self, other: str) -> Ratio:
+        return speed.paired_ratio(self.samples_ns["model"], self.samples_ns[other])
+
+    @property
+    def pair_seconds(self) -> float:
+        """What one pair of processes cost, where more models than two ran: their share."""
+        return self.seconds / len(self.samples_ns["model"]) * 2 / len(self.samples_ns)
+
+
+def compare(models: Mapping[str, Path], condition: Condition, plan: Plan = _PLAN) -> Comparison:
+    """Time models beside each other; the first is called ``model``."""
     spec = BenchSpec(session=SessionSpec(threads=condition.threads), plan=plan)
     with hog(condition):
-        first, second = run_bench([a, b], feeds(condition.model), spec)
-    took = time.monotonic() - started - 0.5 * condition.hog
-    return second.times_as_fast_as(first), [first.samples_ns, second.samples_ns], took
+        started = time.monotonic()
+        results = run_bench(list(models.values()), feeds(condition.model), spec)
+        took = time.monotonic() - started
+    samples = {
+        name: msgspec.convert(each.samples_ns, list[list[list[int]]])
+        for name, each in zip(models, results, strict=True)
+    }
+    return Comparison(samples, took)
+
+
+def compare_alike(path: Path, condition: Condition, plan: Plan) -> tuple[Processes, Processes]:
+    """The samples of one model timed beside itself."""
+    found = compare({"model": path, "copy": path}, condition, plan).samples_ns
+    return found["model"], found["copy"]
 
 
 # Parts
 
 
-def recorded(conditions: Sequence[Condition], models: dict[str, Path], pairs: int, file: Path | None) -> None:
-    """Simulated comparisons from recorded pairs."""
-    known: dict[str, list[Processes]] = {}
-    if file is not None and file.exists():
-        known = msgspec.json.decode(file.read_bytes(), type=dict[str, list[list[list[list[int]]]]])
+def live(
+    conditions: Sequence[Condition], models: Mapping[str, Path], quick: bool, old: str | None
+) -> dict[str, list[Comparison]]:
+    """Whole comparisons, by the name of their condition."""
     table(
-        "Recorded: comparisons drawn from pairs of processes of one model",
-        *("condition", "pairs", "spread of a pair", "mean ratio", "false verdicts", "coverage", "3 % more found"),
-        *(
-            "pairs used",
-            "seconds",
-            "3 % more found in 120 s",
-            "one after the other: false",
-            "one pair, over rounds: false",
-        ),
+        "Live: whole comparisons",
+        *("condition", "identical: verdicts", "(95 % interval)", "5 % more work: found slower", "(95 % interval)"),
+        *("models", "seconds a comparison", "pairs", *(["seconds of two models", "before"] if old else [])),
     )
-    everything: list[float] = []
+    everything = {}
     for condition in conditions:
-        if condition.name not in known:
-            plan = msgspec.structs.replace(_PLAN, processes=pairs, max_processes=pairs, budget_ns=10**13)
-            started = time.monotonic()
-            _, samples, _ = compare(models[condition.model], models[condition.model], condition, plan)
-            known[condition.name] = [*samples, [[[round((time.monotonic() - started) / pairs * 1e9)] * 2]]]
-            if file is not None:
-                file.write_bytes(msgspec.json.encode(known))
-        first, second, ((took, *_),) = known[condition.name]
-        logs = speed.log_ratios(first, second)
-        everything.extend(logs)
-        group_s = took[0] / 1e9
-        most, later = (max(1, int(seconds / group_s)) for seconds in (_PLAN.budget_ns / 1e9, _LONGER_S))
-        same = simulate(logs, _PLAN, most, _SIMULATED)
-        longer = simulate(logs + np.log(1.03), _PLAN, later, _SIMULATED, center=np.log(1.03))
-        more = simulate(logs + np.log(1.03), _PLAN, most, _SIMULATED, center=np.log(1.03))
-        apart, alone = controls(first, second)
+        named = {kind: models[f"{condition.model} {kind}"] for kind in ("model", "copy", "larger")}
+        same, more = ({kind: named[kind] for kind in ("model", other)} for other in ("copy", "larger"))
+        together = [named] * (6 if quick else 10)
+        asked = [same] * 40 + [more] * 20 if condition == CONDITIONS[0] and not quick else together
+        found = everything[condition.name] = [compare(each, condition) for each in asked]
+        verdicts = {
+            kind: [each.ratio(kind).verdict for each in found if kind in each.samples_ns] for kind in ("copy", "larger")
+        }
+        false = sum(verdict in {Verdict.FASTER, Verdict.SLOWER} for verdict in verdicts["copy"])
+        slower = sum(verdict is Verdict.SLOWER for verdict in verdicts["larger"])
         row(
             condition.name,
+            f"{false} of {len(verdicts['copy'])}",
+            proportion(false, len(verdicts["copy"])),
+            f"{slower} of {len(verdicts['larger'])}",
+            proportion(slower, len(verdicts["larger"])),
+            len(asked[0]),
+            f"{statistics.median(each.seconds for each in found):.0f}",
+            f"{statistics.median(len(each.samples_ns['model']) for each in found):.0f}",
+            *([f"{compare(same, condition).seconds:.1f}", f"{before(old, same, condition):.1f}"] if old else []),
+        )
+    print()
+    return everything
+
+
+def drawn(recorded: Mapping[str, Sequence[Comparison]]) -> None:
+    """Comparisons put together from recorded pairs of processes of one model."""
+    table(
+        "Drawn: comparisons put together from the recorded pairs of model and copy",
+        *("condition", "pairs", "spread of a pair", "mean ratio", "false verdicts", "coverage"),
+        *("3 % more found", "seconds", f"3 % more found in {_LONGER_S} s", "seconds"),
+        *("one after the other: false", "one pair, over rounds: false"),
+    )
+    means, errors = [], []
+    for name, comparisons in recorded.items():
+        of_copies = [each for each in comparisons if "copy" in each.samples_ns]
+        first, second = ([p for c in of_copies for p in c.samples_ns[kind]] for kind in ("model", "copy"))
+        logs = speed.log_ratios(first, second)
+        means.append(logs.mean())
+        errors.append(logs.std(ddof=1) / np.sqrt(len(logs)))
+        pair_s = statistics.median(each.pair_seconds for each in comparisons)
+        shorter_n, longer_n = (max(1, int(seconds / pair_s)) for seconds in (_PLAN.budget_ns / 1e9, _LONGER_S))
+        same = simulate(logs, _PLAN, shorter_n, _SIMULATED)
+        more, longer = (
+            simulate(logs + np.log(1.03), _PLAN, most, _SIMULATED, center=np.log(1.03))
+            for most in (shorter_n, longer_n)
+        )
+        apart, alone = controls(first, second)
+        row(
+            name,
             len(logs),
             f"{logs.std(ddof=1):.1%}",
             mean_ratio(logs),
             f"{same.false:.1%}",
             f"{same.covered:.1%}",
             f"{more.found:.0%}",
-            f"{same.pairs:.0f}",
-            f"{same.pairs * group_s:.0f}",
+            f"{more.pairs * pair_s:.0f}",
             f"{longer.found:.0%}",
+            f"{longer.pairs * pair_s:.0f}",
             f"{apart:.0%}",
             f"{alone:.0%}",
         )
-    print(f"\nAll conditions together: mean ratio {mean_ratio(np.array(everything))} (95 % interval), no bias is 1.\n")
+    weights = np.array(errors) ** -2.0
+    middle, half = np.average(means, weights=weights), 1.96 / np.sqrt(weights.sum())
+    low, point, high = np.exp([middle - half, middle, middle + half])
+    print(f"\nAll conditions, each by its precision: mean ratio {point:.4f} ({low:.4f}–{high:.4f}); 1 is no bias.\n")
 
 
 def mean_ratio(logs: np.ndarray) -> str:
@@ -187,7 +241,7 @@ def controls(first: Processes, second: Processes) -> tuple[float, float]:
     pair: an interval over the rounds of a single pair of processes, and verdicts from 2 % on.
     """
     wrong = []
-    for a, b in zip(first, second[1:], strict=False):
+    for a, b in ((first[i], second[i + 1]) for i in range(len(first) - 1)):
         x, y = (np.array([run for samples in rounds for run in samples], np.float64) for rounds in (a, b))
         error = np.hypot(x.std(ddof=1) / x.mean() / np.sqrt(len(x)), y.std(ddof=1) / y.mean() / np.sqrt(len(y)))
         wrong.append(abs(np.log(x.mean() / y.mean())) > 1.96 * error)
@@ -195,42 +249,13 @@ def controls(first: Processes, second: Processes) -> tuple[float, float]:
     return float(np.mean(wrong)), float(np.mean(alone))
 
 
-def live(conditions: Sequence[Condition], models: dict[str, Path], quick: bool, old: str | None) -> None:
-    """Whole comparisons."""
-    table(
-        "Live: whole comparisons",
-        *("condition", "identical: verdicts", "(95 % interval)", "5 % more work: found slower", "(95 % interval)"),
-        *("seconds a comparison", "pairs", *(["seconds before"] if old else [])),
-    )
-    for condition in conditions:
-        main = condition == CONDITIONS[0]
-        same_n, more_n = (8, 4) if quick else (40, 20) if main else (10, 10)
-        copy, larger = models[f"{condition.model} copy"], models[f"{condition.model} larger"]
-        model = models[condition.model]
-        same = [compare(model, copy, condition) for _ in range(same_n)]
-        more = [compare(model, larger, condition) for _ in range(more_n)]
-        false = sum(ratio.verdict in {Verdict.FASTER, Verdict.SLOWER} for ratio, *_ in same)
-        found = sum(ratio.verdict is Verdict.SLOWER for ratio, *_ in more)
-        row(
-            condition.name,
-            f"{false} of {same_n}",
-            proportion(false, same_n),
-            f"{found} of {more_n}",
-            proportion(found, more_n),
-            f"{statistics.median(took for *_, took in same):.0f}",
-            f"{statistics.median(ratio.processes for ratio, *_ in same):.0f}",
-            *([f"{before(old, model, copy, condition):.1f}"] if old else []),
-        )
-    print()
-
-
-def before(old: str, a: Path, b: Path, condition: Condition) -> float:
+def before(old: str, models: Mapping[str, Path], condition: Condition) -> float:
     """Seconds of a comparison by an earlier version."""
-    started = time.monotonic()
+    words = [old, "bench", *map(str, models.values()), "--threads", str(condition.threads), "-q"]
     with hog(condition):
-        words = [old, "bench", str(a), str(b), "--threads", str(condition.threads), "-q"]
+        started = time.monotonic()
         subprocess.run(words, check=True, capture_output=True)
-    return time.monotonic() - started - 0.5 * condition.hog
+        return time.monotonic() - started
 
 
 def proportion(count: int, n: int) -> str:
@@ -254,30 +279,32 @@ print(np.median(samples[len(samples) // 3 :]))
 """
 
 
-def bare(conditions: Sequence[Condition], models: dict[str, Path], times: int) -> None:
-    """The median beside a bare loop's."""
+def bare(conditions: Sequence[Condition], models: Mapping[str, Path], times: int) -> None:
+    """The median beside a bare loop's, on the same cores: one thread of each takes one core of the machine in turn."""
     table("Bare: the median beside that of a loop around session.run", "condition", "ours / bare (95 % interval)", "n")
     one = msgspec.structs.replace(_PLAN, processes=1, max_processes=1)
+    everywhere = sorted(os.sched_getaffinity(0))
     for condition in conditions:
-        logs = []
         spec = BenchSpec(session=SessionSpec(threads=condition.threads), plan=one)
-        with hog(condition):
-            for turn in range(times):
-                pair: dict[bool, float] = {}
-                for ours in (turn % 2 == 0, turn % 2 == 1):
-                    path = models[condition.model]
-                    if ours:
-                        (first, _) = run_bench([path, path], feeds(condition.model), spec)
-                        pair[ours] = first.median_ns
-                    else:
-                        words = [sys.executable, "-c", _BARE, str(path), str(condition.threads)]
-                        pair[ours] = float(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
-                logs.append(np.log(pair[True] / pair[False]))
+        path = models[f"{condition.model} model"]
+        words = [sys.executable, "-c", _BARE, str(path), str(condition.threads)]
+        logs = []
+        for turn in range(times):
+            if condition.threads == 1:
+                os.sched_setaffinity(0, {everywhere[turn // 2 % len(everywhere)]})
+            pair: dict[bool, float] = {}
+            for ours in (turn % 2 == 0, turn % 2 == 1):
+                if ours:
+                    pair[ours] = run_bench([path, path], feeds(condition.model), spec)[0].median_ns
+                else:
+                    pair[ours] = float(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+            logs.append(np.log(pair[True] / pair[False]))
+            os.sched_setaffinity(0, everywhere)
         row(condition.name, mean_ratio(np.array(logs)), times)
     print()
 
 
-def causes(models: dict[str, Path], pairs: int) -> None:
+def causes(models: Mapping[str, Path], pairs: int) -> None:
     """What scatters or shifts a comparison of identical models."""
     table(
         "Causes: the same model in pairs of fresh processes, one change at a time",
@@ -285,21 +312,17 @@ def causes(models: dict[str, Path], pairs: int) -> None:
     )
     plan = msgspec.structs.replace(_PLAN, processes=pairs, max_processes=pairs, budget_ns=10**13)
     long = msgspec.structs.replace(plan, slice_ns=30_000_000, min_rounds=10)
-    short = msgspec.structs.replace(plan, slice_ns=1_000_000, max_rounds=200)
     for condition in (Condition("2ms", 0, hog=False), Condition("2ms", 1, hog=False)):
-        model = models["2ms"]
         for what, tried, changed in (
             ("nothing", plan, contextlib.nullcontext()),
             ("slices of 30 ms for 4 ms", long, contextlib.nullcontext()),
-            ("slices of 1 ms", short, contextlib.nullcontext()),
             ("the watching thread looks every 1 ms", plan, looking(0.001)),
-            ("the watching thread looks every 50 ms", plan, looking(0.05)),
             ("no lead-in after another process's slice", plan, without_lead_in()),
             ("each process on the core it happens to sit on", plan, not_placed()),
             ("the same process starts first every time", plan, same_order()),
         ):
             with changed:
-                _, (first, second), _ = compare(model, model, condition, tried)
+                first, second = compare_alike(models["2ms model"], condition, tried)
             logs = speed.log_ratios(first, second)
             inside = speed._rounds_error(first, second)
             row(condition.name, what, f"{logs.std(ddof=1):.2%}", f"{inside:.2%}", mean_ratio(logs))
@@ -347,28 +370,32 @@ def main() -> None:
     parser.add_argument("--old", help="the command of an earlier version")
     given = parser.parse_args()
     words = [word.strip() for word in given.only.split(",") if word.strip()]
-    named = ("recorded", "live", "bare", "causes")
+    named = ("live", "drawn", "bare", "causes")
     parts = [part for part in named if part in words] or list(named)
     rest = [word for word in words if word not in named]
     chosen = [c for c in CONDITIONS if all(word in c.name.split(", ") for word in rest)]
     if given.quick:
         chosen = [c for c in chosen if c.model == "2ms" and not c.hog]
-    cores = len(os.sched_getaffinity(0))
-    print(f"{cores} cores; load {os.getloadavg()[0]:.1f}. {time.strftime('%H:%M')}: begun.")
+    print(f"{len(os.sched_getaffinity(0))} cores; load {os.getloadavg()[0]:.1f}. {time.strftime('%H:%M')}: begun.")
     with tempfile.TemporaryDirectory() as scratch:
         models: dict[str, Path] = {}
         for name, shape in _SHAPES.items():
-            models |= {f"{name}{kind}": Path(scratch) / f"{name}{kind}.onnx" for kind in ("", " copy", " larger")}
-            for kind, layers in (("", _LAYERS), (" copy", _LAYERS), (" larger", _LAYERS + 1)):
-                write_model(models[f"{name}{kind}"], shape, layers)
-        if "recorded" in parts:
-            recorded(chosen, models, 16 if given.quick else 30, given.samples)
-        if "live" in parts:
-            live(chosen, models, given.quick, given.old)
+            for kind, layers in (("model", _LAYERS), ("copy", _LAYERS), ("larger", _LAYERS + 1)):
+                models[f"{name} {kind}"] = Path(scratch) / f"{name}_{kind}.onnx"
+                write_model(models[f"{name} {kind}"], shape, layers)
+        recorded: dict[str, list[Comparison]] = {}
+        if given.samples is not None and given.samples.exists():
+            recorded = msgspec.json.decode(given.samples.read_bytes(), type=dict[str, list[Comparison]])
+        elif "live" in parts or "drawn" in parts:
+            recorded = live(chosen, models, given.quick, given.old)
+            if given.samples is not None:
+                given.samples.write_bytes(msgspec.json.encode(recorded))
+        if "drawn" in parts:
+            drawn({c.name: recorded[c.name] for c in chosen if c.name in recorded})
         if "bare" in parts:
-            bare([c for c in chosen if not c.hog], models, 8 if given.quick else 20)
+            bare([c for c in chosen if not c.hog], models, 12 if given.quick else 30)
         if "causes" in parts and not given.quick:
-            causes(models, 20)
+            causes(models, 15)
     print(f"{time.strftime('%H:%M')}: done.")
 
 
