@@ -185,7 +185,7 @@ TIMING = group(
     option(
         "--budget",
         type=click.FloatRange(0, min_open=True),
-        default=30.0,
+        default=60.0,
         metavar="SECONDS",
         show_default=True,
         heading="Latency",
