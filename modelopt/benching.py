@@ -17,14 +17,14 @@ from modelopt.measure.environment import Environment
 from modelopt.measure.evaluate import Accuracy, evaluate
 from modelopt.measure.speed import Ratio
 from modelopt.progress import Progress
-from modelopt.recipe import BenchSpec, EvaluateSpec, Recipe
+from modelopt.recipe import BenchSpec, EvaluateSpec, Recipe, metric_names
 from modelopt.report import FileInfo
-from modelopt.report.summary import accuracy_rows, covered, milliseconds, size
+from modelopt.report.summary import accuracy_rows, covered, milliseconds, output_sections, size
 from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Limits, Worker
 from modelopt.sections import Section
 
-SCHEMA = "modelopt-bench/2"
+SCHEMA = "modelopt-bench/3"
 
 
 class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,7 +117,8 @@ def measure_models(
                 dataset,
                 session,
                 baseline=baseline,
-                metric=data.metric if data is not None else None,
+                metrics=metric_names(data.metric) if data is not None else (),
+                heads=opened.heads,
                 limits=limits,
                 progress=progress,
             )
@@ -236,4 +237,5 @@ def compare_sections(report: BenchReport) -> list[Section]:
     notes = [f"on {report.source}", *([covered(report.results)] if report.results else [])]
     notes += [f"{info.path}: {_ran_on(result)}" for info, result in zip(report.models, report.results, strict=False)]
     notes += [f"warning: {line}" for line in report.warnings]
-    return [Section("", ("", first.path, second.path, "change"), tuple(rows), tuple(notes))]
+    outputs = [] if report.accuracy is None else output_sections(report.accuracy)
+    return [*outputs, Section("", ("", first.path, second.path, "change"), tuple(rows), tuple(notes))]

@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from modelopt.measure.chance import Standing
 from modelopt.measure.evaluate import Accuracy
-from modelopt.measure.fidelity import EXACT
 from modelopt.measure.metric import NOTHING_COMPARED, Score
+from modelopt.measure.outputs import lost_by, worst
 from modelopt.report import Latency
+
+_LOST = {
+    "argmax-agreement": "classes that differ from the original's",
+    "sequence-agreement": "sequences that differ from the original's",
+    "threshold-agreement": "yes-or-no answers that differ from the original's",
+    "rank-agreement": "pairs in another order than the original's",
+    "neighbor-agreement": "nearest neighbors that differ from the original's",
+    "sample-agreement": "samples that are off by half of what the answers vary",
+    "agreement": "values that differ from the original's",
+    "cosine": "1 - cosine with the original's",
+    "relative-error": "error relative to the original's size",
+    "sqnr": "error relative to the original's size",
+}
+
+
+_FUZZ = 1e-6
+
+
+def keeps(drop: float, limit: float) -> bool:
+    """Whether a drop is within a limit; 40 dB is 1 %, but for the last digits of its computation."""
+    return drop <= limit * (1 + _FUZZ)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +40,6 @@ class Findings:
         unchanged: The output is the input: there was nothing to measure.
         latency: None where it was not measured.
         accuracy: None where it was not measured.
-        class_scores: See `Data`.
         same_outputs: Verification found the outputs to be those of the input; accuracy was not measured then.
         blank: The outputs hold no element: verification had nothing to compare.
         not_timed: Why latency was not measured although the recipe asks for it; None where it was.
@@ -30,7 +49,6 @@ class Findings:
     unchanged: bool
     latency: Latency | None = None
     accuracy: Accuracy | None = None
-    class_scores: bool = True
     same_outputs: bool = False
     blank: bool = False
     not_timed: str | None = None
@@ -39,19 +57,12 @@ class Findings:
     def drop(self) -> float | None:
         """How much accuracy fell, as a fraction; None if unknown: it was not measured, or nothing was compared.
 
-        That is the fall of the task's metric; without labels the share of answers whose class changed, or, where the
-        answers are no classes, 1 - cosine of the least similar output; with ``--metric sqnr`` the relative error.
+        That is the fall of the task's metric; without labels what the output that lost most lost, each judged by what
+        it stands for; with a metric over all outputs 1 minus its value, or the relative error for ``sqnr``. Of several
+        metrics that which fell most counts.
         """
-        if self.accuracy is None:
-            return None
-        if self.accuracy.candidate is not None:
-            delta = self.accuracy.delta
-            fall = None if delta is None else -delta.point
-            return fall if fall is None or self.accuracy.candidate.higher_is_better else -fall
-        same = self._alike()
-        if same is not None and same.name == "sqnr":
-            return relative_error(same)
-        return None if same is None or same.value is None else 1 - same.value
+        found = self._decisive()
+        return None if found is None else found[0]
 
     def no_evidence(self) -> str | None:
         """Why what was measured is no evidence about accuracy; None where it is, or nothing was measured."""
@@ -59,48 +70,51 @@ class Findings:
             return "nothing was compared" if self.blank else None
         if self.drop() is None:
             return "nothing was compared"
-        chance = self.accuracy.chance
+        chance = self.accuracy.tasks[0].chance if self.accuracy.tasks else None
         return "the original scores at chance" if chance and chance.standing is Standing.AT_CHANCE else None
 
     def seen(self) -> str | None:
         """How far the outputs are from the original's, in words; None where that was not measured."""
         if self.accuracy is None:
             return None
-        same = self._alike()
-        if same is None or same.value is None:
-            blank = not any(map(_compared, self.accuracy.fidelity))
-            return NOTHING_COMPARED if blank else "the outputs are the same" if self.drop() == 0 else None
-        if same.unit == "share":
-            return f"{round((1 - same.value) * same.n):,} of {same.n:,} answers changed"
-        return f"{same.name} with the original's outputs is {same.value:.4g}"
+        found = self._decisive()
+        if found is None:
+            return NOTHING_COMPARED
+        lost, score, where = found
+        errors = [each.error.value for each in self.accuracy.outputs if each.error is not None]
+        if not lost and not any(errors) and (errors or score.value is None):
+            return "the outputs are the same"
+        if score.name.endswith("agreement") and score.unit == "share":
+            return f"{round(lost * score.n):,} of {score.n:,} answers changed{where}"
+        if score.unit == "dB" or score.name == "relative-error":
+            return f"the error is {lost:.2%} of the original's size{where}"
+        return f"{score.name} with the original's outputs is {score.value:.4g}{where}"
 
     def drop_of(self) -> str:
         """What `drop` is a figure of."""
-        if self.accuracy is not None and self.accuracy.candidate is not None:
-            return self.accuracy.candidate.name
-        same = self._alike()
-        if same is not None and same.name == "sqnr":
-            return "error relative to the original's outputs"
-        if same is None or same.name == "cosine":
-            return "1 - cosine with the original's outputs"
-        return "answers that differ from the original's"
+        found = self._decisive()
+        if found is None:
+            return "nothing"
+        _, score, where = found
+        return _LOST.get(score.name, score.name) + where
 
-    def _alike(self) -> Score | None:
-        """How alike the outputs are, by the measure that suits them and compared something."""
-        scores = {score.name: score for score in self.accuracy.fidelity} if self.accuracy is not None else {}
-        order = ("argmax-agreement", "cosine", "agreement", "sqnr")
-        if not self.class_scores:
-            order = ("cosine", "agreement", "argmax-agreement", "sqnr")
-        return next((scores[name] for name in order if name in scores and _compared(scores[name])), None)
-
-
-def _compared(found: Score) -> bool:
-    """Whether a score stands for a comparison; one that found outputs to be the same may have no value."""
-    return found.value is not None or not (found.note or "").startswith(NOTHING_COMPARED)
-
-
-def relative_error(sqnr: Score) -> float:
-    """The root of noise over signal: 0 without noise, infinite where there was only noise or nothing was compared."""
-    if sqnr.value is not None:
-        return float(10 ** (-sqnr.value / 20))
-    return 0.0 if (sqnr.note or "").startswith(EXACT) else math.inf
+    def _decisive(self) -> tuple[float, Score, str] | None:
+        """What was lost, by which score, and at which output, in words; None where that is not known."""
+        accuracy = self.accuracy
+        if accuracy is None:
+            return None
+        found: list[tuple[float, Score, str]] = []
+        for task in accuracy.tasks:
+            if task.fall is None:
+                return None
+            found.append((task.fall, task.candidate, ""))
+        if accuracy.named:
+            for score in accuracy.fidelity:
+                lost = lost_by(score)
+                if lost is not None:
+                    found.append((lost, score, ""))
+        output = worst(accuracy.outputs)
+        if output is not None and output.decisive is not None and output.drop is not None:
+            where = f", output '{output.output}'" if len(accuracy.outputs) > 1 else ""
+            found.append((output.drop, output.decisive, where))
+        return max(found, key=lambda each: each[0]) if found else None

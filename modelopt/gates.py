@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from modelopt import measuring
 from modelopt.errors import InputError
-from modelopt.findings import Findings
+from modelopt.findings import Findings, keeps
 from modelopt.measure.speed import Verdict
 from modelopt.passes.base import Effect
 from modelopt.recipe import BenchSpec, Gates, Recipe
@@ -30,7 +30,7 @@ def require(recipe: Recipe) -> None:
     compared = recipe.evaluate is not None or recipe.verify or recipe.bench is not None
     if not compared or not (measuring.has_evidence(recipe) or measuring.is_verified(recipe)):
         raise _no_accuracy()
-    if measuring.metric_of(recipe) == "max-abs-error":
+    if "max-abs-error" in measuring.metrics_of(recipe):
         raise InputError(
             "max-abs-error is no share that a contract on accuracy (--max-drop) could bound",
             hint="--metric cosine, sqnr or argmax-agreement",
@@ -174,7 +174,7 @@ def _accuracy(gates: Gates, findings: Findings) -> Iterator[GateResult]:
         raise _no_accuracy()
     drop, reason = findings.drop(), findings.no_evidence()
     found = "" if drop is None else f"{round(drop, 6) + 0.0:.2%} ({findings.drop_of()})"
-    passed = drop is not None and drop <= gates.max_drop and reason is None
+    passed = drop is not None and keeps(drop, gates.max_drop) and reason is None
     yield GateResult(
         gate="max-drop",
         limit=f"{gates.max_drop:.2%}",

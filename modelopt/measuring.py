@@ -16,14 +16,16 @@ from modelopt.data import Dataset, Preprocess, open_data, overlap, random_data, 
 from modelopt.data.synthetic import NO_RANDOM, RandomDataset, is_picture, lengths_to_try
 from modelopt.errors import ModeloptError, Refused
 from modelopt.findings import Findings
-from modelopt.measure.answers import gives_class_scores
 from modelopt.measure.bench import BenchSpec as Bench
 from modelopt.measure.bench import run_bench
 from modelopt.measure.evaluate import Accuracy, evaluate
+from modelopt.measure.heads import Head, heads_of
+from modelopt.measure.metrics import parse_all
+from modelopt.measure.outputs import require_outputs
 from modelopt.measure.schedule import Plan
 from modelopt.passes.base import Effect
 from modelopt.progress import Progress
-from modelopt.recipe import BenchSpec, DataSpec, Recipe
+from modelopt.recipe import BenchSpec, DataSpec, Recipe, metric_names
 from modelopt.report import Latency
 from modelopt.runtime import cpu
 from modelopt.runtime.session import SessionSpec
@@ -63,7 +65,7 @@ class Data:
         seed: For random inputs.
         random: Random inputs that the model runs on, once they were needed.
         ranges: Between which integers the graph lets an input lie, by its name: see `verification.input_uses`.
-        class_scores: Whether the model's answers are classes: without labels those are compared, else directions.
+        heads: How the graph ends at each output: see `measure.heads`.
     """
 
     signature: Signature
@@ -72,7 +74,7 @@ class Data:
     notes: tuple[str, ...]
     seed: int
     random: Dataset | None = field(default=None)
-    class_scores: bool = True
+    heads: Mapping[str, Head] = field(default_factory=dict)
     ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     hint: str = GIVE_DATA
     calibration_notes: tuple[str, ...] = ()
@@ -151,9 +153,10 @@ def open_all(recipe: Recipe, model: ir.Model, signature: Signature | None = None
         signature: What the data must fit; None for that of `model`.
 
     Raises:
-        InputError: They do not fit.
+        InputError: They do not fit, or a metric was named that there is not, or for an output that there is not.
     """
     signature = signature_of(model) if signature is None else signature
+    require_outputs(parse_all(metrics_of(recipe)).outputs, [str(output.name) for output in model.graph.outputs])
     calibration = _open(recipe.calibration, signature, recipe.seed)
     evaluation = _open(recipe.evaluate, signature, recipe.seed)
     notes = [note for dataset in (calibration, evaluation) if dataset is not None for note in dataset.notes]
@@ -173,14 +176,13 @@ def open_all(recipe: Recipe, model: ir.Model, signature: Signature | None = None
             )
         else:
             about_accuracy.append("no --eval, and too few calibration samples to hold some out: accuracy is flattered")
-    scores = gives_class_scores(model)
     return Data(
         signature,
         calibration,
         evaluation,
         tuple(dict.fromkeys(notes)),
         recipe.seed,
-        class_scores=scores,
+        heads=heads_of(model),
         ranges=ranges_of(model),
         calibration_notes=tuple(about_calibration),
         accuracy_notes=tuple(about_accuracy),
@@ -320,13 +322,20 @@ def measure(
         return Findings(
             unchanged=False, latency=latency, same_outputs=verified, blank=not verified, not_timed=not_timed
         )
-    metric = metric_of(recipe)
-    accuracy = evaluate(before, after, dataset, judging_spec(recipe), metric=metric, limits=limits, progress=progress)
+    accuracy = evaluate(
+        before,
+        after,
+        dataset,
+        judging_spec(recipe),
+        metrics=metrics_of(recipe),
+        heads=data.heads,
+        limits=limits,
+        progress=progress,
+    )
     return Findings(
         unchanged=False,
         latency=latency,
         accuracy=accuracy,
-        class_scores=data.class_scores,
         not_timed=not_timed,
         guesses=data.guesses,
     )
@@ -337,9 +346,9 @@ def is_verified(recipe: Recipe) -> bool:
     return recipe.verify and all(step.effect is Effect.EXACT for step in recipe.passes())
 
 
-def metric_of(recipe: Recipe) -> str | None:
-    """The metric that the user named; None to choose by the data."""
-    return recipe.evaluate.metric if recipe.evaluate is not None else recipe.gates.metric
+def metrics_of(recipe: Recipe) -> tuple[str, ...]:
+    """The metrics that the user named; none to choose by the data and the outputs."""
+    return metric_names(recipe.evaluate.metric if recipe.evaluate is not None else recipe.gates.metric)
 
 
 def is_exact(recipe: Recipe) -> bool:

@@ -46,11 +46,12 @@ class EvaluateSpec(DataSpec, frozen=True, kw_only=True, rename="kebab", forbid_u
     """Data for accuracy, and how to score it.
 
     Attributes:
-        metric: ``top1``, ``top5``, ``cosine``, ``sqnr``, ``max-abs``, ``argmax`` or ``file.py:function``; None
-            chooses by what the data hold.
+        metric: ``top1``, ``top5``, ``cosine``, ``sqnr``, ``max-abs-error``, ``argmax-agreement``, ``agreement``,
+            ``file.py:function``, or ``OUTPUT=NAME`` for one output; or several of these. None chooses by what the data
+            hold and the outputs stand for.
     """
 
-    metric: str | None = None
+    metric: str | tuple[str, ...] | None = None
 
 
 class BenchSpec(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
@@ -85,7 +86,8 @@ class Gates(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_un
         max_size_bytes: The largest size allowed, in bytes.
         must_gain: Whether a result breaks it that is slower than the input, or as fast and no smaller.
         metric: What `max_drop` is a figure of where there are no evaluation data: ``cosine``, ``sqnr`` (the relative
-            error) or ``argmax-agreement``; None chooses by how the model ends.
+            error), ``argmax-agreement``, or ``OUTPUT=NAME`` for one output; or several of these. None judges each
+            output by what it stands for.
     """
 
     max_drop: Annotated[float, msgspec.Meta(ge=0)] | None = None
@@ -93,7 +95,12 @@ class Gates(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_un
     max_size_ratio: Annotated[float, msgspec.Meta(gt=0)] | None = None
     max_size_bytes: Annotated[int, msgspec.Meta(ge=0)] | None = None
     must_gain: bool = False
-    metric: str | None = None
+    metric: str | tuple[str, ...] | None = None
+
+
+def metric_names(metric: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """The metrics of a recipe's field, one by one."""
+    return () if metric is None else (metric,) if isinstance(metric, str) else metric
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import TypeVar
 
 import msgspec
 
-from modelopt.recipe import BenchSpec, DataSpec, Recipe
+from modelopt.recipe import BenchSpec, DataSpec, EvaluateSpec, Recipe, metric_names
 
-_PATHS = ("data", "labels", "metric")
+_PATHS = ("data", "labels")
 
 _Data = TypeVar("_Data", bound=DataSpec)
 
@@ -31,8 +31,16 @@ def without_folders(recipe: Recipe) -> Recipe:
 
 def _data(spec: _Data) -> _Data:
     said: Mapping[str, object] = {name: getattr(spec, name, None) for name in _PATHS}
-    changes = {name: _name(text) for name, text in said.items() if isinstance(text, str)}
+    changes: dict[str, object] = {name: _name(text) for name, text in said.items() if isinstance(text, str)}
+    if isinstance(spec, EvaluateSpec):
+        named = tuple(map(_metric, metric_names(spec.metric)))
+        changes["metric"] = None if spec.metric is None else named[0] if isinstance(spec.metric, str) else named
     return msgspec.structs.replace(spec, **changes)
+
+
+def _metric(text: str) -> str:
+    """``OUTPUT=NAME`` as it is: the name of an output may look like a path."""
+    return text if "=" in text and ".py:" not in text else _name(text)
 
 
 def _bench(spec: BenchSpec) -> BenchSpec:

@@ -17,7 +17,7 @@ from modelopt.cli import optimize
 from modelopt.errors import InputError
 from modelopt.findings import Findings
 from modelopt.measure.chance import Guesses, Standing
-from modelopt.measure.evaluate import Accuracy
+from modelopt.measure.evaluate import Accuracy, TaskScore
 from modelopt.measure.metrics import task_for
 from modelopt.measure.speed import Ratio, Verdict
 from modelopt.measure.stats import proportion_interval
@@ -323,11 +323,16 @@ def classified(labels: np.ndarray, scores: np.ndarray) -> Accuracy:
         metric.update([row[None]], [row[None]], label[None])
     return Accuracy(
         n=len(labels),
-        reference=metric.reference_score(),
-        candidate=metric.score(),
-        delta=metric.delta(),
+        tasks=(
+            TaskScore(
+                reference=metric.reference_score(),
+                candidate=metric.score(),
+                delta=metric.delta(),
+                chance=metric.chance(),
+            ),
+        ),
+        outputs=(),
         fidelity=(),
-        chance=metric.chance(),
     )
 
 

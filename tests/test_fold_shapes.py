@@ -192,7 +192,7 @@ def test_labelled_data_fill_the_frozen_batch(tmp_path: Path) -> None:
         calibration=DataSpec(data=str(folder / "calib.npz"), limit=10),
     )
     assert report.accuracy is not None
-    assert report.accuracy.candidate.n % 5 == 0
+    assert report.accuracy.tasks[0].candidate.n % 5 == 0
 
 
 X = """<ir_version: 10, opset_import: ["" : 20]>

@@ -147,6 +147,33 @@ def test_conv_bn(op: str, dims: int, group: int, bias: bool) -> None:
     assert len(fused.graph.initializers) == 2
 
 
+def dead_channel(mean: float, epsilon: float = 1e-5) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+    """A convolution whose channel 1 is always `mean`, as trained mobile networks have many, and its normalization."""
+    rng = np.random.default_rng(13)
+    node, weights, channels = conv_weights(rng, "Conv", 2, 1, bias=True)
+    weights |= {name: rng.uniform(0.5, 2, channels).astype(np.float32) for name in ("s", "t", "m", "v")}
+    weights["w"][1], weights["b"][1], weights["m"][1], weights["v"][1] = 0, mean, mean, 0
+    bn = helper.make_node("BatchNormalization", ["c", "s", "t", "m", "v"], ["y"], epsilon=epsilon)
+    return model_of([node, bn], weights, 4), feeds_for(rng, 2, 2, in_branch=False)
+
+
+@pytest.mark.parametrize("mean", [0.0, 1e-20, -0.3])
+def test_a_channel_without_variance_is_folded(mean: float) -> None:
+    fused = assert_fuses(*dead_channel(mean), "fuse-conv-bn", 1)
+    assert [node.op_type for node in fused.graph] == ["Conv"]
+
+
+@pytest.mark.parametrize(
+    ("mean", "epsilon", "reason"), [(1000.0, 1e-5, "a mean so large"), (0.1, 0.0, "nothing is added to it")]
+)
+def test_a_channel_without_variance_is_refused_where_rounding_would_show(
+    mean: float, epsilon: float, reason: str
+) -> None:
+    changes = apply("fuse-conv-bn", ir.from_proto(dead_channel(mean, epsilon)[0]))
+    assert changes.rewrites == 0
+    assert reason in changes.skipped[0].reason
+
+
 @pytest.mark.parametrize("place", PLACES, ids=str)
 def test_conv_bn_wherever_the_weights_are(place: dict[str, bool]) -> None:
     rng = np.random.default_rng(8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from modelopt.errors import EnvironmentLacks, InputError
 from modelopt.measure import cautions
 from modelopt.measure.bench import BenchResult, BenchSpec, run_bench
 from modelopt.measure.environment import Environment, describe
-from modelopt.measure.schedule import Plan, ProcessTimings, Slice, Timer, Timings, by_process, time_processes
+from modelopt.measure.schedule import Plan, ProcessTimings, Slice, Timer, Timings, by_process, in_turn, time_processes
 from modelopt.measure.speed import Ratio, Verdict, half_width, paired_ratio
 from modelopt.progress import Progress, silent
 from modelopt.report.summary import covered
@@ -106,6 +107,14 @@ def test_the_order_alternates_in_and_between_groups_and_a_round_times_one_feed()
     assert [feed for _, _, feed, *_ in first[:8]] == [0, 0, 1, 1, 0, 0, 1, 1]
     second = [call for call in machine.calls if call[0] == 1][warmup:]
     assert [model for _, model, *_ in second[:8]] == [1, 0, 0, 1, 1, 0, 0, 1]
+
+
+@pytest.mark.parametrize("n", [2, 3, 4])
+def test_no_model_is_before_another_more_often(n: int) -> None:
+    orders = [in_turn(turn, n) for turn in range(4 * n)]
+    assert {order[0] for order in orders} == set(range(n))
+    for a, b in itertools.combinations(range(n), 2):
+        assert sum(order.index(a) < order.index(b) for order in orders) == len(orders) / 2
 
 
 def test_drift_does_not_look_like_a_difference() -> None:

@@ -77,13 +77,10 @@ CLASSES = np.arange(8) % N_CLASSES
 def test_a_loss_of_accuracy_is_measured_and_paired(good: Path, bad: Path) -> None:
     told: list[int] = []
     found = evaluate(good, bad, rows(CLASSES), ONE_THREAD, progress=lambda _what, done, _total: told.append(done))
-    assert found.reference is not None
-    assert found.candidate is not None
-    assert found.delta is not None
-    assert (found.n, found.reference.value, found.candidate.value) == (8, 1.0, 0.75)
-    assert found.delta.point == -0.25
+    (task,) = found.tasks
+    assert (found.n, task.reference.value, task.candidate.value, task.fall) == (8, 1.0, 0.75, 0.25)
+    assert found.outputs == ()  # the labels decide
     scores = {score.name: score.value for score in found.fidelity}
-    assert scores["argmax-agreement"] == 0.75
     assert scores["cosine"] == pytest.approx(0.5)
     assert scores["max-abs-error"] == 2
     assert told == list(range(1, 9))
@@ -92,13 +89,14 @@ def test_a_loss_of_accuracy_is_measured_and_paired(good: Path, bad: Path) -> Non
 
 def test_without_labels_there_is_only_fidelity(good: Path) -> None:
     found = evaluate(good, good, rows(), ONE_THREAD)
-    assert (found.reference, found.candidate, found.delta, found.notes) == (None, None, None, ())
+    assert (found.tasks, found.notes) == ((), ())
+    assert [(each.output, each.drop) for each in found.outputs] == [("y", 0.0)]
     assert next(score for score in found.fidelity if score.name == "sqnr").note == "exact"
 
 
 def test_labels_that_are_not_classes_are_said_to_be_unused(good: Path) -> None:
     found = evaluate(good, good, rows(CLASSES * 0.5), ONE_THREAD)
-    assert found.candidate is None
+    assert found.tasks == ()
     assert "not class numbers" in found.notes[0]
 
 
@@ -108,7 +106,7 @@ def test_outputs_are_matched_by_name(tmp_path: Path) -> None:
     model.graph.outputs.reverse()
     swapped = tmp_path / "b.onnx"
     swapped.write_bytes(ir.to_proto(model).SerializeToString())
-    found = evaluate(two, swapped, rows(), ONE_THREAD, metric="max-abs-error")
+    found = evaluate(two, swapped, rows(), ONE_THREAD, metrics=["max-abs-error"])
     assert [score.value for score in found.fidelity] == [0.0]
 
 
@@ -120,9 +118,9 @@ def test_what_cannot_be_compared(tmp_path: Path, good: Path) -> None:
     with pytest.raises(InputError, match="no sample"):
         evaluate(good, good, rows(n=0), ONE_THREAD)
     with pytest.raises(InputError, match="unknown metric"):
-        evaluate(good, good, rows(), ONE_THREAD, metric="topp1")
+        evaluate(good, good, rows(), ONE_THREAD, metrics=["topp1"])
     with pytest.raises(InputError, match=r"rows\[0\]: top5 needs labels"):
-        evaluate(good, good, rows(), ONE_THREAD, metric="top5")
+        evaluate(good, good, rows(), ONE_THREAD, metrics=["top5"])
 
 
 def _model(path: Path) -> ir.Model:

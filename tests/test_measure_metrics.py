@@ -11,7 +11,7 @@ import pytest
 from modelopt.errors import InputError
 from modelopt.measure.fidelity import Cosine, MaxAbsError, Sqnr
 from modelopt.measure.metric import Metric, Score, TaskMetric
-from modelopt.measure.metrics import choose, names, parse, task_for
+from modelopt.measure.metrics import Asked, choose, names, parse, parse_all, task_for
 from modelopt.measure.topk import TopK
 
 F = np.float32
@@ -177,19 +177,27 @@ def test_names_parse_to_fresh_metrics() -> None:
     [(np.array([1, 0, 2, 1]), "top1"), (np.array([1, 0, 2, 9]), None), (np.array([0.5] * 4), None), (None, None)],
 )
 def test_the_choice_follows_the_labels(label: np.ndarray | None, task: str | None) -> None:
-    choice = choose(None, [LOGITS])
+    choice = choose(Asked(), [LOGITS])
     assert choice.inferred
     found = None if label is None else task_for([LOGITS], [LOGITS], label)
     assert (None if found is None else found.name) == task
-    assert [metric.name for metric in choice.fidelity] == ["cosine", "sqnr", "max-abs-error", "argmax-agreement"]
+    assert [metric.name for metric in choice.fidelity] == ["cosine", "sqnr", "max-abs-error"]
 
 
 def test_the_choice_of_the_user_counts() -> None:
-    assert choose(parse("top5"), [LOGITS]).task is not None
-    choice = choose(parse("sqnr"), [LOGITS])
-    assert (choice.task, choice.inferred) == (None, False)
+    assert [metric.name for metric in choose(parse_all(["top5"]), [LOGITS]).tasks] == ["top5"]
+    choice = choose(parse_all(["sqnr"]), [LOGITS])
+    assert (choice.tasks, choice.inferred) == ((), False)
     assert [metric.name for metric in choice.fidelity] == ["sqnr"]
-    assert [metric.name for metric in choose(None, [np.array([1])]).fidelity] == ["agreement"]
+    assert [metric.name for metric in choose(Asked(), [np.array([1])]).fidelity] == ["agreement"]
+
+
+def test_several_metrics_and_some_of_one_output() -> None:
+    asked = parse_all(["top1", "sqnr", "boxes=cosine", "a=b=ignore"])
+    assert [metric.name for metric in (*asked.tasks, *asked.fidelity)] == ["top1", "sqnr"]
+    assert asked.outputs == {"boxes": "cosine", "a=b": "ignore"}
+    with pytest.raises(InputError, match="unknown metric 'cosin' for output 'y'"):
+        parse_all(["y=cosin"])
 
 
 def custom(tmp_path: Path, body: str) -> TaskMetric:

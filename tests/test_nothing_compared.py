@@ -91,7 +91,7 @@ def test_noise_beside_an_output_of_zeros_is_a_loss_of_everything() -> None:
 
 
 def _accuracy(*fidelity: Score) -> Accuracy:
-    return Accuracy(n=1, reference=None, candidate=None, delta=None, fidelity=fidelity)
+    return Accuracy(n=1, tasks=(), outputs=(), fidelity=fidelity, named=True)
 
 
 def test_labels_of_samples_without_rows_do_not_count() -> None:
@@ -155,10 +155,11 @@ ONE_THREAD = SessionSpec(threads=1)
 def test_a_sample_without_rows_among_others(tmp_path: Path) -> None:
     good, bad = detector(tmp_path / "a.onnx"), detector(tmp_path / "b.onnx", sign=-1)
     data = Hot(source="hot", has_labels=False, hot=(2, 4))
-    scores = {score.name: score for score in evaluate(good, bad, data, ONE_THREAD).fidelity}
+    found = evaluate(good, bad, data, ONE_THREAD)
+    scores = {score.name: score for score in found.fidelity}
     assert scores["cosine"].value == pytest.approx(-1)
     assert scores["cosine"].n == 2
-    assert (scores["argmax-agreement"].value, scores["argmax-agreement"].n) == (0, 2)
+    assert Findings(unchanged=False, accuracy=found).drop() == 1
     assert "4 of 6 samples are not counted: their outputs hold no element" in evaluate(good, bad, data).notes
 
 
@@ -166,8 +167,7 @@ def test_a_sample_without_rows_among_others(tmp_path: Path) -> None:
 def test_labels_are_used_where_there_are_rows(tmp_path: Path, hot: tuple[int, ...]) -> None:
     model = detector(tmp_path / "a.onnx")
     found = evaluate(model, model, Hot(source="hot", has_labels=True, hot=hot), ONE_THREAD)
-    assert found.candidate is not None
-    assert found.candidate.n == len(hot)
+    assert found.tasks[0].candidate.n == len(hot)
     assert any(note.startswith(f"top1 is over {len(hot)} of 6 samples") for note in found.notes)
 
 

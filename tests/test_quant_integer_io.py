@@ -144,7 +144,7 @@ def test_a_float_model_whose_metadata_lie_is_measured_as_it_is(tmp_path: Path) -
     liar.metadata_props.add(key=KEY, value=lie.decode())
     onnx.save(liar, tmp_path / "liar.onnx")
     done = modelopt("compare", CNN, "liar.onnx", "--eval", EVAL, "--no-bench", "--json", cwd=tmp_path).succeeded()
-    accuracy = json.loads(done.out)["accuracy"]
+    accuracy = json.loads(done.out)["accuracy"]["tasks"][0]
     assert accuracy["reference"]["value"] == accuracy["candidate"]["value"]
 
 
@@ -156,11 +156,11 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     kind = "int8" if cpu.detect().kind is TargetKind.ARM64 else "uint8"
     assert facts["input image"].startswith(f"{kind}, scale ")
     assert facts["output logits"].startswith(f"{kind}, scale ")
-    assert report["accuracy"]["candidate"]["value"] > 0.98
+    assert report["accuracy"]["tasks"][0]["candidate"]["value"] > 0.98
     session = ort.InferenceSession(tmp_path / "int.onnx", providers=["CPUExecutionProvider"])
     assert [value.type for value in (*session.get_inputs(), *session.get_outputs())] == [f"tensor({kind})"] * 2
     compared = modelopt("compare", CNN, "int.onnx", "--eval", EVAL, "--no-bench", "--json", cwd=tmp_path).succeeded()
-    assert json.loads(compared.out)["accuracy"]["candidate"]["value"] > 0.98
+    assert json.loads(compared.out)["accuracy"]["tasks"][0]["candidate"]["value"] > 0.98
 
 
 def test_it_is_for_static_int8(tmp_path: Path) -> None:

@@ -317,6 +317,8 @@ def test_a_recipe_travels_without_private_folders(path: str, kept: str) -> None:
     travels = without_folders(given)
     assert travels.calibration == DataSpec(data=kept, labels=kept)
     assert travels.evaluate == EvaluateSpec(data=kept, labels=kept, metric=kept)
+    several = Recipe(steps=(), evaluate=EvaluateSpec(data="x", metric=(path, "/head/Add=cosine")))
+    assert without_folders(several).evaluate == EvaluateSpec(data="x", metric=(kept, "/head/Add=cosine"))
     assert travels.bench == BenchSpec(provider_options={"cache": kept})
     assert recipe.parse(recipe.dump(travels)) == travels
 

@@ -153,8 +153,11 @@ DATA = group(
     option("--labels", type=click.Path(), heading="Accuracy", help="Its labels: a file with 'name,label' lines."),
     option(
         "--metric",
+        multiple=True,
+        metavar="NAME",
         heading="Accuracy",
-        help="top1, top5, argmax-agreement, cosine, sqnr, max-abs-error, or file.py:f. [default: by the data]",
+        help="top1, top5, argmax-agreement, cosine, sqnr, max-abs-error, file.py:f, or OUTPUT=NAME for one output: "
+        "cosine, relative-error, rank-agreement, ignore …; may be repeated. [default: by the data and the outputs]",
     ),
     option("--preprocess", heading="Accuracy", help="For images: resize=224x224,scale=1/255,mean=0.5,std=0.5."),
 )

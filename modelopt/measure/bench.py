@@ -14,7 +14,7 @@ import numpy as np
 from modelopt.errors import InputError
 from modelopt.measure import cautions, environment, noise_floor, speed, stats
 from modelopt.measure.environment import Environment
-from modelopt.measure.schedule import Plan, Slice, Timer, Timings, by_process, time_processes
+from modelopt.measure.schedule import Plan, Slice, Timer, Timings, by_process, in_turn, time_processes
 from modelopt.measure.speed import Ratio
 from modelopt.progress import Progress, silent
 from modelopt.runtime import cores
@@ -227,8 +227,7 @@ def _group(
     with contextlib.ExitStack() as stack:
         workers = [stack.enter_context(Worker(limits)) for _ in entrants]
         places = range(len(entrants))
-        order = [(number + place) % len(entrants) for place in places]
-        opened = {place: entrants[place].enter(workers[place], feeds) for place in order}
+        opened = {place: entrants[place].enter(workers[place], feeds) for place in in_turn(number, len(entrants))}
         yield _placed_alike(opened, threads)
         for place in places:
             entrants[place].peaks_bytes.append(opened[place].peak_bytes())

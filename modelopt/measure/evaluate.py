@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -11,8 +11,10 @@ import numpy as np
 from modelopt.data.sample import Dataset, Sample
 from modelopt.errors import InputError
 from modelopt.measure.chance import Chance, Standing, caution
-from modelopt.measure.metric import NOTHING_COMPARED, Metric, Outputs, Score, is_float
-from modelopt.measure.metrics import UNUSED_LABELS, Choice, choose, parse, task_for
+from modelopt.measure.heads import Head
+from modelopt.measure.metric import NOTHING_COMPARED, Outputs, Score, TaskMetric, is_float
+from modelopt.measure.metrics import UNUSED_LABELS, Asked, Choice, choose, parse_all, task_for
+from modelopt.measure.outputs import OutputScore, OutputScores
 from modelopt.measure.stats import Delta
 from modelopt.progress import Progress, silent
 from modelopt.runtime.session import SessionSpec
@@ -21,26 +23,48 @@ from modelopt.runtime.worker import Limits, Session, Worker
 _FLOATS = frozenset({"tensor(float)", "tensor(float16)", "tensor(bfloat16)", "tensor(double)"})
 
 
+class TaskScore(msgspec.Struct, frozen=True, kw_only=True):
+    """How well two models do a task.
+
+    Attributes:
+        reference: The original's score.
+        candidate: The other model's score.
+        delta: Candidate minus reference, paired; None where one of them has no item at all.
+        chance: How the original's score stands to guessing; None where that is not known.
+    """
+
+    reference: Score
+    candidate: Score
+    delta: Delta | None
+    chance: Chance | None = None
+
+    @property
+    def fall(self) -> float | None:
+        """How much worse the candidate is; None where that is not known."""
+        if self.delta is None:
+            return None
+        return -self.delta.point if self.candidate.higher_is_better else self.delta.point
+
+
 class Accuracy(msgspec.Struct, frozen=True, kw_only=True):
     """How well two models do on the same data.
 
     Attributes:
         n: Samples run.
-        reference: The original's score at the task; None without labels that a metric can use.
-        candidate: The other model's score.
-        delta: Candidate minus reference, paired.
+        tasks: The scores at the task, the one that fell most first; empty without labels that a metric can use.
+        outputs: Each output beside the original's, by what it stands for; where a task or a metric over all outputs
+            decides, only those that the user named a metric for.
         fidelity: How close the outputs are, without labels; a score without a value compared nothing, or says why.
-        chance: How the original's score at the task stands to guessing; None where that is not known.
+        named: The user named a metric over all outputs, and `fidelity` holds that.
         notes: What the reader should know.
         warnings: What speaks against believing the scores.
     """
 
     n: int
-    reference: Score | None
-    candidate: Score | None
-    delta: Delta | None
+    tasks: tuple[TaskScore, ...]
+    outputs: tuple[OutputScore, ...]
     fidelity: tuple[Score, ...]
-    chance: Chance | None = None
+    named: bool = False
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -52,7 +76,8 @@ def evaluate(
     spec: SessionSpec | None = None,
     *,
     baseline: SessionSpec | None = None,
-    metric: str | None = None,
+    metrics: Sequence[str] = (),
+    heads: Mapping[str, Head] | None = None,
     limits: Limits | None = None,
     progress: Progress = silent,
 ) -> Accuracy:
@@ -66,7 +91,8 @@ def evaluate(
         dataset: Samples that fit the reference's inputs.
         spec: How to open both sessions; idle threads do not spin whatever it says.
         baseline: How to open the reference, where that differs (another provider); None as `spec`.
-        metric: A name from `metrics.names` or ``file.py:function``; None chooses.
+        metrics: Names from `metrics.names`, ``file.py:function``, or ``OUTPUT=NAME`` for one output; none chooses.
+        heads: How the reference ends at each output: see `heads.heads_of`.
         limits: What each child may use.
         progress: Told of samples done.
 
@@ -77,13 +103,13 @@ def evaluate(
         Refused: onnxruntime does not load or run a model.
         WorkerDied: A child crashed or exceeded its limits.
     """
-    asked = None if metric is None else parse(metric)
+    asked = parse_all(metrics)
     quiet = msgspec.structs.replace(spec or SessionSpec(), spin=False)
     with Worker(limits) as first, Worker(limits) as second:
         usual = quiet if baseline is None else msgspec.structs.replace(baseline, spin=False)
         before = first.open(reference, usual)
         after = second.open(candidate, quiet)
-        return score(Reference(before, dataset), after, asked, progress)
+        return score(Reference(before, dataset, heads=heads), after, asked, progress)
 
 
 class Reference:
@@ -93,11 +119,15 @@ class Reference:
         session: The model, open.
         dataset: The samples.
         keep_bytes: How many bytes of outputs to keep for the next time; the model runs again for the rest.
+        heads: How the model ends at each output; nothing is known of the others.
     """
 
-    def __init__(self, session: Session, dataset: Dataset, keep_bytes: int = 0) -> None:
+    def __init__(
+        self, session: Session, dataset: Dataset, keep_bytes: int = 0, *, heads: Mapping[str, Head] | None = None
+    ) -> None:
         self.session = session
         self.dataset = dataset
+        self.heads = heads or {}
         self._room = keep_bytes
         self._kept: dict[int, list[np.ndarray]] = {}
 
@@ -113,7 +143,7 @@ class Reference:
             yield sample, outputs
 
 
-def score(before: Reference, after: Session, asked: Metric | None, progress: Progress = silent) -> Accuracy:
+def score(before: Reference, after: Session, asked: Asked, progress: Progress = silent) -> Accuracy:
     """Run an open session over the reference's data; see `evaluate`."""
     names = _matched_outputs(before.session, after)
     dataset = before.dataset
@@ -122,7 +152,8 @@ def score(before: Reference, after: Session, asked: Metric | None, progress: Pro
     for sample, reference in before:
         candidate = after.run(sample.feeds, names)
         if found is None:
-            found = _Scoring(choose(asked, reference), [value.name for value in before.session.info.outputs])
+            outputs = [value.name for value in before.session.info.outputs]
+            found = _Scoring(choose(asked, reference), asked, outputs, before.heads)
         found.update(sample, reference, candidate)
         progress("evaluating", found.n, total)
     if found is None:
@@ -135,17 +166,21 @@ class _Scoring:
 
     Args:
         choice: The metrics; one that uses the labels may be found at a later sample.
+        asked: What the user named.
         outputs: The outputs' names.
+        heads: How the original ends at each of them.
     """
 
-    def __init__(self, choice: Choice, outputs: Sequence[str]) -> None:
+    def __init__(self, choice: Choice, asked: Asked, outputs: Sequence[str], heads: Mapping[str, Head]) -> None:
         self.n = 0
         self._choice = choice
-        self._task = choice.task
+        self._tasks = list(choice.tasks)
         self._labelled = False
         self._outputs = tuple(outputs)
         self._blank = np.zeros(len(outputs), np.int64)
         self._left_out = 0
+        self._asked = asked
+        self._each = OutputScores(outputs, heads, asked.outputs)
 
     def update(self, sample: Sample, reference: Outputs, candidate: Outputs) -> None:
         """Take in one sample.
@@ -156,37 +191,41 @@ class _Scoring:
         blank = np.array([is_blank(a) and is_blank(b) for a, b in zip(reference, candidate, strict=True)], bool)
         self._blank += blank
         self._left_out += bool(blank.all())
-        if self._choice.inferred and self._task is None and sample.label is not None:
+        if self._choice.inferred and not self._tasks and sample.label is not None:
             self._labelled = True
-            self._task = task_for(reference, candidate, sample.label)
-            if self._task is not None:
-                self._task.pass_over(self.n)
+            found = task_for(reference, candidate, sample.label)
+            if found is not None:
+                found.pass_over(self.n)
+                self._tasks.append(found)
         self.n += 1
         try:
-            if self._task is not None:
-                self._task.update(reference, candidate, sample.label)
+            for task in self._tasks:
+                task.update(reference, candidate, sample.label)
             for each in self._choice.fidelity:
                 each.update(reference, candidate, sample.label)
+            self._each.update(reference, candidate)
         except InputError as error:
             raise InputError(f"{sample.name}: {error.fact}", note=error.note, hint=error.hint) from error
 
     def accuracy(self) -> Accuracy:
         """The scores."""
-        task = self._task
-        chance = None if task is None else task.chance()
-        reference = None if task is None else task.reference_score()
+        tasks = sorted(map(_task_score, self._tasks), key=_by_fall)
         said = None
-        if chance is not None and reference is not None and reference.value is not None:
-            said = caution(reference.name, reference.value, chance)
+        chance = tasks[0].chance if tasks else None
+        if chance is not None and tasks[0].reference.value is not None:
+            said = caution(tasks[0].reference.name, tasks[0].reference.value, chance)
         doubtful = chance is not None and chance.standing in {Standing.AT_CHANCE, Standing.UNCLEAR}
-        notes = (*self._notes(), *(task.cautions() if task is not None else ()))
+        notes = (*self._notes(), *(note for task in self._tasks for note in task.cautions()))
+        named = bool(self._asked.fidelity)
+        outputs = self._each.scores()
+        if tasks or named:
+            outputs = tuple(each for each in outputs if each.output in self._asked.outputs)
         return Accuracy(
             n=self.n,
-            reference=reference,
-            candidate=None if task is None else task.score(),
-            delta=None if task is None else task.delta(),
+            tasks=tuple(tasks),
+            outputs=outputs,
             fidelity=tuple(each.score() for each in self._choice.fidelity if each.suits),
-            chance=chance,
+            named=named,
             notes=notes if doubtful or said is None else (*notes, said),
             warnings=(said,) if doubtful and said is not None else (),
         )
@@ -200,8 +239,17 @@ class _Scoring:
         for name, blank in zip(self._outputs, self._blank, strict=True):
             if blank == self.n:
                 yield f"output '{name}' was not compared: it holds no element on any of the {self.n} samples"
-        if self._labelled and self._task is None:
+        if self._labelled and not self._tasks:
             yield UNUSED_LABELS
+
+
+def _task_score(task: TaskMetric) -> TaskScore:
+    return TaskScore(reference=task.reference_score(), candidate=task.score(), delta=task.delta(), chance=task.chance())
+
+
+def _by_fall(found: TaskScore) -> tuple[bool, float]:
+    """One that is not known first, then the one that fell most."""
+    return found.fall is not None, 0.0 if found.fall is None else -found.fall
 
 
 def is_blank(output: np.ndarray) -> bool:

@@ -107,6 +107,11 @@ class Tally:
         self._sums.extend(items.tolist())
         self._counts.extend([1.0] * items.size)
 
+    def add_sums(self, total: float, count: float) -> None:
+        """Take in one sample whose items are summed already."""
+        self._sums.append(total)
+        self._counts.append(count)
+
     @property
     def n(self) -> int:
         """Items so far."""

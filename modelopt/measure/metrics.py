@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from modelopt.measure.agreement import Agreement, ArgmaxAgreement
 from modelopt.measure.custom import Custom
 from modelopt.measure.fidelity import Cosine, Fidelity, MaxAbsError, Sqnr
 from modelopt.measure.metric import Metric, Outputs, TaskMetric, is_float
+from modelopt.measure.outputs import parse_named
 from modelopt.measure.topk import TopK, find_scores
 
 _NAMED: dict[str, Callable[[], Metric]] = {
@@ -26,16 +27,31 @@ _NAMED: dict[str, Callable[[], Metric]] = {
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What the user named.
+
+    Attributes:
+        tasks: Metrics that score each model against labels.
+        fidelity: Metrics that compare all outputs.
+        outputs: The measure of an output, by the output's name: see `outputs.OutputScores`.
+    """
+
+    tasks: tuple[TaskMetric, ...] = ()
+    fidelity: tuple[Fidelity, ...] = ()
+    outputs: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Choice:
     """The metrics of an evaluation.
 
     Attributes:
-        task: Scores each model against labels; None without.
+        tasks: Score each model against labels.
         fidelity: Compare the candidate's outputs with the reference's.
         inferred: The user named no metric: labels that are classes are used where `task_for` finds a metric for them.
     """
 
-    task: TaskMetric | None
+    tasks: tuple[TaskMetric, ...]
     fidelity: tuple[Fidelity, ...]
     inferred: bool = False
 
@@ -62,19 +78,36 @@ def parse(name: str) -> Metric:
     return _NAMED[name]()
 
 
-def choose(metric: Metric | None, outputs: Outputs) -> Choice:
+def parse_all(names: Sequence[str]) -> Asked:
+    """Fresh metrics for what the user named: see `parse`, and ``OUTPUT=NAME`` for one output.
+
+    Raises:
+        InputError: No metric has that name, or the file or function is not there.
+    """
+    asked = Asked()
+    for name in names:
+        pair = parse_named(name)
+        if pair is not None:
+            asked.outputs[pair[0]] = pair[1]
+            continue
+        metric = parse(name)
+        if isinstance(metric, TaskMetric):
+            asked = replace(asked, tasks=(*asked.tasks, metric))
+        elif isinstance(metric, Fidelity):
+            asked = replace(asked, fidelity=(*asked.fidelity, metric))
+    return asked
+
+
+def choose(asked: Asked, outputs: Outputs) -> Choice:
     """The metrics for a model, judged by the first sample; `task_for` finds one that uses the labels.
 
     Args:
-        metric: What the user asked for, from `parse`. The fidelity metrics that suit the outputs come with it, unless
-            the user asked for one of them.
+        asked: What the user asked for. The fidelity metrics that suit the outputs come with it, unless the user asked
+            for some of them.
         outputs: The reference's outputs for the first sample.
     """
-    if isinstance(metric, TaskMetric):
-        return Choice(metric, fidelity_set(outputs))
-    if isinstance(metric, Fidelity):
-        return Choice(None, (metric,))
-    return Choice(None, fidelity_set(outputs), inferred=True)
+    inferred = not (asked.tasks or asked.fidelity)
+    return Choice(asked.tasks, asked.fidelity or fidelity_set(outputs), inferred=inferred)
 
 
 def task_for(reference: Outputs, candidate: Outputs, label: np.ndarray) -> TaskMetric | None:
@@ -96,7 +129,6 @@ def fidelity_set(outputs: Outputs) -> tuple[Fidelity, ...]:
     chosen: list[Fidelity] = []
     if any(is_float(out) for out in outputs):
         chosen += [Cosine(inferred=True), Sqnr(inferred=True), MaxAbsError(inferred=True)]
-        chosen.append(ArgmaxAgreement(inferred=True))
     if any(not is_float(out) for out in outputs):
         chosen.append(Agreement(inferred=True))
     return tuple(chosen)

@@ -187,6 +187,13 @@ def processes_wanted(logs: Sequence[np.ndarray], plan: Plan) -> int:
     return max(plan.processes, min(plan.max_processes, needed))
 
 
+def in_turn(turn: int, n_models: int) -> list[int]:
+    """The order of models in a turn: each is first in turn, and of two each is before the other in every second one."""
+    first = turn // 2 if n_models > 2 else 0
+    order = [(first + place) % n_models for place in range(n_models)]
+    return order[::-1] if turn % 2 else order
+
+
 def by_process(timings: Timings) -> speed.Processes:
     """The samples alone."""
     return [each.rounds for each in timings]
@@ -202,9 +209,8 @@ def _logs(found: Sequence[Timings]) -> list[np.ndarray]:
 
 
 def _warm_all(timer: Timer, number: int, n_models: int, n_feeds: int, plan: Plan) -> dict[int, ProcessTimings]:
-    """Warm each model up, in an order that rotates from group to group."""
-    order = [(number + position) % n_models for position in range(n_models)]
-    return {model: _warm_up(timer, model, n_feeds, plan) for model in order}
+    """Warm each model up, in an order that changes from group to group."""
+    return {model: _warm_up(timer, model, n_feeds, plan) for model in in_turn(number, n_models)}
 
 
 def _time_rounds(
@@ -218,7 +224,7 @@ def _time_rounds(
     """Time all models in rounds.
 
     A round times every model on one feed, the same for all: the ratio inside a round compares like with like. The order
-    rotates from round to round, so that a linear drift favours nobody. Where other programs make the runs many times as
+    changes from round to round, so that a linear drift favours nobody. Where other programs make the runs many times as
     long as they were, the rounds end early, after a whole turn of feeds.
     """
     order = list(warm)
@@ -229,8 +235,8 @@ def _time_rounds(
         enough = turn >= plan.min_rounds and turn % n_feeds == 0
         if enough and (is_late() or spent_ns > _OVERTIME * len(order) * share_ns):
             break
-        for position in range(len(order)):
-            model = order[(turn + position) % len(order)]
+        for position, place in enumerate(in_turn(turn, len(order))):
+            model = order[place]
             timings = warm[model]
             feed, leads = turn % n_feeds, position == 0
             samples = timer(Slice(model, feed, timings.runs_per_round, timings.lead_in, leads=leads))

@@ -11,6 +11,9 @@ from modelopt.passes.fuse_hardswish import is_part
 
 _OPERATORS = ("Mul", "Add", "Sub", "Div")
 
+_LOST = 1e-5
+"""The rounding that is let pass, as a share of the output: half of what passes without a look at a model's noise."""
+
 Affine = tuple[np.ndarray, np.ndarray]
 """(a, s), both float64 with one number per channel."""
 
@@ -75,7 +78,12 @@ def coefficients(node: ir.Node, c: np.ndarray) -> Affine | Mismatch:
 
 
 def normalization(node: ir.Node, opset: int, channels: int) -> Affine | Mismatch:
-    """A BatchNormalization in inference mode as ``a = scale / sqrt(var + epsilon)``, ``s = bias - a · mean``."""
+    """A BatchNormalization in inference mode as ``a = scale / sqrt(var + epsilon)``, ``s = bias - a · mean``.
+
+    A channel without variance, of which trained mobile networks have many, gives ``a · (x - mean)`` with a large ``a``:
+    rounding ``a · x`` and ``a · mean`` costs up to ``|a · mean| · 2^-24``, in this form as in the other one. It is
+    refused where that would show beside what the other channels give, about ``|scale| + |bias|``.
+    """
     if reason := _why_not_inference(node, opset):
         return Mismatch(reason)
     arrays = [graph.constant(value) for value in node.inputs[1:5]]
@@ -84,9 +92,15 @@ def normalization(node: ir.Node, opset: int, channels: int) -> Affine | Mismatch
     scale, bias, mean, variance = (np.asarray(array, np.float64) for array in arrays)
     if any(array.shape != (channels,) for array in (scale, bias, mean, variance)):
         return Mismatch(f"its parameters are not one number for each of {channels} channels")
-    if not np.all(variance > 0):
-        return Mismatch(f"{np.count_nonzero(~(variance > 0))} channels have no variance")
-    factor = scale / np.sqrt(variance + graph.attribute_float(node, "epsilon", 1e-5))
+    spread = variance + graph.attribute_float(node, "epsilon", 1e-5)
+    if not np.all(spread > 0):
+        return Mismatch(f"{np.count_nonzero(~(spread > 0))} channels have no variance, and nothing is added to it")
+    factor = scale / np.sqrt(spread)
+    rounding = np.abs(factor * mean)[~(variance > 0)] * 2.0**-24
+    size = float(np.max(np.abs(scale) + np.abs(bias), initial=0.0))
+    lost = np.count_nonzero(rounding > _LOST * size)
+    if lost:
+        return Mismatch(f"{lost} channels have no variance and a mean so large that rounding would show")
     return factor, bias - factor * mean
 
 

@@ -23,8 +23,8 @@ class FuseConvBn(Pass):
     convolution absorbs it: ``W ← a · W`` along the output channels, ``b ← a · b + s``. Computed in float64 and cast
     back.
 
-    The normalization must follow the convolution directly: behind a Relu it is another function. A channel without
-    variance is refused: its output is the difference of two nearly equal numbers, enlarged by ``1 / sqrt(epsilon)``.
+    The normalization must follow the convolution directly: behind a Relu it is another function. Channels without
+    variance are folded too, unless their mean is so large that rounding would show: see `_affine.normalization`.
     """
 
     name: ClassVar[str] = "fuse-conv-bn"

@@ -12,7 +12,7 @@ from modelopt.measure.evaluate import Accuracy
 from modelopt.measure.speed import Ratio
 from modelopt.runtime.coverage import Coverage
 
-SCHEMA = "modelopt-report/1"
+SCHEMA = "modelopt-report/2"
 
 
 class FileInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,7 +146,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
         rewrites: How many places they rewrote; 0: there was nothing to measure.
         drop: How much accuracy fell, as a fraction; None where it was not measured.
         ratio: How many times as fast the model is with it as without; None where it was not measured.
-        on_one_thread: How many times as fast as the float model it is on one thread; None where that was not measured.
+        on_one_thread: `ratio` on one thread; None where that was not measured.
         kept: Whether it is part of the recipe.
         outcome: What became of it.
         reason: Why it was kept or left out, as one clause.

@@ -16,6 +16,7 @@ from modelopt.sections import Section
 
 _MAX_SKIPS = 40
 _MAX_TENSORS = 12
+_MAX_OUTPUTS = 20
 _MAX_CAUTIONS = 2
 _JUDGED = {True: "ok", False: "FAILED", None: "not judged"}
 _KINDS = {Kind.INTEGER: "integer", Kind.FLOAT: "float", Kind.OVERHEAD: "converting"}
@@ -38,6 +39,8 @@ def report_sections(report: Report, *, explain: bool = False, verbose: bool = Fa
         sections.append(_trials(report))
     if report.offenders:
         sections.append(_offenders(report))
+    if report.accuracy is not None:
+        sections += output_sections(report.accuracy)
     sections.append(_outcome(report))
     if report.gates:
         rows = tuple((gate.gate, gate.limit, gate.found, _JUDGED[gate.passed]) for gate in report.gates)
@@ -195,16 +198,30 @@ def covered(results: Sequence[BenchResult]) -> str:
 
 def accuracy_rows(accuracy: Accuracy) -> Iterator[tuple[str, str, str, str]]:
     """Rows for a score before and after, and for how close the outputs are."""
-    if accuracy.reference is not None and accuracy.candidate is not None:
-        delta = accuracy.delta
+    for task in accuracy.tasks:
+        delta = task.delta
         change = "" if delta is None else f"{delta.point:+.4f}" + interval(delta.low, delta.high)
-        name = f"{accuracy.candidate.name.split('/')[-1]} (n={accuracy.candidate.n:,})"
-        yield name, score(accuracy.reference), score(accuracy.candidate), change
+        name = f"{task.candidate.name.split('/')[-1]} (n={task.candidate.n:,})"
+        yield name, score(task.reference), score(task.candidate), change
     if accuracy.fidelity and all(each.note == NOTHING_COMPARED for each in accuracy.fidelity):
         yield "outputs", "", "–", NOTHING_COMPARED
         return
     for fidelity in accuracy.fidelity:
         yield f"outputs, {fidelity.name} (n={fidelity.n:,})", "", score(fidelity), fidelity.note or ""
+
+
+def output_sections(accuracy: Accuracy) -> list[Section]:
+    """A table of each output beside the original's: what it stands for, and by how much it differs."""
+    rows = []
+    for each in accuracy.outputs:
+        shown = each.scores if each.bound is None or each.error is None else (*each.scores, each.error)
+        for i, found in enumerate(shown):
+            first = (each.output, each.kind, each.why) if i == 0 else ("", "", "")
+            most = f"{each.bound:.0%} at most" if found is each.error and each.bound is not None else ""
+            bounds = "" if found.low is None or found.high is None else f"{found.low:.4g} to {found.high:.4g}"
+            rows.append((*first, f"{found.name} (n={found.n:,})", score(found), bounds or most))
+    header = ("output", "taken for", "because", "metric", "value", "95 % interval")
+    return [Section("outputs beside the original's", header, *_first(rows, _MAX_OUTPUTS))] if rows else []
 
 
 def score(found: Score) -> str:

@@ -2,7 +2,7 @@
 
 The float model always keeps it. The quantized model is taken where it is accurate enough, perhaps after other ways to
 choose ranges or to round, corrections, or with the nodes left in float that cost the most accuracy. An integer model
-must also be faster, or as fast and much smaller; half precision and weights of few bits are asked for by name, mostly
+must also be worth more by speed and size (`pace`); half precision and weights of few bits are asked for by name, mostly
 for their size, and need only be smaller.
 """
 
@@ -19,6 +19,7 @@ import msgspec
 
 from modelopt import blame, engine
 from modelopt.errors import ModeloptError, Refused, WorkerDied
+from modelopt.findings import keeps
 from modelopt.passes.base import Pass
 from modelopt.passes.quantize_dynamic import QuantizeDynamic
 from modelopt.passes.quantize_static import QuantizeStatic
@@ -187,7 +188,7 @@ class _Search:
             return Outcome.FAILED, f"it does not run: {found.does_not_run}"
         if found.no_evidence is not None:
             return Outcome.NO_EVIDENCE, f"accuracy cannot be judged: {found.no_evidence}"
-        if self.limit is None or found.drop <= self.limit:
+        if self.limit is None or keeps(found.drop, self.limit):
             return Outcome.SURPASSED, _PASSED_OVER
         fell = f"fell by {found.drop:.2%}" if found.drop < math.inf else "is lost"
         return Outcome.INACCURATE, f"accuracy {fell}: {self.limit:.2%} is allowed"
@@ -203,7 +204,7 @@ class _Search:
         self.trials.append(trial)
 
     def _keeps(self, attempt: _Attempt) -> bool:
-        return self.limit is None or _loss(attempt) <= self.limit
+        return self.limit is None or keeps(_loss(attempt), self.limit)
 
     def _restored(self, attempt: _Attempt) -> _Attempt | None:
         """The attempt with as few of its worst nodes in float as the contract needs."""

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from modelopt.data import Dataset
 from modelopt.errors import InputError, Refused
-from modelopt.findings import Findings, relative_error
+from modelopt.findings import Findings
 from modelopt.measure.evaluate import Reference, is_blank, score
 from modelopt.measure.fidelity import Sqnr
-from modelopt.measure.metrics import parse
+from modelopt.measure.heads import Head
+from modelopt.measure.metrics import parse_all
+from modelopt.measure.outputs import relative_error
 from modelopt.progress import Progress
 from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Worker
@@ -49,8 +52,8 @@ class Judge:
         original: The input.
         dataset: What they run on.
         spec: How sessions are opened.
-        metric: What the user named, None to choose by the data.
-        class_scores: See `measuring.Data`.
+        metrics: What the user named; none to choose by the data and the outputs.
+        heads: How the input ends at each output: see `measure.heads`.
         progress: Told of samples done.
     """
 
@@ -61,27 +64,27 @@ class Judge:
         dataset: Dataset,
         spec: SessionSpec,
         *,
-        metric: str | None,
-        class_scores: bool,
+        metrics: Sequence[str],
+        heads: Mapping[str, Head],
         progress: Progress,
     ) -> None:
         self._worker = worker
         self._spec = spec
-        self._metric = metric
-        self._class_scores = class_scores
+        self._metrics = metrics
         self._progress = progress
-        self._reference = Reference(worker.keep(original, spec, what="original"), dataset, REMEMBERED_BYTES)
+        session = worker.keep(original, spec, what="original")
+        self._reference = Reference(session, dataset, REMEMBERED_BYTES, heads=heads)
 
     def judge(self, candidate: Path) -> Judgement:
         """How much accuracy falls, and whether that can be told at all."""
-        asked = None if self._metric is None else parse(self._metric)
+        asked = parse_all(self._metrics)
         try:
             session = self._worker.open(candidate, self._spec, what="candidate")
             accuracy = score(self._reference, session, asked, self._progress)
             session.close()
         except Refused as refusal:
             return Judgement(math.inf, does_not_run=refusal.note or refusal.fact)
-        findings = Findings(unchanged=False, accuracy=accuracy, class_scores=self._class_scores)
+        findings = Findings(unchanged=False, accuracy=accuracy)
         drop, reason = findings.drop(), findings.no_evidence()
         known = drop is not None and reason is None and not math.isnan(drop)
         notes = () if reason is None else (*accuracy.notes, *accuracy.warnings)
@@ -101,4 +104,5 @@ class Judge:
             session.close()
         except (Refused, InputError):  # it does not run, or has no output of floats
             return math.inf
-        return relative_error(metric.score()) ** 2
+        found = relative_error(metric.score())
+        return math.inf if found is None else found**2

@@ -1,4 +1,4 @@
-"""Which of two models is worth having: the faster one, or the smaller of two that are as fast."""
+"""Which of two models is worth more: by speed on the threads asked for, speed on one thread, and size."""
 
 from __future__ import annotations
 
@@ -14,14 +14,47 @@ from modelopt.runtime import cpu
 from modelopt.tuning import nodes
 from modelopt.tuning.workshop import Built, Workshop
 
-MUCH_SMALLER = 0.9
-"""A model that is as fast is taken if it has at most this share of the other's size."""
+_ALONE_SHARE = 1 / 3
+"""What speed on one thread counts of all speed: cores that a host lends to others for a while are no cores, and float
+kernels suffer more from that."""
 
-_AS_FAST = {Verdict.NO_DIFFERENCE: "as fast", Verdict.UNDECIDED: "not measurably slower"}
-_NO_GAIN = {
-    Verdict.NO_DIFFERENCE: "no measurable gain in speed",
-    Verdict.UNDECIDED: "not timed enough to say that it is faster",
-}
+_SIZE_SHARE = 0.1
+"""What the logarithm of the size counts beside that of the speed: a third smaller is worth 4 % of speed."""
+
+
+@dataclass(frozen=True)
+class Worth:
+    """How much more one model is worth than another: the logarithm of a factor in speed, size counted in.
+
+    Attributes:
+        value: 0.05 is as good as 5 % faster and as large.
+        margin: The half-width of its interval. A model within it stays the second: the same machine chooses the same.
+    """
+
+    value: float
+    margin: float
+
+    @property
+    def is_more(self) -> bool:
+        """Whether it is more by more than the noise."""
+        return self.value > self.margin
+
+    def __str__(self) -> str:
+        return f"worth {math.expm1(self.value):+.1%} (±{math.expm1(self.margin):.1%})"
+
+
+def worth(ratio: Ratio, alone: Ratio | None, size_ratio: float) -> Worth:
+    """What a model is worth beside another one.
+
+    Args:
+        ratio: How many times as fast it is on the threads asked for.
+        alone: The same on one thread; None where that is what was asked for.
+        size_ratio: Its size over the other's.
+    """
+    parts = [(1.0, ratio)] if alone is None else [(1 - _ALONE_SHARE, ratio), (_ALONE_SHARE, alone)]
+    value = sum(share * math.log(each.point) for share, each in parts) - _SIZE_SHARE * math.log(size_ratio)
+    margin = math.hypot(*(share * math.log(each.high / each.low) / 2 for share, each in parts))
+    return Worth(value, margin)
 
 
 @dataclass(frozen=True)
@@ -32,7 +65,7 @@ class Race:
         outcome: `Outcome.KEPT` where the second is worth having in place of the first.
         reason: Why, as one clause.
         ratio: How many times as fast it is; None where only its size counts.
-        on_one_thread: How many times as fast as the float model it is on one thread; None where that was not measured.
+        on_one_thread: The same on one thread; None where that was not measured.
     """
 
     outcome: Outcome
@@ -59,22 +92,33 @@ class Track:
     for_speed: bool
 
     def race(self, best: Built, made: Built, floats: Built) -> Race:
-        """`made` against `best`; `floats` is the float model that it comes from."""
+        """`made` against `best`; `floats` is the float model that it comes from, and nothing slower than that wins."""
         if not self.measures or not self.for_speed or self.wants_size(best):
             return self._by_size(best, made)
         ratio = self.shop.time(best, made).ratio
-        smaller = made.size_bytes <= MUCH_SMALLER * best.size_bytes
-        if ratio.verdict is Verdict.SLOWER:
-            return Race(Outcome.SLOWER, "slower than the best before", ratio)
-        if ratio.verdict is not Verdict.FASTER and not smaller:
-            least = 1 - MUCH_SMALLER
-            return Race(Outcome.NO_GAIN, f"{_NO_GAIN[ratio.verdict]}, and not {least:.0%} smaller", ratio)
-        alone = self._on_one_thread(floats, made)
-        if alone is not None and alone.verdict is Verdict.SLOWER:
-            return Race(Outcome.SLOWER, "slower than the float model on one thread", ratio, alone)
-        faster = ratio.verdict is Verdict.FASTER
-        gain = "faster" if faster else f"{_AS_FAST[ratio.verdict]}, and {_smaller(best, made)} smaller"
-        return Race(Outcome.KEPT, gain, ratio, alone)
+        size = f"{made.size_bytes / best.size_bytes:.0%} of the size"
+        if best is floats and ratio.verdict is Verdict.SLOWER:
+            return Race(Outcome.SLOWER, f"slower than the float model, {size}", ratio)
+        alone = self.shop.time(best, made, threads=1).ratio if self._counts_one_thread() else None
+        if best is floats and alone is not None and alone.verdict is Verdict.SLOWER:
+            return Race(Outcome.SLOWER, f"slower than the float model on one thread, {size}", ratio, alone)
+        found = worth(ratio, alone, made.size_bytes / best.size_bytes)
+        if not found.is_more:
+            return Race(Outcome.NO_GAIN, f"{found}, {size}: no gain beyond the noise", ratio, alone)
+        if best is not floats and self._is_slower_than(floats, made, (ratio, alone)):
+            return Race(Outcome.SLOWER, f"slower than the float model, {size}", ratio, alone)
+        return Race(Outcome.KEPT, f"{found}, {size}", ratio, alone)
+
+    def _is_slower_than(self, floats: Built, made: Built, beside_best: tuple[Ratio, Ratio | None]) -> bool:
+        """Whether a model is slower than the float one; it is not where it is not slower than one that was not."""
+        doubtful = [
+            threads
+            for ratio, threads in zip(beside_best, (None, 1), strict=True)
+            if ratio is not None and ratio.verdict is Verdict.SLOWER
+        ]
+        return any(
+            self.shop.time(floats, made, threads=threads).ratio.verdict is Verdict.SLOWER for threads in doubtful
+        )
 
     def _by_size(self, best: Built, made: Built) -> Race:
         beside = f"; speed {self.shop.not_timed}" if self.for_speed and self.shop.not_timed else ""
@@ -87,16 +131,10 @@ class Track:
         """Whether what this machine takes says something: the user wants it measured, and for this machine."""
         return self.shop.request.recipe.bench is not None and self.shop.not_timed is None
 
-    def _on_one_thread(self, floats: Built, made: Built) -> Ratio | None:
-        """Beside the float model on one thread; None where the user named the number of threads.
-
-        Cores that a host lends to others for a while are no cores. Float kernels suffer more from that, and a model
-        that is faster only then is not.
-        """
+    def _counts_one_thread(self) -> bool:
+        """Whether speed on one thread counts too: the user did not name the number of threads."""
         bench = self.shop.request.recipe.bench
-        if bench is None or bench.threads or bench.provider != "cpu" or cpu.usable_cores() == 1:
-            return None
-        return self.shop.time(floats, made, threads=1).ratio
+        return bench is not None and not bench.threads and bench.provider == "cpu" and cpu.usable_cores() > 1
 
     def not_paying(self, base: Built, made: Built) -> Sequence[str]:
         """The kernels in regions that take longer in integers, by the profiler; none where all of them do."""

@@ -142,8 +142,8 @@ class Workshop:
                 self.input.path,
                 dataset,
                 spec,
-                metric=measuring.metric_of(recipe),
-                class_scores=self.data.class_scores,
+                metrics=measuring.metrics_of(recipe),
+                heads=self.data.heads,
                 progress=self.request.progress,
             )
         return self._judge

@@ -98,8 +98,8 @@ def row_of(name: str, code: int, report: dict[str, Any], seconds: float, remark:
     accuracy = report["accuracy"]
     if accuracy is None:
         cells += ["", ""]
-    elif accuracy["reference"] is not None:
-        cells += [f"{accuracy[side]['value']:.4f}" for side in ("reference", "candidate")]
+    elif accuracy["tasks"]:
+        cells += [f"{accuracy['tasks'][0][side]['value']:.4f}" for side in ("reference", "candidate")]
     else:
         found = {score["name"]: score["value"] for score in accuracy["fidelity"]}
         cells += ["cosine", f"{found.get('cosine', 0):.5f}"]

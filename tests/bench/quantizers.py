@@ -123,8 +123,8 @@ def judged(model: Path, out: Path, budget: float) -> tuple[list[str], float | No
     score = ""
     if has_own:
         score = " → ".join(f"{value_of(own, path):.3f}" for path in (model, out))
-    elif accuracy is not None and accuracy["reference"] is not None:
-        score = f"{accuracy['reference']['value']:.3f} → {accuracy['candidate']['value']:.3f}"
+    elif accuracy is not None and accuracy["tasks"]:
+        score = " → ".join(f"{accuracy['tasks'][0][side]['value']:.3f}" for side in ("reference", "candidate"))
     elif accuracy is not None:
         score = ", ".join(f"{each['name']} {each['value']:.4f}" for each in accuracy["fidelity"][:1])
     speed = f"{ratio['point']:.2f} ({ratio['low']:.2f}–{ratio['high']:.2f})"

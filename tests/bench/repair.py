@@ -79,9 +79,10 @@ def cell(model: Path, steps: tuple[tuple[str, dict[str, Any]], ...]) -> tuple[st
         return "", "", "unchanged"
     fidelity = {score.name: score.value for score in accuracy.fidelity}
     shown = f"{fidelity['sqnr']:.1f} dB" if fidelity.get("sqnr") is not None else ""
-    if accuracy.reference is None or accuracy.candidate is None:
+    if not accuracy.tasks:
         return f"{accuracy.n} |", "|", shown
-    return f"{accuracy.n} |", f"{accuracy.reference.value:.4f} |", f"{accuracy.candidate.value:.4f} {shown}"
+    task = accuracy.tasks[0]
+    return f"{accuracy.n} |", f"{task.reference.value:.4f} |", f"{task.candidate.value:.4f} {shown}"
 
 
 if __name__ == "__main__":

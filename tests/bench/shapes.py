@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Models of real architecture and size with seeded random weights, as an exporter leaves them: nothing is folded.
 
-    python tests/bench/shapes.py bert-base|resnet50|mobilenetv2 OUT.onnx
+    python tests/bench/shapes.py bert-base|resnet50|mobilenetv2|efficientnet-lite0 OUT.onnx
 
 For measuring speed and memory; the accuracy of such a model means nothing. BatchNormalization is there, shapes are
-computed with Shape → Gather → Unsqueeze → Concat → Reshape, LayerNormalization and Gelu are decomposed.
+computed with Shape → Gather → Unsqueeze → Concat → Reshape, LayerNormalization and Gelu are decomposed. In
+EfficientNet-Lite0 every sixteenth channel has no variance, as trained mobile networks often have.
 """
 
 from __future__ import annotations
@@ -46,8 +47,11 @@ class Builder:
     def random(self, *dims: int, scale: float | None = None) -> str:
         """An initializer drawn from a normal distribution, scaled by its fan-in."""
         fan_in = int(np.prod(dims[1:])) if len(dims) == 4 else dims[0]
-        values = self._rng.standard_normal(dims, dtype=np.float32) * np.float32(scale or (2 / fan_in) ** 0.5)
-        return self.store(values)
+        return self.store(self.numbers(*dims) * np.float32(scale or (2 / fan_in) ** 0.5))
+
+    def numbers(self, *dims: int) -> np.ndarray:
+        """float32[dims], drawn from a normal distribution."""
+        return self._rng.standard_normal(dims, dtype=np.float32)
 
     def store(self, values: np.ndarray) -> str:
         name = self.name("weight")
@@ -63,12 +67,29 @@ class Builder:
 # Convolutional networks
 
 
-def conv_bn(b: Builder, x: str, c_in: int, c_out: int, kernel: int, *, stride: int = 1, group: int = 1) -> str:
+def conv_bn(
+    b: Builder, x: str, c_in: int, c_out: int, kernel: int, *, stride: int = 1, group: int = 1, dead: bool = False
+) -> str:
+    """A convolution and its normalization; with `dead` every sixteenth channel is 0 whatever comes in."""
+    if dead:
+        return _dead(b, x, c_in, c_out, kernel, stride, group)
     weight = b.random(c_out, c_in // group, kernel, kernel)
     pads = [kernel // 2] * 4
     y = b.op("Conv", x, weight, kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=pads, group=group)
     ones, zeros = np.ones(c_out, np.float32), np.zeros(c_out, np.float32)
     return b.op("BatchNormalization", y, *(b.store(v) for v in (ones, zeros, zeros, ones)), epsilon=1e-5)
+
+
+def _dead(b: Builder, x: str, c_in: int, c_out: int, kernel: int, stride: int, group: int) -> str:
+    shape = (c_out, c_in // group, kernel, kernel)
+    weight, alive = b.numbers(*shape) * np.float32((2 / np.prod(shape[1:])) ** 0.5), np.ones(c_out, np.float32)
+    alive[::16] = 0
+    weight *= alive[:, None, None, None]
+    pads = [kernel // 2] * 4
+    y = b.op("Conv", x, b.store(weight), kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=pads, group=group)
+    scale, bias = np.where(alive, 1, 1e-3).astype(np.float32), b.numbers(c_out) * np.float32(0.1)
+    stored = [b.store(values) for values in (scale, bias, np.zeros(c_out, np.float32), alive)]
+    return b.op("BatchNormalization", y, *stored, epsilon=1e-3)
 
 
 def classifier(b: Builder, x: str, channels: int) -> str:
@@ -110,6 +131,30 @@ def mobilenetv2() -> onnx.ModelProto:
             x = b.op("Add", x, y) if step == 1 and channels == width else y
             channels = width
     x = relu6(conv_bn(b, x, channels, 1280, 1))
+    return b.model([_image()], classifier(b, x, 1280), ["batch", 1000])
+
+
+def efficientnet_lite0() -> onnx.ModelProto:
+    b = Builder()
+
+    def relu6(x: str) -> str:
+        return b.op("Clip", x, b.constant(0.0), b.constant(6.0))
+
+    x = relu6(conv_bn(b, "x", 3, 32, 3, stride=2, dead=True))
+    channels = 32
+    plan = (
+        *((1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 40, 2, 2, 5), (6, 80, 3, 2, 3), (6, 112, 3, 1, 5), (6, 192, 4, 2, 5)),
+        (6, 320, 1, 1, 3),
+    )
+    for expand, width, repeats, stride, kernel in plan:
+        for i in range(repeats):
+            step, hidden = (stride if i == 0 else 1), channels * expand
+            y = relu6(conv_bn(b, x, channels, hidden, 1, dead=True)) if expand > 1 else x
+            y = relu6(conv_bn(b, y, hidden, hidden, kernel, stride=step, group=hidden, dead=True))
+            y = conv_bn(b, y, hidden, width, 1)
+            x = b.op("Add", x, y) if step == 1 and channels == width else y
+            channels = width
+    x = relu6(conv_bn(b, x, channels, 1280, 1, dead=True))
     return b.model([_image()], classifier(b, x, 1280), ["batch", 1000])
 
 
@@ -178,7 +223,12 @@ def _length(b: Builder) -> str:
     return b.op("Unsqueeze", length, b.constant([0], np.int64))
 
 
-MODELS = {"bert-base": bert_base, "resnet50": resnet50, "mobilenetv2": mobilenetv2}
+MODELS = {
+    "bert-base": bert_base,
+    "resnet50": resnet50,
+    "mobilenetv2": mobilenetv2,
+    "efficientnet-lite0": efficientnet_lite0,
+}
 
 if __name__ == "__main__":
     Path(sys.argv[2]).write_bytes(MODELS[sys.argv[1]]().SerializeToString())

@@ -43,7 +43,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from modelopt.measure import bench, schedule, speed
 from modelopt.measure.bench import BenchSpec, run_bench
-from modelopt.measure.resample import student_quantile
+from modelopt.measure.resample import bootstrap, student_quantile, trimmed_mean
 from modelopt.measure.schedule import Plan
 from modelopt.measure.speed import Processes, Ratio, Verdict
 from modelopt.measure.stats import proportion_interval
@@ -234,6 +234,12 @@ def mean_ratio(logs: np.ndarray) -> str:
     return f"{point:.4f} ({low:.4f}–{high:.4f})"
 
 
+def trimmed_ratio(logs: np.ndarray) -> str:
+    low, high = bootstrap(len(logs), lambda rows: trimmed_mean(logs[rows]), 0.95, 4000, 0)
+    low, point, high = np.exp([low, trimmed_mean(logs), high])
+    return f"{point:.4f} ({low:.4f}–{high:.4f})"
+
+
 def controls(first: Processes, second: Processes) -> tuple[float, float]:
     """How often two worse methods call identical models different.
 
@@ -280,7 +286,11 @@ print(np.median(samples[len(samples) // 3 :]))
 
 
 def bare(conditions: Sequence[Condition], models: Mapping[str, Path], times: int) -> None:
-    """The median beside a bare loop's, on the same cores: one thread of each takes one core of the machine in turn."""
+    """The median beside a bare loop's, on the same cores: one thread of each takes one core of the machine in turn.
+
+    The mean of the logarithms is over all pairs but the lowest and the highest fifth: a bare loop on all cores is three
+    times as slow as usual while its main thread sits on the core of another one.
+    """
     table("Bare: the median beside that of a loop around session.run", "condition", "ours / bare (95 % interval)", "n")
     one = msgspec.structs.replace(_PLAN, processes=1, max_processes=1)
     everywhere = sorted(os.sched_getaffinity(0))
@@ -300,7 +310,7 @@ def bare(conditions: Sequence[Condition], models: Mapping[str, Path], times: int
                     pair[ours] = float(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
             logs.append(np.log(pair[True] / pair[False]))
             os.sched_setaffinity(0, everywhere)
-        row(condition.name, mean_ratio(np.array(logs)), times)
+        row(condition.name, trimmed_ratio(np.array(logs)), times)
     print()
 
 
@@ -393,7 +403,7 @@ def main() -> None:
         if "drawn" in parts:
             drawn({c.name: recorded[c.name] for c in chosen if c.name in recorded})
         if "bare" in parts:
-            bare([c for c in chosen if not c.hog], models, 12 if given.quick else 30)
+            bare([c for c in chosen if not c.hog], models, 12 if given.quick else 50)
         if "causes" in parts and not given.quick:
             causes(models, 15)
     print(f"{time.strftime('%H:%M')}: done.")

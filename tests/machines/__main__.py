@@ -49,7 +49,7 @@ def run(name: str, way: Way, folder: Path, jobs: int, arguments: Sequence[str]) 
     environment = {**os.environ, "MODELOPT_TEST_PATIENCE": str(way.patience)}
     with log.open("w") as output:
         done = subprocess.run(
-            [*command, "-n", str(jobs), f"--timeout={_SECONDS * way.patience}", *arguments],
+            [*command, "-m", "pytest", "-n", str(jobs), f"--timeout={_SECONDS * way.patience}", *arguments],
             cwd=ROOT,
             env=environment,
             stdout=output,

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,7 @@ class Way:
     patience: int = 1
 
     def prepare(self, folder: Path) -> list[str]:
-        """Put what it takes into `folder`; returns the command that runs pytest with the arguments that follow.
+        """Put what it takes into `folder`; returns the command that runs Python there, with the arguments that follow.
 
         Raises:
             Impossible: It cannot be had here.
@@ -56,7 +57,7 @@ class Way:
         else:
             python, cpuinfo = Path(sys.executable), self._masked_cpuinfo()
             preload = str(self._mask(folder))
-        return [*_seeing(folder, cpuinfo, preload), str(python), "-m", "pytest"]
+        return [*_seeing(folder, cpuinfo, preload), str(python)]
 
     def _masked_cpuinfo(self) -> str:
         text = _CPUINFO.read_text(encoding="utf-8") if _CPUINFO.exists() else ""
@@ -179,3 +180,18 @@ WAYS = {
         BY_NAME["arm64"], "qemu-aarch64 -cpu cortex-a72", qemu="qemu-aarch64", cpu="cortex-a72", patience=30
     ),
 }
+
+
+MASKED = tuple(name for name, way in WAYS.items() if not way.qemu)
+"""Those on which speed means something: this CPU runs, and what is hidden it does not use."""
+
+
+def rerun(name: str, script: str, words: Sequence[str] = ()) -> int:
+    """Run a script of Python as on another machine; its exit code, 1 with the reason where that is not possible."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            command = WAYS[name].prepare(Path(folder))
+        except Impossible as reason:
+            print(f"{name}: {reason}", file=sys.stderr)
+            return 1
+        return subprocess.run([*command, script, *words], check=False).returncode

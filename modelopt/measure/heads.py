@@ -1,0 +1,121 @@
+"""How each output of a graph ends: the operator that gives its values, which says what they may stand for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import onnx_ir as ir
+
+from modelopt import graph
+
+_SOFTMAX = frozenset({"Softmax", "LogSoftmax", "Hardmax"})
+_SIGMOID = frozenset({"Sigmoid", "HardSigmoid"})
+_LINEAR = frozenset({"Gemm", "MatMul", "Conv", "ConvTranspose"})
+_NORMS = frozenset({"LpNormalization"})
+_KEEP_ORDER = frozenset(
+    {
+        *("Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Add", "Dropout", "Resize"),
+        *("QuantizeLinear", "DequantizeLinear", "Upsample"),
+    }
+)
+_VOCABULARY = 1000
+_WIDENS = 2
+
+
+class End(Enum):
+    """What gives an output its values."""
+
+    SOFTMAX = "a softmax"
+    SIGMOID = "a sigmoid"
+    LINEAR = "a linear layer"
+    NORM = "a normalization to length 1"
+    OTHER = "another operator"
+
+
+@dataclass(frozen=True)
+class Head:
+    """How an output ends.
+
+    Attributes:
+        end: The last operator that is more than a change of shape or dtype.
+        is_vocabulary: A linear layer to a thousand numbers or more, and to more than twice as many as it reads.
+        dims: The declared dimensions, None for one that is free; None where nothing is declared.
+    """
+
+    end: End = End.OTHER
+    is_vocabulary: bool = False
+    dims: tuple[int | None, ...] | None = None
+
+
+def heads_of(model: ir.Model) -> dict[str, Head]:
+    """The heads of the outputs, by name."""
+    return {output.name: _head(output) for output in model.graph.outputs if output.name is not None}
+
+
+def _head(output: ir.Value) -> Head:
+    dims = None
+    if output.shape is not None:
+        dims = tuple(dim if isinstance(dim, int) else None for dim in output.shape)
+    end, is_vocabulary = _end(output)
+    return Head(end, is_vocabulary, dims)
+
+
+def _end(value: ir.Value) -> tuple[End, bool]:
+    """The end, and whether it is a linear layer to a vocabulary."""
+    while (producer := value.producer()) is not None:
+        kind = producer.op_type
+        if kind in _SOFTMAX:
+            return End.SOFTMAX, False
+        if kind in _SIGMOID:
+            return End.SIGMOID, False
+        if kind in _NORMS or (kind == "Div" and _is_length(producer.inputs[1])):
+            return End.NORM, False
+        if kind == "If":
+            position = producer.outputs.index(value)
+            ends = [_end(body.outputs[position]) for body in graph.bodies(producer)]
+            return next((each for each in ends if each[0] is not End.OTHER), (End.OTHER, False))
+        if kind in _LINEAR:
+            weight = _weight(producer)
+            return (End.OTHER, False) if weight is None else (End.LINEAR, _is_vocabulary(producer, weight))
+        if kind not in _KEEP_ORDER:
+            break
+        varying = [read for read in producer.inputs if read is not None and graph.constant_tensor(read) is None]
+        if not varying:
+            break
+        value = varying[0]
+    return End.OTHER, False
+
+
+def _weight(linear: ir.Node) -> ir.TensorProtocol | None:
+    """The constant weight of a linear layer, perhaps dequantized; None where it reads two variable tensors."""
+    read = linear.inputs[1] if len(linear.inputs) > 1 else None
+    producer = None if read is None else read.producer()
+    if producer is not None and producer.op_type == "DequantizeLinear":
+        read = producer.inputs[0]
+    elif producer is not None and producer.op_type == "Transpose":
+        read = producer.inputs[0]  # the token embedding is stored once, and read turned round
+    return graph.constant_tensor(read)
+
+
+def _is_vocabulary(linear: ir.Node, weight: ir.TensorProtocol) -> bool:
+    sides = sorted(int(dim) for dim in weight.shape.numpy()[-2:])
+    is_wide = len(sides) == 2 and sides[1] >= _VOCABULARY and sides[1] > _WIDENS * sides[0]
+    return linear.op_type in {"Gemm", "MatMul"} and is_wide
+
+
+def _is_length(value: ir.Value | None) -> bool:
+    """Whether a value is the length of a vector: a root of a sum of squares, or an L2 reduction."""
+    for _ in range(5):
+        producer = None if value is None else value.producer()
+        if producer is None:
+            return False
+        if producer.op_type == "ReduceL2":
+            return True
+        if producer.op_type == "Sqrt":
+            under = producer.inputs[0]
+            return under is not None and (found := under.producer()) is not None and "Sum" in found.op_type
+        if producer.op_type not in {"Clip", "Max", "Expand", "Add", "Unsqueeze", "Reshape"}:
+            return False
+        value = producer.inputs[0]
+    return False

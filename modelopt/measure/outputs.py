@@ -1,0 +1,243 @@
+"""Every output held against the original's, each by what it stands for; the worst decides. No labels are needed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import msgspec
+import numpy as np
+
+from modelopt.errors import InputError, did_you_mean
+from modelopt.measure import comparing
+from modelopt.measure.agreement import Agreement
+from modelopt.measure.comparing import ERROR_BOUND, Measure, RelativeError, aligned
+from modelopt.measure.fidelity import Cosine, Fidelity, Sqnr
+from modelopt.measure.heads import Head
+from modelopt.measure.kinds import LOOK, Kind, Recognized, recognize
+from modelopt.measure.metric import Outputs, Score, Unfit
+
+IGNORE = "ignore"
+"""The name of no measure: the output does not count."""
+
+_NAMED: dict[str, Callable[[], Measure | Fidelity]] = {
+    "argmax-agreement": comparing.ClassAgreement,
+    "sequence-agreement": comparing.SequenceAgreement,
+    "threshold-agreement": comparing.ThresholdAgreement,
+    "rank-agreement": comparing.RankAgreement,
+    "neighbor-agreement": comparing.NeighborAgreement,
+    "relative-error": comparing.RelativeError,
+    "sample-agreement": comparing.SampleAgreement,
+    "agreement": Agreement,
+    "cosine": Cosine,
+    "sqnr": Sqnr,
+}
+_BUFFERED_BYTES = 256 * 2**20
+
+
+class OutputScore(msgspec.Struct, frozen=True, kw_only=True):
+    """One output beside the original's.
+
+    Attributes:
+        output: Its name.
+        kind: What it stands for, in words: see `kinds.Kind`.
+        why: Why it was taken for that.
+        scores: By each measure that compared something.
+        error: The error relative to the output's size; None where it has no numbers.
+        bound: What `error` may at most be where the answers agree; None where only the scores count.
+    """
+
+    output: str
+    kind: str
+    why: str
+    scores: tuple[Score, ...]
+    error: Score | None = None
+    bound: float | None = None
+
+    @property
+    def decisive(self) -> Score | None:
+        """The score by which most is lost: the error too where it is above its bound; None if nothing was compared."""
+        scores = (*self.scores, self.error) if self.is_too_far and self.error is not None else self.scores
+        known = [(lost, score) for score in scores if (lost := lost_by(score)) is not None]
+        return max(known, key=lambda each: each[0])[1] if known else None
+
+    @property
+    def drop(self) -> float | None:
+        """The share that is lost by the score that decides, at most 1."""
+        lost = None if self.decisive is None else lost_by(self.decisive)
+        return None if lost is None else min(1.0, lost)
+
+    @property
+    def is_too_far(self) -> bool:
+        """Whether the values are further off than equal answers excuse."""
+        lost = None if self.error is None else lost_by(self.error)
+        return lost is not None and self.bound is not None and lost > self.bound
+
+
+def lost_by(score: Score) -> float | None:
+    """What a score says is lost, as a share: 0 where both outputs are the same; None where nothing was compared."""
+    if score.unit == "dB":
+        return relative_error(score)
+    if score.value is None:
+        return None
+    return 1 - score.value if score.higher_is_better else score.value
+
+
+def relative_error(sqnr: Score) -> float | None:
+    """The root of noise over signal: 0 without noise, infinite where there was only noise."""
+    if sqnr.value is not None:
+        return float(10 ** (-sqnr.value / 20))
+    if not sqnr.n:
+        return None
+    return 0.0 if (sqnr.note or "").startswith("exact") else math.inf
+
+
+def parse_named(name: str) -> tuple[str, str] | None:
+    """The output and the measure of ``OUTPUT=NAME``; None where the text is no such pair.
+
+    Raises:
+        InputError: No measure has that name.
+    """
+    output, equals, measure = name.rpartition("=")
+    if not equals or measure.rpartition(":")[0].endswith(".py"):
+        return None
+    if measure not in _NAMED and measure != IGNORE:
+        raise InputError(
+            f"unknown metric '{measure}' for output '{output}'",
+            note=f"metrics for an output: {', '.join((*_NAMED, IGNORE))}",
+            hint=did_you_mean(measure, (*_NAMED, IGNORE)),
+        )
+    return output, measure
+
+
+def require_outputs(named: Iterable[str], names: Sequence[str]) -> None:
+    """Refuse the name of an output that the model does not have.
+
+    Raises:
+        InputError: There is one.
+    """
+    for name in named:
+        if name not in names:
+            raise InputError(
+                f"the model has no output '{name}' to measure",
+                note=f"outputs: {', '.join(names)}",
+                hint=did_you_mean(name, names),
+            )
+
+
+class OutputScores:
+    """Compares every output, sample by sample.
+
+    Args:
+        names: The outputs' names, in order.
+        heads: How the graph ends there; an output that is not among them ends in anything.
+        named: The measure that the user named for an output.
+
+    Raises:
+        InputError: A measure was named for an output that the model does not have.
+    """
+
+    def __init__(self, names: Sequence[str], heads: Mapping[str, Head], named: Mapping[str, str]) -> None:
+        require_outputs(named, names)
+        self._each = [
+            _Output(name, heads.get(name, Head()), named.get(name)) for name in names if named.get(name) != IGNORE
+        ]
+        self._positions = [position for position, name in enumerate(names) if named.get(name) != IGNORE]
+
+    def update(self, reference: Outputs, candidate: Outputs) -> None:
+        """Take in one sample."""
+        for position, each in zip(self._positions, self._each, strict=True):
+            each.update(reference[position], candidate[position])
+
+    def scores(self) -> tuple[OutputScore, ...]:
+        """Of the outputs that hold something to compare."""
+        return tuple(score for each in self._each if (score := each.score()) is not None)
+
+
+class _Output:
+    """One output. Its first samples are kept until its kind is settled."""
+
+    def __init__(self, name: str, head: Head, named: str | None) -> None:
+        self.name = name
+        self._head = head
+        self._named = named
+        self._waiting: list[tuple[np.ndarray, np.ndarray]] = []
+        self._waiting_bytes = 0
+        self._known: Recognized | None = None
+        self._measures: list[Measure | Fidelity] = []
+        self._error = RelativeError()
+
+    def update(self, a: np.ndarray, b: np.ndarray) -> None:
+        if self._known is not None:
+            self._compare(a, b)
+            return
+        self._waiting.append((a, b))
+        self._waiting_bytes += a.nbytes + b.nbytes
+        if len(self._waiting) >= LOOK or self._waiting_bytes > _BUFFERED_BYTES:
+            self._settle()
+
+    def _settle(self) -> None:
+        found = recognize(self._head, [a for a, _ in self._waiting])
+        if found is None:
+            # Nothing finite so far; where the candidate has something there, the two differ.
+            if self._waiting_bytes <= _BUFFERED_BYTES and len(self._waiting) < LOOK:
+                found = recognize(self._head, [b for _, b in self._waiting])
+            if found is None:
+                self._waiting = self._waiting[-1:]
+                return
+        self._known = found
+        if self._named is not None:
+            self._measures = [_NAMED[self._named]()]
+        elif found.kind is Kind.VALUES:
+            self._measures = [Agreement(inferred=True)]
+        else:
+            shape = next((a.shape for a, _ in self._waiting if a.size), ())
+            self._measures = list(comparing.measures_for(found, len(shape), shape))
+        for a, b in self._waiting:
+            self._compare(a, b)
+        self._waiting = []
+
+    def _compare(self, a: np.ndarray, b: np.ndarray) -> None:
+        pair = None if self._known is not None and self._known.kind is Kind.VALUES else aligned(a, b)
+        for measure in self._measures:
+            if isinstance(measure, Fidelity):
+                self._by_fidelity(measure, a, b)
+            elif pair is not None:
+                measure.update(*pair)
+        if pair is not None:
+            self._error.update(*pair)
+
+    def _by_fidelity(self, measure: Fidelity, a: np.ndarray, b: np.ndarray) -> None:
+        try:
+            measure.update([a], [b], None)
+        except Unfit as unfit:
+            raise InputError(f"output '{self.name}': {unfit.fact}", note=unfit.note, hint=unfit.hint) from unfit
+
+    def score(self) -> OutputScore | None:
+        if self._known is None and self._waiting:
+            self._settle()
+        if self._known is None:
+            return None
+        scores = [measure.score() for measure in self._measures]
+        compared = tuple(score for score in scores if lost_by(score) is not None)
+        error = None if self._known.kind is Kind.VALUES else self._error.score()
+        if not compared and (error is None or error.value is None):
+            return None
+        bound = None if self._named is not None else ERROR_BOUND.get(self._known.kind)
+        if not compared and error is not None:
+            # Too few samples to say anything of the answers: the error is all there is, and decides as for a signal.
+            compared, bound = (error,), None
+        return OutputScore(
+            output=self.name,
+            kind=self._known.kind.value,
+            why=self._known.why,
+            scores=compared,
+            error=error,
+            bound=bound,
+        )
+
+
+def worst(scores: Sequence[OutputScore]) -> OutputScore | None:
+    """The output that lost most; None where none compared anything."""
+    known = [(score.drop, score) for score in scores if score.drop is not None]
+    return max(known, key=lambda each: each[0])[1] if known else None

@@ -1,0 +1,104 @@
+"""The choice between two models: by speed on the threads asked for, speed on one thread, and size."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from modelopt.measure.speed import Ratio, Verdict
+from modelopt.recipe import BenchSpec, Gates, Recipe
+from modelopt.report import Outcome
+from modelopt.runtime import cpu
+from modelopt.tuning.pace import Track, worth
+from modelopt.tuning.workshop import Built
+
+
+def timed(point: float, half: float = 0.02) -> Ratio:
+    low, high = point * math.exp(-half), point * math.exp(half)
+    verdict = Verdict.FASTER if low > 1 and point > 1.01 else Verdict.SLOWER if high < 1 and point < 0.99 else None
+    return Ratio(point=point, low=low, high=high, verdict=verdict or Verdict.NO_DIFFERENCE, processes=8)
+
+
+@pytest.mark.parametrize(
+    ("speed", "alone", "size", "more"),
+    [
+        (1.00, 1.00, 0.30, True),  # as fast, and a third of the size
+        (1.00, 1.00, 0.95, False),
+        (1.10, 1.10, 1.00, True),
+        (1.01, 1.01, 1.00, False),  # within the noise
+        (1.025, 1.00, 79 / 30, False),  # a little faster, and two and a half times as large
+        (0.97, 1.00, 2 / 3, True),  # smaller by a third is not given up for 3 %
+        (0.90, 0.95, 0.30, True),
+        (1.00, 0.80, 1.00, False),
+        (1.30, 0.80, 1.00, True),
+    ],
+)
+def test_what_a_model_is_worth(speed: float, alone: float, size: float, more: bool) -> None:
+    assert worth(timed(speed, 0.02), timed(alone, 0.02), size).is_more is more
+
+
+def test_speed_on_one_thread_alone_counts_where_it_was_asked_for() -> None:
+    found = worth(timed(1.2), None, 1.0)
+    assert found.value == pytest.approx(math.log(1.2))
+    assert str(found) == "worth +20.0% (±2.0%)"
+
+
+class Shop:
+    """Gives ratios by the names of the two models and the threads."""
+
+    def __init__(self, ratios: dict[tuple[str, str, int | None], float], threads: int = 0) -> None:
+        self.asked: list[tuple[str, str, int | None]] = []
+        self.not_timed = None
+        self.input = built("float", 1000)
+        self.request = SimpleNamespace(
+            recipe=Recipe(steps=(), bench=BenchSpec(threads=threads), gates=Gates(max_drop=0.01))
+        )
+        self._ratios = ratios
+
+    def time(self, before: Built, after: Built, *, threads: int | None = None) -> Any:
+        key = (before.path.name, after.path.name, threads)
+        self.asked.append(key)
+        return SimpleNamespace(ratio=timed(self._ratios[key]))
+
+
+def built(name: str, size: int) -> Built:
+    return Built(Path(name), (), 1, size)
+
+
+FLOAT, STATIC, DYNAMIC = built("float", 1000), built("static", 300), built("dynamic", 790)
+
+
+def race(shop: Shop, best: Built, made: Built, monkeypatch: pytest.MonkeyPatch, cores: int = 2) -> Any:
+    monkeypatch.setattr(cpu, "usable_cores", lambda: cores)
+    track: Any = Track(shop, for_speed=True)  # type: ignore[arg-type]
+    return track.race(best, made, FLOAT)
+
+
+def test_a_small_model_is_not_given_up_for_a_little_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    shop = Shop({("static", "dynamic", None): 1.03, ("static", "dynamic", 1): 1.0})
+    found = race(shop, STATIC, DYNAMIC, monkeypatch)
+    assert found.outcome is Outcome.NO_GAIN
+    assert "no gain beyond the noise" in found.reason
+    shop = Shop({("dynamic", "static", None): 0.97, ("dynamic", "static", 1): 1.0, ("float", "static", None): 1.2})
+    assert race(shop, DYNAMIC, STATIC, monkeypatch).won
+
+
+def test_nothing_slower_than_the_float_model_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert race(Shop({("float", "static", None): 0.95}), FLOAT, STATIC, monkeypatch).outcome is Outcome.SLOWER
+    shop = Shop({("float", "static", None): 1.3, ("float", "static", 1): 0.9})
+    assert race(shop, FLOAT, STATIC, monkeypatch).outcome is Outcome.SLOWER
+    shop = Shop({("dynamic", "static", None): 0.95, ("dynamic", "static", 1): 1.0, ("float", "static", None): 0.96})
+    assert race(shop, DYNAMIC, STATIC, monkeypatch).outcome is Outcome.SLOWER
+
+
+@pytest.mark.parametrize(("threads", "cores"), [(4, 8), (0, 1)])
+def test_one_thread_is_timed_only_where_others_were_not_named(
+    threads: int, cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = Shop({("float", "static", None): 1.2}, threads=threads)
+    assert race(shop, FLOAT, STATIC, monkeypatch, cores).won
+    assert shop.asked == [("float", "static", None)]
