@@ -25,8 +25,11 @@ from modelopt.runtime.worker import Worker
 from modelopt.tuning.judge import Judge
 
 PROFILED_RUNS = 20
-_PRECISION = 0.04
 """How often a model runs under the profiler: single kernels take microseconds."""
+
+_PRECISION = 0.04
+_SECONDS = 15.0
+"""For one comparison of candidates, of which a search makes several."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,8 @@ class Workshop:
         if bench is None:
             raise ValueError("the recipe does not measure latency")
         bench = bench if threads is None else msgspec.structs.replace(bench, threads=threads)
-        bench = msgspec.structs.replace(bench, processes=min(bench.processes, FEWEST))
+        seconds = min(bench.budget_seconds, _SECONDS)
+        bench = msgspec.structs.replace(bench, processes=min(bench.processes, FEWEST), budget_seconds=seconds)
         feeds, limits = self._bench_feeds(), self.request.limits
         progress = self.request.progress
         return measuring.time_both(bench, before.path, after.path, feeds, limits, progress, precision=_PRECISION)
