@@ -20,10 +20,10 @@ from modelopt.measure.comparing import (
     SampleAgreement,
     SequenceAgreement,
     ThresholdAgreement,
-    aligned,
 )
 from modelopt.measure.heads import End, Head, heads_of
-from modelopt.measure.kinds import Kind, recognize
+from modelopt.measure.kinds import LOOK, Kind, recognize
+from modelopt.measure.metric import aligned
 from modelopt.measure.outputs import OutputScores
 from tests.campaigns.output_kinds import Case, cases, judged
 from tests.cli import modelopt, save, value
@@ -244,6 +244,17 @@ def test_what_the_user_names_counts_and_what_is_ignored_does_not() -> None:
         assert max(found.values()) == wanted
     with pytest.raises(InputError, match="no output 'c'"):
         OutputScores(["a", "b"], {}, {"c": "cosine"})
+
+
+def test_answers_where_the_original_has_none_count_however_many_come_first() -> None:
+    row, none = np.array([[1.0, 2.0, 3.0]], F), np.zeros((0, 3), F)
+    scores = OutputScores(["y"], {}, {})
+    for _ in range(LOOK + 8):
+        scores.update([none], [row])
+    for _ in range(LOOK + 8):
+        scores.update([row], [row])
+    (found,) = scores.scores()
+    assert (found.drop or 0) >= 0.5
 
 
 def test_answers_that_agree_do_not_excuse_any_error() -> None:

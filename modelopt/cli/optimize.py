@@ -46,7 +46,7 @@ def recipe_from_flags(
             max_drop=flags["max_drop"],
             min_speedup=flags["min_speedup"],
             **max_size_from_flags(flags),
-            metric=metric_from_flags(flags) if flags["evaluation"] is None else None,
+            metric=flags["metric"] if flags["evaluation"] is None else None,
         ),
     )
 
@@ -60,12 +60,6 @@ def max_size_from_flags(flags: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def metric_from_flags(flags: dict[str, Any]) -> str | tuple[str, ...] | None:
-    """``--metric`` as a recipe holds it: one name, several, or none."""
-    names: tuple[str, ...] = flags["metric"]
-    return names if len(names) > 1 else names[0] if names else None
-
-
 def evaluation_from_flags(flags: dict[str, Any]) -> EvaluateSpec | None:
     """The data that ``--eval`` and its companions name.
 
@@ -74,14 +68,14 @@ def evaluation_from_flags(flags: dict[str, Any]) -> EvaluateSpec | None:
     """
     if flags["evaluation"] is None:
         for flag in ("labels", "metric", "eval_limit"):
-            if flags[flag] not in (None, ()) and not (flag == "metric" and flags.get("calib")):
+            if flags[flag] is not None and not (flag == "metric" and flags.get("calib")):
                 raise InputError(f"--{flag.replace('_', '-')} needs --eval", hint="--eval DATA")
         return None
     return EvaluateSpec(
         data=flags["evaluation"],
         limit=flags["eval_limit"],
         labels=flags["labels"],
-        metric=metric_from_flags(flags),
+        metric=flags["metric"],
         preprocess=flags["preprocess"],
         batch=flags.get("batch", 1),
     )

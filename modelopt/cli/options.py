@@ -122,6 +122,13 @@ def option(*names: str, heading: str = "Options", **settings: Any) -> Callable[[
     return click.option(*names, cls=Option, heading=heading, **settings)
 
 
+def _one_or_several(
+    _context: click.Context, _option: click.Parameter, names: tuple[str, ...]
+) -> str | tuple[str, ...] | None:
+    """An option that may be repeated as a recipe holds it: one name, several, or None."""
+    return names if len(names) > 1 else names[0] if names else None
+
+
 def group(*options: Callable[[Decorated], Decorated]) -> Callable[[Decorated], Decorated]:
     """Several options as one decorator, listed in ``--help`` in this order."""
 
@@ -154,6 +161,7 @@ DATA = group(
     option(
         "--metric",
         multiple=True,
+        callback=_one_or_several,
         metavar="NAME",
         heading="Accuracy",
         help="top1, top5, argmax-agreement, cosine, sqnr, max-abs-error, file.py:f, or OUTPUT=NAME for one output: "

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from modelopt.cli.optimize import max_size_from_flags, metric_from_flags
+from modelopt.cli.optimize import max_size_from_flags
 from modelopt.errors import InputError
 from modelopt.recipe import BenchSpec, DataSpec, EvaluateSpec, Gates, Recipe
 
@@ -64,8 +64,6 @@ def _evaluate(
     spec: EvaluateSpec | None, flags: dict[str, Any], given: Collection[str], *, has_calibration: bool
 ) -> EvaluateSpec | None:
     changes = {field: flags[flag] for flag, field in _EVALUATE.items() if flag in given}
-    if "metric" in given:
-        changes["metric"] = metric_from_flags(flags)
     if "evaluation" in given:
         spec = EvaluateSpec(data=flags["evaluation"]) if spec is None else spec
         return msgspec.structs.replace(spec, **{"data": flags["evaluation"], "labels": None, **changes})
@@ -96,5 +94,5 @@ def _gates(gates: Gates, flags: dict[str, Any], given: Collection[str], *, is_ev
     if "max_size" in given:
         changes |= max_size_from_flags(flags)
     if "metric" in given and not is_evaluated:
-        changes["metric"] = metric_from_flags(flags)
+        changes["metric"] = flags["metric"]
     return msgspec.structs.replace(gates, **changes)

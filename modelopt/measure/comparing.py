@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 import numpy as np
 
 from modelopt.measure.kinds import Kind, Recognized
-from modelopt.measure.metric import NOTHING_COMPARED, Score, Tally, clipped, nonfinite_mismatch
+from modelopt.measure.metric import NOTHING_COMPARED, Score, Tally, clipped
 from modelopt.measure.stats import Interval, Units, mean_interval
 
 ERROR_BOUND = {
@@ -24,8 +24,7 @@ ERROR_BOUND = {
     Kind.EMBEDDING: 0.15,
 }
 """The most that an output may be off where its answers agree, relative to its size over all samples: what is done with
-the values besides (a confidence, a threshold, a distance) must still make sense. Integers of eight bits are off by 0.02
-to 0.2 in models whose answers they keep."""
+the values besides (a confidence, a threshold, a distance) must still make sense."""
 
 _LONG = 64
 _RANKED_ROWS = 2000
@@ -55,7 +54,7 @@ class Measure(ABC):
 
         Args:
             a: The reference's values, float64, with at least one element.
-            b: The candidate's, of the same shape; both without NaN and infinity: see `aligned`.
+            b: The candidate's, of the same shape; both without NaN and infinity: see `metric.aligned`.
         """
 
     @abstractmethod
@@ -427,13 +426,12 @@ class _Scored(Measure):
         return self._inner.score()
 
 
-def measures_for(known: Recognized, dims: int, channels: tuple[int, ...]) -> list[Measure]:
+def measures_for(known: Recognized, shape: tuple[int, ...]) -> list[Measure]:
     """What compares an output of a kind: the worst of them decides.
 
     Args:
         known: The kind.
-        dims: The rank of the output.
-        channels: Its shape in the first sample.
+        shape: Of the output in the first sample.
     """
     kind = known.kind
     if kind is Kind.CLASSES:
@@ -451,34 +449,16 @@ def measures_for(known: Recognized, dims: int, channels: tuple[int, ...]) -> lis
         return [NeighborAgreement()]
     if kind is Kind.NUMBER:
         return [RelativeError(), RankAgreement(), SampleAgreement()]
-    axis = _channel_axis(dims, channels)
+    axis = _channel_axis(shape)
     return [RelativeError(axis), SampleAgreement(axis)]
 
 
-def _channel_axis(rank: int, shape: tuple[int, ...]) -> int | None:
+def _channel_axis(shape: tuple[int, ...]) -> int | None:
     """The axis whose numbers may be of unlike size: the last of a table, the narrower one of a sequence, the maps."""
+    rank = len(shape)
     if rank == 2:
         return -1 if shape[-1] <= _MOST_CHANNELS else None
     if rank == 3:
         axis = -1 if shape[-1] <= shape[-2] else -2
         return axis if shape[axis] <= _MOST_CHANNELS else None
     return 1 - rank if rank > 3 and shape[1 - rank] <= _MOST_MAPS else None
-
-
-def aligned(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """Two outputs as finite float64 arrays of one shape; None where neither holds anything to compare.
-
-    What has another shape becomes zeros, or ones where the other is zeros already. What is NaN or infinite in both
-    alike becomes 0 in both; what is so in one of them differs, and becomes 0 there, or 1 against a 0.
-    """
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    if a.shape != b.shape:
-        held = a if a.size else b
-        against = np.zeros_like(held) if held.any() else np.ones_like(held)
-        a, b = (held, against) if a.size else (against, held)
-    compared = np.isfinite(a) | np.isfinite(b) | nonfinite_mismatch(a, b)
-    if not compared.any():
-        return None
-    unlike = nonfinite_mismatch(a, b)
-    a, b = (np.where(np.isfinite(values), values, 0.0) for values in (a, b))
-    return a, np.where(unlike & (a == b), 1.0, b)

@@ -12,7 +12,7 @@ from modelopt.data.sample import Dataset, Sample
 from modelopt.errors import InputError
 from modelopt.measure.chance import Chance, Standing, caution
 from modelopt.measure.heads import Head
-from modelopt.measure.metric import NOTHING_COMPARED, Outputs, Score, TaskMetric, is_float
+from modelopt.measure.metric import NOTHING_COMPARED, Outputs, Score, TaskMetric, is_blank
 from modelopt.measure.metrics import UNUSED_LABELS, Asked, Choice, choose, parse_all, task_for
 from modelopt.measure.outputs import OutputScore, OutputScores
 from modelopt.measure.stats import Delta
@@ -181,6 +181,8 @@ class _Scoring:
         self._left_out = 0
         self._asked = asked
         self._each = OutputScores(outputs, heads, asked.outputs)
+        if asked.tasks or asked.fidelity:
+            self._each.keep_named()
 
     def update(self, sample: Sample, reference: Outputs, candidate: Outputs) -> None:
         """Take in one sample.
@@ -197,6 +199,7 @@ class _Scoring:
             if found is not None:
                 found.pass_over(self.n)
                 self._tasks.append(found)
+                self._each.keep_named()
         self.n += 1
         try:
             for task in self._tasks:
@@ -216,16 +219,12 @@ class _Scoring:
             said = caution(tasks[0].reference.name, tasks[0].reference.value, chance)
         doubtful = chance is not None and chance.standing in {Standing.AT_CHANCE, Standing.UNCLEAR}
         notes = (*self._notes(), *(note for task in self._tasks for note in task.cautions()))
-        named = bool(self._asked.fidelity)
-        outputs = self._each.scores()
-        if tasks or named:
-            outputs = tuple(each for each in outputs if each.output in self._asked.outputs)
         return Accuracy(
             n=self.n,
             tasks=tuple(tasks),
-            outputs=outputs,
+            outputs=self._each.scores(),
             fidelity=tuple(each.score() for each in self._choice.fidelity if each.suits),
-            named=named,
+            named=bool(self._asked.fidelity),
             notes=notes if doubtful or said is None else (*notes, said),
             warnings=(said,) if doubtful and said is not None else (),
         )
@@ -250,11 +249,6 @@ def _task_score(task: TaskMetric) -> TaskScore:
 def _by_fall(found: TaskScore) -> tuple[bool, float]:
     """One that is not known first, then the one that fell most."""
     return found.fall is not None, 0.0 if found.fall is None else -found.fall
-
-
-def is_blank(output: np.ndarray) -> bool:
-    """Whether there is nothing in an output to compare: no element, or only NaN and infinity."""
-    return not output.size or (is_float(output) and not np.isfinite(output).any())
 
 
 def _matched_outputs(before: Session, after: Session) -> list[str]:

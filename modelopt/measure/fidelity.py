@@ -24,10 +24,10 @@ from modelopt.measure.metric import (
     Score,
     Tally,
     Unfit,
+    aligned,
     clipped,
     count_nonfinite_mismatches,
     is_float,
-    nonfinite_mismatch,
 )
 from modelopt.measure.stats import Interval, Units, mean_interval
 
@@ -217,26 +217,9 @@ def _pairs(name: str, reference: Outputs, candidate: Outputs) -> Iterator[_Pair]
     for position, (before, after) in enumerate(zip(reference, candidate, strict=True)):
         if not is_float(before):
             continue
-        a, b = _same_shape(np.asarray(before, np.float64), np.asarray(after, np.float64))
-        compared = np.isfinite(a) | np.isfinite(b) | nonfinite_mismatch(a, b)
-        if compared.any():
-            yield _Pair(position, *_finite(a[compared], b[compared]))
-
-
-def _same_shape(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both as vectors; one of another shape becomes zeros, and where the other is zeros already it becomes ones."""
-    if a.shape == b.shape:
-        return a.ravel(), b.ravel()
-    held = a.ravel() if a.size else b.ravel()
-    against = np.zeros_like(held) if held.any() else np.ones_like(held)
-    return (held, against) if a.size else (against, held)
-
-
-def _finite(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both without NaN and infinity, and still unlike wherever one of them is not finite."""
-    unlike = ~(np.isfinite(a) & np.isfinite(b))
-    a, b = (np.where(np.isfinite(values), values, 0.0) for values in (a, b))
-    return a, np.where(unlike & (a == b), 1.0, b)
+        pair = aligned(before, after)
+        if pair is not None:
+            yield _Pair(position, *map(np.ravel, pair))
 
 
 def _cosine(pair: _Pair) -> float:

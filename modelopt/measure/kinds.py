@@ -215,10 +215,8 @@ def _by_end(head: Head, arrays: Sequence[np.ndarray]) -> Recognized | None:
         return None
     if head.is_vocabulary and rank <= 3:
         return _classes(arrays, -1, "a linear layer to a vocabulary")
-    if rank == 2 and len({each.shape[-1] for each in arrays}) > 1:
-        return None
     if rank == 2:
-        if _smoothness(_rows(arrays, -1)) >= _SMOOTH:
+        if len({each.shape[-1] for each in arrays}) > 1 or _smoothness(_rows(arrays, -1)) >= _SMOOTH:
             return None
         labels = _labels(arrays)
         if labels is not None:
@@ -290,7 +288,8 @@ def _smoothness(rows: np.ndarray) -> float:
     """The correlation of each number of a row with the next, over all rows."""
     if not len(rows) or rows.shape[1] < _SHORTEST_SMOOTH:
         return 0.0
-    centered = _filled(rows) - _filled(rows).mean(1, keepdims=True)
+    filled = _filled(rows)
+    centered = filled - filled.mean(1, keepdims=True)
     power = float((centered**2).sum())
     return float((centered[:, 1:] * centered[:, :-1]).sum()) / power if power else 1.0
 

@@ -263,3 +263,27 @@ def nonfinite_mismatch(reference: np.ndarray, candidate: np.ndarray) -> np.ndarr
     same = (reference == candidate) | (np.isnan(reference) & np.isnan(candidate))
     found: np.ndarray = ~(np.isfinite(reference) & np.isfinite(candidate)) & ~same
     return found
+
+
+def aligned(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Two outputs as finite float64 arrays of one shape; None where neither holds anything to compare.
+
+    What has another shape becomes zeros, or ones where the other is zeros already. What is NaN or infinite in both
+    alike becomes 0 in both; what is so in one of them differs, and becomes 0 there, or 1 against a 0.
+    """
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if a.shape != b.shape:
+        held = a if a.size else b
+        against = np.zeros_like(held) if held.any() else np.ones_like(held)
+        a, b = (held, against) if a.size else (against, held)
+    compared = np.isfinite(a) | np.isfinite(b) | nonfinite_mismatch(a, b)
+    if not compared.any():
+        return None
+    unlike = nonfinite_mismatch(a, b)
+    a, b = (np.where(np.isfinite(values), values, 0.0) for values in (a, b))
+    return a, np.where(unlike & (a == b), 1.0, b)
+
+
+def is_blank(output: np.ndarray) -> bool:
+    """Whether there is nothing in an output to compare: no element, or only NaN and infinity."""
+    return not output.size or (is_float(output) and not np.isfinite(output).any())

@@ -11,11 +11,11 @@ import numpy as np
 from modelopt.errors import InputError, did_you_mean
 from modelopt.measure import comparing
 from modelopt.measure.agreement import Agreement
-from modelopt.measure.comparing import ERROR_BOUND, Measure, RelativeError, aligned
-from modelopt.measure.fidelity import Cosine, Fidelity, Sqnr
+from modelopt.measure.comparing import ERROR_BOUND, Measure, RelativeError
+from modelopt.measure.fidelity import EXACT, Cosine, Fidelity, Sqnr
 from modelopt.measure.heads import Head
 from modelopt.measure.kinds import LOOK, Kind, Recognized, recognize
-from modelopt.measure.metric import Outputs, Score, Unfit
+from modelopt.measure.metric import Outputs, Score, Unfit, aligned, is_blank
 
 IGNORE = "ignore"
 """The name of no measure: the output does not count."""
@@ -89,7 +89,7 @@ def relative_error(sqnr: Score) -> float | None:
         return float(10 ** (-sqnr.value / 20))
     if not sqnr.n:
         return None
-    return 0.0 if (sqnr.note or "").startswith("exact") else math.inf
+    return 0.0 if (sqnr.note or "").startswith(EXACT) else math.inf
 
 
 def parse_named(name: str) -> tuple[str, str] | None:
@@ -139,19 +139,24 @@ class OutputScores:
 
     def __init__(self, names: Sequence[str], heads: Mapping[str, Head], named: Mapping[str, str]) -> None:
         require_outputs(named, names)
-        self._each = [
-            _Output(name, heads.get(name, Head()), named.get(name)) for name in names if named.get(name) != IGNORE
-        ]
-        self._positions = [position for position, name in enumerate(names) if named.get(name) != IGNORE]
+        self._each = {
+            position: _Output(name, heads.get(name, Head()), named.get(name))
+            for position, name in enumerate(names)
+            if named.get(name) != IGNORE
+        }
+
+    def keep_named(self) -> None:
+        """Compare only the outputs that the user named a measure for: something else decides about the others."""
+        self._each = {position: each for position, each in self._each.items() if each.is_named}
 
     def update(self, reference: Outputs, candidate: Outputs) -> None:
         """Take in one sample."""
-        for position, each in zip(self._positions, self._each, strict=True):
+        for position, each in self._each.items():
             each.update(reference[position], candidate[position])
 
     def scores(self) -> tuple[OutputScore, ...]:
         """Of the outputs that hold something to compare."""
-        return tuple(score for each in self._each if (score := each.score()) is not None)
+        return tuple(score for each in self._each.values() if (score := each.score()) is not None)
 
 
 class _Output:
@@ -167,24 +172,26 @@ class _Output:
         self._measures: list[Measure | Fidelity] = []
         self._error = RelativeError()
 
+    @property
+    def is_named(self) -> bool:
+        return self._named is not None
+
     def update(self, a: np.ndarray, b: np.ndarray) -> None:
         if self._known is not None:
             self._compare(a, b)
-            return
-        self._waiting.append((a, b))
-        self._waiting_bytes += a.nbytes + b.nbytes
-        if len(self._waiting) >= LOOK or self._waiting_bytes > _BUFFERED_BYTES:
-            self._settle()
+        elif not (is_blank(a) and is_blank(b)):
+            self._waiting.append((a, b))
+            self._waiting_bytes += a.nbytes + b.nbytes
+            if len(self._waiting) >= LOOK or self._waiting_bytes > _BUFFERED_BYTES:
+                self._settle()
 
     def _settle(self) -> None:
-        found = recognize(self._head, [a for a, _ in self._waiting])
+        """Settle the kind by the original's answers; where it has none, by those that the candidate has instead."""
+        found = recognize(self._head, [a for a, _ in self._waiting]) or recognize(
+            self._head, [b for _, b in self._waiting]
+        )
         if found is None:
-            # Nothing finite so far; where the candidate has something there, the two differ.
-            if self._waiting_bytes <= _BUFFERED_BYTES and len(self._waiting) < LOOK:
-                found = recognize(self._head, [b for _, b in self._waiting])
-            if found is None:
-                self._waiting = self._waiting[-1:]
-                return
+            return
         self._known = found
         if self._named is not None:
             self._measures = [_NAMED[self._named]()]
@@ -192,7 +199,7 @@ class _Output:
             self._measures = [Agreement(inferred=True)]
         else:
             shape = next((a.shape for a, _ in self._waiting if a.size), ())
-            self._measures = list(comparing.measures_for(found, len(shape), shape))
+            self._measures = list(comparing.measures_for(found, shape))
         for a, b in self._waiting:
             self._compare(a, b)
         self._waiting = []

@@ -11,9 +11,10 @@ from pathlib import Path
 from modelopt.data import Dataset
 from modelopt.errors import InputError, Refused
 from modelopt.findings import Findings
-from modelopt.measure.evaluate import Reference, is_blank, score
+from modelopt.measure.evaluate import Reference, score
 from modelopt.measure.fidelity import Sqnr
 from modelopt.measure.heads import Head
+from modelopt.measure.metric import is_blank
 from modelopt.measure.metrics import parse_all
 from modelopt.measure.outputs import relative_error
 from modelopt.progress import Progress

@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import msgspec
 import peers  # type: ignore[import-not-found]
 import shapes  # type: ignore[import-not-found]
+from int8_shapes import made_by  # type: ignore[import-not-found]
 from main_job import data_flags, median_ms  # type: ignore[import-not-found]
 from quantizers import PEER, write_samples  # type: ignore[import-not-found]
 
@@ -104,22 +105,16 @@ def _made(model: Path, flags: dict[str, list[str]], scratch: Path, python: Path,
     """The files of all variants that could be made."""
     made = {OURS: scratch / "ours.onnx", EVERYWHERE: scratch / "everywhere.onnx"}
     usual = [MODELOPT, "quantize", str(model), "-q", *flags["quantize"]]
-    _run([*usual, "-o", str(made[OURS]), "--max-drop", "1%", "--threads", threads])
+    made_by([*usual, "-o", str(made[OURS]), "--max-drop", "1%", "--threads", threads], made[OURS])
     calib = _only(flags["quantize"], "--calib", "--preprocess")
     bare = [MODELOPT, "quantize", str(model), "-q", *calib, "--no-search", "--everywhere", "--no-bench", "--no-verify"]
-    _run([*bare, "-o", str(made[EVERYWHERE])])
+    made_by([*bare, "-o", str(made[EVERYWHERE])], made[EVERYWHERE])
     samples = scratch / "samples"
     write_samples(model, samples, 100)
     for kind in THEIRS:
         made[kind] = scratch / f"{kind}.onnx"
-        _run([str(python), PEER, kind, str(model), str(made[kind]), str(samples)])
+        made_by([str(python), PEER, kind, str(model), str(made[kind]), str(samples)], made[kind])
     return {name: path for name, path in made.items() if path.exists()}
-
-
-def _run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        print(f"{' '.join(command[:3])}: {(done.stderr.strip().splitlines() or ['failed'])[0]}", file=sys.stderr)
 
 
 def _table(
@@ -180,7 +175,7 @@ def _drop(model: Path, path: Path, flags: list[str]) -> float | None:
     accuracy = json.loads(done.stdout)["accuracy"]
     falls = [-task["delta"]["point"] for task in accuracy["tasks"] if task["delta"]]
     outputs = msgspec.convert(accuracy["outputs"], list[OutputScore])
-    return max([*falls, *(each.drop or 0.0 for each in outputs)], default=0.0)
+    return max([*falls, *(each.drop or 0.0 for each in outputs)], default=0.0) + 0.0  # no minus zero
 
 
 if __name__ == "__main__":
