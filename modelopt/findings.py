@@ -16,6 +16,7 @@ _LOST = {
     "threshold-agreement": "yes-or-no answers that differ from the original's",
     "rank-agreement": "pairs in another order than the original's",
     "neighbor-agreement": "nearest neighbors that differ from the original's",
+    "similarity-agreement": "pairs in another order of similarity",
     "sample-agreement": "samples that are off by half of what the answers vary",
     "agreement": "values that differ from the original's",
     "cosine": "1 - cosine with the original's",

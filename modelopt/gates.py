@@ -125,7 +125,7 @@ def _gain(gates: Gates, before_bytes: int, after_bytes: int, findings: Findings)
     ratio = findings.latency.ratio
     smaller = ratio.verdict is Verdict.NO_DIFFERENCE and after_bytes < before_bytes
     found = f"{ratio.verdict.value}: {ratio.point:.3f}×"
-    if ratio.verdict is Verdict.UNDECIDED:
+    if ratio.verdict is Verdict.UNDECIDED and after_bytes < before_bytes:  # else nothing speaks for it
         undecided = f"{found} ({ratio.low:.3f}–{ratio.high:.3f})"
         yield GateResult(gate="must-gain", limit=limit, found=undecided, passed=None, hint="give it more --budget")
         return

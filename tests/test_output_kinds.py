@@ -19,6 +19,7 @@ from modelopt.measure.comparing import (
     RelativeError,
     SampleAgreement,
     SequenceAgreement,
+    SimilarityAgreement,
     ThresholdAgreement,
 )
 from modelopt.measure.heads import End, Head, heads_of
@@ -62,6 +63,9 @@ def test_there_are_forty_models() -> None:
             End.NORM,
         ),
         ([("MatMul", ["x", "w"], "m"), ("Div", ["m", "b"], "y")], End.OTHER),
+        ([("LayerNormalization", ["x", "w"], "h"), ("ReduceMean", ["h"], "y")], End.HIDDEN),
+        ([("Sqrt", ["x"], "s"), ("Div", ["x", "s"], "y")], End.OTHER),
+        ([("LayerNormalization", ["x", "w"], "h"), ("Tanh", ["h"], "y")], End.OTHER),
         ([("MatMul", ["x", "x"], "y")], End.OTHER),
         ([("Identity", ["x"], "y")], End.OTHER),
     ],
@@ -201,6 +205,19 @@ def test_nearest_neighbors() -> None:
     assert lost(NeighborAgreement(), *pairs) == 0
     pairs[0] = (pairs[0][0], -pairs[0][0])
     assert (lost(NeighborAgreement(), *pairs) or 0) >= 0.02
+
+
+def test_similarities_tell_what_few_neighbors_do_not() -> None:
+    rng = np.random.default_rng(0)
+    centers = rng.normal(size=(20, 24))
+    rows = np.concatenate([centers, centers + 0.1 * rng.normal(size=centers.shape)]).astype(F)
+    noisy = (rows + 0.2 * rng.normal(size=rows.shape)).astype(F)
+    pairs = [(row[None], other[None]) for row, other in zip(rows, noisy, strict=True)]
+    assert lost(NeighborAgreement(), *pairs) == 0
+    assert lost(SimilarityAgreement(), *pairs) > 0.02
+    same = [(row[None], 3 * row[None]) for row in rows]
+    assert lost(SimilarityAgreement(), *same) == 0
+    assert lost(SimilarityAgreement(), *same[:3]) is None
 
 
 def test_large_numbers_do_not_hide_small_ones() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
@@ -19,6 +20,17 @@ _KEEP_ORDER = frozenset(
         *("QuantizeLinear", "DequantizeLinear", "Upsample"),
     }
 )
+_LAYER_NORMS = frozenset({"LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"})
+_SKIP_LAYER_NORMS = frozenset({"SkipLayerNormalization", "SkipSimplifiedLayerNormalization"})
+_POOLING = frozenset(
+    {
+        *("Mul", "Div", "Add", "Sub", "Sum", "ReduceSum", "ReduceMean", "ReduceMax", "Gather", "GatherND", "Slice"),
+        *("Squeeze", "Unsqueeze", "Reshape", "Flatten", "Identity", "Cast", "Concat", "LpNormalization", "Clip"),
+        *("Where", "Expand", "QuantizeLinear", "DequantizeLinear"),
+    }
+)
+"""What takes one vector out of those of a sequence, by a mask or without."""
+_POOLING_STEPS = 40
 _VOCABULARY = 1000
 _WIDENS = 2
 
@@ -30,6 +42,7 @@ class End(Enum):
     SIGMOID = "a sigmoid"
     LINEAR = "a linear layer"
     NORM = "a normalization to length 1"
+    HIDDEN = "the layer normalization of hidden states"
     OTHER = "another operator"
 
 
@@ -58,7 +71,48 @@ def _head(output: ir.Value) -> Head:
     if output.shape is not None:
         dims = tuple(dim if isinstance(dim, int) else None for dim in output.shape)
     end, is_vocabulary = _end(output)
+    if end is End.OTHER and _is_hidden(output):
+        end = End.HIDDEN
     return Head(end, is_vocabulary, dims)
+
+
+def _is_hidden(output: ir.Value) -> bool:
+    """Whether an output is made of normalized hidden states by pooling alone, as encoders make their embeddings."""
+    waiting, seen = [output], {output}
+    for _ in range(_POOLING_STEPS):
+        if not waiting:
+            break
+        node = waiting.pop().producer()
+        if node is None:
+            continue
+        if node.op_type in _LAYER_NORMS or node.op_type in _SKIP_LAYER_NORMS or _is_layer_norm(node):
+            return True
+        if node.op_type in _POOLING:
+            read = [each for each in node.inputs if each is not None and graph.constant_tensor(each) is None]
+            waiting += [each for each in reversed(read) if each not in seen]
+            seen.update(read)
+    return False
+
+
+def _is_layer_norm(node: ir.Node) -> bool:
+    """Whether a Div or Mul divides by a standard deviation or a root mean square: √(mean + ε)."""
+    if node.op_type not in {"Div", "Mul"} or node.inputs[1] is None:
+        return False
+    for divisor in node.inputs:
+        chain = list(_chain(divisor, ("Reciprocal", "Sqrt", "Add", "ReduceMean")))
+        if chain[-2:] == ["Add", "ReduceMean"] and "Sqrt" in chain:
+            return True
+    return False
+
+
+def _chain(value: ir.Value | None, kinds: tuple[str, ...]) -> Iterator[str]:
+    """The operators that a value comes from, the last first, as long as they are among `kinds`."""
+    for _ in kinds:
+        node = None if value is None else value.producer()
+        if node is None or node.op_type not in kinds:
+            return
+        yield node.op_type
+        value = next((each for each in node.inputs if each is not None and graph.constant_tensor(each) is None), None)
 
 
 def _end(value: ir.Value) -> tuple[End, bool]:

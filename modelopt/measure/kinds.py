@@ -198,8 +198,13 @@ def _by_channels(arrays: Sequence[np.ndarray]) -> Recognized | None:
 
 
 def _by_length(head: Head, arrays: Sequence[np.ndarray]) -> Recognized | None:
-    """Vectors of length 1."""
-    if arrays[0].ndim != 2 or arrays[0].shape[-1] < _SHORTEST_EMBEDDING:
+    """Vectors of length 1, and the hidden states of an encoder, pooled or one for each place."""
+    length = arrays[0].shape[-1]
+    if length < _SHORTEST_EMBEDDING or any(each.shape[-1] != length for each in arrays):
+        return None
+    if head.end is End.HIDDEN and arrays[0].ndim in {2, 3}:
+        return Recognized(Kind.EMBEDDING, f"{length} numbers in each row, from {head.end.value}")
+    if arrays[0].ndim != 2:
         return None
     lengths = np.concatenate([np.sqrt((each**2).sum(-1)).ravel() for each in arrays])
     if head.end is End.NORM or np.abs(lengths - 1).max() < _SUM_TOLERANCE:

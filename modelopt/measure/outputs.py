@@ -26,6 +26,7 @@ _NAMED: dict[str, Callable[[], Measure | Fidelity]] = {
     "threshold-agreement": comparing.ThresholdAgreement,
     "rank-agreement": comparing.RankAgreement,
     "neighbor-agreement": comparing.NeighborAgreement,
+    "similarity-agreement": comparing.SimilarityAgreement,
     "relative-error": comparing.RelativeError,
     "sample-agreement": comparing.SampleAgreement,
     "agreement": Agreement,

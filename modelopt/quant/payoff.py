@@ -45,16 +45,21 @@ class Costs:
     step: float
 
 
-# Fitted to onnxruntime 1.32 on Sapphire Rapids, one thread: 40 products (1 to 197 rows, 32² to 768·3072 weights) and 16
-# LSTMs (16 to 512 units). AVX2 without VNNI needs twice the instructions for a product: half the gain, an estimate that
-# awaits a machine. Arm with dot products is taken to be like VNNI.
-_VNNI = Costs(saved_per_mac=0.0085, convert=0.19, rescale=0.34, launch=1000.0, step=450.0)
-_AVX2 = Costs(saved_per_mac=0.0042, convert=0.19, rescale=0.34, launch=1000.0, step=450.0)
+# Fitted by tests/bench/fit_costs.py with onnxruntime 1.32, one thread, to 30 products (1 to 197 rows, 32² to 768·3072
+# weights) and LSTMs of 16 to 512 units: with VNNI the mean of Sapphire Rapids and Zen 4, without it Zen 4 with its
+# later instructions hidden. Arm with dot products is taken to be like VNNI: no machine was at hand.
+_VNNI = Costs(saved_per_mac=0.012, convert=0.26, rescale=0.26, launch=700.0, step=200.0)
+_AVX2 = Costs(saved_per_mac=0.011, convert=0.49, rescale=0.165, launch=300.0, step=150.0)
 _COSTS: Mapping[TargetKind, Costs] = {
     TargetKind.X86_VNNI: _VNNI,
     TargetKind.X86_AVX2: _AVX2,
     TargetKind.ARM64: _VNNI,
 }
+
+
+def costs_of(kind: TargetKind) -> Costs | None:
+    """The estimate for a target; None where it has no kernel that quantizes activations at run time."""
+    return _COSTS.get(kind)
 
 
 def refused(nodes: Iterable[ir.Node], kind: TargetKind) -> dict[ir.Node, str]:
@@ -66,7 +71,7 @@ def refused(nodes: Iterable[ir.Node], kind: TargetKind) -> dict[ir.Node, str]:
         kind: The target.
     """
     listed = list(nodes)
-    costs = _COSTS.get(kind)
+    costs = costs_of(kind)
     if costs is None:
         return dict.fromkeys(listed, NO_KERNEL)
     losing = [node for node in listed if node.op_type == "LSTM" and _lstm_gain(node, costs) < 0]

@@ -8,7 +8,7 @@ pays when small, and a depthwise convolution never pays alone but does where it 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import onnx_ir as ir
 
@@ -27,41 +27,59 @@ class Costs:
     Attributes:
         saved_per_mac: Time of a float multiply-add less that of an integer one, in products.
         saved_in_conv: The same in dense convolutions, whose float kernels are better.
+        product_rescale: For each element that a product writes.
         rescale: For each element that a convolution writes.
         depthwise: What each element of a depthwise convolution costs more than in float.
         gather: For each tap and pixel of a convolution with a window: integers are gathered before they are multiplied.
-        ragged_rescale: `rescale` where channels do not come in fours, on which the fast kernel insists.
+        ragged_saved_in_conv: `saved_in_conv` where channels do not come in fours, on which the fast kernels insist.
+        ragged_rescale: `rescale` there.
         ragged_gather: `gather` there.
         convert: For each element quantized, and for each dequantized, per reader.
         launch: For each Q or DQ that runs, whatever its size.
     """
 
     saved_per_mac: float
+    product_rescale: float
     saved_in_conv: float
     rescale: float
     depthwise: float
     gather: float
+    ragged_saved_in_conv: float
     ragged_rescale: float
     ragged_gather: float
     convert: float
     launch: float
 
 
-# Measured with onnxruntime 1.32 on Sapphire Rapids, one thread: convolutions are a fit to 16 shapes (8 to 128 channels,
-# windows of 1, 3 and 5, strides of 1 and 2). AVX2 without VNNI needs twice the instructions for a product: half the
-# gain, an estimate that awaits a machine. Arm with dot products is taken to be like VNNI.
+# Fitted by tests/bench/fit_costs.py with onnxruntime 1.32, one thread, to 16 products, 24 and 18 convolutions and 18
+# depthwise ones: with VNNI the mean of Sapphire Rapids and Zen 4, which differ by up to a factor of two; without it
+# Zen 4 with its later instructions hidden. Arm with dot products is taken to be like VNNI: no machine was at hand.
 _VNNI = Costs(
-    saved_per_mac=0.012,
-    saved_in_conv=0.008,
-    rescale=0.11,
-    depthwise=0.27,
-    gather=1.06,
-    ragged_rescale=0.4,
-    ragged_gather=1.8,
-    convert=0.25,
-    launch=1000.0,
+    saved_per_mac=0.014,
+    product_rescale=0.24,
+    saved_in_conv=0.011,
+    rescale=0.06,
+    depthwise=0.2,
+    gather=0.8,
+    ragged_saved_in_conv=0.0125,
+    ragged_rescale=0.75,
+    ragged_gather=2.0,
+    convert=0.16,
+    launch=700.0,
 )
-_AVX2 = replace(_VNNI, saved_per_mac=0.006, saved_in_conv=0.004)
+_AVX2 = Costs(
+    saved_per_mac=0.0117,
+    product_rescale=0.47,
+    saved_in_conv=0.0098,
+    rescale=0.0,
+    depthwise=0.17,
+    gather=0.0,
+    ragged_saved_in_conv=0.0136,
+    ragged_rescale=1.19,
+    ragged_gather=1.9,
+    convert=0.14,
+    launch=500.0,
+)
 _COSTS: Mapping[TargetKind, Costs] = {
     TargetKind.X86_VNNI: _VNNI,
     TargetKind.X86_AVX2: _AVX2,
@@ -138,7 +156,9 @@ class _Estimate:
         if choice.node.op_type != "Conv":
             depth = tensor.size // shape[choice.weight_axis if choice.weight_axis is not None else -1]
             rows = self._elements(choice.inputs[0]) / max(depth, 1)
-            return float(rows * tensor.size * costs.saved_per_mac)
+            return float(
+                rows * (tensor.size * costs.saved_per_mac - tensor.size / max(depth, 1) * costs.product_rescale)
+            )
         if choice.output is None:
             return 0.0
         written = self._elements(choice.output)
@@ -147,10 +167,14 @@ class _Estimate:
         taps = tensor.size // (shape[0] * shape[1])
         regrouped = stem.taps_of(choice.node, shape)
         ragged = shape[0] % 4 != 0 or (shape[1] % 4 != 0 and regrouped is None)
-        gather, rescale = (costs.ragged_gather, costs.ragged_rescale) if ragged else (costs.gather, costs.rescale)
+        saved, gather, rescale = (
+            (costs.ragged_saved_in_conv, costs.ragged_gather, costs.ragged_rescale)
+            if ragged
+            else (costs.saved_in_conv, costs.gather, costs.rescale)
+        )
         gathered = gather * (regrouped or taps) if taps > 1 else 0.0
         computed = tensor.size / shape[0] * (-(-shape[0] // _LANES) * _LANES)  # both pad channels to the vector's width
-        return float(written * ((computed * costs.saved_in_conv - gathered) / shape[0] - rescale))
+        return float(written * ((computed * saved - gathered) / shape[0] - rescale))
 
 
 def _regions(plan: Plan) -> list[list[Choice]]:

@@ -4,8 +4,8 @@
     python tests/bench/fit_costs.py [--machine avx2|avx512]
 
 Prints the constants of `quant/worth.py` (static) and `quant/payoff.py` (dynamic) in nanoseconds, one thread, and how
-well they foretell what was measured. Each shape is timed in float and in int8 in turn, and the median of the
-differences is what is fitted: ordinary least squares, each shape weighted by the inverse of its float time.
+well they and those in use foretell what was measured. Each shape is timed in float and in int8 in turn, and the median
+of the differences is what is fitted: least squares, each shape weighted by the inverse of its float time.
 """
 
 from __future__ import annotations
@@ -25,8 +25,12 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
+from modelopt.quant import payoff, worth
+from modelopt.runtime import cpu
 from tests.machines.ways import MASKED, rerun
 
+KIND = cpu.detect().kind
+STATIC, DYNAMIC = worth.costs_of(KIND), payoff.costs_of(KIND)
 _TURNS = 30
 _TURN_NS = 2_000_000
 _LANES = 16
@@ -39,7 +43,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.machine is not None:
         sys.exit(rerun(given.machine, __file__))
-    print(f"onnxruntime {ort.__version__}, one thread\n\nstatic (quant/worth.py)")
+    print(f"onnxruntime {ort.__version__}, {KIND.value}, one thread\n\nstatic (quant/worth.py)")
     products()
     convolutions()
     depthwise()
@@ -49,16 +53,37 @@ def main() -> None:
     recurrent()
 
 
-def fit(names: Sequence[str], rows: Sequence[Sequence[float]], saved: Sequence[float], floats: Sequence[float]) -> None:
-    """Print the coefficients of what int8 saves, and how often they foretell whether it saves anything."""
+def fit(
+    names: Sequence[str],
+    rows: Sequence[Sequence[float]],
+    saved: Sequence[float],
+    floats: Sequence[float],
+    used: Sequence[float],
+) -> None:
+    """Print the coefficients of what int8 saves, and how often they and those in use foretell that it saves time."""
     design, wanted, weight = np.array(rows), np.array(saved), 1 / np.array(floats)
-    found, *_ = np.linalg.lstsq(design * weight[:, None], wanted * weight, rcond=None)
-    told = design @ found
-    for name, value in zip(names, found, strict=True):
-        print(f"  {name} = {abs(value):.4g}{'' if value >= 0 or name != names[0] else '  (negative: int8 costs)'}")
-    right = np.mean((told > 0) == (wanted > 0))
-    off = np.median(np.abs(told - wanted) / np.array(floats))
-    print(f"    {len(saved)} shapes: {right:.0%} of signs foretold, off by {off:.0%} of the float time (median)")
+    found = _not_negative(design * weight[:, None], wanted * weight)
+    for name, value, now in zip(names, found, used, strict=True):
+        print(f"  {name} = {value:.4g} (in use: {now:.4g})")
+    for title, values in (("fitted", found), ("in use", np.array(used))):
+        told = design @ values
+        right = np.mean((told > 0) == (wanted > 0))
+        off = np.median(np.abs(told - wanted) / np.array(floats))
+        print(
+            f"    {title}: {right:.0%} of the signs of {len(saved)} shapes, off by {off:.0%} of the float time (median)"
+        )
+
+
+def _not_negative(design: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Least squares without negative coefficients: no operator costs less than nothing. float64[columns]."""
+    found, used = np.zeros(design.shape[1]), np.ones(design.shape[1], bool)
+    while used.any():
+        solved, *_ = np.linalg.lstsq(design[:, used], wanted, rcond=None)
+        if (solved >= 0).all():
+            found[used] = solved
+            break
+        used[np.flatnonzero(used)[solved.argmin()]] = False
+    return found
 
 
 def products() -> None:
@@ -73,7 +98,8 @@ def products() -> None:
         rows.append([count * depth * columns, -count * columns])
         saved.append(before - after)
         floats.append(before)
-    fit(["saved_per_mac", "(rescale of products)"], rows, saved, floats)
+    names = ["saved_per_mac", "product_rescale"]
+    fit(names, rows, saved, floats, [getattr(STATIC, name) for name in names])
 
 
 def convolutions() -> None:
@@ -88,7 +114,8 @@ def convolutions() -> None:
             rows.append([written * computed / width, -written * (size * size if size > 1 else 0) / width, -written])
             saved.append(before - after)
             floats.append(before)
-        fit([f"{title}saved_in_conv", f"{title}gather", f"{title}rescale"], rows, saved, floats)
+        names = [f"{title}{name}" for name in ("saved_in_conv", "gather", "rescale")]
+        fit(names, rows, saved, floats, [getattr(STATIC, name) for name in names])
 
 
 def depthwise() -> None:
@@ -99,7 +126,7 @@ def depthwise() -> None:
         rows.append([-width * side * side])
         saved.append(before - after)
         floats.append(before)
-    fit(["depthwise"], rows, saved, floats)
+    fit(["depthwise"], rows, saved, floats, [STATIC.depthwise])
 
 
 def conversions() -> None:
@@ -118,7 +145,7 @@ def conversions() -> None:
         counts.append(count)
         times.append((after - before) / 2)
     slope, start = np.polyfit(counts, times, 1, w=1 / np.array(times))
-    print(f"  convert = {slope:.3g}\n  launch = {start:.3g}")
+    print(f"  convert = {slope:.3g} (in use: {STATIC.convert})\n  launch = {start:.3g} (in use: {STATIC.launch})")
 
 
 def dynamic() -> None:
@@ -140,7 +167,8 @@ def dynamic() -> None:
         rows.append([count * depth * columns, -count * depth, -count * columns, -1.0])
         saved.append(before - after)
         floats.append(before)
-    fit(["saved_per_mac", "convert", "rescale", "launch"], rows, saved, floats)
+    names = ["saved_per_mac", "convert", "rescale", "launch"]
+    fit(names, rows, saved, floats, [getattr(DYNAMIC, name) for name in names])
 
 
 def recurrent() -> None:
@@ -165,8 +193,10 @@ def recurrent() -> None:
             hidden_size=width,
         )
         before, after = _timed(plain, _model([node], stored, (steps, 1, width)))
-        told.append(f"{width} units {before / after:.2f}×")
-    print(f"  LSTM of 32 steps, times as fast in int8: {', '.join(told)}")
+        products = gates * 2 * width * DYNAMIC.saved_per_mac - 2 * width * DYNAMIC.convert - 2 * gates * DYNAMIC.rescale
+        cost = products - (before - after) / steps
+        told.append(f"{width} units {before / after:.2f}× (step = {cost:.0f})")
+    print(f"  LSTM of {steps} steps, times as fast in int8; step in use: {DYNAMIC.step}\n    {', '.join(told)}")
 
 
 def _convolution(

@@ -555,13 +555,28 @@ def _table(seed: int) -> Net:
     return net
 
 
-def _states(seed: int) -> Net:
-    net = _sequence(seed)
-    states = net.add(
-        "MatMul", net.add("Tanh", net.add("MatMul", "x", _random(seed, _WIDTH, 64))), _random(seed, 64, 32)
-    )
-    net.end(net.add("LayerNormalization", states, np.ones(32, "f"), np.zeros(32, "f")), ["n", 20, 32])
-    return net
+def _states(*, pooled: bool = False, decomposed: bool = False) -> Callable[[int], Net]:
+    """Hidden states of an encoder: those of all steps, or their mean, whose width no one declared."""
+
+    def build(seed: int) -> Net:
+        net = _sequence(seed)
+        hidden = net.add("Tanh", net.add("MatMul", "x", _random(seed, _WIDTH, 64)))
+        states = net.add("MatMul", hidden, _random(seed, 64, 32))
+        scale, bias = np.ones(32, "f"), np.zeros(32, "f")
+        if decomposed:
+            centered = net.add("Sub", states, net.add("ReduceMean", states, axes=[-1]))
+            power = net.add("ReduceMean", net.add("Mul", centered, centered), axes=[-1])
+            deviation = net.add("Sqrt", net.add("Add", power, np.array(1e-5, "f")))
+            states = net.add("Add", net.add("Mul", net.add("Div", centered, deviation), scale), bias)
+        else:
+            states = net.add("LayerNormalization", states, scale, bias)
+        if pooled:
+            net.end(net.add("ReduceMean", states, axes=[1], keepdims=0), ["n", "width"])
+        else:
+            net.end(states, ["n", 20, 32])
+        return net
+
+    return build
 
 
 _C, _N, _S, _L, _P, _D, _E, _T, _V = (
@@ -614,7 +629,9 @@ _ALL: dict[str, tuple[Sequence[Kind], Callable[[int], Net]]] = {
     "wake word": ([_P], _probability(0.1)),
     "forecast": ([_S], _series),
     "table": ([_V, _C], _table),
-    "states of a sequence": ([_S], _states),
+    "states of a sequence": ([_E], _states()),
+    "states, normalized by hand": ([_E], _states(decomposed=True)),
+    "states, pooled": ([_E], _states(pooled=True)),
 }
 
 

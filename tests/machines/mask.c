@@ -2,7 +2,8 @@
  *
  * onnxruntime, numpy and others choose their kernels by CPUID. Linux lets a process make CPUID fault on x86 CPUs
  * that have "CPUID faulting" (arch_prctl, ARCH_SET_CPUID; the flag cpuid_fault); exec undoes it, so that each program
- * must load this library again (/etc/ld.so.preload). Hidden are VNNI, AMX, and what only newer CPUs have; with
+ * must load this library again (/etc/ld.so.preload). On other CPUs, -DPATCHED: the libraries that ask are copies in
+ * which INT 0x81 stands in place of CPUID (patched.py). Hidden are VNNI, AMX, and what only newer CPUs have; with
  * -DHIDE_AVX512 also AVX-512.
  */
 #define _GNU_SOURCE
@@ -29,7 +30,13 @@ static sigaction_function *real_sigaction(void) {
     return found;
 }
 
+#ifdef PATCHED
+static const uint8_t asks[2] = {0xcd, 0x81};
+static int let_cpuid_run(int yes) { return (void)yes, 0; }
+#else
+static const uint8_t asks[2] = {0x0f, 0xa2};
 static int let_cpuid_run(int yes) { return (int)syscall(SYS_arch_prctl, ARCH_SET_CPUID, yes); }
+#endif
 
 static void answer(ucontext_t *context) {
     greg_t *registers = context->uc_mcontext.gregs;
@@ -58,7 +65,7 @@ static void answer(ucontext_t *context) {
 static void on_fault(int number, siginfo_t *info, void *context) {
     const uint8_t *instruction = (const uint8_t *)((ucontext_t *)context)->uc_mcontext.gregs[REG_RIP];
     /* A CPUID that faults is a general protection fault, which Linux reports as SI_KERNEL. */
-    if (info->si_code == SI_KERNEL && instruction[0] == 0x0f && instruction[1] == 0xa2) {
+    if (info->si_code == SI_KERNEL && instruction[0] == asks[0] && instruction[1] == asks[1]) {
         answer(context);
         return;
     }

@@ -9,11 +9,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.machines import arm64
+from tests.machines import arm64, patched
 from tests.machines.families import BY_NAME, Family
 
 HERE = Path(__file__).resolve().parent
@@ -53,29 +53,26 @@ class Way:
         folder.mkdir(parents=True, exist_ok=True)
         if self.qemu:
             python = self._emulated(folder)
-            cpuinfo, preload = self.family.cpuinfo(), ""
-        else:
-            python, cpuinfo = Path(sys.executable), self._masked_cpuinfo()
-            preload = str(self._mask(folder))
-        return [*_seeing(folder, cpuinfo, preload), str(python)]
-
-    def _masked_cpuinfo(self) -> str:
+            return [*_seeing(folder, self.family.cpuinfo()), str(python)]
         text = _CPUINFO.read_text(encoding="utf-8") if _CPUINFO.exists() else ""
         flags = _flags(text)
-        if platform.machine() != "x86_64" or "cpuid_fault" not in flags:
-            raise Impossible("this CPU does not let CPUID fault (no flag cpuid_fault)")
+        if platform.machine() != "x86_64":
+            raise Impossible("this CPU is not an x86")
         if not set(self.family.flags.split()) <= flags:
             missing = ", ".join(sorted(set(self.family.flags.split()) - flags))
             raise Impossible(f"this CPU has no {missing}")
-        lines = text.splitlines()
-        return "\n".join(_without(line, hide_avx512=self.hides_avx512) for line in lines) + "\n"
+        faults = "cpuid_fault" in flags
+        mask = self._mask(folder, patched=not faults)
+        instead = {} if faults else _patched(folder)
+        seen = "\n".join(_without(line, hide_avx512=self.hides_avx512) for line in text.splitlines())
+        return [*_seeing(folder, f"{seen}\n", str(mask), instead), sys.executable]
 
-    def _mask(self, folder: Path) -> Path:
+    def _mask(self, folder: Path, *, patched: bool) -> Path:
         compiler = shutil.which(os.environ.get("CC", "cc"))
         if compiler is None:
             raise Impossible("there is no C compiler")
         made = folder / "mask.so"
-        define = ["-DHIDE_AVX512"] if self.hides_avx512 else []
+        define = [*(["-DHIDE_AVX512"] if self.hides_avx512 else []), *(["-DPATCHED"] if patched else [])]
         _run([compiler, "-O2", "-shared", "-fPIC", *define, "-o", str(made), str(HERE / "mask.c")])
         return made
 
@@ -110,10 +107,23 @@ class Way:
         return made
 
 
-def _seeing(folder: Path, cpuinfo: str, preload: str) -> list[str]:
+def _patched(folder: Path) -> dict[Path, Path]:
+    try:
+        return patched.copies(folder)
+    except (OSError, ValueError, subprocess.CalledProcessError) as error:
+        raise Impossible(f"CPUID does not fault here, and the libraries cannot be made to trap: {error}") from error
+
+
+def _seeing(folder: Path, cpuinfo: str, preload: str = "", instead: Mapping[Path, Path] | None = None) -> list[str]:
     """A command that runs another, and all its children, with another /proc/cpuinfo, and with a library loaded first.
 
     The library is named in /etc/ld.so.preload: tests start children with an empty environment.
+
+    Args:
+        folder: For what is made on the way.
+        cpuinfo: What /proc/cpuinfo is to say.
+        preload: The library.
+        instead: Files that are to look like others, by those others.
     """
     namespace = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--mount", "--map-root-user"]
     if (
@@ -129,6 +139,7 @@ def _seeing(folder: Path, cpuinfo: str, preload: str) -> list[str]:
         _run(["cp", "--archive", "/etc", str(etc)])
         (etc / "ld.so.preload").write_text(f"{preload}\n")
         mounts.append(["mount", "--bind", str(etc), "/etc"])
+    mounts += [["mount", "--bind", str(copy), str(original)] for original, copy in (instead or {}).items()]
     return [*namespace, "sh", "-ec", "\n".join([*map(shlex.join, mounts), 'exec "$@"']), "sh"]
 
 
