@@ -48,9 +48,12 @@ def test_speed_on_one_thread_alone_counts_where_it_was_asked_for() -> None:
 
 
 class Shop:
-    """Gives ratios by the names of the two models and the threads."""
+    """Gives ratios by the names of the two models and the threads; on one thread everything takes `one_ns`."""
 
-    def __init__(self, ratios: dict[tuple[str, str, int | None], float], threads: int = 0) -> None:
+    def __init__(
+        self, ratios: dict[tuple[str, str, int | None], float], threads: int = 0, one_ns: float = 2_000_000
+    ) -> None:
+        self.one_ns = one_ns
         self.asked: list[tuple[str, str, int | None]] = []
         self.not_timed = None
         self.input = built("float", 1000)
@@ -62,7 +65,8 @@ class Shop:
     def time(self, before: Built, after: Built, *, threads: int | None = None) -> Any:
         key = (before.path.name, after.path.name, threads)
         self.asked.append(key)
-        return SimpleNamespace(ratio=timed(self._ratios[key]))
+        made = SimpleNamespace(median_ns=self.one_ns if threads == 1 else 1_000_000)
+        return SimpleNamespace(ratio=timed(self._ratios[key]), after=made)
 
 
 def built(name: str, size: int) -> Built:
@@ -102,3 +106,13 @@ def test_one_thread_is_timed_only_where_others_were_not_named(
     shop = Shop({("float", "static", None): 1.2}, threads=threads)
     assert race(shop, FLOAT, STATIC, monkeypatch, cores).won
     assert shop.asked == [("float", "static", None)]
+
+
+def test_the_report_says_what_to_set_where_threads_gain_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    ratios: dict[tuple[str, str, int | None], float] = {("float", "static", None): 1.0, ("float", "static", 1): 1.4}
+    assert race(Shop(ratios), FLOAT, STATIC, monkeypatch).advice is None
+    advice = race(Shop(ratios, one_ns=1_050_000), FLOAT, STATIC, monkeypatch).advice
+    assert advice == (
+        "more threads hardly make the result faster (1.05 ms on one thread, 1.00 ms on all 2): intra_op_num_threads=1 "
+        "leaves the other cores free"
+    )

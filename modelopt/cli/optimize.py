@@ -210,7 +210,8 @@ def _run_first_that_gains(request: Request, chosen: Chosen) -> Report:
         *report.notes,
         *((*report.accuracy.notes, *report.accuracy.warnings) if report.accuracy is not None else ()),
     }
-    notes = (*report.notes, *(note for note in chosen.notes if note not in said))
+    advice = [chosen.advice] if chosen.advice is not None and recipe is chosen.recipes[0] else []
+    notes = (*report.notes, *(note for note in chosen.notes if note not in said), *advice)
     report = msgspec.structs.replace(report, trials=trials, offenders=offenders, notes=notes)
     return msgspec.structs.replace(report, verdict=verdict.of(report))
 

@@ -17,9 +17,11 @@ class Chosen:
         trials: What was tried, in order.
         offenders: The nodes that cost accuracy, worst first.
         notes: Why the data say nothing of accuracy, where they do not.
+        advice: What to set for the model of the first recipe, if anything.
     """
 
     recipes: tuple[Recipe, ...]
     trials: tuple[Trial, ...] = ()
     offenders: tuple[Offender, ...] = ()
     notes: tuple[str, ...] = ()
+    advice: str | None = None

@@ -91,6 +91,7 @@ class _Search:
     restored: Path | None = None
     made: set[str] = field(default_factory=set)
     calibrated: bool = False
+    advice: str | None = None
 
     def __post_init__(self) -> None:
         self.recipe = self.shop.request.recipe
@@ -120,7 +121,7 @@ class _Search:
             recipes = [_gaining(recipe) for recipe in recipes]
         judged = any(trial.drop is not None for trial in self.trials)
         told = self.shop.data.notes_for(calibrated=self.calibrated, compared=judged)
-        return Chosen(tuple(recipes), tuple(self.trials), tuple(self.offenders), (*told, *self.notes))
+        return Chosen(tuple(recipes), tuple(self.trials), tuple(self.offenders), (*told, *self.notes), self.advice)
 
     def _may_pay(self, step: Pass) -> bool:
         """Whether to try a pass of `also`: one that goes against the estimate of what pays needs a measurement."""
@@ -279,6 +280,8 @@ class _Search:
     def _better(self, best: Built, attempt: _Attempt, floats: Built) -> Built:
         """The one of two models that is worth having."""
         race = self.track.race(best, attempt.built, floats)
+        if race.won:
+            self.advice = race.advice
         for i, trial in enumerate(self.trials):
             if trial.group == attempt.label:
                 changes = {"ratio": race.ratio, "on_one_thread": race.on_one_thread, "kept": race.won}

@@ -10,6 +10,7 @@ from modelopt import engine
 from modelopt.measure.speed import Ratio, Verdict
 from modelopt.quant.coverage import losing
 from modelopt.report import Outcome
+from modelopt.report.summary import milliseconds
 from modelopt.runtime import cpu
 from modelopt.tuning import nodes
 from modelopt.tuning.workshop import Built, Workshop
@@ -20,6 +21,9 @@ kernels suffer more from that."""
 
 _SIZE_SHARE = 0.1
 """What the logarithm of the size counts beside that of the speed: a third smaller is worth 4 % of speed."""
+
+
+_HARDLY_LONGER = 1.1
 
 
 @dataclass(frozen=True)
@@ -66,12 +70,14 @@ class Race:
         reason: Why, as one clause.
         ratio: How many times as fast it is; None where only its size counts.
         on_one_thread: The same on one thread; None where that was not measured.
+        advice: What to set where more threads do not make the second faster; None where they do.
     """
 
     outcome: Outcome
     reason: str
     ratio: Ratio | None = None
     on_one_thread: Ratio | None = None
+    advice: str | None = None
 
     @property
     def won(self) -> bool:
@@ -95,11 +101,13 @@ class Track:
         """`made` against `best`; `floats` is the float model that it comes from, and nothing slower than that wins."""
         if not self.measures or not self.for_speed or self.wants_size(best):
             return self._by_size(best, made)
-        ratio = self.shop.time(best, made).ratio
+        on_all = self.shop.time(best, made)
+        ratio = on_all.ratio
         size = f"{made.size_bytes / best.size_bytes:.0%} of the size"
         if best is floats and ratio.verdict is Verdict.SLOWER:
             return Race(Outcome.SLOWER, f"slower than the float model, {size}", ratio)
-        alone = self.shop.time(best, made, threads=1).ratio if self._counts_one_thread() else None
+        on_one = self.shop.time(best, made, threads=1) if self._counts_one_thread() else None
+        alone = None if on_one is None else on_one.ratio
         if best is floats and alone is not None and alone.verdict is Verdict.SLOWER:
             return Race(Outcome.SLOWER, f"slower than the float model on one thread, {size}", ratio, alone)
         found = worth(ratio, alone, made.size_bytes / best.size_bytes)
@@ -107,7 +115,8 @@ class Track:
             return Race(Outcome.NO_GAIN, f"{found}, {size}: no gain beyond the noise", ratio, alone)
         if best is not floats and self._is_slower_than(floats, made, (ratio, alone)):
             return Race(Outcome.SLOWER, f"slower than the float model, {size}", ratio, alone)
-        return Race(Outcome.KEPT, f"{found}, {size}", ratio, alone)
+        advice = None if on_one is None else thread_advice(on_all.after.median_ns, on_one.after.median_ns)
+        return Race(Outcome.KEPT, f"{found}, {size}", ratio, alone, advice)
 
     def _is_slower_than(self, floats: Built, made: Built, beside_best: tuple[Ratio, Ratio | None]) -> bool:
         """Whether a model is slower than the float one; it is not where it is not slower than one that was not."""
@@ -158,6 +167,14 @@ class Track:
         if gates.max_size_ratio is not None:
             limits.append(gates.max_size_ratio * self.shop.input.size_bytes)
         return built.size_bytes > min(limits)
+
+
+def thread_advice(all_ns: float, one_ns: float) -> str | None:
+    """What to set where one thread takes hardly longer than all of them; None where it takes longer."""
+    if one_ns > all_ns * _HARDLY_LONGER:
+        return None
+    times = f"{milliseconds(one_ns)} on one thread, {milliseconds(all_ns)} on all {cpu.usable_cores()}"
+    return f"more threads hardly make the result faster ({times}): intra_op_num_threads=1 leaves the other cores free"
 
 
 def _smaller(best: Built, made: Built) -> str:

@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -30,7 +30,17 @@ from modelopt.runtime import cpu
 from tests.machines.ways import MASKED, rerun
 
 KIND = cpu.detect().kind
-STATIC, DYNAMIC = worth.costs_of(KIND), payoff.costs_of(KIND)
+Costs = TypeVar("Costs", worth.Costs, payoff.Costs)
+
+
+def known(costs: Costs | None) -> Costs:
+    """The estimates in use."""
+    if costs is None:
+        sys.exit(f"there are no estimates for {KIND.value}")
+    return costs
+
+
+STATIC, DYNAMIC = known(worth.costs_of(KIND)), known(payoff.costs_of(KIND))
 _TURNS = 30
 _TURN_NS = 2_000_000
 _LANES = 16

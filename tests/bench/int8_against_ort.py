@@ -30,7 +30,7 @@ import peers  # type: ignore[import-not-found]
 import shapes  # type: ignore[import-not-found]
 from int8_shapes import made_by  # type: ignore[import-not-found]
 from main_job import data_flags, median_ms  # type: ignore[import-not-found]
-from quantizers import PEER, write_samples  # type: ignore[import-not-found]
+from quantizers import PEER, value_of, write_samples  # type: ignore[import-not-found]
 
 from modelopt.measure import speed
 from modelopt.measure.outputs import OutputScore
@@ -40,7 +40,6 @@ MODELOPT = str(Path(sys.executable).with_name("modelopt"))
 THEIRS = ("ort-static-u8s8", "ort-static-u8s8-reduced", "ort-dynamic", "ort-dynamic-reduced")
 OURS = "modelopt"
 EVERYWHERE = "modelopt, everywhere"
-_SIZES = ("--dim", "batch=1", "--dim", "length=128")
 _RANDOM_SAMPLES = 4
 _MOST_LOST = 0.01
 
@@ -78,9 +77,13 @@ def _source(name: str, scratch: Path) -> tuple[Path, dict[str, list[str]]]:
         path.write_bytes(shapes.MODELS[name]().SerializeToString())
         made = scratch / "calib.npz"
         _random_samples(name, made)
-        return path, {"quantize": ["--calib", str(made)], "compare": ["--eval", str(made)], "bench": list(_SIZES)}
+        sizes = ["--dim", "batch=1", *(["--dim", "length=128"] if name == "bert-base" else [])]
+        return path, {"quantize": ["--calib", str(made)], "compare": ["--eval", str(made)], "bench": sizes}
     folder = Path(name)
     flags = {command: data_flags(folder, [command]) for command in ("quantize", "compare")}
+    if (folder / "eval.py").exists() and not (folder / "feeds.py").exists():  # the script says what is lost
+        calib = _only(flags["quantize"], "--calib", "--preprocess")
+        flags = {"quantize": calib, "compare": ["--eval", *calib[1:]]}
     flags["bench"] = [
         "--data" if word == "--eval" else word for word in _only(flags["compare"], "--eval", "--preprocess")
     ]
@@ -171,12 +174,15 @@ def _best(candidates: Sequence[tuple[str, Any]]) -> str | None:
 
 
 def _drop(model: Path, path: Path, flags: list[str]) -> float | None:
-    """What a result loses; None where it does not run."""
+    """What a result loses, by the folder's own script where there is one; None where it does not run."""
     words = [MODELOPT, "compare", str(model), str(path), *flags, "--no-bench", "--json"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
         print(f"{path.name}: {(done.stderr.strip().splitlines() or ['failed'])[0]}", file=sys.stderr)
         return None
+    own = model.with_name("eval.py")
+    if own.exists() and not model.with_name("feeds.py").exists():
+        return value_of(own, model) - value_of(own, path)
     accuracy = json.loads(done.stdout)["accuracy"]
     falls = [-task["delta"]["point"] for task in accuracy["tasks"] if task["delta"]]
     outputs = msgspec.convert(accuracy["outputs"], list[OutputScore])

@@ -37,6 +37,18 @@ class Reader(CalibrationDataReader):  # type: ignore[misc]
         return next(self._next, None)
 
 
+def pre_processed(model: str, ready: str) -> str:
+    """The model after what their documentation asks for first, with as much of it as works."""
+    for skipped in (False, True):
+        try:
+            quant_pre_process(model, ready, skip_symbolic_shape=skipped)
+        except Exception as error:  # noqa: BLE001 - their own exceptions are of all kinds
+            print(f"pre-processing, symbolic shapes {'left out' if skipped else 'asked for'}: {error}", file=sys.stderr)
+        else:
+            return ready
+    return model
+
+
 def main(kind: str, model: str, out: str, folder: str) -> None:
     """Quantize."""
     samples = [dict(np.load(path)) for path in sorted(Path(folder).glob("*.npz"))]
@@ -46,12 +58,7 @@ def main(kind: str, model: str, out: str, folder: str) -> None:
         onnx.save(nncf.quantize(onnx.load(model), nncf.Dataset(samples), subset_size=len(samples)), out)
         return
     with tempfile.TemporaryDirectory() as scratch:
-        ready = str(Path(scratch) / "ready.onnx")
-        try:
-            quant_pre_process(model, ready)  # what their documentation asks for
-        except Exception as error:  # noqa: BLE001 - their own exceptions are of all kinds; it works without at times
-            print(f"without pre-processing: {error}", file=sys.stderr)
-            ready = model
+        ready = pre_processed(model, str(Path(scratch) / "ready.onnx"))
         reduced = {"reduce_range": True} if kind.endswith("-reduced") else {}
         if kind.startswith("ort-dynamic"):
             quantize_dynamic(ready, out, **reduced)

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 _PACKAGES = {
     "simplifiers": ("onnxsim==0.8.1", "onnxslim", "onnxruntime"),
-    "quantizers": ("onnxruntime", "onnx", "nncf"),
+    "quantizers": ("onnxruntime", "onnx", "nncf", "sympy"),
 }
 
 

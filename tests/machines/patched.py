@@ -27,7 +27,7 @@ def copies(folder: Path) -> dict[Path, Path]:
         FileNotFoundError: There is no objdump.
         subprocess.CalledProcessError: objdump cannot read a library.
     """
-    made = {}
+    made: dict[Path, Path] = {}
     for package in PACKAGES:
         found = find_spec(package)
         if found is None or found.origin is None:
