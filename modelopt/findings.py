@@ -15,7 +15,7 @@ _LOST = {
     "sequence-agreement": "sequences that differ from the original's",
     "threshold-agreement": "yes-or-no answers that differ from the original's",
     "rank-agreement": "pairs in another order than the original's",
-    "neighbor-agreement": "nearest neighbors that differ from the original's",
+    "neighbor-agreement": "nearness of the nearest neighbors that is lost",
     "similarity-agreement": "pairs in another order of similarity",
     "sample-agreement": "samples that are off by half of what the answers vary",
     "agreement": "values that differ from the original's",

@@ -24,8 +24,10 @@ from modelopt.runtime.runner import WorkerRunner
 from modelopt.runtime.worker import Worker
 from modelopt.tuning.judge import Judge
 
-PROFILED_RUNS = 20
-"""How often a model runs under the profiler: single kernels take microseconds."""
+PROFILED_RUNS = range(20, 201)
+"""How often a model runs under the profiler: single kernels take microseconds, and what pays must not be luck."""
+
+_PROFILED_NS = 300_000_000
 
 _PRECISION = 0.04
 _SECONDS = 15.0
@@ -125,8 +127,12 @@ class Workshop:
     def profile(self, built: Built) -> Coverage:
         """What the runtime executes for each node of a model, and how long."""
         spec = measuring.session_spec(self.request.recipe.bench)
-        feeds = self._bench_feeds()[0]
-        return placement.coverage(self.worker, built.path, self.load(built), feeds, spec=spec, runs=PROFILED_RUNS)
+        feeds, model, fewest = self._bench_feeds()[0], self.load(built), PROFILED_RUNS[0]
+        found = placement.coverage(self.worker, built.path, model, feeds, spec=spec, runs=fewest)
+        runs = min(PROFILED_RUNS[-1], _PROFILED_NS // max(1, sum(cost.median_ns for cost in found.nodes)))
+        if runs <= fewest:
+            return found
+        return placement.coverage(self.worker, built.path, model, feeds, spec=spec, runs=runs)
 
     def _bench_feeds(self) -> measuring.Feeds:
         if self._feeds is None:

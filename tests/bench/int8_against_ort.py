@@ -182,7 +182,7 @@ def _drop(model: Path, path: Path, flags: list[str]) -> float | None:
         return None
     own = model.with_name("eval.py")
     if own.exists() and not model.with_name("feeds.py").exists():
-        return value_of(own, model) - value_of(own, path)
+        return float(value_of(own, model) - value_of(own, path))
     accuracy = json.loads(done.stdout)["accuracy"]
     falls = [-task["delta"]["point"] for task in accuracy["tasks"] if task["delta"]]
     outputs = msgspec.convert(accuracy["outputs"], list[OutputScore])
