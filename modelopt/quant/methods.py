@@ -102,7 +102,8 @@ def _folded(histogram: Histogram) -> Histogram:
 
 
 def _percentile(histogram: Histogram, percentile: float, *, one_sided: bool) -> tuple[float, float]:
-    cut = (1.0 - percentile / 100.0) * (1.0 if one_sided else 0.5) * histogram.total
+    # A whole number of values must not become one less by rounding at one end and not at the other.
+    cut = round((1.0 - percentile / 100.0) * (1.0 if one_sided else 0.5) * histogram.total, 6)
     upto = np.cumsum(histogram.counts)
     edges = histogram.edges
     first = int(np.searchsorted(upto, cut, side="right")) if not one_sided else 0
