@@ -62,4 +62,4 @@ def main(models: list[str], feeds: dict[str, np.ndarray], threads: int) -> None:
 
 if __name__ == "__main__":
     given = np.load(sys.argv[3])
-    main(sys.argv[1:3], {name: given[name][:1] for name in given.files}, int((*sys.argv[4:], 2)[0]))
+    main(sys.argv[1:3], {name: given[name][:1] for name in given.files}, int(sys.argv[4]) if len(sys.argv) > 4 else 2)
