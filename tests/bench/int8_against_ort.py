@@ -30,7 +30,7 @@ import peers  # type: ignore[import-not-found]
 import shapes  # type: ignore[import-not-found]
 from int8_shapes import made_by  # type: ignore[import-not-found]
 from main_job import data_flags, median_ms  # type: ignore[import-not-found]
-from quantizers import PEER, value_of, write_samples  # type: ignore[import-not-found]
+from quantizers import PEER, own_script, value_of, write_samples  # type: ignore[import-not-found]
 
 from modelopt.measure import speed
 from modelopt.measure.outputs import OutputScore
@@ -81,7 +81,7 @@ def _source(name: str, scratch: Path) -> tuple[Path, dict[str, list[str]]]:
         return path, {"quantize": ["--calib", str(made)], "compare": ["--eval", str(made)], "bench": sizes}
     folder = Path(name)
     flags = {command: data_flags(folder, [command]) for command in ("quantize", "compare")}
-    if (folder / "eval.py").exists() and not (folder / "feeds.py").exists():  # the script says what is lost
+    if own_script(folder / "model.onnx") is not None:  # it says what is lost
         calib = _only(flags["quantize"], "--calib", "--preprocess")
         flags = {"quantize": calib, "compare": ["--eval", *calib[1:]]}
     flags["bench"] = [
@@ -180,8 +180,8 @@ def _drop(model: Path, path: Path, flags: list[str]) -> float | None:
     if done.returncode:
         print(f"{path.name}: {(done.stderr.strip().splitlines() or ['failed'])[0]}", file=sys.stderr)
         return None
-    own = model.with_name("eval.py")
-    if own.exists() and not model.with_name("feeds.py").exists():
+    own = own_script(model)
+    if own is not None:
         return float(value_of(own, model) - value_of(own, path))
     accuracy = json.loads(done.stdout)["accuracy"]
     falls = [-task["delta"]["point"] for task in accuracy["tasks"] if task["delta"]]

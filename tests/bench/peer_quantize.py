@@ -9,6 +9,7 @@ bits, which onnxruntime advises where the CPU has no VNNI.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import tempfile
 from pathlib import Path
@@ -52,12 +53,14 @@ def pre_processed(model: str, ready: str) -> str:
 def main(kind: str, model: str, out: str, folder: str) -> None:
     """Quantize."""
     samples = [dict(np.load(path)) for path in sorted(Path(folder).glob("*.npz"))]
+    model, out = str(Path(model).resolve()), str(Path(out).resolve())
     if kind == "nncf":
         import nncf  # type: ignore[import-not-found]
 
         onnx.save(nncf.quantize(onnx.load(model), nncf.Dataset(samples), subset_size=len(samples)), out)
         return
-    with tempfile.TemporaryDirectory() as scratch:
+    # Pre-processing leaves files of its own in the working folder.
+    with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):
         ready = pre_processed(model, str(Path(scratch) / "ready.onnx"))
         reduced = {"reduce_range": True} if kind.endswith("-reduced") else {}
         if kind.startswith("ort-dynamic"):

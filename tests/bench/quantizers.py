@@ -77,6 +77,12 @@ def calibration_of(model: Path) -> Path:
     return next(model.with_name(name) for name in ("calib.npz", "calib") if model.with_name(name).exists())
 
 
+def own_script(model: Path) -> Path | None:
+    """The folder's script that judges a model; None where there is none, or ``feeds.py`` gives its data to us."""
+    own = model.with_name("eval.py")
+    return own if own.exists() and not model.with_name("feeds.py").exists() else None
+
+
 def value_of(own: Path, model: Path) -> float:
     """What the folder's own script says of a model."""
     done = subprocess.run([sys.executable, str(own), str(model)], capture_output=True, text=True, check=True)
@@ -107,10 +113,9 @@ def quantize(
 
 def judged(model: Path, out: Path, budget: float) -> tuple[list[str], float | None]:
     """Size, latency ratio and accuracy of a result."""
-    own = model.with_name("eval.py")
-    has_own = own.exists() and not model.with_name("feeds.py").exists()
+    own = own_script(model)
     flags = data_flags(model.parent, ["compare"])
-    if has_own:
+    if own is not None:
         flags = ["--eval", str(calibration_of(model))]
     command = [MODELOPT, "compare", str(model), str(out), "--json", "--budget", str(budget), *flags]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -121,7 +126,7 @@ def judged(model: Path, out: Path, budget: float) -> tuple[list[str], float | No
     before, after = (each["size_bytes"] for each in report["models"])
     ratio, accuracy = report["ratios"][1], report["accuracy"]
     score = ""
-    if has_own:
+    if own is not None:
         score = " → ".join(f"{value_of(own, path):.3f}" for path in (model, out))
     elif accuracy is not None and accuracy["tasks"]:
         score = " → ".join(f"{accuracy['tasks'][0][side]['value']:.3f}" for side in ("reference", "candidate"))

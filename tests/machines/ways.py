@@ -62,17 +62,17 @@ class Way:
             missing = ", ".join(sorted(set(self.family.flags.split()) - flags))
             raise Impossible(f"this CPU has no {missing}")
         faults = "cpuid_fault" in flags
-        mask = self._mask(folder, patched=not faults)
+        mask = self._mask(folder, traps=not faults)
         instead = {} if faults else _patched(folder)
         seen = "\n".join(_without(line, hide_avx512=self.hides_avx512) for line in text.splitlines())
         return [*_seeing(folder, f"{seen}\n", str(mask), instead), sys.executable]
 
-    def _mask(self, folder: Path, *, patched: bool) -> Path:
+    def _mask(self, folder: Path, *, traps: bool) -> Path:
         compiler = shutil.which(os.environ.get("CC", "cc"))
         if compiler is None:
             raise Impossible("there is no C compiler")
         made = folder / "mask.so"
-        define = [*(["-DHIDE_AVX512"] if self.hides_avx512 else []), *(["-DPATCHED"] if patched else [])]
+        define = [*(["-DHIDE_AVX512"] if self.hides_avx512 else []), *(["-DPATCHED"] if traps else [])]
         _run([compiler, "-O2", "-shared", "-fPIC", *define, "-o", str(made), str(HERE / "mask.c")])
         return made
 
