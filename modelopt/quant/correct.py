@@ -3,11 +3,13 @@
 Rounding a weight to integers, and clipping an activation, moves the mean of each output channel. The shift is measured
 on data and taken off the bias. Each integer kernel is measured beside the float one *on the same float activations*:
 
-    shift_c = E[kernel(x)_c] - E[integer kernel(Q(x))_c]
+    shift_c = E[kernel(x)_c - integer kernel(Q(x))_c]
 
 So one run over the samples measures all kernels, and none answers for the shift of those before it, which their own
 corrections take away: measured in the quantized model, a shift would be corrected once by each layer that it passes.
-The means are taken inside the model: what comes back is one number per channel, whatever the samples' number and size.
+E is the mean over the positions of a sample without outliers. A transformer has single tokens with activations a
+thousand times as large as the others'; clipping those moves the plain mean far from the shift of every other token. The
+means are taken inside the model: what comes back is one number per channel, whatever the samples' number and size.
 """
 
 from __future__ import annotations
@@ -25,6 +27,14 @@ from modelopt.quant.twins import Kernel, dequantizer, weight_shape
 
 SAMPLES = 32
 """How many samples are run, at most."""
+
+_POSITIONS = 1024
+"""From how many positions of a sample on only every second, third … counts: sorting more would take long."""
+
+_QUARTERS = 4
+
+_OUTLIER = 3.0
+"""How many interquartile ranges from the median a value is an outlier: 4 standard deviations of a normal one."""
 
 _LEAST_FOR_VARIANCE = 4
 
@@ -112,7 +122,7 @@ class _Bench:
         self._constants: dict[ir.Value, ir.Value] = {}
 
     def add(self, kernel: Kernel, twin: ir.Node) -> str:
-        """Compute ``mean(float - integer)`` per channel; returns the name of that value, float32 of shape (C,)."""
+        """Compute the mean of ``float - integer`` per channel; returns the name of that value, float32 (C,)."""
         stem = f"{twin.outputs[0].name}_shift"
         inputs = [
             self._activation(kernel.integer, twin),
@@ -120,10 +130,51 @@ class _Bench:
         ]
         integer = self._node(twin.op_type, inputs, f"{stem}_integer", tuple(twin.attributes.values()))
         difference = self._node("Sub", [twin.outputs[0], integer], f"{stem}_difference")
+        columns = _columns(kernel.integer)
         if twin.op_type == "Conv":
-            return self._mean(difference, [0, *range(2, len(weight_shape(kernel.integer)))], stem)
-        rows = self._node("Reshape", [difference, self._stored(np.array([-1, _columns(kernel.integer)]), stem)], stem)
-        return self._mean(rows, [0], stem)
+            shape = weight_shape(kernel.integer)
+            columns, order = shape[0], [0, *range(2, len(shape)), 1]
+            difference = self._node("Transpose", [difference], f"{stem}_last", [ir.AttrInt64s("perm", order)])
+        rows = self._node("Reshape", [difference, self._stored(np.array([-1, columns]), stem)], f"{stem}_rows")
+        return self._mean(rows, stem)
+
+    def _mean(self, rows: ir.Value, stem: str) -> str:
+        """What `mean` computes, inside the model and for each column, from some of the rows where there are many."""
+        zero, one, positions, two, quarters = (
+            self._stored(np.array([number]), stem) for number in (0, 1, _POSITIONS, 2, _QUARTERS)
+        )
+        size = self._rows(rows, stem)
+        step = self._node("Add", [self._node("Div", [size, positions], f"{stem}_skipped"), one], f"{stem}_step")
+        some = self._node("Slice", [rows, zero, size, zero, step], f"{stem}_some")
+        size = self._rows(some, stem)
+        ordered = self._node("TopK", [some, size], f"{stem}_ordered", [ir.AttrInt64("axis", 0)], outputs=2)
+        first = self._node("Div", [size, quarters], f"{stem}_first")
+        last = self._node("Sub", [self._node("Sub", [size, one], f"{stem}_end"), first], f"{stem}_last")
+        half = self._node("Div", [size, two], f"{stem}_half")
+        high, median, low = (self._node("Gather", [ordered, at], f"{stem}_rank") for at in (first, half, last))
+        spread = self._node("Sub", [high, low], f"{stem}_spread")
+        most = self._node("Mul", [spread, self._stored(np.array([_OUTLIER], np.float32), stem)], f"{stem}_most")
+        distance = self._node("Abs", [self._node("Sub", [some, median], f"{stem}_from_median")], f"{stem}_distance")
+        outlier = self._node("Greater", [distance, most], f"{stem}_outlier")
+        to_float = [ir.AttrInt64("to", ir.DataType.FLOAT)]
+        kept = self._node("Cast", [self._node("Not", [outlier], f"{stem}_kept")], f"{stem}_weight", to_float)
+        total = self._mean_of_rows(self._node("Mul", [some, kept], f"{stem}_product"), zero, f"{stem}_total")
+        mean = self._node("Div", [total, self._mean_of_rows(kept, zero, f"{stem}_share")], stem)
+        return mean.name or ""
+
+    def _mean_of_rows(self, rows: ir.Value, zero: ir.Value, stem: str) -> ir.Value:
+        inputs, attributes = [rows], [ir.AttrInt64("keepdims", 0)]
+        if graph.opset(self._model) < 18:
+            attributes.append(ir.AttrInt64s("axes", [0]))
+        else:
+            inputs.append(zero)
+        return self._node("ReduceMean", inputs, stem, attributes)
+
+    def _rows(self, matrix: ir.Value, stem: str) -> ir.Value:
+        """How many rows a matrix has, int64 of shape (1,)."""
+        shape = self._node("Shape", [matrix], f"{stem}_shape")
+        first = self._stored(np.array([0]), stem)
+        return self._node("Gather", [shape, first], f"{stem}_size")
 
     def _activation(self, integer: ir.Node, twin: ir.Node) -> ir.Value:
         """The float kernel's input, quantized as the integer kernel's is."""
@@ -154,23 +205,22 @@ class _Bench:
         self._constants[value] = copy
         return copy
 
-    def _mean(self, value: ir.Value, axes: list[int], stem: str) -> str:
-        inputs, attributes = [value], [ir.AttrInt64("keepdims", 0)]
-        if graph.opset(self._model) < 18:
-            attributes.append(ir.AttrInt64s("axes", axes))
-        else:
-            inputs.append(self._stored(np.array(axes), stem))
-        return self._node("ReduceMean", inputs, stem, attributes).name or ""
-
     def _stored(self, array: np.ndarray, stem: str) -> ir.Value:
         return graph.add_initializer(self._model.graph, self._names(f"{stem}_constant"), array)
 
     def _node(
-        self, op_type: str, inputs: Sequence[ir.Value | None], stem: str, attributes: Sequence[ir.Attr] = ()
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        stem: str,
+        attributes: Sequence[ir.Attr] = (),
+        *,
+        outputs: int = 1,
     ) -> ir.Value:
-        output = ir.Value(name=self._names(stem))
-        self._model.graph.append(ir.Node("", op_type, inputs, attributes, outputs=[output], name=output.name))
-        return output
+        """Append a node; returns its first output."""
+        made = [ir.Value(name=self._names(stem)) for _ in range(outputs)]
+        self._model.graph.append(ir.Node("", op_type, inputs, attributes, outputs=made, name=made[0].name))
+        return made[0]
 
 
 def _shifts(model: ir.Model, names: list[str], ctx: Context) -> Mapping[str, np.ndarray]:
@@ -181,32 +231,40 @@ def _shifts(model: ir.Model, names: list[str], ctx: Context) -> Mapping[str, np.
     """
     if not names:
         return {}
-    sums: dict[str, np.ndarray | float] = dict.fromkeys(names, 0.0)
-    squares: dict[str, np.ndarray | float] = dict.fromkeys(names, 0.0)
-    count = 0
+    found: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for arrays in ctx.runner.run(model, twins.feeds(ctx, SAMPLES, "correcting biases"), outputs=names):
         for name, array in zip(names, arrays, strict=True):
-            wide = array.astype(np.float64)
-            sums[name], squares[name] = sums[name] + wide, squares[name] + wide * wide
-        count += 1
-    return {name: shrunk(np.asarray(sums[name]), np.asarray(squares[name]), count) for name in names}
+            found[name].append(array.astype(np.float64))
+    return {name: shrunk(np.stack(means)) for name, means in found.items()}
 
 
-def shrunk(total: np.ndarray, squares: np.ndarray, count: int) -> np.ndarray:
-    """Means, shrunk as `correct` does it.
+def shrunk(means: np.ndarray) -> np.ndarray:
+    """Means over all samples, shrunk as `correct` does it.
 
     Args:
-        total: The sum of `count` values, per channel.
-        squares: The sum of their squares.
-        count: How many; below 4 nothing is known of chance, and the mean is returned.
+        means: Of each of n samples and C channels, shape (n, C); below 4 samples nothing is known of chance.
     """
-    mean = total / max(count, 1)
+    count = len(means)
     if count < _LEAST_FOR_VARIANCE:
-        return mean
-    error = np.maximum(squares / count - mean * mean, 0) / (count - 1)
+        return np.asarray(means.mean(axis=0))
+    typical = mean(means)
+    error = np.square(means - typical).mean(axis=0) / (count - 1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        kept = np.where(mean == 0, 0.0, 1 - error / (mean * mean))
-    return np.asarray(mean * np.maximum(kept, 0))
+        kept = np.where(typical == 0, 0.0, 1 - error / (typical * typical))
+    return np.asarray(typical * np.maximum(kept, 0))
+
+
+def mean(rows: np.ndarray) -> np.ndarray:
+    """The mean of each column, shape (C,), of rows (n, C), n > 0, without its outliers.
+
+    A value counts unless it is further from the median than three times the distance between the quartiles.
+    """
+    ordered = np.sort(rows, axis=0)[::-1]
+    count = len(ordered)
+    first = count // _QUARTERS
+    high, median, low = (ordered[rank] for rank in (first, count // 2, count - 1 - first))
+    kept = np.abs(rows - median) <= _OUTLIER * (high - low)
+    return np.asarray((rows * kept).sum(axis=0) / kept.sum(axis=0))
 
 
 def _take_off(node: ir.Node, shift: np.ndarray, names: graph.NameSource, *, integer_bias: bool) -> str | None:
