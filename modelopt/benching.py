@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 import msgspec
 
-from modelopt import io, measuring
+from modelopt import io, measuring, usage
 from modelopt.errors import InputError
 from modelopt.measure import cautions, noise_floor
 from modelopt.measure.bench import BenchResult, run_bench
@@ -87,12 +87,16 @@ def measure_models(
     Raises:
         InputError: The models do not take the same inputs.
     """
+    recipe = Recipe(steps=(), seed=seed, evaluate=data, bench=bench)
+    usage.require(recipe)
+    for spec in (session, baseline):
+        if spec is not None:
+            usage.require_provider(spec.provider)
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(TemporaryDirectory(prefix="modelopt-")))
         loaded = [io.load(path, scratch=scratch, allow_hardlinks=allow_hardlinks) for path in models]
         for other in loaded[1:]:
             _require_same_inputs(loaded[0], other)
-        recipe = Recipe(steps=(), seed=seed, evaluate=data, bench=bench)
         for each in loaded:
             measuring.require_tensors(each.model, hint="export the model without this output")
         opened = measuring.open_all(recipe, loaded[0].model)

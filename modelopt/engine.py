@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 import msgspec
 import onnx_ir as ir
 
-from modelopt import __version__, blame, gates, graph, invariants, io, measuring, naming, provenance
+from modelopt import __version__, blame, gates, graph, invariants, io, measuring, naming, provenance, usage
 from modelopt.errors import Refused, VerificationFailed, WorkerDied
 from modelopt.observers import Dump, Observer
 from modelopt.passes.base import Context, Pass
@@ -57,6 +57,7 @@ class Request:
         dump_folder: Where to write the model after each pass.
         limits: Of the child processes.
         allow_hardlinks: See `io.load`.
+        external_data: Whether the output's weights go to a file of their own.
         verify_samples: How many samples of the user's data verification uses, beside the feeds that it constructs.
         calibrations: Remembers what calibration observed; runs that share it observe once.
         progress: Called with (what, done, total or None).
@@ -71,6 +72,7 @@ class Request:
     dump_folder: Path | None = None
     limits: Limits | None = None
     allow_hardlinks: bool = False
+    external_data: io.ExternalData = io.ExternalData.AUTO
     verify_samples: int = 4
     calibrations: Calibrations | None = None
     progress: Progress = silent
@@ -84,7 +86,7 @@ def run(request: Request) -> Report:
     """
     recipe = request.recipe
     naming.require(request.model, (request.output, request.if_exact, request.if_unchanged))
-    gates.require(recipe)
+    usage.require(recipe)
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(TemporaryDirectory(prefix="modelopt-")))
         exact = measuring.is_exact(recipe)
@@ -124,7 +126,14 @@ def run(request: Request) -> Report:
         def metadata() -> dict[str, str]:
             return provenance.metadata((*history, _entry(recipe, loaded, context, versions)))
 
-        with io.staged(loaded.model, output, source=loaded, unchanged=unchanged, metadata=metadata) as staged:
+        with io.staged(
+            loaded.model,
+            output,
+            source=loaded,
+            unchanged=unchanged,
+            metadata=metadata,
+            external_data=request.external_data,
+        ) as staged:
             if verify is not None:
                 verify.finish(staged.path)
             findings = measuring.measure(

@@ -14,6 +14,11 @@ from modelopt import graph
 _SINGLE = onnx.defs.OpSchema.FormalParameterOption.Single
 
 
+def newest_opset() -> int:
+    """The latest version of the standard operator set that the onnx package knows."""
+    return int(onnx.defs.onnx_opset_version())
+
+
 def why_malformed(node: ir.Node, opset: int) -> str | None:
     """What a standard operator lacks or has too much of, else None; also None where onnx does not know that opset.
 

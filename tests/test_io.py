@@ -478,8 +478,9 @@ def test_a_folder_as_data_is_refused(tmp_path: Path, location: str) -> None:
 
 @pytest.mark.parametrize("location", ["w.bin", "model.onnx/w.bin", "n" * 5000])
 def test_missing_data_are_refused(tmp_path: Path, location: str) -> None:
-    with pytest.raises(InputError, match=r"does not exist|cannot be read"):
+    with pytest.raises(InputError, match=r"data file .* does not exist|cannot be read") as caught:
         _load(_file(tmp_path, _external(location)))
+    assert "did you mean" not in (caught.value.hint or "")  # the name is not the user's: the model stores it
 
 
 @pytest.mark.parametrize(
@@ -599,7 +600,9 @@ def _external_source(tmp_path: Path, seed: int = 0) -> io.Loaded:
 
 
 def _save(source: io.Loaded, output: Path, *, unchanged: bool = False) -> None:
-    with io.staged(source.model, output, source=source, unchanged=unchanged) as staged:
+    """Write a model; one that has a data file gets one again."""
+    where = io.ExternalData.ALWAYS if source.has_external_data else io.ExternalData.AUTO
+    with io.staged(source.model, output, source=source, unchanged=unchanged, external_data=where) as staged:
         staged.commit()
 
 
@@ -750,6 +753,30 @@ def test_external_data_go_to_a_file_named_by_its_content(tmp_path: Path, folder:
     assert len({name.removeprefix("m.onnx.").removeprefix("other.onnx.") for name in _data(folder)}) == 2
 
 
+@pytest.mark.parametrize("unchanged", [False, True])
+def test_weights_come_into_the_model_file_where_they_fit(tmp_path: Path, folder: Path, unchanged: bool) -> None:
+    source = _external_source(tmp_path)
+    with io.staged(source.model, folder / "m.onnx", source=source, unchanged=unchanged) as staged:
+        staged.commit()
+    assert _names(folder) == ["m.onnx"]
+    loaded = _load(folder / "m.onnx")
+    assert not loaded.has_external_data
+    assert np.array_equal(_w(loaded), W)
+
+
+def test_a_model_too_large_for_one_file_is_refused_where_one_is_asked_for(
+    source: io.Loaded, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(staging, "MAX_INLINE_BYTES", 1000)
+    never = io.ExternalData.NEVER
+    with (
+        pytest.raises(Refused, match="does not fit into one file"),
+        io.staged(source.model, folder / "m.onnx", source=source, unchanged=False, external_data=never),
+    ):
+        pass
+    assert _names(folder) == []
+
+
 def test_a_model_with_strings_and_external_data_is_written(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "w.bin").write_bytes(W.tobytes())
     model = _external("w.bin")
@@ -813,7 +840,8 @@ def test_writing_the_same_again_never_breaks_what_is_there(
 
     _save(external, folder / "m.onnx")
     assert _names(folder) == before
-    with io.staged(external.model, folder / "m.onnx", source=external, unchanged=True):
+    always = io.ExternalData.ALWAYS
+    with io.staged(external.model, folder / "m.onnx", source=external, unchanged=True, external_data=always):
         pass  # not committed: the data file belongs to the old output
     assert _names(folder) == before
 
@@ -833,7 +861,8 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path, folder: Path, sou
     code = (
         "import os, signal, sys; from pathlib import Path; from modelopt import io\n"
         "source = io.load(Path(sys.argv[1]), scratch=Path('.'))\n"
-        "with io.staged(source.model, Path(sys.argv[2]), source=source, unchanged=False):\n"
+        "into = {'unchanged': False, 'external_data': io.ExternalData.ALWAYS}\n"
+        "with io.staged(source.model, Path(sys.argv[2]), source=source, **into):\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     victim = _external_source(tmp_path)
@@ -866,7 +895,7 @@ def test_large_models_get_a_data_file(source: io.Loaded, folder: Path, monkeypat
     assert graph.weight_bytes(loaded.model) == graph.weight_bytes(source.model)
     assert not source.has_external_data
     monkeypatch.setattr(sys, "stdout", _Pipe())
-    with pytest.raises(Refused, match="does not fit through a pipe"):
+    with pytest.raises(Refused, match="does not fit into one file"):
         _save(source, io.STDIO)
 
 

@@ -44,7 +44,64 @@ def test_the_runtimes_text_is_the_same_each_time_and_names_no_file() -> None:
         for listed in (types, types[::-1], types[2:] + types[:2])
     }
     cut = "map(int64,tensor(float)),seq(tensor(float)),tensor(bool) and 2 more"
-    assert texts == {f"[ONNXRuntimeError] : 1 : FAIL : Node (n): inferred types: index=0,{cut}"}
+    assert texts == {f"Node (n): inferred types: index=0,{cut}"}
+
+
+_SOURCES = "/onnxruntime_src/onnxruntime/core/"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            (
+                "1 : FAIL : Non-zero status code returned while running Reshape node. Name:'r' Status Message: "
+                f"{_SOURCES}providers/cpu/tensor/reshape_helper.h:91 onnxruntime::ReshapeHelper::ReshapeHelper("
+                "const onnxruntime::TensorShape&, onnxruntime::TensorShapeVector&, bool) input_shape_size == "
+                "requested_shape_size was false. The input tensor cannot be reshaped to the requested shape."
+            ),
+            "Reshape 'r': The input tensor cannot be reshaped to the requested shape.",
+        ),
+        (
+            (
+                "1 : FAIL : Non-zero status code returned while running MatMul node. Name:'' Status Message: "
+                "matmul_helper.h:59 Compute MatMul dimension mismatch"
+            ),
+            "MatMul: MatMul dimension mismatch",
+        ),
+        (
+            (
+                f"1 : FAIL : {_SOURCES}graph/model_load_utils.h:46 void onnxruntime::model_load_utils::Validate("
+                "const std::unordered_map<std::__cxx11::basic_string<char>, int>&, bool, const std::string&, int) "
+                "Opset 99 is under development"
+            ),
+            "Opset 99 is under development",
+        ),
+        (
+            (
+                f"6 : RUNTIME_EXCEPTION : {_SOURCES}x.cc:7 virtual onnxruntime::common::Status onnxruntime::Conv<float>::"
+                "Compute(onnxruntime::OpKernelContext*) const size > 0 was false. "
+            ),
+            "size > 0 was false.",
+        ),
+        (
+            (
+                '10 : INVALID_GRAPH : This is an invalid model. In Node, ("n", Foo, "", -1) : ("x": tensor(float),) -> '
+                '("y": tensor(float),) , Error No Op registered for Foo with domain_version of 17'
+            ),
+            "Foo 'n': No Op registered for Foo with domain_version of 17",
+        ),
+        (
+            (
+                "2 : INVALID_ARGUMENT : Got invalid dimensions for input: x for the following indices\n index: 2 Got: 3 "
+                "Expected: 4\n Please fix either the inputs/outputs or the model."
+            ),
+            "Got invalid dimensions for input: x for the following indices index: 2 Got: 3 Expected: 4",
+        ),
+    ],
+)
+def test_the_runtimes_text_names_no_place_in_its_sources(text: str, said: str) -> None:
+    assert wording.plain(f"[ONNXRuntimeError] : {text}") == said
 
 
 def test_a_result_that_crashes_is_not_the_users_fault(tmp_path: Path) -> None:

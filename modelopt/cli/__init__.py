@@ -32,6 +32,12 @@ COMMANDS: dict[str, str] = {
 class LazyGroup(click.Group):
     """A group that imports a command's module when the command is called, not for ``--help``."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read nothing, ``help`` and ``help COMMAND`` as ``--help`` and ``COMMAND --help``."""
+        if not args or args[0] == "help":
+            args = [*args[1:], "--help"]
+        return super().parse_args(ctx, args)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The commands in the order of the README's table."""
         return list(COMMANDS)

@@ -20,7 +20,7 @@ Examples:
   modelopt bench --provider openvino --provider-option device_type=CPU model.onnx""",
 )
 @click.argument("models", type=click.Path(path_type=Path), nargs=-1, required=True)
-@options.option("--data", metavar="DATA", help="Inputs; without them random ones are made.")
+@options.option("--data", type=options.DATA_NAME, metavar="DATA", help="Inputs; without them random ones are made.")
 @options.option("--preprocess", help="For image folders, e.g. resize=224x224,scale=1/255.")
 @options.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Samples a run.")
 @options.option(

@@ -24,4 +24,5 @@ def command(shell: str) -> None:
 
     kind = get_completion_class(shell)
     if kind is not None:
-        click.echo(kind(cli, {}, "modelopt", "_MODELOPT_COMPLETE").source())
+        source = kind(cli, {}, "modelopt", "_MODELOPT_COMPLETE").source()
+        click.echo(source.replace('split ","', 'split --max 1 ","'))  # fish: a description may hold commas

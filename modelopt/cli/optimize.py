@@ -13,7 +13,7 @@ import msgspec
 from modelopt import ui
 from modelopt.engine import Request, run
 from modelopt.errors import EnvironmentLacks, GateFailed, InputError
-from modelopt.io import STDIO, keeping_stdin
+from modelopt.io import STDIO, ExternalData, keeping_stdin
 from modelopt.passes.base import Effect
 from modelopt.quant.cache import Calibrations
 from modelopt.recipe import BenchSpec, DataSpec, EvaluateSpec, Gates, Recipe, Step, dump
@@ -178,6 +178,7 @@ def execute(recipe: Recipe, model: Path, suffix: str, flags: dict[str, Any], *, 
             dump_folder=flags["dump_dir"],
             limits=limits_from_flags(flags),
             allow_hardlinks=flags["allow_hardlinks"],
+            external_data=ExternalData(flags["external_data"]),
             # A run that tries nothing else need not observe more than its own method asks for.
             calibrations=Calibrations(flags.get("calib_cache")) if choose or flags.get("calib_cache") else None,
             progress=progress,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from modelopt.runtime import spawn
 
@@ -75,6 +76,26 @@ class KeyValue(click.ParamType):  # type: ignore[type-arg]  # generic only in re
         return key, text
 
 
+class Names(click.ParamType):  # type: ignore[type-arg]  # generic only in recent releases
+    """Text in which a file or a word is named; shells complete both. A word is refused later, by what reads it."""
+
+    def __init__(self, *words: str, files: bool = True, name: str = "text") -> None:
+        self.name = name
+        self._words = words
+        self._files = files
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Take the text as it is."""
+        return str(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """The words that begin so; where there are none, the files."""
+        words = [CompletionItem(word) for word in self._words if word.startswith(incomplete) and incomplete]
+        if words or not self._files:
+            return words or [CompletionItem(word) for word in self._words if word.startswith(incomplete)]
+        return [CompletionItem(incomplete, type="file")]
+
+
 class Option(click.Option):
     """An option that ``--help`` lists under a heading."""
 
@@ -140,6 +161,9 @@ def group(*options: Callable[[Decorated], Decorated]) -> Callable[[Decorated], D
     return decorate
 
 
+DATA_NAME = Names("random", name="data")
+"""Where samples come from: a file, a folder, ``file.py:f``, or random."""
+
 MODEL = click.argument("model", type=click.Path(path_type=Path, allow_dash=True))
 OPSET = option("--opset", type=click.IntRange(1), metavar="N", help="Convert to this opset first, if it is later.")
 OUTPUT = option("-o", "--output", type=click.Path(path_type=Path, allow_dash=True), help="Output file; - is stdout.")
@@ -153,13 +177,21 @@ SAYING = group(
 )
 
 DATA = group(
-    option("--eval", "evaluation", metavar="DATA", heading="Accuracy", help="Data: npz, npy, images, or file.py:f."),
+    option(
+        "--eval",
+        "evaluation",
+        type=DATA_NAME,
+        metavar="DATA",
+        heading="Accuracy",
+        help="Data: npz, npy, images, or file.py:f.",
+    ),
     option(
         "--eval-limit", type=click.IntRange(1), metavar="N", heading="Accuracy", help="Use at most N samples of it."
     ),
     option("--labels", type=click.Path(), heading="Accuracy", help="Its labels: a file with 'name,label' lines."),
     option(
         "--metric",
+        type=Names("top1", "top5", "argmax-agreement", "cosine", "sqnr", "max-abs-error"),
         multiple=True,
         callback=_one_or_several,
         metavar="NAME",
@@ -173,6 +205,7 @@ DATA = group(
 TIMING = group(
     option(
         "--provider",
+        type=Names("cpu", "cuda", "tensorrt", "openvino", files=False),
         default="cpu",
         show_default=True,
         heading="Latency",
@@ -263,6 +296,13 @@ GATES = group(
 
 OPTIMIZING = group(
     OUTPUT,
+    option(
+        "--external-data",
+        type=click.Choice(["auto", "always", "never"]),
+        default="auto",
+        show_default=True,
+        help="Whether weights go to a data file beside the output; auto is above 2 GiB only.",
+    ),
     option("--seed", type=click.IntRange(0), default=0, show_default=True, help="For whatever is random."),
     option("--no-verify", is_flag=True, help="Do not compare the result with the original."),
     option("--no-bench", is_flag=True, help="Do not measure latency."),

@@ -29,7 +29,10 @@ Examples:
 )
 @options.MODEL
 @options.option(
-    "--calib", metavar="DATA", help="Calibration data: npz, npy, .pb test sets, images, file.py:f, or random."
+    "--calib",
+    type=options.DATA_NAME,
+    metavar="DATA",
+    help="Calibration data: npz, npy, .pb test sets, images, file.py:f, or random.",
 )
 @options.option(
     "--calib-limit", type=click.IntRange(1), default=128, show_default=True, help="Samples to calibrate on."

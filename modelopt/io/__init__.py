@@ -7,11 +7,21 @@ only from regular files under the model's folder. Nothing gets its final name be
 from modelopt.io.external import contained
 from modelopt.io.files import STDIO, same_file
 from modelopt.io.loading import Loaded, keeping_stdin, load
-from modelopt.io.staging import MAX_INLINE_BYTES, Staged, destination, remove_aside, staged, write, write_aside
+from modelopt.io.staging import (
+    MAX_INLINE_BYTES,
+    ExternalData,
+    Staged,
+    destination,
+    remove_aside,
+    staged,
+    write,
+    write_aside,
+)
 
 __all__ = [
     "MAX_INLINE_BYTES",
     "STDIO",
+    "ExternalData",
     "Loaded",
     "Staged",
     "contained",

@@ -48,13 +48,19 @@ def contained(model_file: Path, location: str, *, allow_hardlinks: bool = False)
         raise Refused(f"external data at {location!r} is outside the model's folder", note="paths must be relative")
     data = model_file.parent / pure
     try:
-        real = data.resolve()
-    except (OSError, RuntimeError):  # a loop of links
+        real, is_there = data.resolve(), data.exists()
+    except (OSError, RuntimeError):  # a loop of links, or a name that is too long
         raise InputError(f"external data at {location!r} cannot be read", note="its links lead nowhere") from None
     roots = {model_file.parent.resolve(), model_file.resolve().parent}
     # A download cache links both model and data into a store: there the data's real folder is the model's real folder.
     if not any(real.is_relative_to(root) for root in roots):
         raise Refused(f"external data at {location!r} leads outside the model's folder", note=f"it is {real}")
+    if not is_there:
+        raise InputError(
+            f"the data file {data} does not exist",
+            note=f"{model_file.name} keeps its weights in it",
+            hint="put it beside the model under this name: the model stores the name",
+        )
     regular_file(data, str(data))
     if data.stat().st_nlink > 1 and not allow_hardlinks:
         raise Refused(

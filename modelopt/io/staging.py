@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import hashlib
 import os
 import stat
@@ -110,6 +111,38 @@ def _aligned(payloads: Iterable[tuple[int, ir.TensorProtocol]]) -> Iterator[byte
         position = offset + len(payload)
 
 
+class ExternalData(enum.Enum):
+    """Where the weights of an output go.
+
+    Attributes:
+        AUTO: Into the model file where they fit.
+        ALWAYS: Into a data file beside it.
+        NEVER: Into the model file; a model that is too large is refused.
+    """
+
+    AUTO = "auto"
+    ALWAYS = "always"
+    NEVER = "never"
+
+    def asked(self, model: ir.Model, *, piped: bool) -> bool:
+        """Whether the weights of `model` need a data file.
+
+        Args:
+            model: What is written.
+            piped: It goes to stdout, where there is one file only.
+
+        Raises:
+            Refused: They do not fit where they are to go.
+        """
+        fits = graph.weight_bytes(model) <= MAX_INLINE_BYTES
+        if piped and self is ExternalData.ALWAYS:
+            raise Refused("a data file does not fit through a pipe", hint="give -o a file name")
+        if not fits and (piped or self is ExternalData.NEVER):
+            hint = "give -o a file name" if piped else "--external-data auto"
+            raise Refused("the model does not fit into one file", note="Protobuf messages end at 2 GiB", hint=hint)
+        return not fits or self is ExternalData.ALWAYS
+
+
 @dataclass(frozen=True)
 class Staged:
     """A complete output that does not have its name yet.
@@ -127,25 +160,31 @@ class Staged:
 
 @contextlib.contextmanager
 def staged(
-    model: ir.Model, output: Path, *, source: Loaded, unchanged: bool, metadata: Metadata = dict
+    model: ir.Model,
+    output: Path,
+    *,
+    source: Loaded,
+    unchanged: bool,
+    metadata: Metadata = dict,
+    external_data: ExternalData = ExternalData.AUTO,
 ) -> Iterator[Staged]:
     """Write the model beside `output` under a name of its own; nothing remains unless `commit` is called.
 
     Args:
         model: The model.
         output: The final path, or `STDIO` for stdout.
-        source: Where the model came from: with `unchanged` its bytes are copied.
+        source: Where the model came from: with `unchanged` its bytes are copied where its weights stay inside.
         unchanged: No pass changed anything.
         metadata: Gives what the file says in ``metadata_props`` beside what `model` says, where something changed. It
             is called once the weights are written, so that it may hold what takes as long to compute.
+        external_data: Whether the weights go to a file of their own.
 
     Raises:
         EnvironmentLacks: The disk is full.
         InputError: The folder cannot be written to.
+        Refused: The model does not fit where it is to go.
     """
-    external = source.has_external_data or graph.weight_bytes(model) > MAX_INLINE_BYTES
-    if output == STDIO and external:
-        raise Refused("a model with external data does not fit through a pipe", hint="give -o a file name")
+    external = external_data.asked(model, piped=output == STDIO)
     with contextlib.ExitStack() as stack:
         if output == STDIO:
             target = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="modelopt-out-"))) / "stdout.onnx"
@@ -170,13 +209,19 @@ def staged(
                 files.append(data)
             else:
                 stack.callback(unlink, temporary)
-                same = [map_file(source.path, source.shown)]
-                write_chunks(temporary, same if unchanged else chain(serial.chunks(model), _late(metadata)))
+                write_chunks(temporary, _inside(model, source, metadata, unchanged=unchanged))
         size = sum(file.stat().st_size for file in files)
         on_disk = sync(files)  # the caller verifies and measures meanwhile
         yield Staged(
             temporary, size, lambda: _commit(temporary, target, source.path, on_disk, to_stdout=output == STDIO)
         )
+
+
+def _inside(model: ir.Model, source: Loaded, metadata: Metadata, *, unchanged: bool) -> Iterable[bytes | memoryview]:
+    """The bytes of a model file that holds its weights; those of the source where nothing changed."""
+    if not unchanged:
+        return chain(serial.chunks(model), _late(metadata))
+    return serial.chunks(model) if source.has_external_data else [map_file(source.path, source.shown)]
 
 
 def destination(output: Path) -> Path:

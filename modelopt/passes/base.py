@@ -216,6 +216,14 @@ class Pass(ABC):
         support.
         """
 
+    def check(self) -> None:
+        """Refuse options that suit no model; asked before a model is read.
+
+        Raises:
+            InputError: An option cannot be read, or names what does not exist.
+        """
+        return
+
     def calibrates(self) -> bool:
         """Whether it reads calibration data where there are some, with these options."""
         return self.needs_data

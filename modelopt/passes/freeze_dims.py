@@ -33,6 +33,11 @@ class FreezeDims(Pass):
     dims: tuple[str, ...] = option((), "sizes of symbolic dimensions, such as batch=1")
     shapes: tuple[str, ...] = option((), "shapes of inputs, such as x:1,3,224,224")
 
+    def check(self) -> None:
+        """Refuse texts that are not a dimension and a size, or an input and a shape."""
+        self._named()
+        self._shapes()
+
     def apply(self, model: ir.Model, ctx: Context) -> Changes:
         """Set the dimensions, then infer shapes again.
 

@@ -7,7 +7,8 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from modelopt import graph
+from modelopt import graph, schemas
+from modelopt.errors import InputError
 from modelopt.passes._opset import upgraded
 from modelopt.passes.base import Changes, Context, Effect, Pass, Skip, option
 
@@ -26,6 +27,12 @@ class UpgradeOpset(Pass):
     effect: ClassVar[Effect] = Effect.EXACT
 
     version: int = option(17, "the opset to convert to")
+
+    def check(self) -> None:
+        """Refuse a version that onnx does not know."""
+        newest = schemas.newest_opset()
+        if self.version > newest:
+            raise InputError(f"there is no opset {self.version}", note=f"the newest that onnx knows is {newest}")
 
     def apply(self, model: ir.Model, ctx: Context) -> Changes:
         """Convert a copy and put it in the place of the graph.

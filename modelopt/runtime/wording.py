@@ -26,10 +26,58 @@ def called(path: Path, what: str) -> str:
     return OURS if ours_alone or what in _MADE or path.name.endswith(".tmp.onnx") else f"the model {path}"
 
 
+_LONGEST = 4000
+"""Names in a hostile model may be long, and what they make of a message need not be searched to its end."""
+
+_STATUS = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ :\s*")
+_LOADING = re.compile(r"Load model from .*? failed:\s*")
+_RUNNING = re.compile(
+    r"Non-zero status code returned while (?:running|initializing) (?P<type>\w+) node\. "
+    r"Name:'(?P<name>[^\n]*?)' Status Message:\s*"
+)
+_IN_NODE = re.compile(r"This is an invalid model\. In Node, \(\"(?P<name>[^\n]*?)\", (?P<type>\w+), .*? , Error\s+")
+_PLACE = re.compile(r"(?:/[^\s:]*/)?\w+\.(?:cc|cpp|cu|cuh|h|hpp):\d+\s+")
+_SIGNATURE = re.compile(
+    r"(?:[\w:<>,*&~\[\]]+\s+)*?[\w<>,*&~]*::[\w:<>,*&~=()\[\]+\-]*?\((?:[^()]|\([^()]*\))*\)(?:\s*const\b)?"
+    r"(?:\s*\[with [^\]]*\])?\s*"
+)
+_FUNCTION = re.compile(r"[\w:~]+\s+")
+_CONDITION = re.compile(r"\S[^\n]{0,300}? was false\.\s*(?=\S)")
+_ADVICE = re.compile(r"\s*Please fix either the inputs/outputs or the model\.\s*")
+
+
 def plain(text: str) -> str:
-    """onnxruntime's text without the file that it names, and with lists of types in one order and cut."""
-    text = re.sub(r"Load model from .*? failed:\s*", "", text)
-    return re.sub(r"(inferred types: index=\d+,)(\S+)", lambda found: found[1] + _types(found[2]), text)
+    """onnxruntime's text without what only its authors can use.
+
+    That is the file that it was given, its status code, and the place in its sources: a file, a line, a function's
+    signature, and the condition that failed where words follow it. Lists of types come in one order, and cut.
+    """
+    text = _LOADING.sub("", _STATUS.sub("", text[:_LONGEST]))
+    text = _RUNNING.sub(_node, text)
+    text = _IN_NODE.sub(_node, text)
+    text = _ADVICE.sub("", _without_places(text))
+    text = re.sub(r"(inferred types: index=\d+,)(\S+)", lambda found: found[1] + _types(found[2]), text)
+    return " ".join(text.split())
+
+
+def _node(found: re.Match[str]) -> str:
+    """How a node is called: by its operator, and by its name where it has one."""
+    return f"{found['type']} '{found['name']}': " if found["name"] else f"{found['type']}: "
+
+
+def _without_places(text: str) -> str:
+    """Take out each file and line of C++, and the function and condition that follow it."""
+    kept = []
+    while (place := _PLACE.search(text)) is not None:
+        kept.append(text[: place.start()])
+        text = text[place.end() :]
+        function = _SIGNATURE.match(text) or _FUNCTION.match(text)
+        if function is not None:
+            text = text[function.end() :]
+        condition = _CONDITION.match(text)
+        if condition is not None:
+            text = text[condition.end() :]
+    return "".join([*kept, text])
 
 
 def _types(listed: str) -> str:

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 import msgspec
 import onnx_ir as ir
 
-from modelopt import blame, engine, gates, graph, io, measuring
+from modelopt import blame, engine, graph, io, measuring, usage
 from modelopt.measure.speed import FEWEST
 from modelopt.passes.base import Context
 from modelopt.recipe import BenchSpec, Recipe, Step
@@ -167,7 +167,7 @@ def opened(request: engine.Request) -> Iterator[Workshop]:
         ModeloptError: As `engine.run`.
     """
     recipe = request.recipe
-    gates.require(recipe)
+    usage.require(recipe)
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(TemporaryDirectory(prefix="modelopt-")))
         loaded = io.load(request.model, scratch=scratch, allow_hardlinks=request.allow_hardlinks)

@@ -1,0 +1,75 @@
+"""What can be refused of a recipe before the model is read: a mistake in a flag must not cost the load of a large file.
+
+What depends on the model (names of nodes, of inputs, shapes of data) is refused later, by what uses it.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from modelopt import gates, measuring
+from modelopt.data import Preprocess, files
+from modelopt.errors import InputError
+from modelopt.measure.metrics import parse_all
+from modelopt.passes.base import Pass
+from modelopt.recipe import DataSpec, Recipe
+from modelopt.runtime import installed
+from modelopt.runtime.session import SessionSpec
+
+
+def require(recipe: Recipe) -> None:
+    """Refuse what makes no sense for any model.
+
+    Raises:
+        InputError: A gate cannot be judged; a file, metric, provider or operator set does not exist; or a value cannot
+            be read.
+    """
+    gates.require(recipe)
+    parse_all(measuring.metrics_of(recipe))
+    for data in (recipe.calibration, recipe.evaluate):
+        if data is not None:
+            require_data(data)
+    if recipe.bench is not None:
+        require_provider(recipe.bench.provider)
+    for step in recipe.passes():
+        _require_options(step)
+
+
+def require_data(spec: DataSpec) -> None:
+    """Refuse data that are not there, and a preprocessing that cannot be read.
+
+    Raises:
+        InputError: As said.
+    """
+    if spec.preprocess:
+        Preprocess.parse(spec.preprocess)
+    script, _, _ = spec.data.rpartition(":")
+    if spec.data != "random":
+        files.existing(Path(script) if script.endswith(".py") else Path(spec.data))
+    if spec.labels:
+        files.existing(Path(spec.labels))
+
+
+def require_provider(name: str) -> None:
+    """Refuse an execution provider that does not exist.
+
+    Raises:
+        InputError: As said.
+    """
+    installed.known_spec(SessionSpec(provider=name))
+
+
+def _require_options(step: Pass) -> None:
+    step.check()
+    for pattern in (*getattr(step, "include", ()), *getattr(step, "exclude", ())):
+        _require_pattern(pattern)
+
+
+def _require_pattern(pattern: str) -> None:
+    if not pattern.startswith("re:"):
+        return
+    try:
+        re.compile(pattern.removeprefix("re:"))
+    except re.error as error:
+        raise InputError(f"'{pattern}' is not a regular expression", note=str(error)) from None
