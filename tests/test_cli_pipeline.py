@@ -41,6 +41,22 @@ def test_a_pipeline_stops_at_its_first_error(tmp_path: Path) -> None:
     assert "Traceback" not in run.err
 
 
+def test_a_model_with_a_data_file_goes_through_a_pipe_and_comes_out_as_one(tmp_path: Path) -> None:
+    model, data = tmp_path / "exported.onnx", tmp_path / "exported.onnx.data"
+    settings = {"save_as_external_data": True, "location": data.name, "size_threshold": 0}
+    onnx.save(onnx.load(CNN), model, **settings)
+    run = shell("modelopt fold exported.onnx -o - --no-bench | modelopt fuse - -o out.onnx --no-bench", tmp_path)
+    run.succeeded()
+    assert run.created == {"out.onnx"}
+    onnx.checker.check_model(tmp_path / "out.onnx", full_check=True)
+
+    told = modelopt("fuse", model.name, "-o", "two.onnx", "--external-data", "always", "--no-bench", cwd=tmp_path)
+    (written,) = told.succeeded().created - {"two.onnx"}
+    assert (written.startswith("two.onnx."), written.endswith(".data")) == (True, True)
+    refused = modelopt("fuse", model.name, "-o", "-", "--external-data", "always", "--no-bench", cwd=tmp_path)
+    refused.refused(3, "a data file does not fit through a pipe", "give -o a file name")
+
+
 def test_a_report_beside_a_model_on_stdout(tmp_path: Path) -> None:
     run = shell(f"modelopt fuse {CNN} -o - --report r.json --no-bench > out.onnx", tmp_path).succeeded()
     assert run.created == {"r.json", "out.onnx"}

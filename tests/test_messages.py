@@ -79,8 +79,8 @@ _SOURCES = "/onnxruntime_src/onnxruntime/core/"
         ),
         (
             (
-                f"6 : RUNTIME_EXCEPTION : {_SOURCES}x.cc:7 virtual onnxruntime::common::Status onnxruntime::Conv<float>::"
-                "Compute(onnxruntime::OpKernelContext*) const size > 0 was false. "
+                f"6 : RUNTIME_EXCEPTION : {_SOURCES}x.cc:7 virtual onnxruntime::common::Status "
+                "onnxruntime::Conv<float>::Compute(onnxruntime::OpKernelContext*) const size > 0 was false. "
             ),
             "size > 0 was false.",
         ),
@@ -93,8 +93,8 @@ _SOURCES = "/onnxruntime_src/onnxruntime/core/"
         ),
         (
             (
-                "2 : INVALID_ARGUMENT : Got invalid dimensions for input: x for the following indices\n index: 2 Got: 3 "
-                "Expected: 4\n Please fix either the inputs/outputs or the model."
+                "2 : INVALID_ARGUMENT : Got invalid dimensions for input: x for the following indices\n index: 2 "
+                "Got: 3 Expected: 4\n Please fix either the inputs/outputs or the model."
             ),
             "Got invalid dimensions for input: x for the following indices index: 2 Got: 3 Expected: 4",
         ),
