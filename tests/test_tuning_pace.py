@@ -38,7 +38,7 @@ def timed(point: float, half: float = 0.02) -> Ratio:
     ],
 )
 def test_what_a_model_is_worth(speed: float, alone: float, size: float, more: bool) -> None:
-    assert worth(timed(speed, 0.02), timed(alone, 0.02), size).is_more is more
+    assert worth(timed(speed, 0.02), timed(alone, 0.02), size).is_more() is more
 
 
 def test_speed_on_one_thread_alone_counts_where_it_was_asked_for() -> None:
@@ -89,6 +89,17 @@ def test_a_small_model_is_not_given_up_for_a_little_speed(monkeypatch: pytest.Mo
     assert "no gain beyond the noise" in found.reason
     shop = Shop({("dynamic", "static", None): 0.97, ("dynamic", "static", 1): 1.0, ("float", "static", None): 1.2})
     assert race(shop, DYNAMIC, STATIC, monkeypatch).won
+
+
+def test_two_quantized_models_that_are_nearly_equal_do_not_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    even = built("dynamic", 300)
+    for gain, won in ((1.04, False), (1.08, True)):
+        shop = Shop({("static", "dynamic", None): gain, ("static", "dynamic", 1): gain})
+        found = race(shop, STATIC, even, monkeypatch)
+        assert found.won is won
+        assert won or "too little for another choice" in found.reason
+    small_gain = {("float", "static", None): 1.04, ("float", "static", 1): 1.04}
+    assert race(Shop(small_gain), FLOAT, STATIC, monkeypatch).won  # beside the float model any gain counts
 
 
 def test_nothing_slower_than_the_float_model_wins(monkeypatch: pytest.MonkeyPatch) -> None:

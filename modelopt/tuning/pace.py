@@ -22,6 +22,9 @@ kernels suffer more from that."""
 _SIZE_SHARE = 0.1
 """What the logarithm of the size counts beside that of the speed: a third smaller is worth 4 % of speed."""
 
+_HYSTERESIS = 0.05
+"""How much more than one quantized model another must be worth to take its place. Two that are nearly equal, such as
+static and dynamic int8 of the same products, would otherwise be chosen between by what little a measurement is off."""
 
 _HARDLY_LONGER = 1.1
 
@@ -38,10 +41,9 @@ class Worth:
     value: float
     margin: float
 
-    @property
-    def is_more(self) -> bool:
-        """Whether it is more by more than the noise."""
-        return self.value > self.margin
+    def is_more(self, least: float = 0.0) -> bool:
+        """Whether it is more than `least`, and by more than the noise."""
+        return self.value > max(self.margin, least)
 
     def __str__(self) -> str:
         return f"worth {math.expm1(self.value):+.1%} (±{math.expm1(self.margin):.1%})"
@@ -111,8 +113,10 @@ class Track:
         if best is floats and alone is not None and alone.verdict is Verdict.SLOWER:
             return Race(Outcome.SLOWER, f"slower than the float model on one thread, {size}", ratio, alone)
         found = worth(ratio, alone, made.size_bytes / best.size_bytes)
-        if not found.is_more:
+        if not found.is_more():
             return Race(Outcome.NO_GAIN, f"{found}, {size}: no gain beyond the noise", ratio, alone)
+        if best is not floats and not found.is_more(_HYSTERESIS):
+            return Race(Outcome.NO_GAIN, f"{found}, {size}: too little for another choice", ratio, alone)
         if best is not floats and self._is_slower_than(floats, made, (ratio, alone)):
             return Race(Outcome.SLOWER, f"slower than the float model, {size}", ratio, alone)
         advice = None if on_one is None else thread_advice(on_all.after.median_ns, on_one.after.median_ns)
