@@ -43,8 +43,7 @@ def test_a_pipeline_stops_at_its_first_error(tmp_path: Path) -> None:
 
 def test_a_model_with_a_data_file_goes_through_a_pipe_and_comes_out_as_one(tmp_path: Path) -> None:
     model, data = tmp_path / "exported.onnx", tmp_path / "exported.onnx.data"
-    settings = {"save_as_external_data": True, "location": data.name, "size_threshold": 0}
-    onnx.save(onnx.load(CNN), model, **settings)
+    onnx.save(onnx.load(CNN), model, save_as_external_data=True, location=data.name, size_threshold=0)
     run = shell("modelopt fold exported.onnx -o - --no-bench | modelopt fuse - -o out.onnx --no-bench", tmp_path)
     run.succeeded()
     assert run.created == {"out.onnx"}

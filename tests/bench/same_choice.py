@@ -4,9 +4,10 @@
     python tests/bench/same_choice.py FOLDER [--times N] [--budget SECONDS] [--only NAME …]
 
 FOLDER is laid out as for main_job.py. `quantize --calib … --max-drop 1%` runs N times on each model, in turns over the
-models, with no labelled data. A row is printed when a model is done: how often the most frequent choice was made, how
-often with the same bytes, what else was chosen, and how close the choice was. A choice is a candidate: a pass with its
-options, where only the nodes that a profile left in float may differ.
+models, with no labelled data. A row is printed for each model: how often the most frequent choice was made, how often
+with the same bytes, what else was chosen, and how close the choice was: the chance that another run chooses otherwise,
+from the intervals of the first run's comparisons. A choice is a candidate: a pass with its options, where only the
+nodes that a profile left in float may differ.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import re
 import subprocess
 import sys
@@ -21,6 +23,7 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any, NamedTuple
 
 from main_job import data_flags  # type: ignore[import-not-found]
@@ -29,14 +32,57 @@ from quantizers import MODELOPT, calibration_of  # type: ignore[import-not-found
 _COUNT = re.compile(r"\d+ nodes?")
 
 
+_WORTH = re.compile(r"worth ([+-][\d.]+)% \(±([\d.]+)%\)")
+_WIDE = 1.96
+"""Standard deviations in the half of an interval of 95 %."""
+
+_HYSTERESIS = 0.05
+"""What one quantized model must be worth more than another: see `modelopt.tuning.pace`."""
+
+
 class Choice(NamedTuple):
-    """What one run chose: the candidate, its bytes, its size beside the input's, how it was decided, and seconds."""
+    """What one run chose.
+
+    Attributes:
+        candidate: The pass and its options.
+        digest: SHA-256 (hex) of the file.
+        size: Beside the input's.
+        decided: How, in the report's words.
+        doubt: The chance that another run decides otherwise.
+        seconds: It took.
+    """
 
     candidate: str
     digest: str
     size: float
     decided: str
+    doubt: float
     seconds: float
+
+
+def doubt_of(trials: list[dict[str, Any]]) -> float:
+    """The chance that one of the comparisons would end otherwise in another run, their errors taken as normal."""
+    same, beside_float = 1.0, True
+    for trial in trials:
+        if not trial["ratio"]:
+            continue
+        same *= 1 - _chance_of_other_end(trial, 0.0 if beside_float else _HYSTERESIS)
+        beside_float = beside_float and not (trial["kept"] or trial["outcome"] == "surpassed")
+    return 1 - same
+
+
+def _chance_of_other_end(trial: dict[str, Any], least: float) -> float:
+    """How likely the value of one comparison falls on the other side of its limit."""
+    worth = _WORTH.search(trial["reason"].split("is better: ")[0])
+    if worth is not None:
+        value, margin = (math.log1p(float(text) / 100) for text in worth.groups())
+        distance = abs(value - max(margin, least))
+    else:
+        ratios = [each for each in (trial["ratio"], trial["on_one_thread"]) if each]
+        slowest = min(ratios, key=lambda each: float(each["high"]))
+        margin = math.log(slowest["high"] / slowest["low"]) / 2
+        distance = abs(math.log(slowest["high"]))
+    return NormalDist().cdf(-distance * _WIDE / margin) if margin else 0.0
 
 
 def choice(model: Path, budget: float | None) -> Choice:
@@ -51,7 +97,7 @@ def choice(model: Path, budget: float | None) -> Choice:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         seconds = time.monotonic() - started
         if done.returncode:
-            return Choice(f"exit {done.returncode}", "", 0.0, "", seconds)
+            return Choice(f"exit {done.returncode}", "", 0.0, "", 0.0, seconds)
         report: dict[str, Any] = json.loads(done.stdout)
         kept = next((trial for trial in report["trials"] if trial["kept"]), None)
         size = out.stat().st_size / model.stat().st_size
@@ -59,7 +105,8 @@ def choice(model: Path, budget: float | None) -> Choice:
         lossy = any(each["effect"] != "exact" for each in changed)
         name = _COUNT.sub("some nodes", kept["group"]) if kept and lossy else "float" if changed else "the input"
         told = "; ".join(f"{trial['group']}: {trial['reason']}" for trial in report["trials"] if trial["ratio"])
-        return Choice(name, hashlib.sha256(out.read_bytes()).hexdigest(), size, told, seconds)
+        digest = hashlib.sha256(out.read_bytes()).hexdigest()
+        return Choice(name, digest, size, told, doubt_of(report["trials"]), seconds)
 
 
 def row_of(name: str, choices: list[Choice]) -> str:
@@ -71,7 +118,8 @@ def row_of(name: str, choices: list[Choice]) -> str:
     seconds = sorted(each.seconds for each in choices)[len(choices) // 2]
     other = ", ".join(f"{label} ×{times}" for label, times in others)
     n = len(choices)
-    cells = [name, first, span, f"{count} of {n}", f"{files} of {n}", other, f"{seconds:.0f} s"]
+    doubt = f"{choices[0].doubt:.1%}"
+    cells = [name, first, span, f"{count} of {n}", f"{files} of {n}", other, doubt, f"{seconds:.0f} s"]
     return f"| {' | '.join(cells)} |"
 
 
@@ -90,9 +138,11 @@ def main() -> None:
         for model in models:
             made = choice(model, given.budget)
             found[model.parent.name].append(made)
-            told = f"{made.candidate}, {made.size:.1%}, {made.seconds:.0f} s; {made.decided}"
+            told = f"{made.candidate}, {made.size:.1%}, {made.seconds:.0f} s, doubt {made.doubt:.1%}; {made.decided}"
             print(f"{turn + 1} {model.parent.name}: {told}", file=sys.stderr, flush=True)
-    print("| model | choice | size | the same | the same file | others | one run |\n|---|---|---|---|---|---|---|")
+    print(
+        "| model | choice | size | the same | the same file | others | chance of another | one run |\n|---|---|---|---|---|---|---|---|"
+    )
     for name, choices in found.items():
         print(row_of(name, choices))
 
