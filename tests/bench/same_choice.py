@@ -140,9 +140,8 @@ def main() -> None:
             found[model.parent.name].append(made)
             told = f"{made.candidate}, {made.size:.1%}, {made.seconds:.0f} s, doubt {made.doubt:.1%}; {made.decided}"
             print(f"{turn + 1} {model.parent.name}: {told}", file=sys.stderr, flush=True)
-    print(
-        "| model | choice | size | the same | the same file | others | chance of another | one run |\n|---|---|---|---|---|---|---|---|"
-    )
+    print("| model | choice | size | the same | the same file | others | chance of another | one run |")
+    print(f"|{'---|' * 8}")
     for name, choices in found.items():
         print(row_of(name, choices))
 
