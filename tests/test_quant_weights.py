@@ -279,7 +279,7 @@ def test_tables_can_be_stored_beside_quantized_products(runner: WorkerRunner) ->
     weights = {"w": WEIGHT, "table": RNG.standard_normal((64, 48)).astype(np.float32)}
     feeds = {"i": np.arange(10)}
     result = model(text, **weights)
-    assert QuantizeWeights(bits=8).apply(result, context(runner)).rewrites == 1
+    assert QuantizeWeights(bits=8, exclude=("op:Gather",)).apply(result, context(runner)).rewrites == 1
     assert StoreWeights().apply(result, context(runner)).rewrites == 1
     assert not [value for value in result.graph.initializers.values() if value.name in weights]
     assert relative_error(run(model(text, **weights), feeds)[0], run(result, feeds)[0]) < 0.03
