@@ -383,7 +383,11 @@ def test_a_trained_transformer_keeps_its_accuracy(tmp_path: Path, flags: list[st
     [
         (["--mode", "weights", "--bits", "5"], "5 bits are not possible"),
         (["--mode", "weights", "--weight-method", "gptq"], "gptq needs calibration data"),
-        (["--mode", "weights", "--calib", "random"], "--calib is of no use"),
+        (["--mode", "int4", "--bits", "8"], "--mode int4 has 4 bits, not 8"),
+        (["--mode", "int8", "--activation", "u8"], "--activation is not for --mode int8 without --calib"),
+        (["--mode", "weights", "--weight-form", "blocked", "--weight-compute", "float32"], "the runtime chooses"),
+        (["--mode", "weights", "--table-bits", "3"], "3 bits are not possible"),
+        (["--mode", "dynamic", "--table-bits", "4"], "--table-bits is not for --mode dynamic"),
         (["--mode", "weights", "--activation", "u8"], "--activation is not for --mode weights"),
         (["--mode", "storage", "--bits", "4"], "--bits is not for --mode storage"),
         (["--mode", "dynamic", "--block-size", "32"], "--block-size is not for --mode dynamic"),

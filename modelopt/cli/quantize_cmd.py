@@ -41,10 +41,11 @@ Examples:
 )
 @options.option(
     "--mode",
-    type=click.Choice(["static", "dynamic", "fp16", "bf16", "weights", "storage"]),
+    type=click.Choice(["static", "dynamic", "fp16", "bf16", "weights", "storage", "int8", "int4"]),
     default="static",
     show_default=True,
-    help="Kind of int8; half precision; few bits for weights only; int8 for the file's size only.",
+    help="Kind of int8; half precision; few bits for weights only; int8 for the file's size only. int8 is static with "
+    "--calib, else dynamic; int4 is weights with 4 bits.",
 )
 @options.option(
     "--activation",
@@ -95,6 +96,9 @@ Examples:
 )
 @options.option("--bits", heading=_WEIGHTS, type=int, help="2, 4 or 8. [default: 4]")
 @options.option(
+    "--table-bits", heading=_WEIGHTS, type=int, help="The same for tables that are looked up. [default: as --bits]"
+)
+@options.option(
     "--block-size",
     heading=_WEIGHTS,
     type=int,
@@ -111,6 +115,12 @@ Examples:
     heading=_WEIGHTS,
     type=click.Choice(["auto", "matmulnbits", "blocked"]),
     help="onnxruntime's operator, or the standard's. [default: auto]",
+)
+@options.option(
+    "--weight-compute",
+    heading=_WEIGHTS,
+    type=click.Choice(["float32", "int8"]),
+    help="What products compute in; int8 is much faster on CPUs and rounds activations. [default: int8]",
 )
 @options.option(
     "--keep-io-types/--half-io",
@@ -145,9 +155,10 @@ def command(model: Path, mode: str, **flags: Any) -> None:
         for parameter in context.command.params
         if parameter.name and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
     }
+    written, mode = mode, quantizing.named(mode, flags)
     searching = quantizing.searches(mode, flags)
     if searching and flags["max_drop"] is None:
         flags["max_drop"] = quantizing.default_contract(flags)
-    recipe = quantizing.recipe_of(mode, flags, given)
+    recipe = quantizing.recipe_of(mode, flags, given, written=written)
     choose = (lambda request: keep_contract(request, quantizing.others(mode, flags))) if searching else None
     execute(recipe, model, quantizing.suffix_of(mode, flags), flags, choose=choose)

@@ -73,7 +73,8 @@ class QuantizeWeights(Pass):
     )
     clip: bool = option(default=True, text="search the range of each block for the least squared error")
     int8_compute: bool | None = option(
-        None, "form matmulnbits: activations to 8 bits inside the product, much faster on CPUs; default: yes"
+        None,
+        "form matmulnbits: activations to 8 bits inside the product, much faster on CPUs; no: float32; default: yes",
     )
     min_elements: int = option(1024, "leave weights with fewer elements alone")
     include: tuple[str, ...] = option((), "only these nodes: globs over node names, re:EXPRESSION or op:TYPE")
@@ -89,7 +90,10 @@ class QuantizeWeights(Pass):
         if self.form is Form.BLOCKED and self.bits == 2:
             raise InputError("the blocked form holds 4 or 8 bits, not 2", hint="form matmulnbits holds 2 as well")
         if self.form is Form.BLOCKED and self.int8_compute is not None:
-            raise InputError("in the blocked form the runtime chooses how to compute", hint="drop int8-compute")
+            raise InputError(
+                "in the blocked form the runtime chooses how to compute",
+                hint="leave out --weight-compute (in a recipe: int8-compute)",
+            )
 
     def leaves_contrib(self) -> bool:
         """See `Pass.leaves_contrib`."""
