@@ -25,6 +25,7 @@ Examples:
   modelopt quantize --mode dynamic model.onnx                       # no data needed
   modelopt quantize --mode fp16 model.onnx                          # half precision: writes model.fp16.onnx
   modelopt quantize --mode weights --bits 4 model.onnx              # 4-bit weights, float activations: model.int4.onnx
+  modelopt quantize --calib data/ --override 'logits: {type: u16}' --override 'op:Softmax: {type: f32}' model.onnx
   modelopt quantize --calib data/ --target x86-avx2 model.onnx      # for another machine""",
 )
 @options.MODEL
@@ -91,6 +92,13 @@ Examples:
 )
 @options.option("--include", multiple=True, help="Only nodes of this name: a glob, re:REGEX, or op:TYPE; repeatable.")
 @options.option("--exclude", multiple=True, help="Not nodes of this name; repeatable.")
+@options.option(
+    "--override",
+    multiple=True,
+    metavar="'NAME: {K: V}'",
+    help="For one tensor or node: {type: u8|s8|u16|s16|f32|f16}, {range: [0, 6]}, {min: 0}, {max: 6}, {scale: 0.1} or "
+    "{zero-point: 128}, or several of these; repeatable.",
+)
 @options.option(
     "--everywhere", heading=_INT8, is_flag=True, help="Also where int8 is estimated not to pay: smaller, slower."
 )
