@@ -51,6 +51,11 @@ def split_constant(node: ir.Node) -> tuple[ir.Value, ir.Value] | None:
     return None
 
 
+def names_type(pattern: str, node: ir.Node) -> bool:
+    """Whether `pattern`, such as ``op:Conv`` or ``op:Conv*``, names the operator type of `node`."""
+    return pattern.startswith("op:") and fnmatch.fnmatchcase(node.op_type, pattern.removeprefix("op:"))
+
+
 def names(pattern: str, known: Iterable[str]) -> list[str]:
     """Those of `known` that `pattern` matches.
 

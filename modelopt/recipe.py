@@ -17,6 +17,7 @@ import yaml
 from modelopt import passes
 from modelopt.errors import InputError, did_you_mean
 from modelopt.passes.base import Pass
+from modelopt.quant.overrides import Overrides
 from modelopt.runtime import cpu
 
 VERSION = 1
@@ -184,12 +185,23 @@ def make_pass(name: str, options: dict[str, Any]) -> Pass:
                 hint=did_you_mean(key, known),
             )
     try:
-        return msgspec.convert({known[key].name: value for key, value in options.items()}, kind, strict=True)
+        plain = {known[key].name: value for key, value in options.items()}
+        return msgspec.convert(plain, kind, strict=True, dec_hook=_decode)
     except msgspec.ValidationError as error:
         text, _, path = str(error).partition(" - at `$.")
         place = path.rstrip("`").replace("_", "-")
         note = f"{place}: {text}" if place else text
         raise BadOption(re.split(r"[.\[]", place)[0], f"bad option of {name}", note=note) from None
+
+
+def _decode(kind: type, plain: Any) -> Any:
+    """What msgspec does not know: the overrides of a pass."""
+    if kind is not Overrides:
+        raise NotImplementedError(f"no option is a {kind.__name__}")
+    try:
+        return Overrides.parse(plain)
+    except InputError as error:
+        raise BadOption("override", error.fact, note=error.note, hint=error.hint) from None
 
 
 def _step_to_plain(step: Step) -> Any:

@@ -9,6 +9,7 @@ import msgspec
 
 from modelopt import passes
 from modelopt.passes.base import Pass
+from modelopt.quant import overrides
 from modelopt.recipe import GROUP, SECTIONS, VERSION
 
 
@@ -41,8 +42,14 @@ def json_schema() -> dict[str, Any]:
     }
 
 
+def _of_overrides(kind: type) -> dict[str, Any]:
+    if kind is not overrides.Overrides:
+        raise NotImplementedError(f"no option is a {kind.__name__}")
+    return overrides.schema()
+
+
 def _pass_schema(kind: type[Pass], definitions: dict[str, Any]) -> dict[str, Any]:
-    schema = msgspec.json.schema(kind)
+    schema = msgspec.json.schema(kind, schema_hook=_of_overrides)
     found = schema.pop("$defs", {})
     own = found.pop(kind.__name__)
     definitions |= found

@@ -279,7 +279,7 @@ def test_tables_can_be_stored_beside_quantized_products(runner: WorkerRunner) ->
     weights = {"w": WEIGHT, "table": RNG.standard_normal((64, 48)).astype(np.float32)}
     feeds = {"i": np.arange(10)}
     result = model(text, **weights)
-    assert QuantizeWeights(bits=8).apply(result, context(runner)).rewrites == 1
+    assert QuantizeWeights(bits=8, exclude=("op:Gather",)).apply(result, context(runner)).rewrites == 1
     assert StoreWeights().apply(result, context(runner)).rewrites == 1
     assert not [value for value in result.graph.initializers.values() if value.name in weights]
     assert relative_error(run(model(text, **weights), feeds)[0], run(result, feeds)[0]) < 0.03
@@ -383,7 +383,11 @@ def test_a_trained_transformer_keeps_its_accuracy(tmp_path: Path, flags: list[st
     [
         (["--mode", "weights", "--bits", "5"], "5 bits are not possible"),
         (["--mode", "weights", "--weight-method", "gptq"], "gptq needs calibration data"),
-        (["--mode", "weights", "--calib", "random"], "--calib is of no use"),
+        (["--mode", "int4", "--bits", "8"], "--mode int4 has 4 bits, not 8"),
+        (["--mode", "int8", "--activation", "u8"], "--activation is not for --mode int8 without --calib"),
+        (["--mode", "weights", "--weight-form", "blocked", "--weight-compute", "float32"], "the runtime chooses"),
+        (["--mode", "weights", "--table-bits", "3"], "3 bits are not possible"),
+        (["--mode", "dynamic", "--table-bits", "4"], "--table-bits is not for --mode dynamic"),
         (["--mode", "weights", "--activation", "u8"], "--activation is not for --mode weights"),
         (["--mode", "storage", "--bits", "4"], "--bits is not for --mode storage"),
         (["--mode", "dynamic", "--block-size", "32"], "--block-size is not for --mode dynamic"),

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from modelopt import passes, recipe
 from modelopt.errors import InputError
 from modelopt.passes.base import Pass
+from modelopt.quant.overrides import Overrides
 from modelopt.recipe import BenchSpec, DataSpec, EvaluateSpec, Gates, Recipe, UntilStable
 from modelopt.recipe_paths import without_folders
 from modelopt.recipe_schema import json_schema
@@ -29,6 +30,14 @@ EXISTING = [name for name in passes.NAMES if importlib.util.find_spec(f"modelopt
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 NUMBERS = st.floats(1e-9, 1e9, allow_nan=False)
+SETTINGS: list[dict[str, Any]] = [
+    {"type": "u16"},
+    {"type": "f32"},
+    {"range": [-1.5, 6]},
+    {"min": 0, "type": "s8"},
+    {"max": 1e-3},
+    {"scale": 0.0078125, "zero-point": 128},
+]
 
 
 def _values(kind: Any) -> st.SearchStrategy[Any]:
@@ -50,6 +59,7 @@ def _values(kind: Any) -> st.SearchStrategy[Any]:
         float: NUMBERS,
         str: TEXT,
         types.NoneType: st.none(),
+        Overrides: st.dictionaries(TEXT, st.sampled_from(SETTINGS), min_size=1, max_size=3).map(Overrides.parse),
     }
     return known[kind]
 

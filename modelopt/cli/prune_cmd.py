@@ -17,7 +17,7 @@ from modelopt.cli import options
 Examples:
   modelopt prune --sparsity 0.5 model.onnx      # writes model.pruned.onnx
   modelopt prune --sparsity 30% --scope global --eval labelled.npz --max-drop 1% model.onnx
-  modelopt prune --pattern 2:4 --exclude '*head*' model.onnx""",
+  modelopt prune --pattern 2:4 --exclude '*head*' --exclude op:LSTM model.onnx""",
 )
 @options.MODEL
 @options.option("--sparsity", type=options.Fraction(), help="The fraction of weights to set to zero. [default: 0.5]")
@@ -36,7 +36,7 @@ Examples:
     help="Where zeros may be.",
 )
 @options.option(
-    "--include", multiple=True, help="Only nodes and tensors of this name: a glob, or re:REGEX; repeatable."
+    "--include", multiple=True, help="Only nodes and tensors of this name: a glob, re:REGEX, or op:TYPE; repeatable."
 )
 @options.option("--exclude", multiple=True, help="Not nodes and tensors of this name; repeatable.")
 @options.OPTIMIZING

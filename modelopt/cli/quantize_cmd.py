@@ -25,6 +25,7 @@ Examples:
   modelopt quantize --mode dynamic model.onnx                       # no data needed
   modelopt quantize --mode fp16 model.onnx                          # half precision: writes model.fp16.onnx
   modelopt quantize --mode weights --bits 4 model.onnx              # 4-bit weights, float activations: model.int4.onnx
+  modelopt quantize --calib data/ --override 'logits: {type: u16}' --override 'op:Softmax: {type: f32}' model.onnx
   modelopt quantize --calib data/ --target x86-avx2 model.onnx      # for another machine""",
 )
 @options.MODEL
@@ -44,10 +45,11 @@ Examples:
 )
 @options.option(
     "--mode",
-    type=click.Choice(["static", "dynamic", "fp16", "bf16", "weights", "storage"]),
+    type=click.Choice(["static", "dynamic", "fp16", "bf16", "weights", "storage", "int8", "int4"]),
     default="static",
     show_default=True,
-    help="Kind of int8; half precision; few bits for weights only; int8 for the file's size only.",
+    help="Kind of int8; half precision; few bits for weights only; int8 for the file's size only. int8 is static with "
+    "--calib, else dynamic; int4 is weights with 4 bits.",
 )
 @options.option(
     "--activation",
@@ -94,9 +96,19 @@ Examples:
 @options.option("--include", multiple=True, help="Only nodes of this name: a glob, re:REGEX, or op:TYPE; repeatable.")
 @options.option("--exclude", multiple=True, help="Not nodes of this name; repeatable.")
 @options.option(
+    "--override",
+    multiple=True,
+    metavar="'NAME: {K: V}'",
+    help="For one tensor or node: {type: u8|s8|u16|s16|f32|f16}, {range: [0, 6]}, {min: 0}, {max: 6}, {scale: 0.1} or "
+    "{zero-point: 128}, or several of these; repeatable.",
+)
+@options.option(
     "--everywhere", heading=_INT8, is_flag=True, help="Also where int8 is estimated not to pay: smaller, slower."
 )
 @options.option("--bits", heading=_WEIGHTS, type=int, help="2, 4 or 8. [default: 4]")
+@options.option(
+    "--table-bits", heading=_WEIGHTS, type=int, help="The same for tables that are looked up. [default: as --bits]"
+)
 @options.option(
     "--block-size",
     heading=_WEIGHTS,
@@ -114,6 +126,12 @@ Examples:
     heading=_WEIGHTS,
     type=click.Choice(["auto", "matmulnbits", "blocked"]),
     help="onnxruntime's operator, or the standard's. [default: auto]",
+)
+@options.option(
+    "--weight-compute",
+    heading=_WEIGHTS,
+    type=click.Choice(["float32", "int8"]),
+    help="What products compute in; int8 is much faster on CPUs and rounds activations. [default: int8]",
 )
 @options.option(
     "--keep-io-types/--half-io",
@@ -148,9 +166,10 @@ def command(model: Path, mode: str, **flags: Any) -> None:
         for parameter in context.command.params
         if parameter.name and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
     }
+    written, mode = mode, quantizing.named(mode, flags)
     searching = quantizing.searches(mode, flags)
     if searching and flags["max_drop"] is None:
         flags["max_drop"] = quantizing.default_contract(flags)
-    recipe = quantizing.recipe_of(mode, flags, given)
+    recipe = quantizing.recipe_of(mode, flags, given, written=written)
     choose = (lambda request: keep_contract(request, quantizing.others(mode, flags))) if searching else None
     execute(recipe, model, quantizing.suffix_of(mode, flags), flags, choose=choose)

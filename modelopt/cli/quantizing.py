@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import yaml
 
 from modelopt.cli.optimize import recipe_from_flags
 from modelopt.errors import InputError
 from modelopt.gates import DEFAULT_MAX_DROP
 from modelopt.passes.base import Pass
 from modelopt.pipelines import EXACT, until_stable
+from modelopt.quant.overrides import Overrides, Type, split
 from modelopt.recipe import DataSpec, Recipe, Step, make_pass
 
 INTEGER_MODES = ("static", "dynamic")
@@ -35,30 +38,48 @@ _MODES_OF = {
     "everywhere": INTEGER_MODES,
     "no_search": tuple(_PASSES),
     "bits": ("weights",),
+    "table_bits": ("weights",),
     "block_size": ("weights",),
     "weight_method": ("weights",),
     "weight_form": ("weights",),
+    "weight_compute": ("weights",),
     "keep_io_types": ("fp16",),
 }
-_OPTION_OF = {"weight_method": "method", "weight_form": "form"}
+_OPTION_OF = {"weight_method": "method", "weight_form": "form", "weight_compute": "int8_compute"}
+_VALUE_OF: dict[str, dict[Any, Any]] = {"weight_compute": {"int8": True, "float32": False}}
 _NOT_OF_THE_PASS = {"calib", "calib_limit", "calib_cache", "no_search"}
 
 
-def recipe_of(mode: str, flags: dict[str, Any], given: Mapping[str, str]) -> Recipe:
+def named(mode: str, flags: Mapping[str, Any]) -> str:
+    """The mode that ``--mode`` means: int8 and int4 name a type, with which there is one way to go.
+
+    Raises:
+        InputError: int4 is asked for with other bits.
+    """
+    if mode == "int4" and flags["bits"] not in {None, 4}:
+        raise InputError(f"--mode int4 has 4 bits, not {flags['bits']}", hint=f"--mode weights --bits {flags['bits']}")
+    return {"int4": "weights", "int8": "dynamic" if flags["calib"] is None else "static"}.get(mode, mode)
+
+
+def recipe_of(mode: str, flags: dict[str, Any], given: Mapping[str, str], *, written: str) -> Recipe:
     """Fold and fuse, then quantize in this mode.
 
     Args:
-        mode: What ``--mode`` takes.
+        mode: See `named`.
         flags: The values of all flags.
         given: The flags that stand on the command line: how they are written there, by their names in `flags`.
+        written: What ``--mode`` was given.
 
     Raises:
         InputError: A flag is of another mode, or data are missing.
     """
-    _refuse_other_modes(mode, given)
+    _refuse_other_modes(mode, given, written)
+    said = _overrides(mode, flags["override"])
     calibration = _calibration(mode, flags)
-    step = make_pass(_PASSES[mode], _options(mode, flags, given))
-    steps: list[Step] = [step] if flags["only"] else [until_stable(EXACT), step]
+    step = make_pass(_PASSES[mode], _options(mode, flags, given, said))
+    steps: list[Step] = [] if flags["only"] else [until_stable(EXACT)]
+    halves = [name for name, setting in said.settings.items() if setting.type is Type.F16]
+    steps += [make_pass("convert-half", {"include": halves}), step] if halves else [step]
     return recipe_from_flags("quantize", steps, flags, calibration=calibration, target=flags["target"])
 
 
@@ -88,18 +109,21 @@ def others(mode: str, flags: dict[str, Any]) -> list[Pass]:
 
     Whether they pay is an estimate, which a measurement may refute: so all of them are tried, too.
     """
-    if flags["include"] or flags["exclude"] or flags["integer_io"] or mode not in INTEGER_MODES:
+    told = flags["include"] or flags["exclude"] or flags["override"]
+    if told or flags["integer_io"] or mode not in INTEGER_MODES:
         return []
     options = {} if flags["per_channel"] is None else {"per-channel": flags["per_channel"]}
     listed = [options, {**options, "everywhere": True}] if mode == "static" else [{**options, "everywhere": True}]
     return [make_pass(_PASSES["dynamic"], each) for each in listed]
 
 
-def _refuse_other_modes(mode: str, given: Mapping[str, str]) -> None:
-    for name, written in given.items():
+def _refuse_other_modes(mode: str, given: Mapping[str, str], asked: str) -> None:
+    without_data = " without --calib" if (asked, mode) == ("int8", "dynamic") else ""
+    for name, flag in given.items():
         modes = _MODES_OF.get(name, (mode,))
         if mode not in modes:
-            raise InputError(f"{written} is not for --mode {mode}", hint=f"it is for --mode {' or '.join(modes)}")
+            fact = f"{flag} is not for --mode {asked}{without_data}"
+            raise InputError(fact, hint=f"it is for --mode {' or '.join(modes)}")
 
 
 def _calibration(mode: str, flags: dict[str, Any]) -> DataSpec | None:
@@ -112,17 +136,50 @@ def _calibration(mode: str, flags: dict[str, Any]) -> DataSpec | None:
         )
     if calib is None and flags["weight_method"] == "gptq":
         raise InputError("gptq needs calibration data", hint="--calib data/, or --weight-method hqq, which needs none")
-    told = flags["no_search"] or calib == "random"
-    if calib is not None and mode == "weights" and told and flags["weight_method"] != "gptq":
-        raise InputError("--calib is of no use for --mode weights without gptq", hint="--weight-method gptq")
     if calib is None and flags["calib_cache"]:
         raise InputError("--calib-cache keeps what calibration observes", hint="--calib DATA")
     return None if calib is None else DataSpec(data=calib, limit=flags["calib_limit"], preprocess=flags["preprocess"])
 
 
-def _options(mode: str, flags: dict[str, Any], given: Mapping[str, str]) -> dict[str, Any]:
+def _overrides(mode: str, texts: Sequence[str]) -> Overrides:
+    """What ``--override`` says, as far as the mode can do it.
+
+    Raises:
+        InputError: It says nothing that can be, or nothing that this mode can do.
+    """
+    plain: dict[str, Any] = {}
+    for text in texts:
+        name, settings = split(text)
+        if name in plain:
+            raise InputError(f"--override says '{name}' twice", hint="one --override with both keys")
+        try:
+            plain[name] = yaml.safe_load(settings)
+        except yaml.YAMLError:
+            fact = f"--override '{text}' is not NAME: {{key: value}}"
+            raise InputError(fact, hint=f"--override '{name}: {{type: u16}}'") from None
+    found = Overrides.parse(plain)
+    for name, setting in found.settings.items():
+        if mode != "static" and setting.type not in {Type.F32, Type.F16}:
+            fact = f"the override of '{name}' is not for --mode {mode}"
+            raise InputError(fact, hint="type: f32 and type: f16 are; the rest is for --mode static")
+        if _PASSES[mode] == "convert-half" and setting.type is Type.F16:
+            fact = f"the override of '{name}' is not for --mode {mode}"
+            raise InputError(fact, hint="type: f16 is for the modes of int8 and of weights")
+    return found
+
+
+def _options(mode: str, flags: dict[str, Any], given: Mapping[str, str], said: Overrides) -> dict[str, Any]:
     """The options of the mode's pass that the user chose, by their written names."""
     names = [name for name in given if name in _MODES_OF and name not in _NOT_OF_THE_PASS]
-    options = {_OPTION_OF.get(name, name).replace("_", "-"): flags[name] for name in names}
+    options = {
+        _OPTION_OF.get(name, name).replace("_", "-"): _VALUE_OF.get(name, {}).get(flags[name], flags[name])
+        for name in names
+    }
     options |= {key: list(flags[key]) for key in ("include", "exclude") if flags[key]}
+    tensors = {name: setting for name, setting in said.settings.items() if setting.type is not Type.F16}
+    if tensors and mode == "static":
+        options["override"] = Overrides(tensors).plain()
+    floats = [name for name in said.settings if mode != "static" or name not in tensors]
+    if floats:
+        options["exclude"] = [*options.get("exclude", []), *floats]
     return options | ({"type": mode} if mode in {"fp16", "bf16"} else {})

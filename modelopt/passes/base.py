@@ -17,6 +17,7 @@ from modelopt.collectors import Observed
 from modelopt.data import Dataset
 from modelopt.progress import Progress, silent
 from modelopt.quant.cache import Calibrations
+from modelopt.quant.overrides import Overrides
 from modelopt.runtime.cpu import Target
 from modelopt.signature import Signature
 
@@ -261,6 +262,8 @@ def plain(value: Any) -> Any:
     """An option's value as YAML and JSON hold it."""
     if isinstance(value, Enum):
         return value.value
+    if isinstance(value, Overrides):
+        return value.plain()
     if isinstance(value, tuple):
         return [plain(item) for item in value]
     return value

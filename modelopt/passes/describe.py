@@ -57,6 +57,6 @@ def _default(field: dataclasses.Field[Any]) -> str:
     value = plain(field.default)
     if value is None:
         return "automatic"
-    if value == []:
+    if value in ([], {}):
         return "none"
     return ("yes" if value else "no") if isinstance(value, bool) else str(value)

@@ -71,8 +71,8 @@ class PruneMagnitude(Pass):
     pattern: Pattern = option(  # noqa: RUF009 - it is dataclasses.field
         Pattern.UNSTRUCTURED, "unstructured, or 2:4 or 4:8 zeros in groups"
     )
-    include: tuple[str, ...] = option((), "only nodes or tensors with these names: globs, or re: and a regex")
-    exclude: tuple[str, ...] = option((), "not nodes or tensors with these names: globs, or re: and a regex")
+    include: tuple[str, ...] = option((), "only nodes or tensors with these names: globs, re:EXPRESSION or op:TYPE")
+    exclude: tuple[str, ...] = option((), "not nodes or tensors with these names: globs, re:EXPRESSION or op:TYPE")
     min_elements: int = option(256, "leave tensors with fewer weights alone")
 
     def __post_init__(self) -> None:

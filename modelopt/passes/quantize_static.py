@@ -16,7 +16,6 @@ from modelopt.passes.base import Changes, Context, Effect, Pass, Skip, option
 from modelopt.quant import (
     at_risk,
     calibrate,
-    existing,
     filters,
     gemm,
     operators,
@@ -27,14 +26,17 @@ from modelopt.quant import (
     stem,
     worth,
 )
+from modelopt.quant.activation_params import ActivationParams
 from modelopt.quant.calibrate import Observations
 from modelopt.quant.feedback import Rounding
-from modelopt.quant.methods import Method, choose_range
+from modelopt.quant.methods import Method
 from modelopt.quant.observe import named_apart
+from modelopt.quant.override_targets import Resolved, resolve, settings_of
+from modelopt.quant.overrides import Overrides, Setting, Type
 from modelopt.quant.plan import Choice, Plan, Role, Rules
 from modelopt.quant.ranges import BINS
 from modelopt.quant.repair import Repair
-from modelopt.quant.scheme import Grid, IntType, QParams, Symmetry, params_from_range
+from modelopt.quant.scheme import Grid, IntType, Symmetry
 from modelopt.quant.select import mark, select, to_observe, why_already_quantized
 from modelopt.quant.weight_range import WeightRange
 from modelopt.runtime.cpu import ACCELERATORS, TargetKind
@@ -42,6 +44,8 @@ from modelopt.runtime.cpu import ACCELERATORS, TargetKind
 _LEAST_OPSET = 13  # per-channel DequantizeLinear
 _OPSET = 17
 _WIDE_OPSET = 21  # QuantizeLinear of 16 bits
+_WIDE = frozenset({Type.U16, Type.S16})
+_IN_FLOAT = "is left in float by an override"
 _NO_WIDE_KERNELS = (
     "onnxruntime computes with 16-bit activations in float: the model would be slower here "
     "(everywhere: true makes it for another runtime)"
@@ -115,6 +119,9 @@ class QuantizeStatic(Pass):
     )
     include: tuple[str, ...] = option((), "only these kernels: globs over node names, re:EXPRESSION or op:TYPE")
     exclude: tuple[str, ...] = option((), "leave these nodes in float: globs, re:EXPRESSION or op:TYPE")
+    override: Overrides | None = option(  # noqa: RUF009 - it is dataclasses.field
+        None, "what single tensors get: NAME: {type, scale, zero-point, range, min, max}; a node: what it makes"
+    )
 
     def apply(self, model: ir.Model, ctx: Context) -> Changes:
         """See `Pass.apply`.
@@ -130,7 +137,7 @@ class QuantizeStatic(Pass):
         if self._is_wide() and not self.everywhere:
             return Changes(skipped=(Skip("model", _NO_WIDE_KERNELS),))
         filters.check_used((*self.include, *self.exclude), graph.all_nodes(model))
-        rules = Rules(self.include, self.exclude, integer_io=self.integer_io)
+        rules = self._rules(resolve(model, self._overrides))
         plan = select(model, rules)
         if not plan.choices:
             return Changes(skipped=plan.skipped)
@@ -139,40 +146,54 @@ class QuantizeStatic(Pass):
                 "static quantization needs calibration data", hint="--calib data/ (or --mode dynamic, which needs none)"
             )
         # A copy: the model must stay untouched when nothing turns out to be worth it.
-        least, common = (_WIDE_OPSET, _WIDE_OPSET) if self._is_wide() else (_LEAST_OPSET, _OPSET)
+        wide = self._is_wide() or any(one.type in _WIDE for one in self._settings.values())
+        least, common = (_WIDE_OPSET, _WIDE_OPSET) if wide else (_LEAST_OPSET, _OPSET)
         work = named_apart(model if graph.opset(model) >= least else upgraded(model, common, ctx.runner))
+        said = resolve(work, self._overrides)
         if work is not model:
+            rules = self._rules(said)
             plan = select(work, rules)
         names = to_observe(work, plan)
         # What others may ask for as well is worth more than the shorter run.
         bins = BINS if self.method.needs_histogram or ctx.calibrations is not None else 1
-        seen = calibrate.collect(work, names, ctx, bins=bins) if names else Observations({}, (), 0)
-        plan = self._settle(work, rules, seen, ctx)
+        told = {source.name or "" for source, one in settings_of(qdq.sources(plan), said).items() if one.says_range}
+        seen = calibrate.collect(work, names, ctx, bins=bins, told=told) if names else Observations({}, (), 0)
+        params = ActivationParams(seen, said, self._activations(ctx), self.method, self.percentile)
+        plan = self._settle(work, rules, params, ctx)
         facts = self._facts(plan, seen, ctx)
         if not plan.choices:
             return Changes(0, plan.skipped, facts)
-        written = self._write(work, plan, seen, ctx)
+        written = self._write(work, plan, params, ctx)
         if work is not model:
             graph.replace_contents(model, work)
         mark(model, self.name)
         skipped = (*plan.skipped, *written.skipped)
         return Changes(len(plan.choices), skipped, {**facts, **written.facts}, written.tensors)
 
-    def _write(self, model: ir.Model, plan: Plan, seen: Observations, ctx: Context) -> Changes:
+    def _rules(self, said: Resolved) -> Rules:
+        """What the user asked for, of nodes and of tensors."""
+        banned = {name: _IN_FLOAT for name, (setting, _) in said.tensors.items() if setting.type is Type.F32}
+        patterns = dict.fromkeys(said.in_float.values())
+        return Rules(self.include, (*self.exclude, *patterns), banned=banned, integer_io=self.integer_io)
+
+    def _write(self, model: ir.Model, plan: Plan, params: ActivationParams, ctx: Context) -> Changes:
         """Put the plan into `model`, changed in place."""
+        seen, unused = params.seen, params.unused(plan)
         plan = gemm.unscaled(model, plan)
-        rules = self._constants(ctx)
+        rules = replace(self._constants(ctx), settings=params.of_weights(plan))
         repair = Repair.before(model, plan, self.rounding, correct_bias=self.correct_bias)
-        params = self._params(plan, seen, ctx)
+        chosen = params.of_plan(plan)
         tensors = [
-            sqnr.of_activation(name, seen.collectors[name].histogram(), chosen)
-            for name, chosen in params.items()
+            sqnr.of_activation(name, seen.collectors[name].histogram(), one)
+            for name, one in chosen.items()
             if name in seen.collectors
         ]
-        writer = qdq.Writer(model, plan, params, rules)
+        writer = qdq.Writer(model, plan, chosen, rules)
         writer.write()
         repaired = repair.run(model, rules, ctx)
-        skipped, facts = list(repaired.skipped), dict(repaired.facts)
+        skipped, facts = [*unused, *repaired.skipped], dict(repaired.facts)
+        if unused:
+            facts["overrides_of_no_use"] = ", ".join(skip.node for skip in unused)
         if ctx.target.kind in {TargetKind.X86_VNNI, TargetKind.X86_AVX2}:
             facts["stems_regrouped"] = stem.regroup(model)
         if ctx.target.kind is TargetKind.X86_AVX2 and not self._is_wide():
@@ -189,12 +210,13 @@ class QuantizeStatic(Pass):
             facts |= {f"output {name}": str(affine) for name, affine in taken.io.outputs.items()}
         return Changes(0, tuple(skipped), facts, (*tensors, *writer.errors))
 
-    def _settle(self, model: ir.Model, rules: Rules, seen: Observations, ctx: Context) -> Plan:
+    def _settle(self, model: ir.Model, rules: Rules, params: ActivationParams, ctx: Context) -> Plan:
         """The plan for what the samples showed, less what does not pay; dropping a kernel may undo its neighbours."""
-        rules = replace(rules, banned={skip.node: skip.reason for skip in seen.skipped})
+        seen = params.seen
+        rules = replace(rules, banned={skip.node: skip.reason for skip in seen.skipped} | dict(rules.banned))
         plan = select(model, rules)
-        sources = qdq.sources(plan)
-        unfit = operators.unfit(plan, lambda value: float(self._params_of(sources[value], seen, ctx).scale))
+        sources, chosen = qdq.sources(plan), params.of_plan(plan)
+        unfit = operators.unfit(plan, lambda value: float(chosen[sources[value].name or ""].scale))
         if unfit:
             rules = replace(rules, unfit=unfit)
             plan = select(model, rules)
@@ -208,6 +230,12 @@ class QuantizeStatic(Pass):
         return plan
 
     def _check_options(self) -> None:
+        for name, setting in self._settings.items():
+            if setting.type is Type.F16:
+                raise InputError(
+                    f"the override of '{name}' is f16, which this pass does not make",
+                    hint=f"before it: - convert-half: {{include: ['{name}']}}, and here exclude: ['{name}']",
+                )
         if not 0.0 < self.percentile <= 100.0:
             raise InputError(f"percentile is {self.percentile}", hint="a number over 0 and up to 100, such as 99.99")
 
@@ -217,12 +245,22 @@ class QuantizeStatic(Pass):
         if self.activation is not Activation.AUTO:
             signed = self.activation in {Activation.S8, Activation.S16}
         wide = self._is_wide()
-        if symmetric and (wide or not signed):
+        told = {one.type for one in self._settings.values()} - {None, Type.F32, Type.S8}
+        if symmetric and (wide or not signed or told):
             raise InputError(
-                f"{ctx.target.kind.value} computes with 8-bit signed activations only", hint="activation: s8, or auto"
+                f"{ctx.target.kind.value} computes with 8-bit signed activations only",
+                hint="activation: s8 or auto, and no other type in an override",
             )
         kinds = (IntType.U16, IntType.S16) if wide else (IntType.U8, IntType.S8)
         return Grid(kinds[signed], Symmetry.SYMMETRIC if symmetric else Symmetry.ASYMMETRIC)
+
+    @property
+    def _settings(self) -> Mapping[str, Setting]:
+        return self._overrides.settings
+
+    @property
+    def _overrides(self) -> Overrides:
+        return self.override or Overrides()
 
     def _is_wide(self) -> bool:
         return self.activation in {Activation.U16, Activation.S16}
@@ -241,18 +279,6 @@ class QuantizeStatic(Pass):
             unsaturated=self._unsaturated(ctx),
             weight_range=self.weight_range,
         )
-
-    def _params(self, plan: Plan, seen: Observations, ctx: Context) -> Mapping[str, QParams]:
-        listed = dict.fromkeys(qdq.sources(plan).values())
-        return {source.name or "": self._params_of(source, seen, ctx) for source in listed}
-
-    def _params_of(self, source: ir.Value, seen: Observations, ctx: Context) -> QParams:
-        found = existing.params_of(source)
-        if found is not None:
-            return found
-        grid = self._activations(ctx)
-        histogram = seen.collectors[source.name or ""].histogram()
-        return params_from_range(*choose_range(histogram, self.method, grid, self.percentile), grid)
 
     def _facts(self, plan: Plan, seen: Observations, ctx: Context) -> dict[str, str | int | float | bool]:
         kernels, looked_up = (sum(choice.role is role for choice in plan.choices) for role in (Role.KERNEL, Role.TABLE))

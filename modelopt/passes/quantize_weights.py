@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import ClassVar
 
@@ -13,15 +13,18 @@ from modelopt import graph
 from modelopt.errors import InputError, Refused
 from modelopt.passes._opset import upgraded
 from modelopt.passes.base import Changes, Context, Effect, Pass, Skip, option
-from modelopt.quant import filters, weight_only
+from modelopt.quant import filters, weight_forms, weight_only
 from modelopt.quant.blocks import BlockGrid
 from modelopt.quant.weight_only import Group, Product
 from modelopt.quant.weight_rounding import Rounding, round_weights
 from modelopt.runtime.cpu import TargetKind
 
 _BLOCKED_OPSET = 21  # DequantizeLinear with block_size, and the types int4 and uint4
+_LOOKUP_OPSET = 11  # Reshape with a computed shape, Slice with negative axes
+_COMMON_OPSET = 17
 _BITS = (2, 4, 8)
 _BLOCKS = (16, 32, 64, 128, 256)
+_NO_GAIN = "its blocks would take no less than the float weight"
 _INT8, _FLOAT32 = 4, 1  # accuracy levels of MatMulNBits
 
 
@@ -30,8 +33,8 @@ class Form(Enum):
 
     Attributes:
         AUTO: blocked for TensorRT, which has no operators of onnxruntime's; else matmulnbits.
-        MATMULNBITS: onnxruntime's MatMulNBits.
-        BLOCKED: DequantizeLinear with a block size (opset 21) before a MatMul.
+        MATMULNBITS: onnxruntime's MatMulNBits, and GatherBlockQuantized for tables.
+        BLOCKED: DequantizeLinear with a block size (opset 21) before a MatMul or behind a Gather.
     """
 
     AUTO = "auto"
@@ -41,12 +44,13 @@ class Form(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizeWeights(Pass):
-    """Store weights of matrix products in 2, 4 or 8 bits, a scale for each block; activations stay in float.
+    """Store weights of matrix products and tables in 2, 4 or 8 bits by blocks; activations stay in float.
 
-    A weight that several nodes share is stored once, in the scope that held it; one that another node reads in float
-    stays, for the file would then hold both. Papers and algebra: `modelopt.quant.hqq` and `modelopt.quant.gptq`. Only
-    the form matmulnbits, which is the default, needs onnxruntime. Products of few rows (decoding) become faster, those
-    of many rows need not.
+    Each block has a scale. Tables are those of which Gather looks up rows. A weight that several nodes share is stored
+    once, in the scope that held it, also where an output head is tied to an embedding; one that another node reads in
+    float stays, for the file would then hold both. The blocked form holds tables in 8 bits: Gather takes no fewer.
+    Papers and algebra: `modelopt.quant.hqq` and `modelopt.quant.gptq`. Only the form matmulnbits, which is the default,
+    needs onnxruntime. Products of few rows (decoding) become faster, those of many rows need not.
     """
 
     name: ClassVar[str] = "quantize-weights"
@@ -54,6 +58,9 @@ class QuantizeWeights(Pass):
     contrib: ClassVar[bool] = True
 
     bits: int = option(4, "2, 4 or 8")
+    table_bits: int | None = option(
+        None, "bits of tables that are looked up, with the products tied to them: 2, 4 or 8; default: as bits"
+    )
     block_size: int | None = option(
         None, "weights that share a scale: a power of two from 16 to 256; default: 32, with 8 bits 128"
     )
@@ -66,7 +73,8 @@ class QuantizeWeights(Pass):
     )
     clip: bool = option(default=True, text="search the range of each block for the least squared error")
     int8_compute: bool | None = option(
-        None, "form matmulnbits: activations to 8 bits inside the product, much faster on CPUs; default: yes"
+        None,
+        "form matmulnbits: activations to 8 bits inside the product, much faster on CPUs; no: float32; default: yes",
     )
     min_elements: int = option(1024, "leave weights with fewer elements alone")
     include: tuple[str, ...] = option((), "only these nodes: globs over node names, re:EXPRESSION or op:TYPE")
@@ -74,14 +82,18 @@ class QuantizeWeights(Pass):
 
     def __post_init__(self) -> None:
         """Refuse options that cannot be or contradict each other."""
-        if self.bits not in _BITS:
-            raise InputError(f"{self.bits} bits are not possible", hint="2, 4 or 8")
+        for bits in (self.bits, self.table_bits):
+            if bits not in (None, *_BITS):
+                raise InputError(f"{bits} bits are not possible", hint="2, 4 or 8")
         if self.block_size not in (None, *_BLOCKS):
             raise InputError(f"block size {self.block_size} is not possible", hint=f"one of {_BLOCKS}")
         if self.form is Form.BLOCKED and self.bits == 2:
             raise InputError("the blocked form holds 4 or 8 bits, not 2", hint="form matmulnbits holds 2 as well")
         if self.form is Form.BLOCKED and self.int8_compute is not None:
-            raise InputError("in the blocked form the runtime chooses how to compute", hint="drop int8-compute")
+            raise InputError(
+                "in the blocked form the runtime chooses how to compute",
+                hint="leave out --weight-compute (in a recipe: int8-compute)",
+            )
 
     def leaves_contrib(self) -> bool:
         """See `Pass.leaves_contrib`."""
@@ -100,26 +112,49 @@ class QuantizeWeights(Pass):
                 converted.
         """
         filters.check_used((*self.include, *self.exclude), graph.all_nodes(model))
-        groups, skipped = self._choose(model)
+        groups, skipped, forms = self._settle(model, ctx)
         if not groups:
             return Changes(skipped=tuple(skipped))
-        form = self._form(ctx)
-        if form is Form.BLOCKED and graph.opset(model) < _BLOCKED_OPSET:
-            graph.replace_contents(model, upgraded(model, _BLOCKED_OPSET, ctx.runner))
-            groups, skipped = self._choose(model)  # the same nodes: the converter only rewrites what changed meaning
-        grids = [self._grid(weight_only.shape(group[0])[1]) for group in groups]
-        if form is Form.MATMULNBITS:
-            _check_kernels(set(grids), ctx)
+        grids = [self._grid(weight_only.shape(group[0])[1], forms, is_table=_has_lookup(group)) for group in groups]
+        written = [forms.of(group) for group in groups]
+        multiplied = [any(not one.is_lookup for one in group) for group in groups]
+        kinds = zip(grids, written, multiplied, strict=True)
+        _check_kernels({grid for grid, form, used in kinds if form is Form.MATMULNBITS and used}, ctx)
+        tables = sum(map(_has_lookup, groups))
         before = sum(4 * rows * width for rows, width in (weight_only.shape(group[0]) for group in groups))
         integers = round_weights(model, groups, grids, ctx, method=self.method, clip=self.clip)
-        writer = weight_only.Writer(model, accuracy_level=_FLOAT32 if self.int8_compute is False else _INT8)
-        write = writer.dequantized if form is Form.BLOCKED else writer.packed
-        for group, quantized in zip(groups, integers, strict=True):
+        writer = weight_forms.Writer(model, accuracy_level=_FLOAT32 if self.int8_compute is False else _INT8)
+        for group, quantized, form in zip(groups, integers, written, strict=True):
+            write = writer.dequantized if form is Form.BLOCKED else writer.packed
             write(group, quantized)
         after = sum(weight_only.stored_bytes(q.integers.shape, q.grid) for q in integers)
         nodes = sum(len(group) for group in groups)
-        facts = {"nodes_quantized": nodes, "nodes_kept_float": len(skipped), "form": form.value}
+        facts = {"nodes_quantized": nodes, "nodes_kept_float": len(skipped), "form": forms.products.value}
+        facts |= {"tables_quantized": tables} if tables else {}
         return Changes(nodes, tuple(skipped), {**facts, "weights_before_bytes": before, "weights_after_bytes": after})
+
+    def _settle(self, model: ir.Model, ctx: Context) -> tuple[list[Group], list[Skip], _Forms]:
+        """What to quantize and in which forms, after raising the opset of `model` as far as they need.
+
+        A choice is made again after that: the nodes are the same, for the converter only rewrites what changed meaning.
+        """
+        forms = _Forms(self._form(ctx), self._form(ctx))
+        groups, skipped = self._choose(model, forms)
+        widths = {weight_only.shape(group[0])[1] for group in groups if _has_lookup(group)}
+        tables = {self._grid(width, forms, is_table=True) for width in widths}
+        if forms.tables is Form.MATMULNBITS and any(weight_forms.why_not_look_up(each, ctx.runner) for each in tables):
+            forms = replace(forms, tables=Form.BLOCKED)
+            groups, skipped = self._choose(model, forms)
+        least = max((forms.least_opset(group) for group in groups), default=0)
+        if graph.opset(model) >= least:
+            return groups, skipped, forms
+        try:
+            graph.replace_contents(model, upgraded(model, max(least, _COMMON_OPSET), ctx.runner))
+        except Refused as refusal:
+            if forms.products is Form.BLOCKED:
+                raise
+            forms = replace(forms, against_tables=f"it needs opset {least}: {refusal.fact}")
+        return *self._choose(model, forms), forms
 
     def _form(self, ctx: Context) -> Form:
         if self.form is not Form.AUTO:
@@ -127,36 +162,79 @@ class QuantizeWeights(Pass):
         portable = ctx.target.kind is TargetKind.TENSORRT and self.bits != 2
         return Form.BLOCKED if portable and self.int8_compute is None else Form.MATMULNBITS
 
-    def _grid(self, width: int) -> BlockGrid:
+    def _grid(self, width: int, forms: _Forms, *, is_table: bool) -> BlockGrid:
         """Blocks longer than a row would only add padding."""
-        wanted = self.block_size or (128 if self.bits == 8 else 32)
+        bits = (self.table_bits or self.bits) if is_table else self.bits
+        if is_table and forms.tables is Form.BLOCKED:
+            bits = 8
+        wanted = self.block_size or (128 if bits == 8 else 32)
         block = next((size for size in _BLOCKS if size >= min(width, wanted)), wanted)
-        return BlockGrid(self.bits, block, self.bits == 8 if self.symmetric is None else self.symmetric)
+        return BlockGrid(bits, block, bits == 8 if self.symmetric is None else self.symmetric)
 
-    def _choose(self, model: ir.Model) -> tuple[list[Group], list[Skip]]:
+    def _choose(self, model: ir.Model, forms: _Forms) -> tuple[list[Group], list[Skip]]:
         verdicts: dict[ir.Node, Product | str] = {}
         for scope, _, in_function in graph.scopes(model):
             for node in scope:
                 if weight_only.is_candidate(node):
-                    verdicts[node] = weight_only.IN_FUNCTION if in_function else self._verdict(node)
-        return weight_only.grouped(verdicts)
+                    verdicts[node] = weight_only.IN_FUNCTION if in_function else self._verdict(node, forms)
+        groups, skipped = weight_only.grouped(verdicts)
+        shapes = [(weight_only.shape(group[0])[1], _has_lookup(group)) for group in groups]
+        grids = [self._grid(width, forms, is_table=is_table) for width, is_table in shapes]
+        too_large = weight_only.takes_as_much(zip(groups, grids, strict=True))
+        left_out = [one.node for group in groups for one in group if one.weight in too_large]
+        skipped += [Skip(graph.label(node), _NO_GAIN) for node in left_out]
+        return [group for group in groups if group[0].weight not in too_large], skipped
 
-    def _verdict(self, node: ir.Node) -> Product | str:
+    def _verdict(self, node: ir.Node, forms: _Forms) -> Product | str:
         reason = filters.why_left_out(node, self.include, self.exclude)
         found = weight_only.product(node)
         if reason is not None or isinstance(found, str):
             return reason or found
+        if found.is_lookup and forms.against_tables is not None:
+            return forms.against_tables
         rows, width = weight_only.shape(found)
         if rows * width < self.min_elements:
             return f"its weight has {rows * width} elements, fewer than min-elements"
-        if weight_only.stored_bytes((rows, width), self._grid(width)) >= 4 * rows * width:
-            return "its blocks would take no less than the float weight"
+        if (
+            weight_only.stored_bytes((rows, width), self._grid(width, forms, is_table=found.is_lookup))
+            >= 4 * rows * width
+        ):
+            return _NO_GAIN
         return found if np.isfinite(weight_only.matrix(found)).all() else "its weight holds NaN or Inf"
+
+
+@dataclass(frozen=True)
+class _Forms:
+    """How a model holds its weights.
+
+    Attributes:
+        products: Those that only products read.
+        tables: Those that are looked up.
+        against_tables: Why no table can be held so.
+    """
+
+    products: Form
+    tables: Form
+    against_tables: str | None = None
+
+    def of(self, group: Group) -> Form:
+        """How the weight of `group` is held."""
+        return self.tables if _has_lookup(group) else self.products
+
+    def least_opset(self, group: Group) -> int:
+        """The opset that writing `group` needs; onnxruntime's own operators for products need none."""
+        if self.of(group) is Form.BLOCKED:
+            return _BLOCKED_OPSET
+        return _LOOKUP_OPSET if _has_lookup(group) else 0
+
+
+def _has_lookup(group: Group) -> bool:
+    return any(one.is_lookup for one in group)
 
 
 def _check_kernels(grids: set[BlockGrid], ctx: Context) -> None:
     for grid in sorted(grids, key=str):
-        reason = weight_only.why_not_run(grid, ctx.runner)
+        reason = weight_forms.why_not_multiply(grid, ctx.runner)
         if reason is not None:
             raise Refused(
                 f"onnxruntime does not compute with {grid.bits} bits in blocks of {grid.block}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,27 +33,27 @@ def select(model: ir.Model, *, include: Iterable[str], exclude: Iterable[str], m
 
     Args:
         model: The model; it is not changed.
-        include: Patterns (see `match.names`); empty means all.
+        include: Patterns (see `match.names`), or ``op:Conv``: what nodes of this type use; empty means all.
         exclude: Patterns; they win over `include`.
         min_elements: Tensors with fewer elements stay.
 
     Raises:
         InputError: A pattern of `include` matches nothing, or a pattern is not a valid regular expression.
     """
-    names: dict[ir.Value, list[str]] = {}
     first: dict[ir.Value, tuple[ir.Node, int]] = {}
+    users: dict[ir.Value, list[ir.Node]] = {}
     for node, index, value in all_operands(model):
         first.setdefault(value, (node, index))
-        names.setdefault(value, [value.name] if value.name else []).extend([node.name] if node.name else [])
-    known = list(dict.fromkeys(name for each in names.values() for name in each))
-    refusals = [(p, "this exclude pattern matches nothing") for p in exclude if not match.names(p, known)]
-    included = {name for pattern in include for name in _must_match(pattern, known)}
-    excluded = {name for pattern in exclude for name in match.names(pattern, known)}
+        users.setdefault(value, []).append(node)
+    included = {value for pattern in include for value in _must_match(pattern, users)}
+    matched = {pattern: _matching(pattern, users) for pattern in exclude}
+    refusals = [(pattern, "this exclude pattern matches nothing") for pattern, found in matched.items() if not found]
+    excluded = {value for found in matched.values() for value in found}
     weights = []
     for value, (node, index) in first.items():
-        if included and included.isdisjoint(names[value]):
+        if included and value not in included:
             continue
-        reason = "it is excluded" if excluded.intersection(names[value]) else _why_not(value, min_elements)
+        reason = "it is excluded" if value in excluded else _why_not(value, min_elements)
         tensor = graph.constant_tensor(value)
         if reason or tensor is None:
             refusals.append((f"{value.name} of {graph.label(node)}", reason or "it is not constant"))
@@ -62,10 +62,23 @@ def select(model: ir.Model, *, include: Iterable[str], exclude: Iterable[str], m
     return Selection(tuple(weights), tuple(refusals))
 
 
-def _must_match(pattern: str, known: list[str]) -> list[str]:
-    found = match.names(pattern, known)
+def _matching(pattern: str, users: Mapping[ir.Value, list[ir.Node]]) -> list[ir.Value]:
+    """The operands that a pattern names: by their names, or by the names or the type of the nodes that use them."""
+    if pattern.startswith("op:"):
+        return [value for value, nodes in users.items() if any(match.names_type(pattern, node) for node in nodes)]
+    return [value for value, nodes in users.items() if match.names(pattern, _names(value, nodes))]
+
+
+def _names(value: ir.Value, nodes: Iterable[ir.Node]) -> list[str]:
+    return [name for name in (value.name, *(node.name for node in nodes)) if name]
+
+
+def _must_match(pattern: str, users: Mapping[ir.Value, list[ir.Node]]) -> list[ir.Value]:
+    found = _matching(pattern, users)
     if not found:
-        hint = did_you_mean(pattern, known)
+        types = {f"op:{node.op_type}" for nodes in users.values() for node in nodes}
+        known = [name for value, nodes in users.items() for name in _names(value, nodes)]
+        hint = did_you_mean(pattern, [*known, *sorted(types)])
         raise InputError(f"include '{pattern}' matches no prunable weight and no node that uses one", hint=hint)
     return found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -45,7 +45,9 @@ class Observations:
         return self.runs.get(value.name or "", 1.0)
 
 
-def collect(model: ir.Model, names: Sequence[str], ctx: Context, *, bins: int = BINS) -> Observations:
+def collect(
+    model: ir.Model, names: Sequence[str], ctx: Context, *, bins: int = BINS, told: Collection[str] = ()
+) -> Observations:
     """Observe values over all calibration samples, in one pass and flat memory.
 
     What `ctx.calibrations` knows of this model on these data is not run again.
@@ -55,6 +57,7 @@ def collect(model: ir.Model, names: Sequence[str], ctx: Context, *, bins: int = 
         names: Names of values of the main graph and of If, Loop and Scan bodies (see `observe`).
         ctx: Lends the runner, the samples, earlier calibrations and the progress.
         bins: Of the histograms; 1 where extremes are enough, which is cheaper.
+        told: The names of values whose range the user says: what was observed need not make a good one.
 
     Raises:
         InputError: There is no calibration data, or it is empty.
@@ -75,7 +78,7 @@ def collect(model: ir.Model, names: Sequence[str], ctx: Context, *, bins: int = 
             ctx.calibrations.add(key, samples, made)
         known = {**known, **made}
     seen = {name: known[name] for name in names}
-    reasons = {name: _why_not(one) for name, one in seen.items()}
+    reasons = {name: _why_not(one, told=name in told) for name, one in seen.items()}
     return Observations(
         {name: one.collector for name, one in seen.items() if one.collector is not None and reasons[name] is None},
         tuple(Skip(name, reason) for name, reason in reasons.items() if reason is not None),
@@ -114,7 +117,7 @@ def _feeds(data: Dataset, ctx: Context) -> Iterator[Mapping[str, np.ndarray]]:
     ctx.progress("calibrating", total, total)
 
 
-def _why_not(seen: Seen) -> str | None:
+def _why_not(seen: Seen, *, told: bool) -> str | None:
     """Why a tensor with these values is not quantized; a clause whose subject is the tensor."""
     collector = seen.collector
     if collector is None:
@@ -127,6 +130,8 @@ def _why_not(seen: Seen) -> str | None:
         return f"held {collector.inf} infinities in calibration"
     if collector.finite == 0:
         return "was empty in every calibration sample"
+    if told:
+        return None
     if max(abs(collector.low), abs(collector.high)) > _MASK:
         return f"holds a mask: its range is [{collector.low:.3g}, {collector.high:.3g}]"
     if collector.low == collector.high:

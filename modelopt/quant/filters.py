@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 
 import onnx_ir as ir
 
-from modelopt import graph
+from modelopt import graph, match
 from modelopt.errors import InputError, did_you_mean
 
 
@@ -24,7 +24,7 @@ def names_node(pattern: str, node: ir.Node) -> bool:
         InputError: The expression does not compile.
     """
     if pattern.startswith("op:"):
-        return fnmatchcase(node.op_type, pattern.removeprefix("op:"))
+        return match.names_type(pattern, node)
     name = graph.name_of(node)
     if not pattern.startswith("re:"):
         return fnmatchcase(name, pattern)

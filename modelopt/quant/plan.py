@@ -64,7 +64,7 @@ class Rules:
     Attributes:
         include: Patterns of kernels to consider (see `filters`); empty for all.
         exclude: Patterns of nodes to leave in float.
-        banned: Reasons, by name, not to quantize an activation.
+        banned: Reasons, by name, not to quantize an activation or a weight.
         unfit: Reasons not to compute a node in int8 with the ranges that were observed.
         unprofitable: Kernels that cost more in int8 than they save (see `worth`).
         integer_io: Quantize the outputs of the model, too, where what makes them can end in integers.

@@ -8,7 +8,7 @@ in int8, in the graph that held the float.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
@@ -16,6 +16,7 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.passes.base import TensorError
 from modelopt.quant import existing, saturation, scheme, sqnr, tables
+from modelopt.quant.overrides import Setting
 from modelopt.quant.plan import Choice, Plan, Role
 from modelopt.quant.scheme import Grid, PerChannel, PerTensor, QParams
 from modelopt.quant.weight_range import WeightRange, weight_params
@@ -31,6 +32,7 @@ class ConstantRules:
         integer_bias: Store biases in int32 (onnxruntime adds them to the integer sum); TensorRT wants them in float.
         unsaturated: Raise scales until no sum of two products saturates in 16 bits (see `saturation`).
         weight_range: How the ranges of weights are chosen.
+        settings: What the user says of single weights, by name.
     """
 
     weights: Grid
@@ -38,6 +40,7 @@ class ConstantRules:
     integer_bias: bool = True
     unsaturated: bool = False
     weight_range: WeightRange = WeightRange.MAX
+    settings: Mapping[str, Setting] = field(default_factory=dict)
 
 
 def sources(plan: Plan) -> dict[ir.Value, ir.Value]:
@@ -105,8 +108,7 @@ class Writer:
             raise ValueError("a plan was made for another model")
         axes = {choice.weight_axis for choice in group}
         axis = axes.pop() if len(axes) == 1 and self._rules.per_channel else None
-        granularity = PerTensor() if axis is None else PerChannel(axis)
-        params = weight_params(array, granularity, self._rules.weights, self._rules.weight_range)
+        params = self._weight_params(weight.name or "", array, axis)
         kernels = [choice for choice in group if choice.role is Role.KERNEL]
         for choice in kernels if self._rules.integer_bias else []:
             bias, activation = graph.constant(choice.bias), self._params[choice.inputs[0]].scale
@@ -117,6 +119,14 @@ class Writer:
             params = saturation.fit_kernels(array, params, [choice.node for choice in kernels])
         self._weights[weight] = (self._store(weight, array, params), params)
         self.errors.append(sqnr.of_weight(weight.name or "", array, params))
+
+    def _weight_params(self, name: str, array: np.ndarray, axis: int | None) -> QParams:
+        """Those that were chosen for a weight; where its numbers are said they are those of all its channels."""
+        setting = self._rules.settings.get(name)
+        if setting is not None and setting.says_numbers:
+            return setting.params(name, self._rules.weights, float(array.min()), float(array.max()))
+        granularity = PerTensor() if axis is None else PerChannel(axis)
+        return weight_params(array, granularity, self._rules.weights, self._rules.weight_range)
 
     def _use_constants(self, choice: Choice) -> None:
         if choice.weight is None:

@@ -45,12 +45,19 @@ def convert(model: ir.Model) -> Converted:
             skipped.append(Skip(graph.label(node), "it keeps Q/DQ: the integer Gemm is onnxruntime's own operator"))
         elif quantize is None:
             skipped.append(Skip(graph.label(node), "it keeps Q/DQ: its result is wanted in float"))
+        elif _is_wide(quantize):
+            skipped.append(Skip(graph.label(node), f"it keeps Q/DQ: {_FORMS[node.op_type]} makes 8 bits, not 16"))
         elif operands is None:
             skipped.append(Skip(graph.label(node), f"it keeps Q/DQ: {_FORMS[node.op_type]} cannot hold its constants"))
         else:
             _become_integer(node, quantize, operands)
             converted += 1
     return Converted(converted, tuple(skipped))
+
+
+def _is_wide(quantize: ir.Node) -> bool:
+    zero_point = graph.constant(quantize.inputs[2]) if len(quantize.inputs) > 2 else None
+    return zero_point is not None and zero_point.dtype.itemsize > 1
 
 
 def _operands(node: ir.Node) -> list[ir.Node] | None:

@@ -124,18 +124,24 @@ def _kernel(node: ir.Node, table: Choice | str | None, floats: Mapping[ir.Node, 
     if any(filters.names_node(pattern, node) for pattern in rules.exclude):
         return "excluded"
     if table is not None:
-        return table
+        return _unless_banned(table, rules)
     if node in floats:
         return floats[node]
     if node in rules.unprofitable:
         return _UNPROFITABLE
-    choice = candidate(node)
+    choice = _unless_banned(candidate(node), rules)
     if isinstance(choice, str):
         return choice
     for value in (*choice.inputs, fused_output(node)):
         if value.name and value.name in rules.banned:
             return f"its activation {value.name} {rules.banned[value.name]}"
     return choice
+
+
+def _unless_banned(choice: Choice | str, rules: Rules) -> Choice | str:
+    """The choice, or why its weight stays in float."""
+    name = "" if isinstance(choice, str) or choice.weight is None else choice.weight.name or ""
+    return f"its weight {name} {rules.banned[name]}" if name in rules.banned else choice
 
 
 def _follow(

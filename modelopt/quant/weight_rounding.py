@@ -1,4 +1,4 @@
-"""The weights of matrix products as integers, by one of three methods."""
+"""The weights of matrix products, and tables, as integers, by one of three methods."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def round_weights(
 
     Args:
         model: The float model; it is not changed.
-        groups: Products that share a weight.
+        groups: Products and look-ups that share a weight.
         grids: The integers of each group.
         ctx: Lends the runner and the samples to gptq, and the progress.
         method: How to round.
@@ -51,7 +51,7 @@ def round_weights(
     for indices, hessians in _batches(model, groups, ctx, method):
         for i in indices:
             weight = weight_only.matrix(groups[i][0])
-            found[i] = _rounded(weight, grids[i], method, hessians.get(_activation(groups[i])), clip=clip)
+            found[i] = _rounded(weight, grids[i], method, hessians.get(_activation(groups[i]) or ""), clip=clip)
             ctx.progress("quantizing weights", len(found), len(groups))
     return [found[i] for i in range(len(groups))]
 
@@ -64,15 +64,16 @@ def _batches(
         yield list(range(len(groups))), {}
         return
     names = [_activation(group) for group in groups]
-    widths = {name: weight_only.shape(group[0])[1] for name, group in zip(names, groups, strict=True)}
+    yield [i for i, name in enumerate(names) if name is None], {}
+    widths = {name: weight_only.shape(group[0])[1] for name, group in zip(names, groups, strict=True) if name}
     for hessians in observe_inputs(model, widths, ctx):
         yield [i for i, name in enumerate(names) if name in hessians], hessians
 
 
-def _activation(group: Group) -> str:
-    """What the first product by a weight reads stands for what all of them read."""
-    value = group[0].node.inputs[0]
-    return "" if value is None else value.name or ""
+def _activation(group: Group) -> str | None:
+    """What the first product by a weight reads stands for what all of them read; None where it is only looked up."""
+    products = [one.node.inputs[0] for one in group if not one.is_lookup]
+    return (products[0].name if products[0] is not None else None) if products else None
 
 
 def _rounded(

@@ -137,7 +137,8 @@ class _Search:
             return best
         if best.no_evidence is not None:
             return None  # what the data do not say of one candidate they say of none
-        for before, variant in variants.repairs(step, with_data=self.shop.data.calibration is not None):
+        calibrated, model = self.shop.data.calibration is not None, self.shop.load(floats)
+        for before, variant in variants.repairs(step, with_data=calibrated, with_tables=nodes.has_tables(model)):
             base = floats if before is None else self._prepared(floats, before)
             attempt = None if base is None else self._attempt(base, variant, before=before)
             if attempt is not None and _loss(attempt) < _loss(best):
@@ -209,7 +210,7 @@ class _Search:
 
     def _restored(self, attempt: _Attempt) -> _Attempt | None:
         """The attempt with as few of its worst nodes in float as the contract needs."""
-        names = nodes.changed(self.shop.load(attempt.base), self.shop.load(attempt.built))
+        names = nodes.changed(self.shop.load(attempt.base), self.shop.load(attempt.built), tables=True)
         suspects = rank(names, lambda group: self._error_of(attempt, group))
         whole = sum(suspect.error for suspect in suspects)
         shown = [_offender(one, whole) for one in suspects if one.error > 0][:_SHOWN]

@@ -14,14 +14,24 @@ from modelopt.passes.base import Pass
 from modelopt.quant.kernels import KERNELS
 
 
-def changed(before: ir.Model, after: ir.Model) -> list[str]:
+def changed(before: ir.Model, after: ir.Model, *, tables: bool = False) -> list[str]:
     """The convolutions and products of `before` that do not compute with a float32 weight in `after`, in graph order.
 
     They are integers there, or half precision, or have weights of few bits.
+
+    Args:
+        before: The float model.
+        after: What a pass made of it.
+        tables: Name look-ups in tables, too.
     """
-    left = {graph.name_of(node) for node in graph.all_nodes(after) if _is_float_kernel(node)}
-    names = [graph.name_of(node) for node in graph.all_nodes(before) if _is_float_kernel(node)]
+    left = {graph.name_of(node) for node in graph.all_nodes(after) if _is_float(node, tables=tables)}
+    names = [graph.name_of(node) for node in graph.all_nodes(before) if _is_float(node, tables=tables)]
     return [name for name in names if name not in left]
+
+
+def has_tables(model: ir.Model) -> bool:
+    """Whether the model looks rows of a float32 table up."""
+    return any(_is_float_table(node) for node in graph.all_nodes(model))
 
 
 def without(step: Any, names: Iterable[str]) -> Pass:
@@ -42,6 +52,17 @@ def only(step: Any, names: Iterable[str]) -> Pass:
 def _exactly(name: str) -> str:
     """The pattern that names this node and no other."""
     return f"re:{re.escape(name)}"
+
+
+def _is_float(node: ir.Node, *, tables: bool) -> bool:
+    return _is_float_kernel(node) or (tables and _is_float_table(node))
+
+
+def _is_float_table(node: ir.Node) -> bool:
+    if not graph.is_standard(node, "Gather"):
+        return False
+    table = graph.constant_tensor(node.inputs[0])
+    return table is not None and table.dtype == ir.DataType.FLOAT and len(table.shape) > 1
 
 
 def _is_float_kernel(node: ir.Node) -> bool:

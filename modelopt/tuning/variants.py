@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from modelopt.passes.base import Pass
 from modelopt.passes.equalize_layers import EqualizeLayers
 from modelopt.passes.quantize_static import QuantizeStatic
-from modelopt.passes.quantize_weights import QuantizeWeights
+from modelopt.passes.quantize_weights import Form, QuantizeWeights
 from modelopt.passes.smooth_activations import SmoothActivations
 from modelopt.passes.store_weights import StoreWeights
 from modelopt.quant import weight_rounding
@@ -16,31 +16,43 @@ from modelopt.quant.feedback import Rounding
 from modelopt.quant.methods import Method
 
 _SMALL_BLOCK = 16
+_TABLE_BITS = 8
 
 
-def repairs(asked: Pass, *, with_data: bool) -> Iterator[tuple[Pass | None, Pass]]:
+def repairs(asked: Pass, *, with_data: bool, with_tables: bool) -> Iterator[tuple[Pass | None, Pass]]:
     """What to do first, if anything, and the pass to try in place of `asked`; the cheapest come first.
 
     Args:
         asked: The pass that quantizes.
         with_data: There are calibration data.
+        with_tables: The model looks rows of tables up.
     """
     if isinstance(asked, QuantizeStatic):
         yield from _of_static(asked)
     elif isinstance(asked, QuantizeWeights):
-        yield from ((None, variant) for variant in _of_weights(asked, with_data=with_data))
+        yield from ((None, variant) for variant in _of_weights(asked, with_data=with_data, with_tables=with_tables))
     elif isinstance(asked, StoreWeights) and asked.symmetric:
         yield None, dataclasses.replace(asked, symmetric=False)
 
 
-def _of_weights(asked: QuantizeWeights, *, with_data: bool) -> Iterator[QuantizeWeights]:
-    """Other ways to round; then scales for fewer weights each."""
+def _of_weights(asked: QuantizeWeights, *, with_data: bool, with_tables: bool) -> Iterator[QuantizeWeights]:
+    """Other ways to round; scales for fewer weights each; tables in 8 bits; then activations in float32.
+
+    The last makes the model slower, so what keeps activations in int8 comes first.
+    """
     methods = [weight_rounding.Rounding.HQQ, *([weight_rounding.Rounding.GPTQ] if with_data else [])]
     listed = [dataclasses.replace(asked, method=method) for method in methods if method is not asked.method]
     yield from listed
     best = listed[-1] if listed else asked
     if best.block_size is None or best.block_size > _SMALL_BLOCK:
-        yield dataclasses.replace(best, block_size=_SMALL_BLOCK)
+        best = dataclasses.replace(best, block_size=_SMALL_BLOCK)
+        yield best
+    if with_tables and best.table_bits is None and best.bits < _TABLE_BITS:
+        best = dataclasses.replace(best, table_bits=_TABLE_BITS)
+        yield best
+    if asked.int8_compute is None and asked.form is not Form.BLOCKED:
+        for variant in dict.fromkeys((asked, best)):
+            yield dataclasses.replace(variant, int8_compute=False)
 
 
 def _of_static(asked: QuantizeStatic) -> Iterator[tuple[Pass | None, Pass]]:
