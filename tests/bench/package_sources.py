@@ -94,8 +94,8 @@ SOURCES: Sequence[Source] = (
         {"input": (6, 576)},
     ),
     Source(
-        "silero_vad_half",
-        "voice activity, half precision (PyTorch)",
+        "silero_vad_16k",
+        "voice activity, one sampling rate (PyTorch)",
         _SILERO,
         "silero_vad/data/silero_vad_half.onnx",
         _SILERO_FEED,
