@@ -105,6 +105,10 @@ bench-int8: $(VENV)/.core ## Measure int8 on models of real size, calibration, a
 	$(BIN)/python tests/bench/calibration.py
 	$(BIN)/python tests/bench/weights.py
 
+.PHONY: bench-packages
+bench-packages: $(VENV)/.core ## Run every command, and other tools, on models out of packages of the index; takes hours
+	$(BIN)/python tests/bench/package_models.py
+
 .PHONY: bench-tool
 bench-tool: $(VENV)/.core ## Measure the tool itself: time and memory beside onnxsim and OnnxSlim, and 10 GB of weights
 	$(BIN)/python tests/bench/tool_speed.py

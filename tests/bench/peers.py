@@ -14,6 +14,16 @@ ROOT = Path(__file__).parent.parent.parent
 _PACKAGES = {
     "simplifiers": ("onnxsim==0.8.1", "onnxslim", "onnxruntime"),
     "quantizers": ("onnxruntime", "onnx", "nncf", "sympy"),
+    "converters": (
+        "scikit-learn",
+        "pandas",
+        "skl2onnx",
+        "onnxmltools",
+        "onnxconverter-common",
+        "lightgbm",
+        "xgboost-cpu",
+        "setuptools",
+    ),
 }
 
 
