@@ -9,7 +9,7 @@ from modelopt.cli.optimize import recipe_from_flags
 from modelopt.errors import InputError
 from modelopt.gates import DEFAULT_MAX_DROP
 from modelopt.passes.base import Pass
-from modelopt.pipelines import EXACT, until_stable
+from modelopt.pipelines import fusing
 from modelopt.recipe import DataSpec, Recipe, Step, make_pass
 
 INTEGER_MODES = ("static", "dynamic")
@@ -58,8 +58,12 @@ def recipe_of(mode: str, flags: dict[str, Any], given: Mapping[str, str]) -> Rec
     _refuse_other_modes(mode, given)
     calibration = _calibration(mode, flags)
     step = make_pass(_PASSES[mode], _options(mode, flags, given))
-    steps: list[Step] = [step] if flags["only"] else [until_stable(EXACT), step]
+    steps: list[Step] = [step] if flags["only"] else [_exact(flags), step]
     return recipe_from_flags("quantize", steps, flags, calibration=calibration, target=flags["target"])
+
+
+def _exact(flags: dict[str, Any]) -> Step:
+    return fusing(folded=True, raises=not flags["keep_opset"] and not flags["no_verify"])
 
 
 def suffix_of(mode: str, flags: dict[str, Any]) -> str:

@@ -92,9 +92,7 @@ def on_other_axes(
     return Mismatch(f"{graph.label(node)} does not work on other axes")
 
 
-def _elementwise(
-    names: graph.NameSource, node: ir.Node, perm: Perm, ranks: Mapping[ir.Value, int]
-) -> Moved | Mismatch:
+def _elementwise(names: graph.NameSource, node: ir.Node, perm: Perm, ranks: Mapping[ir.Value, int]) -> Moved | Mismatch:
     carried, edits = [], []
     for index, value in enumerate(node.inputs):
         if value is None:
@@ -200,9 +198,7 @@ def _pad(names: graph.NameSource, node: ir.Node, perm: Perm, opset: int) -> Move
             return Mismatch(f"the axes of {graph.label(node)} are not known")
         moved = np.array([perm[axis] for axis in outer], axes.dtype)
         return Moved(perm, perm, (0,), (partial(_set_constant, names, node, 3, moved),))
-    pads = (
-        graph.attribute_ints(node, "pads") if opset < 11 else graph.constant(_input(node, 1), max_bytes=_SMALL_BYTES)
-    )
+    pads = graph.attribute_ints(node, "pads") if opset < 11 else graph.constant(_input(node, 1), max_bytes=_SMALL_BYTES)
     if pads is None or len(pads) != 2 * len(perm):
         return Mismatch(f"the pads of {graph.label(node)} are not known")
     # Axis perm[i] of x is axis i of x', so its pads are those at the place of perm[i] in the inverse.
@@ -285,7 +281,9 @@ def _axis(axis: int, perm: Perm) -> int | Mismatch:
 def _axes_in(axes: Sequence[int], perm: Perm) -> list[int] | Mismatch:
     """The axes counted from the front, in the order in which they are written."""
     found = [_axis(axis, perm) for axis in axes]
-    return next((each for each in found if isinstance(each, Mismatch)), [each for each in found if isinstance(each, int)])
+    return next(
+        (each for each in found if isinstance(each, Mismatch)), [each for each in found if isinstance(each, int)]
+    )
 
 
 def _input(node: ir.Node, index: int) -> ir.Value | None:

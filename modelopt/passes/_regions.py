@@ -77,8 +77,8 @@ class Region:
                 ranks[value] = len(moved.behind)
                 waiting += [(user, moved.behind) for user in _users(value)]
             for index in moved.carried:
-                value = node.inputs[index]
-                before = None if value is None else value.producer()
+                carried = node.inputs[index]
+                before = None if carried is None else carried.producer()
                 if before is not None and before.graph is self.scope:
                     found = on_other_axes(names, before, taken, opset, ranks)
                     if isinstance(found, Moved) and found.behind == taken:

@@ -49,8 +49,8 @@ class EliminateCommon(Pass):
 
     A node in a body of If, Loop or Scan gives way to an equal one before it in an outer scope too. Random operators,
     functions, other domains' operators, whatever holds a body, and Q/DQ stay; where both results are graph outputs,
-    both stay, for each needs its own name. So do parts of two patterns that onnxruntime makes a kernel each, as of two
-    layer normalizations of one input by other scales: sharing the mean would leave it neither.
+    both stay, for each needs its own name. So do parts of two patterns that are one operator each when they are fused,
+    as two layer normalizations of one input by other scales: sharing the mean would leave neither whole.
     """
 
     name: ClassVar[str] = "eliminate-common"
@@ -65,9 +65,7 @@ class EliminateCommon(Pass):
         return Changes(rewrites, tuple(skipped))
 
 
-def _merge_in(
-    scope: ir.Graph | ir.Function, known: _Known, model: ir.Model, opset: int, skipped: list[Skip]
-) -> int:
+def _merge_in(scope: ir.Graph | ir.Function, known: _Known, model: ir.Model, opset: int, skipped: list[Skip]) -> int:
     rewrites = 0
     for node in scope:
         for body in graph.bodies(node):
