@@ -13,10 +13,11 @@ from tempfile import TemporaryDirectory
 import msgspec
 import onnx_ir as ir
 
-from modelopt import __version__, blame, gates, graph, invariants, io, measuring, naming, provenance, usage
+from modelopt import __version__, blame, gates, graph, invariants, io, measuring, naming, provenance, raising, usage
 from modelopt.errors import Refused, VerificationFailed, WorkerDied
 from modelopt.observers import Dump, Observer
 from modelopt.passes.base import Context, Pass
+from modelopt.pipelines import RAISE
 from modelopt.progress import Progress, silent
 from modelopt.quant import existing
 from modelopt.quant.cache import Calibrations
@@ -81,9 +82,23 @@ class Request:
 def run(request: Request) -> Report:
     """Load, optimize, verify, measure, and write.
 
+    Where it turns out that the conversion to another opset, which nobody asked for, changed what the model computes,
+    all is done again without it.
+
     Raises:
         ModeloptError: Any of its kinds; nothing was written then.
     """
+    try:
+        return _run(request)
+    except VerificationFailed as failure:
+        if failure.step != RAISE:
+            raise
+        note = raising.undone(failure)
+    report = _run(dataclasses.replace(request, recipe=raising.without(request.recipe)))
+    return msgspec.structs.replace(report, notes=(*report.notes, note))
+
+
+def _run(request: Request) -> Report:
     recipe = request.recipe
     naming.require(request.model, (request.output, request.if_exact, request.if_unchanged))
     usage.require(recipe)
@@ -174,6 +189,7 @@ def run(request: Request) -> Report:
                 notes=(
                     *data.notes_for(calibrated=_calibrated(recipe, results), compared=compared),
                     *_exactly(loaded.model, context),
+                    *raising.notes(results),
                     *filter(None, said),
                 ),
                 versions=versions,

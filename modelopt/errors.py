@@ -69,9 +69,14 @@ class GateFailed(ModeloptError):
 
 
 class VerificationFailed(ModeloptError):
-    """A pass changed what the model computes although it promised not to: a bug of ours (exit 70)."""
+    """A pass changed what the model computes although it promised not to: a bug of ours (exit 70).
+
+    Attributes:
+        step: The name of that pass; None where it is not known.
+    """
 
     exit_code = ExitCode.BUG
+    step: str | None = None
 
 
 class WorkerDied(ModeloptError):

@@ -94,7 +94,8 @@ def judge(gates: Gates, before_bytes: int, after_bytes: int, findings: Findings)
         InputError: A gate needs a figure that this run does not measure.
     """
     gained = _gain(gates, before_bytes, after_bytes, findings)
-    return (*_size(gates, before_bytes, after_bytes), *gained, *_speed(gates, findings), *_accuracy(gates, findings))
+    sized = _size(gates, before_bytes, after_bytes)
+    return (*sized, *gained, *_not_slower(gates, findings), *_speed(gates, findings), *_accuracy(gates, findings))
 
 
 def _size(gates: Gates, before_bytes: int, after_bytes: int) -> Iterator[GateResult]:
@@ -135,6 +136,18 @@ def _gain(gates: Gates, before_bytes: int, after_bytes: int, findings: Findings)
         found=found if ratio.verdict is Verdict.FASTER else f"{found}, {after_bytes / before_bytes:.1%} of the size",
         passed=ratio.verdict is Verdict.FASTER or smaller,
     )
+
+
+def _not_slower(gates: Gates, findings: Findings) -> Iterator[GateResult]:
+    if not gates.not_slower or findings.unchanged:
+        return
+    limit = "not measurably slower"
+    if findings.latency is None:
+        yield GateResult(gate="not-slower", limit=limit, found=findings.not_timed or "not measured", passed=None)
+        return
+    ratio = findings.latency.ratio
+    found = f"{ratio.verdict.value}: {ratio.point:.3f}×"
+    yield GateResult(gate="not-slower", limit=limit, found=found, passed=ratio.verdict is not Verdict.SLOWER)
 
 
 def _speed(gates: Gates, findings: Findings) -> Iterator[GateResult]:

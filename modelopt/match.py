@@ -27,6 +27,17 @@ class Mismatch:
     near: bool = True
 
 
+@dataclass(frozen=True)
+class NeedsOpset(Mismatch):
+    """A pattern that holds here, but the operator that stands for it came with a later opset.
+
+    Attributes:
+        opset: The first one that has it.
+    """
+
+    opset: int = 0
+
+
 NOT_HERE = Mismatch("another operator", near=False)
 
 

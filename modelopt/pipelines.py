@@ -13,7 +13,10 @@ _CLEAN = ("eliminate-identity", "dedup-initializers", "eliminate-common", "elimi
 FOLD = (*_KNOWN, *_CLEAN)
 """Constants are computed, what does nothing is removed, equal weights are stored once."""
 
+RAISE = "raise-opset"
+
 FUSE = (
+    RAISE,  # before the fusions that it makes room for
     "fuse-conv-bn",
     "fuse-conv-affine",
     "fuse-conv-branches",  # behind fuse-conv-bn, which ends most branches
@@ -54,6 +57,12 @@ CONTRIB = (
 
 EXACT = (*_KNOWN, *FUSE)
 """Folding first: fusions match on constants."""
+
+
+def fusing(*, folded: bool, raises: bool) -> UntilStable:
+    """`EXACT`, or without folding `FUSE`; with or without conversion to an opset that a fusion needs."""
+    names = EXACT if folded else FUSE
+    return until_stable(names if raises else tuple(name for name in names if name != RAISE))
 
 
 def contrib(name: str) -> UntilStable:

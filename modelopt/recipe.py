@@ -86,6 +86,8 @@ class Gates(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_un
         max_size_ratio: The largest size allowed, as a fraction of the input's.
         max_size_bytes: The largest size allowed, in bytes.
         must_gain: Whether a result breaks it that is slower than the input, or as fast and no smaller.
+        not_slower: Whether a result breaks it that is measurably slower than the input. A command then writes a copy
+            of the input in its place, and that is no failure.
         metric: What `max_drop` is a figure of where there are no evaluation data: ``cosine``, ``sqnr`` (the relative
             error), ``argmax-agreement``, or ``OUTPUT=NAME`` for one output; or several of these. None judges each
             output by what it stands for.
@@ -96,6 +98,7 @@ class Gates(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_un
     max_size_ratio: Annotated[float, msgspec.Meta(gt=0)] | None = None
     max_size_bytes: Annotated[int, msgspec.Meta(ge=0)] | None = None
     must_gain: bool = False
+    not_slower: bool = False
     metric: str | tuple[str, ...] | None = None
 
 

@@ -367,7 +367,8 @@ def test_an_encoder_layer_by_the_whole_pipeline() -> None:
     model = model_of(nodes, weights | numbers, {"x": ["N", "S", 8], "mask": ["N", 1, 1, "S"]}, opset=17)
     fused = ir.from_proto(model)
     for name in (*pipelines.EXACT[2:], *pipelines.CONTRIB):
-        apply(name, fused)
+        if name != pipelines.RAISE:
+            apply(name, fused)
     operators = {one.op_type for one in fused.graph}
     assert {"Attention", "SkipLayerNormalization", "BiasGelu"} <= operators
     assert not operators & {"Softmax", "Erf", "LayerNormalization", "Transpose"}

@@ -28,31 +28,36 @@ Examples:
 @options.option("--contrib", is_flag=True, help="Fold, and use operators that only onnxruntime has, too.")
 @options.option("--keep-if-faster", is_flag=True, help="Use each kind of those only where it is faster here.")
 @options.OPSET
+@options.KEEP_OPSET
 @options.OPTIMIZING
 def command(model: Path, portable: bool, contrib: bool, keep_if_faster: bool, opset: int | None, **flags: Any) -> None:
     """Merge operators into fewer, faster ones. Exact: the outputs stay the same up to rounding.
 
     BatchNormalization and affine Mul/Add go into the convolution before them, decomposed HardSwish becomes
-    HardSigmoid × x, MatMul + Add becomes Gemm, and chains of Transpose, Cast and Reshape become one.
+    HardSigmoid × x, MatMul + Add becomes Gemm, and chains of Transpose, Cast and Reshape become one. An old model is
+    converted to the opset that a fusion needs. Where speed is measured, a slower result gives way to a copy of the
+    input.
     """
     from modelopt import pipelines
     from modelopt.cli.optimize import execute, recipe_from_flags
     from modelopt.recipe import Step, make_pass
     from modelopt.tuning.groups import keep_if_faster as search
 
-    _check(portable=portable, contrib=contrib, keep_if_faster=keep_if_faster, flags=flags)
+    _check(portable=portable, contrib=contrib, keep_if_faster=keep_if_faster, opset=opset, flags=flags)
     groups = [pipelines.contrib(name) for name in pipelines.CONTRIB]
     steps: list[Step] = [] if opset is None else [make_pass("upgrade-opset", {"version": opset})]
-    steps.append(pipelines.until_stable(pipelines.EXACT if contrib or keep_if_faster else pipelines.FUSE))
+    raises = opset is None and not flags["keep_opset"] and not flags["no_verify"]
+    steps.append(pipelines.fusing(folded=contrib or keep_if_faster, raises=raises))
     if keep_if_faster:
-        recipe = recipe_from_flags("fuse", steps, flags)
+        recipe = recipe_from_flags("fuse", steps, flags, not_slower=True)
         execute(recipe, model, "fused", flags, choose=lambda request: search(request, groups))
         return
-    execute(recipe_from_flags("fuse", [*steps, *(groups if contrib else [])], flags), model, "fused", flags)
+    recipe = recipe_from_flags("fuse", [*steps, *(groups if contrib else [])], flags, not_slower=True)
+    execute(recipe, model, "fused", flags)
 
 
-def _check(*, portable: bool, contrib: bool, keep_if_faster: bool, flags: dict[str, Any]) -> None:
-    """Whether the three flags go together, and with the provider."""
+def _check(*, portable: bool, contrib: bool, keep_if_faster: bool, opset: int | None, flags: dict[str, Any]) -> None:
+    """Whether the flags go together, and with the provider."""
     from modelopt.errors import InputError, Refused
 
     given = [flag for flag, on in (("--contrib", contrib), ("--keep-if-faster", keep_if_faster)) if on]
@@ -60,6 +65,8 @@ def _check(*, portable: bool, contrib: bool, keep_if_faster: bool, flags: dict[s
         raise InputError(f"--portable and {given[0]} exclude each other", note="--portable keeps to standard operators")
     if len(given) == 2:
         raise InputError("--contrib and --keep-if-faster exclude each other", note="one keeps all, one what pays")
+    if opset is not None and flags["keep_opset"]:
+        raise InputError("--opset and --keep-opset exclude each other", note="one converts, one does not")
     if keep_if_faster and flags["print_recipe"]:
         raise InputError("what is kept is not known before it is measured", hint="modelopt log OUTPUT, afterwards")
     if given and flags["provider"] not in _PROVIDERS:

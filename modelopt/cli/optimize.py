@@ -15,6 +15,7 @@ from modelopt.engine import Request, run
 from modelopt.errors import EnvironmentLacks, GateFailed, InputError
 from modelopt.io import STDIO, ExternalData, keeping_stdin
 from modelopt.passes.base import Effect
+from modelopt.passes.upgrade_opset import UpgradeOpset
 from modelopt.quant.cache import Calibrations
 from modelopt.recipe import BenchSpec, DataSpec, EvaluateSpec, Gates, Recipe, Step, dump
 from modelopt.report import Outcome, Report, Trial, verdict
@@ -31,8 +32,9 @@ def recipe_from_flags(
     *,
     calibration: DataSpec | None = None,
     target: str = "auto",
+    not_slower: bool = False,
 ) -> Recipe:
-    """The recipe that a command with these flags is."""
+    """The recipe that a command with these flags is; with `not_slower`, it is a gate where speed is measured."""
     return Recipe(
         name=name,
         steps=tuple(steps),
@@ -46,6 +48,7 @@ def recipe_from_flags(
             max_drop=flags["max_drop"],
             min_speedup=flags["min_speedup"],
             **max_size_from_flags(flags),
+            not_slower=not_slower and not (flags["no_bench"] or flags["keep"]),
             metric=flags["metric"] if flags["evaluation"] is None else None,
         ),
     )
@@ -145,6 +148,7 @@ def limits_from_flags(flags: dict[str, Any]) -> Limits | None:
     )
 
 
+_NOT_SLOWER = "not-slower"
 _KEEP = "--keep writes the model anyway"
 
 Choose = Callable[[Request], Chosen]
@@ -198,11 +202,20 @@ def execute(recipe: Recipe, model: Path, suffix: str, flags: dict[str, Any], *, 
 
 
 def _run_first_that_gains(request: Request, chosen: Chosen) -> Report:
-    """Run the recipes until one gains something over the input; the last is the input itself, or all there is."""
+    """Run the recipes until one gains something over the input; the last is the input itself, or all there is.
+
+    One that need not gain, but must not be slower, gives way to the input as well.
+    """
     trials, offenders = chosen.trials, chosen.offenders
-    for recipe in chosen.recipes:
+    recipes = list(chosen.recipes)
+    for recipe in recipes:
         report = run(dataclasses.replace(request, recipe=recipe))
         failed = {gate.gate: gate.found for gate in report.gates if gate.passed is False}
+        if set(failed) == {_NOT_SLOWER}:
+            left_out = [_left_out(trial, failed[_NOT_SLOWER]) if trial.kept else trial for trial in trials]
+            trials = (*left_out, _slower(report))
+            recipes.append(_as_it_was(recipe))
+            continue
         if set(failed) != {"must-gain"}:
             break
         trials = tuple(_left_out(trial, failed["must-gain"]) if trial.kept else trial for trial in trials)
@@ -215,6 +228,20 @@ def _run_first_that_gains(request: Request, chosen: Chosen) -> Report:
     notes = (*report.notes, *(note for note in chosen.notes if note not in said), *advice)
     report = msgspec.structs.replace(report, trials=trials, offenders=offenders, notes=notes)
     return msgspec.structs.replace(report, verdict=verdict.of(report))
+
+
+def _slower(report: Report) -> Trial:
+    """The whole of a run whose result is slower than its input."""
+    ratio = None if report.latency is None else report.latency.ratio
+    rewrites = sum(result.rewrites for result in report.passes)
+    outcome, reason = Outcome.SLOWER, "slower than the input"
+    return Trial(group=verdict.ALL, rewrites=rewrites, ratio=ratio, kept=False, outcome=outcome, reason=reason)
+
+
+def _as_it_was(recipe: Recipe) -> Recipe:
+    """The recipe that leaves the model as it was, but for an opset that was asked for."""
+    asked = tuple(step for step in recipe.steps if isinstance(step, UpgradeOpset))
+    return dataclasses.replace(recipe, steps=asked, gates=msgspec.structs.replace(recipe.gates, not_slower=False))
 
 
 def _left_out(trial: Trial, found: str) -> Trial:

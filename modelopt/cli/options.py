@@ -166,6 +166,9 @@ DATA_NAME = Names("random", name="data")
 
 MODEL = click.argument("model", type=click.Path(path_type=Path, allow_dash=True))
 OPSET = option("--opset", type=click.IntRange(1), metavar="N", help="Convert to this opset first, if it is later.")
+KEEP_OPSET = option(
+    "--keep-opset", is_flag=True, help="Do not convert to a later opset where a fusion needs one and it is verified."
+)
 OUTPUT = option("-o", "--output", type=click.Path(path_type=Path, allow_dash=True), help="Output file; - is stdout.")
 
 SAYING = group(

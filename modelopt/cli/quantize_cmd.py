@@ -140,6 +140,7 @@ Examples:
     help="Whether the model's inputs and outputs stay float32; half is for fp16. [default: they stay]",
 )
 @options.option("--only", is_flag=True, help="Do not fold and fuse first.")
+@options.KEEP_OPSET
 @options.option(
     "--no-search",
     is_flag=True,

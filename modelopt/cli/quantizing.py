@@ -11,7 +11,7 @@ from modelopt.cli.optimize import recipe_from_flags
 from modelopt.errors import InputError
 from modelopt.gates import DEFAULT_MAX_DROP
 from modelopt.passes.base import Pass
-from modelopt.pipelines import EXACT, until_stable
+from modelopt.pipelines import fusing
 from modelopt.quant.overrides import Overrides, Type, split
 from modelopt.recipe import DataSpec, Recipe, Step, make_pass
 
@@ -77,10 +77,14 @@ def recipe_of(mode: str, flags: dict[str, Any], given: Mapping[str, str], *, wri
     said = _overrides(mode, flags["override"])
     calibration = _calibration(mode, flags)
     step = make_pass(_PASSES[mode], _options(mode, flags, given, said))
-    steps: list[Step] = [] if flags["only"] else [until_stable(EXACT)]
+    steps: list[Step] = [] if flags["only"] else [_exact(flags)]
     halves = [name for name, setting in said.settings.items() if setting.type is Type.F16]
     steps += [make_pass("convert-half", {"include": halves}), step] if halves else [step]
     return recipe_from_flags("quantize", steps, flags, calibration=calibration, target=flags["target"])
+
+
+def _exact(flags: dict[str, Any]) -> Step:
+    return fusing(folded=True, raises=not flags["keep_opset"] and not flags["no_verify"])
 
 
 def suffix_of(mode: str, flags: dict[str, Any]) -> str:

@@ -128,6 +128,14 @@ def attribute_string(node: ir.Node, name: str, default: str) -> str:
     return default if attribute is None or attribute.is_ref() else attribute.as_string()
 
 
+def makes_empty(reshape: ir.Node) -> bool:
+    """Whether a 0 in the shape of a Reshape may be a dimension of 0, not one that is copied: with allowzero."""
+    if not attribute_int(reshape, "allowzero", 0):
+        return False
+    target = constant(reshape.inputs[1], max_bytes=1024)
+    return target is None or 0 in target
+
+
 def name_of(node: ir.Node) -> str:
     """What patterns and profiles call a node: its name, or that of its first output; empty where it has neither."""
     return node.name or next((out.name for out in node.outputs if out.name), "") or ""

@@ -20,6 +20,7 @@ _MODULES = (
     "freeze_dims",
     "freeze_weights",
     "upgrade_opset",
+    "raise_opset",
     "onnxsim",
     "fuse_conv_bn",
     "fuse_conv_affine",

@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from modelopt import graph, match
 from modelopt.match import Mismatch
-from modelopt.passes.fuse_hardswish import is_part
+from modelopt.passes import _protected as protected
 
 _OPERATORS = ("Mul", "Add", "Sub", "Div")
 
@@ -32,15 +32,15 @@ def variable(node: ir.Node) -> ir.Value:
 
 
 def constant_of(node: ir.Node, opset: int) -> ir.TensorProtocol | Mismatch:
-    """The constant operand of `node`, when it broadcasts by shape and no hardswish needs the node as it is."""
+    """The constant operand of `node`, when it broadcasts by shape and no pattern needs the node as it is."""
     operands = match.split_constant(node)
     tensor = None if operands is None else graph.constant_tensor(operands[1])
     if tensor is None:
         return match.NOT_HERE
     if opset < 7:
         return Mismatch(f"{node.op_type} of opset {opset} broadcasts by attributes")
-    if is_part(node, opset):
-        return Mismatch(f"{graph.label(node)} is part of a hardswish, of which fuse-hardswish makes more")
+    if reason := protected.why_not_alter(node, opset):
+        return Mismatch(reason)
     return tensor
 
 

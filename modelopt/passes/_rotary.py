@@ -109,7 +109,7 @@ def _turned(value: ir.Value | None, opset: int) -> tuple[ir.Value, bool, tuple[i
 def _joins_pairs(reshape: ir.Node, x: ir.Value) -> bool:
     """Whether it makes (batch, heads, length, size) of (batch, heads, length, size / 2, 2): all sizes but one tell."""
     target = graph.constant(reshape.inputs[1], max_bytes=_SMALL_BYTES)
-    if target is None or target.size != 4 or x.shape is None or graph.attribute_int(reshape, "allowzero", 0):
+    if target is None or target.size != 4 or x.shape is None or graph.makes_empty(reshape):
         return False
     size = _size(x)
     kept = [item == 0 or item == dim for item, dim in zip(target[:3].tolist(), x.shape, strict=False)]

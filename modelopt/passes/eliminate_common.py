@@ -10,6 +10,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from modelopt import graph
+from modelopt.passes import _protected as protected
 from modelopt.passes.base import Changes, Context, Effect, Pass, Skip
 
 _RANDOM = frozenset(
@@ -48,7 +49,8 @@ class EliminateCommon(Pass):
 
     A node in a body of If, Loop or Scan gives way to an equal one before it in an outer scope too. Random operators,
     functions, other domains' operators, whatever holds a body, and Q/DQ stay; where both results are graph outputs,
-    both stay, for each needs its own name.
+    both stay, for each needs its own name. So do parts of two patterns that are one operator each when they are fused,
+    as two layer normalizations of one input by other scales: sharing the mean would leave neither whole.
     """
 
     name: ClassVar[str] = "eliminate-common"
@@ -57,24 +59,24 @@ class EliminateCommon(Pass):
     def apply(self, model: ir.Model, ctx: Context) -> Changes:
         """Walk each scope once: a node that goes makes its consumers equal before they are reached."""
         skipped: list[Skip] = []
-        rewrites = _merge_in(model.graph, {}, model, skipped)
+        rewrites = _merge_in(model.graph, {}, model, graph.opset(model), skipped)
         for function in model.functions.values():
-            rewrites += _merge_in(function, {}, model, skipped)
+            rewrites += _merge_in(function, {}, model, graph.standard_version(function.opset_imports), skipped)
         return Changes(rewrites, tuple(skipped))
 
 
-def _merge_in(scope: ir.Graph | ir.Function, known: _Known, model: ir.Model, skipped: list[Skip]) -> int:
+def _merge_in(scope: ir.Graph | ir.Function, known: _Known, model: ir.Model, opset: int, skipped: list[Skip]) -> int:
     rewrites = 0
     for node in scope:
         for body in graph.bodies(node):
-            rewrites += _merge_in(body, ChainMap({}, known), model, skipped)
+            rewrites += _merge_in(body, ChainMap({}, known), model, opset, skipped)
         key = None if node.op_identifier() in model.functions else _key(node)
         if key is None:
             continue
         twin = known.setdefault(key, node)
         if twin is node:
             continue
-        reason = _why_not(node, twin)
+        reason = _why_not(node, twin) or protected.why_not_merge(node, twin, opset)
         if reason is None:
             _merge(node, twin)
             rewrites += 1

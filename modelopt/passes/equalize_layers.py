@@ -154,7 +154,7 @@ def _flattens(node: ir.Node) -> bool:
         return graph.attribute_int(node, "axis", 1) == 1
     target = graph.constant(node.inputs[1], max_bytes=16)
     shape = None if node.inputs[0] is None else node.inputs[0].shape
-    if target is None or target.size != 2 or graph.attribute_int(node, "allowzero", 0) or shape is None:
+    if target is None or target.size != 2 or graph.makes_empty(node) or shape is None:
         return False
     rest = math.prod(dim if isinstance(dim, int) else 0 for dim in list(shape)[1:])
     keeps_rows = target[0] == 0 or (target[0] == shape[0] and isinstance(shape[0], int))

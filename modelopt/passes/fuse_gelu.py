@@ -7,10 +7,12 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from modelopt import match
-from modelopt.match import Mismatch
+from modelopt.match import Mismatch, NeedsOpset
 from modelopt.passes import _gelu
 from modelopt.passes._rewrite import Rewrite, collapse, rewrite_nodes, why_not_private
 from modelopt.passes.base import Changes, Context, Effect, Pass
+
+FIRST_OPSET = 20
 
 
 class FuseGelu(Pass):
@@ -28,17 +30,19 @@ class FuseGelu(Pass):
 
     def apply(self, model: ir.Model, ctx: Context) -> Changes:
         """Fuse every one whose inner values nothing else uses."""
-        return rewrite_nodes(model, _rule)
+        return rewrite_nodes(model, rule)
 
 
-def _rule(node: ir.Node, opset: int) -> Rewrite | Mismatch:
+def rule(node: ir.Node, opset: int) -> Rewrite | Mismatch:
+    """The edit for the Gelu that ends with `node`."""
     gelu = _gelu.find(node)
     if gelu is None:
         return match.NOT_HERE
     if reason := why_not_private(gelu.last, gelu.inner):
         return Mismatch(reason)
-    if opset < 20:
-        return Mismatch(f"opset {opset} has no Gelu: --opset 20 upgrades, or fuse-bias-gelu for onnxruntime")
+    if opset < FIRST_OPSET:
+        reason = f"opset {opset} has no Gelu: --opset 20 upgrades, or fuse-bias-gelu for onnxruntime"
+        return NeedsOpset(reason, opset=FIRST_OPSET)
     return lambda: _rewrite(gelu)
 
 

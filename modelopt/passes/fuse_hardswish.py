@@ -17,7 +17,6 @@ from modelopt.passes.base import Changes, Context, Effect, Pass
 
 _ALPHA = float(np.float32(1 / 6))
 _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16})
-_LONGEST = 5  # Add, Relu, Min, Mul, Div
 
 
 class FuseHardswish(Pass):
@@ -73,19 +72,6 @@ def find(last: ir.Node, opset: int) -> Pattern | Mismatch:
     pattern = Pattern(last, x, inner, with_product=product is not None)
     reason = _why_not(pattern, opset)
     return Mismatch(reason) if reason else pattern
-
-
-def is_part(node: ir.Node, opset: int) -> bool:
-    """Whether `node` is in a pattern that this pass rewrites; passes that would break it up leave it alone."""
-    last: ir.Node | None = node
-    for _ in range(_LONGEST):
-        if last is None:
-            return False
-        pattern = find(last, opset)
-        if isinstance(pattern, Pattern):
-            return node is last or node in pattern.inner
-        last = graph.sole_consumer(last.outputs[0])
-    return False
 
 
 def _rule(names: graph.NameSource, node: ir.Node, opset: int) -> Rewrite | Mismatch:

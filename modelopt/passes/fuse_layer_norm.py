@@ -8,10 +8,12 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from modelopt import graph, match
-from modelopt.match import Mismatch
+from modelopt.match import Mismatch, NeedsOpset
 from modelopt.passes import _normalization as normalization
 from modelopt.passes._rewrite import Rewrite, collapse, rewrite_nodes, why_not_private
 from modelopt.passes.base import Changes, Context, Effect, Pass
+
+FIRST_OPSET = 17
 
 
 class FuseLayerNorm(Pass):
@@ -31,10 +33,11 @@ class FuseLayerNorm(Pass):
 
     def apply(self, model: ir.Model, ctx: Context) -> Changes:
         """Fuse every one whose inner values nothing else uses."""
-        return rewrite_nodes(model, partial(_rule, graph.NameSource(model)))
+        return rewrite_nodes(model, partial(rule, graph.NameSource(model)))
 
 
-def _rule(names: graph.NameSource, node: ir.Node, opset: int) -> Rewrite | Mismatch:
+def rule(names: graph.NameSource, node: ir.Node, opset: int) -> Rewrite | Mismatch:
+    """The edit for the normalization whose division is `node`."""
     core = normalization.find(node)
     if core is None or not core.centered:
         return match.NOT_HERE
@@ -50,8 +53,9 @@ def _rule(names: graph.NameSource, node: ir.Node, opset: int) -> Rewrite | Misma
     found = normalization.affine(core, shapes)
     if reason := why_not_private(found.last, found.inner):
         return Mismatch(reason)
-    if opset < 17:
-        return Mismatch(f"opset {opset} has no LayerNormalization: upgrade-opset to 17 first (--opset 17)")
+    if opset < FIRST_OPSET:
+        reason = f"opset {opset} has no LayerNormalization: upgrade-opset to 17 first (--opset 17)"
+        return NeedsOpset(reason, opset=FIRST_OPSET)
     return partial(_rewrite, names, core, found, size)
 
 

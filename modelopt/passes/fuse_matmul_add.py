@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from modelopt import graph, match
 from modelopt.match import Mismatch
+from modelopt.passes import _protected as protected
 from modelopt.passes._rewrite import Rewrite, rewrite_nodes
 from modelopt.passes.base import Changes, Context, Effect, Pass
 
@@ -41,7 +42,7 @@ def _rule(node: ir.Node, opset: int) -> Rewrite | Mismatch:
         return Mismatch("the product is in an outer scope")
     if graph.sole_consumer(product.outputs[0]) is None:
         return Mismatch(f"the product is needed as it is: {graph.why_not_sole(product.outputs[0])}")
-    if reason := _why_not_gemm(product, operands[1], opset):
+    if reason := protected.why_not_alter(node, opset) or _why_not_gemm(product, operands[1], opset):
         return Mismatch(reason)
     return partial(_rewrite, node, product, operands[1])
 

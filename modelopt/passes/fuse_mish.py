@@ -28,17 +28,25 @@ class FuseMish(Pass):
         return rewrite_nodes(model, _rule)
 
 
-def _rule(node: ir.Node, opset: int) -> Rewrite | Mismatch:
-    if not graph.is_standard(node, "Mul"):
-        return match.NOT_HERE
-    for x, other in (tuple(node.inputs), tuple(reversed(node.inputs))):
+def find(last: ir.Node) -> tuple[ir.Value, tuple[ir.Node, ...]] | None:
+    """``x`` and the nodes but for the product, when `last` is ``x · tanh(softplus(x))``."""
+    if not graph.is_standard(last, "Mul"):
+        return None
+    for x, other in (tuple(last.inputs), tuple(reversed(last.inputs))):
         tanh = match.producer(other, "Tanh")
         softplus = None if tanh is None else match.producer(tanh.inputs[0], "Softplus")
-        if x is None or tanh is None or softplus is None or softplus.inputs[0] is not x:
-            continue
-        if reason := why_not_private(node, (tanh, softplus)):
-            return Mismatch(reason)
-        if opset < 18:
-            return Mismatch(f"opset {opset} has no Mish: upgrade-opset to 18 first (--opset 18)")
-        return partial(collapse, node, (tanh, softplus), "Mish", [x])
-    return match.NOT_HERE
+        if x is not None and tanh is not None and softplus is not None and softplus.inputs[0] is x:
+            return x, (tanh, softplus)
+    return None
+
+
+def _rule(node: ir.Node, opset: int) -> Rewrite | Mismatch:
+    found = find(node)
+    if found is None:
+        return match.NOT_HERE
+    x, inner = found
+    if reason := why_not_private(node, inner):
+        return Mismatch(reason)
+    if opset < 18:
+        return Mismatch(f"opset {opset} has no Mish: upgrade-opset to 18 first (--opset 18)")
+    return partial(collapse, node, inner, "Mish", [x])

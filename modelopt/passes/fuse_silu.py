@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
@@ -30,21 +31,42 @@ class FuseSilu(Pass):
         return rewrite_nodes(model, _rule)
 
 
-def _rule(node: ir.Node, _opset: int) -> Rewrite | Mismatch:
-    if not graph.is_standard(node, "Mul"):
-        return match.NOT_HERE
-    for x, other in (tuple(node.inputs), tuple(reversed(node.inputs))):
+@dataclass(frozen=True)
+class Silu:
+    """``x · sigmoid(alpha · x)`` in parts.
+
+    Attributes:
+        x: What it is a function of.
+        alpha: The factor under the curve.
+        inner: The nodes but for the product.
+    """
+
+    x: ir.Value
+    alpha: float
+    inner: tuple[ir.Node, ...]
+
+
+def find(last: ir.Node) -> Silu | None:
+    """The pattern that ends with `last`."""
+    if not graph.is_standard(last, "Mul"):
+        return None
+    for x, other in (tuple(last.inputs), tuple(reversed(last.inputs))):
         sigmoid = match.producer(other, "Sigmoid")
-        if x is None or sigmoid is None or (found := _multiple(sigmoid.inputs[0], x)) is None:
-            continue
-        alpha, inner = found[0], (sigmoid, *found[1])
-        if reason := why_not_private(node, inner):
-            return Mismatch(reason)
-        if x.dtype not in {ir.DataType.FLOAT, ir.DataType.FLOAT16}:
-            return Mismatch("onnxruntime has QuickGelu for float32 and float16, and the type is another or not known")
-        attributes = [ir.AttrFloat32("alpha", alpha)]
-        return partial(collapse, node, inner, "QuickGelu", [x], attributes, domain=CONTRIB)
-    return match.NOT_HERE
+        if x is not None and sigmoid is not None and (found := _multiple(sigmoid.inputs[0], x)) is not None:
+            return Silu(x, found[0], (sigmoid, *found[1]))
+    return None
+
+
+def _rule(node: ir.Node, _opset: int) -> Rewrite | Mismatch:
+    found = find(node)
+    if found is None:
+        return match.NOT_HERE
+    if reason := why_not_private(node, found.inner):
+        return Mismatch(reason)
+    if found.x.dtype not in {ir.DataType.FLOAT, ir.DataType.FLOAT16}:
+        return Mismatch("onnxruntime has QuickGelu for float32 and float16, and the type is another or not known")
+    attributes = [ir.AttrFloat32("alpha", found.alpha)]
+    return partial(collapse, node, found.inner, "QuickGelu", [found.x], attributes, domain=CONTRIB)
 
 
 def _multiple(value: ir.Value | None, x: ir.Value) -> tuple[float, tuple[ir.Node, ...]] | None:

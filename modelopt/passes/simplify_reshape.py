@@ -26,7 +26,9 @@ class SimplifyReshape(Pass):
     Exporters write ``x.view(x.shape[0], -1, 64)`` as Shape, Gather, Unsqueeze and Concat. With ``allowzero = 0``
     (Reshape-14) a 0 at position i copies dimension i of x, so a dimension that provably equals it is written as 0,
     whatever its size at run time, 0 included. One that is not known becomes -1 only beside plain positive numbers: for
-    an empty tensor, -1 beside a dimension of 0 is undefined where the computed number is not.
+    an empty tensor, -1 beside a dimension of 0 is undefined where the computed number is not. With ``allowzero = 1``,
+    which torch's dynamo exporter writes on every Reshape, the attribute goes too: copied or computed, a dimension of 0
+    is the same 0. Only a 0 that stands in the shape as a number is another thing, and is refused.
 
     A dimension that Expand leaves as it is becomes 1. A Slice up to the dimension's end goes to the largest integer.
     Symbols and shapes declared in the model are taken at their word.
@@ -51,6 +53,7 @@ class SimplifyReshape(Pass):
                     skipped.append(Skip(graph.label(node), found.reason))
                     continue
                 _write(node, index, found, names, as_node=as_node)
+                node.attributes.pop("allowzero", None)
                 rewrites += 1
         return Changes(rewrites, tuple(skipped))
 
@@ -73,8 +76,8 @@ def _reshape(node: ir.Node, known: Symbolic) -> list[int] | Mismatch:
     target = known.terms(node.inputs[1])
     if target is None:
         return Mismatch("the number of dimensions of its shape is not known")
-    if graph.attribute_int(node, "allowzero", 0):
-        return Mismatch("with allowzero, 0 does not copy a dimension")
+    if graph.attribute_int(node, "allowzero", 0) and 0 in target:
+        return Mismatch("with allowzero, its 0 is a dimension of 0")
     kept = known.dims(node.inputs[0]) or ()
     shape = [_reshaped(term, axis, kept) for axis, term in enumerate(target)]
     unknown = [axis for axis, dim in enumerate(shape) if dim is None]

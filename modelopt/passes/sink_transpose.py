@@ -1,171 +1,159 @@
-"""Remove two transpositions that undo each other across operators that do not mind the order of axes."""
+"""Let operators that do not mind the order of axes run on what is not transposed, where that saves transpositions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import partial
 from typing import ClassVar
 
-import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph, match
 from modelopt.match import Mismatch
-from modelopt.passes._conv import MAX_COPY_BYTES
+from modelopt.passes._axes import Perm, perm_of
+from modelopt.passes._regions import Region, Use, best
 from modelopt.passes._rewrite import Rewrite, rewrite_nodes
 from modelopt.passes.base import Changes, Context, Effect, Pass
 
-# fmt: off
-_UNARY = frozenset({
-    "Abs", "Cast", "Ceil", "Clip", "Cos", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish",
-    "Identity", "LeakyRelu", "Log", "Mish", "Neg", "Relu", "Sigmoid", "Sign", "Sin", "Softplus", "Sqrt", "Tanh",
-})
-# fmt: on
-_BINARY = frozenset({"Add", "Div", "Max", "Min", "Mul", "Pow", "Sub"})
-_REDUCE = frozenset({"ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum"})
-
-Perm = tuple[int, ...]
-
 
 class SinkTranspose(Pass):
-    """Remove a Transpose and the one that undoes it behind a chain of operators that work without them.
+    """Run operators between transpositions on what is not transposed, where fewer transpositions are left.
 
     With ``x' = Transpose(x, perm)``, axis ``i`` of ``x'`` is axis ``perm[i]`` of ``x``, and the Transpose sinks:
     ``f(x') = Transpose(f(x), perm)`` for elementwise ``f``; ``x' + c = Transpose(x + c', perm)``, where ``c'`` is ``c``
-    with ones put before its shape and transposed back; a reduction or Softmax over axis ``i`` becomes one over
-    ``perm[i]``, and a reduction without `keepdims` takes its axes out of ``perm`` too.
+    with ones put before its shape and transposed back; a reduction, Softmax, Slice, Pad, Split or Concat along axis
+    ``i`` becomes one along ``perm[i]``, and an operator that takes axes away takes them out of ``perm`` too.
 
-    It sinks only where it meets its inverse and both go: nothing is moved for its own sake. Each value on the way must
-    have one consumer, for which two inputs of it may be the same value (a square).
+    A Transpose and the one that undoes it both go; an operand that is not transposed gets a Transpose the other way,
+    and so does a value that another operator needs as it was. Nodes move only where fewer Transpose are left, or as
+    many that move fewer elements: so it comes to an end. Nodes that onnxruntime fuses into one kernel move together,
+    and a normalization only where its axis stays the last.
     """
 
     name: ClassVar[str] = "sink-transpose"
     effect: ClassVar[Effect] = Effect.EXACT
 
     def apply(self, model: ir.Model, ctx: Context) -> Changes:
-        """Remove every such pair."""
+        """Look behind every Transpose."""
         return rewrite_nodes(model, partial(_rule, graph.NameSource(model)))
 
 
-@dataclass(frozen=True)
-class _Step:
-    """An operator on the way: the edit that makes it work on what is not transposed, and ``perm`` behind it."""
-
-    node: ir.Node
-    edit: Callable[[], None]
-    behind: Perm
-
-
 def _rule(names: graph.NameSource, first: ir.Node, opset: int) -> Rewrite | Mismatch:
-    perm = graph.attribute_ints(first, "perm") if graph.is_standard(first, "Transpose") else None
-    if perm is None or sorted(perm) != list(range(len(perm))) or first.inputs[0] is None:
+    perm = perm_of(first)
+    if perm is None or first.inputs[0] is None or first.graph is None:
         return match.NOT_HERE
-    steps: list[_Step] = []
-    value = first.outputs[0]
-    while True:
-        node = _only_user(value)
-        if node is None or node.graph is not first.graph:
-            return (
-                Mismatch(f"{value.name} is needed as it is: {graph.why_not_sole(value)}") if steps else match.NOT_HERE
-            )
-        if graph.is_standard(node, "Transpose"):
-            return _end(first, steps, node, perm)
-        step = _through(names, node, value, perm, opset)
-        if isinstance(step, Mismatch):
-            return step
-        steps.append(step)
-        value, perm = node.outputs[0], step.behind
+    region = Region(first.graph)
+    region.grow(names, first, perm, opset)
+    chosen = best(region, region.groups(opset))
+    if chosen is None:
+        blocker = next(iter(region.blockers), None)
+        if region.moved:
+            return Mismatch("moving it would save no transposition" + (f": {blocker}" if blocker else ""))
+        return match.NOT_HERE if blocker is None else Mismatch(blocker)
+    return _why_not(region, chosen) or partial(_rewrite, names, region, chosen)
 
 
-def _only_user(value: ir.Value) -> ir.Node | None:
-    users = dict.fromkeys(use.node for use in value.uses())
-    return None if value.is_graph_output() or len(users) != 1 else next(iter(users))
+def _why_not(region: Region, chosen: set[ir.Node]) -> Mismatch | None:
+    """Outputs of the graph keep their names: a value that became one must be able to take it over."""
+    for source in region.sources(chosen):
+        outputs = [use for use in region.uses(source) if use.node is None]
+        plain = [use.value for use in outputs if region.needed(source, use, chosen) is None]
+        if len(plain) > 1 or (plain and plain[0] is not source and source.producer() is None):
+            return Mismatch("two graph outputs, or an input and an output, would become one value")
+    return None
 
 
-def _end(first: ir.Node, steps: list[_Step], last: ir.Node, perm: Perm) -> Rewrite | Mismatch:
-    if not steps:
-        return match.NOT_HERE  # merge-transpose
-    back = graph.attribute_ints(last, "perm") or tuple(reversed(range(len(perm))))
-    if len(back) != len(perm) or [perm[axis] for axis in back] != list(range(len(perm))):
-        return Mismatch(f"{graph.label(last)} does not undo it")
-    return partial(_rewrite, first, steps, last)
+def _rewrite(names: graph.NameSource, region: Region, chosen: set[ir.Node]) -> None:
+    plans = [
+        (source, [(use, region.needed(source, use, chosen)) for use in region.uses(source)])
+        for source in region.sources(chosen)
+    ]
+    for node in region.moved:
+        if node in chosen:
+            _edit(region, node)
+    for source, plan in plans:
+        _rewire(names, region.scope, source, plan)
 
 
-def _through(names: graph.NameSource, node: ir.Node, value: ir.Value, perm: Perm, opset: int) -> _Step | Mismatch:
-    kind = node.op_type if node.domain in graph.STANDARD_DOMAINS else None
-    refusal = Mismatch(f"{graph.label(node)} does not work on other axes")
-    if len(node.outputs) != 1 or opset < 7:
-        return refusal
-    if (kind in _UNARY and node.inputs[0] is value) or (
-        kind in _BINARY and all(operand is value for operand in node.inputs)
-    ):
-        return _Step(node, lambda: None, perm)
-    if kind in _BINARY and len(node.inputs) == 2:
-        return _beside_constant(names, node, value, perm)
-    if kind == "Softmax" and opset >= 13:
-        axis = graph.attribute_int(node, "axis", -1) % len(perm)
-        return _Step(node, partial(_set, node, ir.AttrInt64("axis", perm[axis])), perm)
-    return _reduction(names, node, perm, opset) if kind in _REDUCE else refusal
+def _edit(region: Region, node: ir.Node) -> None:
+    moved = region.moved[node]
+    for edit in moved.edits:
+        edit()
+    for value in node.outputs:
+        if value.shape is not None and len(value.shape) == len(moved.behind):
+            before = dict(zip(moved.behind, value.shape, strict=True))
+            value.shape = ir.Shape([before[axis] for axis in range(len(before))])
 
 
-def _beside_constant(names: graph.NameSource, node: ir.Node, value: ir.Value, perm: Perm) -> _Step | Mismatch:
-    operands = match.split_constant(node)
-    tensor = None if operands is None else graph.constant_tensor(operands[1])
-    if operands is None or operands[0] is not value or tensor is None:
-        return Mismatch(f"{graph.label(node)} has another operand that is not constant")
-    shape = tuple(tensor.shape.numpy())
-    if len(shape) > len(perm):
-        return Mismatch(f"the constant of {graph.label(node)} raises the rank")
-    if tensor.size == 1:
-        return _Step(node, lambda: None, perm)
-    if len(operands[1].uses()) > 1 and tensor.nbytes > MAX_COPY_BYTES:
-        return Mismatch(f"other nodes use its constant too, and a copy would add {tensor.nbytes} bytes")
-    array = tensor.numpy().reshape((1,) * (len(perm) - len(shape)) + shape).transpose(np.argsort(perm))
-    index = list(node.inputs).index(operands[1])
-    return _Step(node, partial(_set_constant, names, node, index, array), perm)
+def _rewire(
+    names: graph.NameSource,
+    scope: ir.Graph | ir.Function,
+    source: ir.Value,
+    plan: list[tuple[Use, Perm | None]],
+) -> None:
+    """Give each use of `source` what it needs, by one Transpose for each permutation, and drop those of before."""
+    made: dict[Perm, ir.Value] = {}
+    old = [node for use, _ in plan for node in _between(source, use.value)]
+    for use, perm in plan:
+        if use.node is None and perm is not None:
+            made.setdefault(perm, _as_output(names, scope, source, use.value, perm))
+    for use, perm in plan:
+        if use.node is None and perm is None and use.value is not source:
+            graph.replace_value(use.value, source)
+    for use, perm in plan:
+        if use.node is not None:
+            if perm is not None and perm not in made:
+                made[perm] = _transposed(names, scope, source, perm)
+            use.node.replace_input_with(use.index, source if perm is None else made[perm])
+    while [node for node in dict.fromkeys(old) if node.graph is not None and graph.remove_if_dead(node)]:
+        pass
 
 
-def _reduction(names: graph.NameSource, node: ir.Node, perm: Perm, opset: int) -> _Step | Mismatch:
-    by_input = opset >= (13 if node.op_type == "ReduceSum" else 18)
-    given = node.inputs[1] if by_input and len(node.inputs) > 1 else None
-    axes = graph.constant(given, max_bytes=1024) if by_input else graph.attribute_ints(node, "axes")
-    if axes is None or not len(axes) or not all(-len(perm) <= axis < len(perm) for axis in axes):
-        return Mismatch(f"the axes of {graph.label(node)} are not known")
-    outer = sorted({int(axis) % len(perm) for axis in axes})
-    inner = sorted(perm[axis] for axis in outer)
-    behind = perm
-    if not graph.attribute_int(node, "keepdims", 1):
-        left = [axis for axis in range(len(perm)) if axis not in inner]
-        behind = tuple(left.index(perm[axis]) for axis in range(len(perm)) if axis not in outer)
-    edit = partial(_set, node, ir.AttrInt64s("axes", inner))
-    if by_input:
-        edit = partial(_set_constant, names, node, 1, np.array(inner, np.int64))
-    return _Step(node, edit, behind)
+def _as_output(
+    names: graph.NameSource, scope: ir.Graph | ir.Function, source: ir.Value, output: ir.Value, perm: Perm
+) -> ir.Value:
+    """The graph output `output` as `source` transposed by `perm`; its name stays."""
+    producer = output.producer()
+    if output is not source and producer is not None:
+        graph.become(producer, "Transpose", [source], [ir.AttrInt64s("perm", perm)])
+        scope.remove(producer)
+        _insert(scope, source, producer)  # others may read it, before where it stood
+        return output
+    declared, name = source.shape, source.name
+    made = _transposed(names, scope, source, perm)
+    node = made.producer()
+    graph.replace_value(source, made)
+    if node is not None:
+        node.replace_input_with(0, source)
+    source.name = names(f"{name}_moved")
+    source.shape = declared
+    made.shape = _shape(source, perm)
+    return made
 
 
-def _set(node: ir.Node, attribute: ir.Attr) -> None:
-    node.attributes.add(attribute)
+def _transposed(names: graph.NameSource, scope: ir.Graph | ir.Function, source: ir.Value, perm: Perm) -> ir.Value:
+    name = names(f"{source.name}_transposed")
+    value = ir.Value(name=name, shape=_shape(source, perm), type=source.type)
+    node = ir.Node("", "Transpose", [source], [ir.AttrInt64s("perm", perm)], outputs=[value], name=name)
+    _insert(scope, source, node)
+    return value
 
 
-def _set_constant(names: graph.NameSource, node: ir.Node, index: int, array: np.ndarray) -> None:
-    old = node.inputs[index]
-    if old is None:
-        raise ValueError(f"{graph.label(node)} lacks input {index}")
-    node.replace_input_with(index, graph.constant_beside(old, node, names(f"{old.name}_moved"), array))
-    graph.drop_unused_constants([old])
+def _insert(scope: ir.Graph | ir.Function, source: ir.Value, node: ir.Node) -> None:
+    """Put `node` right behind where `source` comes to be."""
+    producer = source.producer()
+    if producer is not None and producer.graph is scope:
+        scope.insert_after(producer, node)
+    else:
+        scope.insert_before(scope[0], node)
 
 
-def _rewrite(first: ir.Node, steps: list[_Step], last: ir.Node) -> None:
-    for step in steps:
-        step.edit()
-        output = step.node.outputs[0]
-        if output.shape is not None:
-            moved = dict(zip(step.behind, output.shape, strict=True))
-            output.shape = ir.Shape([moved[axis] for axis in range(len(moved))])
-    source = first.inputs[0]
-    if source is not None:
-        graph.replace_value(first.outputs[0], source)
-    graph.remove_if_dead(first)
-    graph.replace_value(last.outputs[0], steps[-1].node.outputs[0])
-    graph.remove_if_dead(last)
+def _shape(source: ir.Value, perm: Perm) -> ir.Shape | None:
+    return None if source.shape is None else ir.Shape([source.shape[axis] for axis in perm])
+
+
+def _between(source: ir.Value, value: ir.Value) -> Iterator[ir.Node]:
+    """The Transpose nodes that make `value` of `source`, the last one first."""
+    while value is not source and (node := value.producer()) is not None and node.inputs[0] is not None:
+        yield node
+        value = node.inputs[0]

@@ -134,7 +134,7 @@ def _products(value: ir.Value) -> list[ir.Node] | Mismatch:
 
 def _keeps_columns(node: ir.Node) -> bool:
     """Whether `node` is a Reshape that leaves the last axis as it is."""
-    if not graph.is_standard(node, "Reshape") or graph.attribute_int(node, "allowzero", 0):
+    if not graph.is_standard(node, "Reshape") or graph.makes_empty(node):
         return False
     target, data = graph.constant(node.inputs[1], max_bytes=64), node.inputs[0]
     width = None if data is None or not data.shape else data.shape[-1]

@@ -188,7 +188,7 @@ class GateResult(msgspec.Struct, frozen=True, kw_only=True):
     """One line of the contract.
 
     Attributes:
-        gate: ``max-drop``, ``min-speedup``, ``max-size`` or ``must-gain``.
+        gate: ``max-drop``, ``min-speedup``, ``max-size``, ``must-gain`` or ``not-slower``.
         limit: What was asked, as text.
         found: What was measured, as text.
         passed: Whether it holds; None where that could not be judged.

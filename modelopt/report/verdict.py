@@ -17,6 +17,9 @@ _QUANTIZED = {
     "store-weights": "int8 for storage",
     "convert-half": "half precision",
 }
+ALL = "all passes"
+"""What the trial of a whole recipe is called."""
+
 _NOT_DONE = {"prune-magnitude": "Not pruned", "convert-half": "Not converted"}
 _FAILINGS = {
     Outcome.SLOWER: "slower",
@@ -50,6 +53,11 @@ def _made(report: Report) -> str:
         what = _NOT_DONE.get(asked, "Not quantized")
         rest = "the float model after the exact passes is the output" if last else "the output is a copy of the input"
         return f"{what}: {_why_not(report, asked)}; {rest}."
+    slower = next((trial for trial in report.trials if trial.group == ALL and not trial.kept), None)
+    if slower is not None:
+        times = "" if slower.ratio is None else f" ({slower.ratio.point:.2f}×)"
+        left = "the model with its opset converted" if last else "a copy of the input"
+        return f"Not kept: the result was slower than the input{times}; the output is {left}."
     if not last:
         return "Nothing changed: the output is a copy of the input."
     rewrites = sum(result.rewrites for result in report.passes)

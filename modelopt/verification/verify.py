@@ -326,8 +326,10 @@ def _error(step: Pass | None, mismatch: OutputMismatch) -> VerificationFailed:
     fact = (
         "the result differs from the original" if step is None else f"the pass {step} changed what the model computes"
     )
-    return VerificationFailed(
+    error = VerificationFailed(
         fact,
         note=f"the output '{mismatch.output}': {mismatch.reason}",
         hint="this is a bug of ours, please report it; nothing was written",
     )
+    error.step = None if step is None else step.name
+    return error

@@ -1,0 +1,302 @@
+"""How operators work on axes in another order: what to change in each so that a Transpose behind it will do.
+
+With ``x' = Transpose(x, perm)``, axis ``i`` of ``x'`` is axis ``perm[i]`` of ``x``. For an operator with
+``f(x') = Transpose(f'(x), behind)`` this says what makes ``f'`` of ``f``, and ``behind``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import onnx_ir as ir
+
+from modelopt import graph
+from modelopt.match import Mismatch
+from modelopt.passes._conv import MAX_COPY_BYTES
+
+# fmt: off
+_ELEMENTWISE = frozenset({
+    "Abs", "Acos", "Acosh", "Add", "And", "Asin", "Asinh", "Atan", "Atanh", "BitShift", "BitwiseAnd", "BitwiseNot",
+    "BitwiseOr", "BitwiseXor", "Cast", "Ceil", "Celu", "Clip", "Cos", "Cosh", "DequantizeLinear", "Div", "Elu", "Equal",
+    "Erf", "Exp", "Floor", "Gelu", "Greater", "GreaterOrEqual", "HardSigmoid", "HardSwish", "Identity", "IsInf",
+    "IsNaN", "LeakyRelu", "Less", "LessOrEqual", "Log", "Max", "Mean", "Min", "Mish", "Mod", "Mul", "Neg", "Not", "Or",
+    "PRelu", "Pow", "QuantizeLinear", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh",
+    "Softplus", "Softsign", "Sqrt", "Sub", "Sum", "Tan", "Tanh", "ThresholdedRelu", "Where", "Xor",
+})
+_REDUCE_BY_INPUT = {
+    "ReduceL1": 18, "ReduceL2": 18, "ReduceLogSum": 18, "ReduceLogSumExp": 18, "ReduceMax": 18, "ReduceMean": 18,
+    "ReduceMin": 18, "ReduceProd": 18, "ReduceSum": 13, "ReduceSumSquare": 18,
+}
+# fmt: on
+_SMALL_BYTES = 1024
+
+Perm = tuple[int, ...]
+Edit = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Moved:
+    """An operator on axes in another order.
+
+    Attributes:
+        perm: What is taken from before its inputs.
+        behind: What its outputs are transposed by then.
+        carried: The positions of the inputs that `perm` is taken from; constants are not among them.
+        edits: What to change in the operator.
+    """
+
+    perm: Perm
+    behind: Perm
+    carried: tuple[int, ...]
+    edits: tuple[Edit, ...] = ()
+
+
+def compose(*perms: Perm) -> Perm:
+    """The one transposition that does these in turn."""
+    result = perms[0]
+    for perm in perms[1:]:
+        result = tuple(result[axis] for axis in perm)
+    return result
+
+
+def inverse(perm: Perm) -> Perm:
+    """What undoes it."""
+    return tuple(int(axis) for axis in np.argsort(perm))
+
+
+def perm_of(node: ir.Node | None) -> Perm | None:
+    """The permutation of a Transpose; None for another operator, and where it reverses axes that nobody counted."""
+    if node is None or not graph.is_standard(node, "Transpose"):
+        return None
+    perm, rank = graph.attribute_ints(node, "perm"), graph.rank(node.inputs[0])
+    if perm is None:
+        return None if rank is None else tuple(reversed(range(rank)))
+    return perm if sorted(perm) == list(range(len(perm))) else None
+
+
+def on_other_axes(
+    names: graph.NameSource, node: ir.Node, perm: Perm, opset: int, ranks: Mapping[ir.Value, int]
+) -> Moved | Mismatch:
+    """`node` on inputs from which `perm` is taken; `ranks` are known of values whose shape is not."""
+    kind = node.op_type if node.domain in graph.STANDARD_DOMAINS else ""
+    if opset >= 7:
+        if kind in _ELEMENTWISE:
+            return _elementwise(names, node, perm, ranks)
+        if kind in _REDUCE_BY_INPUT:
+            return _reduction(names, node, perm, opset)
+        if rule := _RULES.get(kind):
+            return rule(names, node, perm, opset)
+    return Mismatch(f"{graph.label(node)} does not work on other axes")
+
+
+def _elementwise(names: graph.NameSource, node: ir.Node, perm: Perm, ranks: Mapping[ir.Value, int]) -> Moved | Mismatch:
+    carried, edits = [], []
+    for index, value in enumerate(node.inputs):
+        if value is None:
+            continue
+        tensor = graph.constant_tensor(value)
+        if tensor is None:
+            if (rank := ranks.get(value, graph.rank(value))) not in {len(perm), 0} and not _is_only(node, index):
+                return Mismatch(f"{graph.label(node)} has an operand of rank {'?' if rank is None else rank}")
+            carried += [index] if rank != 0 else []
+        elif len(tensor.shape) > len(perm):
+            return Mismatch(f"the constant of {graph.label(node)} raises the rank")
+        elif tensor.size != 1:
+            found = _constant(names, node, index, tensor, perm)
+            if isinstance(found, Mismatch):
+                return found
+            edits.append(found)
+    if node.op_type in {"QuantizeLinear", "DequantizeLinear"} and (edits or carried != [0]):
+        return Mismatch(f"{graph.label(node)} has a scale for each index of an axis")
+    return Moved(perm, perm, tuple(carried), tuple(edits)) if carried else Mismatch("it has no operand with axes")
+
+
+def _is_only(node: ir.Node, index: int) -> bool:
+    """Whether the other inputs are constants or the same value, so that the output has the rank of this one."""
+    value = node.inputs[index]
+    return all(other is value or other is None or graph.constant_tensor(other) is not None for other in node.inputs)
+
+
+def _constant(
+    names: graph.NameSource, node: ir.Node, index: int, tensor: ir.TensorProtocol, perm: Perm
+) -> Edit | Mismatch:
+    """A constant beside what moves is moved too, when it is stored: ones are put before its shape first."""
+    value = node.inputs[index]
+    if tensor.dtype == ir.DataType.STRING:
+        return Mismatch(f"{graph.label(node)} has a constant of strings")
+    if value is None or (len(value.uses()) > 1 and tensor.nbytes > MAX_COPY_BYTES):
+        return Mismatch(f"other nodes use its constant too, and a copy would add {tensor.nbytes} bytes")
+
+    def edit() -> None:
+        shape = tensor.shape.numpy()
+        array = tensor.numpy().reshape((1,) * (len(perm) - len(shape)) + tuple(shape))
+        _set_constant(names, node, index, array.transpose(inverse(perm)))
+
+    return edit
+
+
+def _concat(names: graph.NameSource, node: ir.Node, perm: Perm, _opset: int) -> Moved | Mismatch:
+    axis = _axis(graph.attribute_int(node, "axis", 0), perm)
+    if isinstance(axis, Mismatch):
+        return axis
+    carried: list[int] = []
+    edits: list[Edit] = [partial(_set, node, ir.AttrInt64("axis", perm[axis]))]
+    for index, value in enumerate(node.inputs):
+        tensor = graph.constant_tensor(value)
+        if tensor is None:
+            carried.append(index)
+            continue
+        found = _constant(names, node, index, tensor, perm)
+        if isinstance(found, Mismatch):
+            return found
+        edits.append(found)
+    return Moved(perm, perm, tuple(carried), tuple(edits)) if carried else Mismatch("it has no operand with axes")
+
+
+def _along_axis(default: int) -> Callable[[graph.NameSource, ir.Node, Perm, int], Moved | Mismatch]:
+    """An operator that works along one axis, given as an attribute, and leaves the others where they are."""
+
+    def rule(_names: graph.NameSource, node: ir.Node, perm: Perm, opset: int) -> Moved | Mismatch:
+        if node.op_type in {"Softmax", "LogSoftmax", "Hardmax"} and opset < 13:
+            return Mismatch(f"{graph.label(node)} of opset {opset} works on a matrix")
+        axis = _axis(graph.attribute_int(node, "axis", default), perm)
+        if isinstance(axis, Mismatch):
+            return axis
+        behind = perm
+        if node.op_type in {"ArgMax", "ArgMin"} and not graph.attribute_int(node, "keepdims", 1):
+            behind = _without(perm, [axis])
+        return Moved(perm, behind, (0,), (partial(_set, node, ir.AttrInt64("axis", perm[axis])),))
+
+    return rule
+
+
+def _slice(names: graph.NameSource, node: ir.Node, perm: Perm, opset: int) -> Moved | Mismatch:
+    if opset < 10:
+        count = len(graph.attribute_ints(node, "starts") or ())
+        outer = _axes_in(graph.attribute_ints(node, "axes") or tuple(range(count)), perm)
+        if isinstance(outer, Mismatch):
+            return outer
+        return Moved(perm, perm, (0,), (partial(_set, node, ir.AttrInt64s("axes", [perm[axis] for axis in outer])),))
+    axes = graph.constant(_input(node, 3), max_bytes=_SMALL_BYTES)
+    if axes is None:
+        return Mismatch(f"the axes of {graph.label(node)} are not known")
+    outer = _axes_in(axes.ravel().tolist(), perm)
+    if isinstance(outer, Mismatch):
+        return outer
+    moved = np.array([perm[axis] for axis in outer], axes.dtype)
+    return Moved(perm, perm, (0,), (partial(_set_constant, names, node, 3, moved),))
+
+
+def _pad(names: graph.NameSource, node: ir.Node, perm: Perm, opset: int) -> Moved | Mismatch:
+    if opset >= 18 and _input(node, 3) is not None:
+        axes = graph.constant(_input(node, 3), max_bytes=_SMALL_BYTES)
+        outer = Mismatch("its axes are not known") if axes is None else _axes_in(axes.ravel().tolist(), perm)
+        if isinstance(outer, Mismatch) or axes is None:
+            return Mismatch(f"the axes of {graph.label(node)} are not known")
+        moved = np.array([perm[axis] for axis in outer], axes.dtype)
+        return Moved(perm, perm, (0,), (partial(_set_constant, names, node, 3, moved),))
+    pads = graph.attribute_ints(node, "pads") if opset < 11 else graph.constant(_input(node, 1), max_bytes=_SMALL_BYTES)
+    if pads is None or len(pads) != 2 * len(perm):
+        return Mismatch(f"the pads of {graph.label(node)} are not known")
+    # Axis perm[i] of x is axis i of x', so its pads are those at the place of perm[i] in the inverse.
+    sides = np.array(pads, np.int64).reshape(2, -1)[:, list(inverse(perm))].ravel()
+    edit = partial(_set, node, ir.AttrInt64s("pads", sides.tolist()))
+    return Moved(perm, perm, (0,), (edit if opset < 11 else partial(_set_constant, names, node, 1, sides),))
+
+
+def _reduction(names: graph.NameSource, node: ir.Node, perm: Perm, opset: int) -> Moved | Mismatch:
+    by_input = opset >= _REDUCE_BY_INPUT[node.op_type]
+    given = _input(node, 1) if by_input else None
+    axes = graph.constant(given, max_bytes=_SMALL_BYTES) if by_input else graph.attribute_ints(node, "axes")
+    keeps = bool(graph.attribute_int(node, "keepdims", 1))
+    if axes is None and given is None and not (by_input and graph.attribute_int(node, "noop_with_empty_axes", 0)):
+        return Moved(perm, perm if keeps else (), (0,))
+    outer = Mismatch("") if axes is None or not len(axes) else _axes_in([int(axis) for axis in axes], perm)
+    if isinstance(outer, Mismatch):
+        return Mismatch(f"the axes of {graph.label(node)} are not known")
+    inner = sorted(perm[axis] for axis in outer)
+    edit: Edit = partial(_set, node, ir.AttrInt64s("axes", inner))
+    if by_input:
+        edit = partial(_set_constant, names, node, 1, np.array(inner, np.int64))
+    return Moved(perm, perm if keeps else _without(perm, outer), (0,), (edit,))
+
+
+def _squeeze(names: graph.NameSource, node: ir.Node, perm: Perm, opset: int) -> Moved | Mismatch:
+    axes = graph.attribute_ints(node, "axes") if opset < 13 else graph.constant(_input(node, 1), max_bytes=_SMALL_BYTES)
+    outer = Mismatch("") if axes is None or not len(axes) else _axes_in([int(axis) for axis in axes], perm)
+    if isinstance(outer, Mismatch):
+        return Mismatch(f"the axes of {graph.label(node)} are not known")
+    inner = sorted(perm[axis] for axis in outer)
+    edit: Edit = partial(_set, node, ir.AttrInt64s("axes", inner))
+    if opset >= 13:
+        edit = partial(_set_constant, names, node, 1, np.array(inner, np.int64))
+    return Moved(perm, _without(perm, outer), (0,), (edit,))
+
+
+def _unsqueeze(_names: graph.NameSource, node: ir.Node, perm: Perm, opset: int) -> Moved | Mismatch:
+    """New axes stay at their places; the others follow `perm` around them."""
+    axes = graph.attribute_ints(node, "axes") if opset < 13 else graph.constant(_input(node, 1), max_bytes=_SMALL_BYTES)
+    if axes is None:
+        return Mismatch(f"the axes of {graph.label(node)} are not known")
+    rank = len(perm) + len(axes)
+    new = {int(axis) % rank for axis in axes}
+    old = [axis for axis in range(rank) if axis not in new]
+    if len(old) != len(perm):
+        return Mismatch(f"the axes of {graph.label(node)} do not fit")
+    behind = list(range(rank))
+    for place, axis in zip(old, perm, strict=True):
+        behind[place] = old[axis]
+    return Moved(perm, tuple(behind), (0,))
+
+
+_RULES: dict[str, Callable[[graph.NameSource, ir.Node, Perm, int], Moved | Mismatch]] = {
+    "ArgMax": _along_axis(0),
+    "ArgMin": _along_axis(0),
+    "Concat": _concat,
+    "Hardmax": _along_axis(-1),
+    "LogSoftmax": _along_axis(-1),
+    "Pad": _pad,
+    "Slice": _slice,
+    "Softmax": _along_axis(-1),
+    "Split": _along_axis(0),
+    "Squeeze": _squeeze,
+    "Unsqueeze": _unsqueeze,
+}
+
+
+def _without(perm: Perm, outer: Sequence[int]) -> Perm:
+    """`perm` where the axes `outer` behind it, which are ``perm[axis]`` before it, are taken away."""
+    gone = {perm[axis] for axis in outer}
+    left = [axis for axis in range(len(perm)) if axis not in gone]
+    return tuple(left.index(perm[axis]) for axis in range(len(perm)) if axis not in outer)
+
+
+def _axis(axis: int, perm: Perm) -> int | Mismatch:
+    return axis % len(perm) if -len(perm) <= axis < len(perm) else Mismatch(f"axis {axis} is none of {len(perm)}")
+
+
+def _axes_in(axes: Sequence[int], perm: Perm) -> list[int] | Mismatch:
+    """The axes counted from the front, in the order in which they are written."""
+    found = [_axis(axis, perm) for axis in axes]
+    return next(
+        (each for each in found if isinstance(each, Mismatch)), [each for each in found if isinstance(each, int)]
+    )
+
+
+def _input(node: ir.Node, index: int) -> ir.Value | None:
+    return node.inputs[index] if index < len(node.inputs) else None
+
+
+def _set(node: ir.Node, attribute: ir.Attr) -> None:
+    node.attributes.add(attribute)
+
+
+def _set_constant(names: graph.NameSource, node: ir.Node, index: int, array: np.ndarray) -> None:
+    old = node.inputs[index]
+    if old is None:
+        raise ValueError(f"{graph.label(node)} lacks input {index}")
+    node.replace_input_with(index, graph.constant_beside(old, node, names(f"{old.name}_moved"), array))
+    graph.drop_unused_constants([old])
