@@ -13,7 +13,7 @@ from modelopt.data.check import fixed_size
 from modelopt.data.dtypes import holds_floats, numpy_dtype
 from modelopt.data.sample import Dataset, Sample
 from modelopt.errors import InputError, Refused, did_you_mean
-from modelopt.signature import Dim, TensorSpec, is_free
+from modelopt.signature import Dim, TensorSpec, is_free, symbol_of
 
 DEFAULT_FREE_DIM = 8
 """The size of a free dimension that is not the batch and that the user does not name."""
@@ -146,16 +146,16 @@ def _symbol_sizes(
     sizes: dict[str, int] = {}
     for spec in inputs:
         for axis, dim in enumerate(spec.shape or ()):
-            if isinstance(dim, str):
-                sizes[dim] = batch if axis == 0 else sizes.get(dim, free_dim)
+            if (symbol := symbol_of(dim)) is not None:
+                sizes[symbol] = batch if axis == 0 else sizes.get(symbol, free_dim)
     for spec in inputs:  # the batch's name keeps its size on whatever axis it stands
-        if spec.shape and isinstance(spec.shape[0], str):
-            sizes[spec.shape[0]] = batch
+        if spec.shape and (symbol := symbol_of(spec.shape[0])) is not None:
+            sizes[symbol] = batch
     for name, size in free_dims.items():
         if name not in sizes:
             raise InputError(
                 f"the model has no free dimension '{name}'",
-                note=f"its free dimensions are {', '.join(sizes) or 'none'}",
+                note=f"its free dimensions are {', '.join(sizes)}" if sizes else "it has none with a name",
                 hint=did_you_mean(name, sizes),
             )
         if size < 1:
@@ -180,8 +180,8 @@ def _shape(spec: TensorSpec, sizes: Mapping[str, int], batch: int, free_dim: int
 
 
 def _size(axis: int, dim: Dim, sizes: Mapping[str, int], batch: int, free_dim: int) -> int:
-    if isinstance(dim, str):
-        return sizes[dim]
+    if (symbol := symbol_of(dim)) is not None:
+        return sizes[symbol]
     fixed = fixed_size(dim)
     if fixed is not None:
         return fixed

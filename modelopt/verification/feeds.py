@@ -17,7 +17,7 @@ import numpy as np
 from modelopt.data.dtypes import holds_floats, numpy_dtype
 from modelopt.data.synthetic import shapes_of
 from modelopt.measure.closeness import Nonfinite
-from modelopt.signature import Signature, TensorSpec, is_free
+from modelopt.signature import Signature, TensorSpec, is_free, symbol_of
 from modelopt.verification.input_uses import InputUse
 
 LARGE = 1000.0
@@ -166,11 +166,9 @@ class Maker:
 
     def free_lengths(self) -> tuple[str, ...]:
         """Names of the free dimensions that are not the batch; unnamed ones as ``?``."""
-        batch = {spec.shape[0] for spec in self.signature.inputs if spec.shape}
+        batch = {symbol_of(spec.shape[0]) for spec in self.signature.inputs if spec.shape} - {None}
         dims = [dim for spec in self.signature.inputs for dim in (spec.shape or ())[1:] if is_free(dim)]
-        return tuple(
-            dict.fromkeys(dim if isinstance(dim, str) else "?" for dim in dims if dim not in batch or dim is None)
-        )
+        return tuple(dict.fromkeys(symbol or "?" for symbol in map(symbol_of, dims) if symbol not in batch))
 
     def count_values(self, shape: Shape) -> int:
         """How many values a feed of these sizes has."""

@@ -15,7 +15,7 @@ from modelopt.data.synthetic import lengths_to_try
 from modelopt.errors import InputError, ModeloptError, Refused
 from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Session, Worker
-from modelopt.signature import ANONYMOUS, Signature, TensorSpec, is_free
+from modelopt.signature import Signature, TensorSpec, is_free, symbol_of
 from modelopt.verification.executed import Regions, has_regions
 from modelopt.verification.feeds import Feed, Maker, Shape, Values
 from modelopt.verification.input_uses import InputUse, uses_of
@@ -207,10 +207,10 @@ def _sizes_of(feed: Mapping[str, np.ndarray], inputs: Sequence[TensorSpec]) -> d
     """The sizes that a feed has for the free dimensions that have names, but for those of first axes."""
     batch = {spec.shape[0] for spec in inputs if spec.shape}
     return {
-        dim: size
+        symbol: size
         for spec in inputs
         for dim, size in zip(spec.shape or (), feed[spec.name].shape, strict=False)
-        if isinstance(dim, str) and dim not in batch
+        if (symbol := symbol_of(dim)) is not None and symbol not in batch
     }
 
 
@@ -289,14 +289,14 @@ def _sizes_above(feeds: Sequence[Feed], signature: Signature) -> Iterator[str]:
             for axis, (dim, size) in enumerate(zip(spec.shape or (), feed.arrays[spec.name].shape, strict=False)):
                 if not is_free(dim):
                     continue
-                if axis == 0 or (dim in firsts and isinstance(dim, str)):
+                if axis == 0 or (dim in firsts and symbol_of(dim) is not None):
                     batches.append(size)
                 else:
-                    lengths.setdefault(dim if isinstance(dim, str) else "?", []).append(size)
+                    lengths.setdefault(symbol_of(dim) or "?", []).append(size)
     if batches:
         yield f"batch sizes above {max(batches)}"
     for name, sizes in lengths.items():
-        what = "free dimensions" if name in ANONYMOUS else f"sizes of '{name}'"
+        what = "free dimensions" if name == "?" else f"sizes of '{name}'"
         yield f"{what} above {max(sizes)}"
 
 
