@@ -93,8 +93,6 @@ def measure_models(
         for other in loaded[1:]:
             _require_same_inputs(loaded[0], other)
         recipe = Recipe(steps=(), seed=seed, evaluate=data, bench=bench)
-        for each in loaded:
-            measuring.require_tensors(each.model, hint="export the model without this output")
         opened = measuring.open_all(recipe, loaded[0].model)
         opened.hint = f"give it real ones: {data_flag} DATA"
         worker = stack.enter_context(Worker(limits))

@@ -203,21 +203,6 @@ def _open(spec: DataSpec | None, signature: Signature, seed: int) -> Dataset | N
     )
 
 
-def require_tensors(model: ir.Model, hint: str | None) -> None:
-    """Refuse a model whose outputs nothing here can compare.
-
-    Raises:
-        Refused: An output is a sequence.
-    """
-    for value in model.graph.outputs:
-        if isinstance(value.type, ir.SequenceType):
-            raise Refused(
-                f"the output '{value.name}' is a sequence, not a tensor",
-                note="only tensors can be compared with the original's",
-                hint=hint,
-            )
-
-
 def inputs(data: Data, worker: Worker, model: Path, free_dims: Mapping[str, int] | None = None) -> Dataset:
     """Inputs that the model runs on: the real data, else random ones of a size that works, found by trying.
 
@@ -268,7 +253,7 @@ def _random(
                 error.hint = hint or data.hint if error.hint == NO_RANDOM else error.hint
                 raise
             try:
-                session.run(next(iter(found)).feeds)
+                session.execute(next(iter(found)).feeds)
             except Refused as refusal:
                 note = note or refusal.note
                 continue

@@ -20,6 +20,7 @@ from modelopt.graph.edits import (
 )
 from modelopt.graph.operators import DATA_MOVEMENT
 from modelopt.graph.statistics import declared_values, signature, tensors, weight_bytes
+from modelopt.graph.types import is_plain_tensor, map_key, type_text
 from modelopt.graph.values import (
     attribute_float,
     attribute_int,
@@ -78,8 +79,10 @@ __all__ = [
     "forget_shapes",
     "import_domain",
     "is_overridable",
+    "is_plain_tensor",
     "is_standard",
     "label",
+    "map_key",
     "name_of",
     "nodes_with_opset",
     "opset",
@@ -98,6 +101,7 @@ __all__ = [
     "static_shape",
     "sweep",
     "tensors",
+    "type_text",
     "weight_bytes",
     "why_not_sole",
     "with_bodies",

@@ -170,7 +170,9 @@ def _transposed(subject: _Subject) -> Blocker | None:
 
 def _contrib(subject: _Subject) -> Blocker | None:
     places = [node for node in graph.all_nodes(subject.model) if node.domain.startswith(_CONTRIB_DOMAINS)]
-    text = "operators of onnxruntime's own domains: they stay in float, and shapes behind them may be unknown"
+    text = (
+        "operators of ai.onnx.ml or of onnxruntime's domains: they stay in float, and shapes behind them may be unknown"
+    )
     return _blocker("contrib-domain", "hampers", text, places)
 
 

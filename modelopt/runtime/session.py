@@ -59,10 +59,11 @@ class SessionInfo(msgspec.Struct, frozen=True):
 
     Attributes:
         inputs: Its inputs.
-        outputs: Its outputs.
+        outputs: What a run gives: its outputs; of one that is no tensor its parts, see `runtime.parts`.
         providers: The providers that it really has, in order of preference.
         load_ns: Nanoseconds for creating the session.
         integers: The inputs and outputs that the model says are integers for floats.
+        whole: For each of `outputs` the position of the model's output that it is, or is a part of.
     """
 
     inputs: tuple[IoSpec, ...]
@@ -70,6 +71,7 @@ class SessionInfo(msgspec.Struct, frozen=True):
     providers: tuple[str, ...]
     load_ns: int
     integers: IntegerIo = IntegerIo()
+    whole: tuple[int, ...] = ()
 
     def output_types(self) -> dict[str, str]:
         """By output the type of what a run gives: floats where the model says what its integers stand for."""

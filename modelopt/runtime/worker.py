@@ -294,7 +294,7 @@ class Session:
 
         Args:
             feeds: Input arrays by name.
-            outputs: Output names; None for all, in the model's order.
+            outputs: Names from `info.outputs`; None for all, in the model's order; empty for none.
 
         Returns:
             The outputs; float32 where the model says what its integers stand for.
@@ -313,6 +313,10 @@ class Session:
             integers[name].dequantize(array) if name in integers else array
             for name, array in zip(names, arrays, strict=True)
         ]
+
+    def execute(self, feeds: dict[str, np.ndarray]) -> None:
+        """Run once for its own sake: no output comes back, whatever it is. Raises as `run`."""
+        self.run(feeds, [])
 
     def observe(
         self, feeds: dict[str, np.ndarray], outputs: Mapping[str, str], *, bins: int, runs_at_once: int

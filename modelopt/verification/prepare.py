@@ -79,11 +79,15 @@ class Prepared:
     Attributes:
         feeds: The user's first.
         outputs: The original's outputs for each.
+        names: What each of the outputs is called.
+        whole: For each of them the position of the original's output that it is, or is a part of.
         not_executed: Parts of the original that no feed executes, in words.
     """
 
     feeds: tuple[Feed, ...]
     outputs: tuple[list[np.ndarray], ...]
+    names: tuple[str, ...]
+    whole: tuple[int, ...]
     not_executed: tuple[str, ...] = ()
 
     @property
@@ -157,7 +161,9 @@ def prepare(
     elif original.has_regions:
         missed = _reach_regions(answers, maker, worker, load, scratch)
     beyond = (*_sizes_above(answers.feeds, original.signature), *_trips_above(answers.feeds, original.uses))
-    return Prepared(tuple(answers.feeds), tuple(answers.outputs), (*missed, *beyond))
+    info = answers.session.info
+    names = tuple(output.name for output in info.outputs)
+    return Prepared(tuple(answers.feeds), tuple(answers.outputs), names, info.whole, (*missed, *beyond))
 
 
 def _construct(
