@@ -106,4 +106,7 @@ def _show(type_: onnx.TypeProto) -> None:
         held.CopyFrom(inner)
         type_.map_type.key_type = mark[0].value
         type_.map_type.value_type.CopyFrom(held)
-        type_.denotation = mark[1]
+        if mark[1]:
+            type_.denotation = mark[1]
+        else:
+            type_.ClearField("denotation")
