@@ -256,8 +256,11 @@ def _session_options(ort: Any, spec: SessionSpec) -> Any:
     options.enable_mem_pattern = spec.memory_pattern
     if not spec.spin:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    for library in spec.custom_op_libraries:
-        options.register_custom_ops_library(library)
+    for library in spec.op_libraries:
+        try:
+            options.register_custom_ops_library(library)
+        except Exception as error:
+            raise Failure("op-library", f"{library}\n{_first_line(error)}") from error
     return options
 
 

@@ -29,7 +29,7 @@ class SessionSpec(msgspec.Struct, frozen=True, kw_only=True):
         profile: Record which provider runs which node (slower).
         trace: With `profile`, also keep the optimized graph, so that each kernel names the values it writes.
         memory_pattern: Whether a run's tensors share one block that an earlier run of these shapes planned.
-        custom_op_libraries: Shared libraries that the user named on the command line.
+        op_libraries: Shared libraries of custom operators; the worker that opens the session names them.
         exact: Whether products of u8 × s8 are computed in full where this machine's instructions saturate at 16 bits
             (x86 without VNNI; elsewhere they always are). None leaves it to the worker that opens the session.
     """
@@ -42,7 +42,7 @@ class SessionSpec(msgspec.Struct, frozen=True, kw_only=True):
     profile: bool = False
     memory_pattern: bool = True
     trace: bool = False
-    custom_op_libraries: tuple[str, ...] = ()
+    op_libraries: tuple[str, ...] = ()
     exact: bool | None = None
 
 
