@@ -24,7 +24,8 @@ def explained(original: Path, made_by: Sequence[str]) -> Iterator[None]:
         yield
     except ModeloptError as error:
         if error.model == original and isinstance(error, Refused):
-            error.hint = error.hint or WITHOUT
+            if WITHOUT not in (error.hint or ""):
+                error.hint = "; ".join(filter(None, (error.hint, WITHOUT)))
         elif error.model not in {None, original} and isinstance(error, WorkerDied) and made_by:
             error.note = f"{error.note}; that model was made by {', '.join(dict.fromkeys(made_by))}"
         raise

@@ -37,9 +37,6 @@ from modelopt.verification.verify import Verify
 MAX_PROFILED_BYTES = 256 * 2**20
 """Larger results are not profiled: the runtime writes its optimized graph for that."""
 
-UNMEASURED = "export the model without this output, or write --no-verify --no-bench, without --eval"
-"""What helps where a model cannot be compared with anything."""
-
 MAX_ROUNDS = 10
 """How often a group of passes is repeated before it counts as unstable."""
 
@@ -110,8 +107,6 @@ def _run(request: Request) -> Report:
         spare = runner.start()
         loaded = io.load(request.model, scratch=scratch, allow_hardlinks=request.allow_hardlinks)
         measured = recipe.verify or recipe.bench is not None or recipe.evaluate is not None
-        if measured:
-            measuring.require_tensors(loaded.model, hint=UNMEASURED)
         made_by: list[str] = []
         stack.enter_context(blame.explained(loaded.path, made_by))
         data = measuring.open_all(recipe, loaded.model, _signature_after(recipe, loaded.model))
@@ -355,8 +350,7 @@ def _verifier(
         real = [] if data.users is None else measuring.first_feeds(data.users, request.verify_samples)
         return prepare(original, real, worker, lambda: replay(0), scratch, data.seed)
 
-    names = [spec.name for spec in graph.signature(loaded.model).outputs]
-    return Verify(loaded.path, prepared, worker, replay, scratch, names, last_from_file=True)
+    return Verify(loaded.path, prepared, worker, replay, scratch, last_from_file=True)
 
 
 class _Enough(Exception):

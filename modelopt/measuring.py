@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from modelopt import graph, integers
 from modelopt.data import Dataset, Preprocess, open_data, overlap, random_data, split
-from modelopt.data.synthetic import NO_RANDOM, RandomDataset, is_picture, lengths_to_try
+from modelopt.data.synthetic import NO_RANDOM, RandomDataset, Words, drawn_from, is_picture, lengths_to_try
 from modelopt.errors import ModeloptError, Refused
 from modelopt.findings import Findings
 from modelopt.measure.bench import BenchSpec as Bench
@@ -33,6 +33,7 @@ from modelopt.runtime.worker import Limits, Worker
 from modelopt.signature import Signature, is_free
 from modelopt.verification.input_uses import ranges_of
 from modelopt.verification.prepare import GIVE_DATA, nothing_runs
+from modelopt.verification.words import words_of
 
 RANDOM_SAMPLES = 16
 """How many random feeds stand in for data when outputs are compared without any."""
@@ -65,6 +66,7 @@ class Data:
         seed: For random inputs.
         random: Random inputs that the model runs on, once they were needed.
         ranges: Between which integers the graph lets an input lie, by its name: see `verification.input_uses`.
+        words: The strings that the graph asks an input of strings for, by its name: see `verification.words`.
         heads: How the graph ends at each output: see `measure.heads`.
     """
 
@@ -76,6 +78,7 @@ class Data:
     random: Dataset | None = field(default=None)
     heads: Mapping[str, Head] = field(default_factory=dict)
     ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    words: Mapping[str, Words] = field(default_factory=dict)
     hint: str = GIVE_DATA
     calibration_notes: tuple[str, ...] = ()
     accuracy_notes: tuple[str, ...] = ()
@@ -184,6 +187,7 @@ def open_all(recipe: Recipe, model: ir.Model, signature: Signature | None = None
         recipe.seed,
         heads=heads_of(model),
         ranges=ranges_of(model),
+        words=words_of(model),
         calibration_notes=tuple(about_calibration),
         accuracy_notes=tuple(about_accuracy),
     )
@@ -201,21 +205,6 @@ def _open(spec: DataSpec | None, signature: Signature, seed: int) -> Dataset | N
         batch=spec.batch,
         seed=seed,
     )
-
-
-def require_tensors(model: ir.Model, hint: str | None) -> None:
-    """Refuse a model whose outputs nothing here can compare.
-
-    Raises:
-        Refused: An output is a sequence.
-    """
-    for value in model.graph.outputs:
-        if isinstance(value.type, ir.SequenceType):
-            raise Refused(
-                f"the output '{value.name}' is a sequence, not a tensor",
-                note="only tensors can be compared with the original's",
-                hint=hint,
-            )
 
 
 def inputs(data: Data, worker: Worker, model: Path, free_dims: Mapping[str, int] | None = None) -> Dataset:
@@ -239,7 +228,9 @@ def fit_random(recipe: Recipe, data: Data, worker: Worker, model: Path) -> None:
         InputError: The model runs on no random input.
         Refused: onnxruntime does not load the model.
     """
-    if not data.ranges and not any(is_free(dim) for spec in data.signature.inputs for dim in (spec.shape or ())[1:]):
+    if not (data.ranges or data.words) and not any(
+        is_free(dim) for spec in data.signature.inputs for dim in (spec.shape or ())[1:]
+    ):
         return
     if recipe.calibration is not None and recipe.calibration.data == "random" and data.calibration is not None:
         data.calibration = _random(data, worker, model, len(data.calibration), hint="give it real ones: --calib DATA")
@@ -261,14 +252,14 @@ def _random(
     note: str | None = None
     first = (_PICTURE_SIDE,) if any(map(is_picture, inputs)) else ()
     for size in dict.fromkeys((*first, *lengths_to_try(inputs))):
-        for ranges in (data.ranges, {}) if data.ranges else ({},):
+        for drawn in drawn_from(data.ranges, data.words):
             try:
-                found = random_data(inputs, n=n, seed=data.seed, free_dims=free_dims, free_dim=size, ranges=ranges)
+                found = random_data(inputs, n=n, seed=data.seed, free_dims=free_dims, free_dim=size, **drawn)
             except ModeloptError as error:
                 error.hint = hint or data.hint if error.hint == NO_RANDOM else error.hint
                 raise
             try:
-                session.run(next(iter(found)).feeds)
+                session.execute(next(iter(found)).feeds)
             except Refused as refusal:
                 note = note or refusal.note
                 continue

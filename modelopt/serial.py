@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from modelopt import graph, wireformat
+from modelopt import graph, protos, wireformat
 from modelopt.errors import InputError
 
 _DETACH_BYTES = 1024
@@ -56,7 +56,7 @@ def to_model(proto: onnx.ModelProto, buffer: wireformat.Buffer, blobs: list[wire
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # external data entries that onnx does not know
-            model = ir.from_proto(proto)
+            model = model_of(proto)
     except (ir.serde.SerdeError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise InputError("not a valid ONNX model", note=_root_cause(error)) from None
     view = memoryview(buffer)
@@ -81,8 +81,25 @@ def from_bytes(buffer: wireformat.Buffer) -> ir.Model:
 
 def skeleton_from_bytes(buffer: bytes) -> ir.Model:
     """A model from ``to_bytes(model, weights=False)``: its large tensors must not be read."""
-    model: ir.Model = ir.from_proto(onnx.ModelProto.FromString(buffer))
+    return model_of(onnx.ModelProto.FromString(buffer))
+
+
+def model_of(proto: onnx.ModelProto) -> ir.Model:
+    """The model of a proto without detached tensors; `proto` is changed where it holds map types.
+
+    Raises:
+        SerdeError: onnx_ir does not read it.
+    """
+    protos.hide_maps(proto)
+    model: ir.Model = ir.from_proto(proto)
     return model
+
+
+def proto_of(model: ir.Model) -> onnx.ModelProto:
+    """The proto of a model, map types included."""
+    proto = ir.to_proto(model)
+    protos.show_maps(proto)
+    return proto
 
 
 def chunks(model: ir.Model, *, weights: bool = True) -> Iterator[wireformat.Buffer]:
@@ -94,7 +111,7 @@ def chunks(model: ir.Model, *, weights: bool = True) -> Iterator[wireformat.Buff
     """
     payloads: list[ir.TensorProtocol] = []
     with _detached(model, payloads):
-        proto = ir.to_proto(model)
+        proto = proto_of(model)
     _tidy_graph(proto.graph)
     for function in proto.functions:
         _tidy_attributes(function.attribute_proto)

@@ -7,8 +7,23 @@ from dataclasses import dataclass
 Dim = int | str | None
 """A dimension: a fixed size, a symbolic name, or None where the model says nothing."""
 
-ANONYMOUS = frozenset({"", "?", "-1", "None"})
-"""Names that exporters give to dimensions that have nothing in common."""
+_ANONYMOUS = frozenset({"", "?", "*", "-1", "None"})
+
+
+def symbol_of(dim: Dim) -> str | None:
+    """The name of a dimension; None for a size, and for what exporters write where they know neither.
+
+    Dimensions of one name have one size. `*`, `?`, `-1`, `None` and the empty text name nothing: dimensions that are
+    called so have nothing in common.
+    """
+    return dim if isinstance(dim, str) and dim not in _ANONYMOUS else None
+
+
+def known_equal(one: Dim, other: Dim) -> bool:
+    """Whether two dimensions of one graph are known to be equal: they are one size, or have one name."""
+    if is_free(one) or is_free(other):
+        return symbol_of(one) is not None and one == other
+    return one == other
 
 
 def is_free(dim: Dim) -> bool:

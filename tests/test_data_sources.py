@@ -225,7 +225,6 @@ def test_random_through_open_data(tmp_path: Path) -> None:
         ([X], {"n": 1, "seed": 0, "free_dims": {"n": 0}}, InputError),
         ([TensorSpec("x", "float32", None)], {"n": 1, "seed": 0}, InputError),
         ([spec("x", 1 << 40)], {"n": 1, "seed": 0}, InputError),
-        ([spec("x", 1, dtype="string")], {"n": 1, "seed": 0}, Refused),
         ([TensorSpec("x", "seq(tensor(float))", None)], {"n": 1, "seed": 0}, Refused),
     ],
 )

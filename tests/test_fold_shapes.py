@@ -24,11 +24,13 @@ from modelopt.errors import InputError, Refused
 from modelopt.passes.base import Context
 from modelopt.passes.eliminate_common import EliminateCommon
 from modelopt.passes.freeze_dims import FROZEN_KEY, FreezeDims
+from modelopt.passes.merge_reshape import MergeReshape
 from modelopt.passes.simplify_reshape import SimplifyReshape
 from modelopt.passes.upgrade_opset import UpgradeOpset
 from modelopt.recipe import DataSpec, EvaluateSpec, Recipe
 from modelopt.runtime import cpu
 from modelopt.runtime.runner import WorkerRunner
+from modelopt.signature import known_equal, symbol_of
 from tests.cli import MLP, modelopt
 
 SAMPLES = Path(__file__).parent.parent / "sample_models"
@@ -229,6 +231,65 @@ def test_dimensions_without_a_name_of_their_own_are_set_one_by_one(context: Cont
     assert graph.signature(model).outputs[0].shape == (1, 2, 3, 4)
     assert model.metadata_props[FROZEN_KEY + "batch"] == "1"
     assert FROZEN_KEY + "?" not in model.metadata_props
+
+
+NAMELESS = ("*", "?", "-1", "None", "")
+
+
+def nameless(name: str) -> onnx.ModelProto:
+    """Two inputs that have nothing in common, not even where their dimensions are called alike."""
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[n, 4] x, float[m, 3] z) => (float[n, 4] y, float[m, 3] w) { y = Relu (x) w = Relu (z) }"""
+    )
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = name
+    return model
+
+
+@pytest.mark.parametrize("name", NAMELESS)
+def test_what_names_no_dimension_is_no_name_for_any_command(name: str, tmp_path: Path) -> None:
+    onnx.save(nameless(name), tmp_path / "m.onnx")
+    given = f"{name or 'x'}=2"
+    for command in (("inspect", "m.onnx", "--dim"), ("bench", "m.onnx", "--dim"), ("fold", "m.onnx", "--freeze-dim")):
+        failed = modelopt(*command, given, cwd=tmp_path).failed(2, f"dimension '{name or 'x'}'")
+        assert "z" not in failed.err.splitlines()[0]
+
+
+@pytest.mark.parametrize("name", NAMELESS)
+def test_what_names_no_dimension_equates_none(name: str, tmp_path: Path) -> None:
+    onnx.save(nameless(name), tmp_path / "m.onnx")
+    flags = ("--input-shape", "x:1,4", "--input-shape", "z:2,3", "--no-bench", "-o", "out.onnx")
+    modelopt("fold", "m.onnx", *flags, cwd=tmp_path).succeeded()
+    frozen = graph.signature(io.load(tmp_path / "out.onnx", scratch=tmp_path).model)
+    assert [spec.shape for spec in (*frozen.inputs, *frozen.outputs)] == [(1, 4), (2, 3), (1, 4), (2, 3)]
+    dims = graph.signature(ir.from_proto(nameless(name))).inputs
+    assert symbol_of((dims[0].shape or ())[0]) is None
+    assert not known_equal((dims[0].shape or ())[0], (dims[1].shape or ())[0])
+
+
+def test_a_name_equates_dimensions_and_so_does_a_size() -> None:
+    assert known_equal("n", "n")
+    assert known_equal(3, 3)
+    for other in ("m", None, 3, -1):
+        assert not known_equal("n", other)
+    assert not known_equal(-1, -1)
+    assert not known_equal(None, None)
+
+
+@pytest.mark.parametrize(("name", "merged"), [("n", True), ("*", False), ("?", False), ("-1", False)])
+def test_a_reshape_that_copies_a_dimension_is_merged_only_where_that_is_named(
+    name: str, merged: bool, context: Context
+) -> None:
+    model = nameless(name)
+    body = onnx.parser.parse_graph(
+        """g (float[a, 4] x) => (float[a, 2, 2] y) <int64[2] s = {-1, 4}, int64[3] t = {0, 2, 2}>
+        { r = Reshape (x, s) y = Reshape (r, t) }"""
+    )
+    body.value_info.append(onnx.helper.make_tensor_value_info("r", onnx.TensorProto.FLOAT, [name, 4]))
+    body.input[0].type.tensor_type.shape.dim[0].dim_param = name
+    model.graph.CopyFrom(body)
+    assert bool(MergeReshape().apply(ir.from_proto(model), context).rewrites) is merged
 
 
 # upgrade-opset

@@ -18,7 +18,7 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper
 
-from modelopt import graph, io
+from modelopt import graph, io, serial
 from modelopt.errors import EnvironmentLacks, InputError, ModeloptError, Refused
 from modelopt.io import staging
 from tests.helpers import big_model, body, info, model_of, weight
@@ -170,28 +170,6 @@ def _with_training_info() -> onnx.ModelProto:
     return model
 
 
-def _with_map() -> onnx.ModelProto:
-    model = big_model()
-    model.graph.output.add(name="z").type.CopyFrom(_map_type())
-    return model
-
-
-def _with_sequence_of_maps() -> onnx.ModelProto:
-    model = big_model()
-    model.graph.value_info.add(name="z").type.CopyFrom(helper.make_sequence_type_proto(_map_type()))
-    return model
-
-
-def _with_map_in_a_function() -> onnx.ModelProto:
-    model = big_model()
-    model.functions[0].value_info.add(name="z").type.CopyFrom(helper.make_optional_type_proto(_map_type()))
-    return model
-
-
-def _with_map_attribute() -> onnx.ModelProto:
-    return model_of([helper.make_node("Optional", ["x"], ["y"], type=_map_type())])
-
-
 def _with_sparse_attribute() -> onnx.ModelProto:
     sparse = helper.make_sparse_tensor(
         helper.make_tensor("v", TensorProto.FLOAT, [1], [1.0]),
@@ -207,10 +185,6 @@ def _with_sparse_attribute() -> onnx.ModelProto:
         (_with_sparse_initializer(), "holds sparse initializers"),
         (_with_sparse_initializer_in_a_body(), "holds sparse initializers"),
         (_with_training_info(), "holds training information"),
-        (_with_map(), "holds a map: 'z'"),
-        (_with_sequence_of_maps(), "holds a map: 'z'"),
-        (_with_map_in_a_function(), "holds a map: 'z'"),
-        (_with_map_attribute(), "holds a map: the attribute 'type'"),
         (_with_sparse_attribute(), "holds a sparse tensor: the attribute 'sparse_value'"),
     ],
 )
@@ -226,15 +200,58 @@ def test_an_attribute_without_a_type_is_refused(tmp_path: Path) -> None:
         _load(_file(tmp_path, model))
 
 
-def test_a_map_is_explained(tmp_path: Path) -> None:
-    zipmap = helper.make_node("ZipMap", ["x"], ["z"], domain="ai.onnx.ml", classlabels_int64s=[0, 1, 2, 3])
-    model = model_of([zipmap, helper.make_node("Relu", ["x"], ["y"])])
-    model.graph.output.add(name="z").type.CopyFrom(helper.make_sequence_type_proto(_map_type()))
-    with pytest.raises(Refused) as caught:
+# Maps
+
+
+def _with_maps() -> onnx.ModelProto:
+    """Map types wherever a type can stand: an output, a value, a function's value, an attribute."""
+    zipmap = helper.make_node("ZipMap", ["x"], ["z"], domain="ai.onnx.ml", classlabels_strings=list("abcd"))
+    same = helper.make_node("Identity", ["z"], ["same"])
+    optional = helper.make_node("Optional", [], ["o"], type=helper.make_sequence_type_proto(_map_type()))
+    function = helper.make_function(
+        "local", "F", ["a"], ["b"], [helper.make_node("Relu", ["a"], ["b"])], [helper.make_opsetid("", 18)]
+    )
+    function.value_info.add(name="b").type.CopyFrom(helper.make_optional_type_proto(_map_type()))
+    call = helper.make_node("F", ["x"], ["y"], domain="local")
+    model = model_of([zipmap, same, optional, call], functions=[function], domains=["local", "ai.onnx.ml"])
+    strings = helper.make_map_type_proto(TensorProto.STRING, helper.make_tensor_type_proto(TensorProto.FLOAT, []))
+    strings.denotation = "PROBABILITIES"
+    model.graph.value_info.add(name="z").type.CopyFrom(helper.make_sequence_type_proto(strings))
+    model.graph.output.add(name="same").type.CopyFrom(helper.make_sequence_type_proto(strings))
+    return model
+
+
+def test_map_types_pass_through(tmp_path: Path) -> None:
+    model = _with_maps()
+    loaded = _load(_file(tmp_path, model)).model
+    assert [spec.dtype for spec in graph.signature(loaded).outputs] == ["float32", "seq(map(string,tensor(float)))"]
+    written = onnx.ModelProto.FromString(serial.to_bytes(loaded))
+    values = {value.name: value.type for value in (*written.graph.output, *written.graph.value_info)}
+    assert values["same"] == model.graph.output[1].type
+    assert values["z"] == model.graph.value_info[0].type
+    assert written.functions[0].value_info[0].type == model.functions[0].value_info[0].type
+    assert written.graph.node[2].attribute[0].tp == model.graph.node[2].attribute[0].tp
+    assert b"modelopt:map" not in written.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("key", "element", "denotation", "note"),
+    [
+        (TensorProto.FLOAT, TensorProto.FLOAT, "", "the output 'z' is a map whose keys are no integers or strings"),
+        (TensorProto.INT64, 777, "", "the output 'z' has the element type 777, which ONNX does not know"),
+        (TensorProto.INT64, TensorProto.FLOAT, "modelopt:map:7:", "the output 'z' has a denotation"),
+    ],
+)
+def test_a_hostile_map_type_is_refused(tmp_path: Path, key: int, element: int, denotation: str, note: str) -> None:
+    model = big_model()
+    type_ = model.graph.output.add(name="z").type
+    type_.CopyFrom(helper.make_sequence_type_proto(_map_type()))
+    type_.sequence_type.elem_type.map_type.key_type = key
+    type_.sequence_type.elem_type.map_type.value_type.tensor_type.elem_type = element
+    type_.denotation = denotation
+    with pytest.raises(InputError) as caught:
         _load(_file(tmp_path, model))
-    assert "the output 'z'" in str(caught.value.note)
-    assert "the operator ZipMap" in str(caught.value.note)
-    assert caught.value.hint == "export the model with zipmap=False"
+    assert note in (caught.value.note or "")
 
 
 # Element types

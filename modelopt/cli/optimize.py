@@ -140,11 +140,14 @@ def default_output(model: Path, suffix: str) -> Path:
 
 def limits_from_flags(flags: dict[str, Any]) -> Limits | None:
     """What child processes may use, None for the default."""
-    if flags["memory_limit"] is None and flags["timeout"] is None:
+    libraries = tuple(flags["op_libraries"])
+    if flags["memory_limit"] is None and flags["timeout"] is None and not libraries:
         return None
     default = Limits.default()
     return Limits(
-        memory_bytes=flags["memory_limit"] or default.memory_bytes, seconds=flags["timeout"] or default.seconds
+        memory_bytes=flags["memory_limit"] or default.memory_bytes,
+        seconds=flags["timeout"] or default.seconds,
+        op_libraries=libraries,
     )
 
 

@@ -269,6 +269,14 @@ TIMING = group(
 
 LIMITS = group(
     option(
+        "--op-library",
+        "op_libraries",
+        type=click.Path(exists=True, dir_okay=False, resolve_path=True),
+        multiple=True,
+        metavar="FILE",
+        help="A shared library of custom operators, which the child processes load and run; repeatable.",
+    ),
+    option(
         "--memory-limit",
         type=Bytes(),
         heading="Limits",

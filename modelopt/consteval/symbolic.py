@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.signature import ANONYMOUS
+from modelopt.signature import symbol_of
 
 Term = int | str | tuple[ir.Value, int] | None
 Terms = tuple[Term, ...]
@@ -46,8 +46,8 @@ class Symbolic:
     def _dim(self, value: ir.Value, axis: int, dim: int | ir.SymbolicDim) -> Term:
         if isinstance(dim, int):
             return dim if dim >= 0 else (value, axis)
-        named = value.graph is self._main and dim.value is not None and dim.value not in ANONYMOUS
-        return dim.value if named else (value, axis)
+        symbol = symbol_of(dim.value) if value.graph is self._main else None
+        return (value, axis) if symbol is None else symbol
 
     def terms(self, value: ir.Value | None) -> Terms | None:
         """The numbers in `value`, integers or booleans of one axis or none; None when their count is not known."""

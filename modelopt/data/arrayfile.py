@@ -71,7 +71,7 @@ def _read_header(stream: IO[bytes], size_bytes: int, where: str) -> Header:
         raise InputError(
             f"{where} is an object array",
             note="object arrays need pickle, which can run code: modelopt never reads them",
-            hint="save arrays of numbers, or of unicode strings",
+            hint='save numbers as array.astype("float32") or alike, and strings as array.astype("U")',
         )
     if dtype.itemsize == 0 or any(size < 0 for size in shape):
         raise InputError(f"{where}: impossible header", note=f"shape {shape}, dtype {dtype.str}")

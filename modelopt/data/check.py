@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from modelopt.data.dtypes import check_dtype, holds_floats, numpy_dtype, owned
+from modelopt.data.dtypes import check_dtype, check_text, holds_floats, numpy_dtype, owned
 from modelopt.errors import InputError, did_you_mean
 from modelopt.signature import Dim, TensorSpec
 
@@ -118,6 +118,7 @@ def checked_feeds(
     for spec in inputs:
         array = np.asarray(arrays[spec.name])
         check_dtype(spec, array.dtype, where)
+        check_text(spec, array, where)
         check_shape(spec, array.shape, where)
         feeds[spec.name] = owned(array, spec)
         if not allow_nonfinite:

@@ -69,18 +69,35 @@ def check_dtype(spec: TensorSpec, dtype: np.dtype[Any], where: str) -> None:
 
 
 def _check_text(spec: TensorSpec, dtype: np.dtype[Any], where: str) -> None:
-    if dtype.kind == "U":
+    if dtype.kind in "UO":  # of objects each is looked at: see `check_text`
         return
-    if dtype.kind in "OS":
+    if dtype.kind == "S":
         raise Refused(
-            f"{where}: '{spec.name}' holds strings as {dtype.name}, which is not supported",
-            hint="save strings as a numpy unicode array: np.array(list_of_str)",
+            f"{where}: '{spec.name}' holds strings as bytes, which is not supported",
+            hint='save strings as a numpy unicode array: array.astype("U")',
         )
     raise InputError(
         f"{where}: '{spec.name}' is {dtype.name}, the model wants strings",
         note=f"the model's input is {spec}",
         hint="save strings as a numpy unicode array: np.array(list_of_str)",
     )
+
+
+def check_text(spec: TensorSpec, array: np.ndarray, where: str) -> None:
+    """Refuse objects that are no strings, where strings are wanted.
+
+    Raises:
+        InputError: There is one.
+    """
+    if spec.dtype != "string" or array.dtype.kind != "O":
+        return
+    other = next((item for item in array.reshape(-1).tolist() if not isinstance(item, str)), "")
+    if not isinstance(other, str):
+        raise InputError(
+            f"{where}: '{spec.name}' holds a {type(other).__name__} among its strings",
+            note=f"the model's input is {spec}",
+            hint="give strings only, such as array.astype(str)",
+        )
 
 
 def _is_raw(dtype: np.dtype[Any], wanted: np.dtype[Any]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -12,14 +13,22 @@ from modelopt.data import files
 from modelopt.data.check import fixed_size
 from modelopt.data.dtypes import holds_floats, numpy_dtype
 from modelopt.data.sample import Dataset, Sample
-from modelopt.errors import InputError, Refused, did_you_mean
-from modelopt.signature import Dim, TensorSpec, is_free
+from modelopt.errors import InputError, did_you_mean
+from modelopt.signature import Dim, TensorSpec, is_free, symbol_of
 
 DEFAULT_FREE_DIM = 8
 """The size of a free dimension that is not the batch and that the user does not name."""
 
 NO_RANDOM = "give real data: a file or a folder"
 """The hint where random inputs cannot be made; who knows the command names its flag instead."""
+
+Words = tuple[tuple[str, ...], ...]
+"""What an input of strings is drawn from: a tuple for each place of its last axis, or one for all; empty: `_PLAIN`."""
+
+NUMERALS: Words = (tuple("0123456789"),)
+"""For inputs whose strings the model reads as numbers."""
+
+_PLAIN = ("a", "b", "c", "word", "other words", "Upper", "2", "")
 
 _LENGTHS = (8, 1, 32, 64, 128, 224, 16, 48)
 _SIGNAL_LENGTHS = (512, 2048, 16_000)
@@ -55,6 +64,7 @@ class RandomDataset(Dataset):
     n: int
     seed: int
     ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    words: Mapping[str, Words] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.n
@@ -66,14 +76,16 @@ class RandomDataset(Dataset):
                 raise IndexError(index)
             rng = np.random.default_rng([self.seed, index])
             feeds = {
-                spec.name: _draw(rng, spec, shape, self.ranges.get(spec.name))
+                spec.name: draw_words(rng, shape, self.words.get(spec.name, ()))
+                if spec.dtype == "string"
+                else _draw(rng, spec, shape, self.ranges.get(spec.name))
                 for spec, shape in zip(self.inputs, self.shapes, strict=True)
             }
             yield Sample(feeds, None, f"random[{index}]")
 
     def digest(self) -> str:
         """SHA-256 (hex) over the number, the seed, the inputs and what they are drawn from."""
-        drawn = repr(self.shapes), repr(sorted(self.ranges.items()))
+        drawn = repr(self.shapes), repr(sorted(self.ranges.items())), repr(sorted(self.words.items()))
         return files.digest_of([f"random n={self.n} seed={self.seed}", *map(str, self.inputs), *drawn])
 
 
@@ -90,6 +102,21 @@ def _draw(
     return np.array(values, dtype=dtype, order="C")
 
 
+def drawn_from(ranges: Mapping[str, tuple[int, int]], words: Mapping[str, Words]) -> Iterator[dict[str, Any]]:
+    """What to draw integers and strings from, in turn until a model runs: what its graph asks for, then numbers."""
+    yield {"ranges": ranges, "words": words}
+    if ranges or words:
+        yield {"words": dict.fromkeys(words, NUMERALS)}
+
+
+def draw_words(rng: np.random.Generator, shape: tuple[int, ...], words: Words) -> np.ndarray:
+    """Random words, object[shape], of those that the input knows where there are some."""
+    pools = [np.array(pool or _PLAIN, object) for pool in words or ((),)]
+    if shape and shape[-1] == len(pools):
+        return np.stack([rng.choice(pool, shape[:-1]) for pool in pools], axis=-1)
+    return np.asarray(rng.choice(np.concatenate(pools), shape), object)
+
+
 def random_data(
     inputs: Sequence[TensorSpec],
     *,
@@ -99,10 +126,12 @@ def random_data(
     batch: int = 1,
     free_dim: int = DEFAULT_FREE_DIM,
     ranges: Mapping[str, tuple[int, int]] | None = None,
+    words: Mapping[str, Words] | None = None,
 ) -> RandomDataset:
-    """``n`` samples of noise: floats standard normal, integers and booleans 0 or 1.
+    """``n`` samples of noise: floats standard normal, integers and booleans 0 or 1, strings of a few plain words.
 
     Inputs named in ``ranges`` are integers between two ends, which are included: rows of the table that they index.
+    Those named in ``words`` are strings of these.
 
     A symbolic dimension has one size wherever it appears: its size in ``free_dims``, else ``batch`` if it is the first
     axis of some input, else ``free_dim``. Unnamed free dimensions likewise by their axis.
@@ -110,7 +139,7 @@ def random_data(
     Raises:
         InputError: ``n`` or a size below 1, a negative seed, an unknown name in ``free_dims``, an input of unknown
             rank, or a sample larger than ``files.MAX_ARRAY_BYTES``.
-        Refused: An input of strings, or one that is not a tensor.
+        Refused: An input that is not a tensor.
     """
     if n < 1 or batch < 1 or free_dim < 1 or seed < 0:
         raise InputError("random data needs n, batch and sizes >= 1 and seed >= 0", note=f"{n=}, {batch=}, {seed=}")
@@ -123,6 +152,7 @@ def random_data(
         n=n,
         seed=seed,
         ranges=dict(ranges or {}),
+        words=dict(words or {}),
     )
 
 
@@ -134,7 +164,7 @@ def shapes_of(
     Raises:
         InputError: An unknown name in ``free_dims``, an input of unknown rank, or one larger than
             ``files.MAX_ARRAY_BYTES``.
-        Refused: An input of strings, or one that is not a tensor.
+        Refused: An input that is not a tensor.
     """
     sizes = _symbol_sizes(inputs, free_dims, batch, free_dim)
     return tuple(_shape(spec, sizes, batch, free_dim) for spec in inputs)
@@ -146,16 +176,16 @@ def _symbol_sizes(
     sizes: dict[str, int] = {}
     for spec in inputs:
         for axis, dim in enumerate(spec.shape or ()):
-            if isinstance(dim, str):
-                sizes[dim] = batch if axis == 0 else sizes.get(dim, free_dim)
+            if (symbol := symbol_of(dim)) is not None:
+                sizes[symbol] = batch if axis == 0 else sizes.get(symbol, free_dim)
     for spec in inputs:  # the batch's name keeps its size on whatever axis it stands
-        if spec.shape and isinstance(spec.shape[0], str):
-            sizes[spec.shape[0]] = batch
+        if spec.shape and (symbol := symbol_of(spec.shape[0])) is not None:
+            sizes[symbol] = batch
     for name, size in free_dims.items():
         if name not in sizes:
             raise InputError(
                 f"the model has no free dimension '{name}'",
-                note=f"its free dimensions are {', '.join(sizes) or 'none'}",
+                note=f"its free dimensions are {', '.join(sizes)}" if sizes else "it has none with a name",
                 hint=did_you_mean(name, sizes),
             )
         if size < 1:
@@ -165,8 +195,6 @@ def _symbol_sizes(
 
 def _shape(spec: TensorSpec, sizes: Mapping[str, int], batch: int, free_dim: int) -> tuple[int, ...]:
     dtype = numpy_dtype(spec)
-    if dtype.hasobject:
-        raise Refused(f"input '{spec.name}' is a string: there are no random strings", hint=NO_RANDOM)
     if spec.shape is None:
         raise InputError(f"the rank of input '{spec.name}' is unknown", hint=NO_RANDOM)
     shape = tuple(_size(axis, dim, sizes, batch, free_dim) for axis, dim in enumerate(spec.shape))
@@ -180,8 +208,8 @@ def _shape(spec: TensorSpec, sizes: Mapping[str, int], batch: int, free_dim: int
 
 
 def _size(axis: int, dim: Dim, sizes: Mapping[str, int], batch: int, free_dim: int) -> int:
-    if isinstance(dim, str):
-        return sizes[dim]
+    if (symbol := symbol_of(dim)) is not None:
+        return sizes[symbol]
     fixed = fixed_size(dim)
     if fixed is not None:
         return fixed

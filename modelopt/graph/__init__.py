@@ -20,6 +20,7 @@ from modelopt.graph.edits import (
 )
 from modelopt.graph.operators import DATA_MOVEMENT
 from modelopt.graph.statistics import declared_values, signature, tensors, weight_bytes
+from modelopt.graph.types import is_plain_tensor, map_key, type_text
 from modelopt.graph.values import (
     attribute_float,
     attribute_int,
@@ -28,6 +29,7 @@ from modelopt.graph.values import (
     constant,
     constant_node_tensor,
     constant_tensor,
+    dims,
     is_overridable,
     is_standard,
     label,
@@ -72,14 +74,17 @@ __all__ = [
     "constant_node_tensor",
     "constant_tensor",
     "declared_values",
+    "dims",
     "drop_if_unused",
     "drop_unused_constants",
     "forget_shapes",
     "import_domain",
     "is_overridable",
+    "is_plain_tensor",
     "is_standard",
     "label",
     "makes_empty",
+    "map_key",
     "name_of",
     "nodes_with_opset",
     "opset",
@@ -98,6 +103,7 @@ __all__ = [
     "static_shape",
     "sweep",
     "tensors",
+    "type_text",
     "weight_bytes",
     "why_not_sole",
     "with_bodies",

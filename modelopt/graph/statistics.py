@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from modelopt.graph.values import constant_node_tensor, is_standard
+from modelopt.graph.types import type_text
+from modelopt.graph.values import constant_node_tensor, dims, is_standard
 from modelopt.graph.walking import all_graphs
 from modelopt.signature import Signature, TensorSpec
 
@@ -21,11 +22,9 @@ def signature(model: ir.Model) -> Signature:
 
 
 def _spec(value: ir.Value) -> TensorSpec:
-    shape = None
-    if value.shape is not None:
-        shape = tuple(dim if isinstance(dim, int) else dim.value for dim in value.shape)
+    shape = dims(value)
     if not isinstance(value.type, ir.TensorType):
-        return TensorSpec(value.name or "", "unknown" if value.type is None else str(value.type), shape)
+        return TensorSpec(value.name or "", "unknown" if value.type is None else type_text(value.type), shape)
     dtype = value.type.dtype
     name = "string" if dtype == ir.DataType.STRING else dtype.numpy().name
     return TensorSpec(value.name or "", name, shape)

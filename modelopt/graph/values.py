@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt.graph.walking import STANDARD_DOMAINS
+from modelopt.signature import Dim
 
 _STRIP = 64
 
@@ -84,6 +85,13 @@ def static_shape(value: ir.Value | None) -> tuple[int, ...] | None:
         return None
     known = tuple(dim for dim in value.shape if isinstance(dim, int) and dim >= 0)
     return known if len(known) == len(value.shape) else None
+
+
+def dims(value: ir.Value | None) -> tuple[Dim, ...] | None:
+    """The dimensions as plain data, None when even their number is unknown."""
+    if value is None or value.shape is None:
+        return None
+    return tuple(dim if isinstance(dim, int) else dim.value for dim in value.shape)
 
 
 def sole_consumer(value: ir.Value) -> ir.Node | None:

@@ -19,7 +19,7 @@ from modelopt.quant.kernels import KERNELS
 from modelopt.quant.select import why_already_quantized
 
 _FIRST_PER_CHANNEL_OPSET = 13
-_CONTRIB_DOMAINS = ("com.microsoft", "ai.onnx.", "com.ms.", "org.pytorch.aten")
+_CONTRIB_DOMAINS = ("com.microsoft", "ai.onnx.ml", "ai.onnx.preview", "ai.onnx.training", "com.ms.", "org.pytorch.aten")
 _SHOWN = 3
 _ORDER = {"stops": 0, "hampers": 1, "note": 2}
 
@@ -170,7 +170,9 @@ def _transposed(subject: _Subject) -> Blocker | None:
 
 def _contrib(subject: _Subject) -> Blocker | None:
     places = [node for node in graph.all_nodes(subject.model) if node.domain.startswith(_CONTRIB_DOMAINS)]
-    text = "operators of onnxruntime's own domains: they stay in float, and shapes behind them may be unknown"
+    text = (
+        "operators of ai.onnx.ml or of onnxruntime's domains: they stay in float, and shapes behind them may be unknown"
+    )
     return _blocker("contrib-domain", "hampers", text, places)
 
 

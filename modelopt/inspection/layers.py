@@ -11,7 +11,6 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.inspection import macs
 from modelopt.inspection.data import Layer, Macs, OpCount, OpMacs
-from modelopt.signature import Dim
 
 Scope = Literal["main", "body", "function"]
 
@@ -75,7 +74,7 @@ def _layer(node: ir.Node, place: Scope) -> Layer | None:
         name=node.name or (output.name if output is not None else None) or "",
         op=op_name(node),
         scope=place,
-        output_shape=_shape(output),
+        output_shape=graph.dims(output),
         parameters=sum(tensor.size for tensor in weights),
         weight_bytes=sum(tensor.nbytes for tensor in weights),
         macs=macs.macs(node),
@@ -99,12 +98,6 @@ def stored(value: ir.Value | None) -> ir.TensorProtocol | None:
 
 def _carries(node: ir.Node) -> bool:
     return node.op_type in _CARRIERS and node.domain in graph.STANDARD_DOMAINS
-
-
-def _shape(value: ir.Value | None) -> tuple[Dim, ...] | None:
-    if value is None or value.shape is None:
-        return None
-    return tuple(dim if isinstance(dim, int) else dim.value for dim in value.shape)
 
 
 def total(model: ir.Model) -> Macs:

@@ -13,10 +13,7 @@ from modelopt.errors import InputError, ModeloptError, did_you_mean
 from modelopt.inspection import macs
 from modelopt.inspection.data import BoundDim
 from modelopt.inspection.refine import ShapeInference, refine
-from modelopt.signature import Dim, Signature
-
-_NAMELESS = frozenset({"", "?", "-1", "*", "None"})
-"""Names that exporters give to all open dimensions alike."""
+from modelopt.signature import Dim, Signature, symbol_of
 
 
 def bind(signature: Signature, given: Mapping[str, int]) -> tuple[BoundDim, ...]:
@@ -57,7 +54,7 @@ def dim_name(value: str, axis: int, dim: Dim) -> str | None:
     """What ``--dim`` calls an axis, None when its size is fixed."""
     if isinstance(dim, int):
         return None if dim >= 0 else f"{value}:{axis}"
-    return f"{value}:{axis}" if dim is None or dim in _NAMELESS else dim
+    return symbol_of(dim) or f"{value}:{axis}"
 
 
 @contextmanager
@@ -108,9 +105,9 @@ def _values(model: ir.Model) -> Iterator[ir.Value]:
 
 
 def _substituted(value: ir.Value, sizes: Mapping[str, int]) -> ir.Shape | None:
-    if value.shape is None:
+    plain = graph.dims(value)
+    if plain is None:
         return None
-    plain = [dim if isinstance(dim, int) else dim.value for dim in value.shape]
     names = [dim_name(value.name or "", axis, dim) for axis, dim in enumerate(plain)]
     return ir.Shape([dim if name is None else sizes.get(name, dim) for dim, name in zip(plain, names, strict=True)])
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import onnx
 import onnx_ir as ir
 
 from modelopt.errors import InputError, Refused
+from modelopt.graph.types import MAP_MARK
+from modelopt.protos import attribute_protos, graph_protos, inner_type, node_protos
 
 
 def refuse_unsupported(proto: onnx.ModelProto, shown: str) -> None:
@@ -22,27 +23,14 @@ def refuse_unsupported(proto: onnx.ModelProto, shown: str) -> None:
         raise InputError(f"{shown} is not an ONNX model", note="it holds no graph")
     if proto.training_info:
         raise Refused(f"{shown} holds training information, which modelopt would lose")
-    for scope in _graph_protos(proto):
+    for scope in graph_protos(proto):
         if scope.sparse_initializer:
             raise Refused(f"{shown} holds sparse initializers, which modelopt would lose")
         for tensor in scope.initializer:
             _check_tensor(tensor, shown)
-    for value in _value_infos(proto):
-        if _holds_map(value.type):
-            raise _map_refusal(proto, value.name, shown)
     _check_types(proto, shown)
-    for attribute in _attribute_protos(proto):
+    for attribute in attribute_protos(proto):
         _refuse_unsupported_attribute(attribute, shown)
-
-
-def _map_refusal(proto: onnx.ModelProto, name: str, shown: str) -> Refused:
-    """Which value it is, and how to do without, where that is known."""
-    kind = "output" if any(value.name == name for value in proto.graph.output) else "value"
-    maker = next((node.op_type for node in proto.graph.node if name in node.output), None)
-    made = "" if maker is None else f", made by the operator {maker}"
-    hint = "export the model with zipmap=False" if maker == "ZipMap" else f"export the model without '{name}'"
-    note = f"the {kind} '{name}' is a map or a sequence of maps{made}; modelopt works on tensors"
-    return Refused(f"{shown} holds a map: '{name}'", note=note, hint=hint)
 
 
 _TYPES = frozenset(dtype.value for dtype in ir.DataType) - {onnx.TensorProto.UNDEFINED}
@@ -54,15 +42,15 @@ _TYPE_ATTRIBUTES = frozenset({"to", "dtype"})
 
 def _check_types(proto: onnx.ModelProto, shown: str) -> None:
     """Every type that is stated names an element type; a function's may be left open, as onnxruntime permits."""
-    for scope in _graph_protos(proto):
+    for scope in graph_protos(proto):
         for kind, values in (("input", scope.input), ("output", scope.output), ("value", scope.value_info)):
             for value in values:
                 _check_type(f"the {kind} '{value.name}'", value.type, shown)
     for function in proto.functions:
         for value in function.value_info:
-            if _element_type(value.type) != onnx.TensorProto.UNDEFINED:
+            if _states_element_type(value.type):
                 _check_type(f"the value '{value.name}' of the function '{function.name}'", value.type, shown)
-    for node in _node_protos(proto):
+    for node in node_protos(proto):
         for attribute in node.attribute:
             what = f"the attribute '{attribute.name}' of {node.op_type} '{node.name or ''.join(node.output[:1])}'"
             for type_ in (attribute.tp, *attribute.type_protos):
@@ -72,10 +60,25 @@ def _check_types(proto: onnx.ModelProto, shown: str) -> None:
                 _check_element_type(what, attribute.i, shown)
 
 
+_KEY_TYPES = frozenset(
+    getattr(onnx.TensorProto, name)
+    for name in ("INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64", "STRING")
+)
+"""What the keys of a map may be."""
+
+
 def _check_type(what: str, type_: onnx.TypeProto, shown: str) -> None:
-    number = _element_type(type_)
-    if number is not None:
-        _check_element_type(what, number, shown)
+    if type_.denotation.startswith(MAP_MARK):
+        raise InputError(
+            f"{shown} is not a valid model", note=f"{what} has a denotation that modelopt keeps for itself"
+        )
+    if type_.WhichOneof("value") == "map_type" and type_.map_type.key_type not in _KEY_TYPES:
+        raise InputError(f"{shown} is not a valid model", note=f"{what} is a map whose keys are no integers or strings")
+    inner = inner_type(type_)
+    if inner is not None:
+        _check_type(what, inner, shown)
+    elif type_.WhichOneof("value") in {"tensor_type", "sparse_tensor_type"}:
+        _check_element_type(what, getattr(type_, type_.WhichOneof("value") or "").elem_type, shown)
 
 
 def _check_element_type(what: str, number: int, shown: str) -> None:
@@ -89,12 +92,12 @@ def _check_element_type(what: str, number: int, shown: str) -> None:
     )
 
 
-def _element_type(type_: onnx.TypeProto) -> int | None:
-    """The number of the element type that a type states, also within sequences; None where it states none."""
-    kind = type_.WhichOneof("value")
-    if kind in {"sequence_type", "optional_type"}:
-        return _element_type(getattr(type_, kind).elem_type)
-    return int(getattr(type_, kind).elem_type) if kind in {"tensor_type", "sparse_tensor_type"} else None
+def _states_element_type(type_: onnx.TypeProto) -> bool:
+    """Whether a type names an element type, at whatever depth."""
+    inner = inner_type(type_)
+    if inner is not None:
+        return _states_element_type(inner)
+    return bool(type_.tensor_type.elem_type or type_.sparse_tensor_type.elem_type)
 
 
 def _refuse_unsupported_attribute(attribute: onnx.AttributeProto, shown: str) -> None:
@@ -102,57 +105,8 @@ def _refuse_unsupported_attribute(attribute: onnx.AttributeProto, shown: str) ->
         raise Refused(f"{shown} holds an attribute without a type, which modelopt would lose: '{attribute.name}'")
     if attribute.HasField("sparse_tensor") or attribute.sparse_tensors:
         raise Refused(f"{shown} holds a sparse tensor: the attribute '{attribute.name}'")
-    if any(_holds_map(type_) for type_ in (attribute.tp, *attribute.type_protos)):
-        raise Refused(f"{shown} holds a map: the attribute '{attribute.name}'")
     for tensor in (*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors):
         _check_tensor(tensor, shown)
-
-
-def _graph_protos(proto: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
-    yield proto.graph
-    for attribute in _attribute_protos(proto):
-        yield from _body_protos(attribute)
-
-
-def _value_infos(proto: onnx.ModelProto) -> Iterator[onnx.ValueInfoProto]:
-    for scope in _graph_protos(proto):
-        yield from (*scope.input, *scope.output, *scope.value_info)
-    for function in proto.functions:
-        yield from function.value_info
-
-
-def _node_protos(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    for scope in _graph_protos(proto):
-        yield from scope.node
-    for function in proto.functions:
-        yield from function.node
-
-
-def _attribute_protos(proto: onnx.ModelProto) -> Iterator[onnx.AttributeProto]:
-    """Every attribute in every scope, and the defaults of functions."""
-    pending: list[onnx.AttributeProto] = [attribute for node in proto.graph.node for attribute in node.attribute]
-    for function in proto.functions:
-        pending += [*function.attribute_proto, *(attribute for node in function.node for attribute in node.attribute)]
-    while pending:
-        attribute = pending.pop()
-        yield attribute
-        for body in _body_protos(attribute):
-            pending += [inner for node in body.node for inner in node.attribute]
-
-
-def _body_protos(attribute: onnx.AttributeProto) -> Iterator[onnx.GraphProto]:
-    if attribute.HasField("g"):
-        yield attribute.g
-    yield from attribute.graphs
-
-
-def _holds_map(type_: onnx.TypeProto) -> bool:
-    kind = type_.WhichOneof("value")
-    if kind == "sequence_type":
-        return _holds_map(type_.sequence_type.elem_type)
-    if kind == "optional_type":
-        return _holds_map(type_.optional_type.elem_type)
-    return bool(kind == "map_type")
 
 
 _NUMBERS: dict[int, int] = {onnx.TensorProto.COMPLEX64: 2, onnx.TensorProto.COMPLEX128: 2}  # per element

@@ -16,6 +16,7 @@ from modelopt.measure.metric import NOTHING_COMPARED, Outputs, Score, TaskMetric
 from modelopt.measure.metrics import UNUSED_LABELS, Asked, Choice, choose, parse_all, task_for
 from modelopt.measure.outputs import OutputScore, OutputScores
 from modelopt.measure.stats import Delta
+from modelopt.measure.structure import value_positions, values_beside
 from modelopt.progress import Progress, silent
 from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Limits, Session, Worker
@@ -149,12 +150,13 @@ def score(before: Reference, after: Session, asked: Asked, progress: Progress = 
     dataset = before.dataset
     total = len(dataset)
     found: _Scoring | None = None
-    for sample, reference in before:
-        candidate = after.run(sample.feeds, names)
+    info = before.session.info
+    for sample, given in before:
+        reference, candidate, unlike = values_beside(info.whole, given, after.run(sample.feeds, names))
         if found is None:
-            outputs = [value.name for value in before.session.info.outputs]
+            outputs = [info.outputs[position].name for position in value_positions(info.whole)]
             found = _Scoring(choose(asked, reference), asked, outputs, before.heads)
-        found.update(sample, reference, candidate)
+        found.update(sample, reference, candidate, unlike)
         progress("evaluating", found.n, total)
     if found is None:
         raise InputError(f"{dataset.source} holds no sample", hint="accuracy needs at least one")
@@ -178,20 +180,22 @@ class _Scoring:
         self._labelled = False
         self._outputs = tuple(outputs)
         self._blank = np.zeros(len(outputs), np.int64)
+        self._unlike = np.zeros(len(outputs), np.int64)
         self._left_out = 0
         self._asked = asked
         self._each = OutputScores(outputs, heads, asked.outputs)
         if asked.tasks or asked.fidelity:
             self._each.keep_named()
 
-    def update(self, sample: Sample, reference: Outputs, candidate: Outputs) -> None:
-        """Take in one sample.
+    def update(self, sample: Sample, reference: Outputs, candidate: Outputs, unlike: Sequence[int] = ()) -> None:
+        """Take in one sample; `unlike` are positions of outputs whose keys, or whose tensors' shapes, differ.
 
         Raises:
             InputError: The metric that the user named does not suit it.
         """
         blank = np.array([is_blank(a) and is_blank(b) for a, b in zip(reference, candidate, strict=True)], bool)
         self._blank += blank
+        self._unlike[list(unlike)] += 1
         self._left_out += bool(blank.all())
         if self._choice.inferred and not self._tasks and sample.label is not None:
             self._labelled = True
@@ -238,6 +242,9 @@ class _Scoring:
         for name, blank in zip(self._outputs, self._blank, strict=True):
             if blank == self.n:
                 yield f"output '{name}' was not compared: it holds no element on any of the {self.n} samples"
+        for name, unlike in zip(self._outputs, self._unlike, strict=True):
+            if unlike:
+                yield f"the keys or shapes within output '{name}' differ on {unlike} of {self.n} samples"
         if self._labelled and not self._tasks:
             yield UNUSED_LABELS
 
@@ -261,8 +268,16 @@ def _matched_outputs(before: Session, after: Session) -> list[str]:
         )
     ours = [value.name for value in before.info.outputs]
     theirs = [value.name for value in after.info.outputs]
+    counts = [len(value_positions(each.info.whole)) for each in (before, after)]
+    if counts[0] != counts[1]:
+        raise InputError(f"the two models have {counts[0]} and {counts[1]} outputs", note="they cannot be compared")
     if len(ours) != len(theirs):
-        raise InputError(f"the two models have {len(ours)} and {len(theirs)} outputs", note="they cannot be compared")
+        different = [name for name in (*ours, *theirs) if (name in ours) != (name in theirs)]
+        raise InputError(
+            "the two models have outputs of different kinds",
+            note=f"in one of them only: {', '.join(different)}",
+            hint="compare models that both give maps, both sequences, or both tensors",
+        )
     names = ours if set(ours) == set(theirs) else theirs
     types = after.info.output_types()
     for was, name in zip(before.info.output_types().values(), names, strict=True):

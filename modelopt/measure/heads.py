@@ -17,7 +17,7 @@ _NORMS = frozenset({"LpNormalization"})
 _KEEP_ORDER = frozenset(
     {
         *("Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Add", "Dropout", "Resize"),
-        *("QuantizeLinear", "DequantizeLinear", "Upsample"),
+        *("QuantizeLinear", "DequantizeLinear", "Upsample", "ZipMap"),
     }
 )
 _LAYER_NORMS = frozenset({"LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"})
@@ -68,7 +68,7 @@ def heads_of(model: ir.Model) -> dict[str, Head]:
 
 def _head(output: ir.Value) -> Head:
     dims = None
-    if output.shape is not None:
+    if output.shape is not None and graph.is_plain_tensor(output):
         dims = tuple(dim if isinstance(dim, int) else None for dim in output.shape)
     end, is_vocabulary = _end(output)
     if end is End.OTHER and _is_hidden(output):

@@ -89,7 +89,8 @@ def recognize(head: Head, seen: Sequence[np.ndarray]) -> Recognized | None:
     """
     given = [each for each in seen if each.size]
     if given and not is_float(given[0]):
-        return Recognized(Kind.VALUES, f"its values are {given[0].dtype.name}")
+        what = "strings" if given[0].dtype.kind in "OU" else given[0].dtype.name
+        return Recognized(Kind.VALUES, f"its values are {what}")
     arrays = [np.asarray(each, np.float64) for each in given if np.isfinite(np.asarray(each, np.float64)).any()]
     if not arrays:
         return None

@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from modelopt import graph
 from modelopt.passes._attention import Fill
+from modelopt.signature import known_equal
 
 
 @dataclass
@@ -25,8 +26,8 @@ class Masks:
 
     def for_itself(self, user: ir.Node, mask: ir.Value) -> ir.Value:
         """The mask for `user`, where keys are as many as queries: all users of the mask in a graph share the result."""
-        scope, shape = _scope(user), mask.shape
-        if shape is not None and shape[2] != 1 and shape[2] == shape[3]:
+        scope, shape = _scope(user), graph.dims(mask)
+        if shape is not None and shape[2] != 1 and known_equal(shape[2], shape[3]):
             return mask
         if (mask, scope) not in self._shared:
             expanded, nodes = self._expand(mask, mask, axis=3)
@@ -36,7 +37,8 @@ class Masks:
 
     def for_queries(self, user: ir.Node, mask: ir.Value, queries: ir.Value) -> ir.Value:
         """The mask for `user`, with as many rows as `queries` of shape (batch, length, width) have."""
-        if mask.shape is not None and queries.shape is not None and mask.shape[2] == queries.shape[1] != 1:
+        rows, length = graph.dims(mask), graph.dims(queries)
+        if rows is not None and length is not None and rows[2] != 1 and known_equal(rows[2], length[1]):
             return mask
         expanded, nodes = self._expand(mask, queries, axis=1)
         _scope(user).insert_before(user, nodes)

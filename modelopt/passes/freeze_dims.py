@@ -12,10 +12,13 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.errors import InputError, Refused, WorkerDied, did_you_mean
 from modelopt.passes.base import Changes, Context, Effect, Pass, Runner, option
-from modelopt.signature import ANONYMOUS, Dim, Signature, TensorSpec
+from modelopt.signature import Dim, Signature, TensorSpec, symbol_of
 
 FROZEN_KEY = "modelopt.frozen."
 """The start of metadata entries that remember what was frozen, so that a second run finds nothing to do."""
+
+SHAPES_INSTEAD = "dimensions without a name are set with the shape of their input, such as x:1,3,224,224"
+"""The hint where somebody names a dimension by what names none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,13 +120,14 @@ def _bind(spec: TensorSpec, shape: tuple[int, ...], sizes: dict[str, int]) -> No
     for dim, size in zip(spec.shape, shape, strict=True):
         if isinstance(dim, int) and dim >= 0 and dim != size:  # -1 says nothing
             raise InputError(f"the input {spec} cannot have {size} where it has {dim}")
-        if isinstance(dim, str) and dim not in ANONYMOUS and sizes.setdefault(dim, size) != size:
-            raise InputError(f"the dimension '{dim}' cannot be both {sizes[dim]} and {size}")
+        symbol = symbol_of(dim)
+        if symbol is not None and sizes.setdefault(symbol, size) != size:
+            raise InputError(f"the dimension '{symbol}' cannot be both {sizes[symbol]} and {size}")
 
 
 def _check_known(named: Mapping[str, int], signature: Signature, model: ir.Model) -> None:
-    symbols = [dim for spec in signature.inputs for dim in spec.shape or () if isinstance(dim, str)]
-    known = list(dict.fromkeys(symbols))
+    symbols = [symbol_of(dim) for spec in signature.inputs for dim in spec.shape or ()]
+    known = list(dict.fromkeys(symbol for symbol in symbols if symbol is not None))
     for name, size in named.items():
         frozen = model.metadata_props.get(FROZEN_KEY + name)
         if name in known or frozen == str(size):
@@ -131,7 +135,8 @@ def _check_known(named: Mapping[str, int], signature: Signature, model: ir.Model
         if frozen is not None:
             raise InputError(f"the dimension '{name}' was set to {frozen} before and cannot become {size}")
         note = f"symbolic dimensions: {', '.join(known)}" if known else "no input has a symbolic dimension"
-        raise InputError(f"no input has a dimension '{name}'", note=note, hint=did_you_mean(name, known))
+        hint = SHAPES_INSTEAD if symbol_of(name) is None else did_you_mean(name, known)
+        raise InputError(f"no input has a dimension '{name}'", note=note, hint=hint)
 
 
 def _count_changed(old: TensorSpec, new: TensorSpec) -> int:
@@ -143,7 +148,12 @@ def _count_changed(old: TensorSpec, new: TensorSpec) -> int:
 def _with_sizes(spec: TensorSpec, sizes: Mapping[str, int]) -> TensorSpec:
     if spec.shape is None:
         return spec
-    return replace(spec, shape=tuple(sizes.get(dim, dim) if isinstance(dim, str) else dim for dim in spec.shape))
+    return replace(spec, shape=tuple(_with_size(dim, sizes) for dim in spec.shape))
+
+
+def _with_size(dim: Dim, sizes: Mapping[str, int]) -> Dim:
+    symbol = symbol_of(dim)
+    return dim if symbol is None else sizes.get(symbol, dim)
 
 
 def _set_symbols(model: ir.Model, sizes: Mapping[str, int]) -> None:
@@ -157,7 +167,8 @@ def _set_symbols(model: ir.Model, sizes: Mapping[str, int]) -> None:
 
 
 def _sized(dim: int | ir.SymbolicDim, sizes: Mapping[str, int]) -> int | ir.SymbolicDim:
-    return dim if isinstance(dim, int) or dim.value is None else sizes.get(dim.value, dim)
+    symbol = None if isinstance(dim, int) else symbol_of(dim.value)
+    return dim if symbol is None else sizes.get(symbol, dim)
 
 
 def _infer_again(model: ir.Model, runner: Runner) -> None:

@@ -10,6 +10,7 @@ from modelopt import graph, match
 from modelopt.match import Mismatch
 from modelopt.passes._rewrite import CONTRIB, Rewrite, rewrite_nodes
 from modelopt.passes.base import Changes, Context, Effect, Pass
+from modelopt.signature import known_equal
 
 _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16})
 
@@ -54,7 +55,7 @@ def _why_not(norm: ir.Node, add: ir.Node) -> str | None:
         return "it is not over the last of three axes"
     if len(norm.outputs) > 1 or total.dtype not in _FLOATS:
         return "it has further outputs, or its type is not float32 or float16"
-    if any(_dims(value) != _dims(total) for value in add.inputs) or None in (_dims(total) or (None,)):
+    if not all(_has_shape(value, total) for value in add.inputs):
         return "the summands are not known to have one shape"
     if graph.rank(scale) != 1:
         return "its scale does not have one axis"
@@ -69,10 +70,10 @@ def _shared(add: ir.Node) -> bool:
     return len(add.outputs[0].uses()) > 1
 
 
-def _dims(value: ir.Value | None) -> tuple[object, ...] | None:
-    if value is None or value.shape is None:
-        return None
-    return tuple(dim if isinstance(dim, int) else dim.value for dim in value.shape)
+def _has_shape(value: ir.Value | None, other: ir.Value) -> bool:
+    """Whether two values are known to have one shape."""
+    one, two = graph.dims(value), graph.dims(other)
+    return one is not None and two is not None and len(one) == len(two) and all(map(known_equal, one, two))
 
 
 def _rewrite(norm: ir.Node, add: ir.Node) -> None:
@@ -117,7 +118,7 @@ def _bias(value: ir.Value | None) -> tuple[ir.Node, ir.Value, ir.Value] | None:
     constant = None if operands is None else graph.constant_tensor(operands[1])
     if value is None or add is None or operands is None or constant is None or graph.sole_consumer(value) is None:
         return None
-    same = _dims(operands[0]) == _dims(value)
+    same = _has_shape(operands[0], value)
     return (add, operands[0], operands[1]) if len(constant.shape) == 1 and same else None
 
 

@@ -12,6 +12,7 @@ from modelopt import graph, match
 from modelopt.match import Mismatch
 from modelopt.passes._rewrite import Rewrite, rewrite_nodes
 from modelopt.passes.base import Changes, Context, Effect, Pass
+from modelopt.signature import known_equal
 
 _SHAPE_ONLY = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 _MAX_SHAPE_BYTES = 4096
@@ -54,13 +55,10 @@ def _rule(node: ir.Node, opset: int) -> Rewrite | Mismatch:
 
 
 def _same_dim(left: ir.Value, right: ir.Value, axis: int) -> bool:
-    dims = []
-    for value in (left, right):
-        if value.shape is None or len(value.shape) <= axis:
-            return False
-        dim = value.shape[axis]
-        dims.append(dim if isinstance(dim, int) else dim.value)
-    return dims[0] is not None and dims[0] == dims[1]
+    one, other = graph.dims(left), graph.dims(right)
+    if one is None or other is None or axis >= min(len(one), len(other)):
+        return False
+    return known_equal(one[axis], other[axis])
 
 
 def _merge(node: ir.Node, first: ir.Node, source: ir.Value) -> None:

@@ -26,7 +26,7 @@ import msgspec
 import numpy as np
 
 from modelopt.integers import IntegerIo, declared
-from modelopt.runtime import wire
+from modelopt.runtime import parts, wire
 from modelopt.runtime.observing import Observing
 from modelopt.runtime.profiling import keep_optimized, node_runs, optimized_outputs
 from modelopt.runtime.session import (
@@ -86,12 +86,14 @@ class Child:
         if session.get_providers()[0] != provider:
             raise Failure("provider-failed", ", ".join(session.get_providers()))
         self.sessions[body["id"]] = session
+        outputs, whole = parts.outputs_of(_io_spec(value) for value in session.get_outputs())
         info = SessionInfo(
             tuple(_io_spec(value) for value in session.get_inputs()),
-            tuple(_io_spec(value) for value in session.get_outputs()),
+            outputs,
             tuple(session.get_providers()),
             load_ns,
             _integers(session),
+            whole,
         )
         return {"info": msgspec.to_builtins(info)}, {}
 
@@ -104,16 +106,29 @@ class Child:
         return {}, {}
 
     def run(self, body: dict[str, Any], arrays: dict[str, np.ndarray]) -> Reply:
-        """Run once and return the outputs."""
+        """Run once and return the outputs, those that are no tensors in parts: see `parts`."""
         session = self.sessions[body["id"]]
-        outputs = _run(session, body["outputs"], arrays)
-        names = body["outputs"] or [output.name for output in session.get_outputs()]
+        if body["outputs"] == []:  # onnxruntime takes no names for all
+            _run(session, None, arrays)
+            return {}, {}
+        declared = [_io_spec(value) for value in session.get_outputs()]
+        listed, whole = parts.outputs_of(declared)
+        positions = {part.name: position for position, part in enumerate(listed)}
+        asked = range(len(listed)) if body["outputs"] is None else [positions[name] for name in body["outputs"]]
+        needed = sorted({whole[position] for position in asked})
+        values = _run(session, [declared[position].name for position in needed], arrays)
+        found: dict[int, tuple[np.ndarray, ...]] = {}
+        for position, value in zip(needed, values, strict=True):
+            try:
+                found[position] = parts.arrays_of(value, declared[position].type)
+            except parts.NoArray:
+                name, kind = declared[position].name, declared[position].type
+                raise Failure("run", f"the output '{name}' is a {kind}, which no array holds") from None
         # Keys are positions: a model may list the same output twice.
-        tensors = {str(i): array for i, array in enumerate(outputs) if isinstance(array, np.ndarray)}
-        other = [name for i, name in enumerate(names) if str(i) not in tensors]
-        if other:
-            raise Failure("run", f"the output '{other[0]}' is a sequence, a map or an absent optional, not a tensor")
-        return {}, tensors
+        return {}, {
+            str(number): found[whole[position]][position - whole.index(whole[position])]
+            for number, position in enumerate(asked)
+        }
 
     def observe(self, body: dict[str, Any], arrays: dict[str, np.ndarray]) -> Reply:
         """Take one sample to count the values of some outputs; the first call names them."""
@@ -241,8 +256,11 @@ def _session_options(ort: Any, spec: SessionSpec) -> Any:
     options.enable_mem_pattern = spec.memory_pattern
     if not spec.spin:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    for library in spec.custom_op_libraries:
-        options.register_custom_ops_library(library)
+    for library in spec.op_libraries:
+        try:
+            options.register_custom_ops_library(library)
+        except Exception as error:
+            raise Failure("op-library", f"{library}\n{_first_line(error)}") from error
     return options
 
 

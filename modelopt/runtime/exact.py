@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
-from modelopt import graph
+from modelopt import graph, serial
 
 _SHIFT = 128
 _READS_FLOAT_WEIGHTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -50,8 +51,9 @@ def model_bytes(path: Path) -> bytes | None:
     Args:
         path: The model file, already through io's gate. External data that stay as they are stay beside it.
     """
-    model = ir.load(path)
-    return ir.to_proto(model).SerializeToString() if unsigned_weights(model) else None
+    model = serial.model_of(onnx.load(path, load_external_data=False))
+    ir.external_data.set_base_dir(model.graph, path.parent)
+    return serial.proto_of(model).SerializeToString() if unsigned_weights(model) else None
 
 
 def unsigned_weights(model: ir.Model) -> int:

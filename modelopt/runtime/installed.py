@@ -101,4 +101,23 @@ def explain(kind: str, text: str, doing: str, spec: SessionSpec | None) -> Model
         )
     if kind == "memory":
         return WorkerDied(f"{doing} ran out of memory", reason="memory", note=text or None)
-    return Refused(f"{doing} failed", note=wording.plain(text))
+    if kind == "op-library":
+        library, _, why = text.partition("\n")
+        return InputError(
+            f"the operator library {library} cannot be loaded",
+            note=wording.why_no_library(why, library),
+            hint="give a shared library for this machine that exports RegisterCustomOps",
+        )
+    missing = wording.missing_operator(text) if kind == "load" else None
+    if missing is None:
+        return Refused(f"{doing} failed", note=wording.plain(text))
+    return _without_operator(missing, doing, () if spec is None else spec.op_libraries)
+
+
+def _without_operator(missing: wording.Operator, doing: str, libraries: tuple[str, ...]) -> Refused:
+    here = f"onnxruntime {runtime_version()}"
+    if not missing.is_custom:
+        return Refused(f"{doing} failed", note=f"{here} has no {missing}")
+    has = f"neither {here} nor {' or '.join(libraries)} has" if libraries else f"{here} does not have"
+    hint = "name the library that has it: --op-library FILE.so"
+    return Refused(f"{doing} failed", note=f"it uses the {missing}, which {has}", hint=hint)

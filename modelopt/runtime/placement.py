@@ -64,7 +64,7 @@ def find_placement(
     """
     with Worker(limits) as worker:
         session = worker.open(path, msgspec.structs.replace(spec, profile=True))
-        session.run(dict(feeds))
+        session.execute(dict(feeds))
         placement = placement_of(full_provider_name(spec.provider), session.info.providers, session.profile())
     if placement.nodes and placement.requested not in placement.nodes:
         raise EnvironmentLacks(
@@ -118,7 +118,7 @@ def coverage(
     traced = msgspec.structs.replace(spec or SessionSpec(), profile=True, trace=True)
     session = worker.open(path, traced)
     for _ in range(runs + 1):
-        session.run(dict(feeds))
+        session.execute(dict(feeds))
     found = session.profile()
     session.close()
     return coverage_of(model, [msgspec.structs.replace(each, runs_ns=each.runs_ns[1:]) for each in found])

@@ -29,7 +29,7 @@ class SessionSpec(msgspec.Struct, frozen=True, kw_only=True):
         profile: Record which provider runs which node (slower).
         trace: With `profile`, also keep the optimized graph, so that each kernel names the values it writes.
         memory_pattern: Whether a run's tensors share one block that an earlier run of these shapes planned.
-        custom_op_libraries: Shared libraries that the user named on the command line.
+        op_libraries: Shared libraries of custom operators; the worker that opens the session names them.
         exact: Whether products of u8 × s8 are computed in full where this machine's instructions saturate at 16 bits
             (x86 without VNNI; elsewhere they always are). None leaves it to the worker that opens the session.
     """
@@ -42,7 +42,7 @@ class SessionSpec(msgspec.Struct, frozen=True, kw_only=True):
     profile: bool = False
     memory_pattern: bool = True
     trace: bool = False
-    custom_op_libraries: tuple[str, ...] = ()
+    op_libraries: tuple[str, ...] = ()
     exact: bool | None = None
 
 
@@ -59,10 +59,11 @@ class SessionInfo(msgspec.Struct, frozen=True):
 
     Attributes:
         inputs: Its inputs.
-        outputs: Its outputs.
+        outputs: What a run gives: its outputs; of one that is no tensor its parts, see `runtime.parts`.
         providers: The providers that it really has, in order of preference.
         load_ns: Nanoseconds for creating the session.
         integers: The inputs and outputs that the model says are integers for floats.
+        whole: For each of `outputs` the position of the model's output that it is, or is a part of.
     """
 
     inputs: tuple[IoSpec, ...]
@@ -70,6 +71,7 @@ class SessionInfo(msgspec.Struct, frozen=True):
     providers: tuple[str, ...]
     load_ns: int
     integers: IntegerIo = IntegerIo()
+    whole: tuple[int, ...] = ()
 
     def output_types(self) -> dict[str, str]:
         """By output the type of what a run gives: floats where the model says what its integers stand for."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 OURS = "the model that modelopt made"
@@ -78,6 +79,51 @@ def _without_places(text: str) -> str:
         if condition is not None:
             text = text[condition.end() :]
     return "".join([*kept, text])
+
+
+@dataclass(frozen=True)
+class Operator:
+    """An operator that onnxruntime does not have.
+
+    Attributes:
+        name: Its type.
+        domain: Its domain; empty for the standard one.
+        opset: The version that the model asks for, where onnxruntime says it.
+    """
+
+    name: str
+    domain: str
+    opset: str = ""
+
+    @property
+    def is_custom(self) -> bool:
+        """Whether a library may bring it: neither ONNX nor onnxruntime themselves define its domain."""
+        return self.domain not in _OWN_DOMAINS
+
+    def __str__(self) -> str:
+        where = f" of the domain '{self.domain}'" if self.domain else ""
+        return f"operator '{self.name}'{where}" + (f" in opset {self.opset}" if self.opset else "")
+
+
+_OWN_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "ai.onnx.training", "com.microsoft", "com.microsoft.nchwc"})
+
+
+def missing_operator(text: str) -> Operator | None:
+    """The operator that onnxruntime says it does not have; None where it says something else."""
+    found = re.search(r"Fatal error: (\S*):([^\s:]+)\(-?[0-9]+\) is not a registered function/op", text)
+    if found is not None:
+        return Operator(found[2], "" if found[1] == "ai.onnx" else found[1])
+    found = re.search(
+        r'In Node, \(".*", ([^\s,"]+), "([^"]*)", .*No Op registered for \1 with domain_version of (\d+)', text
+    )
+    return None if found is None else Operator(found[1], found[2], found[3])
+
+
+def why_no_library(text: str, library: str) -> str:
+    """What onnxruntime says of a library of operators, without its path."""
+    if "symbol RegisterCustomOps" in text:
+        return "it does not export RegisterCustomOps"
+    return text.rpartition(f"{library}: ")[2] or text
 
 
 def _types(listed: str) -> str:

@@ -36,10 +36,12 @@ class Limits:
     Attributes:
         memory_bytes: Private resident memory; the child is killed above it.
         seconds: Wall time for one request (a load, a run); the child is killed after it.
+        op_libraries: Shared libraries of custom operators that it may load: the user named them on the command line.
     """
 
     memory_bytes: int
     seconds: float
+    op_libraries: tuple[str, ...] = ()
 
     @classmethod
     def default(cls) -> Limits:
@@ -100,7 +102,7 @@ class Worker:
             Refused: onnxruntime does not load the model.
             WorkerDied: The child crashed or exceeded its limits.
         """
-        known = installed.known_spec(spec)
+        known = msgspec.structs.replace(installed.known_spec(spec), op_libraries=self.limits.op_libraries)
         if known.exact is None:
             known = msgspec.structs.replace(known, exact=self._exact)
         number = next(self._ids)
@@ -109,7 +111,7 @@ class Worker:
             body["folder"] = self._folder_for_profiles()
         called = wording.called(path, what)
         try:
-            answer, _ = self._request(body, {}, doing=f"loading {called}", spec=spec)
+            answer, _ = self._request(body, {}, doing=f"loading {called}", spec=known)
         except ModeloptError as error:
             error.model = path
             raise
@@ -248,6 +250,8 @@ class Worker:
     def _obituary(self, verdict: str | None, doing: str) -> WorkerDied:
         self._child.wait()
         hint = "the model may be hostile or too large for this machine"
+        if self.limits.op_libraries:
+            hint += f", or {' or '.join(self.limits.op_libraries)} may be at fault"
         if verdict == "timeout":
             fact = f"{doing} took longer than {self.limits.seconds:.0f} s"
             return WorkerDied(fact, reason=verdict, note="the child process was ended", hint=hint)
@@ -294,7 +298,7 @@ class Session:
 
         Args:
             feeds: Input arrays by name.
-            outputs: Output names; None for all, in the model's order.
+            outputs: Names from `info.outputs`; None for all, in the model's order; empty for none.
 
         Returns:
             The outputs; float32 where the model says what its integers stand for.
@@ -313,6 +317,10 @@ class Session:
             integers[name].dequantize(array) if name in integers else array
             for name, array in zip(names, arrays, strict=True)
         ]
+
+    def execute(self, feeds: dict[str, np.ndarray]) -> None:
+        """Run once for its own sake: no output comes back, whatever it is. Raises as `run`."""
+        self.run(feeds, [])
 
     def observe(
         self, feeds: dict[str, np.ndarray], outputs: Mapping[str, str], *, bins: int, runs_at_once: int

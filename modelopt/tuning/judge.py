@@ -17,6 +17,7 @@ from modelopt.measure.heads import Head
 from modelopt.measure.metric import is_blank
 from modelopt.measure.metrics import parse_all
 from modelopt.measure.outputs import relative_error
+from modelopt.measure.structure import value_positions, values_beside
 from modelopt.progress import Progress
 from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Worker
@@ -97,11 +98,18 @@ class Judge:
         Infinite where the candidate fails, or nothing is compared.
         """
         metric = Sqnr()
-        telling = ((sample, outputs) for sample, outputs in self._reference if not all(map(is_blank, outputs)))
+        whole = self._reference.session.info.whole
+        places = value_positions(whole)
+        telling = (
+            (sample, outputs)
+            for sample, outputs in self._reference
+            if not all(is_blank(outputs[place]) for place in places)
+        )
         try:
             session = self._worker.open(candidate, self._spec, what="candidate")
             for sample, outputs in islice(telling, ERROR_SAMPLES):
-                metric.update(outputs, session.run(sample.feeds), None)
+                ours, theirs, _ = values_beside(whole, outputs, session.run(sample.feeds))
+                metric.update(ours, theirs, None)
             session.close()
         except (Refused, InputError):  # it does not run, or has no output of floats
             return math.inf

@@ -69,7 +69,7 @@ def _mark(model: ir.Model) -> dict[str, str]:
             if attribute.is_ref() or attribute.type != ir.AttributeType.GRAPH:
                 continue
             body = attribute.as_graph()
-            position = next((i for i, out in enumerate(body.outputs) if _may_be_tensor(out)), None)
+            position = next((i for i, out in enumerate(body.outputs) if graph.is_plain_tensor(out)), None)
             if position is None:
                 continue
             marker = _MARKER.format(len(names))
@@ -79,7 +79,3 @@ def _mark(model: ir.Model) -> dict[str, str]:
             body.append(ir.node("Identity", [old], name=marker, outputs=[new]))
             body.outputs[position] = new
     return names
-
-
-def _may_be_tensor(value: ir.Value) -> bool:
-    return value.type is None or isinstance(value.type, ir.TensorType)

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from modelopt.data.dtypes import holds_floats, numpy_dtype
-from modelopt.data.synthetic import shapes_of
+from modelopt.data.synthetic import NUMERALS, Words, draw_words, shapes_of
 from modelopt.measure.closeness import Nonfinite
-from modelopt.signature import Signature, TensorSpec, is_free
+from modelopt.signature import Signature, TensorSpec, is_free, symbol_of
 from modelopt.verification.input_uses import InputUse
 
 LARGE = 1000.0
@@ -25,6 +25,9 @@ LARGE = 1000.0
 
 UNUSUAL_SLACK = 10.0
 """See `Feed.slack`."""
+
+UNKNOWN_WORD = "no such word, \u00e9\u6f22 \U0001f600"
+"""A string that no table holds."""
 
 SCALE_UP, SCALE_DOWN = 10.0, 0.1
 
@@ -166,11 +169,9 @@ class Maker:
 
     def free_lengths(self) -> tuple[str, ...]:
         """Names of the free dimensions that are not the batch; unnamed ones as ``?``."""
-        batch = {spec.shape[0] for spec in self.signature.inputs if spec.shape}
+        batch = {symbol_of(spec.shape[0]) for spec in self.signature.inputs if spec.shape} - {None}
         dims = [dim for spec in self.signature.inputs for dim in (spec.shape or ())[1:] if is_free(dim)]
-        return tuple(
-            dict.fromkeys(dim if isinstance(dim, str) else "?" for dim in dims if dim not in batch or dim is None)
-        )
+        return tuple(dict.fromkeys(symbol or "?" for symbol in map(symbol_of, dims) if symbol not in batch))
 
     def count_values(self, shape: Shape) -> int:
         """How many values a feed of these sizes has."""
@@ -214,7 +215,9 @@ class Maker:
     ) -> np.ndarray:
         dtype = numpy_dtype(spec)
         use = self._use(spec)
-        if not holds_floats(spec):
+        if spec.dtype == "string":
+            drawn = _strings(rng, shape, NUMERALS if self.plain else use.words, kind)
+        elif not holds_floats(spec):
             drawn = (
                 _booleans(rng, shape, kind)
                 if dtype.kind == "b"
@@ -244,6 +247,13 @@ class Maker:
         if info is not None:
             low, high = max(low, int(info.min)), min(high, int(info.max))
         return _indices(rng, shape, (low, max(low, high)), use.constants, kind, number)
+
+
+def _strings(rng: np.random.Generator, shape: tuple[int, ...], words: Words, kind: Values) -> np.ndarray:
+    """Words that the graph knows; also none at all, and such that it cannot know."""
+    if kind in {Values.ZEROS, Values.LARGE}:
+        return np.full(shape, UNKNOWN_WORD if kind is Values.LARGE else "", object)
+    return draw_words(rng, shape, words)
 
 
 def _different(one: tuple[int, ...], two: tuple[int, ...]) -> int | None:

@@ -16,6 +16,8 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
+from modelopt.data.synthetic import Words
+from modelopt.verification.words import words_of
 
 MAX_TRIPS = 5
 """Loop counts are drawn from 0 to this."""
@@ -48,6 +50,7 @@ class InputUse:
         constants: What the graph compares it with, clips it at, or chooses by: sorted numbers in the input's own units.
         is_flag: It says yes or no: it is cast to booleans, or taken from 1, as masks are.
         is_count: It says how often a loop runs.
+        words: What an input of strings is drawn from.
     """
 
     low: int | None = None
@@ -55,6 +58,7 @@ class InputUse:
     constants: tuple[float, ...] = ()
     is_flag: bool = False
     is_count: bool = False
+    words: Words = ()
 
     @property
     def is_bounded(self) -> bool:
@@ -110,8 +114,9 @@ class _Found:
 
 def uses_of(model: ir.Model) -> dict[str, InputUse]:
     """What the graph does with each input that is not an initializer, by its name."""
-    names = set(model.graph.initializers)
-    return {value.name: _use_of(model, value) for value in model.graph.inputs if value.name and value.name not in names}
+    names, words = set(model.graph.initializers), words_of(model)
+    inputs = {value.name: value for value in model.graph.inputs if value.name and value.name not in names}
+    return {name: replace(_use_of(model, value), words=words.get(name, ())) for name, value in inputs.items()}
 
 
 def ranges_of(model: ir.Model) -> dict[str, tuple[int, int]]:

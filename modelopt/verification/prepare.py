@@ -15,7 +15,7 @@ from modelopt.data.synthetic import lengths_to_try
 from modelopt.errors import InputError, ModeloptError, Refused
 from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Session, Worker
-from modelopt.signature import ANONYMOUS, Signature, TensorSpec, is_free
+from modelopt.signature import Signature, TensorSpec, is_free, symbol_of
 from modelopt.verification.executed import Regions, has_regions
 from modelopt.verification.feeds import Feed, Maker, Shape, Values
 from modelopt.verification.input_uses import InputUse, uses_of
@@ -79,11 +79,15 @@ class Prepared:
     Attributes:
         feeds: The user's first.
         outputs: The original's outputs for each.
+        names: What each of the outputs is called.
+        whole: For each of them the position of the original's output that it is, or is a part of.
         not_executed: Parts of the original that no feed executes, in words.
     """
 
     feeds: tuple[Feed, ...]
     outputs: tuple[list[np.ndarray], ...]
+    names: tuple[str, ...]
+    whole: tuple[int, ...]
     not_executed: tuple[str, ...] = ()
 
     @property
@@ -157,7 +161,9 @@ def prepare(
     elif original.has_regions:
         missed = _reach_regions(answers, maker, worker, load, scratch)
     beyond = (*_sizes_above(answers.feeds, original.signature), *_trips_above(answers.feeds, original.uses))
-    return Prepared(tuple(answers.feeds), tuple(answers.outputs), (*missed, *beyond))
+    info = answers.session.info
+    names = tuple(output.name for output in info.outputs)
+    return Prepared(tuple(answers.feeds), tuple(answers.outputs), names, info.whole, (*missed, *beyond))
 
 
 def _construct(
@@ -207,10 +213,10 @@ def _sizes_of(feed: Mapping[str, np.ndarray], inputs: Sequence[TensorSpec]) -> d
     """The sizes that a feed has for the free dimensions that have names, but for those of first axes."""
     batch = {spec.shape[0] for spec in inputs if spec.shape}
     return {
-        dim: size
+        symbol: size
         for spec in inputs
         for dim, size in zip(spec.shape or (), feed[spec.name].shape, strict=False)
-        if isinstance(dim, str) and dim not in batch
+        if (symbol := symbol_of(dim)) is not None and symbol not in batch
     }
 
 
@@ -289,14 +295,14 @@ def _sizes_above(feeds: Sequence[Feed], signature: Signature) -> Iterator[str]:
             for axis, (dim, size) in enumerate(zip(spec.shape or (), feed.arrays[spec.name].shape, strict=False)):
                 if not is_free(dim):
                     continue
-                if axis == 0 or (dim in firsts and isinstance(dim, str)):
+                if axis == 0 or (dim in firsts and symbol_of(dim) is not None):
                     batches.append(size)
                 else:
-                    lengths.setdefault(dim if isinstance(dim, str) else "?", []).append(size)
+                    lengths.setdefault(symbol_of(dim) or "?", []).append(size)
     if batches:
         yield f"batch sizes above {max(batches)}"
     for name, sizes in lengths.items():
-        what = "free dimensions" if name in ANONYMOUS else f"sizes of '{name}'"
+        what = "free dimensions" if name == "?" else f"sizes of '{name}'"
         yield f"{what} above {max(sizes)}"
 
 

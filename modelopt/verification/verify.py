@@ -53,7 +53,6 @@ class Verify:
         worker: Runs models.
         replay: Gives the model after the first n applications of passes.
         scratch: A directory for candidates.
-        names: The outputs' names.
         last_from_file: The last run of exact passes is closed by `finish`, on the file that will be the output,
             instead of `end`.
         segments: How many runs of exact passes were compared and agreed.
@@ -67,7 +66,6 @@ class Verify:
     worker: Worker
     replay: Callable[[int], ir.Model]
     scratch: Path
-    names: Sequence[str]
     last_from_file: bool = False
     segments: int = 0
     compared: tuple[int, ...] = ()
@@ -188,12 +186,13 @@ class Verify:
     def _compare_file(self, path: Path) -> Failure | float:
         """How far the outputs are from the reference's: what differs, or the largest relative error."""
         expected = self._reference_outputs()
-        slices = SliceErrors(self.names)
+        names = self.prepared.names
+        slices = SliceErrors(names)
         worst = 0.0
         try:
             session = self.worker.open(path, SessionSpec(spin=False), what="result")
             outputs = [output.name for output in session.info.outputs]
-            if outputs != list(self.names):
+            if outputs != list(names):
                 return Failure(OutputMismatch(output="all of them", reason=f"they are called {', '.join(outputs)}"))
             for position, feed in enumerate(self.prepared.feeds):
                 if position in self._left_out:
@@ -220,18 +219,19 @@ class Verify:
         def compare(
             tolerances: Sequence[Tolerance], before: Outputs = reference, after: Outputs = outputs
         ) -> OutputMismatch | float:
-            return compare_outputs(before, after, self.names, tolerances=tolerances, nonfinite=nonfinite)
+            return compare_outputs(before, after, self.prepared.names, tolerances=tolerances, nonfinite=nonfinite)
 
-        plain = [precision.tolerance.times(feed.slack) for precision in self._precisions]
+        known = self._of_parts()
+        plain = [precision.tolerance.times(feed.slack) for precision in known]
         found = compare(plain)
         if isinstance(found, float):
             return found
         if found.kind is Kind.ROUNDING and not feed.is_extreme:
-            most = [NOISIEST if each.has_noise else each.tolerance for each in self._precisions]
+            most = [NOISIEST if each.has_noise else each.tolerance for each in known]
             if isinstance(beyond := compare(most), OutputMismatch):
                 return beyond
         noisy = self._noise().of(position)
-        tolerances = noise.tolerances([reference], [[variant] for variant in noisy], self._precisions)
+        tolerances = noise.tolerances([reference], [[variant] for variant in noisy], known)
         if found.kind is Kind.ROUNDING:
             found = compare(tolerances)
         elif self._is_noise(found, feed, reference, noisy):
@@ -248,7 +248,7 @@ class Verify:
 
     def _is_noise(self, found: OutputMismatch, feed: Feed, reference: Outputs, noisy: Sequence[Outputs]) -> bool:
         """Whether the reference's own noise makes such a difference: a tie that falls the other way, a NaN more."""
-        position = self.names.index(found.output)
+        position = self.prepared.names.index(found.output)
         for variant in noisy:
             own = compare_outputs(
                 [reference[position]],
@@ -265,7 +265,7 @@ class Verify:
         """Take in the outputs that are computed in float32 throughout; elsewhere rounding moves single values far."""
         if not feed.is_extreme:
             empty = np.zeros(0)
-            smooth = [precision.is_smooth for precision in self._precisions]
+            smooth = [precision.is_smooth for precision in self._of_parts()]
             slices.add(
                 [array if keep else empty for array, keep in zip(reference, smooth, strict=True)],
                 [array if keep else empty for array, keep in zip(outputs, smooth, strict=True)],
@@ -277,13 +277,17 @@ class Verify:
             return None
         variants = []
         for variant in self._noise().all():
-            own = SliceErrors(self.names)
+            own = SliceErrors(self.prepared.names)
             for feed, reference, moved in zip(self.prepared.feeds, self._reference_outputs(), variant, strict=True):
                 if moved is not None:
                     self._add_slices(own, feed, reference, moved)
             variants.append(own)
         found = slices.worst(variants)
         return None if found is None else OutputMismatch(output=found.output, reason=str(found), kind=Kind.ROUNDING)
+
+    def _of_parts(self) -> list[Precision]:
+        """In what each of the arrays that are compared is computed."""
+        return [self._precisions[position] for position in self.prepared.whole]
 
     def _noise(self) -> Variants:
         if self._variants is None:

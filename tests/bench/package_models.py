@@ -176,7 +176,7 @@ class Job:
         feeds.mkdir(exist_ok=True)
         for number in range(FEEDS):
             np.savez(feeds / f"{number:04d}.npz", **made_up(self.source, self.model, number))  # type: ignore[arg-type]
-        rows = []
+        rows: list[Row] = []
         for tool in runs:
             plain = tool.removesuffix(_WITH_DATA)
             if plain != tool and all(row.code == 0 for row in rows if row.tool == plain):

@@ -65,8 +65,7 @@ class Site:
             return model
 
         model = self.load()
-        names = [value.name or "" for value in model.graph.outputs]
-        verify = Verify(self.path, self.prepared, self.worker, replay, self.path.parent, names)
+        verify = Verify(self.path, self.prepared, self.worker, replay, self.path.parent)
         try:
             engine.apply(steps, model, context, [verify])
         except VerificationFailed as error:

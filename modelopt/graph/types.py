@@ -1,0 +1,47 @@
+"""Types of values that are no tensors: sequences, optionals, and maps, which onnx_ir has no type for."""
+
+from __future__ import annotations
+
+import re
+
+import onnx_ir as ir
+
+MAP_MARK = "modelopt:map:"
+"""How the denotation of a sequence type begins that stands for a map from keys to such elements.
+
+The number of the keys' element type follows, then a colon and the denotation of the map itself. `modelopt.protos` makes
+such types when a model is read, and maps of them again when it is written.
+"""
+
+_MAP = re.compile(re.escape(MAP_MARK) + r"([0-9]{1,4}):(.*)", re.DOTALL)
+
+
+def read_map_mark(denotation: str) -> tuple[ir.DataType, str] | None:
+    """The type of the keys and the map's own denotation; None where the denotation is no such mark."""
+    found = _MAP.fullmatch(denotation)
+    if found is None or int(found[1]) not in {dtype.value for dtype in ir.DataType}:
+        return None
+    return ir.DataType(int(found[1])), found[2]
+
+
+def map_key(type_: ir.TypeProtocol | None) -> ir.DataType | None:
+    """The type of the keys of a map; None where the type is no map."""
+    found = read_map_mark(type_.denotation or "") if isinstance(type_, ir.SequenceType) else None
+    return None if found is None else found[0]
+
+
+def is_plain_tensor(value: ir.Value) -> bool:
+    """Whether a value is a tensor as far as the model says: one of no stated type may be one."""
+    return value.type is None or isinstance(value.type, ir.TensorType)
+
+
+def type_text(type_: ir.TypeProtocol) -> str:
+    """A type as onnxruntime writes it: ``tensor(float)``, ``seq(map(int64,tensor(float)))``."""
+    key = map_key(type_)
+    if isinstance(type_, ir.SequenceType):
+        inner = type_text(type_.elem_type)
+        return f"seq({inner})" if key is None else f"map({key.name.lower()},{inner})"
+    if isinstance(type_, ir.OptionalType):
+        return f"optional({type_text(type_.elem_type)})"
+    kind = "sparse_tensor" if isinstance(type_, ir.SparseTensorType) else "tensor"
+    return f"{kind}({type_.dtype.name.lower()})"

@@ -1,0 +1,39 @@
+"""Sequences and maps in comparisons: their values count, and only where what holds them together is equal.
+
+A session gives such an output as two arrays (see `modelopt.runtime.parts`): its values, and the keys or shapes of
+these. Keys are no answers, so they are no part of a figure; values under other keys answer another question, so they
+count as an output of another shape does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from modelopt.measure.metric import Outputs
+
+
+def value_positions(whole: Sequence[int]) -> list[int]:
+    """Which of the arrays that a session gives are tensors, or the values of what is no tensor.
+
+    Args:
+        whole: `SessionInfo.whole`.
+    """
+    return [position for position, output in enumerate(whole) if whole.index(output) == position]
+
+
+def values_beside(
+    whole: Sequence[int], reference: Outputs, candidate: Outputs
+) -> tuple[list[np.ndarray], list[np.ndarray], list[int]]:
+    """The values of two models' outputs, and the positions of those whose keys or shapes differ."""
+    places = value_positions(whole)
+    ours, theirs = [reference[place] for place in places], [candidate[place] for place in places]
+    unlike = []
+    for position, place in enumerate(places):
+        for other in range(place + 1, len(whole)):
+            if whole[other] == whole[place] and not np.array_equal(reference[other], candidate[other]):
+                unlike.append(position)
+                if ours[position].shape == theirs[position].shape:
+                    theirs[position] = theirs[position][None]
+    return ours, theirs, unlike
