@@ -21,6 +21,7 @@ from modelopt.quant.blocks import BlockGrid
 from modelopt.quant.gptq import gptq, objective
 from modelopt.quant.hessian import Hessian
 from modelopt.quant.weight_rounding import Rounding
+from modelopt.recipe import parse
 from modelopt.runtime.runner import WorkerRunner
 from tests.cli import modelopt
 from tests.quant_tools import context, kernels, model, op_types, relative_error, run
@@ -376,6 +377,37 @@ def test_a_trained_transformer_keeps_its_accuracy(tmp_path: Path, flags: list[st
     ]
     modelopt("quantize", str(VIT / "model.onnx"), *flags, *contract, "-o", str(out), cwd=tmp_path).succeeded()
     onnx.checker.check_model(str(out))
+
+
+@pytest.mark.parametrize(
+    ("flags", "level"), [([], 4), (["--weight-compute", "int8"], 4), (["--weight-compute", "float32"], 1)]
+)
+def test_products_compute_in_what_was_asked_for(tmp_path: Path, flags: list[str], level: int) -> None:
+    told = ("--mode", "int4", "--no-search", "--no-bench", "--calib", str(VIT / "calib.npz"), *flags)
+    done = modelopt("quantize", str(VIT / "model.onnx"), *told, "-o", "x.onnx", cwd=tmp_path).succeeded()
+    products = [node for node in onnx.load(tmp_path / "x.onnx").graph.node if node.op_type == "MatMulNBits"]
+    attributes = [{each.name: each.i for each in node.attribute} for node in products]
+    assert {(each["bits"], each["accuracy_level"]) for each in attributes} == {(4, level)}
+    assert "of the calibration samples are held out to compare outputs on" in done.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "name"),
+    [
+        (["--mode", "int8"], "quantize-dynamic"),
+        (["--mode", "int8", "--calib", "data.npz"], "quantize-static"),
+        (["--mode", "int4"], "quantize-weights"),
+        (["--mode", "int4", "--bits", "4"], "quantize-weights"),
+        (["--mode", "weights", "--no-search", "--calib", "data.npz"], "quantize-weights"),
+        (["--mode", "weights", "--no-search", "--calib", "random"], "quantize-weights"),
+    ],
+)
+def test_modes_by_the_name_of_their_type(tmp_path: Path, flags: list[str], name: str) -> None:
+    printed = modelopt("quantize", str(VIT / "model.onnx"), *flags, "--print-recipe", cwd=tmp_path).succeeded()
+    recipe = parse(printed.out.decode())
+    assert recipe.passes()[-1].name == name
+    assert (recipe.calibration is not None) == ("--calib" in flags)
+    assert getattr(recipe.passes()[-1], "bits", 4) == 4
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,11 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from modelopt.passes.quantize_weights import Form, QuantizeWeights
+from modelopt.tuning import nodes
 from modelopt.tuning.causes import causes
 from modelopt.tuning.sensitivity import rank
+from modelopt.tuning.variants import repairs
 from tests.cli import CALIB, CNN, EVAL, MLP, modelopt, sample
 
 VIT = sample("digits_vit")
@@ -191,6 +194,37 @@ def test_worst_nodes_stay_in_float_where_rounding_does_not_help(tmp_path: Path) 
     assert report["gates"][0]["passed"]
     assert report["offenders"]
     assert report["offenders"][0]["gain"] is not None
+    labels = [trial["group"] for trial in report["trials"]]
+    (in_float, *_) = (i for i, label in enumerate(labels) if label.endswith("in float"))
+    assert any("int8-compute=False" in label for label in labels[:in_float])
+
+
+def test_tables_get_more_bits_and_products_float32_before_nodes_are_given_back() -> None:
+    def tried(asked: QuantizeWeights, *, tables: bool) -> list[QuantizeWeights]:
+        return [
+            made for _, made in repairs(asked, with_data=False, with_tables=tables) if isinstance(made, type(asked))
+        ]
+
+    computed = [made.int8_compute for made in tried(QuantizeWeights(), tables=False)]
+    assert computed == [None, None, False, False]  # the slower ones last
+    assert [made.table_bits for made in tried(QuantizeWeights(), tables=True)] == [None, None, 8, None, 8]
+    assert not any(made.int8_compute is False for made in tried(QuantizeWeights(int8_compute=True), tables=True))
+    assert not any(made.int8_compute is False for made in tried(QuantizeWeights(form=Form.BLOCKED), tables=True))
+
+
+def test_a_table_can_be_what_costs_accuracy() -> None:
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    net (int64[n] i) => (float[n,2] y) <float[3,2] t = {1, 2, 3, 4, 5, 6}, float[2,2] w = {1, 2, 3, 4}>
+    { [look] e = Gather (t, i)  [product] y = MatMul (e, w) }
+    """
+    before, after = ir.from_onnx_text(text), ir.from_onnx_text(text)
+    for node in after.graph:
+        node.op_type, node.domain = f"{node.op_type}InFewBits", "test"
+    assert nodes.changed(before, after) == ["product"]
+    assert nodes.changed(before, after, tables=True) == ["look", "product"]
+    assert nodes.has_tables(before)
+    assert not nodes.has_tables(after)
 
 
 def test_half_precision_keeps_a_contract_where_there_are_data(tmp_path: Path) -> None:
