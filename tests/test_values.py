@@ -11,7 +11,7 @@ import onnx_ir as ir
 import pytest
 from onnx import ModelProto, TensorProto, TypeProto, helper, numpy_helper
 
-from modelopt.data import random_data
+from modelopt.data import open_data, random_data
 from modelopt.engine import Request, run
 from modelopt.errors import InputError, VerificationFailed
 from modelopt.measure.evaluate import Accuracy, evaluate
@@ -244,6 +244,21 @@ def test_keys_are_no_part_of_a_figure(tmp_path: Path) -> None:
     assert [output.output for output in found.outputs] == ["label", "probabilities"]
     assert found.outputs[1].kind == "classes"
     assert not found.notes
+
+
+@pytest.mark.parametrize(
+    "labels", [INTEGERS, {"classlabels_int64s": list(range(10, 26))}, {"classlabels_int64s": [99, *range(15)]}, STRINGS]
+)
+def test_labels_are_the_keys_of_a_table(labels: dict[str, Any], tmp_path: Path) -> None:
+    (names,) = labels.values()
+    path = write(tmp_path / "m.onnx", classifier(**labels))
+    x = RNG.normal(size=(24, 16)).astype(np.float32)
+    with Worker() as worker:
+        chosen = worker.open(path, SessionSpec(threads=1, spin=False)).run({"x": x}, ["label"])[0]
+    np.savez(tmp_path / "d.npz", x=x, labels=np.array([names[each] for each in chosen]))
+    data = open_data(str(tmp_path / "d.npz"), (TensorSpec("x", "float32", ("n", 16)),))
+    (task,) = evaluate(path, path, data).tasks
+    assert (task.reference.value, task.reference.n) == (1, 24)
 
 
 @pytest.mark.parametrize(

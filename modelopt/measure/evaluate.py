@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from modelopt.measure.metric import NOTHING_COMPARED, Outputs, Score, TaskMetric
 from modelopt.measure.metrics import UNUSED_LABELS, Asked, Choice, choose, parse_all, task_for
 from modelopt.measure.outputs import OutputScore, OutputScores
 from modelopt.measure.stats import Delta
-from modelopt.measure.structure import value_positions, values_beside
+from modelopt.measure.structure import label_positions, value_positions, values_beside
 from modelopt.progress import Progress, silent
 from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Limits, Session, Worker
@@ -156,6 +157,8 @@ def score(before: Reference, after: Session, asked: Asked, progress: Progress = 
         if found is None:
             outputs = [info.outputs[position].name for position in value_positions(info.whole)]
             found = _Scoring(choose(asked, reference), asked, outputs, before.heads)
+        if sample.label is not None:
+            sample = dataclasses.replace(sample, label=label_positions(info.whole, given, sample.label))
         found.update(sample, reference, candidate, unlike)
         progress("evaluating", found.n, total)
     if found is None:

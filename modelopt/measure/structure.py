@@ -37,3 +37,23 @@ def values_beside(
                 if ours[position].shape == theirs[position].shape:
                     theirs[position] = theirs[position][None]
     return ours, theirs, unlike
+
+
+def label_positions(whole: Sequence[int], reference: Outputs, label: np.ndarray) -> np.ndarray:
+    """Labels as positions of classes, where a table of maps says by its keys what the classes are called.
+
+    A label that is no key of any table is taken for a position as it is.
+    """
+    for place in value_positions(whole):
+        table = reference[place]
+        for held in (reference[other] for other in range(place + 1, len(whole)) if whole[other] == whole[place]):
+            if (
+                table.ndim != 2
+                or held.shape != table.shape[-1:]
+                or (held.dtype.kind == "O") != (label.dtype.kind == "U")
+            ):
+                continue
+            keys = held.astype(str) if held.dtype.kind == "O" else held
+            if label.size and np.isin(label, keys).all():
+                return np.asarray(np.searchsorted(keys, label), np.int64)
+    return label
