@@ -20,7 +20,9 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def row(script: Any, tool: str, *, code: int = 0, nodes: int | None = None, error: float | None = 0.0) -> Any:
-    judged = None if nodes is None else {"nodes": nodes, "loads": True, "error": error, "problem": ""}
+    judged = (
+        None if nodes is None else {"nodes": nodes, "loads": True, "error": error, "tolerance": 1e-4, "problem": ""}
+    )
     return script.Row("m", tool, code, "said", 1.0, judged)
 
 

@@ -93,7 +93,7 @@ def sklearn_kmeans() -> Any:
 
 
 def sklearn_text() -> Any:
-    """Strings into TF-IDF into a linear classifier."""
+    """Strings into TF-IDF into a linear classifier; capitals count, for a change of case needs a locale installed."""
     from skl2onnx import to_onnx
     from skl2onnx.common.data_types import StringTensorType  # type: ignore[import-not-found]
     from sklearn.feature_extraction.text import TfidfVectorizer  # type: ignore[import-not-found]
@@ -101,7 +101,7 @@ def sklearn_text() -> Any:
     from sklearn.pipeline import make_pipeline
 
     texts = ["a good red car", "a bad blue boat", "the good green boat", "the bad red boat"] * 10
-    pipeline = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(texts, [1, 0, 1, 0] * 10)
+    pipeline = make_pipeline(TfidfVectorizer(lowercase=False), LogisticRegression()).fit(texts, [1, 0, 1, 0] * 10)
     return to_onnx(pipeline, initial_types=[("text", StringTensorType([None]))])
 
 

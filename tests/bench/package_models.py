@@ -59,7 +59,6 @@ QUANTIZERS = {"static": "ort-static-u8s8", "dynamic": "ort-dynamic"}
 FEEDS = 4
 HEADER = ("model", "tool", "exit", "its verdict", "loads", "error", "size", "nodes", "times as fast", "seconds", "")
 _WITH_DATA = " --eval"
-_EQUAL = 1e-4
 _NAMED_SIZE = 8
 _WORDS = ("red", "green", "blue", "a good red car")
 
@@ -103,7 +102,8 @@ class Row:
     @property
     def equal(self) -> bool:
         """Whether the result computes what the model computes."""
-        return self.judged is not None and self.judged["error"] is not None and self.judged["error"] <= _EQUAL
+        judged = self.judged
+        return judged is not None and judged["error"] is not None and judged["error"] <= judged["tolerance"]
 
     def cells(self) -> list[str]:
         """For the table."""
@@ -226,7 +226,14 @@ class Job:
         python = str(peers.install("simplifiers") / "python")
         command = [python, JUDGE, "judge", str(self.model), str(out), str(feeds)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        crashed = {"nodes": None, "loads": False, "error": None, "problem": f"exit {done.returncode} when it is run"}
+        problem = f"exit {done.returncode} when it is run"
+        crashed: dict[str, Any] = {
+            "nodes": None,
+            "loads": False,
+            "error": None,
+            "tolerance": 0.0,
+            "problem": problem,
+        }
         judged = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else crashed
         size = out.stat().st_size / self.model.stat().st_size
         return replace(row, judged=judged, size=size, same=out.read_bytes() == self.model.read_bytes())

@@ -5,7 +5,8 @@
 
 FEEDS is a folder of ``.npz`` files, one for each feed. ``judge`` prints one JSON document: ``nodes`` of the result,
 those of subgraphs and functions included and Constant left out; whether it ``loads``; the largest ``error`` beside the
-original, as a part of the largest number of an output; what went wrong, in ``problem``.
+original, as a part of the largest number of an output; the ``tolerance`` within which it is equal, which is wider where
+the original computes in half precision; what went wrong, in ``problem``.
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
+
+_TOLERANCE = {False: 1e-4, True: 2e-3}
+_LEAST_SCALE = 0.01
+"""Where all numbers of an output are smaller, errors are a part of it: a Sigmoid is no finer than parts of one."""
 
 
 def simplify(tool: str, model: str, out: str) -> None:
@@ -38,8 +43,10 @@ def simplify(tool: str, model: str, out: str) -> None:
 
 def judge(model: str, result: str, folder: str) -> dict[str, Any]:
     """Load both and run both on the same feeds."""
-    told: dict[str, Any] = {"nodes": None, "loads": False, "error": None, "problem": ""}
+    told: dict[str, Any] = {"nodes": None, "loads": False, "error": None, "tolerance": 0.0, "problem": ""}
     try:
+        stored = onnx.load(model).graph.initializer
+        told["tolerance"] = _TOLERANCE[any(each.data_type == onnx.TensorProto.FLOAT16 for each in stored)]
         told["nodes"] = nodes_of(onnx.load(result))
         original, candidate = _session(model), _session(result)
         told["loads"] = True
@@ -96,7 +103,7 @@ def _error(expected: Any, found: Any) -> float:
     finite = np.isfinite(a)
     if not np.array_equal(a[~finite], b[~finite], equal_nan=True) or not np.isfinite(b[finite]).all():
         return float("inf")
-    scale = max(float(np.abs(a[finite]).max(initial=0.0)), 1e-9)
+    scale = max(float(np.abs(a[finite]).max(initial=0.0)), _LEAST_SCALE)
     return float(np.abs(a[finite] - b[finite]).max(initial=0.0)) / scale
 
 
