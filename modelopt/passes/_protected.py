@@ -16,6 +16,13 @@ from modelopt.passes import _gelu, fuse_hardswish, fuse_mish, fuse_silu
 from modelopt.passes import _normalization as normalization
 from modelopt.passes._rewrite import why_not_private
 
+# fmt: off
+_PARTS = frozenset({
+    "Add", "Clip", "Div", "Erf", "Min", "Mul", "Pow", "Reciprocal", "ReduceMean", "Relu", "Sigmoid", "Softplus", "Sqrt",
+    "Sub", "Tanh",
+})
+# fmt: on
+_LAST = frozenset({"Add", "Div", "Mul"})
 _MOST = 24  # nodes behind a node that are looked at; the longest pattern, Gelu with tanh, has 9
 
 
@@ -44,7 +51,7 @@ class Pattern:
 def pattern_of(node: ir.Node, opset: int) -> Pattern | None:
     """The pattern that `node` is a part of."""
     for last in _behind(node):
-        for find in _FINDERS:
+        for find in _FINDERS if last.op_type in _LAST else ():
             found = find(last, opset)
             if found is not None and node in found.nodes and why_not_private(found.last, found.inner) is None:
                 return found
@@ -71,14 +78,14 @@ def why_not_merge(node: ir.Node, twin: ir.Node, opset: int) -> str | None:
 
 def _behind(node: ir.Node) -> Iterator[ir.Node]:
     """`node` and what depends on it, the nearest first, as far as a pattern may reach."""
-    waiting, seen = [node], {node}
+    waiting, seen = [node] if node.op_type in _PARTS else [], {node}
     for _ in range(_MOST):
         if not waiting:
             return
         reached = waiting.pop(0)
         yield reached
         for user in (use.node for value in reached.outputs for use in value.uses()):
-            if user not in seen and user.graph is node.graph:
+            if user not in seen and user.op_type in _PARTS and user.graph is node.graph:
                 seen.add(user)
                 waiting.append(user)
 

@@ -21,6 +21,7 @@ from modelopt.passes import _protected as protected
 from modelopt.passes._axes import Moved, Perm, compose, inverse, on_other_axes, perm_of
 
 MAX_NODES = 300
+"""More are not looked at from one Transpose."""
 
 Cost = tuple[int, int]
 """Transpositions, and the elements that they move; these are 0 where a size is not known."""

@@ -15,6 +15,9 @@ from modelopt.passes._regions import Region, Use, best
 from modelopt.passes._rewrite import Rewrite, rewrite_nodes
 from modelopt.passes.base import Changes, Context, Effect, Pass
 
+Known = frozenset[tuple[ir.Node, Perm]]
+"""A region: its nodes, and what they would take from before their inputs."""
+
 
 class SinkTranspose(Pass):
     """Run operators between transpositions on what is not transposed, where fewer transpositions are left.
@@ -35,22 +38,25 @@ class SinkTranspose(Pass):
 
     def apply(self, model: ir.Model, ctx: Context) -> Changes:
         """Look behind every Transpose."""
-        return rewrite_nodes(model, partial(_rule, graph.NameSource(model)))
+        return rewrite_nodes(model, partial(_rule, graph.NameSource(model), set()))
 
 
-def _rule(names: graph.NameSource, first: ir.Node, opset: int) -> Rewrite | Mismatch:
+def _rule(names: graph.NameSource, useless: set[Known], first: ir.Node, opset: int) -> Rewrite | Mismatch:
+    """Look behind the Transpose `first`; `useless` are the regions that came to nothing since the last edit."""
     perm = perm_of(first)
     if perm is None or first.inputs[0] is None or first.graph is None:
         return match.NOT_HERE
     region = Region(first.graph)
     region.grow(names, first, perm, opset)
-    chosen = best(region, region.groups(opset))
+    known = frozenset((node, moved.perm) for node, moved in region.moved.items())
+    chosen = None if known in useless else best(region, region.groups(opset))
     if chosen is None:
+        useless.add(known)
         blocker = next(iter(region.blockers), None)
-        if region.moved:
+        if known:
             return Mismatch("moving it would save no transposition" + (f": {blocker}" if blocker else ""))
         return match.NOT_HERE if blocker is None else Mismatch(blocker)
-    return _why_not(region, chosen) or partial(_rewrite, names, region, chosen)
+    return _why_not(region, chosen) or partial(_rewrite, names, useless, region, chosen)
 
 
 def _why_not(region: Region, chosen: set[ir.Node]) -> Mismatch | None:
@@ -63,7 +69,8 @@ def _why_not(region: Region, chosen: set[ir.Node]) -> Mismatch | None:
     return None
 
 
-def _rewrite(names: graph.NameSource, region: Region, chosen: set[ir.Node]) -> None:
+def _rewrite(names: graph.NameSource, useless: set[Known], region: Region, chosen: set[ir.Node]) -> None:
+    useless.clear()
     plans = [
         (source, [(use, region.needed(source, use, chosen)) for use in region.uses(source)])
         for source in region.sources(chosen)

@@ -518,7 +518,7 @@ def _casts(b: Builder, x: Value) -> Value:
 
 
 def _transposes(b: Builder, x: Value) -> Value:
-    """Two or three transpositions that keep the batch first, and one back."""
+    """One or two transpositions, operators that work on other axes too, and one back."""
     rank = len(x.shape)
     made = [0, *range(1, rank)]
     for _ in range(int(b.pick([1, 2]))):
@@ -526,8 +526,32 @@ def _transposes(b: Builder, x: Value) -> Value:
         perm = [int(axis) for axis in perm]
         x = b.op("Transpose", x, shape=[x.shape[axis] for axis in perm], perm=perm)
         made = [made[axis] for axis in perm]
+        x = _across(b, x) if b.chance(0.6) else x
     back = [made.index(axis) for axis in range(rank)]
     return b.op("Transpose", x, shape=[x.shape[axis] for axis in back], perm=back)
+
+
+def _across(b: Builder, x: Value) -> Value:
+    """An operator along an axis, or two values that were transposed alike, in the shape of `x`."""
+    axis = int(b.rng.integers(1, len(x.shape))) if len(x.shape) > 1 else 0
+    kind = b.pick(["scale", "sum", "concat", "reduce", "pad", "softmax"])
+    if kind == "scale":
+        return b.op("Mul", x, b.const(b.numbers(x.shape[-1], positive=True)), shape=x.shape)
+    other = b.op(b.pick(["Sigmoid", "Tanh"]), x, shape=x.shape)
+    if kind == "sum":
+        return b.op("Add", x, other, shape=x.shape)
+    if kind == "softmax" and b.opset >= 13:
+        return b.op("Softmax", x, shape=x.shape, axis=b.pick([axis, axis - len(x.shape)]))
+    if kind == "reduce":
+        return b.op("Sub", x, _reduce(b, b.pick(["ReduceMax", "ReduceMean"]), other, (axis,)), shape=x.shape)
+    size = x.shape[axis]
+    if kind == "pad" and b.opset >= 11:
+        pads = [0] * (2 * len(x.shape))
+        pads[axis] = pads[axis + len(x.shape)] = 1
+        wide = (*x.shape[:axis], size + 2, *x.shape[axis + 1 :])
+        return _slice(b, b.op("Pad", other, b.ints(*pads), shape=wide), axis, 1, size + 1)
+    wide = (*x.shape[:axis], 2 * size, *x.shape[axis + 1 :])
+    return _slice(b, b.op("Concat", x, other, shape=wide, axis=axis), axis, size // 2, size // 2 + size)
 
 
 def _reshapes(b: Builder, x: Value) -> Value:
@@ -571,8 +595,9 @@ def _shape_chain(b: Builder, x: Value) -> Value:
     shape = b.op("Shape", x, shape=(len(x.shape),))
     first = b.op("Gather", shape, b.const(np.array([0]), np.int64, plain=True), shape=(1,), axis=0)
     wanted = b.op("Concat", first, b.ints(b.pick([-1, size])), shape=(2,), axis=0)
-    y = b.op("Reshape", x, wanted, shape=(x.shape[0], size))
-    return b.op("Reshape", b.op("Relu", y, shape=y.shape) if b.chance(0.5) else y, shape, shape=x.shape)
+    zeros = {"allowzero": 1} if b.opset >= 14 and b.chance(0.4) else {}
+    y = b.op("Reshape", x, wanted, shape=(x.shape[0], size), **zeros)
+    return b.op("Reshape", b.op("Relu", y, shape=y.shape) if b.chance(0.5) else y, shape, shape=x.shape, **zeros)
 
 
 def _body_graph(inner: Builder, result: Value, inputs: Sequence[Any] = (), extra: Sequence[Any] = ()) -> Any:
