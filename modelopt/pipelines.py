@@ -8,7 +8,7 @@ from modelopt.recipe import UntilStable
 
 _KNOWN = ("fold-constants", "simplify-reshape")
 
-_CLEAN = ("eliminate-identity", "dedup-initializers", "eliminate-common", "eliminate-dead")
+_CLEAN = ("drop-zero-states", "eliminate-identity", "dedup-initializers", "eliminate-common", "eliminate-dead")
 
 FOLD = (*_KNOWN, *_CLEAN)
 """Constants are computed, what does nothing is removed, equal weights are stored once."""

@@ -496,6 +496,21 @@ def test_transposing_a_large_weight_is_no_growth_unless_it_is_shared() -> None:
         assert graph.weight_bytes(model) == weight.nbytes
 
 
+def test_a_weight_that_is_cut_and_joined_in_another_order_is_no_growth() -> None:
+    """What exporters do to the gates of an LSTM: three readers of one tensor, all of which go."""
+    weight = ", ".join(str(number) for number in range(300 * 200))
+    model, changes = fold(
+        f"""<ir_version: 10, opset_import: ["" : 20]>
+        g (float[N, 200] x) => (float[N, 300] y) <float[300, 200] w = {{{weight}}}, int64[1] a = {{0}},
+            int64[1] b = {{100}}, int64[1] c = {{200}}, int64[1] d = {{300}}> {{
+          one = Slice (w, a, b) two = Slice (w, b, c) three = Slice (w, c, d)
+          r = Concat <axis = 0> (two, one, three) t = Transpose (r) y = MatMul (x, t) }}"""
+    )
+    assert changes.rewrites == 5
+    assert changes.facts["grown_bytes"] <= 0
+    assert [node.op_type for node in model.graph] == ["MatMul"]
+
+
 def test_before_ir_version_4_results_are_constant_nodes() -> None:
     model, changes = fold(
         """<ir_version: 3, opset_import: ["" : 9]>

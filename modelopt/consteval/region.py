@@ -11,6 +11,9 @@ import onnx_ir as ir
 from modelopt import consteval, graph
 from modelopt.consteval.facts import shape_fact
 
+_MOST_GOING = 1000
+"""How many nodes are followed from one: for each node of a chain this would be as many again."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -53,7 +56,6 @@ class Region:
     Attributes:
         nodes: The nodes.
         results: Their outputs by value.
-        freed_bytes: For each node the stored bytes that nothing else uses: they go when the node goes.
         pending: Nodes on constant inputs without a kernel.
         refused: Why a node on constant inputs was not evaluated.
     """
@@ -61,7 +63,6 @@ class Region:
     def __init__(self, model: ir.Model, limits: Limits, answers: Mapping[ir.Node, list[np.ndarray]]) -> None:
         self.nodes: list[ir.Node] = []
         self.results: dict[ir.Value, np.ndarray] = {}
-        self.freed_bytes: dict[ir.Node, int] = {}
         self.pending: list[Pending] = []
         self.refused: dict[ir.Node, str] = {}
         self._limits = limits
@@ -124,16 +125,34 @@ class Region:
             return
         self.nodes.append(node)
         self.results.update(zip(node.outputs, outputs, strict=True))
-        self.freed_bytes[node] = sum(self._freed_with(node, value) for value in {v for v in node.inputs if v})
 
-    def _freed_with(self, node: ir.Node, value: ir.Value) -> int:
-        if value.is_graph_output() or any(use.node is not node for use in value.uses()):
-            return 0
-        producer = value.producer()
-        if producer is not None and value in self.results:
-            return self.freed_bytes[producer] if len(producer.outputs) == 1 else 0
-        tensor = graph.constant_tensor(value)
-        return 0 if tensor is None else tensor.nbytes
+    def freed_bytes(self, node: ir.Node) -> int:
+        """The bytes of the stored tensors that go when `node` goes.
+
+        Nodes of the region whose outputs only it reads, directly or through others of them, go with it. A tensor goes
+        where only these nodes read it: the weight of an LSTM that is cut into its gates and joined again in another
+        order is stored once before and once after.
+        """
+        going = {node}
+        waiting = [node]
+        tensors: dict[ir.Value, int] = {}
+        while waiting and len(going) < _MOST_GOING:
+            for value in filter(None, waiting.pop().inputs):
+                if value.is_graph_output() or any(use.node not in going for use in value.uses()):
+                    continue  # looked at again when its last reader is found to go
+                producer = value.producer()
+                if producer is None or value not in self.results:
+                    tensor = graph.constant_tensor(value)
+                    tensors[value] = 0 if tensor is None else tensor.nbytes
+                elif producer not in going and _is_read_by(producer, going):
+                    going.add(producer)
+                    waiting.append(producer)
+        return sum(tensors.values())
+
+
+def _is_read_by(node: ir.Node, going: set[ir.Node]) -> bool:
+    """Whether nothing but the nodes in `going` reads any output of `node`."""
+    return not any(out.is_graph_output() or any(use.node not in going for use in out.uses()) for out in node.outputs)
 
 
 def _contradiction(node: ir.Node, outputs: list[np.ndarray]) -> str | None:

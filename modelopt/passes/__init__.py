@@ -51,6 +51,7 @@ _MODULES = (
     "merge_concat",
     "cancel_concat",
     "fold_gather",
+    "drop_zero_states",
     "shield_layer_norm",
     "equalize_layers",
     "smooth_activations",

@@ -122,7 +122,9 @@ class _Plan:
         if any(value.is_graph_output() for value in needed):
             return "its output is a graph output, which must be made by a node"
         arrays = [self._region.results[value] for value in needed]
-        cost = sum(array.nbytes for array in arrays) - self._region.freed_bytes[node]
+        cost = sum(array.nbytes for array in arrays)
+        if cost > min(FREE_BYTES, _text_bytes(node)):
+            cost -= self._region.freed_bytes(node)
         if cost <= min(FREE_BYTES, _text_bytes(node)):
             return None
         if cost > FREE_BYTES and all(_is_uniform(array) for array in arrays):
