@@ -38,6 +38,8 @@ def rank(
         error_of: The error of the model in which only these nodes are quantized.
         max_evaluations: How often that may be asked.
     """
+    if not nodes:
+        return []
     order = itertools.count()
     whole = tuple(nodes)
     waiting = [(0.0, next(order), whole)]
