@@ -23,6 +23,7 @@ from modelopt.report.summary import accuracy_rows, covered, milliseconds, output
 from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Limits, Worker
 from modelopt.sections import Section
+from modelopt.signature import TensorSpec
 
 SCHEMA = "modelopt-bench/3"
 
@@ -140,6 +141,7 @@ def measure_models(
             noise=noise,
             warnings=(
                 *opened.notes_for(calibrated=False, compared=accuracy is not None),
+                *(_other_outputs(loaded[0], loaded[1]) if score else ()),
                 *_doubts(accuracy, opened.guesses),
                 *warnings,
             ),
@@ -164,6 +166,32 @@ def _doubts(accuracy: Accuracy | None, guesses: Sequence[str]) -> Iterator[str]:
         guessed = measuring.doubtful_guesses(accuracy, guesses)
         if guessed is not None:
             yield guessed
+
+
+def _other_outputs(first: io.Loaded, other: io.Loaded) -> Iterator[str]:
+    """How the outputs of the second model differ from those of the first in name, order, type and shape: one line."""
+    ours, theirs = (measuring.signature_of(each.model).outputs for each in (first, other))
+    named = {spec.name: spec for spec in theirs}
+    left = [spec for spec in theirs if spec.name not in {each.name for each in ours}]
+    renamed = [spec for spec in ours if spec.name not in named]
+    found = [
+        f"'{was.name}' of {first.shown} is compared with '{now.name}', for it has none of that name"
+        for was, now in zip(renamed, left, strict=False)
+    ]
+    pairs = [(spec, named[spec.name]) for spec in ours if spec.name in named] + list(zip(renamed, left, strict=False))
+    same = [spec.name for spec in ours if spec.name in named]
+    if same != [spec.name for spec in theirs if spec.name in set(same)]:
+        found.append(f"they come in another order: {', '.join(spec.name for spec in theirs)}")
+    for was, now in pairs:
+        was_type, now_type = (_type_of(spec) for spec in (was, now))
+        if was_type != now_type:
+            found.append(f"'{now.name}' is {now_type}, and was {was_type}")
+    if found:
+        yield f"the outputs of {other.shown} differ: {'; '.join(found)}"
+
+
+def _type_of(spec: TensorSpec) -> str:
+    return str(spec)[len(spec.name) + 2 :]
 
 
 def _twins(loaded: Sequence[io.Loaded]) -> Iterator[str]:

@@ -23,9 +23,10 @@ def explained(original: Path, made_by: Sequence[str]) -> Iterator[None]:
     try:
         yield
     except ModeloptError as error:
+        error.is_of_result = error.model not in {None, original} and bool(made_by)
         if error.model == original and isinstance(error, Refused):
             if WITHOUT not in (error.hint or ""):
                 error.hint = "; ".join(filter(None, (error.hint, WITHOUT)))
-        elif error.model not in {None, original} and isinstance(error, WorkerDied) and made_by:
+        elif error.is_of_result and isinstance(error, WorkerDied):
             error.note = f"{error.note}; that model was made by {', '.join(dict.fromkeys(made_by))}"
         raise

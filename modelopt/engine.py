@@ -6,16 +6,30 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import msgspec
 import onnx_ir as ir
 
-from modelopt import __version__, blame, gates, graph, invariants, io, measuring, naming, provenance, raising, usage
+from modelopt import (
+    __version__,
+    blame,
+    gates,
+    graph,
+    invariants,
+    io,
+    loadable,
+    measuring,
+    naming,
+    outcome,
+    provenance,
+    raising,
+    usage,
+)
 from modelopt.errors import Refused, VerificationFailed, WorkerDied
-from modelopt.observers import Dump, Observer
+from modelopt.observers import Dump, Enough, Observer, StopAfter
 from modelopt.passes.base import Context, Pass
 from modelopt.pipelines import RAISE
 from modelopt.progress import Progress, silent
@@ -127,42 +141,51 @@ def _run(request: Request) -> Report:
         declared = graph.declared_values(loaded.model)
         results = apply(recipe.steps, loaded.model, context, observers, request.progress)
         made_by += [result.step for result in results if result.rewrites]
-        unchanged = not made_by
-        output = naming.choose(results, request.output, request.if_exact, request.if_unchanged)
         versions = {"modelopt": __version__, "onnxruntime": runtime_version()}
         graph.forget_shapes(loaded.model, keep=declared)
-        history = () if unchanged else provenance.take(loaded.model)
+        history = provenance.take(loaded.model) if made_by else ()
 
         def metadata() -> dict[str, str]:
             return provenance.metadata((*history, _entry(recipe, loaded, context, versions)))
 
-        with io.staged(
-            loaded.model,
-            output,
-            source=loaded,
-            unchanged=unchanged,
+        def reload() -> ir.Model:
+            return io.load(loaded.path, scratch=scratch, allow_hardlinks=request.allow_hardlinks).model
+
+        outputs = request.output, request.if_exact, request.if_unchanged
+        with outcome.made(
+            recipe,
+            loaded,
+            results,
+            outputs,
             metadata=metadata,
             external_data=request.external_data,
-        ) as staged:
+            reload=reload,
+            keep=request.keep,
+        ) as made:
+            results, staged = made.results, made.staged
             if verify is not None:
-                verify.finish(staged.path)
+                verify.finish(staged.path, changed=not made.unchanged)
             findings = measuring.measure(
                 recipe,
                 loaded.path,
                 staged.path,
                 data,
                 worker,
-                unchanged=unchanged,
+                unchanged=made.unchanged,
                 verified=verify is not None and verify.max_relative_error is not None,
                 limits=request.limits,
                 progress=request.progress,
             )
+            not_loaded = None
+            if not loadable.was_run(findings) and not (verify is not None and verify.segments):
+                not_loaded = loadable.require(recipe, loaded.path, staged.path, worker, request.limits)
             coverage = _coverage(recipe, results, staged, loaded.model, data, worker)
             judged = gates.judge(recipe.gates, loaded.size_bytes, staged.size_bytes, findings)
             written = request.keep or all(gate.passed is not False for gate in judged)
             if written:
                 staged.commit()
             said = (
+                not_loaded,
                 gates.unchecked(recipe, results, findings),
                 gates.measured_elsewhere(recipe, findings),
                 measuring.doubtful_guesses(findings.accuracy, data.guesses),
@@ -170,7 +193,7 @@ def _run(request: Request) -> Report:
             compared = findings.accuracy is not None
             report = Report(
                 input=FileInfo(path=loaded.shown, size_bytes=loaded.size_bytes, sha256=loaded.sha256),
-                output=FileInfo(path=str(output), size_bytes=staged.size_bytes),
+                output=FileInfo(path=str(made.output), size_bytes=staged.size_bytes),
                 written=written,
                 recipe=dump(recipe),
                 target=str(context.target),
@@ -228,7 +251,7 @@ def apply(
         they changed something.
 
     Raises:
-        VerificationFailed: A pass left an invalid model, or one that computes something else.
+        VerificationFailed: A pass left an invalid model, other inputs or outputs, or one that computes something else.
     """
     results: list[PassResult] = []
     declared = graph.declared_values(model)
@@ -284,7 +307,7 @@ def _learn_shapes_anew(model: ir.Model, context: Context, declared: frozenset[st
 def _apply_one(step: Pass, model: ir.Model, context: Context, observers: Sequence[Observer]) -> PassResult:
     for observer in observers:
         observer.before(step, model)
-    before = _stats(model)
+    before, signature, shapes = _stats(model), measuring.signature_of(model), [out.shape for out in model.graph.outputs]
     started = time.perf_counter_ns()
     try:
         changes = step.apply(model, context)
@@ -305,9 +328,10 @@ def _apply_one(step: Pass, model: ir.Model, context: Context, observers: Sequenc
         after=_stats(model) if changes.rewrites else before,
     )
     if changes.rewrites:
-        violations = invariants.check(model)
-        if violations:
-            raise VerificationFailed(f"the pass {step} left an invalid model", note=str(violations[0]))
+        for out, shape in zip(model.graph.outputs, shapes, strict=False):
+            if out.shape is None:  # who makes another node of an output need not say again what was declared
+                out.shape = shape
+        invariants.require(model, str(step), step.declared_after(signature), measuring.signature_of(model))
     for observer in observers:
         observer.after(step, model, result)
     return result
@@ -340,8 +364,8 @@ def _verifier(
     def replay(count: int) -> ir.Model:
         """The model after the first `count` applications of passes."""
         model = io.load(loaded.path, scratch=scratch, allow_hardlinks=request.allow_hardlinks).model
-        with contextlib.suppress(_Enough):
-            apply(request.recipe.steps, model, context, [_StopAfter(count)])
+        with contextlib.suppress(Enough):
+            apply(request.recipe.steps, model, context, [StopAfter(count)])
         return model
 
     original = Original.of(loaded.model, loaded.path, data.signature)
@@ -351,28 +375,6 @@ def _verifier(
         return prepare(original, real, worker, lambda: replay(0), scratch, data.seed)
 
     return Verify(loaded.path, prepared, worker, replay, scratch, last_from_file=True)
-
-
-class _Enough(Exception):
-    """Ends a replay."""
-
-
-@dataclass
-class _StopAfter:
-    count: int
-    done: int = field(default=0)
-
-    def before(self, step: Pass, model: ir.Model) -> None:
-        """Stop when enough were applied."""
-        if self.done == self.count:
-            raise _Enough
-        self.done += 1
-
-    def after(self, step: Pass, model: ir.Model, result: PassResult) -> None:
-        """Nothing to do."""
-
-    def end(self, model: ir.Model) -> None:
-        """Nothing to do."""
 
 
 def _calibrated(recipe: Recipe, results: Sequence[PassResult]) -> bool:

@@ -29,6 +29,7 @@ class ModeloptError(Exception):
 
     Attributes:
         model: The file that onnxruntime was given when it failed, where it was one.
+        is_of_result: That file is not the user's: passes made it.
 
     Args:
         fact: One line saying what is wrong.
@@ -44,6 +45,7 @@ class ModeloptError(Exception):
         self.note = note
         self.hint = hint
         self.model: Path | None = None
+        self.is_of_result = False
 
 
 class InputError(ModeloptError):

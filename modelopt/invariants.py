@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from modelopt import graph, schemas
+from modelopt.errors import VerificationFailed
+from modelopt.signature import Dim, Signature, is_free, symbol_of
 
 MAX_FUNCTION_NODES = 1_000_000
 """Nodes that the model may have once every function call is inlined; nested calls grow exponentially."""
@@ -43,6 +45,62 @@ def check(model: ir.Model) -> list[Violation]:
     for function in model.functions.values():
         found += _scope(function, ())
     return found
+
+
+def require(model: ir.Model, step: str, expected: Signature, found: Signature) -> None:
+    """Hold a pass to what all of them must leave: a valid model with the inputs and outputs that it had.
+
+    Args:
+        model: What it left.
+        step: The pass.
+        expected: The signature before it, with what it says that it changes.
+        found: The signature of `model`.
+
+    Raises:
+        VerificationFailed: It is at fault.
+    """
+    violations, fact = check(model), f"the pass {step} left an invalid model"
+    if not violations:
+        violations, fact = check_signature(expected, found), f"the pass {step} changed the model's inputs or outputs"
+    if violations:
+        error = VerificationFailed(
+            fact, note=str(violations[0]), hint="this is a bug of ours, please report it; nothing was written"
+        )
+        error.step = step.partition("(")[0]
+        raise error
+
+
+def check_signature(expected: Signature, found: Signature) -> list[Violation]:
+    """What a pass made of a model's inputs and outputs beside what it says it does.
+
+    A size that was not known may be known now: shapes are inferred meanwhile.
+    """
+    violations: list[Violation] = []
+    for what, before, after in (
+        ("inputs", expected.inputs, found.inputs),
+        ("outputs", expected.outputs, found.outputs),
+    ):
+        names = [[spec.name for spec in specs] for specs in (before, after)]
+        if names[0] != names[1]:
+            rule = f"were called {', '.join(names[0])}, and are called {', '.join(names[1])}"
+            violations.append(Violation(f"the {what} of the model", rule))
+            continue
+        violations += [
+            Violation(f"the {what[:-1]} '{was.name}'", f"was {was}, and is {spec}")
+            for was, spec in zip(before, after, strict=True)
+            if was.dtype not in {spec.dtype, "unknown"} or not _fits(was.shape, spec.shape)
+        ]
+    return violations
+
+
+def _fits(was: tuple[Dim, ...] | None, now: tuple[Dim, ...] | None) -> bool:
+    if was is None:
+        return True
+    return now is not None and len(was) == len(now) and all(_same(a, b) for a, b in zip(was, now, strict=True))
+
+
+def _same(was: Dim, now: Dim) -> bool:
+    return was == now or (is_free(was) and symbol_of(was) is None)
 
 
 def _opsets(model: ir.Model) -> Iterator[Violation]:

@@ -133,6 +133,11 @@ def why_not_timed(recipe: Recipe) -> str | None:
     return None if recipe.bench is None else cpu.why_not_timed(target_of(recipe), recipe.bench.provider)
 
 
+def is_elsewhere(recipe: Recipe) -> bool:
+    """Whether the result is for a machine whose kernels the provider of this run does not have."""
+    return cpu.why_not_timed(target_of(recipe), (recipe.bench or BenchSpec()).provider) is not None
+
+
 def has_evidence(recipe: Recipe) -> bool:
     """Whether the recipe names data that say something about accuracy: random inputs do not."""
     spec = recipe.evaluate or recipe.calibration

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -53,6 +53,30 @@ class Dump:
         path = self.folder / f"{self._count:02d}-{re.sub(r'[^a-z0-9-]', '-', step.name)}.onnx"
         io.remove_aside(path)
         io.write_aside(model, path)
+
+    def end(self, model: ir.Model) -> None:
+        """Nothing to do."""
+
+
+class Enough(Exception):
+    """Ends a replay."""
+
+
+@dataclass
+class StopAfter:
+    """Ends a replay after so many applications of passes, by `Enough`."""
+
+    count: int
+    done: int = field(default=0)
+
+    def before(self, step: Pass, model: ir.Model) -> None:
+        """Stop when enough were applied."""
+        if self.done == self.count:
+            raise Enough
+        self.done += 1
+
+    def after(self, step: Pass, model: ir.Model, result: PassResult) -> None:
+        """Nothing to do."""
 
     def end(self, model: ir.Model) -> None:
         """Nothing to do."""

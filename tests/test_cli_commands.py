@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 import onnx
+import onnx.parser
 import pytest
 from onnx import numpy_helper
 
@@ -159,6 +160,34 @@ def test_bench_two_as_json(tmp_path: Path) -> None:
     assert report.ratios[0] is None
     assert report.ratios[1] is not None
     assert run.err == ""
+
+
+@pytest.mark.parametrize(
+    ("outputs", "said"),
+    [
+        ("float[n,4] z, float[n,4] y", "they come in another order: z, y"),
+        ("float[n,4] y, float[n,4] zz", "'z' of a.onnx is compared with 'zz', for it has none of that name"),
+        ("float16[n,4] y, float[n,4] z", "'y' is float16[n, 4], and was float32[n, 4]"),
+        ("float[n,m] y, float[n,4] z", "'y' is float32[n, m], and was float32[n, 4]"),
+        ("float[n,4] y, float[n,4] z", ""),
+    ],
+)
+def test_compare_matches_outputs_by_name(tmp_path: Path, outputs: str, said: str) -> None:
+    """What differs in name, order, type or shape is said in one line; the values are the same."""
+    head = '<ir_version: 8, opset_import: ["" : 17]> net (float[n,4] x) =>'
+    body = "y = Relu (x) z = Tanh (x)"
+    onnx.save(onnx.parser.parse_model(f"{head} (float[n,4] y, float[n,4] z) {{ {body} }}"), tmp_path / "a.onnx")
+    other = body.replace("z =", "zz =") if "zz" in outputs else body
+    other = other.replace("y = Relu (x)", "r = Relu (x) y = Cast <to = 10> (r)") if "float16" in outputs else other
+    onnx.save(onnx.parser.parse_model(f"{head} ({outputs}) {{ {other} }}"), tmp_path / "b.onnx")
+    run = modelopt("compare", "a.onnx", "b.onnx", "--no-bench", cwd=tmp_path).succeeded()
+    report = run.out.decode() + run.err
+    assert ("the outputs of b.onnx differ" in report) is bool(said)
+    assert said in " ".join(report.split())
+    run = modelopt("compare", "a.onnx", "b.onnx", "--no-bench", "--json", cwd=tmp_path).succeeded()
+    accuracy = msgspec.json.decode(run.out, type=BenchReport).accuracy
+    assert accuracy is not None
+    assert all(each.error is not None and (each.error.value or 0) < 0.001 for each in accuracy.outputs)
 
 
 def test_compare(tmp_path: Path) -> None:

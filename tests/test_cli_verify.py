@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+import onnx
+import onnx.parser
 import onnx_ir as ir
 import pytest
 
@@ -126,6 +129,40 @@ class Crashes(Pass):
         raise KeyError("x")
 
 
+class Change(Enum):
+    """What a pass may do to the inputs and outputs of a model that it must not."""
+
+    NAME = "name"
+    ORDER = "order"
+    TYPE = "type"
+    SHAPE = "shape"
+    INPUT = "input"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OtherSignature(Pass):
+    """Changes the inputs or outputs of the model and does not say so."""
+
+    name: ClassVar[str] = "other-signature"
+    effect: ClassVar[Effect] = Effect.LOSSY
+
+    what: Change = Change.NAME
+
+    def apply(self, model: ir.Model, ctx: Context) -> Changes:
+        out = model.graph.outputs[0]
+        if self.what is Change.NAME:
+            out.name = "renamed"
+        elif self.what is Change.ORDER:
+            model.graph.outputs[0], model.graph.outputs[1] = model.graph.outputs[1], out
+        elif self.what is Change.TYPE:
+            out.type = ir.TensorType(ir.DataType.FLOAT16)
+        elif self.what is Change.SHAPE:
+            out.shape = ir.Shape([7, *list(out.shape or ())[1:]])
+        else:
+            model.graph.inputs[0].name = "renamed"
+        return Changes(1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class HonestlyLossy(Pass):
     """Changes a bias and says so."""
@@ -186,6 +223,20 @@ def test_a_pass_that_crashes_is_named(tmp_path: Path) -> None:
         optimize(tmp_path, EARLY_EXIT, until_stable(FOLD), Crashes())
     assert caught.value.__notes__ == ["while running the pass crashes"]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("what", list(Change))
+@pytest.mark.parametrize("verify", [True, False])
+def test_inputs_and_outputs_are_the_models(tmp_path: Path, what: Change, *, verify: bool) -> None:
+    """Whatever a pass claims about the outputs' values, and whether or not they are compared."""
+    text = """<ir_version: 8, opset_import: ["" : 17]> net (float[n,4] x) => (float[n,4] y, float[n,4] z)
+    { y = Relu (x) z = Tanh (x) }"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "m.onnx")
+    with pytest.raises(VerificationFailed) as caught:
+        optimize(tmp_path, tmp_path / "m.onnx", FuseConvBn(), OtherSignature(what=what), verify=verify)
+    assert caught.value.fact == f"the pass {OtherSignature(what=what)} changed the model's inputs or outputs"
+    assert caught.value.note
+    assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
 
 
 def test_an_honest_lossy_pass_is_not_flagged(tmp_path: Path) -> None:

@@ -211,6 +211,38 @@ def test_only_weights_in_half(runner: WorkerRunner, kind: HalfType) -> None:
     assert graph.weight_bytes(result) == wide["w"].nbytes // 2
 
 
+@pytest.mark.parametrize("options", [{"compute": Compute.FLOAT}, {"compute": Compute.HALF}])
+@pytest.mark.parametrize("form", ["w", "Constant"])
+def test_a_weight_that_is_an_output_keeps_its_name(runner: WorkerRunner, form: str, options: dict[str, Any]) -> None:
+    """`half_of` holds the signature against the original's."""
+    weights = {"w": RNG.standard_normal((16, 16)).astype(np.float32)}
+    name = "w" if form == "w" else "k"
+    made = "" if form == "w" else f"k = Constant <value = float[16,16] {{{','.join(['0.5'] * 256)}}}> ()"
+    text = f"""{HEAD} net (float[n,16] x) => (float[n,16] y, float[16,16] {name}, float[16,16] {name})
+    {{ {made} y = MatMul (x, {name}) }}"""
+    feeds = {"x": RNG.standard_normal((3, 16)).astype(np.float32)}
+    result, changes = half_of(text, runner, feeds, weights=weights if form == "w" else {}, **options)
+    assert changes.rewrites == 1
+    assert [out.name for out in result.graph.outputs] == ["y", name, name]
+
+
+@pytest.mark.parametrize("options", [{}, {"type": HalfType.BF16}])
+def test_batch_statistics_stay_in_float32(runner: WorkerRunner, options: dict[str, Any]) -> None:
+    """In half precision onnxruntime carries what it computes from run to run; one file gives one answer."""
+    text = f"""{HEAD} net (float[n,3,4,4] x) => (float[n,512,4,4] y, float[512] m)
+    {{ c = Conv (x, w) y, m, v = BatchNormalization <training_mode = 1> (c, s, b, e, d) }}"""
+    weights = {"w": RNG.standard_normal((512, 3, 1, 1)), "d": RNG.random(512) + 0.5}
+    weights |= {name: RNG.standard_normal(512) for name in "sbe"}
+    stored = {name: array.astype(np.float32) for name, array in weights.items()}
+    feeds = {"x": RNG.standard_normal((2, 3, 4, 4)).astype(np.float32)}
+    result, changes = half_of(text, runner, feeds, weights=stored, **options)
+    assert changes.rewrites
+    assert "in training mode onnxruntime carries" in " ".join(reasons(changes).values())
+    first, second, third = (outputs[1] for outputs in runner.run(result, [feeds] * 3))
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_array_equal(first, third)
+
+
 def test_bfloat16_on_an_accelerator_is_arithmetic(runner: WorkerRunner) -> None:
     text = f"{HEAD} net (float[n,8] x) => (float[n,8] y) {{ a = MatMul (x, w) r = Relu (a) y = Celu (r) }}"
     result, changes = half_of(text, runner, target="cuda", type=HalfType.BF16)

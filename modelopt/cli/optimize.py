@@ -12,7 +12,7 @@ import msgspec
 
 from modelopt import ui
 from modelopt.engine import Request, run
-from modelopt.errors import EnvironmentLacks, GateFailed, InputError
+from modelopt.errors import EnvironmentLacks, GateFailed, InputError, ModeloptError, Refused, WorkerDied
 from modelopt.io import STDIO, ExternalData, keeping_stdin
 from modelopt.passes.base import Effect
 from modelopt.passes.upgrade_opset import UpgradeOpset
@@ -158,7 +158,19 @@ Choose = Callable[[Request], Chosen]
 """Finds the recipes that a request is really for, and says what it tried."""
 
 
-def execute(recipe: Recipe, model: Path, suffix: str, flags: dict[str, Any], *, choose: Choose | None = None) -> None:
+Rescue = Callable[[Request, ModeloptError], Chosen]
+"""Finds another recipe where onnxruntime does not take what a request makes; raises the error where there is none."""
+
+
+def execute(
+    recipe: Recipe,
+    model: Path,
+    suffix: str,
+    flags: dict[str, Any],
+    *,
+    choose: Choose | None = None,
+    rescue: Rescue | None = None,
+) -> None:
     """Run the recipe, or the one that `choose` makes of it, and show what came of it.
 
     Raises:
@@ -191,7 +203,7 @@ def execute(recipe: Recipe, model: Path, suffix: str, flags: dict[str, Any], *, 
             progress=progress,
         )
         chosen = Chosen((recipe,)) if choose is None else choose(request)
-        report = _run_first_that_gains(request, chosen)
+        report = _run_first_that_gains(request, chosen, rescue)
     screen.report(report, explain=flags["explain"])
     if flags["report"]:
         _write_report(report, flags["report"])
@@ -204,7 +216,7 @@ def execute(recipe: Recipe, model: Path, suffix: str, flags: dict[str, Any], *, 
         )
 
 
-def _run_first_that_gains(request: Request, chosen: Chosen) -> Report:
+def _run_first_that_gains(request: Request, chosen: Chosen, rescue: Rescue | None = None) -> Report:
     """Run the recipes until one gains something over the input; the last is the input itself, or all there is.
 
     One that need not gain, but must not be slower, gives way to the input as well.
@@ -212,7 +224,13 @@ def _run_first_that_gains(request: Request, chosen: Chosen) -> Report:
     trials, offenders = chosen.trials, chosen.offenders
     recipes = list(chosen.recipes)
     for recipe in recipes:
-        report = run(dataclasses.replace(request, recipe=recipe))
+        asked = dataclasses.replace(request, recipe=recipe)
+        try:
+            report = run(asked)
+        except (Refused, WorkerDied) as error:
+            if rescue is None or not error.is_of_result:
+                raise
+            return _run_first_that_gains(request, rescue(asked, error))
         failed = {gate.gate: gate.found for gate in report.gates if gate.passed is False}
         if set(failed) == {_NOT_SLOWER}:
             left_out = [_left_out(trial, failed[_NOT_SLOWER]) if trial.kept else trial for trial in trials]

@@ -45,11 +45,11 @@ Examples:
 )
 @options.option(
     "--mode",
-    type=click.Choice(["static", "dynamic", "fp16", "bf16", "weights", "storage", "int8", "int4"]),
+    type=click.Choice(["static", "dynamic", "fp16", "bf16", "fp32", "weights", "storage", "int8", "int4"]),
     default="static",
     show_default=True,
-    help="Kind of int8; half precision; few bits for weights only; int8 for the file's size only. int8 is static with "
-    "--calib, else dynamic; int4 is weights with 4 bits.",
+    help="Kind of int8; half precision, or float32 of it; few bits for weights only; int8 for the file's size only. "
+    "int8 is static with --calib, else dynamic; int4 is weights with 4 bits.",
 )
 @options.option(
     "--activation",
@@ -173,4 +173,5 @@ def command(model: Path, mode: str, **flags: Any) -> None:
         flags["max_drop"] = quantizing.default_contract(flags)
     recipe = quantizing.recipe_of(mode, flags, given, written=written)
     choose = (lambda request: keep_contract(request, quantizing.others(mode, flags))) if searching else None
-    execute(recipe, model, quantizing.suffix_of(mode, flags), flags, choose=choose)
+    rescue = quantizing.rescue_of(mode, flags)
+    execute(recipe, model, quantizing.suffix_of(mode, flags), flags, choose=choose, rescue=rescue)

@@ -7,24 +7,33 @@ from typing import Any
 
 import yaml
 
-from modelopt.cli.optimize import recipe_from_flags
-from modelopt.errors import InputError
+from modelopt.cli.optimize import Rescue, recipe_from_flags
+from modelopt.engine import Request
+from modelopt.errors import InputError, ModeloptError
 from modelopt.gates import DEFAULT_MAX_DROP
 from modelopt.passes.base import Pass
 from modelopt.pipelines import fusing
 from modelopt.quant.overrides import Overrides, Type, split
 from modelopt.recipe import DataSpec, Recipe, Step, make_pass
+from modelopt.tuning.chosen import Chosen
+from modelopt.tuning.crash import without_crash
 
 INTEGER_MODES = ("static", "dynamic")
+HALF_MODES = ("fp16", "bf16")
 
 _PASSES = {
     "static": "quantize-static",
     "dynamic": "quantize-dynamic",
     "fp16": "convert-half",
     "bf16": "convert-half",
+    "fp32": "convert-float",
     "weights": "quantize-weights",
     "storage": "store-weights",
 }
+_CHOOSING = tuple(mode for mode in _PASSES if mode != "fp32")
+_WIDENED = {"static": {}, "dynamic": {}, "weights": {"float16": False}, "storage": {"float16": False}}
+"""The modes that begin with float32, and the options of the pass that makes it."""
+
 _MODES_OF = {
     "calib": ("static", "fp16", "weights"),
     "calib_limit": ("static", "fp16", "weights"),
@@ -37,6 +46,8 @@ _MODES_OF = {
     "integer_io": ("static",),
     "everywhere": INTEGER_MODES,
     "no_search": tuple(_PASSES),
+    "include": _CHOOSING,
+    "exclude": _CHOOSING,
     "bits": ("weights",),
     "table_bits": ("weights",),
     "block_size": ("weights",),
@@ -47,7 +58,7 @@ _MODES_OF = {
 }
 _OPTION_OF = {"weight_method": "method", "weight_form": "form", "weight_compute": "int8_compute"}
 _VALUE_OF: dict[str, dict[Any, Any]] = {"weight_compute": {"int8": True, "float32": False}}
-_NOT_OF_THE_PASS = {"calib", "calib_limit", "calib_cache", "no_search"}
+_NOT_OF_THE_PASS = {"calib", "calib_limit", "calib_cache", "no_search", "include", "exclude"}
 
 
 def named(mode: str, flags: Mapping[str, Any]) -> str:
@@ -80,6 +91,8 @@ def recipe_of(mode: str, flags: dict[str, Any], given: Mapping[str, str], *, wri
     steps: list[Step] = [] if flags["only"] else [_exact(flags)]
     halves = [name for name, setting in said.settings.items() if setting.type is Type.F16]
     steps += [make_pass("convert-half", {"include": halves}), step] if halves else [step]
+    if mode in _WIDENED:
+        steps.insert(0, make_pass("convert-float", _WIDENED[mode]))
     return recipe_from_flags("quantize", steps, flags, calibration=calibration, target=flags["target"])
 
 
@@ -89,7 +102,7 @@ def _exact(flags: dict[str, Any]) -> Step:
 
 def suffix_of(mode: str, flags: dict[str, Any]) -> str:
     """What the output's name ends with."""
-    if mode in {"fp16", "bf16"}:
+    if mode in {*HALF_MODES, "fp32"}:
         return mode
     return f"int{flags['bits'] or 4}" if mode == "weights" else "int8"
 
@@ -99,7 +112,19 @@ def searches(mode: str, flags: dict[str, Any]) -> bool:
     as_told = flags["no_search"] or flags["everywhere"] or flags["print_recipe"]
     measures = flags["evaluation"] is not None or not (flags["no_verify"] and flags["no_bench"])
     has_contract = flags["max_drop"] is not None or default_contract(flags) is not None
-    return measures and not as_told and (mode in INTEGER_MODES or has_contract)
+    return measures and not as_told and mode != "fp32" and (mode in INTEGER_MODES or has_contract)
+
+
+def rescue_of(mode: str, flags: dict[str, Any]) -> Rescue | None:
+    """What to do where onnxruntime does not take the result: with half precision it is known where to look."""
+    if mode not in HALF_MODES:
+        return None
+    return _hinting if flags["no_search"] else without_crash
+
+
+def _hinting(_request: Request, error: ModeloptError) -> Chosen:
+    error.hint = "leave out --no-search: the nodes that onnxruntime does not take in half precision are found then"
+    raise error
 
 
 def default_contract(flags: dict[str, Any]) -> float | None:
@@ -186,4 +211,4 @@ def _options(mode: str, flags: dict[str, Any], given: Mapping[str, str], said: O
     floats = [name for name in said.settings if mode != "static" or name not in tensors]
     if floats:
         options["exclude"] = [*options.get("exclude", []), *floats]
-    return options | ({"type": mode} if mode in {"fp16", "bf16"} else {})
+    return options | ({"type": mode} if mode in HALF_MODES else {})

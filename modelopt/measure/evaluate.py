@@ -85,7 +85,7 @@ def evaluate(
 ) -> Accuracy:
     """Run both models over the data, each in a child of its own.
 
-    Outputs are matched by name where both models have the same names, else by position.
+    Outputs are matched by name, and those whose names the other model does not have by their order.
 
     Args:
         reference: The original, already through io's gate.
@@ -281,7 +281,8 @@ def _matched_outputs(before: Session, after: Session) -> list[str]:
             note=f"in one of them only: {', '.join(different)}",
             hint="compare models that both give maps, both sequences, or both tensors",
         )
-    names = ours if set(ours) == set(theirs) else theirs
+    others = iter([name for name in theirs if name not in ours])
+    names = [name if name in theirs else next(others) for name in ours]
     types = after.info.output_types()
     for was, name in zip(before.info.output_types().values(), names, strict=True):
         if was != types[name] and not {was, types[name]} <= _FLOATS:

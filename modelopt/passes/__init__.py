@@ -61,6 +61,7 @@ _MODULES = (
     "quantize_weights",
     "store_weights",
     "convert_half",
+    "convert_float",
 )
 
 NAMES = tuple(module.replace("_", "-") for module in _MODULES)

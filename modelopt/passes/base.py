@@ -188,6 +188,8 @@ class Pass(ABC):
             options decide it, see `leaves_contrib`.
         finite_only: Whether an exact pass promises equal outputs for finite inputs only, because the operator that it
             makes treats NaN and infinities in another way.
+        prepares: Whether it only makes a model fit for the passes behind it: by itself it is no result.
+        shrinks: Whether the file's size is what it is for, so that a larger one is no result.
     """
 
     name: ClassVar[str]
@@ -196,6 +198,8 @@ class Pass(ABC):
     keeps_signature: ClassVar[bool] = True
     contrib: ClassVar[bool] = False
     finite_only: ClassVar[bool] = False
+    prepares: ClassVar[bool] = False
+    shrinks: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         """Hold a subclass to the house rules, speaking to its author by name."""
@@ -239,6 +243,13 @@ class Pass(ABC):
         Data are opened for the signature that the recipe ends with, and must fit the original too.
         """
         return signature
+
+    def declared_after(self, signature: Signature) -> Signature:
+        """What the model itself declares after this pass; the engine holds it to that.
+
+        It is another than `signature_after` where the model takes another type than the data have.
+        """
+        return self.signature_after(signature)
 
     @classmethod
     def summary(cls) -> str:

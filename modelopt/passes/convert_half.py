@@ -12,12 +12,12 @@ from modelopt import graph
 from modelopt.errors import InputError
 from modelopt.passes._opset import upgraded
 from modelopt.passes.base import Changes, Context, Effect, Fact, Pass, Skip, option
-from modelopt.quant import filters, half
+from modelopt.quant import filters, half, half_rules
 from modelopt.quant.half_ranges import Observed, judge, observe
 from modelopt.quant.half_types import Elements, HalfType
 from modelopt.quant.half_write import Writer
 from modelopt.runtime.cpu import ACCELERATORS
-from modelopt.signature import Signature
+from modelopt.signature import Signature, TensorSpec
 
 _WORTH_STORING = 256
 _FIRST_BF16_OPSET = 13
@@ -50,6 +50,7 @@ class ConvertHalf(Pass):
     name: ClassVar[str] = "convert-half"
     effect: ClassVar[Effect] = Effect.APPROXIMATE
     keeps_signature: ClassVar[bool] = False
+    shrinks: ClassVar[bool] = True
 
     type: HalfType = option(HalfType.FP16, "fp16 or bf16")  # noqa: RUF009 - it is dataclasses.field
     compute: Compute = option(  # noqa: RUF009 - it is dataclasses.field
@@ -75,9 +76,7 @@ class ConvertHalf(Pass):
         filters.check_used((*self.include, *self.exclude), graph.all_nodes(model))
         if self.type is HalfType.BF16 and graph.opset(model) < _FIRST_BF16_OPSET:
             graph.replace_contents(model, upgraded(model, _OPSET, ctx.runner))
-        on_cpu = ctx.target.kind not in ACCELERATORS
-        storing = self.compute is Compute.AUTO and self.type is HalfType.BF16 and on_cpu
-        storing = storing or self.compute is Compute.FLOAT
+        storing = self._only_stores(ctx)
         if not self.keep_io_types and (storing or self.type is HalfType.BF16):
             reason = "only weights are stored in half" if storing else "onnxruntime takes no bfloat16 from numpy"
             raise InputError(f"inputs and outputs stay float32: {reason}", hint="keep-io-types: true, or type: fp16")
@@ -91,19 +90,34 @@ class ConvertHalf(Pass):
 
     def signature_after(self, signature: Signature) -> Signature:
         """Outputs are half where they are asked for; data stay float32, and are rounded where a model takes half."""
-        if self.keep_io_types:
-            return signature
-        outputs = (replace(one, dtype="float16") if one.dtype == "float32" else one for one in signature.outputs)
-        return replace(signature, outputs=tuple(outputs))
+        return signature if self.keep_io_types else replace(signature, outputs=_halved(signature.outputs))
 
-    def _convert(self, model: ir.Model, ctx: Context) -> Changes:
-        elements = Elements(model)
-        limit = self.margin * self.type.largest
+    def declared_after(self, signature: Signature) -> Signature:
+        """See `Pass.declared_after`."""
+        after = self.signature_after(signature)
+        return after if self.keep_io_types else replace(after, inputs=_halved(after.inputs))
+
+    def converts(self, model: ir.Model, ctx: Context) -> tuple[str, ...]:
+        """The names of the nodes that would compute in half, in graph order; none where only weights are stored."""
+        if half.why_not_model(model) is not None or self._only_stores(ctx):
+            return ()
+        return tuple(map(graph.name_of, self._plan(model, Elements(model), ctx)[0].chosen))
+
+    def _only_stores(self, ctx: Context) -> bool:
+        on_cpu = ctx.target.kind not in ACCELERATORS
+        return self.compute is Compute.FLOAT or (self.compute is Compute.AUTO and self.type is HalfType.BF16 and on_cpu)
+
+    def _plan(self, model: ir.Model, elements: Elements, ctx: Context) -> tuple[half.Plan, Observed]:
         seen = Observed({}, 0)
         if ctx.calibration is not None and self.type is HalfType.FP16:
             seen = observe(model, _activations(model, elements), ctx)
-        rules = half.Rules(self.type, self.include, self.exclude, limit, seen)
-        plan = half.decide(model, elements, rules)
+        rules = half.Rules(self.type, self.include, self.exclude, self.margin * self.type.largest, seen)
+        return half.decide(model, elements, rules), seen
+
+    def _convert(self, model: ir.Model, ctx: Context) -> Changes:
+        elements = Elements(model)
+        plan, seen = self._plan(model, elements, ctx)
+        limit = self.margin * self.type.largest
         writer = Writer(model, elements, self.type, limit, half_io=not self.keep_io_types)
         if plan.chosen:
             writer.write(plan)
@@ -136,10 +150,16 @@ class ConvertHalf(Pass):
             return "not included"
         if any(filters.names_node(pattern, user) for pattern in self.exclude for user in users):
             return "excluded"
+        if any(half_rules.is_training(user) for user in users):
+            return half_rules.STATISTICS
         found = judge(value, self.type)
         if found.beyond:
             return f"it reaches {found.largest:.3g}, and {self.type.title} ends at {self.type.largest:.5g}"
         return None
+
+
+def _halved(specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+    return tuple(replace(one, dtype="float16") if one.dtype == "float32" else one for one in specs)
 
 
 def _figures(writer: Writer) -> dict[str, Fact]:

@@ -55,6 +55,7 @@ class QuantizeWeights(Pass):
 
     name: ClassVar[str] = "quantize-weights"
     effect: ClassVar[Effect] = Effect.APPROXIMATE
+    shrinks: ClassVar[bool] = True
     contrib: ClassVar[bool] = True
 
     bits: int = option(4, "2, 4 or 8")
@@ -118,16 +119,20 @@ class QuantizeWeights(Pass):
         grids = [self._grid(weight_only.shape(group[0])[1], forms, is_table=_has_lookup(group)) for group in groups]
         written = [forms.of(group) for group in groups]
         multiplied = [any(not one.is_lookup for one in group) for group in groups]
-        kinds = zip(grids, written, multiplied, strict=True)
-        _check_kernels({grid for grid, form, used in kinds if form is Form.MATMULNBITS and used}, ctx)
+        elements = [weight_only.element(group[0]) for group in groups]
+        kinds = zip(grids, elements, written, multiplied, strict=True)
+        _check_kernels({(grid, kind) for grid, kind, form, used in kinds if form is Form.MATMULNBITS and used}, ctx)
         tables = sum(map(_has_lookup, groups))
-        before = sum(4 * rows * width for rows, width in (weight_only.shape(group[0]) for group in groups))
+        before = sum(weight_only.float_bytes(group[0]) for group in groups)
         integers = round_weights(model, groups, grids, ctx, method=self.method, clip=self.clip)
         writer = weight_forms.Writer(model, accuracy_level=_FLOAT32 if self.int8_compute is False else _INT8)
         for group, quantized, form in zip(groups, integers, written, strict=True):
             write = writer.dequantized if form is Form.BLOCKED else writer.packed
             write(group, quantized)
-        after = sum(weight_only.stored_bytes(q.integers.shape, q.grid) for q in integers)
+        after = sum(
+            weight_only.stored_bytes(each.integers.shape, each.grid, kind)
+            for each, kind in zip(integers, elements, strict=True)
+        )
         nodes = sum(len(group) for group in groups)
         facts = {"nodes_quantized": nodes, "nodes_kept_float": len(skipped), "form": forms.products.value}
         facts |= {"tables_quantized": tables} if tables else {}
@@ -140,9 +145,11 @@ class QuantizeWeights(Pass):
         """
         forms = _Forms(self._form(ctx), self._form(ctx))
         groups, skipped = self._choose(model, forms)
-        widths = {weight_only.shape(group[0])[1] for group in groups if _has_lookup(group)}
-        tables = {self._grid(width, forms, is_table=True) for width in widths}
-        if forms.tables is Form.MATMULNBITS and any(weight_forms.why_not_look_up(each, ctx.runner) for each in tables):
+        looked_up = [group[0] for group in groups if _has_lookup(group)]
+        tables = {
+            (self._grid(weight_only.shape(one)[1], forms, is_table=True), weight_only.element(one)) for one in looked_up
+        }
+        if forms.tables is Form.MATMULNBITS and any(weight_forms.why_not_look_up(*each, ctx.runner) for each in tables):
             forms = replace(forms, tables=Form.BLOCKED)
             groups, skipped = self._choose(model, forms)
         least = max((forms.least_opset(group) for group in groups), default=0)
@@ -195,10 +202,8 @@ class QuantizeWeights(Pass):
         rows, width = weight_only.shape(found)
         if rows * width < self.min_elements:
             return f"its weight has {rows * width} elements, fewer than min-elements"
-        if (
-            weight_only.stored_bytes((rows, width), self._grid(width, forms, is_table=found.is_lookup))
-            >= 4 * rows * width
-        ):
+        grid = self._grid(width, forms, is_table=found.is_lookup)
+        if weight_only.stored_bytes((rows, width), grid, weight_only.element(found)) >= weight_only.float_bytes(found):
             return _NO_GAIN
         return found if np.isfinite(weight_only.matrix(found)).all() else "its weight holds NaN or Inf"
 
@@ -232,12 +237,12 @@ def _has_lookup(group: Group) -> bool:
     return any(one.is_lookup for one in group)
 
 
-def _check_kernels(grids: set[BlockGrid], ctx: Context) -> None:
-    for grid in sorted(grids, key=str):
-        reason = weight_forms.why_not_multiply(grid, ctx.runner)
+def _check_kernels(wanted: set[tuple[BlockGrid, ir.DataType]], ctx: Context) -> None:
+    for grid, dtype in sorted(wanted, key=str):
+        reason = weight_forms.why_not_multiply(grid, dtype, ctx.runner)
         if reason is not None:
             raise Refused(
-                f"onnxruntime does not compute with {grid.bits} bits in blocks of {grid.block}",
+                f"onnxruntime does not compute {dtype.name.lower()} with {grid.bits} bits in blocks of {grid.block}",
                 note=reason,
                 hint="other bits, or form blocked",
             )

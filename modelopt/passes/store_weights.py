@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
@@ -28,6 +29,7 @@ class StoreWeights(Pass):
 
     name: ClassVar[str] = "store-weights"
     effect: ClassVar[Effect] = Effect.APPROXIMATE
+    shrinks: ClassVar[bool] = True
 
     symmetric: bool = option(default=True, text="int8 around zero; else uint8 with a zero point for each scale")
     min_elements: int = option(1024, "leave weights with fewer elements alone")
@@ -52,8 +54,9 @@ class StoreWeights(Pass):
             array = graph.constant(use.weight)
             if array is None:
                 raise ValueError("the weight is not constant")
-            params = storage.params_of(array, use.axes, symmetric=self.symmetric)
-            integers = storage.quantize(array, params)
+            floats = np.asarray(array, np.float32)
+            params = storage.params_of(floats, use.axes, symmetric=self.symmetric)
+            integers = storage.quantize(floats, params)
             storage.write(model, use.weight, integers, params, names)
             before += array.nbytes
             after += integers.nbytes + params.scale.nbytes
@@ -80,8 +83,9 @@ class StoreWeights(Pass):
         if reason is not None:
             return reason
         tensor = graph.constant_tensor(use.weight)
-        if tensor is None or tensor.dtype != ir.DataType.FLOAT:
-            return f"its weight is {'unknown' if tensor is None else tensor.dtype.name.lower()}, not float32"
+        if tensor is None or tensor.dtype not in weight_only.FLOATS:
+            found = "unknown" if tensor is None else tensor.dtype.name.lower()
+            return f"its weight is {found}, not float32 or float16"
         if tensor.size < self.min_elements:
             return f"its weight has {tensor.size} elements, fewer than min-elements"
         if use.weight.is_graph_output():

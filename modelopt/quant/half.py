@@ -96,7 +96,7 @@ def decide(model: ir.Model, elements: Elements, rules: Rules) -> Plan:
     """Choose the nodes that become half."""
     ports: dict[ir.Node, Ports] = {}
     floats: dict[ir.Node, str] = {}
-    by_structure = half_rules.counted(model, elements, rules.half)
+    by_structure = half_rules.counted(model, elements, rules.half) | half_rules.crashing(model)
     if rules.half is HalfType.FP16:
         by_structure |= half_rules.logarithms(model)
     judged: dict[ir.Value, Constant] = {}

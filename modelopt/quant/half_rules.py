@@ -31,6 +31,9 @@ _COUNTS = frozenset(
 )
 
 _TRAINING_MODE = 2
+STATISTICS = "in training mode onnxruntime carries the statistics of half precision from run to run"
+_CRASHES = "onnxruntime may crash when it loads a Transpose, a Cast and a MatMul in this order"
+_PRODUCTS = frozenset({"MatMul", "FusedMatMul"})
 _RANDOM = "other random numbers would come out of it"
 _SUMS = "it sums over many elements with the precision of its type"
 _ANGLE = "an error of its argument is an error of the angle"
@@ -88,6 +91,8 @@ def why_sensitive(node: ir.Node, half: HalfType, *, observed: bool) -> str | Non
         return None
     if node.op_type in SENSITIVE:
         return SENSITIVE[node.op_type]
+    if is_training(node):
+        return STATISTICS
     if node.op_type.startswith("Scatter") and graph.attribute_string(node, "reduction", "none") != "none":
         return "onnxruntime adds up what is scattered in float32 only"
     if node.op_type == "Dropout" and len(node.inputs) > _TRAINING_MODE and node.inputs[_TRAINING_MODE] is not None:
@@ -113,6 +118,51 @@ def counted(model: ir.Model, elements: Elements, half: HalfType) -> dict[ir.Node
         if becomes_whole:
             found |= dict.fromkeys(_upstream(node, _only_here, MOVERS | _ARITHMETIC), reason)
     return found
+
+
+def crashing(model: ir.Model) -> dict[ir.Node, str]:
+    """The Transposes that must not be half in front of a MatMul: onnxruntime 1.32 and older crash on what comes of it.
+
+    Where the product reads half and has no kernel for it, onnxruntime sets a Cast between the two; so do we where the
+    product stays in float32. Its fusion of MatMul and Transpose then swaps Cast and Transpose before it asks whether
+    both factors have the same rank, and where they do not it leaves a graph with open ends. It asks that only where
+    the first axis goes behind the batch axes.
+    """
+    found: dict[ir.Node, str] = {}
+    for node in _outside_functions(model):
+        if graph.is_standard(node, "Transpose") and _moves_first_axis(node):
+            readers = (user for user, _ in node.outputs[0].uses() if user.op_type in _PRODUCTS)
+            if not all(_has_equal_ranks(user) for user in readers):
+                found[node] = _CRASHES
+    return found
+
+
+def is_training(node: ir.Node) -> bool:
+    """Whether it is a BatchNormalization that also gives the statistics of the batch."""
+    if not graph.is_standard(node, "BatchNormalization"):
+        return False
+    return bool(graph.attribute_int(node, "training_mode", 0)) or any(out.name for out in node.outputs[1:])
+
+
+def _moves_first_axis(node: ir.Node) -> bool:
+    """Whether a Transpose makes [M, b0, …, bn, K] to [b0, …, bn, M, K], the last two perhaps swapped."""
+    perm = graph.attribute_ints(node, "perm")
+    if perm is None or len(perm) < 3:
+        return False
+    last = len(perm) - 1
+    batch = perm[: last - 1]
+    return batch == tuple(range(1, last)) and last in perm[last - 1 :]
+
+
+def _has_equal_ranks(product: ir.Node) -> bool:
+    ranks = [_rank(value) for value in product.inputs[:2]]
+    return None not in ranks and ranks[0] == ranks[1]
+
+
+def _rank(value: ir.Value | None) -> int | None:
+    producer = None if value is None else value.producer()
+    perm = graph.attribute_ints(producer, "perm") if producer is not None else None
+    return graph.rank(value) if perm is None else len(perm)
 
 
 def logarithms(model: ir.Model) -> dict[ir.Node, str]:

@@ -90,13 +90,15 @@ class Writer:
             self._settle(value, places)
 
     def store(self, value: ir.Value) -> None:
-        """Keep a constant in the half type and cast it back for all that read it."""
+        """Keep a constant in the half type and cast it back for all that read it; an output keeps its name."""
         places = [_Place(node, index, half=False) for node, index in value.uses()]
-        places += self._outputs_of(value)
-        self._narrow(value, places)
+        outputs = list(self._outputs_of(value))
+        self._narrow(value, [*places, *outputs])
         wide = self._cast(value, ir.DataType.FLOAT)
-        for place in places:
+        for place in (*places, *outputs):
             place.put(wide)
+        if outputs:
+            self._exchange_names(value, wide, self._half.title)
 
     def _outputs_of(self, value: ir.Value) -> Iterator[_Place]:
         for scope in graph.all_graphs(self._model) if value.is_graph_output() else ():
@@ -163,11 +165,15 @@ class Writer:
             return
         other = self._cast(value, self._half.element if self._half_io else ir.DataType.FLOAT)
         if not other.is_graph_output():
-            name = value.name
-            value.name = self._names(f"{name}_{'float32' if self._half_io else self._half.title}")
-            other.name = name
+            self._exchange_names(value, other, "float32" if self._half_io else self._half.title)
             other.shape = value.shape
         scope.outputs[index] = other
+
+    def _exchange_names(self, value: ir.Value, cast: ir.Value, title: str) -> None:
+        """Give the name of an output to what is cast to make it; `value` gets another."""
+        name = value.name
+        value.name = self._names(f"{name}_{title}")
+        cast.name = name
 
     def _cast(self, value: ir.Value, to: ir.DataType) -> ir.Value:
         """`value` in the other type, by one Cast beside what makes it."""

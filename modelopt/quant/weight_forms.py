@@ -23,7 +23,7 @@ from modelopt.passes._rewrite import CONTRIB
 from modelopt.passes.base import Runner
 from modelopt.quant import blocks, weight_only
 from modelopt.quant.blocks import BlockGrid, BlockParams
-from modelopt.quant.weight_only import Group, Product, Quantized, holder
+from modelopt.quant.weight_only import Group, Product, Quantized, element, holder
 
 _Tensor = ir.Tensor[np.ndarray]
 _FIRST_IR_WITH_PLAIN_INITIALIZERS = 4
@@ -57,7 +57,7 @@ class Writer:
         integers = quantized.integers
         arrays = [blocks.pack_blocks(integers, grid) if products else blocks.pack(integers, grid.bits)]
         row_bytes = arrays[0][0].size
-        arrays.append(quantized.params.scale)
+        arrays.append(quantized.params.scale.astype(element(group[0]).numpy()))
         if not grid.symmetric:
             arrays.append(blocks.pack(quantized.params.zero_point, grid.bits))
         stored, *others = self._store(group[0], [ir.Tensor(array) for array in arrays])
@@ -95,7 +95,7 @@ class Writer:
             graph.become(node, "GatherBlockQuantized", inputs, attributes, domain=CONTRIB)
         else:
             name = f"{node.outputs[0].name}_padded"
-            rows = self._insert("GatherBlockQuantized", inputs, attributes, node, name, domain=CONTRIB)
+            rows = self._insert("GatherBlockQuantized", inputs, attributes, node, name, element(found), domain=CONTRIB)
             ends = [
                 self._constant(f"{name}_{part}", at) for part, at in (("start", 0), ("end", -padding), ("axis", -1))
             ]
@@ -112,7 +112,7 @@ class Writer:
         """
         self._model.ir_version = max(self._model.ir_version, _FIRST_IR_WITH_INT4)
         by_rows = any(one.is_lookup for one in group)
-        inputs = self._store(group[0], _unpacked(quantized, by_rows=by_rows))
+        inputs = self._store(group[0], _unpacked(quantized, element(group[0]), by_rows=by_rows))
         home, grid = holder(inputs[0]), quantized.grid
         by_columns: list[ir.Value] = [] if by_rows else inputs
         shared: ir.Value | None = None
@@ -141,7 +141,7 @@ class Writer:
         rows = [self._insert("Gather", [part, indices], [], node, f"{name}_{kind}", part.dtype) for part, kind in parts]
         attributes = [ir.AttrInt64("axis", -1), ir.AttrInt64("block_size", grid.block)]
         if flat:
-            floats = self._insert("DequantizeLinear", rows, attributes, node, f"{name}_rows")
+            floats = self._insert("DequantizeLinear", rows, attributes, node, f"{name}_rows", element(found))
             shape = self._insert("Shape", [node.inputs[1]], [], node, f"{name}_leading", ir.DataType.INT64)
             ends = [shape, self._constant(f"{name}_width", width)]
             whole = self._insert("Concat", ends, [ir.AttrInt64("axis", 0)], node, f"{name}_shape", ir.DataType.INT64)
@@ -158,7 +158,8 @@ class Writer:
 
     def _dequantize(self, found: Product, inputs: list[ir.Value], grid: BlockGrid, before: ir.Node) -> ir.Value:
         attributes = [ir.AttrInt64("axis", 0), ir.AttrInt64("block_size", grid.block)]
-        return self._insert("DequantizeLinear", inputs, attributes, before, f"{found.weight.name}_dequantized")
+        name = f"{found.weight.name}_dequantized"
+        return self._insert("DequantizeLinear", inputs, attributes, before, name, element(found))
 
     def _insert(
         self,
@@ -167,7 +168,7 @@ class Writer:
         attributes: list[ir.Attr],
         before: ir.Node,
         stem: str,
-        dtype: ir.DataType | None = ir.DataType.FLOAT,
+        dtype: ir.DataType | None,
         domain: str = "",
     ) -> ir.Value:
         """The output of a new node before another one."""
@@ -186,7 +187,8 @@ class Writer:
         if bias is None:
             graph.become(node, op_type, inputs, attributes, domain=domain)
         else:
-            out = self._insert(op_type, inputs, attributes, node, f"{node.outputs[0].name}_product", domain=domain)
+            name = f"{node.outputs[0].name}_product"
+            out = self._insert(op_type, inputs, attributes, node, name, element(found), domain=domain)
             graph.become(node, "Add", [out, bias])
         transpose = None if read is None else read.producer()
         if transpose is not None and transpose.op_type == "Transpose":
@@ -205,28 +207,29 @@ class Writer:
             values.append(value)
         return values
 
-    def _value(self, stem: str, dtype: ir.DataType | None = ir.DataType.FLOAT) -> ir.Value:
+    def _value(self, stem: str, dtype: ir.DataType | None) -> ir.Value:
         return ir.Value(name=self._names(stem), type=None if dtype is None else ir.TensorType(dtype))
 
 
-def why_not_multiply(grid: BlockGrid, runner: Runner) -> str | None:
+def why_not_multiply(grid: BlockGrid, dtype: ir.DataType, runner: Runner) -> str | None:
     """Why the installed onnxruntime does not compute MatMulNBits with such blocks, else None; it is asked to."""
     integers, params = _probe(grid)
-    x = ir.Value(name="x", shape=ir.Shape((1, grid.block)), type=ir.TensorType(ir.DataType.FLOAT))
+    x = ir.Value(name="x", shape=ir.Shape((1, grid.block)), type=ir.TensorType(dtype))
     weight = blocks.dequantize(integers, params, grid)
-    held = ir.Value(name="w", const_value=ir.tensor(weight, name="w"))
+    held = ir.Value(name="w", const_value=ir.tensor(weight.astype(dtype.numpy()), name="w"))
     node = ir.node("Gemm", [x, held], {"transB": 1})
     feed = np.linspace(-1, 1, grid.block, dtype=np.float32)[None]
     group = [Product(node, held, transposed=True)]
-    return _why_not(group, Quantized(integers, params, grid), {"x": feed}, feed @ weight.T, runner)
+    feeds = {"x": feed.astype(dtype.numpy())}
+    return _why_not(group, Quantized(integers, params, grid), feeds, feed @ weight.T, runner)
 
 
-def why_not_look_up(grid: BlockGrid, runner: Runner) -> str | None:
+def why_not_look_up(grid: BlockGrid, dtype: ir.DataType, runner: Runner) -> str | None:
     """Why the installed onnxruntime does not compute GatherBlockQuantized with such blocks, else None."""
     integers, params = _probe(grid)
     i = ir.Value(name="i", shape=ir.Shape((2,)), type=ir.TensorType(ir.DataType.INT64))
     table = blocks.dequantize(integers, params, grid)
-    held = ir.Value(name="w", const_value=ir.tensor(table, name="w"))
+    held = ir.Value(name="w", const_value=ir.tensor(table.astype(dtype.numpy()), name="w"))
     node = ir.node("Gather", [held, i], {"axis": 0})
     feed = np.array([_PROBE_ROWS - 1, 0])
     group = [Product(node, held, transposed=True)]
@@ -246,7 +249,7 @@ def _why_not(
     """Why a model of one node does not compute what is expected when it is written in onnxruntime's form."""
     node, held = group[0].node, group[0].weight
     y = node.outputs[0]
-    y.name, y.shape, y.type = "y", ir.Shape(expected.shape), ir.TensorType(ir.DataType.FLOAT)
+    y.name, y.shape, y.type = "y", ir.Shape(expected.shape), ir.TensorType(element(group[0]))
     given = [value for value in node.inputs if value is not None and value is not held]
     scope = ir.Graph(given, [y], nodes=[node], initializers=[held], opset_imports={"": 17}, name="probe")
     model = ir.Model(scope, ir_version=8)
@@ -255,11 +258,11 @@ def _why_not(
         ((found,),) = runner.run(model, [feeds])
     except Refused as refusal:
         return refusal.note or refusal.fact
-    off = float(np.abs(found - expected).max() / np.abs(expected).max())
+    off = float(np.abs(found.astype(np.float32) - expected).max() / np.abs(expected).max())
     return None if off < _INT8_ERROR else f"its answer is {100 * off:.0f} % off"
 
 
-def _unpacked(quantized: Quantized, *, by_rows: bool) -> list[_Tensor]:
+def _unpacked(quantized: Quantized, scales: ir.DataType, *, by_rows: bool) -> list[_Tensor]:
     """Integers, scales, and zero points if there are any, as DequantizeLinear reads them: ``(K, N)``, or ``(N, K)``."""
     grid, params = quantized.grid, quantized.params
     signed = grid.symmetric
@@ -268,7 +271,7 @@ def _unpacked(quantized: Quantized, *, by_rows: bool) -> list[_Tensor]:
     else:
         dtype = ir.DataType.INT8 if signed else ir.DataType.UINT8
     integers = (quantized.integers - np.uint8(grid.middle)).view(np.int8) if signed else quantized.integers
-    arrays = [(integers, dtype), (params.scale, ir.DataType.FLOAT)]
+    arrays = [(integers, dtype), (params.scale, scales)]
     if not signed:
         arrays.append((params.zero_point, dtype))
     return [_tensor(array if by_rows else array.T, kind) for array, kind in arrays]

@@ -20,6 +20,8 @@ from modelopt.quant.blocks import BlockGrid, BlockParams
 from modelopt.quant.storage import STORED, is_stored
 
 PRODUCTS = frozenset({"MatMul", "Gemm"})
+FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
+"""What weights and activations may be in; scales are in the same type."""
 IN_FUNCTION = "inside a function, which cannot hold an initializer"
 _IN_FEW_BITS = frozenset({"MatMulNBits", "GatherBlockQuantized"})
 
@@ -78,8 +80,8 @@ def product(node: ir.Node) -> Product | str:
         return STORED if is_stored(weight) else "its second input is an activation, not a constant weight"
     if len(tensor.shape) != 2:
         return f"its weight has {len(tensor.shape)} axes, not 2"
-    if tensor.dtype != ir.DataType.FLOAT:
-        return f"its weight is {tensor.dtype.name.lower()}, not float32"
+    if tensor.dtype not in FLOATS:
+        return f"its weight is {tensor.dtype.name.lower()}, not float32 or float16"
     if graph.constant_tensor(node.inputs[0]) is not None:
         return "its first input is a constant"
     if node.op_type == "Gemm":
@@ -114,12 +116,12 @@ def _behind_transpose(value: ir.Value) -> ir.Value | None:
 
 
 def is_candidate(node: ir.Node) -> bool:
-    """Whether `node` is a matrix product or a look-up in a table of float32, quantized already or not."""
+    """Whether `node` is a matrix product or a look-up in a table of floats, quantized already or not."""
     if node.domain == CONTRIB:
         return node.op_type in _IN_FEW_BITS
     if graph.is_standard(node, "Gather"):
         table = graph.constant_tensor(node.inputs[0])
-        return table is not None and table.dtype == ir.DataType.FLOAT and len(table.shape) > 1
+        return table is not None and table.dtype in FLOATS and len(table.shape) > 1
     return node.domain in graph.STANDARD_DOMAINS and node.op_type in PRODUCTS
 
 
@@ -178,7 +180,7 @@ def _is_transposed_copy(weight: ir.Value, table: ir.Value) -> bool:
     copy, original = graph.constant_tensor(weight), graph.constant_tensor(table)
     if copy is None or original is None or holder(weight) is not holder(table):
         return False
-    if copy.shape.numpy() != original.shape.numpy()[::-1]:
+    if copy.dtype != original.dtype or copy.shape.numpy() != original.shape.numpy()[::-1]:
         return False
     return np.array_equal(copy.numpy(), original.numpy().T)
 
@@ -206,15 +208,29 @@ def matrix(found: Product) -> np.ndarray:
     array = graph.constant(found.weight)
     if array is None:
         raise ValueError("the weight is not constant")
-    return array if found.transposed else array.T
+    return np.asarray(array if found.transposed else array.T, np.float32)
 
 
-def stored_bytes(of_shape: tuple[int, ...], grid: BlockGrid) -> int:
-    """Bytes of a quantized weight of shape ``(N, K)``: integers, float32 scales, and zero points if there are any."""
+def element(found: Product) -> ir.DataType:
+    """The type of the weight, which the activation has too."""
+    tensor = graph.constant_tensor(found.weight)
+    if tensor is None:
+        raise ValueError("the weight is not constant")
+    return tensor.dtype
+
+
+def float_bytes(found: Product) -> int:
+    """Bytes of the weight as it is."""
+    rows, width = shape(found)
+    return int(element(found).itemsize) * rows * width
+
+
+def stored_bytes(of_shape: tuple[int, ...], grid: BlockGrid, dtype: ir.DataType) -> int:
+    """Bytes of a quantized weight of shape ``(N, K)``: integers, scales, and zero points if there are any."""
     rows, width = of_shape
     count = rows * grid.blocks(width)
     zero_points = 0 if grid.symmetric else rows * -(-grid.blocks(width) * grid.bits // 8)
-    return count * grid.block * grid.bits // 8 + 4 * count + zero_points
+    return count * grid.block * grid.bits // 8 + int(dtype.itemsize) * count + zero_points
 
 
 def takes_as_much(groups: Iterable[tuple[Group, BlockGrid]]) -> set[ir.Value]:
@@ -222,7 +238,7 @@ def takes_as_much(groups: Iterable[tuple[Group, BlockGrid]]) -> set[ir.Value]:
     found: dict[ir.Value, int] = {}
     floats: dict[ir.Value, int] = {}
     for group, grid in groups:
-        weight, (rows, width) = group[0].weight, shape(group[0])
-        found[weight] = found.get(weight, 0) + stored_bytes((rows, width), grid)
-        floats[weight] = 4 * rows * width
+        weight = group[0].weight
+        found[weight] = found.get(weight, 0) + stored_bytes(shape(group[0]), grid, element(group[0]))
+        floats[weight] = float_bytes(group[0])
     return {weight for weight, stored in found.items() if stored >= floats[weight]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from enum import Enum
 
 import numpy as np
@@ -51,7 +52,8 @@ def round_weights(
     for indices, hessians in _batches(model, groups, ctx, method):
         for i in indices:
             weight = weight_only.matrix(groups[i][0])
-            found[i] = _rounded(weight, grids[i], method, hessians.get(_activation(groups[i]) or ""), clip=clip)
+            hessian, scales = hessians.get(_activation(groups[i]) or ""), weight_only.element(groups[i][0])
+            found[i] = _rounded(weight, grids[i], method, hessian, scales, clip=clip)
             ctx.progress("quantizing weights", len(found), len(groups))
     return [found[i] for i in range(len(groups))]
 
@@ -77,11 +79,14 @@ def _activation(group: Group) -> str | None:
 
 
 def _rounded(
-    weight: np.ndarray, grid: BlockGrid, method: Rounding, hessian: Hessian | None, *, clip: bool
+    weight: np.ndarray, grid: BlockGrid, method: Rounding, hessian: Hessian | None, scales: ir.DataType, *, clip: bool
 ) -> Quantized:
     params = blocks.params_of(weight, grid, clip=clip)
     if method is Rounding.HQQ:
         params = hqq.refine(weight, params, grid)
+    if scales != ir.DataType.FLOAT:
+        narrow = np.maximum(params.scale.astype(scales.numpy()), np.finfo(scales.numpy()).smallest_subnormal)
+        params = replace(params, scale=narrow.astype(np.float32))  # integers are chosen for the scales that are stored
     if hessian is None:
         return Quantized(blocks.quantize(weight, params, grid), params, grid)
     width = weight.shape[1]

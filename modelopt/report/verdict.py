@@ -16,11 +16,15 @@ _QUANTIZED = {
     "quantize-weights": "weights of 4 bits",
     "store-weights": "int8 for storage",
     "convert-half": "half precision",
+    "convert-float": "float32",
 }
 ALL = "all passes"
 """What the trial of a whole recipe is called."""
 
-_NOT_DONE = {"prune-magnitude": "Not pruned", "convert-half": "Not converted"}
+_NOT_DONE = {"prune-magnitude": "Not pruned", "convert-half": "Not converted", "convert-float": "Not converted"}
+LARGER = "the result would be larger than the input"
+"""How a refusal begins that concerns a result, not a place in the model."""
+
 _FAILINGS = {
     Outcome.SLOWER: "slower",
     Outcome.NO_GAIN: "no gain in speed or size",
@@ -50,7 +54,7 @@ def _made(report: Report) -> str:
         return f"{done[0].upper()}{done[1:]}{_measured(report)}."
     asked = _asked(report)
     if asked is not None:
-        what = _NOT_DONE.get(asked, "Not quantized")
+        what = "Nothing to convert" if _finds_nothing(report, asked) else _NOT_DONE.get(asked, "Not quantized")
         rest = "the float model after the exact passes is the output" if last else "the output is a copy of the input"
         return f"{what}: {_why_not(report, asked)}; {rest}."
     slower = next((trial for trial in report.trials if trial.group == ALL and not trial.kept), None)
@@ -72,7 +76,7 @@ def _changed(result: PassResult, report: Report) -> str:
         sparsity = result.facts.get("sparsity")
         share = f", {sparsity:.0%} of the weights there are zero" if isinstance(sparsity, float) else ""
         return f"{'pruned' if name == 'prune-magnitude' else name} in {places}{share}"
-    if name == "convert-half":
+    if name in {"convert-half", "convert-float"}:
         return f"converted to {result.facts.get('type', _QUANTIZED[name])} in {places}"
     if name == "store-weights":
         return f"weights stored in int8 in {places}, computing in float"
@@ -117,7 +121,23 @@ def _asked(report: Report) -> str | None:
     return named[-1] if named else None
 
 
+def _finds_nothing(report: Report, asked: str) -> bool:
+    """Whether a conversion was not tried: what it asked for is not there."""
+    if asked not in {"convert-half", "convert-float"} or _larger(report, asked) is not None:
+        return False
+    return all(trial.outcome is Outcome.NOTHING_TO_DO for trial in report.trials)
+
+
+def _larger(report: Report, asked: str) -> str | None:
+    """Why a result was left, which was made: see `outcome.why_none`."""
+    skipped = (skip.reason for result in report.passes if _name(result) == asked for skip in result.skipped)
+    return next((reason for reason in skipped if reason.startswith(LARGER)), None)
+
+
 def _why_not(report: Report, asked: str) -> str:
+    larger = _larger(report, asked)
+    if larger is not None:
+        return larger
     outcomes = {trial.outcome for trial in report.trials}
     found = [words for outcome, words in _FAILINGS.items() if outcome in outcomes]
     unjudged = next((trial.reason for trial in report.trials if trial.outcome is Outcome.NO_EVIDENCE), None)

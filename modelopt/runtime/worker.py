@@ -263,9 +263,16 @@ class Worker:
         self._stderr.seek(0)
         last = self._stderr.read().decode(errors="replace").strip().splitlines()[-1:]
         note = f"the child process ended with {ending}" + (f": {last[0]}" if last else "")
+        by_runtime = doing.startswith(("loading", "running"))
         if wording.OURS in doing:
             hint = "your model is not at fault: please report it, with the command and, if you can, the model"
-        return WorkerDied(f"{doing} crashed", reason="signal", note=note, hint=hint)
+        elif by_runtime:
+            version = installed.runtime_version()
+            libraries = "".join(f" or of {library}" for library in self.limits.op_libraries)
+            hint = f"it is a fault of onnxruntime {version}{libraries}, or the file is hostile"
+        return WorkerDied(
+            f"{doing} crashed{' onnxruntime' if by_runtime else ''}", reason="signal", note=note, hint=hint
+        )
 
 
 class Session:

@@ -20,12 +20,13 @@ import msgspec
 from modelopt import blame, engine
 from modelopt.errors import ModeloptError, Refused, WorkerDied
 from modelopt.findings import keeps
-from modelopt.passes.base import Pass
+from modelopt.passes.base import Effect, Pass
+from modelopt.passes.convert_half import ConvertHalf
 from modelopt.passes.quantize_dynamic import QuantizeDynamic
 from modelopt.passes.quantize_static import QuantizeStatic
 from modelopt.recipe import Recipe
 from modelopt.report import Offender, Outcome, Trial, verdict
-from modelopt.tuning import nodes, variants
+from modelopt.tuning import crash, nodes, variants
 from modelopt.tuning.causes import causes
 from modelopt.tuning.chosen import Chosen
 from modelopt.tuning.judge import Judgement
@@ -55,6 +56,7 @@ class _Attempt:
         built: The model.
         drop: How much accuracy it loses; None where that is not asked.
         no_evidence: Why the data say nothing about accuracy, None where they do.
+        crashed: onnxruntime crashes on it, or does not load it.
     """
 
     label: str
@@ -63,6 +65,7 @@ class _Attempt:
     built: Built
     drop: float | None
     no_evidence: str | None = None
+    crashed: bool = False
 
 
 def keep_contract(request: engine.Request, also: Sequence[Pass] = ()) -> Chosen:
@@ -116,12 +119,18 @@ class _Search:
         if best.path != self.restored:
             self.offenders = [_with(one, restored=False) for one in self.offenders]
         found = [best, floats, self.shop.input] if self.track.must_gain() else [best]
+        found = [self.shop.input if self._only_prepares(built) else built for built in found]
         recipes = [with_steps(self.recipe, built) for built in {built.path: built for built in found}.values()]
         if self.track.must_gain():
             recipes = [_gaining(recipe) for recipe in recipes]
         judged = any(trial.drop is not None for trial in self.trials)
         told = self.shop.data.notes_for(calibrated=self.calibrated, compared=judged)
         return Chosen(tuple(recipes), tuple(self.trials), tuple(self.offenders), (*told, *self.notes), self.advice)
+
+    def _only_prepares(self, built: Built) -> bool:
+        """Whether a model was made fit to be quantized, and was not: nobody asked for that alone."""
+        steps = [step for step in built.steps if isinstance(step, Pass) and step.effect is not Effect.EXACT]
+        return bool(steps) and steps[-1].prepares and built.size_bytes > self.shop.input.size_bytes
 
     def _may_pay(self, step: Pass) -> bool:
         """Whether to try a pass of `also`: one that goes against the estimate of what pays needs a measurement."""
@@ -133,8 +142,12 @@ class _Search:
     def _accurate(self, floats: Built, step: Pass) -> _Attempt | None:
         """The model that `step` makes, or a variant of it that keeps the contract; None where there is none."""
         best = self._attempt(floats, step)
+        if best is not None and best.crashed and isinstance(step, ConvertHalf):
+            step, best = self._loading(floats, step)
         if best is None or self._keeps(best):
             return best
+        if best.crashed:
+            return None
         if best.no_evidence is not None:
             return None  # what the data do not say of one candidate they say of none
         calibrated, model = self.shop.data.calibration is not None, self.shop.load(floats)
@@ -146,6 +159,15 @@ class _Search:
             if self._keeps(best):
                 return best
         return self._restored(best)
+
+    def _loading(self, floats: Built, step: ConvertHalf) -> tuple[Pass, _Attempt | None]:
+        """The pass with those nodes in float32 that make onnxruntime crash, and what it makes."""
+        found = crash.culprits(self.shop, floats, step)
+        if not found:
+            return step, None
+        self.notes[crash.said_of(found)] = None
+        kept = nodes.without(step, found)
+        return kept, self._attempt(floats, kept, label=f"{step.name}, {len(found)} nodes in float32")
 
     def _prepared(self, floats: Built, before: Pass) -> Built | None:
         """The float model after a pass that makes it easier to quantize; None where that finds nothing to do."""
@@ -178,11 +200,20 @@ class _Search:
         if self.limit is None:
             self._note(label, Outcome.SURPASSED, _PASSED_OVER, built)
             return _Attempt(label, base, step, built, None)
-        with blame.explained(self.shop.input.path, [label]):
-            found = self.shop.judge.judge(built.path)
+        found = self._judgement(built, label)
         self._note(label, *self._judged(found), built, _finite(found.drop))
         self.notes.update(dict.fromkeys(found.notes))
-        return _Attempt(label, base, step, built, found.drop, found.no_evidence)
+        return _Attempt(label, base, step, built, found.drop, found.no_evidence, found.does_not_run is not None)
+
+    def _judgement(self, built: Built, label: str) -> Judgement:
+        try:
+            with blame.explained(self.shop.input.path, [label]):
+                return self.shop.judge.judge(built.path)
+        except WorkerDied as died:
+            if not died.is_of_result or died.reason != "signal":
+                raise
+            self.shop.renew()
+            return Judgement(math.inf, does_not_run=crash.why_failed(died))
 
     def _judged(self, found: Judgement) -> tuple[Outcome, str]:
         """What becomes of a model by its accuracy, as long as it was not held against others."""
@@ -272,7 +303,13 @@ class _Search:
             built = self.shop.build(base, (step,))
         except ModeloptError:
             return math.inf
-        error = self.shop.judge.error(built.path) if built.rewrites else 0.0
+        try:
+            error = self.shop.judge.error(built.path) if built.rewrites else 0.0
+        except WorkerDied as died:
+            if died.reason != "signal":
+                raise
+            self.shop.renew()
+            error = math.inf
         self.shop.discard(built)
         return error
 

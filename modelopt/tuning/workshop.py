@@ -140,6 +140,12 @@ class Workshop:
             self._feeds = measuring.first_feeds(dataset, measuring.BENCH_FEEDS)
         return self._feeds
 
+    def renew(self) -> None:
+        """Start another worker in place of one that a model ended."""
+        self.worker.close()
+        self.worker = Worker(self.request.limits, exact=measuring.is_exact(self.request.recipe))
+        self._judge = None
+
     @property
     def judge(self) -> Judge:
         """Compares models with the input on the evaluation data, or on what stands in for them."""
@@ -176,12 +182,15 @@ def opened(request: engine.Request) -> Iterator[Workshop]:
         exact = measuring.is_exact(recipe)
         runner = WorkerRunner(limits=request.limits, exact=exact)
         stack.callback(runner.close)
-        worker = stack.enter_context(Worker(request.limits, exact=exact))
+        worker = Worker(request.limits, exact=exact)
+        stack.callback(worker.close)
         worker.require((recipe.bench or BenchSpec()).provider)
         measuring.fit_random(recipe, data, worker, loaded.path)
         context = engine.context_of(request, runner, data)
         given = Built(loaded.path, (), 0, loaded.size_bytes)
-        yield Workshop(request, given, context, data, worker, scratch, measuring.why_not_timed(recipe))
+        shop = Workshop(request, given, context, data, worker, scratch, measuring.why_not_timed(recipe))
+        stack.callback(lambda: shop.worker.close())
+        yield shop
 
 
 def with_steps(recipe: Recipe, built: Built) -> Recipe:

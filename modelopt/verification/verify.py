@@ -121,13 +121,19 @@ class Verify:
         if not self.last_from_file:
             self._close(model)
 
-    def finish(self, path: Path) -> None:
+    def finish(self, path: Path, *, changed: bool = True) -> None:
         """Close the last run of exact passes on the model in this file.
+
+        Args:
+            path: The file.
+            changed: Whether it holds what the passes made; else nothing of what was compared is said of it.
 
         Raises:
             VerificationFailed: It computes something else than the model before that run.
         """
         len(self.prepared.feeds)  # an original that runs on nothing is refused even where nothing changed
+        if not changed:
+            self._dirty, self.segments, self.compared, self.max_relative_error = False, 0, (), None
         if self._dirty:
             self._settle(lambda: self._compare_file(path))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from modelopt import engine, graph, io
+from modelopt import engine, graph, io, observers
 from modelopt.errors import VerificationFailed
 from modelopt.passes.base import Context
 from modelopt.recipe import Step
@@ -60,8 +60,8 @@ class Site:
 
         def replay(count: int) -> ir.Model:
             model = self.load()
-            with contextlib.suppress(engine._Enough):
-                engine.apply(steps, model, context, [engine._StopAfter(count)])
+            with contextlib.suppress(observers.Enough):
+                engine.apply(steps, model, context, [observers.StopAfter(count)])
             return model
 
         model = self.load()
