@@ -46,7 +46,7 @@ def command(model: Path, portable: bool, contrib: bool, keep_if_faster: bool, op
     _check(portable=portable, contrib=contrib, keep_if_faster=keep_if_faster, opset=opset, flags=flags)
     groups = [pipelines.contrib(name) for name in pipelines.CONTRIB]
     steps: list[Step] = [] if opset is None else [make_pass("upgrade-opset", {"version": opset})]
-    raises = opset is None and not flags["keep_opset"] and not flags["no_verify"]
+    raises = opset is None and not flags["keep_opset"]
     steps.append(pipelines.fusing(folded=contrib or keep_if_faster, raises=raises))
     if keep_if_faster:
         recipe = recipe_from_flags("fuse", steps, flags, not_slower=True)

@@ -97,7 +97,7 @@ def recipe_of(mode: str, flags: dict[str, Any], given: Mapping[str, str], *, wri
 
 
 def _exact(flags: dict[str, Any]) -> Step:
-    return fusing(folded=True, raises=not flags["keep_opset"] and not flags["no_verify"])
+    return fusing(folded=True, raises=not flags["keep_opset"])
 
 
 def suffix_of(mode: str, flags: dict[str, Any]) -> str:
