@@ -14,6 +14,7 @@ import msgspec
 import onnx_ir as ir
 
 from modelopt import __version__, blame, gates, graph, invariants, io, measuring, naming, provenance, raising, usage
+from modelopt.compiled import require_source
 from modelopt.errors import Refused, VerificationFailed, WorkerDied
 from modelopt.observers import Dump, Observer
 from modelopt.passes.base import Context, Pass
@@ -107,6 +108,8 @@ def _run(request: Request) -> Report:
         spare = runner.start()
         loaded = io.load(request.model, scratch=scratch, allow_hardlinks=request.allow_hardlinks)
         measured = recipe.verify or recipe.bench is not None or recipe.evaluate is not None
+        if measured:
+            require_source(loaded.model, loaded.shown)
         made_by: list[str] = []
         stack.enter_context(blame.explained(loaded.path, made_by))
         data = measuring.open_all(recipe, loaded.model, _signature_after(recipe, loaded.model))
@@ -146,6 +149,7 @@ def _run(request: Request) -> Report:
         ) as staged:
             if verify is not None:
                 verify.finish(staged.path)
+            verification = None if verify is None else verify.found(data.users_source)
             findings = measuring.measure(
                 recipe,
                 loaded.path,
@@ -154,11 +158,16 @@ def _run(request: Request) -> Report:
                 worker,
                 unchanged=unchanged,
                 verified=verify is not None and verify.max_relative_error is not None,
+                unproved=None if verification is None else verification.unproved,
+                runs=verify is None or verify.nothing_runs is None,
                 limits=request.limits,
                 progress=request.progress,
             )
             coverage = _coverage(recipe, results, staged, loaded.model, data, worker)
-            judged = gates.judge(recipe.gates, loaded.size_bytes, staged.size_bytes, findings)
+            judged = (
+                *gates.judge(recipe.gates, loaded.size_bytes, staged.size_bytes, findings),
+                *gates.judge_verification(recipe.gates, verification),
+            )
             written = request.keep or all(gate.passed is not False for gate in judged)
             if written:
                 staged.commit()
@@ -176,7 +185,7 @@ def _run(request: Request) -> Report:
                 target=str(context.target),
                 seed=recipe.seed,
                 passes=results,
-                verification=None if verify is None else verify.found(data.users_source),
+                verification=verification,
                 latency=findings.latency,
                 not_timed=findings.not_timed,
                 accuracy=findings.accuracy,
@@ -350,7 +359,8 @@ def _verifier(
         real = [] if data.users is None else measuring.first_feeds(data.users, request.verify_samples)
         return prepare(original, real, worker, lambda: replay(0), scratch, data.seed)
 
-    return Verify(loaded.path, prepared, worker, replay, scratch, last_from_file=True)
+    exact_only = measuring.is_verified(request.recipe)
+    return Verify(loaded.path, prepared, worker, replay, scratch, last_from_file=True, exact_only=exact_only)
 
 
 class _Enough(Exception):
