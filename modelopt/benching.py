@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 import msgspec
 
 from modelopt import io, measuring, usage
+from modelopt.compiled import require_source
 from modelopt.errors import InputError
 from modelopt.measure import cautions, noise_floor
 from modelopt.measure.bench import BenchResult, run_bench
@@ -98,6 +99,9 @@ def measure_models(
         loaded = [io.load(path, scratch=scratch, allow_hardlinks=allow_hardlinks) for path in models]
         for other in loaded[1:]:
             _require_same_inputs(loaded[0], other)
+        for position, each in enumerate(loaded):
+            runs_on = baseline if position == 0 and baseline is not None else session
+            require_source(each.model, each.shown, provider=runs_on.provider)
         opened = measuring.open_all(recipe, loaded[0].model)
         opened.hint = f"give it real ones: {data_flag} DATA"
         worker = stack.enter_context(Worker(limits))

@@ -28,6 +28,7 @@ from modelopt import (
     raising,
     usage,
 )
+from modelopt.compiled import require_source
 from modelopt.errors import Refused, VerificationFailed, WorkerDied
 from modelopt.observers import Dump, Enough, Observer, StopAfter
 from modelopt.passes.base import Context, Pass
@@ -121,6 +122,8 @@ def _run(request: Request) -> Report:
         spare = runner.start()
         loaded = io.load(request.model, scratch=scratch, allow_hardlinks=request.allow_hardlinks)
         measured = recipe.verify or recipe.bench is not None or recipe.evaluate is not None
+        if measured:
+            require_source(loaded.model, loaded.shown)
         made_by: list[str] = []
         stack.enter_context(blame.explained(loaded.path, made_by))
         data = measuring.open_all(recipe, loaded.model, _signature_after(recipe, loaded.model))
@@ -165,6 +168,7 @@ def _run(request: Request) -> Report:
             results, staged = made.results, made.staged
             if verify is not None:
                 verify.finish(staged.path, changed=not made.unchanged)
+            verification = None if verify is None else verify.found(data.users_source)
             findings = measuring.measure(
                 recipe,
                 loaded.path,
@@ -173,6 +177,8 @@ def _run(request: Request) -> Report:
                 worker,
                 unchanged=made.unchanged,
                 verified=verify is not None and verify.max_relative_error is not None,
+                unproved=None if verification is None else verification.unproved,
+                runs=verify is None or verify.nothing_runs is None,
                 limits=request.limits,
                 progress=request.progress,
             )
@@ -180,7 +186,10 @@ def _run(request: Request) -> Report:
             if not loadable.was_run(findings) and not (verify is not None and verify.segments):
                 not_loaded = loadable.require(recipe, loaded.path, staged.path, worker, request.limits)
             coverage = _coverage(recipe, results, staged, loaded.model, data, worker)
-            judged = gates.judge(recipe.gates, loaded.size_bytes, staged.size_bytes, findings)
+            judged = (
+                *gates.judge(recipe.gates, loaded.size_bytes, staged.size_bytes, findings),
+                *gates.judge_verification(recipe.gates, verification),
+            )
             written = request.keep or all(gate.passed is not False for gate in judged)
             if written:
                 staged.commit()
@@ -199,7 +208,7 @@ def _run(request: Request) -> Report:
                 target=str(context.target),
                 seed=recipe.seed,
                 passes=results,
-                verification=None if verify is None else verify.found(data.users_source),
+                verification=verification,
                 latency=findings.latency,
                 not_timed=findings.not_timed,
                 accuracy=findings.accuracy,
@@ -374,7 +383,8 @@ def _verifier(
         real = [] if data.users is None else measuring.first_feeds(data.users, request.verify_samples)
         return prepare(original, real, worker, lambda: replay(0), scratch, data.seed)
 
-    return Verify(loaded.path, prepared, worker, replay, scratch, last_from_file=True)
+    exact_only = measuring.is_verified(request.recipe)
+    return Verify(loaded.path, prepared, worker, replay, scratch, last_from_file=True, exact_only=exact_only)
 
 
 def _calibrated(recipe: Recipe, results: Sequence[PassResult]) -> bool:

@@ -8,6 +8,7 @@ from modelopt.measure.chance import Standing
 from modelopt.measure.evaluate import Accuracy
 from modelopt.measure.metric import NOTHING_COMPARED, Score
 from modelopt.measure.outputs import lost_by, worst
+from modelopt.measure.stability import UNSTABLE
 from modelopt.report import Latency
 
 _LOST = {
@@ -42,7 +43,7 @@ class Findings:
         latency: None where it was not measured.
         accuracy: None where it was not measured.
         same_outputs: Verification found the outputs to be those of the input; accuracy was not measured then.
-        blank: The outputs hold no element: verification had nothing to compare.
+        blank: Why verification compared nothing although something changed; None where it compared.
         not_timed: Why latency was not measured although the recipe asks for it; None where it was.
         guesses: What of the images' preprocessing was guessed.
     """
@@ -51,7 +52,7 @@ class Findings:
     latency: Latency | None = None
     accuracy: Accuracy | None = None
     same_outputs: bool = False
-    blank: bool = False
+    blank: str | None = None
     not_timed: str | None = None
     guesses: tuple[str, ...] = ()
 
@@ -68,9 +69,9 @@ class Findings:
     def no_evidence(self) -> str | None:
         """Why what was measured is no evidence about accuracy; None where it is, or nothing was measured."""
         if self.accuracy is None:
-            return "nothing was compared" if self.blank else None
+            return self.blank
         if self.drop() is None:
-            return "nothing was compared"
+            return UNSTABLE if self.accuracy.unstable else "nothing was compared"
         chance = self.accuracy.tasks[0].chance if self.accuracy.tasks else None
         return "the original scores at chance" if chance and chance.standing is Standing.AT_CHANCE else None
 
@@ -80,7 +81,7 @@ class Findings:
             return None
         found = self._decisive()
         if found is None:
-            return NOTHING_COMPARED
+            return UNSTABLE if self.accuracy.unstable else NOTHING_COMPARED
         lost, score, where = found
         errors = [each.error.value for each in self.accuracy.outputs if each.error is not None]
         if not lost and not any(errors) and (errors or score.value is None):

@@ -8,9 +8,10 @@ from modelopt import measuring
 from modelopt.errors import InputError
 from modelopt.findings import Findings, keeps
 from modelopt.measure.speed import Verdict
+from modelopt.measure.stability import said
 from modelopt.passes.base import Effect
 from modelopt.recipe import BenchSpec, Gates, Recipe
-from modelopt.report import GateResult, PassResult
+from modelopt.report import GateResult, PassResult, Verification
 from modelopt.runtime import cpu
 
 DEFAULT_MAX_DROP = 0.01
@@ -25,6 +26,8 @@ def require(recipe: Recipe) -> None:
     """
     if recipe.gates.min_speedup is not None:
         _require_timing(recipe)
+    if recipe.gates.require_verified and not recipe.verify:
+        raise InputError("--require-verified needs the verification", hint="leave out --no-verify")
     if recipe.gates.max_drop is None:
         return
     compared = recipe.evaluate is not None or recipe.verify or recipe.bench is not None
@@ -98,6 +101,19 @@ def judge(gates: Gates, before_bytes: int, after_bytes: int, findings: Findings)
     return (*sized, *gained, *_not_slower(gates, findings), *_speed(gates, findings), *_accuracy(gates, findings))
 
 
+def judge_verification(gates: Gates, found: Verification | None) -> tuple[GateResult, ...]:
+    """Judge whether what exact passes changed was compared with the original, where that is part of the contract."""
+    if not gates.require_verified:
+        return ()
+    reason = "not verified" if found is None else found.unproved
+    if reason is None and found is not None and found.unstable:
+        reason = said(found.unstable, range(len(found.unstable)))
+    passed = reason is None
+    hint = None if found is None else found.hint
+    words = reason or "what exact passes changed was compared"
+    return (GateResult(gate="require-verified", limit="", found=words, passed=passed, hint=hint),)
+
+
 def _size(gates: Gates, before_bytes: int, after_bytes: int) -> Iterator[GateResult]:
     if gates.max_size_bytes is not None:
         yield GateResult(
@@ -161,6 +177,10 @@ def _speed(gates: Gates, findings: Findings) -> Iterator[GateResult]:
             passed=gates.min_speedup <= 1,
         )
         return
+    if findings.latency is None and findings.not_timed is not None:
+        limit = f"{gates.min_speedup:.3f}×"
+        yield GateResult(gate="min-speedup", limit=limit, found=f"speed {findings.not_timed}", passed=False)
+        return
     if findings.latency is None:
         raise InputError("--min-speedup needs a benchmark", hint="leave out --no-bench")
     ratio = findings.latency.ratio
@@ -183,7 +203,7 @@ def _accuracy(gates: Gates, findings: Findings) -> Iterator[GateResult]:
             gate="max-drop", limit=f"{gates.max_drop:.2%}", found="0 (the outputs are the same)", passed=True
         )
         return
-    if findings.accuracy is None and not findings.blank:
+    if findings.accuracy is None and findings.blank is None:
         raise _no_accuracy()
     drop, reason = findings.drop(), findings.no_evidence()
     found = "" if drop is None else f"{round(drop, 6) + 0.0:.2%} ({findings.drop_of()})"

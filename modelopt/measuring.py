@@ -11,15 +11,16 @@ import msgspec
 import numpy as np
 import onnx_ir as ir
 
-from modelopt import graph, integers
-from modelopt.data import Dataset, Preprocess, open_data, overlap, random_data, split
-from modelopt.data.synthetic import NO_RANDOM, RandomDataset, Words, drawn_from, is_picture, lengths_to_try
-from modelopt.errors import ModeloptError, Refused
+from modelopt import graph, integers, random_inputs
+from modelopt.data import Dataset, Preprocess, Told, open_data, overlap, split
+from modelopt.data.dtypes import holds_floats
+from modelopt.data.synthetic import RandomDataset
 from modelopt.findings import Findings
 from modelopt.measure.bench import BenchSpec as Bench
 from modelopt.measure.bench import run_bench
 from modelopt.measure.evaluate import Accuracy, evaluate
 from modelopt.measure.heads import Head, heads_of
+from modelopt.measure.metric import NOTHING_COMPARED
 from modelopt.measure.metrics import parse_all
 from modelopt.measure.outputs import require_outputs
 from modelopt.measure.schedule import Plan
@@ -31,14 +32,12 @@ from modelopt.runtime import cpu
 from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Limits, Worker
 from modelopt.signature import Signature, is_free
-from modelopt.verification.input_uses import ranges_of
-from modelopt.verification.prepare import GIVE_DATA, nothing_runs
-from modelopt.verification.words import words_of
+from modelopt.verification.fitting import Needs
+from modelopt.verification.prepare import GIVE_DATA
 
 RANDOM_SAMPLES = 16
 """How many random feeds stand in for data when outputs are compared without any."""
 
-_PICTURE_SIDE = 224  # a picture of one pixel says nothing of latency
 MIN_TO_SPLIT = 8
 """Fewer calibration samples are all used to calibrate."""
 
@@ -65,8 +64,7 @@ class Data:
         accuracy_notes: What speaks against the accuracy, where it was measured.
         seed: For random inputs.
         random: Random inputs that the model runs on, once they were needed.
-        ranges: Between which integers the graph lets an input lie, by its name: see `verification.input_uses`.
-        words: The strings that the graph asks an input of strings for, by its name: see `verification.words`.
+        needs: What the graph asks of its inputs: see `verification.fitting`.
         heads: How the graph ends at each output: see `measure.heads`.
     """
 
@@ -77,8 +75,7 @@ class Data:
     seed: int
     random: Dataset | None = field(default=None)
     heads: Mapping[str, Head] = field(default_factory=dict)
-    ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    words: Mapping[str, Words] = field(default_factory=dict)
+    needs: Needs = field(default_factory=Needs)
     hint: str = GIVE_DATA
     calibration_notes: tuple[str, ...] = ()
     accuracy_notes: tuple[str, ...] = ()
@@ -191,8 +188,7 @@ def open_all(recipe: Recipe, model: ir.Model, signature: Signature | None = None
         tuple(dict.fromkeys(notes)),
         recipe.seed,
         heads=heads_of(model),
-        ranges=ranges_of(model),
-        words=words_of(model),
+        needs=Needs.of(model),
         calibration_notes=tuple(about_calibration),
         accuracy_notes=tuple(about_accuracy),
     )
@@ -209,6 +205,7 @@ def _open(spec: DataSpec | None, signature: Signature, seed: int) -> Dataset | N
         limit=spec.limit,
         batch=spec.batch,
         seed=seed,
+        told=Told(spec.batch_axis, spec.whole_files),
     )
 
 
@@ -233,9 +230,9 @@ def fit_random(recipe: Recipe, data: Data, worker: Worker, model: Path) -> None:
         InputError: The model runs on no random input.
         Refused: onnxruntime does not load the model.
     """
-    if not (data.ranges or data.words) and not any(
-        is_free(dim) for spec in data.signature.inputs for dim in (spec.shape or ())[1:]
-    ):
+    inputs = data.signature.inputs
+    is_free_somewhere = any(is_free(dim) for spec in inputs for dim in (spec.shape or ())[1:])
+    if not is_free_somewhere and all(holds_floats(spec) and not data.needs.bounds(spec) for spec in inputs):
         return
     if recipe.calibration is not None and recipe.calibration.data == "random" and data.calibration is not None:
         data.calibration = _random(data, worker, model, len(data.calibration), hint="give it real ones: --calib DATA")
@@ -253,23 +250,9 @@ def _random(
     hint: str | None = None,
 ) -> Dataset:
     session = worker.keep(model, SessionSpec(spin=False))
-    inputs = data.signature.inputs
-    note: str | None = None
-    first = (_PICTURE_SIDE,) if any(map(is_picture, inputs)) else ()
-    for size in dict.fromkeys((*first, *lengths_to_try(inputs))):
-        for drawn in drawn_from(data.ranges, data.words):
-            try:
-                found = random_data(inputs, n=n, seed=data.seed, free_dims=free_dims, free_dim=size, **drawn)
-            except ModeloptError as error:
-                error.hint = hint or data.hint if error.hint == NO_RANDOM else error.hint
-                raise
-            try:
-                session.execute(next(iter(found)).feeds)
-            except Refused as refusal:
-                note = note or refusal.note
-                continue
-            return found
-    raise nothing_runs("random", note, hint=hint or data.hint)
+    return random_inputs.that_run(
+        session, data.signature, data.needs, n=n, seed=data.seed, free_dims=free_dims, hint=hint or data.hint
+    )
 
 
 def first_feeds(dataset: Dataset, count: int) -> Feeds:
@@ -286,6 +269,8 @@ def measure(
     *,
     unchanged: bool,
     verified: bool,
+    unproved: str | None = None,
+    runs: bool = True,
     limits: Limits | None,
     progress: Progress,
 ) -> Findings:
@@ -299,6 +284,8 @@ def measure(
         worker: Has the original open.
         unchanged: The result is the original.
         verified: Verification compared outputs with the original's, and they agree.
+        unproved: Why it compared nothing, as one clause.
+        runs: There are inputs that the original runs on.
         limits: Of the child processes.
         progress: Called with (what, done, total or None).
 
@@ -310,18 +297,26 @@ def measure(
     if unchanged or (recipe.bench is None and recipe.evaluate is None and not recipe.verify):
         return Findings(unchanged=unchanged, not_timed=not_timed)
     worker.forget(before)
-    dataset = inputs(data, worker, before)
+    if not runs:
+        if recipe.bench is not None and not_timed is None:
+            not_timed = "not measured: the model does not run on random inputs"
+        return Findings(unchanged=False, blank=unproved, not_timed=not_timed)
     latency = None
     if recipe.bench is not None and not_timed is None:
-        latency = time_both(recipe.bench, before, after, first_feeds(dataset, BENCH_FEEDS), limits, progress)
+        feeds = first_feeds(inputs(data, worker, before), BENCH_FEEDS)
+        latency = time_both(recipe.bench, before, after, feeds, limits, progress)
     if recipe.evaluate is None and is_verified(recipe):
         return Findings(
-            unchanged=False, latency=latency, same_outputs=verified, blank=not verified, not_timed=not_timed
+            unchanged=False,
+            latency=latency,
+            same_outputs=verified,
+            blank=None if verified else _why_blank(unproved),
+            not_timed=not_timed,
         )
     accuracy = evaluate(
         before,
         after,
-        dataset,
+        inputs(data, worker, before),
         judging_spec(recipe),
         metrics=metrics_of(recipe),
         heads=data.heads,
@@ -335,6 +330,10 @@ def measure(
         not_timed=not_timed,
         guesses=data.guesses,
     )
+
+
+def _why_blank(unproved: str | None) -> str:
+    return "nothing was compared" if unproved in {None, NOTHING_COMPARED} else str(unproved)
 
 
 def is_verified(recipe: Recipe) -> bool:

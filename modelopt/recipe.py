@@ -34,6 +34,9 @@ class DataSpec(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid
         preprocess: How images become inputs, e.g. ``resize=224x224,scale=1/255``.
         labels: A file with labels, where the data themselves have none.
         batch: Samples a feed, where the model's batch dimension is free.
+        batch_axis: The axis of an input along which its arrays hold samples, by the input's name; what is not named
+            is found by the names and sizes of dimensions.
+        whole_files: Each file of arrays is one feed, whatever its sizes.
     """
 
     data: str
@@ -41,6 +44,8 @@ class DataSpec(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid
     preprocess: str | None = None
     labels: str | None = None
     batch: Annotated[int, msgspec.Meta(ge=1)] = 1
+    batch_axis: dict[str, Annotated[int, msgspec.Meta(ge=0)]] = {}
+    whole_files: bool = False
 
 
 class EvaluateSpec(DataSpec, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
@@ -85,6 +90,7 @@ class Gates(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_un
         min_speedup: How many times as fast as the input the result must at least be.
         max_size_ratio: The largest size allowed, as a fraction of the input's.
         max_size_bytes: The largest size allowed, in bytes.
+        require_verified: Whether a result breaks it that could not be compared with the input after exact passes.
         must_gain: Whether a result breaks it that is slower than the input, or as fast and no smaller.
         not_slower: Whether a result breaks it that is measurably slower than the input. A command then writes a copy
             of the input in its place, and that is no failure.
@@ -97,6 +103,7 @@ class Gates(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_un
     min_speedup: Annotated[float, msgspec.Meta(gt=0)] | None = None
     max_size_ratio: Annotated[float, msgspec.Meta(gt=0)] | None = None
     max_size_bytes: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    require_verified: bool = False
     must_gain: bool = False
     not_slower: bool = False
     metric: str | tuple[str, ...] | None = None

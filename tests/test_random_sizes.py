@@ -66,12 +66,14 @@ def test_the_accelerator_that_runs_a_model_is_its_target(target: str, provider: 
 
 def test_a_model_that_runs_on_no_random_input_asks_for_calibration_data(tmp_path: Path) -> None:
     weight = numpy_helper.from_array(np.ones((4, 2, 1), np.float32), "w")
-    size = numpy_helper.from_array(np.array([1, 2, 7919]), "size")
+    half = numpy_helper.from_array(np.array([1, 2, 3919]), "half")
+    size = helper.make_node("Add", ["half", "more"], ["size"])  # what is computed no list of lengths holds
+    more = numpy_helper.from_array(np.array([0, 0, 4000]), "more")
     reshape = helper.make_node("Reshape", ["x", "size"], ["r"])
     conv = helper.make_node("Conv", ["r", "w"], ["y"])
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 2, "length"])
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4, "rest"])
-    graph = helper.make_graph([reshape, conv], "g", [x], [y], [weight, size])
+    graph = helper.make_graph([size, reshape, conv], "g", [x], [y], [weight, half, more])
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.save(made, tmp_path / "m.onnx")
     run = modelopt("quantize", "m.onnx", "--calib", "random", "-o", "x.onnx", cwd=tmp_path)

@@ -22,6 +22,7 @@ Examples:
 @click.argument("models", type=click.Path(path_type=Path), nargs=-1, required=True)
 @options.option("--data", type=options.DATA_NAME, metavar="DATA", help="Inputs; without them random ones are made.")
 @options.option("--preprocess", help="For image folders, e.g. resize=224x224,scale=1/255.")
+@options.LAYOUT
 @options.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Samples a run.")
 @options.option(
     "--dim", multiple=True, type=options.KeyValue(), help="Size of a free dimension of random inputs: name=8."
@@ -44,13 +45,24 @@ def command(models: tuple[Path, ...], **flags: Any) -> None:
     """
     from modelopt import ui
     from modelopt.benching import bench_sections, measure_models
-    from modelopt.cli.optimize import bench_from_flags, free_dims_from_flags, limits_from_flags, session_from_flags
+    from modelopt.cli.optimize import (
+        bench_from_flags,
+        free_dims_from_flags,
+        layout_from_flags,
+        limits_from_flags,
+        session_from_flags,
+    )
+    from modelopt.errors import InputError
     from modelopt.recipe import EvaluateSpec
 
     screen = ui.Screen(quiet=flags["quiet"], verbose=flags["verbose"], as_json=flags["as_json"])
     data = None
     if flags["data"] is not None:
-        data = EvaluateSpec(data=flags["data"], preprocess=flags["preprocess"], batch=flags["batch"])
+        data = EvaluateSpec(
+            data=flags["data"], preprocess=flags["preprocess"], batch=flags["batch"], **layout_from_flags(flags)
+        )
+    elif flags["batch_axis"] or flags["whole_files"]:
+        raise InputError("--batch-axis and --whole-files need data", hint="--data DATA")
     with screen.progress() as progress:
         report = measure_models(
             models,

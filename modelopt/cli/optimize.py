@@ -49,6 +49,7 @@ def recipe_from_flags(
             min_speedup=flags["min_speedup"],
             **max_size_from_flags(flags),
             not_slower=not_slower and not (flags["no_bench"] or flags["keep"]),
+            require_verified=flags["require_verified"],
             metric=flags["metric"] if flags["evaluation"] is None else None,
         ),
     )
@@ -73,6 +74,9 @@ def evaluation_from_flags(flags: dict[str, Any]) -> EvaluateSpec | None:
         for flag in ("labels", "metric", "eval_limit"):
             if flags[flag] is not None and not (flag == "metric" and flags.get("calib")):
                 raise InputError(f"--{flag.replace('_', '-')} needs --eval", hint="--eval DATA")
+        for flag in ("batch_axis", "whole_files"):
+            if flags[flag] and not flags.get("calib"):
+                raise InputError(f"--{flag.replace('_', '-')} needs data", hint="--eval DATA")
         return None
     return EvaluateSpec(
         data=flags["evaluation"],
@@ -81,7 +85,13 @@ def evaluation_from_flags(flags: dict[str, Any]) -> EvaluateSpec | None:
         metric=flags["metric"],
         preprocess=flags["preprocess"],
         batch=flags.get("batch", 1),
+        **layout_from_flags(flags),
     )
+
+
+def layout_from_flags(flags: dict[str, Any]) -> dict[str, Any]:
+    """What ``--batch-axis`` and ``--whole-files`` say, as fields of `DataSpec`."""
+    return {"batch_axis": flags["batch_axis"], "whole_files": flags["whole_files"]}
 
 
 def session_from_flags(flags: dict[str, Any]) -> SessionSpec:
@@ -211,7 +221,7 @@ def execute(
     failed = [gate for gate in report.gates if gate.passed is False]
     if failed:
         raise GateFailed(
-            "; ".join(f"--{gate.gate} {gate.limit} is not met: found {gate.found}" for gate in failed),
+            "; ".join(f"{f'--{gate.gate} {gate.limit}'.rstrip()} is not met: found {gate.found}" for gate in failed),
             note=f"{report.output.path} was written all the same" if report.written else "nothing was written",
             hint=next((gate.hint for gate in failed if gate.hint), None if report.written else _KEEP),
         )

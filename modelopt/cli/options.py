@@ -179,6 +179,28 @@ SAYING = group(
     option("-q", "--quiet", is_flag=True, heading="Output", help="Say nothing but errors."),
 )
 
+
+def _axes(_context: click.Context, _option: click.Parameter, pairs: tuple[tuple[str, str], ...]) -> dict[str, int]:
+    """``NAME=AXIS``, repeated, as a recipe holds it."""
+    for name, text in pairs:
+        if not text.isdecimal():
+            raise click.BadParameter(f"'{name}={text}' is not NAME=AXIS with an axis from 0: state=1")
+    return {name: int(text) for name, text in pairs}
+
+
+LAYOUT = group(
+    option(
+        "--batch-axis",
+        multiple=True,
+        type=KeyValue(),
+        callback=_axes,
+        metavar="NAME=AXIS",
+        heading="Accuracy",
+        help="Axis of an input along which arrays hold samples: state=1; repeatable. [default: by names and sizes]",
+    ),
+    option("--whole-files", is_flag=True, heading="Accuracy", help="Each .npz or .npy file is one feed."),
+)
+
 DATA = group(
     option(
         "--eval",
@@ -203,6 +225,7 @@ DATA = group(
         "cosine, relative-error, rank-agreement, ignore …; may be repeated. [default: by the data and the outputs]",
     ),
     option("--preprocess", heading="Accuracy", help="For images: resize=224x224,scale=1/255,mean=0.5,std=0.5."),
+    LAYOUT,
 )
 
 TIMING = group(
@@ -302,6 +325,12 @@ GATES = group(
         help="Fail if it is not so many times as fast.",
     ),
     option("--max-size", type=Size(), heading="Gates", help="Fail if it is larger: 50% (of the input) or 3MB."),
+    option(
+        "--require-verified",
+        is_flag=True,
+        heading="Gates",
+        help="Fail if what exact passes changed could not be compared with the original.",
+    ),
     option("--keep", is_flag=True, heading="Gates", help="Write the output even when a gate fails."),
 )
 

@@ -20,6 +20,7 @@ _BENCH = {
     "processes": "processes",
     "rounds": "rounds",
 }
+_LAYOUT = ("batch_axis", "whole_files")
 _EVALUATE = {"eval_limit": "limit", "labels": "labels", "metric": "metric", "preprocess": "preprocess"}
 
 
@@ -39,6 +40,9 @@ def override(recipe: Recipe, flags: dict[str, Any], given: Collection[str], cali
     evaluate = _evaluate(recipe.evaluate, flags, given, has_calibration=calibration is not None)
     if "preprocess" in given and calibration is None and evaluate is None:
         raise InputError("--preprocess needs data", hint="--calib DATA or --eval DATA")
+    for flag in _LAYOUT:
+        if flag in given and calibration is None and evaluate is None:
+            raise InputError(f"--{flag.replace('_', '-')} needs data", hint="--calib DATA or --eval DATA")
     return dataclasses.replace(
         recipe,
         calibration=calibration,
@@ -57,13 +61,17 @@ def _calibration(
         spec = DataSpec(data=calib) if spec is None else msgspec.structs.replace(spec, data=calib)
     if spec is not None and "preprocess" in given:
         spec = msgspec.structs.replace(spec, preprocess=flags["preprocess"])
-    return spec
+    return spec if spec is None else msgspec.structs.replace(spec, **_layout(flags, given))
+
+
+def _layout(flags: dict[str, Any], given: Collection[str]) -> dict[str, Any]:
+    return {flag: flags[flag] for flag in _LAYOUT if flag in given}
 
 
 def _evaluate(
     spec: EvaluateSpec | None, flags: dict[str, Any], given: Collection[str], *, has_calibration: bool
 ) -> EvaluateSpec | None:
-    changes = {field: flags[flag] for flag, field in _EVALUATE.items() if flag in given}
+    changes = {field: flags[flag] for flag, field in _EVALUATE.items() if flag in given} | _layout(flags, given)
     if "evaluation" in given:
         spec = EvaluateSpec(data=flags["evaluation"]) if spec is None else spec
         return msgspec.structs.replace(spec, **{"data": flags["evaluation"], "labels": None, **changes})
@@ -90,7 +98,7 @@ def _bench(spec: BenchSpec | None, flags: dict[str, Any], given: Collection[str]
 
 
 def _gates(gates: Gates, flags: dict[str, Any], given: Collection[str], *, is_evaluated: bool) -> Gates:
-    changes = {name: flags[name] for name in ("max_drop", "min_speedup") if name in given}
+    changes = {name: flags[name] for name in ("max_drop", "min_speedup", "require_verified") if name in given}
     if "max_size" in given:
         changes |= max_size_from_flags(flags)
     if "metric" in given and not is_evaluated:

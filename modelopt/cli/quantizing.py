@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from modelopt.cli.optimize import Rescue, recipe_from_flags
+from modelopt.cli.optimize import Rescue, layout_from_flags, recipe_from_flags
 from modelopt.engine import Request
 from modelopt.errors import InputError, ModeloptError
 from modelopt.gates import DEFAULT_MAX_DROP
@@ -167,7 +167,10 @@ def _calibration(mode: str, flags: dict[str, Any]) -> DataSpec | None:
         raise InputError("gptq needs calibration data", hint="--calib data/, or --weight-method hqq, which needs none")
     if calib is None and flags["calib_cache"]:
         raise InputError("--calib-cache keeps what calibration observes", hint="--calib DATA")
-    return None if calib is None else DataSpec(data=calib, limit=flags["calib_limit"], preprocess=flags["preprocess"])
+    if calib is None:
+        return None
+    layout = layout_from_flags(flags)
+    return DataSpec(data=calib, limit=flags["calib_limit"], preprocess=flags["preprocess"], **layout)
 
 
 def _overrides(mode: str, texts: Sequence[str]) -> Overrides:

@@ -5,6 +5,7 @@ samples out, and `overlap` finds evaluation data that was calibrated on. Files m
 sizes are checked before anything is allocated, and every failure is an InputError.
 """
 
+from modelopt.data.batch_axis import Told
 from modelopt.data.files import MAX_ARRAY_BYTES
 from modelopt.data.opening import DEFAULT_RANDOM_SAMPLES, open_data
 from modelopt.data.preprocess import Preprocess
@@ -19,6 +20,7 @@ __all__ = [
     "Dataset",
     "Preprocess",
     "Sample",
+    "Told",
     "open_data",
     "overlap",
     "random_data",

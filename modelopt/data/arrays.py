@@ -10,6 +10,7 @@ import numpy as np
 
 from modelopt.data import files
 from modelopt.data.arrayfile import Header, NpyFile, NpzFile
+from modelopt.data.batch_axis import Told, layout_of
 from modelopt.data.check import check_names, checked_feeds
 from modelopt.data.cut import Cut, Plan, plan
 from modelopt.data.labels import read_label_rows
@@ -56,6 +57,7 @@ class ArrayDataset(Dataset):
     labels: np.ndarray | None
     batch: int
     allow_nonfinite: bool
+    told: Told
 
     def __len__(self) -> int:
         return self.parts[-1].first + self.parts[-1].plan.count
@@ -74,6 +76,8 @@ class ArrayDataset(Dataset):
     def digest(self) -> str:
         """SHA-256 (hex) over the files, the model's inputs, the batch and the labels file."""
         settings = [f"arrays batch={self.batch}", *map(str, self.inputs)]
+        if self.told != Told({}):
+            settings.append(f"batch axes {sorted(self.told.axes.items())} whole={self.told.whole_files}")
         if self.labels is not None:
             settings.append(files.array_digest(self.labels))
         return files.digest_of(settings, ((part.name, part.path) for part in self.parts))
@@ -87,7 +91,7 @@ class ArrayDataset(Dataset):
         name = part.sample_name(index)
         views = {key: cut.at(arrays[key], index) for key, cut in part.plan.cuts.items()}
         feeds = checked_feeds(self.inputs, views, name, allow_nonfinite=self.allow_nonfinite)
-        return Sample(feeds, self._label(part, arrays, index), name)
+        return Sample(feeds, self._label(part, arrays, index), name, part.plan.lead.size(index))
 
     def _label(self, part: _Part, arrays: Mapping[str, np.ndarray], index: int) -> np.ndarray | None:
         if not self.has_labels:
@@ -109,6 +113,7 @@ def open_arrays(
     labels: Path | None,
     batch: int,
     allow_nonfinite: bool,
+    told: Told | None = None,
 ) -> ArrayDataset:
     """The samples of these files, in this order; only headers are read here.
 
@@ -116,7 +121,9 @@ def open_arrays(
         InputError: A file is malformed, lacks an input, disagrees with the model or with its labels.
         Refused: Strings that are not numpy unicode arrays.
     """
-    parts = _numbered([_open_part(path, tuple(inputs), batch, named=labels is None) for path in paths])
+    told = told or Told({})
+    told.check(inputs)
+    parts = _numbered([_open_part(path, tuple(inputs), batch, told, named=labels is None) for path in paths])
     notes = tuple(dict.fromkeys(note for part in parts for note in part.notes))
     dropped = sum(part.plan.lead.dropped for part in parts)
     if dropped:
@@ -138,6 +145,7 @@ def open_arrays(
         labels=label_rows,
         batch=batch,
         allow_nonfinite=allow_nonfinite,
+        told=told,
     )
 
 
@@ -151,14 +159,15 @@ def _numbered(parts: Sequence[_Part]) -> tuple[_Part, ...]:
     return tuple(numbered)
 
 
-def _open_part(path: Path, inputs: tuple[TensorSpec, ...], batch: int, *, named: bool) -> _Part:
+def _open_part(path: Path, inputs: tuple[TensorSpec, ...], batch: int, told: Told, *, named: bool) -> _Part:
     """Read the headers of one file; ``named`` says whether labels inside it count."""
     headers = _headers(path, inputs)
     check_names(inputs, headers, path.name)
-    cut = plan(inputs, headers, batch, path.name)
+    layout = layout_of(inputs, {spec.name: headers[spec.name].shape for spec in inputs}, told)
+    cut = plan(inputs, headers, batch, path.name, layout)
     spare = [key for key in headers if key not in cut.cuts]
     label_key = next((key for key in _LABEL_KEYS if key in spare), None) if named else None
-    label_cut = cut.lead
+    label_cut = replace(cut.lead, axis=0)
     if label_key is not None:
         label_cut = _label_cut(headers[label_key].shape, cut, path.name)
     notes = [f"'{key}' is not an input of the model: ignored" for key in spare if key != label_key]
@@ -167,6 +176,7 @@ def _open_part(path: Path, inputs: tuple[TensorSpec, ...], batch: int, *, named:
         for spec in inputs
         if spec.rank == 1 and cut.cuts[spec.name].step == 1 and cut.count > 1
     ]
+    notes += [layout.note] if layout.note is not None else []
     return _Part(path, headers, cut, label_key, label_cut, tuple(notes))
 
 
@@ -198,10 +208,11 @@ def _label_cut(shape: tuple[int, ...], cut: Plan, where: str) -> Cut:
     """Labels follow the rows of the samples, or are one per sample."""
     if cut.lead.step is None:
         return cut.lead
+    along = replace(cut.lead, axis=0)  # labels have their samples on their first axis
     if shape and shape[0] == cut.count:
-        return cut.lead if cut.lead.rows == cut.count else Cut(count=cut.count, step=0, rows=cut.count)
+        return along if cut.lead.rows == cut.count else Cut(count=cut.count, step=0, rows=cut.count)
     _check_count(shape, cut.lead.rows, where)
-    return cut.lead
+    return along
 
 
 def _check_count(shape: tuple[int, ...], expected: int, where: str) -> None:

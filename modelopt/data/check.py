@@ -78,6 +78,7 @@ def check_shape(spec: TensorSpec, shape: Sequence[int], where: str) -> None:
             raise InputError(
                 f"{where}: '{spec.name}' has size {size} on axis {axis}, the model wants {dim}",
                 note=f"found {found}; the model's input is {spec}",
+                hint=None if dim else "0 means what it says: export the model with free dimensions in place of 0",
             )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from modelopt.data import files
 from modelopt.data.arrays import ARRAY_SUFFIXES, open_arrays
+from modelopt.data.batch_axis import Told
 from modelopt.data.check import check_inputs
 from modelopt.data.images import class_folders, is_image, open_images
 from modelopt.data.preprocess import Preprocess
@@ -38,6 +39,7 @@ def open_data(
     seed: int = 0,
     allow_nonfinite: bool = False,
     free_dims: Mapping[str, int] | None = None,
+    told: Told | None = None,
 ) -> Dataset:
     """Open the user's data for a model with these inputs; arrays and images are read later, sample by sample.
 
@@ -52,6 +54,7 @@ def open_data(
         seed: Seeds the draw and ``random``.
         allow_nonfinite: Accept NaN and Inf.
         free_dims: Sizes of symbolic dimensions, for ``random``.
+        told: What the user says of the batch axes of arrays.
 
     Raises:
         InputError: Nothing is there, it is of no known kind, it holds no sample, or it does not fit the model.
@@ -62,12 +65,12 @@ def open_data(
     if batch < 1 or seed < 0 or (limit is not None and limit < 1):
         raise InputError("batch and limit are at least 1, the seed at least 0", note=f"{batch=}, {limit=}, {seed=}")
     if spec == "random":
-        _refuse_unused("random data", preprocess=preprocess, labels=labels)
+        _refuse_unused("random data", preprocess=preprocess, labels=labels, told=told)
         n = limit or DEFAULT_RANDOM_SAMPLES
         return random_data(inputs, n=n, seed=seed, free_dims=free_dims, batch=batch)
     file, _, function = spec.rpartition(":")
     if file.endswith(".py"):
-        _refuse_unused("a Python function", preprocess=preprocess, labels=labels)
+        _refuse_unused("a Python function", preprocess=preprocess, labels=labels, told=told)
         return open_script(spec, Path(file), function, inputs, limit=limit, allow_nonfinite=allow_nonfinite)
 
     path = files.existing(Path(spec))
@@ -76,22 +79,30 @@ def open_data(
     kind, paths = _kind(path)
     if kind != "images":
         _refuse_unused("data that is not images", preprocess=preprocess)
+    if kind != "arrays":
+        _refuse_unused("data that is not .npz or .npy", told=told)
     dataset: Dataset
     if kind == "images":
         dataset = open_images(spec, path, inputs, preprocess=preprocess, labels=labels, batch=batch)
     elif kind == "arrays":
-        dataset = open_arrays(spec, paths, inputs, labels=labels, batch=batch, allow_nonfinite=allow_nonfinite)
+        dataset = open_arrays(
+            spec, paths, inputs, labels=labels, batch=batch, allow_nonfinite=allow_nonfinite, told=told
+        )
     else:
         dataset = open_pb(spec, paths, inputs, labels=labels, allow_nonfinite=allow_nonfinite)
     return dataset if limit is None else draw(dataset, limit, seed)
 
 
-def _refuse_unused(what: str, *, preprocess: Preprocess | None = None, labels: Path | None = None) -> None:
+def _refuse_unused(
+    what: str, *, preprocess: Preprocess | None = None, labels: Path | None = None, told: Told | None = None
+) -> None:
     """An option that would do nothing is a mistake."""
     if preprocess is not None:
         raise InputError(f"{what} is not preprocessed", hint="leave out the preprocessing")
     if labels is not None:
         raise InputError(f"{what} takes no file of labels", hint="a function can yield (feeds, label)")
+    if told is not None and told != Told({}):
+        raise InputError(f"{what} has no batch axis to name", hint="leave out --batch-axis and --whole-files")
 
 
 def _kind(path: Path) -> tuple[str, list[Path]]:

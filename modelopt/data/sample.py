@@ -19,11 +19,13 @@ class Sample:
         label: What is known to be true of this sample, or None. Where the sample is a slice of a batch, one row per
             row of the slice.
         name: Where it came from (``calib.npz[17]``, ``cat/003.png``), for error messages.
+        rows: How many samples of a batch it is a slice of; None where that is not known.
     """
 
     feeds: dict[str, np.ndarray]
     label: np.ndarray | None
     name: str
+    rows: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

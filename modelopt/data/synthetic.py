@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -31,7 +30,8 @@ NUMERALS: Words = (tuple("0123456789"),)
 _PLAIN = ("a", "b", "c", "word", "other words", "Upper", "2", "")
 
 _LENGTHS = (8, 1, 32, 64, 128, 224, 16, 48)
-_SIGNAL_LENGTHS = (512, 2048, 16_000)
+_LONGER = (512, 256, 100, 3000, 1024)
+_SIGNAL_LENGTHS = (512, 2048, 16_000, 576, 256, 1024, 4096, 48_000, 8000, 160_000)
 _PICTURE_SIDES = (64, 224, 128, 32, 48, 16, 8, 1)
 
 
@@ -39,7 +39,13 @@ def lengths_to_try(inputs: Sequence[TensorSpec]) -> tuple[int, ...]:
     """Sizes for free dimensions that are not the batch, the likeliest first: a model may run on few of them."""
     if any(is_picture(spec) for spec in inputs):
         return _PICTURE_SIDES
-    return (*_LENGTHS, *_SIGNAL_LENGTHS) if any(map(_may_be_signal, inputs)) else _LENGTHS
+    return (*_LENGTHS, *_SIGNAL_LENGTHS[:3]) if any(map(_may_be_signal, inputs)) else _LENGTHS
+
+
+def long_lengths(inputs: Sequence[TensorSpec]) -> tuple[int, ...]:
+    """More of them, for models that run on none of `lengths_to_try`: frames, windows and whole recordings."""
+    longer = _SIGNAL_LENGTHS if any(map(_may_be_signal, inputs)) else _LONGER
+    return tuple(length for length in longer if length not in lengths_to_try(inputs))
 
 
 def is_picture(spec: TensorSpec) -> bool:
@@ -65,6 +71,29 @@ class RandomDataset(Dataset):
     seed: int
     ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     words: Mapping[str, Words] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        inputs: Sequence[TensorSpec],
+        shapes: tuple[tuple[int, ...], ...],
+        *,
+        n: int,
+        seed: int,
+        ranges: Mapping[str, tuple[int, int]],
+        words: Mapping[str, Words],
+    ) -> RandomDataset:
+        """`n` samples of these shapes; see `random_data` for `ranges` and `words`."""
+        return cls(
+            source=f"random inputs, seed {seed}",
+            has_labels=False,
+            inputs=tuple(inputs),
+            shapes=shapes,
+            n=n,
+            seed=seed,
+            ranges=dict(ranges),
+            words=dict(words),
+        )
 
     def __len__(self) -> int:
         return self.n
@@ -102,13 +131,6 @@ def _draw(
     return np.array(values, dtype=dtype, order="C")
 
 
-def drawn_from(ranges: Mapping[str, tuple[int, int]], words: Mapping[str, Words]) -> Iterator[dict[str, Any]]:
-    """What to draw integers and strings from, in turn until a model runs: what its graph asks for, then numbers."""
-    yield {"ranges": ranges, "words": words}
-    if ranges or words:
-        yield {"words": dict.fromkeys(words, NUMERALS)}
-
-
 def draw_words(rng: np.random.Generator, shape: tuple[int, ...], words: Words) -> np.ndarray:
     """Random words, object[shape], of those that the input knows where there are some."""
     pools = [np.array(pool or _PLAIN, object) for pool in words or ((),)]
@@ -144,16 +166,7 @@ def random_data(
     if n < 1 or batch < 1 or free_dim < 1 or seed < 0:
         raise InputError("random data needs n, batch and sizes >= 1 and seed >= 0", note=f"{n=}, {batch=}, {seed=}")
     shapes = shapes_of(inputs, free_dims=free_dims or {}, batch=batch, free_dim=free_dim)
-    return RandomDataset(
-        source=f"random inputs, seed {seed}",
-        has_labels=False,
-        inputs=tuple(inputs),
-        shapes=shapes,
-        n=n,
-        seed=seed,
-        ranges=dict(ranges or {}),
-        words=dict(words or {}),
-    )
+    return RandomDataset.of(inputs, shapes, n=n, seed=seed, ranges=ranges or {}, words=words or {})
 
 
 def shapes_of(

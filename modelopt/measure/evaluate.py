@@ -11,11 +11,15 @@ import numpy as np
 
 from modelopt.data.sample import Dataset, Sample
 from modelopt.errors import InputError
+from modelopt.measure import stability
+from modelopt.measure.batch_rows import batch_axis, rows_first
 from modelopt.measure.chance import Chance, Standing, caution
+from modelopt.measure.custom import Custom
 from modelopt.measure.heads import Head
 from modelopt.measure.metric import NOTHING_COMPARED, Outputs, Score, TaskMetric, is_blank
 from modelopt.measure.metrics import UNUSED_LABELS, Asked, Choice, choose, parse_all, task_for
 from modelopt.measure.outputs import OutputScore, OutputScores
+from modelopt.measure.stability import blanked, unstable
 from modelopt.measure.stats import Delta
 from modelopt.measure.structure import label_positions, value_positions, values_beside
 from modelopt.progress import Progress, silent
@@ -60,6 +64,7 @@ class Accuracy(msgspec.Struct, frozen=True, kw_only=True):
         named: The user named a metric over all outputs, and `fidelity` holds that.
         notes: What the reader should know.
         warnings: What speaks against believing the scores.
+        unstable: Outputs that the original gives differently from run to run: only the labels say something of them.
     """
 
     n: int
@@ -69,6 +74,7 @@ class Accuracy(msgspec.Struct, frozen=True, kw_only=True):
     named: bool = False
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    unstable: tuple[str, ...] = ()
 
 
 def evaluate(
@@ -132,6 +138,7 @@ class Reference:
         self.heads = heads or {}
         self._room = keep_bytes
         self._kept: dict[int, list[np.ndarray]] = {}
+        self._unstable: frozenset[int] | None = None
 
     def __iter__(self) -> Iterator[tuple[Sample, list[np.ndarray]]]:
         for position, sample in enumerate(self.dataset):
@@ -143,6 +150,19 @@ class Reference:
                     self._kept[position] = outputs
                     self._room -= size
             yield sample, outputs
+
+    def unstable(self, sample: Sample, outputs: Outputs) -> frozenset[int]:
+        """Positions of values that differ from one run to the next on the same inputs, tried once.
+
+        Args:
+            sample: The inputs.
+            outputs: What the session gave for them.
+        """
+        if self._unstable is None:
+            found = unstable(lambda: self.session.run(sample.feeds), outputs)
+            places = enumerate(value_positions(self.session.info.whole))
+            self._unstable = frozenset(position for position, place in places if place in found)
+        return self._unstable
 
 
 def score(before: Reference, after: Session, asked: Asked, progress: Progress = silent) -> Accuracy:
@@ -156,7 +176,8 @@ def score(before: Reference, after: Session, asked: Asked, progress: Progress = 
         reference, candidate, unlike = values_beside(info.whole, given, after.run(sample.feeds, names))
         if found is None:
             outputs = [info.outputs[position].name for position in value_positions(info.whole)]
-            found = _Scoring(choose(asked, reference), asked, outputs, before.heads)
+            moving = before.unstable(sample, given)
+            found = _Scoring(choose(asked, reference), asked, outputs, before.heads, moving)
         if sample.label is not None:
             sample = dataclasses.replace(sample, label=label_positions(info.whole, given, sample.label))
         found.update(sample, reference, candidate, unlike)
@@ -174,10 +195,21 @@ class _Scoring:
         asked: What the user named.
         outputs: The outputs' names.
         heads: How the original ends at each of them.
+        moving: Positions of outputs that the original gives differently from run to run: they are not compared.
     """
 
-    def __init__(self, choice: Choice, asked: Asked, outputs: Sequence[str], heads: Mapping[str, Head]) -> None:
+    def __init__(
+        self,
+        choice: Choice,
+        asked: Asked,
+        outputs: Sequence[str],
+        heads: Mapping[str, Head],
+        moving: frozenset[int] = frozenset(),
+    ) -> None:
         self.n = 0
+        self._moving = moving
+        self._heads = heads
+        self._axes: list[int] | None = None
         self._choice = choice
         self._tasks = list(choice.tasks)
         self._labelled = False
@@ -196,13 +228,21 @@ class _Scoring:
         Raises:
             InputError: The metric that the user named does not suit it.
         """
+        given = reference, candidate
+        if self._axes is None:
+            self._axes = [
+                batch_axis(self._heads.get(name, Head()), output, sample.rows)
+                for name, output in zip(self._outputs, reference, strict=True)
+            ]
+        answers, others = (rows_first(each, self._axes) for each in given)
+        reference, candidate = (blanked(each, self._moving) for each in (answers, others))
         blank = np.array([is_blank(a) and is_blank(b) for a, b in zip(reference, candidate, strict=True)], bool)
         self._blank += blank
         self._unlike[list(unlike)] += 1
         self._left_out += bool(blank.all())
         if self._choice.inferred and not self._tasks and sample.label is not None:
             self._labelled = True
-            found = task_for(reference, candidate, sample.label)
+            found = task_for(answers, others, sample.label)
             if found is not None:
                 found.pass_over(self.n)
                 self._tasks.append(found)
@@ -210,7 +250,10 @@ class _Scoring:
         self.n += 1
         try:
             for task in self._tasks:
-                task.update(reference, candidate, sample.label)
+                seen = (
+                    given if isinstance(task, Custom) else (answers, others)
+                )  # the user's code sees what the model gives
+                task.update(*seen, sample.label)
             for each in self._choice.fidelity:
                 each.update(reference, candidate, sample.label)
             self._each.update(reference, candidate)
@@ -234,16 +277,19 @@ class _Scoring:
             named=bool(self._asked.fidelity),
             notes=notes if doubtful or said is None else (*notes, said),
             warnings=(said,) if doubtful and said is not None else (),
+            unstable=tuple(self._outputs[position] for position in sorted(self._moving)),
         )
 
     def _notes(self) -> Iterator[str]:
-        if self._left_out == self.n:
+        if self._moving:
+            yield stability.said(self._outputs, self._moving)
+        if self._left_out == self.n and len(self._moving) < len(self._outputs):
             yield f"{NOTHING_COMPARED}: the outputs hold none on any of the {self.n} samples"
             return
         if self._left_out:
             yield f"{self._left_out} of {self.n} samples are not counted: their outputs hold no element"
-        for name, blank in zip(self._outputs, self._blank, strict=True):
-            if blank == self.n:
+        for position, (name, blank) in enumerate(zip(self._outputs, self._blank, strict=True)):
+            if blank == self.n and position not in self._moving:
                 yield f"output '{name}' was not compared: it holds no element on any of the {self.n} samples"
         for name, unlike in zip(self._outputs, self._unlike, strict=True):
             if unlike:

@@ -9,6 +9,7 @@ from enum import Enum
 import onnx_ir as ir
 
 from modelopt import graph
+from modelopt.data.batch_axis import batch_name
 
 _SOFTMAX = frozenset({"Softmax", "LogSoftmax", "Hardmax"})
 _SIGMOID = frozenset({"Sigmoid", "HardSigmoid"})
@@ -53,27 +54,35 @@ class Head:
     Attributes:
         end: The last operator that is more than a change of shape or dtype.
         is_vocabulary: A linear layer to a thousand numbers or more, and to more than twice as many as it reads.
-        dims: The declared dimensions, None for one that is free; None where nothing is declared.
+        dims: The declared dimensions, the batch first, None for one that is free; None where nothing is declared.
+        batch_axis: The axis that has the name of the inputs' batch; None where none has.
     """
 
     end: End = End.OTHER
     is_vocabulary: bool = False
     dims: tuple[int | None, ...] | None = None
+    batch_axis: int | None = None
 
 
 def heads_of(model: ir.Model) -> dict[str, Head]:
     """The heads of the outputs, by name."""
-    return {output.name: _head(output) for output in model.graph.outputs if output.name is not None}
+    batch = batch_name(graph.signature(model).inputs)
+    return {output.name: _head(output, batch) for output in model.graph.outputs if output.name is not None}
 
 
-def _head(output: ir.Value) -> Head:
-    dims = None
+def _head(output: ir.Value, batch: str | None) -> Head:
+    dims, axis = None, None
     if output.shape is not None and graph.is_plain_tensor(output):
-        dims = tuple(dim if isinstance(dim, int) else None for dim in output.shape)
+        names = [None if isinstance(dim, int) else dim.value for dim in output.shape]
+        axis = names.index(batch) if batch is not None and batch in names else None
+        listed = [dim if isinstance(dim, int) else None for dim in output.shape]
+        if axis:
+            listed.insert(0, listed.pop(axis))
+        dims = tuple(listed)
     end, is_vocabulary = _end(output)
     if end is End.OTHER and _is_hidden(output):
         end = End.HIDDEN
-    return Head(end, is_vocabulary, dims)
+    return Head(end, is_vocabulary, dims, axis)
 
 
 def _is_hidden(output: ir.Value) -> bool:

@@ -99,16 +99,24 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
             nothing was compared.
         not_executed: Parts of the original, and sizes, that no feed reached.
         finite_only: Passes after which the answers to NaN or infinities differ, as those passes say they may.
+        unstable: Outputs that the original gives differently from run to run: they were not compared.
+        unproved: Why what exact passes changed was compared with nothing, as one clause; None where it was compared.
+        why: What onnxruntime says where the original does not run.
+        hint: What would make a comparison possible.
     """
 
-    real: int
-    constructed: int
+    real: int = 0
+    constructed: int = 0
     source: str | None
-    exact_segments: int
-    empty: int
-    max_relative_error: float | None
+    exact_segments: int = 0
+    empty: int = 0
+    max_relative_error: float | None = None
     not_executed: tuple[str, ...] = ()
     finite_only: tuple[str, ...] = ()
+    unstable: tuple[str, ...] = ()
+    unproved: str | None = None
+    why: str | None = None
+    hint: str | None = None
 
 
 class Latency(msgspec.Struct, frozen=True, kw_only=True):
@@ -188,7 +196,7 @@ class GateResult(msgspec.Struct, frozen=True, kw_only=True):
     """One line of the contract.
 
     Attributes:
-        gate: ``max-drop``, ``min-speedup``, ``max-size``, ``must-gain`` or ``not-slower``.
+        gate: ``max-drop``, ``min-speedup``, ``max-size``, ``require-verified``, ``must-gain`` or ``not-slower``.
         limit: What was asked, as text.
         found: What was measured, as text.
         passed: Whether it holds; None where that could not be judged.

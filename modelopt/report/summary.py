@@ -9,6 +9,7 @@ from modelopt.measure.bench import BenchResult
 from modelopt.measure.evaluate import Accuracy
 from modelopt.measure.metric import NOTHING_COMPARED, Score
 from modelopt.measure.speed import FEWEST, Verdict
+from modelopt.measure.stability import said
 from modelopt.passes.base import Effect
 from modelopt.report import Latency, PassResult, Report, Verification
 from modelopt.runtime.coverage import Coverage, Kind
@@ -242,6 +243,14 @@ def _verification(report: Report) -> Iterator[str]:
     if verification is None:
         yield "Not verified (--no-verify): nothing was compared with the original."
         return
+    if verification.unproved is not None and verification.unproved != NOTHING_COMPARED:
+        note = f" ({verification.why})" if verification.why else ""
+        yield f"NOT VERIFIED: {verification.unproved}{note}."
+        if verification.hint:
+            yield f"hint: {verification.hint}"
+        return
+    if verification.unstable and report.accuracy is None:  # else the accuracy says it
+        yield f"note: {said(verification.unstable, range(len(verification.unstable)))}"
     if not verification.exact_segments:
         return
     error = verification.max_relative_error

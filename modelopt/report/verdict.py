@@ -39,6 +39,8 @@ def of(report: Report) -> str:
     It says what is in the file, and of accuracy and speed only what was measured.
     """
     made = _made(report)
+    if report.verification is not None and report.verification.unproved is not None:
+        made = f"{made} NOT VERIFIED: {report.verification.unproved}."
     failed = [f"--{gate.gate}" for gate in report.gates if gate.passed is False]
     if failed:
         start = "Written although" if report.written else "Not written:"

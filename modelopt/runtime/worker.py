@@ -23,10 +23,12 @@ import numpy as np
 import psutil
 
 from modelopt.collectors import Collector, Observed, State
-from modelopt.errors import ModeloptError, WorkerDied
+from modelopt.errors import ModeloptError, Refused, WorkerDied
 from modelopt.runtime import installed, spawn, wire, wording
 from modelopt.runtime.session import NodeRun, SessionInfo, SessionSpec, full_provider_name
 from modelopt.runtime.watch import Watch
+
+_SHOWN_FEEDS = 6
 
 
 @dataclass(frozen=True)
@@ -275,6 +277,13 @@ class Worker:
         )
 
 
+def _fed(feeds: Mapping[str, np.ndarray]) -> str:
+    """The sizes that a model was fed."""
+    listed = [f"{name} {list(array.shape)}" for name, array in feeds.items()]
+    more = [f"{len(listed) - _SHOWN_FEEDS} more"] if len(listed) > _SHOWN_FEEDS else []
+    return f"it was fed {', '.join((*listed[:_SHOWN_FEEDS], *more))}"
+
+
 class Session:
     """An open session in a worker.
 
@@ -316,7 +325,11 @@ class Session:
         """
         body = {"call": "run", "id": self._number, "outputs": outputs}
         fitting = self.fitting(feeds)
-        _, tensors = self._worker._request(body, fitting, doing=f"running {self._called}")  # noqa: SLF001 - same module
+        try:
+            _, tensors = self._worker._request(body, fitting, doing=f"running {self._called}")  # noqa: SLF001 - same module
+        except Refused as refusal:
+            refusal.note = "; ".join(filter(None, (refusal.note, _fed(feeds))))
+            raise
         integers = self.info.integers.outputs
         names = [output.name for output in self.info.outputs] if outputs is None else outputs
         arrays = [tensors[str(i)] for i in range(len(tensors))]

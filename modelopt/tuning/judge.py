@@ -17,6 +17,7 @@ from modelopt.measure.heads import Head
 from modelopt.measure.metric import is_blank
 from modelopt.measure.metrics import parse_all
 from modelopt.measure.outputs import relative_error
+from modelopt.measure.stability import blanked
 from modelopt.measure.structure import value_positions, values_beside
 from modelopt.progress import Progress
 from modelopt.runtime.session import SessionSpec
@@ -109,7 +110,8 @@ class Judge:
             session = self._worker.open(candidate, self._spec, what="candidate")
             for sample, outputs in islice(telling, ERROR_SAMPLES):
                 ours, theirs, _ = values_beside(whole, outputs, session.run(sample.feeds))
-                metric.update(ours, theirs, None)
+                moving = self._reference.unstable(sample, outputs)
+                metric.update(blanked(ours, moving), blanked(theirs, moving), None)
             session.close()
         except (Refused, InputError):  # it does not run, or has no output of floats
             return math.inf

@@ -14,6 +14,7 @@ import msgspec
 import onnx_ir as ir
 
 from modelopt import blame, engine, graph, io, measuring, usage
+from modelopt.compiled import require_source
 from modelopt.measure.speed import FEWEST
 from modelopt.passes.base import Context
 from modelopt.recipe import BenchSpec, Recipe, Step
@@ -177,6 +178,7 @@ def opened(request: engine.Request) -> Iterator[Workshop]:
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(TemporaryDirectory(prefix="modelopt-")))
         loaded = io.load(request.model, scratch=scratch, allow_hardlinks=request.allow_hardlinks)
+        require_source(loaded.model, loaded.shown)
         stack.enter_context(blame.explained(loaded.path, ()))
         data = measuring.open_all(recipe, loaded.model)
         exact = measuring.is_exact(recipe)

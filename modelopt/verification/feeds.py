@@ -18,6 +18,7 @@ from modelopt.data.dtypes import holds_floats, numpy_dtype
 from modelopt.data.synthetic import NUMERALS, Words, draw_words, shapes_of
 from modelopt.measure.closeness import Nonfinite
 from modelopt.signature import Signature, TensorSpec, is_free, symbol_of
+from modelopt.verification.fitting import Fit, Integers, free_names, is_few
 from modelopt.verification.input_uses import InputUse
 
 LARGE = 1000.0
@@ -132,13 +133,13 @@ class Maker:
         signature: The model's.
         uses: What the graph does with its inputs.
         seed: Each feed depends on the seed, on its number and on what it is to be, on nothing else.
-        plain: Draw integers from 0 and 1: for models that run on nothing else.
+        fit: What all feeds have in common.
     """
 
     signature: Signature
     uses: Mapping[str, InputUse]
     seed: int
-    plain: bool = False
+    fit: Fit = field(default_factory=Fit)
 
     @property
     def has_floats(self) -> bool:
@@ -168,14 +169,29 @@ class Maker:
         return any(spec.shape and is_free(spec.shape[0]) for spec in self.signature.inputs)
 
     def free_lengths(self) -> tuple[str, ...]:
-        """Names of the free dimensions that are not the batch; unnamed ones as ``?``."""
+        """Names of the free dimensions that are not the batch and follow from nothing else; unnamed ones as ``?``."""
         batch = {symbol_of(spec.shape[0]) for spec in self.signature.inputs if spec.shape} - {None}
         dims = [dim for spec in self.signature.inputs for dim in (spec.shape or ())[1:] if is_free(dim)]
-        return tuple(dict.fromkeys(symbol or "?" for symbol in map(symbol_of, dims) if symbol not in batch))
+        names = dict.fromkeys(symbol or "?" for symbol in map(symbol_of, dims) if symbol not in batch)
+        return tuple(name for name in names if not self.fit.is_tied(name))
 
     def count_values(self, shape: Shape) -> int:
         """How many values a feed of these sizes has."""
-        return sum(math.prod(each) for each in self._shapes(shape, shape.batch))
+        return sum(math.prod(each) for each in self.shapes(shape, shape.batch))
+
+    def ranges(self, shape: Shape) -> dict[str, tuple[int, int]]:
+        """Between which integers each input lies, both ends included, by its name; without those that are anything."""
+        found = {}
+        for spec in self.signature.inputs:
+            use = self._use(spec)
+            lone = self._lone(spec, shape)
+            if lone is not None and lone == round(lone):
+                found[spec.name] = (round(lone), round(lone))
+            elif use.is_bounded and self.fit.integers is not Integers.PLAIN:
+                found[spec.name] = use.integers()
+            elif self.fit.integers is Integers.ONES and not holds_floats(spec):
+                found[spec.name] = (1, 1)
+        return found
 
     def make(self, number: int, shape: Shape, values: Sequence[Values]) -> Feed:
         """A feed.
@@ -189,23 +205,52 @@ class Maker:
             InputError: An input has an unknown rank, or it would be larger than memory should hold.
             Refused: An input is a string, or no tensor.
         """
-        sizes = [self._shapes(shape, batch) for batch in (1, 2)]
-        whole = self._shapes(shape, shape.batch)
+        sizes = [self.shapes(shape, batch) for batch in (1, 2)]
+        whole = self.shapes(shape, shape.batch)
         arrays = {}
         for position, spec in enumerate(self.signature.inputs):
             rng = np.random.default_rng([self.seed, number, position])
             axis = _different(sizes[0][position], sizes[1][position])
             kinds = list(values) if axis is not None and len(values) == shape.batch else [values[0]]
             part = sizes[0][position] if len(kinds) > 1 else whole[position]
-            rows = [self._draw(rng, spec, part, kind, number) for kind in kinds]
+            lone = self._lone(spec, shape)
+            rows = [
+                self._draw(rng, spec, part, kind, number) if lone is None else np.full(part, lone, numpy_dtype(spec))
+                for kind in kinds
+            ]
             arrays[spec.name] = rows[0] if axis is None or len(rows) == 1 else np.concatenate(rows, axis=axis)
         found = {"": shape.batch} if self.has_free_batch else {}
         return Feed(
             arrays, tuple(values), found | {name: shape.lengths.get(name, shape.length) for name in self.free_lengths()}
         )
 
-    def _shapes(self, shape: Shape, batch: int) -> tuple[tuple[int, ...], ...]:
-        return shapes_of(self.signature.inputs, free_dims=shape.lengths, batch=batch, free_dim=shape.length)
+    def shapes(self, shape: Shape, batch: int) -> tuple[tuple[int, ...], ...]:
+        """The shape of each input.
+
+        Raises:
+            InputError, Refused: As `make`.
+        """
+        sizes = self.fit.sizes(free_names(self.signature.inputs), shape, batch)
+        return shapes_of(self.signature.inputs, free_dims=sizes, batch=batch, free_dim=shape.length)
+
+    def _lone(self, spec: TensorSpec, shape: Shape) -> float | None:
+        """The one number that an input of few numbers holds because of the `fit`; None where it is drawn."""
+        is_one = spec.shape is not None and all(dim == 1 for dim in spec.shape)
+        if not is_few(spec) or (holds_floats(spec) and not is_one):
+            return None
+        asked = self._use(spec).constants
+        if asked and self.fit.turn is not None:
+            return asked[self.fit.turn % len(asked)]
+        if holds_floats(spec):
+            return None
+        return {Integers.LENGTHS: float(shape.length), Integers.ONES: 1.0}.get(self.fit.integers)
+
+    def _words(self, spec: TensorSpec) -> Words:
+        return NUMERALS if self.fit.integers is Integers.PLAIN else self._use(spec).words
+
+    def words(self) -> dict[str, Words]:
+        """What inputs of strings are drawn from, by name."""
+        return {spec.name: self._words(spec) for spec in self.signature.inputs if spec.dtype == "string"}
 
     def _use(self, spec: TensorSpec) -> InputUse:
         return self.uses.get(spec.name, InputUse())
@@ -216,14 +261,14 @@ class Maker:
         dtype = numpy_dtype(spec)
         use = self._use(spec)
         if spec.dtype == "string":
-            drawn = _strings(rng, shape, NUMERALS if self.plain else use.words, kind)
+            drawn = _strings(rng, shape, self._words(spec), kind)
         elif not holds_floats(spec):
             drawn = (
                 _booleans(rng, shape, kind)
                 if dtype.kind == "b"
                 else self._integers(rng, dtype, shape, use, kind, number)
             )
-        elif use.is_bounded and not self.plain:
+        elif use.is_bounded and self.fit.integers is not Integers.PLAIN:
             drawn = _indices(rng, shape, use.integers(), use.constants, kind, number)
         else:
             drawn = _floats(rng, shape, use, kind)
@@ -238,8 +283,10 @@ class Maker:
         kind: Values,
         number: int,
     ) -> np.ndarray:
-        if self.plain:
+        if self.fit.integers is Integers.PLAIN:
             return np.asarray(rng.integers(0, 2, shape))
+        if self.fit.integers is Integers.ONES:
+            return np.ones(shape)
         low, high = use.integers()
         info = np.iinfo(dtype) if dtype.kind in "iu" else None
         if info is not None and info.bits == _EIGHT_BITS and not use.is_bounded and not use.is_flag:

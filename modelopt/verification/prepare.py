@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -11,14 +12,16 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.data.synthetic import lengths_to_try
+from modelopt.data.synthetic import DEFAULT_FREE_DIM
 from modelopt.errors import InputError, ModeloptError, Refused
+from modelopt.measure.stability import MORE_REPEATS, RANDOM_OPERATORS, REPEATS, blanked, unstable
 from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Session, Worker
 from modelopt.signature import Signature, TensorSpec, is_free, symbol_of
 from modelopt.verification.executed import Regions, has_regions
 from modelopt.verification.feeds import Feed, Maker, Shape, Values
-from modelopt.verification.input_uses import InputUse, uses_of
+from modelopt.verification.fitting import Fit, Needs, attempts, with_names
+from modelopt.verification.input_uses import InputUse
 from modelopt.verification.plan import HEAVY_BYTES, plan
 
 MAX_FOR_BRANCHES = 8
@@ -29,23 +32,69 @@ PATIENCE_SECONDS = 60.0
 
 _FACTORS = (1.0, -1.0, 10.0, -10.0, 100.0, -100.0, 1000.0, -1000.0, 1.0, 1.0, 1.0, 1.0)
 _FILLS = (1.0, -1.0, 10.0, -10.0, 1000.0, -1000.0)
+_LIKELY = 24  # attempts before the sizes of the user's data, which may be large
 _LENGTHS_FOR_BRANCHES = (1, 2, 4, 16, 33, 65, 130)
 
+
+PATIENCE_TO_START_SECONDS = 20.0
+"""After so long without a feed that the original answers none is looked for any more."""
+
+MAX_VALUES = 2**25
+"""Larger feeds are not tried, unless nothing smaller is there."""
 
 GIVE_DATA = "give it real ones with --eval DATA, or write --no-verify --no-bench"
 
 
-def nothing_runs(kind: str, why: str | None, *, hint: str) -> ModeloptError:
-    """The error where a model runs on none of the inputs that were made for it.
+class NothingRuns(InputError):
+    """A model runs on none of the inputs that were made for it.
 
     Args:
         kind: What they are.
         why: What onnxruntime says of the first of them.
         hint: What helps.
+        feed: How to give it an input that it runs on.
+    """
+
+    def __init__(self, kind: str, why: str | None, *, hint: str, feed: str) -> None:
+        super().__init__(f"the model does not run on {kind} inputs", note=why, hint=hint)
+        self.feed = feed
+
+
+def nothing_runs(kind: str, why: str | None, signature: Signature, *, hint: str) -> ModeloptError:
+    """The error where a model runs on none of the inputs that were made for it.
+
+    Args:
+        kind: What they are.
+        why: What onnxruntime says of the first of them.
+        signature: The model's.
+        hint: What helps, unless the signature itself is at fault.
     """
     if why and "allocate memory" in why:
         return Refused("the model needs more memory than this machine has", note=why)
-    return InputError(f"the model does not run on {kind} inputs", note=why, hint=hint)
+    empty = next((spec for spec in signature.inputs if 0 in (spec.shape or ())), None)
+    if empty is not None:
+        fault = f"the model declares {empty}, which holds no element: export it with free dimensions in place of 0"
+        return NothingRuns(kind, why, hint=fault, feed=fault)
+    example = give_one(signature)
+    return NothingRuns(kind, why, hint=f"{hint}; DATA may be {example}", feed=f"--eval {example}")
+
+
+def give_one(signature: Signature) -> str:
+    """How to write a feed that a model like this runs on."""
+    arrays = ", ".join(f"{spec.name!r}: {_example(spec)}" for spec in signature.inputs)
+    asked = "; ".join(map(str, signature.inputs))
+    written = f"np.savez('feed.npz', **{{{arrays}}})"
+    return f"feed.npz, written with numpy: {written}, with real values and sizes ({asked})"
+
+
+def _example(spec: TensorSpec) -> str:
+    """An array of an input's dtype and shape as numpy text; free dimensions by name, as far as they have one."""
+    dims = [
+        "1" if not axis and is_free(dim) else str(DEFAULT_FREE_DIM if is_free(dim) else dim)
+        for axis, dim in enumerate(spec.shape or ())
+    ]
+    shape = f"({dims[0]},)" if len(dims) == 1 else f"({', '.join(dims)})"
+    return f"np.zeros({shape}, {'str' if spec.dtype == 'string' else repr(spec.dtype)})"
 
 
 @dataclass(frozen=True)
@@ -55,21 +104,30 @@ class Original:
     Attributes:
         path: Its file.
         signature: What it takes and gives.
-        uses: What its graph does with its inputs.
+        needs: What its graph asks of its inputs.
         is_heavy: Whether a run takes long.
         has_regions: Whether a run may leave out a part of it.
+        is_random: Whether it holds operators that may answer differently each time.
     """
 
     path: Path
     signature: Signature
-    uses: Mapping[str, InputUse]
+    needs: Needs
     is_heavy: bool
     has_regions: bool
+    is_random: bool = False
 
     @staticmethod
     def of(model: ir.Model, path: Path, signature: Signature) -> Original:
         """Read it from the model that `path` holds."""
-        return Original(path, signature, uses_of(model), graph.weight_bytes(model) > HEAVY_BYTES, has_regions(model))
+        is_random = any(map(_may_draw, graph.all_nodes(model)))
+        is_heavy = graph.weight_bytes(model) > HEAVY_BYTES
+        return Original(path, signature, Needs.of(model), is_heavy, has_regions(model), is_random)
+
+
+def _may_draw(node: ir.Node) -> bool:
+    """Whether a node may answer differently each time; Dropout does where it is told that it trains."""
+    return node.op_type in RANDOM_OPERATORS and (node.op_type != "Dropout" or len(node.inputs) > 2)
 
 
 @dataclass(frozen=True)
@@ -82,6 +140,7 @@ class Prepared:
         names: What each of the outputs is called.
         whole: For each of them the position of the original's output that it is, or is a part of.
         not_executed: Parts of the original that no feed executes, in words.
+        unstable: Positions of outputs that differ between two runs on the same inputs; `outputs` has no elements there.
     """
 
     feeds: tuple[Feed, ...]
@@ -89,6 +148,7 @@ class Prepared:
     names: tuple[str, ...]
     whole: tuple[int, ...]
     not_executed: tuple[str, ...] = ()
+    unstable: frozenset[int] = frozenset()
 
     @property
     def real(self) -> int:
@@ -147,23 +207,31 @@ def prepare(
         answers.outputs.append(answers.session.run(arrays))
     if (pair := _stacked(real[:2], original.signature)) is not None:
         answers.take(Feed(pair))
-    maker = Maker(original.signature, original.uses, seed)
+    maker = Maker(with_names(original.signature), original.needs.uses, seed)
     left_out = 0
     try:
         left_out = _construct(answers, maker, original, real, clock)
     except (InputError, Refused) as error:  # inputs of strings, or of unknown rank
         answers.why_not = error.fact
     if not answers.feeds:
-        raise nothing_runs("constructed", answers.why_not, hint=GIVE_DATA)
+        raise nothing_runs("constructed", answers.why_not, original.signature, hint=GIVE_DATA)
     missed: tuple[str, ...] = ()
     if left_out:
         missed = (f"{left_out} more constructed feeds, because runs of this model take long",)
     elif original.has_regions:
         missed = _reach_regions(answers, maker, worker, load, scratch)
-    beyond = (*_sizes_above(answers.feeds, original.signature), *_trips_above(answers.feeds, original.uses))
+    beyond = (*_sizes_above(answers.feeds, original.signature), *_trips_above(answers.feeds, original.needs.uses))
     info = answers.session.info
     names = tuple(output.name for output in info.outputs)
-    return Prepared(tuple(answers.feeds), tuple(answers.outputs), names, info.whole, (*missed, *beyond))
+    moving = _unstable(answers, MORE_REPEATS if original.is_random else REPEATS)
+    outputs = tuple(blanked(each, moving) for each in answers.outputs)
+    return Prepared(tuple(answers.feeds), outputs, names, info.whole, (*missed, *beyond), moving)
+
+
+def _unstable(answers: _Answers, repeats: int) -> frozenset[int]:
+    """Positions of outputs that differ between two runs on the first feed."""
+    feed = answers.feeds[0].arrays
+    return unstable(lambda: answers.session.run(feed), answers.outputs[0], repeats)
 
 
 def _construct(
@@ -175,38 +243,52 @@ def _construct(
 ) -> int:
     """Take the constructed feeds that the original answers; returns how many were left out for want of time."""
     started = clock()
-    found = _first(answers, maker, _shapes_to_try(original.signature, real))
+    found = _first(answers, maker, original.needs, real, lambda: clock() - started > PATIENCE_TO_START_SECONDS)
     if found is None:
         return 0
     base, maker = found
+    free = replace(maker, fit=replace(maker.fit, turn=None))
+    makers = (maker,) if maker == free else (free, maker)
     planned = list(plan(maker, base, heavy=original.is_heavy))
     for number, (shapes, values) in enumerate(planned, start=1):
         if clock() - started > PATIENCE_SECONDS:
             return len(planned) - number + 1
-        for shape in shapes:
-            if answers.take(maker.make(number, shape, values)):
+        for shape, each in itertools.product(shapes, makers):
+            if answers.take(each.make(number, shape, values)):
                 break
     return 0
 
 
-def _first(answers: _Answers, maker: Maker, shapes: Iterable[Shape]) -> tuple[Shape, Maker] | None:
-    """A shape that the original runs on, and how integers are drawn for it; its feed is taken."""
-    makers = (maker, replace(maker, plain=True)) if maker.has_integers else (maker,)
-    for shape in shapes:
-        for each in makers:
-            if answers.take(each.make(0, shape, (Values.ORDINARY,))):
-                return shape, each
+def _first(
+    answers: _Answers,
+    maker: Maker,
+    needs: Needs,
+    real: Sequence[dict[str, np.ndarray]],
+    is_late: Callable[[], bool],
+) -> tuple[Shape, Maker] | None:
+    """A shape that the original runs on, and how inputs are drawn for it; its feed is taken."""
+    for number, (shape, fit) in enumerate(_shapes_to_try(maker.signature, needs, real)):
+        if number >= _LIKELY and is_late():
+            break
+        each = replace(maker, fit=fit)
+        if number and each.count_values(shape) > MAX_VALUES:
+            continue
+        if answers.take(each.make(0, shape, (Values.ORDINARY,))):
+            return shape, each
     return None
 
 
-def _shapes_to_try(signature: Signature, real: Sequence[dict[str, np.ndarray]]) -> Iterator[Shape]:
+def _shapes_to_try(
+    signature: Signature, needs: Needs, real: Sequence[dict[str, np.ndarray]]
+) -> Iterator[tuple[Shape, Fit]]:
     """Small sizes first: they are quick, and the user's data have the others."""
-    has_free = any(is_free(dim) for spec in signature.inputs for dim in (spec.shape or ())[1:])
-    for length in lengths_to_try(signature.inputs) if has_free else (1,):
-        yield Shape(1, length)
-    if real and has_free:
+    trying = attempts(signature, needs)
+    likely = [(Shape(1, each.length), each.fit) for each in itertools.islice(trying, _LIKELY)]
+    yield from likely
+    if real:
         sizes = _sizes_of(real[0], signature.inputs)
-        yield Shape(1, max(sizes.values(), default=1), sizes)
+        yield Shape(1, max(sizes.values(), default=1), sizes), likely[0][1]
+    yield from ((Shape(1, each.length), each.fit) for each in trying)
 
 
 def _sizes_of(feed: Mapping[str, np.ndarray], inputs: Sequence[TensorSpec]) -> dict[str, int]:

@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from modelopt.errors import Refused
 from modelopt.measure import noise
+from modelopt.measure.stability import blanked
 from modelopt.runtime.session import Optimization, SessionSpec
 from modelopt.runtime.worker import Worker
 
@@ -33,6 +34,7 @@ class Variants:
         feeds: What it is fed.
         load: Gives the model, to move its weights.
         write: Writes a model to a file and returns that.
+        blank: Positions of outputs that are not compared: they have no elements here.
     """
 
     worker: Worker
@@ -40,6 +42,7 @@ class Variants:
     feeds: Sequence[dict[str, np.ndarray]]
     load: Callable[[], ir.Model]
     write: Callable[[ir.Model], Path]
+    blank: frozenset[int] = frozenset()
     _found: list[list[Outputs | None]] = field(default_factory=list)
 
     def all(self) -> list[list[Outputs | None]]:
@@ -55,6 +58,7 @@ class Variants:
                 moved = self.write(model)
                 self._found.append(run_leniently(self.worker, moved, self.feeds))
                 moved.unlink()
+            self._found = [[each and blanked(each, self.blank) for each in variant] for variant in self._found]
         return self._found
 
     def of(self, position: int) -> list[Outputs]:

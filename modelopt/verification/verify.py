@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -14,14 +15,16 @@ from modelopt import io
 from modelopt.errors import Refused, VerificationFailed
 from modelopt.measure import noise
 from modelopt.measure.closeness import NOISIEST, Kind, OutputMismatch, Tolerance, compare_outputs
+from modelopt.measure.metric import NOTHING_COMPARED
 from modelopt.measure.precision import Precision, precisions
 from modelopt.measure.slices import SliceErrors
+from modelopt.measure.stability import REPEATS, UNSTABLE, blanked, unstable
 from modelopt.passes.base import Effect, Pass
 from modelopt.report import PassResult, Verification
 from modelopt.runtime.session import Optimization, SessionSpec
 from modelopt.runtime.worker import Worker
 from modelopt.verification.feeds import Feed
-from modelopt.verification.prepare import Prepared
+from modelopt.verification.prepare import NothingRuns, Prepared
 from modelopt.verification.variants import Outputs, Variants, run_leniently
 
 
@@ -59,6 +62,8 @@ class Verify:
         compared: Positions of the feeds that were compared in the last of them: those that give output elements.
         max_relative_error: The largest difference, relative to the output's scale; None where nothing was compared.
         finite_only: Passes that changed what the model answers to NaN or infinities, as they say they may.
+        exact_only: All passes are exact: where the original runs on nothing they are believed, and the report says so.
+        nothing_runs: Why nothing was compared although something changed; None where the original runs.
     """
 
     source: Path
@@ -71,6 +76,9 @@ class Verify:
     compared: tuple[int, ...] = ()
     max_relative_error: float | None = None
     finite_only: list[str] = field(default_factory=list)
+    exact_only: bool = False
+    nothing_runs: NothingRuns | None = None
+    _unstable: frozenset[int] = frozenset()
     _prepared: Prepared | None = None
     _reference: Path | None = None
     _expected: Sequence[Outputs] | None = None
@@ -95,6 +103,7 @@ class Verify:
         """
         if self._prepared is None:
             self._prepared = self.prepare()
+            self._unstable = self._prepared.unstable
         return self._prepared
 
     def before(self, step: Pass, model: ir.Model) -> None:
@@ -129,9 +138,18 @@ class Verify:
             changed: Whether it holds what the passes made; else nothing of what was compared is said of it.
 
         Raises:
+            InputError: The original runs on no feed, and not all passes are exact.
+            Refused: onnxruntime does not load the original, or the model in the file.
             VerificationFailed: It computes something else than the model before that run.
         """
-        len(self.prepared.feeds)  # an original that runs on nothing is refused even where nothing changed
+        try:
+            len(self.prepared.feeds)  # an original that does not load is refused even where nothing changed
+        except NothingRuns as nothing:
+            if not self.exact_only:
+                raise
+            self.nothing_runs = nothing
+            self.worker.open(path, SessionSpec(spin=False), what="result").close()
+            return
         if not changed:
             self._dirty, self.segments, self.compared, self.max_relative_error = False, 0, (), None
         if self._dirty:
@@ -143,7 +161,16 @@ class Verify:
         Args:
             source: Where the user's data came from; None without.
         """
+        if self.nothing_runs is not None:
+            nothing, changed = self.nothing_runs, self._dirty  # a copy needs no proof
+            return Verification(
+                source=source,
+                unproved="the original does not run on constructed inputs" if changed else None,
+                why=nothing.note if changed else None,
+                hint=nothing.feed if changed else None,
+            )
         feeds = self.prepared.feeds
+        moving = tuple(name for position, name in enumerate(self.prepared.names) if position in self._unstable)
         real = sum(feeds[position].is_real for position in self.compared)
         return Verification(
             real=real,
@@ -154,7 +181,15 @@ class Verify:
             max_relative_error=self.max_relative_error,
             not_executed=self.prepared.not_executed,
             finite_only=tuple(self.finite_only),
+            unstable=moving,
+            unproved=self._unproved() if self.segments else None,
         )
+
+    def _unproved(self) -> str | None:
+        """Why exact passes changed something and nothing was compared; None where something was."""
+        if self.compared:
+            return None
+        return UNSTABLE if self._unstable else NOTHING_COMPARED
 
     def _close(self, model: ir.Model) -> None:
         if self._dirty:
@@ -162,6 +197,8 @@ class Verify:
 
     def _settle(self, compare: Callable[[], Failure | float]) -> None:
         while isinstance(found := compare(), Failure):
+            if self._is_unstable(found):
+                continue
             step = self._culprit()
             if step is None or not step.finite_only or found.feed is None or not self._feed(found.feed).is_nonfinite:
                 raise _error(step, found.mismatch)
@@ -176,6 +213,23 @@ class Verify:
         if self.compared:
             self.max_relative_error = max(self.max_relative_error or 0.0, found)
         self._dirty = False
+
+    def _is_unstable(self, failure: Failure) -> bool:
+        """Whether the model before these passes differs from itself there, which was not seen until now."""
+        path = self._reference or self.source
+        feeds = [feed.arrays for feed in self.prepared.feeds]
+        positions = range(len(feeds)) if failure.feed is None else [failure.feed]
+        session = self.worker.open(path, SessionSpec(spin=False), what="original")
+        found = self._unstable
+        for position in positions:
+            again = partial(session.run, feeds[position])
+            found |= unstable(again, again(), REPEATS)
+        session.close()
+        if found == self._unstable:
+            return False
+        self._unstable, self._variants = found, None
+        self._expected = [blanked(outputs, found) for outputs in self._reference_outputs()]
+        return True
 
     def _feed(self, position: int) -> Feed:
         return self.prepared.feeds[position]
@@ -203,7 +257,7 @@ class Verify:
             for position, feed in enumerate(self.prepared.feeds):
                 if position in self._left_out:
                     continue
-                found = session.run(feed.arrays)
+                found = blanked(session.run(feed.arrays), self._unstable)
                 error = self._compare_outputs(position, feed, expected[position], found, path)
                 if isinstance(error, OutputMismatch):
                     error = msgspec.structs.replace(error, reason=f"{error.reason}, on {feed}")
@@ -248,6 +302,7 @@ class Verify:
         # neither is wrong.
         before = self._noise().unfused(position)
         after = run_leniently(self.worker, path, [feed.arrays], Optimization.DISABLED)[0]
+        after = after and blanked(after, self._unstable)
         if before is not None and after is not None and isinstance(compare(tolerances, before, after), float):
             return 0.0
         return found
@@ -300,7 +355,9 @@ class Verify:
             path = self._reference or self.source
             feeds = [feed.arrays for feed in self.prepared.feeds]
             start = self._segment_start
-            self._variants = Variants(self.worker, path, feeds, lambda: self.replay(start), self._snapshot)
+            self._variants = Variants(
+                self.worker, path, feeds, lambda: self.replay(start), self._snapshot, self._unstable
+            )
         return self._variants
 
     def _reference_outputs(self) -> Sequence[Outputs]:
@@ -312,7 +369,7 @@ class Verify:
                 self.worker.forget(self.source)
             else:
                 session = self.worker.open(self._reference, SessionSpec(spin=False), what="original")
-                self._expected = [session.run(feed.arrays) for feed in self.prepared.feeds]
+                self._expected = [blanked(session.run(feed.arrays), self._unstable) for feed in self.prepared.feeds]
                 session.close()
         return self._expected
 

@@ -1,0 +1,70 @@
+"""Random inputs that a model runs on: where there are no data, latency and outputs are measured on them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+
+from modelopt.data.synthetic import NO_RANDOM, RandomDataset, is_picture
+from modelopt.errors import ModeloptError, Refused
+from modelopt.runtime.worker import Session
+from modelopt.signature import Signature
+from modelopt.verification.feeds import Maker, Shape
+from modelopt.verification.fitting import Needs, attempts, with_names
+from modelopt.verification.prepare import MAX_VALUES, PATIENCE_TO_START_SECONDS, nothing_runs
+
+_PICTURE_SIDE = 224  # a picture of one pixel says nothing of latency
+_ALWAYS = 24  # attempts however long they take
+
+
+def that_run(
+    session: Session,
+    signature: Signature,
+    needs: Needs,
+    *,
+    n: int,
+    seed: int,
+    free_dims: Mapping[str, int] | None = None,
+    hint: str,
+) -> RandomDataset:
+    """`n` samples of noise, of sizes and with integers that the model runs on, found by trying.
+
+    Args:
+        session: The model, open.
+        signature: Its inputs.
+        needs: What its graph asks of them.
+        n: How many samples.
+        seed: Of the noise.
+        free_dims: Sizes of free dimensions that the user named.
+        hint: What helps where none runs.
+
+    Raises:
+        InputError: The model runs on none, a free dimension is not there, or a sample would be too large.
+        Refused: An input is a string, or no tensor.
+    """
+    maker = Maker(with_names(signature), needs.uses, seed)
+    started = time.monotonic()
+    note: str | None = None
+    first = (_PICTURE_SIDE,) if any(map(is_picture, signature.inputs)) else ()
+    for number, attempt in enumerate(attempts(maker.signature, needs, free_dims, first=first)):
+        each, shape = replace(maker, fit=attempt.fit), Shape(1, attempt.length)
+        if number >= _ALWAYS and time.monotonic() - started > PATIENCE_TO_START_SECONDS:
+            break
+        try:
+            if number and each.count_values(shape) > MAX_VALUES:
+                continue
+            shapes = each.shapes(shape, 1)
+        except ModeloptError as error:
+            error.hint = hint if error.hint == NO_RANDOM else error.hint
+            raise
+        found = RandomDataset.of(
+            signature.inputs, shapes, n=n, seed=seed, ranges=each.ranges(shape), words=each.words()
+        )
+        try:
+            session.execute(next(iter(found)).feeds)
+        except Refused as refusal:
+            note = note or refusal.note
+            continue
+        return found
+    raise nothing_runs("random", note, signature, hint=hint)
