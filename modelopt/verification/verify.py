@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from modelopt import io
 from modelopt.errors import Refused, VerificationFailed
-from modelopt.measure import noise
+from modelopt.measure import noise, sigmoid
 from modelopt.measure.closeness import NOISIEST, Kind, OutputMismatch, Tolerance, compare_outputs
 from modelopt.measure.metric import NOTHING_COMPARED
 from modelopt.measure.precision import Precision, precisions
@@ -83,6 +83,7 @@ class Verify:
     _reference: Path | None = None
     _expected: Sequence[Outputs] | None = None
     _precisions: tuple[Precision, ...] = ()
+    _sigmoids: frozenset[int] = frozenset()
     _variants: Variants | None = None
     _applied: list[Pass] = field(default_factory=list)
     _left_out: set[int] = field(default_factory=set)
@@ -116,6 +117,7 @@ class Verify:
             self._segment_start = len(self._applied)
         if not self._precisions:
             self._precisions = precisions(model)
+            self._sigmoids = sigmoid.positions(model)
 
     def after(self, step: Pass, model: ir.Model, result: PassResult) -> None:
         """Note what was applied."""
@@ -258,6 +260,7 @@ class Verify:
                 if position in self._left_out:
                     continue
                 found = blanked(session.run(feed.arrays), self._unstable)
+                found = sigmoid.settled(expected[position], found, self._sigmoid_parts())
                 error = self._compare_outputs(position, feed, expected[position], found, path)
                 if isinstance(error, OutputMismatch):
                     error = msgspec.structs.replace(error, reason=f"{error.reason}, on {feed}")
@@ -349,6 +352,10 @@ class Verify:
     def _of_parts(self) -> list[Precision]:
         """In what each of the arrays that are compared is computed."""
         return [self._precisions[position] for position in self.prepared.whole]
+
+    def _sigmoid_parts(self) -> frozenset[int]:
+        """Which of the arrays that are compared hold values of a Sigmoid."""
+        return frozenset(at for at, whole in enumerate(self.prepared.whole) if whole in self._sigmoids)
 
     def _noise(self) -> Variants:
         if self._variants is None:
