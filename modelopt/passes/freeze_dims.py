@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -78,6 +78,12 @@ class FreezeDims(Pass):
             tuple(_with_sizes(spec, sizes) for spec in signature.outputs),
         )
 
+    def declared_after(self, signature: Signature) -> Signature:
+        """The same, with any size where an output has a dimension of its own: it follows from those of the inputs."""
+        known = {dim for spec in signature.inputs for dim in spec.shape or () if isinstance(dim, str)}
+        after = self.signature_after(signature)
+        return replace(after, outputs=tuple(_with_sizes_left_open(spec, known) for spec in after.outputs))
+
     def _named(self) -> dict[str, int]:
         return dict(_parse_dim(text) for text in self.dims)
 
@@ -149,6 +155,12 @@ def _with_sizes(spec: TensorSpec, sizes: Mapping[str, int]) -> TensorSpec:
     if spec.shape is None:
         return spec
     return replace(spec, shape=tuple(_with_size(dim, sizes) for dim in spec.shape))
+
+
+def _with_sizes_left_open(spec: TensorSpec, known: Collection[str]) -> TensorSpec:
+    if spec.shape is None:
+        return spec
+    return replace(spec, shape=tuple(dim if isinstance(dim, int) or dim in known else None for dim in spec.shape))
 
 
 def _with_size(dim: Dim, sizes: Mapping[str, int]) -> Dim:
