@@ -391,3 +391,16 @@ def test_sizes_in_attributes_of_old_opsets_are_not_looked_for_in_inputs() -> Non
         { p = Pad <pads = [1, 1]> (x) y = Cast <to = 6> (p) }"""
     )
     assert propagation.is_affordable(model)
+
+
+def test_a_request_behind_the_end_is_no_traceback(capfd: pytest.CaptureFixture[str]) -> None:
+    """A session that is opened in the background may still be waited for when something else ends the run."""
+    worker = Worker()
+    worker.close()
+    with pytest.raises(WorkerDied, match="came too late"):
+        worker.versions()
+    worker.keep_soon(Path("m.onnx"), SessionSpec())
+    for thread in threading.enumerate():
+        if thread.daemon and thread.name.endswith("(open_quietly)"):
+            thread.join()
+    assert "Traceback" not in capfd.readouterr().err

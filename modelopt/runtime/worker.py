@@ -224,6 +224,8 @@ class Worker:
         timed: bool = False,
     ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         with self._asking:
+            if self._requests.closed:  # a request in the background came behind the end
+                raise WorkerDied(f"{doing} came too late", reason="signal", note="the child process was ended")
             self._watch.calm = timed
             return self._ask(body, arrays, doing=doing, spec=spec)
 
