@@ -14,6 +14,7 @@ from modelopt.quant import coverage as measured
 from modelopt.quant.coverage import Region, losing
 from modelopt.runtime.coverage import Coverage, Kind, NodeCost, coverage_of
 from modelopt.runtime.placement import coverage
+from modelopt.runtime.profiling import read_events
 from modelopt.runtime.runner import WorkerRunner
 from modelopt.runtime.session import NodeRun, SessionSpec
 from modelopt.runtime.worker import Worker
@@ -205,3 +206,15 @@ def test_a_float_node_that_lost_its_fusion_counts() -> None:
 def test_a_node_that_stayed_in_float_is_in_no_region() -> None:
     after = FLOAT | {"q1": (80, 80, 80)}
     assert [region.kernels for region in measured.regions(profile(FLOAT), profile(after, "b"), two())] == [("b",)]
+
+
+def test_a_part_of_a_profile_is_read_line_by_line() -> None:
+    """A loop makes a million events: only the lines that are wanted are parsed, and all where a name breaks a line."""
+    run = '{"cat" : "Session","name" :"model_run","ts" :1,"dur" :9},'
+    node = '{"cat" : "Node","name" :"NAME_kernel_time","ts" :2,"dur" :1}'
+    events = [node.replace("NAME", name) for name in ("mine_0", "other")]
+    text = "[\n" + "\n".join([run, events[0] + ",", events[1]]) + "\n]\n"
+    assert [event["name"] for event in read_events(text)] == ["model_run", "mine_0_kernel_time", "other_kernel_time"]
+    assert [event["name"] for event in read_events(text, "mine_")] == ["model_run", "mine_0_kernel_time"]
+    broken = text.replace("mine_0", "mine_\n0")
+    assert len(read_events(broken, "mine_")) == 3

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib
-import json
 import os
 import resource
 import signal
@@ -28,7 +27,7 @@ import numpy as np
 from modelopt.integers import IntegerIo, declared
 from modelopt.runtime import parts, wire
 from modelopt.runtime.observing import Observing
-from modelopt.runtime.profiling import keep_optimized, node_runs, optimized_outputs
+from modelopt.runtime.profiling import keep_optimized, node_runs, optimized_outputs, read_events
 from modelopt.runtime.session import (
     IoSpec,
     Optimization,
@@ -179,7 +178,7 @@ class Child:
     def profile(self, body: dict[str, Any], _arrays: dict[str, np.ndarray]) -> Reply:
         """End profiling and say which provider ran which node."""
         path = Path(self.sessions[body["id"]].end_profiling())
-        events = json.loads(path.read_text(encoding="utf-8"), strict=False)  # names may hold control characters
+        events = read_events(path.read_text(encoding="utf-8"), body.get("only"))
         with self.profiles.pop(body["id"]) as directory:
             outputs = optimized_outputs(Path(directory))
         return {"nodes": msgspec.to_builtins(node_runs(events, outputs))}, {}

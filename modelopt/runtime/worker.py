@@ -387,9 +387,13 @@ class Session:
         answer, _ = self._worker._request(body, {}, doing=doing, timed=True)  # noqa: SLF001 - same module
         return cast(list[int], answer["samples_ns"])
 
-    def profile(self) -> list[NodeRun]:
-        """End profiling (the session was opened with ``profile=True``) and return what ran where."""
-        body = {"call": "profile", "id": self._number}
+    def profile(self, *, only: str | None = None) -> list[NodeRun]:
+        """End profiling (the session was opened with ``profile=True``) and return what ran where.
+
+        Args:
+            only: Of the nodes in whose names this occurs; None for all.
+        """
+        body = {"call": "profile", "id": self._number, "only": only}
         answer, _ = self._worker._request(body, {}, doing="reading the profile")  # noqa: SLF001 - same module
         return [msgspec.convert(node, NodeRun) for node in answer["nodes"]]
 

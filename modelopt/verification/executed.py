@@ -50,7 +50,7 @@ class Regions:
         session = self._worker.open(self._path, spec, what="original")
         for feed in feeds:
             session.run(feed.arrays)
-        runs = session.profile()
+        runs = session.profile(only=_MARKER.partition("{")[0])
         session.close()
         found: list[set[str]] = [set() for _ in feeds]
         for marker, name in self.names.items():
