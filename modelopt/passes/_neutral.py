@@ -5,6 +5,7 @@ A rule takes a node and the opset. https://onnx.ai/onnx/operators/
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import onnx_ir as ir
@@ -144,6 +145,38 @@ def _squeeze(node: ir.Node, opset: int) -> bool:
 
 def _unsqueeze(node: ir.Node, opset: int) -> bool:
     return _parameter(node, opset, "axes", 1, since=13) == ()
+
+
+_RESHAPES = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})
+_REDUCES = frozenset({"ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum"})
+"""Of one number they make that number."""
+
+
+def same_in_another_shape(node: ir.Node) -> ir.Value | None:
+    """The value that a node gives back its shape, which it had before a Squeeze, a Reshape or the like; else None.
+
+    None of these operators moves a number. A value with the same shape further up is the same.
+    """
+    wanted, value = graph.static_shape(node.outputs[0]), node.outputs[0]
+    maker: ir.Node | None = node
+    while wanted is not None and maker is not None and _only_reshapes(maker):
+        source = maker.inputs[0]
+        if source is None or source.graph is not value.graph:
+            return None
+        if graph.static_shape(source) == wanted:
+            return source
+        maker = source.producer()
+    return None
+
+
+def _only_reshapes(node: ir.Node) -> bool:
+    """Whether a node changes the shape alone: a reduction does where all that it reduces has the size 1."""
+    if node.domain not in graph.STANDARD_DOMAINS or not node.inputs or node.op_type not in _RESHAPES | _REDUCES:
+        return False
+    if node.op_type in _RESHAPES:
+        return True
+    before, after = graph.static_shape(node.inputs[0]), graph.static_shape(node.outputs[0])
+    return before is not None and after is not None and 0 < math.prod(before) == math.prod(after)
 
 
 HANDS_ON: dict[str, Callable[[ir.Node, int], bool]] = {

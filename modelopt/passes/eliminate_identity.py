@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from modelopt import graph
 from modelopt.match import NOT_HERE, Mismatch
-from modelopt.passes._neutral import HANDS_ON
+from modelopt.passes._neutral import HANDS_ON, same_in_another_shape
 from modelopt.passes._rewrite import Rewrite, rewrite_nodes
 from modelopt.passes.base import Changes, Context, Effect, Pass
 
@@ -23,8 +23,8 @@ class EliminateIdentity(Pass):
     """Remove nodes that hand on what they are given: Identity, Dropout, and operators without an effect.
 
     A Cast to the type that is there, a Reshape or Expand to the shape that is there, a Transpose that moves nothing, a
-    Slice of everything, a Pad by nothing, a Concat of one, x · 1, x + 0 and the like. Graph outputs keep their names.
-    Shapes declared in the model are taken at their word.
+    Slice of everything, a Pad by nothing, a Concat of one, x · 1, x + 0 and the like; also an Unsqueeze that undoes a
+    Squeeze further up. Graph outputs keep their names. Shapes declared in the model are taken at their word.
     """
 
     name: ClassVar[str] = "eliminate-identity"
@@ -52,7 +52,9 @@ def _handed_on(node: ir.Node, opset: int) -> ir.Value | Mismatch:
     if node.op_type in _NEUTRAL:
         return _other_operand(node, opset)
     rule, source = HANDS_ON.get(node.op_type), node.inputs[0]
-    return NOT_HERE if rule is None or source is None or not rule(node, opset) else source
+    if rule is not None and source is not None and rule(node, opset):
+        return source
+    return same_in_another_shape(node) or NOT_HERE
 
 
 def _other_operand(node: ir.Node, opset: int) -> ir.Value | Mismatch:
