@@ -16,6 +16,9 @@ from modelopt.passes.base import Changes, Context, Effect, Pass
 
 _INT64_MAX = 2**63 - 1
 
+_MOST_READERS = 64
+"""Each of them looks at all of them."""
+
 
 class MergeSlice(Pass):
     """Merge Slice of Slice with constant bounds into one Slice.
@@ -24,8 +27,8 @@ class MergeSlice(Pass):
     front, ``(s₁:e₁)`` then ``(s₂:e₂)`` is ``(s₁ + s₂ : min(e₁, s₁ + e₂))``. A bound that counts from the end depends on
     the size in between; it and other steps are refused there.
 
-    Where others use the first one's output too, the second would copy as much as before: refused. So are axes that
-    count from the end of an unknown rank.
+    Where others than such pairs use the first one's output too, it would stay and the second copy as much as before:
+    refused. So are axes that count from the end of an unknown rank.
     """
 
     name: ClassVar[str] = "merge-slice"
@@ -40,8 +43,24 @@ def _rule(names: graph.NameSource, node: ir.Node, opset: int) -> Rewrite | Misma
     first = match.producer(node.inputs[0], "Slice") if graph.is_standard(node, "Slice") else None
     if first is None:
         return match.NOT_HERE
-    if graph.sole_consumer(first.outputs[0]) is None:
+    merged = _cuts(first, node, opset)
+    if isinstance(merged, Mismatch):
+        return merged
+    uses = first.outputs[0].uses()
+    stays = first.outputs[0].is_graph_output() or len(uses) > _MOST_READERS
+    if stays or not all(_goes_with(first, use.node, use.idx, opset) for use in uses):
         return Mismatch(f"{graph.label(first)} has to stay: {graph.why_not_sole(first.outputs[0])}")
+    return partial(_merge, names, node, first, merged, opset)
+
+
+def _goes_with(first: ir.Node, node: ir.Node, index: int, opset: int) -> bool:
+    """Whether a reader of the first Slice is a Slice that can be merged with it, so that the first one goes."""
+    is_slice = index == 0 and graph.is_standard(node, "Slice") and node.graph is first.graph
+    return is_slice and not isinstance(_cuts(first, node, opset), Mismatch)
+
+
+def _cuts(first: ir.Node, node: ir.Node, opset: int) -> list[Cut] | Mismatch:
+    """What `node` cuts of the input of `first`, whose output it reads."""
     inner, outer = read_slice(first, opset), read_slice(node, opset)
     if isinstance(inner, Mismatch):
         return inner
@@ -49,8 +68,7 @@ def _rule(names: graph.NameSource, node: ir.Node, opset: int) -> Rewrite | Misma
         return outer
     ranks = [graph.rank(value) for value in (first.inputs[0], *first.outputs, *node.outputs)]
     rank = next((rank for rank in ranks if rank is not None), None)
-    merged = _merged([[cut.counted_in(rank) for cut in cuts] for cuts in (inner, outer)])
-    return merged if isinstance(merged, Mismatch) else partial(_merge, names, node, first, merged, opset)
+    return _merged([[cut.counted_in(rank) for cut in cuts] for cuts in (inner, outer)])
 
 
 def _merged(cuts: list[list[Cut]]) -> list[Cut] | Mismatch:
