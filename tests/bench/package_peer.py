@@ -6,7 +6,7 @@
 FEEDS is a folder of ``.npz`` files, one for each feed. ``judge`` prints one JSON document: ``nodes`` of the result,
 those of subgraphs and functions included and Constant left out; whether it ``loads``; the largest ``error`` beside the
 original, as a part of the largest number of an output; the ``tolerance`` within which it is equal, which is wider where
-the original computes in half precision; what went wrong, in ``problem``.
+the original computes in half precision or quantizes; what went wrong, in ``problem``.
 """
 
 from __future__ import annotations
@@ -41,12 +41,17 @@ def simplify(tool: str, model: str, out: str) -> None:
     onnx.save(simplified, out)
 
 
+def _rounds_coarsely(graph: onnx.GraphProto) -> bool:
+    """Whether a model computes in half precision or quantizes: a difference in rounding becomes one of a step."""
+    halves = any(each.data_type == onnx.TensorProto.FLOAT16 for each in graph.initializer)
+    return halves or any("QuantizeLinear" in node.op_type for node in graph.node)
+
+
 def judge(model: str, result: str, folder: str) -> dict[str, Any]:
     """Load both and run both on the same feeds."""
     told: dict[str, Any] = {"nodes": None, "loads": False, "error": None, "tolerance": 0.0, "problem": ""}
     try:
-        stored = onnx.load(model).graph.initializer
-        told["tolerance"] = _TOLERANCE[any(each.data_type == onnx.TensorProto.FLOAT16 for each in stored)]
+        told["tolerance"] = _TOLERANCE[_rounds_coarsely(onnx.load(model).graph)]
         told["nodes"] = nodes_of(onnx.load(result))
         original, candidate = _session(model), _session(result)
         told["loads"] = True
