@@ -137,7 +137,7 @@ def _gain(gates: Gates, before_bytes: int, after_bytes: int, findings: Findings)
         return
     limit = "faster, or as fast and smaller"
     if findings.latency is None:
-        yield GateResult(gate="must-gain", limit=limit, found=findings.not_timed or "not measured", passed=None)
+        yield _untimed("must-gain", limit, findings)
         return
     ratio = findings.latency.ratio
     smaller = ratio.verdict is Verdict.NO_DIFFERENCE and after_bytes < before_bytes
@@ -159,26 +159,31 @@ def _not_slower(gates: Gates, findings: Findings) -> Iterator[GateResult]:
         return
     limit = "not measurably slower"
     if findings.latency is None:
-        yield GateResult(gate="not-slower", limit=limit, found=findings.not_timed or "not measured", passed=None)
+        yield _untimed("not-slower", limit, findings)
         return
     ratio = findings.latency.ratio
     found = f"{ratio.verdict.value}: {ratio.point:.3f}×"
     yield GateResult(gate="not-slower", limit=limit, found=found, passed=ratio.verdict is not Verdict.SLOWER)
 
 
+def _untimed(gate: str, limit: str, findings: Findings) -> GateResult:
+    """A gate on speed where none was measured: it is not judged."""
+    return GateResult(gate=gate, limit=limit, found=findings.not_timed or "not measured", passed=None)
+
+
 def _speed(gates: Gates, findings: Findings) -> Iterator[GateResult]:
     if gates.min_speedup is None:
         return
+    limit = f"{gates.min_speedup:.3f}×"
     if findings.unchanged:
         yield GateResult(
             gate="min-speedup",
-            limit=f"{gates.min_speedup:.3f}×",
+            limit=limit,
             found="1.000× (nothing changed)",
             passed=gates.min_speedup <= 1,
         )
         return
     if findings.latency is None and findings.not_timed is not None:
-        limit = f"{gates.min_speedup:.3f}×"
         yield GateResult(gate="min-speedup", limit=limit, found=f"speed {findings.not_timed}", passed=False)
         return
     if findings.latency is None:
@@ -186,7 +191,7 @@ def _speed(gates: Gates, findings: Findings) -> Iterator[GateResult]:
     ratio = findings.latency.ratio
     yield GateResult(
         gate="min-speedup",
-        limit=f"{gates.min_speedup:.3f}×",
+        limit=limit,
         found=f"{ratio.point:.3f}× ({ratio.low:.3f}–{ratio.high:.3f})",
         passed=ratio.point >= gates.min_speedup,
     )

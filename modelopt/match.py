@@ -78,10 +78,21 @@ def names(pattern: str, known: Iterable[str]) -> list[str]:
     Raises:
         InputError: The regular expression is not valid.
     """
-    if not pattern.startswith("re:"):
+    compiled = expression(pattern)
+    if compiled is None:
         return [name for name in known if name == pattern or fnmatch.fnmatchcase(name, pattern)]
-    try:
-        compiled = re.compile(pattern.removeprefix("re:"))
-    except re.error as error:
-        raise InputError(f"'{pattern}' is not a regular expression", note=str(error)) from error
     return [name for name in known if compiled.fullmatch(name)]
+
+
+def expression(pattern: str) -> re.Pattern[str] | None:
+    """The regular expression behind ``re:``, which must match a whole name; None where `pattern` is none.
+
+    Raises:
+        InputError: It is not valid.
+    """
+    if not pattern.startswith("re:"):
+        return None
+    try:
+        return re.compile(pattern.removeprefix("re:"))
+    except re.error as error:
+        raise InputError(f"'{pattern}' is not a regular expression", note=str(error)) from None

@@ -26,13 +26,11 @@ class Made:
         staged: The file, which does not have its name yet.
         output: That name.
         results: What the passes did of it.
-        reverted: The passes changed the model, but the file is a copy of the input.
     """
 
     staged: io.Staged
     output: Path
     results: tuple[PassResult, ...]
-    reverted: bool = False
 
     @property
     def unchanged(self) -> bool:
@@ -77,7 +75,7 @@ def made(
     results = _without_effect(results, _asked(recipe), reason)
     output = naming.choose(results, *outputs)
     with io.staged(reload(), output, source=loaded, unchanged=True, external_data=external_data) as staged:
-        yield Made(staged, output, results, reverted=True)
+        yield Made(staged, output, results)
 
 
 def why_none(recipe: Recipe, results: Sequence[PassResult], grown_bytes: int, size_ratio: float) -> str | None:

@@ -11,11 +11,10 @@ from modelopt.errors import ModeloptError, Refused
 from modelopt.runtime.worker import Session
 from modelopt.signature import Signature
 from modelopt.verification.feeds import Maker, Shape
-from modelopt.verification.fitting import Needs, attempts, with_names
+from modelopt.verification.fitting import LIKELY_ATTEMPTS, Needs, attempts, with_names
 from modelopt.verification.prepare import MAX_VALUES, PATIENCE_TO_START_SECONDS, nothing_runs
 
 _PICTURE_SIDE = 224  # a picture of one pixel says nothing of latency
-_ALWAYS = 24  # attempts however long they take
 
 
 def that_run(
@@ -49,7 +48,7 @@ def that_run(
     first = (_PICTURE_SIDE,) if any(map(is_picture, signature.inputs)) else ()
     for number, attempt in enumerate(attempts(maker.signature, needs, free_dims, first=first)):
         each, shape = replace(maker, fit=attempt.fit), Shape(1, attempt.length)
-        if number >= _ALWAYS and time.monotonic() - started > PATIENCE_TO_START_SECONDS:
+        if number >= LIKELY_ATTEMPTS and time.monotonic() - started > PATIENCE_TO_START_SECONDS:
             break
         try:
             if number and each.count_values(shape) > MAX_VALUES:

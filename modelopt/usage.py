@@ -5,12 +5,11 @@ What depends on the model (names of nodes, of inputs, shapes of data) is refused
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
-from modelopt import gates, measuring
+from modelopt import gates, match, measuring
 from modelopt.data import Preprocess, files
-from modelopt.errors import InputError
+from modelopt.data.opening import script_of
 from modelopt.measure.metrics import parse_all
 from modelopt.passes.base import Pass
 from modelopt.recipe import DataSpec, Recipe
@@ -44,9 +43,9 @@ def require_data(spec: DataSpec) -> None:
     """
     if spec.preprocess:
         Preprocess.parse(spec.preprocess)
-    script, _, _ = spec.data.rpartition(":")
     if spec.data != "random":
-        files.existing(Path(script) if script.endswith(".py") else Path(spec.data))
+        script = script_of(spec.data)
+        files.existing(Path(spec.data) if script is None else script[0])
     if spec.labels:
         files.existing(Path(spec.labels))
 
@@ -63,13 +62,4 @@ def require_provider(name: str) -> None:
 def _require_options(step: Pass) -> None:
     step.check()
     for pattern in (*getattr(step, "include", ()), *getattr(step, "exclude", ())):
-        _require_pattern(pattern)
-
-
-def _require_pattern(pattern: str) -> None:
-    if not pattern.startswith("re:"):
-        return
-    try:
-        re.compile(pattern.removeprefix("re:"))
-    except re.error as error:
-        raise InputError(f"'{pattern}' is not a regular expression", note=str(error)) from None
+        match.expression(pattern)

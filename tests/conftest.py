@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
+from modelopt.passes.base import Context
 from modelopt.runtime import cpu
 from modelopt.runtime.runner import WorkerRunner
 from tests.machines.families import Family
@@ -38,6 +39,12 @@ def runner() -> Iterator[WorkerRunner]:
     lent = WorkerRunner(exact=True)
     yield lent
     lent.close()
+
+
+@pytest.fixture(scope="module")
+def context(runner: WorkerRunner) -> Context:
+    """What passes without data are lent."""
+    return Context(runner=runner, target=cpu.resolve("x86-vnni"))
 
 
 @pytest.fixture

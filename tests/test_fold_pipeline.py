@@ -9,7 +9,6 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import hashlib
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
@@ -19,19 +18,10 @@ import pytest
 from modelopt import engine, graph, invariants, pipelines, serial
 from modelopt.passes.base import Context
 from modelopt.passes.fold_constants import GREW_KEY, MIN_GROWTH_BYTES
-from modelopt.runtime import cpu
-from modelopt.runtime.runner import WorkerRunner
 
 SAMPLES = sorted((Path(__file__).parent.parent / "sample_models").glob("*/model.onnx"))
 LIGHT = sorted((Path(onnx.__file__).parent / "backend/test/data/light").glob("*.onnx"))
 STEPS = (pipelines.until_stable(pipelines.FOLD), pipelines.until_stable(pipelines.FUSE))
-
-
-@pytest.fixture(scope="module")
-def context() -> Iterator[Context]:
-    runner = WorkerRunner()
-    yield Context(runner=runner, target=cpu.resolve("x86-vnni"))
-    runner.close()
 
 
 def as_bytes(model: ir.Model) -> bytes:

@@ -6,7 +6,6 @@ import os
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +28,10 @@ from modelopt.passes.simplify_reshape import SimplifyReshape
 from modelopt.passes.upgrade_opset import UpgradeOpset
 from modelopt.recipe import DataSpec, EvaluateSpec, Recipe
 from modelopt.runtime import cpu
-from modelopt.runtime.runner import WorkerRunner
 from modelopt.signature import known_equal, symbol_of
 from tests.cli import MLP, modelopt
 
 SAMPLES = Path(__file__).parent.parent / "sample_models"
-
-
-@pytest.fixture(scope="module")
-def context() -> Iterator[Context]:
-    runner = WorkerRunner()
-    yield Context(runner=runner, target=cpu.resolve("x86-vnni"))
-    runner.close()
 
 
 class NoRunner:

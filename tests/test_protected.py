@@ -15,8 +15,6 @@ import pytest
 from modelopt import engine, graph, pipelines
 from modelopt.passes import _protected as protected
 from modelopt.passes.base import Context
-from modelopt.runtime import cpu
-from modelopt.runtime.runner import WorkerRunner
 from tests.quant_tools import kernels, model
 
 FAMILIES = {
@@ -66,11 +64,6 @@ _BEHIND = {
     "matmul": "z = MatMul (q, wide)",
     "transpose": "z = Transpose <perm = [0, 2, 1]> (q)",
 }
-
-
-@pytest.fixture(scope="module")
-def context() -> Context:
-    return Context(runner=WorkerRunner(), target=cpu.resolve("x86-vnni"))
 
 
 @pytest.mark.parametrize("raises", [False, True], ids=["kept opset", "raised opset"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,6 @@ from modelopt.errors import Refused, WorkerDied
 from modelopt.passes.base import Context
 from modelopt.passes.raise_opset import RaiseOpset
 from modelopt.recipe import Recipe
-from modelopt.runtime import cpu
 from modelopt.runtime.runner import WorkerRunner
 from tests.cli import modelopt
 from tests.quant_tools import op_types
@@ -34,13 +32,6 @@ def both(opset: int = 13) -> ir.Model:
         g (float[N, 4] x) => (float[N, 4] y) <{STORED}, float[4] s = {{1, 2, 3, 4}}>
         {{ {NORM} {GELU % ("n", "n")} y = Relu (q) }}"""
     )
-
-
-@pytest.fixture(scope="module")
-def context() -> Iterator[Context]:
-    runner = WorkerRunner()
-    yield Context(runner=runner, target=cpu.resolve("x86-vnni"))
-    runner.close()
 
 
 def test_as_far_as_the_fusions_need(context: Context) -> None:

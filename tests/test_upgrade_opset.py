@@ -6,7 +6,6 @@ import os
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
-from collections.abc import Iterator
 
 import numpy as np
 import onnx
@@ -18,15 +17,6 @@ from modelopt import graph, serial
 from modelopt.errors import Refused
 from modelopt.passes.base import Context
 from modelopt.passes.upgrade_opset import UpgradeOpset
-from modelopt.runtime import cpu
-from modelopt.runtime.runner import WorkerRunner
-
-
-@pytest.fixture(scope="module")
-def context() -> Iterator[Context]:
-    runner = WorkerRunner()
-    yield Context(runner=runner, target=cpu.resolve("x86-vnni"))
-    runner.close()
 
 
 def test_before_ir_version_4_what_became_an_input_is_a_constant_node(context: Context) -> None:

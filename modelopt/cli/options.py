@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from click.shell_completion import CompletionItem
 
 from modelopt.runtime import spawn
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -89,11 +91,12 @@ class Names(click.ParamType):  # type: ignore[type-arg]  # generic only in recen
         return str(value)
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """The words that begin so; where there are none, the files."""
-        words = [CompletionItem(word) for word in self._words if word.startswith(incomplete) and incomplete]
-        if words or not self._files:
-            return words or [CompletionItem(word) for word in self._words if word.startswith(incomplete)]
-        return [CompletionItem(incomplete, type="file")]
+        """The words that begin so; where nothing is written yet, or no word begins so, the files."""
+        from click.shell_completion import CompletionItem
+
+        words = [CompletionItem(word) for word in self._words if word.startswith(incomplete)]
+        is_file = self._files and not (incomplete and words)
+        return [CompletionItem(incomplete, type="file")] if is_file else words
 
 
 class Option(click.Option):

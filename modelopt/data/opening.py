@@ -68,10 +68,10 @@ def open_data(
         _refuse_unused("random data", preprocess=preprocess, labels=labels, told=told)
         n = limit or DEFAULT_RANDOM_SAMPLES
         return random_data(inputs, n=n, seed=seed, free_dims=free_dims, batch=batch)
-    file, _, function = spec.rpartition(":")
-    if file.endswith(".py"):
+    script = script_of(spec)
+    if script is not None:
         _refuse_unused("a Python function", preprocess=preprocess, labels=labels, told=told)
-        return open_script(spec, Path(file), function, inputs, limit=limit, allow_nonfinite=allow_nonfinite)
+        return open_script(spec, *script, inputs, limit=limit, allow_nonfinite=allow_nonfinite)
 
     path = files.existing(Path(spec))
     if labels is not None:
@@ -91,6 +91,12 @@ def open_data(
     else:
         dataset = open_pb(spec, paths, inputs, labels=labels, allow_nonfinite=allow_nonfinite)
     return dataset if limit is None else draw(dataset, limit, seed)
+
+
+def script_of(spec: str) -> tuple[Path, str] | None:
+    """The file and the function of ``file.py:function``; None for data of another kind."""
+    file, _, function = spec.rpartition(":")
+    return (Path(file), function) if file.endswith(".py") else None
 
 
 def _refuse_unused(

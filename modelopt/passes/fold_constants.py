@@ -122,10 +122,10 @@ class _Plan:
         if any(value.is_graph_output() for value in needed):
             return "its output is a graph output, which must be made by a node"
         arrays = [self._region.results[value] for value in needed]
-        cost = sum(array.nbytes for array in arrays)
-        if cost > min(FREE_BYTES, _text_bytes(node)):
+        cost, free = sum(array.nbytes for array in arrays), min(FREE_BYTES, _text_bytes(node))
+        if cost > free:
             cost -= self._region.freed_bytes(node)
-        if cost <= min(FREE_BYTES, _text_bytes(node)):
+        if cost <= free:
             return None
         if cost > FREE_BYTES and all(_is_uniform(array) for array in arrays):
             return f"it repeats one number; stored, it would take {cost} more bytes"

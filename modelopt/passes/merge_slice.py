@@ -48,7 +48,7 @@ def _rule(names: graph.NameSource, node: ir.Node, opset: int) -> Rewrite | Misma
         return merged
     uses = first.outputs[0].uses()
     stays = first.outputs[0].is_graph_output() or len(uses) > _MOST_READERS
-    if stays or not all(_goes_with(first, use.node, use.idx, opset) for use in uses):
+    if stays or not all(use.node is node or _goes_with(first, use.node, use.idx, opset) for use in uses):
         return Mismatch(f"{graph.label(first)} has to stay: {graph.why_not_sole(first.outputs[0])}")
     return partial(_merge, names, node, first, merged, opset)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
@@ -26,12 +25,8 @@ def names_node(pattern: str, node: ir.Node) -> bool:
     if pattern.startswith("op:"):
         return match.names_type(pattern, node)
     name = graph.name_of(node)
-    if not pattern.startswith("re:"):
-        return fnmatchcase(name, pattern)
-    try:
-        return re.fullmatch(pattern.removeprefix("re:"), name) is not None
-    except re.error as error:
-        raise InputError(f"'{pattern}' is not a regular expression", note=str(error)) from None
+    compiled = match.expression(pattern)
+    return fnmatchcase(name, pattern) if compiled is None else compiled.fullmatch(name) is not None
 
 
 def why_left_out(node: ir.Node, include: Iterable[str], exclude: Iterable[str]) -> str | None:

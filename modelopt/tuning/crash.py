@@ -17,7 +17,7 @@ from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Limits, Worker
 from modelopt.tuning import nodes
 from modelopt.tuning.chosen import Chosen
-from modelopt.tuning.workshop import Built, Workshop, opened, with_steps
+from modelopt.tuning.workshop import Built, Workshop, opened
 
 MAX_LOADS = 200
 """How many models are loaded to find the nodes."""
@@ -44,7 +44,7 @@ def without_crash(request: engine.Request, error: ModeloptError) -> Chosen:
         if not found:
             raise error
         kept = nodes.without(step, found)
-        recipe = with_steps(request.recipe, dataclasses.replace(floats, steps=(*before, kept)))
+        recipe = dataclasses.replace(request.recipe, steps=(*before, kept))
     label = f"{step.name}, {len(found)} node{'s'[: len(found) > 1]} in float32"
     trials = (
         Trial(group=str(step), rewrites=0, kept=False, outcome=Outcome.FAILED, reason=why_failed(error)),

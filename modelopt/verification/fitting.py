@@ -30,6 +30,9 @@ MAX_TIES = 8
 MAX_ATTEMPTS = 1000
 """How many ways to feed a model are tried; one that fails takes a millisecond or two."""
 
+LIKELY_ATTEMPTS = 24
+"""How many are tried however long they take, and before the sizes of the user's data, which may be large."""
+
 MAX_TURNS = 6
 """How many of the numbers that the graph compares a lone input with are tried."""
 

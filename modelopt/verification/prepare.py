@@ -20,7 +20,7 @@ from modelopt.runtime.worker import Session, Worker
 from modelopt.signature import Signature, TensorSpec, is_free, symbol_of
 from modelopt.verification.executed import Regions, has_regions
 from modelopt.verification.feeds import Feed, Maker, Shape, Values
-from modelopt.verification.fitting import Fit, Needs, attempts, with_names
+from modelopt.verification.fitting import LIKELY_ATTEMPTS, Fit, Needs, attempts, with_names
 from modelopt.verification.input_uses import InputUse
 from modelopt.verification.plan import HEAVY_BYTES, plan
 
@@ -32,7 +32,6 @@ PATIENCE_SECONDS = 60.0
 
 _FACTORS = (1.0, -1.0, 10.0, -10.0, 100.0, -100.0, 1000.0, -1000.0, 1.0, 1.0, 1.0, 1.0)
 _FILLS = (1.0, -1.0, 10.0, -10.0, 1000.0, -1000.0)
-_LIKELY = 24  # attempts before the sizes of the user's data, which may be large
 _LENGTHS_FOR_BRANCHES = (1, 2, 4, 16, 33, 65, 130)
 
 
@@ -268,7 +267,7 @@ def _first(
 ) -> tuple[Shape, Maker] | None:
     """A shape that the original runs on, and how inputs are drawn for it; its feed is taken."""
     for number, (shape, fit) in enumerate(_shapes_to_try(maker.signature, needs, real)):
-        if number >= _LIKELY and is_late():
+        if number >= LIKELY_ATTEMPTS and is_late():
             break
         each = replace(maker, fit=fit)
         if number and each.count_values(shape) > MAX_VALUES:
@@ -283,7 +282,7 @@ def _shapes_to_try(
 ) -> Iterator[tuple[Shape, Fit]]:
     """Small sizes first: they are quick, and the user's data have the others."""
     trying = attempts(signature, needs)
-    likely = [(Shape(1, each.length), each.fit) for each in itertools.islice(trying, _LIKELY)]
+    likely = [(Shape(1, each.length), each.fit) for each in itertools.islice(trying, LIKELY_ATTEMPTS)]
     yield from likely
     if real:
         sizes = _sizes_of(real[0], signature.inputs)

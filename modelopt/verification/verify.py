@@ -249,7 +249,7 @@ class Verify:
         """How far the outputs are from the reference's: what differs, or the largest relative error."""
         expected = self._reference_outputs()
         names = self.prepared.names
-        slices = SliceErrors(names)
+        slices, sigmoids = SliceErrors(names), self._sigmoid_parts()
         worst = 0.0
         try:
             session = self.worker.open(path, SessionSpec(spin=False), what="result")
@@ -260,7 +260,7 @@ class Verify:
                 if position in self._left_out:
                     continue
                 found = blanked(session.run(feed.arrays), self._unstable)
-                found = sigmoid.settled(expected[position], found, self._sigmoid_parts())
+                found = sigmoid.settled(expected[position], found, sigmoids)
                 error = self._compare_outputs(position, feed, expected[position], found, path)
                 if isinstance(error, OutputMismatch):
                     error = msgspec.structs.replace(error, reason=f"{error.reason}, on {feed}")
