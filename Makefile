@@ -20,7 +20,7 @@ include modelopt/modelopt.mk
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
-$(VENV)/.core: pyproject.toml hatch_build.py modelopt/counting.c
+$(VENV)/.core: pyproject.toml hatch_build.py modelopt/calibration/bincount.c
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
 	touch $@

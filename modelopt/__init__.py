@@ -1,7 +1,7 @@
 """modelopt optimizes ONNX models and proves it."""
 
-from modelopt import later_sympy
+from modelopt.core import lazy_sympy
 
 __version__ = "0.1.0"
 
-later_sympy.install()
+lazy_sympy.install()

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-from modelopt.passes.base import Context
-from modelopt.runtime import cpu
-from modelopt.runtime.runner import WorkerRunner
+from modelopt.calibration.context import Context
+from modelopt.core import targets
+from modelopt.runtime.worker_runner import WorkerRunner
 from tests.machines.families import Family
 
 
@@ -44,14 +44,14 @@ def runner() -> Iterator[WorkerRunner]:
 @pytest.fixture(scope="module")
 def context(runner: WorkerRunner) -> Context:
     """What passes without data are lent."""
-    return Context(runner=runner, target=cpu.resolve("x86-vnni"))
+    return Context(runner=runner, target=targets.resolve("x86-vnni"))
 
 
 @pytest.fixture
 def this_machine_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[Family], None]]:
     """Replaces what the detection of the instruction set reads, until the test ends; child processes see the truth."""
     yield lambda family: family.replace(monkeypatch, tmp_path)
-    cpu.detect.cache_clear()
+    targets.detect.cache_clear()
 
 
 @pytest.fixture(autouse=True)

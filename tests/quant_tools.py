@@ -12,11 +12,13 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 
-from modelopt import graph, serial
+from modelopt import graph
+from modelopt.calibration.context import Context
+from modelopt.core import targets
 from modelopt.data import Dataset, Sample
-from modelopt.passes.base import Context
-from modelopt.runtime import cpu, exact
-from modelopt.runtime.runner import WorkerRunner
+from modelopt.io import serialize
+from modelopt.runtime import exact
+from modelopt.runtime.worker_runner import WorkerRunner
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,7 +44,7 @@ def context(
     runner: WorkerRunner, feeds: list[dict[str, np.ndarray]] | None = None, target: str = "x86-vnni"
 ) -> Context:
     """A context with these samples; without samples when `feeds` is None."""
-    return Context(runner, cpu.resolve(target), None if feeds is None else Listed(feeds=feeds))
+    return Context(runner, targets.resolve(target), None if feeds is None else Listed(feeds=feeds))
 
 
 def model(text: str, **weights: np.ndarray) -> ir.Model:
@@ -55,7 +57,7 @@ def model(text: str, **weights: np.ndarray) -> ir.Model:
 
 def run(model: ir.Model, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
     """The outputs on onnxruntime, after onnx's checker has passed the model."""
-    data = serial.to_bytes(model)
+    data = serialize.to_bytes(model)
     onnx.checker.check_model(data)
     session = ort.InferenceSession(exactly(data), _options(), providers=["CPUExecutionProvider"])
     outputs: list[np.ndarray] = session.run(None, feeds)
@@ -66,7 +68,7 @@ def kernels(model: ir.Model, folder: Path) -> Counter[str]:
     """How many nodes of each operator onnxruntime's optimizer leaves: what really runs."""
     options = _options()
     options.optimized_model_filepath = str(folder / "optimized.onnx")
-    ort.InferenceSession(serial.to_bytes(model), options, providers=["CPUExecutionProvider"])
+    ort.InferenceSession(serialize.to_bytes(model), options, providers=["CPUExecutionProvider"])
     return Counter(node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node)
 
 
@@ -82,9 +84,9 @@ def relative_error(reference: np.ndarray, candidate: np.ndarray) -> float:
 
 def exactly(content: bytes) -> bytes:
     """A serialized model that computes the same, and whose products do not saturate, whatever the machine."""
-    twin = serial.from_bytes(content)
+    twin = serialize.from_bytes(content)
     exact.unsigned_weights(twin)
-    return serial.to_bytes(twin)
+    return serialize.to_bytes(twin)
 
 
 def _options() -> ort.SessionOptions:

@@ -8,13 +8,13 @@ import numpy as np
 import onnx
 import pytest
 
+from modelopt.core.errors import InputError
+from modelopt.core.signature import Dim, TensorSpec
 from modelopt.data import Told, open_data
 from modelopt.data.batch_axis import batch_name, layout_of
-from modelopt.errors import InputError
 from modelopt.measure.batch_rows import batch_axis, rows_first
 from modelopt.measure.heads import Head, heads_of
-from modelopt.recipe import DataSpec, Recipe, dump, parse
-from modelopt.signature import Dim, TensorSpec
+from modelopt.recipe.recipe import DataSpec, Recipe, dump, parse
 from tests.cli import modelopt
 
 NOTHING = Told({})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from modelopt import passes
-from modelopt.passes.base import Effect
+from modelopt.core.changes import Effect
 from tests.campaigns import cases, conformance, fuzz, generate, lab, planted, planted_reach
 
 CHANGING = ["upgrade-opset", "freeze-dims"]

@@ -12,18 +12,23 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from modelopt import data, engine, gates, measuring
-from modelopt.cli import optimize
-from modelopt.errors import InputError
-from modelopt.findings import Findings
+from modelopt import data
+from modelopt.cli import optimizing
+from modelopt.core import targets
+from modelopt.core.errors import InputError
+from modelopt.core.signature import Signature, TensorSpec
+from modelopt.core.targets import Target, TargetKind
+from modelopt.engine import gates, measurements
+from modelopt.engine import optimize as engine
+from modelopt.engine.findings import Findings
 from modelopt.measure.chance import Guesses, Standing
 from modelopt.measure.evaluate import Accuracy, TaskScore
-from modelopt.measure.metrics import task_for
+from modelopt.measure.registry import task_for
 from modelopt.measure.speed import Ratio, Verdict
 from modelopt.measure.stats import proportion_interval
 from modelopt.passes.fuse_conv_bn import FuseConvBn
 from modelopt.passes.quantize_static import QuantizeStatic
-from modelopt.recipe import BenchSpec, EvaluateSpec, Gates, Recipe
+from modelopt.recipe.recipe import BenchSpec, EvaluateSpec, Gates, Recipe
 from modelopt.report import (
     FileInfo,
     GateResult,
@@ -37,10 +42,7 @@ from modelopt.report import (
     verdict,
 )
 from modelopt.report.summary import report_sections
-from modelopt.runtime import cpu
-from modelopt.runtime.cpu import Target, TargetKind
-from modelopt.signature import Signature, TensorSpec
-from modelopt.tuning.chosen import Chosen
+from modelopt.search.chosen import Chosen
 from tests.cli import CALIB, CNN, EVAL, MLP, QUICK, Ran, evaluation, modelopt, save, value
 
 F = np.float32
@@ -236,12 +238,12 @@ def test_what_the_final_run_refuses_was_not_kept(monkeypatch: pytest.MonkeyPatch
     lost = GateResult(gate="must-gain", limit="", found="slower: 0.950×", passed=False)
     made = [report(result(STATIC, "approximate", 3), written=False, gates=(lost,)), report(FUSED)]
     answers = iter(made)
-    monkeypatch.setattr(optimize, "run", lambda _request: next(answers))
+    monkeypatch.setattr(optimizing, "run", lambda _request: next(answers))
     recipe = Recipe(steps=(QuantizeStatic(),))
     request = engine.Request(recipe=recipe, model=tmp_path / "m.onnx", output=tmp_path / "x.onnx")
     offender = Offender(nodes=("n",), share=1.0, restored=True)
     chosen = Chosen((recipe, recipe), (trial(STATIC, Outcome.KEPT),), (offender,))
-    found = optimize._run_first_that_gains(request, chosen)
+    found = optimizing._run_first_that_gains(request, chosen)
     assert [one.restored for one in found.offenders] == [False]
     assert [(one.kept, one.outcome, one.reason) for one in found.trials] == [
         (False, Outcome.NO_GAIN, "no gain beside the input: slower: 0.950×")
@@ -258,7 +260,7 @@ def test_nothing_stands_between_the_verdict_and_the_sizes_where_no_pass_did_anyt
 
 def test_random_inputs_have_one_name() -> None:
     signature = Signature((TensorSpec("x", "float32", (1, 4)),), ())
-    named = measuring.Data(signature, None, None, (), 7).source
+    named = measurements.Data(signature, None, None, (), 7).source
     assert data.random_data(signature.inputs, n=1, seed=7).source == named == "random inputs, seed 7"
 
 
@@ -402,7 +404,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[[TargetKind], None]:
     """Makes this machine one of another kind."""
 
     def be(kind: TargetKind) -> None:
-        monkeypatch.setattr(cpu, "detect", lambda: Target(kind, detected=True))
+        monkeypatch.setattr(targets, "detect", lambda: Target(kind, detected=True))
 
     return be
 
@@ -414,7 +416,7 @@ def test_speed_is_measured_for_the_machine_at_hand_only(
 ) -> None:
     machine(here)
     recipe = Recipe(steps=(), target=target.value, bench=BenchSpec(), gates=Gates(min_speedup=1.1))
-    reason = measuring.why_not_timed(recipe)
+    reason = measurements.why_not_timed(recipe)
     if target is here:
         assert reason is None
         gates.require(recipe)
@@ -438,7 +440,7 @@ def test_a_model_for_another_machine_is_not_timed(
     machine: Callable[[TargetKind], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine(TargetKind.X86_AVX2)
-    monkeypatch.setattr(measuring, "time_both", lambda *_: pytest.fail("it was timed"))
+    monkeypatch.setattr(measurements, "time_both", lambda *_: pytest.fail("it was timed"))
     data = EvaluateSpec(data=str(evaluation("digits_cnn")), limit=8)
     recipe = Recipe(steps=(FuseConvBn(),), target="arm64", bench=BenchSpec(), evaluate=data)
     found = engine.run(engine.Request(recipe=recipe, model=CNN, output=tmp_path / "x.onnx"))

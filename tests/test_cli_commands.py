@@ -11,9 +11,10 @@ import onnx.parser
 import pytest
 from onnx import numpy_helper
 
-from modelopt import __version__, provenance
-from modelopt.benching import BenchReport
+from modelopt import __version__
+from modelopt.engine.compare import BenchReport
 from modelopt.inspection.data import Inspection
+from modelopt.io import provenance
 from modelopt.passes import NAMES
 from modelopt.report import Report
 from tests.cli import CALIB, CNN, EARLY_EXIT, EVAL, MLP, QUICK, calibration, evaluation, modelopt, sample

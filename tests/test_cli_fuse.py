@@ -10,7 +10,7 @@ import onnx
 import pytest
 import yaml
 
-from modelopt import pipelines
+from modelopt.recipe import pipelines
 from tests.cli import CNN, QUICK, modelopt, sample
 
 VIT = sample("digits_vit")

@@ -7,8 +7,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from modelopt import recipe as recipes
-from modelopt.recipe import Recipe
+from modelopt.recipe import recipe as recipes
+from modelopt.recipe.recipe import Recipe
 from tests.cli import modelopt
 
 _RECIPE = """version: 1

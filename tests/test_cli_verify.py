@@ -13,14 +13,16 @@ import onnx.parser
 import onnx_ir as ir
 import pytest
 
-from modelopt.engine import Request, run
-from modelopt.errors import ExitCode, VerificationFailed
-from modelopt.passes.base import Changes, Context, Effect, Pass
+from modelopt.calibration.context import Context
+from modelopt.core.changes import Changes, Effect
+from modelopt.core.errors import ExitCode, VerificationFailed
+from modelopt.engine.optimize import Request, run
+from modelopt.passes.base import Pass
 from modelopt.passes.fuse_conv_bn import FuseConvBn
 from modelopt.passes.merge_reshape import MergeReshape
 from modelopt.passes.prune_magnitude import PruneMagnitude
-from modelopt.pipelines import FOLD, until_stable
-from modelopt.recipe import Recipe, Step
+from modelopt.recipe.pipelines import FOLD, until_stable
+from modelopt.recipe.recipe import Recipe, Step
 from modelopt.report import Report
 from tests.cli import CNN, EARLY_EXIT, MLP, modelopt
 

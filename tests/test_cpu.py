@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from modelopt.runtime import cpu
+from modelopt.core import targets
 from tests.machines.families import BY_NAME, Family
 
 
@@ -30,5 +30,5 @@ def test_a_foreign_target(
     this_machine_is: Callable[[Family], None], target: str, provider: str, words: str | None
 ) -> None:
     this_machine_is(BY_NAME["avx512-vnni"])
-    found = cpu.why_not_timed(cpu.resolve(target), provider)
+    found = targets.why_not_timed(targets.resolve(target), provider)
     assert found == (None if words is None else words.format(target=target))

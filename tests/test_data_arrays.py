@@ -14,9 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from modelopt.data import Dataset, Sample, files, open_data
-from modelopt.errors import InputError, ModeloptError, Refused
-from modelopt.signature import Dim, TensorSpec
+from modelopt.core.errors import InputError, ModeloptError, Refused
+from modelopt.core.signature import Dim, TensorSpec
+from modelopt.data import Dataset, Sample, open_data, user_files
 
 
 def spec(name: str, *shape: Dim, dtype: str = "float32") -> TensorSpec:
@@ -307,7 +307,7 @@ def test_no_damage_is_a_traceback(tmp_path: Path, data: st.DataObject, suffix: s
 
 
 def test_bombs_are_refused_before_they_unpack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "MAX_ARRAY_BYTES", 1000)
+    monkeypatch.setattr(user_files, "MAX_ARRAY_BYTES", 1000)
     assert "unpacks" in error(InputError, npz(tmp_path, x=floats(100, 4)), [X]).fact
     np.save(tmp_path / "x.npy", floats(100, 4))
     assert len(open_data(str(tmp_path / "x.npy"), [X])) == 100  # mapped: only a sample is in memory

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from modelopt.core.errors import InputError, ModeloptError
+from modelopt.core.signature import Dim, TensorSpec
 from modelopt.data import Preprocess, open_data
 from modelopt.data.preprocess import COLORS, LAYOUTS
-from modelopt.errors import InputError, ModeloptError
-from modelopt.signature import Dim, TensorSpec
 
 RAW = Preprocess.parse("scale=1")
 

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelopt.data import files, open_data, overlap, random_data, split
-from modelopt.errors import InputError, ModeloptError, Refused
-from modelopt.signature import Dim, TensorSpec
+from modelopt.core.errors import InputError, ModeloptError, Refused
+from modelopt.core.signature import Dim, TensorSpec
+from modelopt.data import open_data, overlap, random_data, split, user_files
 
 
 def spec(name: str, *shape: Dim, dtype: str = "float32") -> TensorSpec:
@@ -287,7 +287,7 @@ def test_preprocessing_of_arrays_is_refused(tmp_path: Path) -> None:
 
 
 def test_text_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "MAX_TEXT_BYTES", 3)
+    monkeypatch.setattr(user_files, "MAX_TEXT_BYTES", 3)
     (tmp_path / "labels.txt").write_text("1\n2\n3\n")
     np.save(tmp_path / "x.npy", np.zeros((3, 2), np.float32))
     caught = error(InputError, open_data, str(tmp_path / "x.npy"), [X], labels=tmp_path / "labels.txt")

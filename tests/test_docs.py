@@ -10,7 +10,7 @@ import pytest
 
 from modelopt import passes
 from modelopt.cli import COMMANDS
-from modelopt.errors import ExitCode
+from modelopt.core.errors import ExitCode
 from tests.cli import COMMAND
 
 ROOT = Path(__file__).parent.parent

@@ -10,7 +10,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from modelopt import serial
+from modelopt.io import serialize
 from modelopt.runtime import exact
 from modelopt.runtime.session import SessionInfo, SessionSpec
 from modelopt.runtime.worker import Worker
@@ -144,7 +144,7 @@ def test_weights_in_constant_nodes_and_in_bodies() -> None:
 def test_external_weights_stay_beside_the_file(tmp_path: Path) -> None:
     text = "i = MatMulInteger (x, w)  f = Cast <to = 1> (i)  y = MatMul (f, v)"
     floats = np.ones((4, 2), np.float32)
-    proto = onnx.load_model_from_string(serial.to_bytes(net(text, output="float[n,2] y", w=FULL, v=floats)))
+    proto = onnx.load_model_from_string(serialize.to_bytes(net(text, output="float[n,2] y", w=FULL, v=floats)))
     path = tmp_path / "m.onnx"
     onnx.save(proto, path, save_as_external_data=True, location="m.data", size_threshold=0)
     with Worker(exact=True) as worker:

@@ -20,15 +20,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelopt import consteval, graph, invariants, serial
-from modelopt.collectors import Observed
-from modelopt.errors import Refused
-from modelopt.passes.base import Context, Pass
+from modelopt import consteval, graph
+from modelopt.calibration.context import Context
+from modelopt.calibration.histogram import Observed
+from modelopt.consteval.folding import GREW_KEY, MIN_GROWTH_BYTES
+from modelopt.core import targets
+from modelopt.core.errors import Refused
+from modelopt.graph import invariants
+from modelopt.io import serialize
+from modelopt.passes.base import Pass
 from modelopt.passes.dedup_initializers import DedupInitializers
 from modelopt.passes.eliminate_dead import EliminateDead
 from modelopt.passes.eliminate_identity import EliminateIdentity
-from modelopt.passes.fold_constants import GREW_KEY, MIN_GROWTH_BYTES, FoldConstants
-from modelopt.runtime import cpu
+from modelopt.passes.fold_constants import FoldConstants
 
 I64 = np.int64
 F32 = np.float32
@@ -428,7 +432,7 @@ class Silent:
         raise AssertionError
 
 
-CONTEXT = Context(runner=Silent(), target=cpu.resolve("x86-vnni"))
+CONTEXT = Context(runner=Silent(), target=targets.resolve("x86-vnni"))
 
 
 def fold(text: str, **options: Any) -> tuple[ir.Model, Any]:
@@ -586,7 +590,7 @@ def _outputs_of(model: ir.Model, feeds: dict[str, Array] | None = None) -> tuple
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(serial.to_bytes(model), options)
+    session = ort.InferenceSession(serialize.to_bytes(model), options)
     given = _feeds(session) if feeds is None else feeds
     return list(session.run(None, given)), given
 
@@ -617,10 +621,10 @@ def test_light_models_do_not_grow(path: Path, modern: bool) -> None:
         for value in list(model.graph.inputs):
             if value.name in model.graph.initializers:
                 model.graph.inputs.remove(value)
-    size = len(serial.to_bytes(model))
+    size = len(serialize.to_bytes(model))
     FoldConstants().apply(model, CONTEXT)
     assert invariants.check(model) == []
-    assert len(serial.to_bytes(model)) <= size
+    assert len(serialize.to_bytes(model)) <= size
 
 
 def test_a_long_chain_is_one_walk() -> None:

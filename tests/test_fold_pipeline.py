@@ -15,9 +15,13 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from modelopt import engine, graph, invariants, pipelines, serial
-from modelopt.passes.base import Context
-from modelopt.passes.fold_constants import GREW_KEY, MIN_GROWTH_BYTES
+from modelopt import graph
+from modelopt.calibration.context import Context
+from modelopt.consteval.folding import GREW_KEY, MIN_GROWTH_BYTES
+from modelopt.engine import optimize
+from modelopt.graph import invariants
+from modelopt.io import serialize
+from modelopt.recipe import pipelines
 
 SAMPLES = sorted((Path(__file__).parent.parent / "sample_models").glob("*/model.onnx"))
 LIGHT = sorted((Path(onnx.__file__).parent / "backend/test/data/light").glob("*.onnx"))
@@ -27,17 +31,17 @@ STEPS = (pipelines.until_stable(pipelines.FOLD), pipelines.until_stable(pipeline
 def as_bytes(model: ir.Model) -> bytes:
     """What the engine would write, without its own entry."""
     graph.forget_shapes(model, keep=frozenset())
-    return serial.to_bytes(model)
+    return serialize.to_bytes(model)
 
 
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.parent.name)
 def test_a_second_run_changes_nothing(path: Path, context: Context) -> None:
     model = ir.from_proto(onnx.load(path))
-    engine.apply(STEPS, model, context)
+    optimize.apply(STEPS, model, context)
     assert invariants.check(model) == []
     once = as_bytes(model)
     again = ir.from_proto(onnx.load_from_string(once))
-    results = engine.apply(STEPS, again, context)
+    results = optimize.apply(STEPS, again, context)
     assert {result.step: result.rewrites for result in results if result.rewrites} == {}
     assert as_bytes(again) == once
 
@@ -46,15 +50,15 @@ _DIGESTS = """
 import hashlib, sys
 from pathlib import Path
 import onnx, onnx_ir as ir
-from modelopt import engine
-from modelopt.passes.base import Context
-from modelopt.runtime import cpu
-from modelopt.runtime.runner import WorkerRunner
+from modelopt.engine import optimize
+from modelopt.calibration.context import Context
+from modelopt.core import targets
+from modelopt.runtime.worker_runner import WorkerRunner
 from tests.test_fold_pipeline import STEPS, as_bytes
 runner = WorkerRunner()
 for path in sys.argv[1:]:
     model = ir.from_proto(onnx.load(path))
-    engine.apply(STEPS, model, Context(runner=runner, target=cpu.resolve("x86-vnni")))
+    optimize.apply(STEPS, model, Context(runner=runner, target=targets.resolve("x86-vnni")))
     print(hashlib.sha256(as_bytes(model)).hexdigest())
 runner.close()
 """
@@ -87,10 +91,10 @@ def test_light_models_stay_light(path: Path, modern: bool, context: Context) -> 
             if value.name in model.graph.initializers:
                 model.graph.inputs.remove(value)
     declared = graph.declared_values(model)
-    size = len(serial.to_bytes(model))
-    engine.apply(STEPS[:1], model, context)
+    size = len(serialize.to_bytes(model))
+    optimize.apply(STEPS[:1], model, context)
     graph.forget_shapes(model, keep=declared)
-    assert len(serial.to_bytes(model)) <= size
+    assert len(serialize.to_bytes(model)) <= size
 
 
 def test_many_small_results_grow_no_more_than_large_ones(context: Context) -> None:
@@ -103,7 +107,7 @@ def test_many_small_results_grow_no_more_than_large_ones(context: Context) -> No
         <int64[2] s = {{16, 2}}, {constants}> {{ {nodes} }}"""
     )
     before = graph.weight_bytes(model)
-    engine.apply(STEPS[:1], model, context)
+    optimize.apply(STEPS[:1], model, context)
     assert before < graph.weight_bytes(model) <= before + MIN_GROWTH_BYTES
 
 
@@ -114,7 +118,7 @@ def test_the_entry_about_growth_may_hold_anything(entry: str, context: Context) 
         g (float[2] x) => (float[2] y) <float[2] k = {1, 2}> { n = Neg (k) y = Add (x, n) }"""
     )
     model.metadata_props[GREW_KEY] = entry
-    engine.apply(STEPS[:1], model, context)
+    optimize.apply(STEPS[:1], model, context)
     assert [node.op_type for node in model.graph] == ["Add"]
 
 
@@ -126,7 +130,7 @@ def test_what_the_runtime_refuses_does_not_keep_the_rest_from_folding(context: C
         <float[2] k = {1, 2}, double[2] d = {1, 2}, float[2] j = {3, 4}> {
           e = Erf (k) m = Mish (d) f = Erf (j) a = Add (x, e) y = Add (a, f) w = Add (z, m) }"""
     )
-    (result, *_) = engine.apply(STEPS[:1], model, context)
+    (result, *_) = optimize.apply(STEPS[:1], model, context)
     assert sorted(node.op_type for node in model.graph) == ["Add", "Add", "Add", "Mish"]
     assert [skip.node for skip in result.skipped] == ["m (Mish)"]
 
@@ -141,7 +145,7 @@ def test_a_body_may_hold_a_weight_of_an_outer_name(outer: str, context: Context)
                       else_branch = e () => (float[2] b) {{ b = Neg (x) }}>
           y = Add (w, k) }}"""
     )
-    engine.apply(STEPS[:1], model, context)
+    optimize.apply(STEPS[:1], model, context)
     assert invariants.check(model) == []
     (branch, _) = [body for node in model.graph for body in graph.bodies(node)]
     add = next(node for node in branch if node.op_type == "Add")
@@ -176,7 +180,7 @@ def test_bombs_are_left_to_the_runtime(op: str, in_body: bool, context: Context)
             then_branch = t () => (float[2] y) {{ {nodes} {_REDUCED} }},
             else_branch = f () => (float[2] q) {{ q = Neg (x) }} > }}"""
     model = ir.from_onnx_text(f'<ir_version: 10, opset_import: ["" : 20]> {text}')
-    engine.apply(STEPS[:1], model, context)
+    optimize.apply(STEPS[:1], model, context)
     assert op in {node.op_type for node in graph.all_nodes(model)}
     assert graph.weight_bytes(model) <= 16 * 2**20
 
@@ -206,5 +210,5 @@ def test_random_operators_are_never_folded_nor_merged(op: str, context: Context)
          float ratio = {{0.5}}, bool training = {{1}}>
         {{ {once} {twice} s = Sub (r, r2) y = Add (x, s) }}"""
     )
-    engine.apply(STEPS, model, context)
+    optimize.apply(STEPS, model, context)
     assert sum(node.op_type == op for node in model.graph) == 2

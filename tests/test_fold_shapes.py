@@ -18,17 +18,21 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from modelopt import engine, graph, invariants, io, pipelines, serial
-from modelopt.errors import InputError, Refused
-from modelopt.passes.base import Context
+from modelopt import graph, io
+from modelopt.calibration.context import Context
+from modelopt.core import targets
+from modelopt.core.errors import InputError, Refused
+from modelopt.core.signature import known_equal, symbol_of
+from modelopt.engine import optimize
+from modelopt.graph import invariants
+from modelopt.io import serialize
 from modelopt.passes.eliminate_common import EliminateCommon
 from modelopt.passes.freeze_dims import FROZEN_KEY, FreezeDims
 from modelopt.passes.merge_reshape import MergeReshape
 from modelopt.passes.simplify_reshape import SimplifyReshape
 from modelopt.passes.upgrade_opset import UpgradeOpset
-from modelopt.recipe import DataSpec, EvaluateSpec, Recipe
-from modelopt.runtime import cpu
-from modelopt.signature import known_equal, symbol_of
+from modelopt.recipe import pipelines
+from modelopt.recipe.recipe import DataSpec, EvaluateSpec, Recipe
 from tests.cli import MLP, modelopt
 
 SAMPLES = Path(__file__).parent.parent / "sample_models"
@@ -41,7 +45,7 @@ class NoRunner:
         raise AssertionError(name)
 
 
-NOTHING = Context(runner=NoRunner(), target=cpu.resolve("x86-vnni"))
+NOTHING = Context(runner=NoRunner(), target=targets.resolve("x86-vnni"))
 
 
 def shape_of(model: ir.Model, size: tuple[int, ...]) -> tuple[int, ...] | None:
@@ -50,7 +54,7 @@ def shape_of(model: ir.Model, size: tuple[int, ...]) -> tuple[int, ...] | None:
     options.log_severity_level = 4
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        session = ort.InferenceSession(serial.to_bytes(model), options)
+        session = ort.InferenceSession(serialize.to_bytes(model), options)
         (found,) = session.run(None, {"x": np.zeros(size, np.float32)})
     except Exception:  # noqa: BLE001 - onnxruntime has many
         return None
@@ -148,7 +152,7 @@ def test_functions_and_their_calls_are_not_common() -> None:
 def fold(model: Path, output: Path, *steps: Any, **fields: Any) -> Any:
     group = pipelines.until_stable(pipelines.FOLD)
     recipe = Recipe(steps=(*steps, group), **fields)
-    return engine.run(engine.Request(recipe=recipe, model=model, output=output))
+    return optimize.run(optimize.Request(recipe=recipe, model=model, output=output))
 
 
 def test_a_frozen_model_folds_further_and_is_verified_on_its_new_shape(tmp_path: Path) -> None:
@@ -299,7 +303,7 @@ def test_axes_become_inputs_in_bodies_too(context: Context) -> None:
     assert invariants.check(model) == []
     squeezes = [node for node in graph.all_nodes(model) if node.op_type == "Squeeze"]
     assert [graph.constant(node.inputs[1]).tolist() for node in squeezes] == [[0], [0]]  # type: ignore[union-attr]
-    ort.InferenceSession(serial.to_bytes(model))
+    ort.InferenceSession(serialize.to_bytes(model))
 
 
 def test_functions_are_refused_for_the_converter_drops_them(context: Context) -> None:

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from modelopt import passes
-from modelopt.passes.base import Changes, Context
-from modelopt.runtime import cpu
+from modelopt.calibration.context import Context
+from modelopt.core import targets
+from modelopt.core.changes import Changes
 
 EXACT = (
     "fuse-conv-bn",
@@ -41,7 +42,7 @@ class NoRunner:
 
 
 TRUE = np.ones((), np.bool_)
-CONTEXT = Context(runner=NoRunner(), target=cpu.resolve("x86-vnni"))
+CONTEXT = Context(runner=NoRunner(), target=targets.resolve("x86-vnni"))
 
 
 def apply(name: str, model: ir.Model) -> Changes:

@@ -8,8 +8,8 @@ import onnx_ir as ir
 import pytest
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from modelopt import invariants
-from modelopt.measure.closeness import OutputMismatch, compare_outputs
+from modelopt.graph import invariants
+from modelopt.measure.tolerance import OutputMismatch, compare_outputs
 from tests.test_fuse import apply, run
 from tests.test_fuse_transformer import assert_becomes, attention, model_of, node
 

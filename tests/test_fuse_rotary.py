@@ -8,8 +8,9 @@ import onnx_ir as ir
 import pytest
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from modelopt import invariants, pipelines
-from modelopt.measure.closeness import OutputMismatch, compare_outputs
+from modelopt.graph import invariants
+from modelopt.measure.tolerance import OutputMismatch, compare_outputs
+from modelopt.recipe import pipelines
 from tests.test_fuse import apply, run
 from tests.test_fuse_transformer import NUMPY, node
 

@@ -9,14 +9,16 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from modelopt import graph, invariants, passes
+from modelopt import graph, passes
+from modelopt.calibration.context import Context
+from modelopt.core import targets
+from modelopt.core.changes import Effect
 from modelopt.data import random_data
-from modelopt.measure.closeness import OutputMismatch, compare_outputs
-from modelopt.passes.base import Context, Effect
-from modelopt.recipe import make_pass
-from modelopt.runtime import cpu
-from modelopt.runtime.runner import WorkerRunner
+from modelopt.graph import invariants
+from modelopt.measure.tolerance import OutputMismatch, compare_outputs
+from modelopt.recipe.recipe import make_pass
 from modelopt.runtime.worker import Worker
+from modelopt.runtime.worker_runner import WorkerRunner
 from tests.campaigns.site import Site
 from tests.golden import FOLDER, Case, all_cases, normalized
 
@@ -30,7 +32,7 @@ def worker() -> Iterator[Worker]:
 
 def _context(model: ir.Model, runner: WorkerRunner, *, data: bool) -> Context:
     samples = random_data(graph.signature(model).inputs, n=8, seed=1) if data else None
-    return Context(runner=runner, target=cpu.resolve("x86-vnni"), calibration=samples)
+    return Context(runner=runner, target=targets.resolve("x86-vnni"), calibration=samples)
 
 
 @pytest.mark.parametrize("case", all_cases(), ids=str)

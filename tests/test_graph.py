@@ -9,7 +9,8 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper
 
-from modelopt import graph, invariants
+from modelopt import graph
+from modelopt.graph import invariants
 from tests.helpers import big_model, body, info, model_of, weight
 
 CAPTURING = """

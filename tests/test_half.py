@@ -12,14 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelopt import graph, invariants, serial
-from modelopt.collectors import Collector
-from modelopt.errors import InputError
-from modelopt.passes.base import Changes
+from modelopt import graph
+from modelopt.calibration.histogram import Collector
+from modelopt.core.changes import Changes
+from modelopt.core.errors import InputError
+from modelopt.graph import invariants
+from modelopt.io import serialize
 from modelopt.passes.convert_half import Compute, ConvertHalf
-from modelopt.quant.half_ranges import Extent, converted, extent
-from modelopt.quant.half_types import HalfType
-from modelopt.runtime.runner import WorkerRunner
+from modelopt.quant.float16.operator_types import HalfType
+from modelopt.quant.float16.ranges import Extent, converted, extent
+from modelopt.runtime.worker_runner import WorkerRunner
 from tests.cli import MLP, evaluation, modelopt, sample
 from tests.quant_tools import context, model, op_types, relative_error, run
 
@@ -46,12 +48,14 @@ def half_of(
     changes = ConvertHalf(**options).apply(result, context(runner, [feeds] if calibrated else None, target))
     assert invariants.check(result) == []
     assert graph.signature(result) == graph.signature(original)
-    onnx.checker.check_model(serial.to_bytes(result), full_check=True)
+    onnx.checker.check_model(serialize.to_bytes(result), full_check=True)
     if target == "x86-vnni":
         for expected, found in zip(run(original, feeds), run(result, feeds), strict=True):
             assert expected.dtype == found.dtype
             np.testing.assert_allclose(found, expected, rtol=0.01, atol=0.01 * np.abs(expected).max())
-    again = ConvertHalf(**options).apply(serial.from_bytes(serial.to_bytes(result)), context(runner, None, target))
+    again = ConvertHalf(**options).apply(
+        serialize.from_bytes(serialize.to_bytes(result)), context(runner, None, target)
+    )
     assert changes.rewrites == 0 or again.rewrites == 0
     return result, changes
 
@@ -275,7 +279,7 @@ def run_unchecked(subject: ir.Model) -> np.ndarray:
     """The output, without onnx's checker, which does not know other domains."""
     import onnxruntime as ort
 
-    session = ort.InferenceSession(serial.to_bytes(subject), providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(serialize.to_bytes(subject), providers=["CPUExecutionProvider"])
     output: np.ndarray = session.run(None, {"x": FEEDS["x"][None]})[0]
     return output
 

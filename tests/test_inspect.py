@@ -16,11 +16,11 @@ from click.testing import CliRunner
 from onnx import TensorProto
 
 from modelopt import io
-from modelopt.errors import InputError, Refused
+from modelopt.core.errors import InputError, Refused
 from modelopt.inspection import inspect, sampling
 from modelopt.inspection.data import Inspection, Sparsity
-from modelopt.inspection.summary import count, render_inspection, size
-from modelopt.runtime.runner import WorkerRunner
+from modelopt.inspection.listing import count, render_inspection, size
+from modelopt.runtime.worker_runner import WorkerRunner
 
 Inspect = Callable[..., Inspection]
 RNG = np.random.default_rng(0)
@@ -154,13 +154,13 @@ def test_failed_inference_is_said_and_the_file_is_used(tmp_path: Path) -> None:
 
 
 def test_the_model_is_the_same_afterwards(tmp_path: Path, runner: WorkerRunner) -> None:
-    from modelopt import serial
+    from modelopt.io import serialize
 
     onnx.save(linear(), tmp_path / "m.onnx")
     loaded = io.load(tmp_path / "m.onnx", scratch=tmp_path)
-    before = serial.to_bytes(loaded.model)
+    before = serialize.to_bytes(loaded.model)
     inspect(loaded, runner, sizes={"N": 7})
-    assert serial.to_bytes(loaded.model) == before
+    assert serialize.to_bytes(loaded.model) == before
 
 
 # Weights

@@ -8,8 +8,9 @@ import onnx_ir as ir
 import pytest
 from onnx import helper
 
-from modelopt import invariants, serial
-from modelopt.errors import ModeloptError
+from modelopt.core.errors import ModeloptError
+from modelopt.graph import invariants
+from modelopt.io import serialize
 from tests.helpers import big_model, body, info, model_of, weight
 
 make = helper.make_node
@@ -277,7 +278,7 @@ def test_no_model_that_can_be_read_makes_it_fail() -> None:
         for position in rng.integers(0, len(data), size=3):
             data[position] = rng.integers(0, 256)
         try:
-            model = serial.from_bytes(bytes(data))
+            model = serialize.from_bytes(bytes(data))
         except ModeloptError:
             continue
         assert all(isinstance(violation, invariants.Violation) for violation in invariants.check(model))

@@ -18,9 +18,9 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper
 
-from modelopt import graph, io, serial
-from modelopt.errors import EnvironmentLacks, InputError, ModeloptError, Refused
-from modelopt.io import staging
+from modelopt import graph, io
+from modelopt.core.errors import EnvironmentLacks, InputError, ModeloptError, Refused
+from modelopt.io import serialize, staging
 from tests.helpers import big_model, body, info, model_of, weight
 
 SAMPLE = Path(__file__).parent.parent / "sample_models" / "digits_cnn" / "model.onnx"
@@ -225,7 +225,7 @@ def test_map_types_pass_through(tmp_path: Path) -> None:
     model = _with_maps()
     loaded = _load(_file(tmp_path, model)).model
     assert [spec.dtype for spec in graph.signature(loaded).outputs] == ["float32", "seq(map(string,tensor(float)))"]
-    written = onnx.ModelProto.FromString(serial.to_bytes(loaded))
+    written = onnx.ModelProto.FromString(serialize.to_bytes(loaded))
     values = {value.name: value.type for value in (*written.graph.output, *written.graph.value_info)}
     assert values["same"] == model.graph.output[1].type
     assert values["z"] == model.graph.value_info[0].type
@@ -679,7 +679,7 @@ def test_a_full_disk_leaves_nothing_behind(
 
 def test_a_limit_on_file_sizes_is_a_full_disk(source: io.Loaded, folder: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from modelopt import io, errors\n"
+        "import sys; from pathlib import Path; from modelopt import io; from modelopt.core import errors\n"
         "source = io.load(Path(sys.argv[1]), scratch=Path('.'))\n"
         "try:\n"
         "    with io.staged(source.model, Path(sys.argv[2]), source=source, unchanged=False): pass\n"

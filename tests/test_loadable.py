@@ -14,19 +14,22 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from modelopt import graph, loadable
-from modelopt.engine import Request, run
-from modelopt.errors import Refused, WorkerDied
-from modelopt.passes.base import Changes, Context, Effect, Pass
+from modelopt import graph
+from modelopt.calibration.context import Context
+from modelopt.core.changes import Changes, Effect
+from modelopt.core.errors import Refused, WorkerDied
+from modelopt.engine import load_check
+from modelopt.engine.optimize import Request, run
+from modelopt.passes.base import Pass
 from modelopt.passes.convert_half import ConvertHalf
-from modelopt.quant import half_rules
-from modelopt.recipe import Recipe
+from modelopt.quant.float16 import sensitive_operators
+from modelopt.recipe.recipe import Recipe
 from modelopt.report import Outcome
 from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Worker
-from modelopt.tuning import crash
-from modelopt.tuning.chosen import Chosen
-from modelopt.tuning.workshop import Built
+from modelopt.search import crash_search
+from modelopt.search.candidates import Built
+from modelopt.search.chosen import Chosen
 from tests.cli import modelopt
 from tests.quant_tools import model
 
@@ -61,7 +64,7 @@ def test_what_crashes_by_its_structure(perm: str, shape: str, weight: str, *, cr
     """The first axis goes behind the batch axes, and the factors of the product differ in rank."""
     subject = model(f"""{HEAD} net (float[{shape}] x, float[{weight}] k) => (float y)
         {{ t = Transpose <perm = [{perm}]> (x) y = MatMul (t, k) }}""")
-    assert [graph.name_of(node) for node in half_rules.crashing(subject)] == (["t"] if crashes else [])
+    assert [graph.name_of(node) for node in sensitive_operators.crashing(subject)] == (["t"] if crashes else [])
 
 
 def test_a_model_of_that_structure_loads(tmp_path: Path) -> None:
@@ -93,18 +96,18 @@ def _is_half(node: ir.Node) -> bool:
 def searched(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str, *bad: str) -> Chosen:
     """The search, where onnxruntime crashes on groups of nodes, such as ``b,c``, that are half at the same time."""
 
-    def loads(self: crash._Loads, built: Built) -> bool:
+    def loads(self: crash_search._Loads, built: Built) -> bool:
         self.count += 1
         made = {graph.name_of(node): node for node in graph.all_nodes(ir.load(built.path))}
         return not any(all(_is_half(made[name]) for name in group.split(",")) for group in bad)
 
-    monkeypatch.setattr(crash._Loads, "__call__", loads)
+    monkeypatch.setattr(crash_search._Loads, "__call__", loads)
     request = Request(
         recipe=Recipe(steps=(ConvertHalf(),), verify=False),
         model=saved(folder / "m.onnx", text),
         output=folder / "x.onnx",
     )
-    return crash.without_crash(request, WorkerDied("loading crashed", reason="signal", note="SIGSEGV"))
+    return crash_search.without_crash(request, WorkerDied("loading crashed", reason="signal", note="SIGSEGV"))
 
 
 def excluded(chosen: Chosen) -> tuple[str, ...]:
@@ -129,7 +132,7 @@ def test_the_nodes_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ba
 
 
 def test_where_no_nodes_are_found_the_error_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crash, "_trying", lambda limits: contextlib.nullcontext(lambda built: False))
+    monkeypatch.setattr(crash_search, "_trying", lambda limits: contextlib.nullcontext(lambda built: False))
     with pytest.raises(WorkerDied, match="loading crashed"):
         searched(tmp_path, monkeypatch, CHAIN)
 
@@ -180,4 +183,4 @@ def test_a_result_that_crashes_onnxruntime_is_an_error(tmp_path: Path) -> None:
     with Worker() as worker:
         os.kill(worker.pid, signal.SIGKILL)
         with pytest.raises(WorkerDied, match="crashed onnxruntime"):
-            loadable.require(recipe, path, tmp_path / "x.onnx", worker, None)
+            load_check.require(recipe, path, tmp_path / "x.onnx", worker, None)

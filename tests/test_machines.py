@@ -9,14 +9,16 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from modelopt import engine, graph, measuring, serial
+from modelopt import graph
+from modelopt.core import targets
+from modelopt.core.targets import TargetKind
+from modelopt.engine import measurements, optimize
+from modelopt.io import serialize
 from modelopt.passes.quantize_dynamic import QuantizeDynamic
 from modelopt.passes.quantize_static import QuantizeStatic
-from modelopt.quant import saturation
-from modelopt.recipe import BenchSpec, DataSpec, EvaluateSpec, Recipe
-from modelopt.runtime import cpu
-from modelopt.runtime.cpu import TargetKind
-from modelopt.runtime.runner import WorkerRunner
+from modelopt.quant.numerics import saturation
+from modelopt.recipe.recipe import BenchSpec, DataSpec, EvaluateSpec, Recipe
+from modelopt.runtime.worker_runner import WorkerRunner
 from tests.cli import calibration, evaluation, sample
 from tests.machines.families import BY_NAME, FAMILIES, Family
 from tests.quant_tools import context, exactly, model, run
@@ -47,11 +49,11 @@ def weights() -> dict[str, np.ndarray]:
 @each_family
 def test_the_target_and_the_line_of_the_report(family: Family, this_machine_is: ThisMachineIs) -> None:
     this_machine_is(family)
-    found = cpu.detect()
+    found = targets.detect()
     assert (found.kind, found.detected, found.features) == (family.kind, True, family.features)
     assert str(found) == f"{family.kind.value} (this machine: {', '.join(family.features)})"
-    assert cpu.resolve("auto") == found
-    assert measuring.target_of(Recipe(steps=())) == found
+    assert targets.resolve("auto") == found
+    assert measurements.target_of(Recipe(steps=())) == found
 
 
 @each_family
@@ -60,11 +62,11 @@ def test_who_computes_exactly(family: Family, target: str, this_machine_is: This
     this_machine_is(family)
     recipe = Recipe(steps=(), target=target, bench=BenchSpec(threads=3))
     exact = family.saturates and target not in {"auto", "x86-avx2"}
-    assert measuring.is_exact(recipe) is exact
-    judging, timing = measuring.judging_spec(recipe), measuring.session_spec(recipe.bench)
+    assert measurements.is_exact(recipe) is exact
+    judging, timing = measurements.judging_spec(recipe), measurements.session_spec(recipe.bench)
     assert (judging.exact, judging.threads, judging.spin) == (exact, 3, False)
     assert (timing.exact, timing.threads, timing.spin) == (False, 3, True)
-    note = cpu.how_products_were_computed(cpu.resolve(target))
+    note = targets.how_products_were_computed(targets.resolve(target))
     words = f"computed exactly, as {target} does: this machine (x86-avx2) by itself cuts sums of u8 × s8 off at 16 bits"
     assert note == (words if exact else None)
 
@@ -74,7 +76,7 @@ def test_what_static_quantization_chooses(family: Family, this_machine_is: ThisM
     this_machine_is(family)
     net = model(NET, **weights())
     facts = QuantizeStatic(everywhere=True).apply(net, context(runner, feeds(), "auto")).facts
-    assert facts["target"] == str(cpu.detect())
+    assert facts["target"] == str(targets.detect())
     assert facts["activations"] == ("int8 asymmetric" if family.kind is TargetKind.ARM64 else "uint8 asymmetric")
     told = "int8 per channel"
     assert facts["weights"] == told + (", scaled so that no 16-bit sum saturates" if family.saturates else "")
@@ -91,7 +93,7 @@ def test_what_dynamic_quantization_chooses(
     this_machine_is(family)
     net = model(NET, **weights())
     facts = QuantizeDynamic(everywhere=True).apply(net, context(runner, None, "auto")).facts
-    assert facts["target"] == str(cpu.detect())
+    assert facts["target"] == str(targets.detect())
     assert str(facts["weights"]).endswith("saturates") is family.saturates
 
 
@@ -107,8 +109,8 @@ def test_from_file_to_file(name: str, this_machine_is: ThisMachineIs, tmp_path: 
         verify=False,
         calibration=DataSpec(data=str(calibration("digits_mlp")), limit=64),
     )
-    report = engine.run(engine.Request(recipe=recipe, model=sample("digits_mlp"), output=made))
-    assert report.target == str(cpu.detect())
+    report = optimize.run(optimize.Request(recipe=recipe, model=sample("digits_mlp"), output=made))
+    assert report.target == str(targets.detect())
     assert report.passes[-1].rewrites > 0
     original = sample("digits_mlp").read_bytes()
     assert top1(made.read_bytes()) >= top1(original) - 0.01
@@ -139,15 +141,15 @@ def test_the_report_says_when_products_were_exact(
         calibration=DataSpec(data=data, limit=16),
         evaluate=EvaluateSpec(data=data, limit=16),
     )
-    request = engine.Request(recipe=recipe, model=sample("digits_mlp"), output=tmp_path / "made.onnx")
-    report = engine.run(request)
+    request = optimize.Request(recipe=recipe, model=sample("digits_mlp"), output=tmp_path / "made.onnx")
+    report = optimize.run(request)
     assert any(note.startswith("computed exactly, as x86-vnni does") for note in report.notes) is exact
 
 
 def test_a_model_without_integers_needs_no_such_note(this_machine_is: ThisMachineIs, tmp_path: Path) -> None:
     this_machine_is(BY_NAME["avx2"])
     recipe = Recipe(steps=(), target="x86-vnni", verify=False)
-    report = engine.run(engine.Request(recipe=recipe, model=sample("digits_mlp"), output=tmp_path / "same.onnx"))
+    report = optimize.run(optimize.Request(recipe=recipe, model=sample("digits_mlp"), output=tmp_path / "same.onnx"))
     assert not any("exactly" in note for note in report.notes)
 
 
@@ -161,4 +163,4 @@ def test_a_model_is_judged_for_its_target(runner: WorkerRunner) -> None:
     for mine, other, reference in zip(ours, theirs, floats, strict=True):
         np.testing.assert_array_equal(mine[0], other[0])
         np.testing.assert_allclose(mine[0], reference[0], atol=0.02 * np.abs(reference[0]).max())
-    assert serial.to_bytes(net) != exactly(serial.to_bytes(net))
+    assert serialize.to_bytes(net) != exactly(serialize.to_bytes(net))

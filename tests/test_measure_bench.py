@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-import modelopt.measure.bench as bench_module
-from modelopt import recipe as recipes
+import modelopt.measure.latency as bench_module
 from modelopt.cli import bench_cmd
-from modelopt.errors import EnvironmentLacks, InputError
-from modelopt.measure import cautions
-from modelopt.measure.bench import BenchResult, BenchSpec, run_bench
+from modelopt.core.errors import EnvironmentLacks, InputError
+from modelopt.core.progress import Progress, silent
+from modelopt.measure import timing_warnings
 from modelopt.measure.environment import Environment, describe
+from modelopt.measure.latency import BenchResult, BenchSpec, run_bench
 from modelopt.measure.schedule import Plan, ProcessTimings, Slice, Timer, Timings, by_process, in_turn, time_processes
 from modelopt.measure.speed import Ratio, Verdict, half_width, paired_ratio
-from modelopt.progress import Progress, silent
+from modelopt.recipe import recipe as recipes
 from modelopt.report.summary import covered
 from modelopt.runtime.placement import Placement, placement_of
 from modelopt.runtime.session import NodeRun, SessionSpec
@@ -181,20 +181,20 @@ QUIET = Environment(
 
 
 def test_warnings_name_what_helps() -> None:
-    assert list(cautions.of_environment(QUIET)) == []
+    assert list(timing_warnings.of_environment(QUIET)) == []
     busy = msgspec.structs.replace(QUIET, load_average=9.0, threads=8, governor="powersave")
-    load, threads, governor = cautions.of_environment(busy)
+    load, threads, governor = timing_warnings.of_environment(busy)
     assert "9.0 on 4" in load
     assert "--threads 4" in threads
     assert "performance" in governor
 
-    assert list(cautions.of_samples([process([[1000] * 100] * 10)], n_feeds=1, plan=Plan())) == []
-    assert cautions.of_percentiles([[[1000] * 100] * 10]) is None
-    few = cautions.of_percentiles([[[1000] * 5] * 10])
+    assert list(timing_warnings.of_samples([process([[1000] * 100] * 10)], n_feeds=1, plan=Plan())) == []
+    assert timing_warnings.of_percentiles([[[1000] * 100] * 10]) is None
+    few = timing_warnings.of_percentiles([[[1000] * 5] * 10])
     assert few == "50 samples are too few for p90, p95, p99: --processes 2 gives p90"
 
     wild = process([[1000] * 90 + [9000] * 10] * 5 + [[2000] * 100] * 5, settled=False)
-    told = "\n".join(cautions.of_samples([wild], n_feeds=1, plan=Plan(warmup_ns=10**9)))
+    told = "\n".join(timing_warnings.of_samples([wild], n_feeds=1, plan=Plan(warmup_ns=10**9)))
     assert "--warmup 4" in told
     assert "noisy" in told
 
@@ -216,15 +216,15 @@ def test_the_warm_up_that_was_done_is_stated(asked_s: float, done_s: float, told
     rounds = [[1000] * 100] * 10
     restless, calm = process(rounds, settled=False, warmup_ns=int(done_s * 1e9)), process(rounds)
     plan = Plan(warmup_ns=int(asked_s * 1e9))
-    assert list(cautions.of_samples([restless], n_feeds=1, plan=plan)) == [told]
-    assert list(cautions.of_samples([restless, calm, calm], n_feeds=1, plan=plan)) == []
+    assert list(timing_warnings.of_samples([restless], n_feeds=1, plan=plan)) == [told]
+    assert list(timing_warnings.of_samples([restless, calm, calm], n_feeds=1, plan=plan)) == []
 
 
 def test_far_outliers_are_counted_per_feed() -> None:
     unlike = process([[1000] * 100, [9000] * 100] * 5)
-    assert list(cautions.of_samples([unlike], n_feeds=2, plan=Plan())) == []
+    assert list(timing_warnings.of_samples([unlike], n_feeds=2, plan=Plan())) == []
     struck = process([[1000] * 95 + [9000] * 5] * 10)
-    (told,) = cautions.of_samples([struck], n_feeds=1, plan=Plan())
+    (told,) = timing_warnings.of_samples([struck], n_feeds=1, plan=Plan())
     assert told.startswith("50 of 1000 samples are far outliers")
 
 
@@ -242,7 +242,7 @@ def test_a_wide_interval_asks_for_a_larger_budget(
     half_width: float, budget_s: int, processes: int, told: str | None
 ) -> None:
     plan = Plan(budget_ns=budget_s * 10**9)
-    assert cautions.of_precision(half_width, 0.02, plan, processes) == told
+    assert timing_warnings.of_precision(half_width, 0.02, plan, processes) == told
 
 
 def test_placement_counts_nodes_and_time() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from modelopt.measure.closeness import Kind, Nonfinite, OutputMismatch, compare_outputs
-from modelopt.runtime.wire import numpy_dtype
+from modelopt.measure.tolerance import Kind, Nonfinite, OutputMismatch, compare_outputs
+from modelopt.runtime.protocol import numpy_dtype
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(size=(8, 100)).astype(np.float32) * 30

@@ -13,8 +13,8 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper
 
-from modelopt.data.sample import Dataset, Sample
-from modelopt.errors import InputError
+from modelopt.core.errors import InputError
+from modelopt.data.dataset import Dataset, Sample
 from modelopt.measure.evaluate import Accuracy, evaluate
 from modelopt.runtime.session import SessionSpec
 

@@ -8,10 +8,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from modelopt.errors import InputError
+from modelopt.core.errors import InputError
 from modelopt.measure.fidelity import Cosine, MaxAbsError, Sqnr
 from modelopt.measure.metric import Metric, Score, TaskMetric
-from modelopt.measure.metrics import Asked, choose, names, parse, parse_all, task_for
+from modelopt.measure.registry import Asked, choose, names, parse, parse_all, task_for
 from modelopt.measure.topk import TopK
 
 F = np.float32

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from modelopt.measure.closeness import FLOOR, NOISIEST
-from modelopt.measure.noise import FACTOR, nudged_feeds, tolerances
 from modelopt.measure.precision import Precision
+from modelopt.measure.rounding_noise import FACTOR, nudged_feeds, tolerances
+from modelopt.measure.tolerance import FLOOR, NOISIEST
 
 VALUES = np.linspace(1, 2, 100, dtype=np.float32)
 

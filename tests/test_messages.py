@@ -12,8 +12,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from modelopt import blame
-from modelopt.errors import Refused, WorkerDied
+from modelopt.core.errors import Refused, WorkerDied
+from modelopt.engine import error_notes
 from modelopt.runtime import wording
 from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Worker
@@ -108,7 +108,7 @@ def test_a_result_that_crashes_is_not_the_users_fault(tmp_path: Path) -> None:
     with Worker() as worker:
         os.kill(worker.pid, signal.SIGKILL)
         with pytest.raises(WorkerDied, match="loading the model that modelopt made crashed") as caught:  # noqa: SIM117
-            with blame.explained(tmp_path / "m.onnx", ["fuse-a", "convert-half", "convert-half"]):
+            with error_notes.explained(tmp_path / "m.onnx", ["fuse-a", "convert-half", "convert-half"]):
                 worker.open(tmp_path / "x.onnx", SessionSpec(), what="result")
     assert str(caught.value.note).endswith("SIGKILL; that model was made by fuse-a, convert-half")
     assert "your model is not at fault" in str(caught.value.hint)
@@ -118,7 +118,7 @@ def test_a_model_of_the_user_that_crashes_is_suspected(tmp_path: Path) -> None:
     with Worker() as worker:
         os.kill(worker.pid, signal.SIGKILL)
         with pytest.raises(WorkerDied, match=r"loading the model .*m\.onnx crashed") as caught:  # noqa: SIM117
-            with blame.explained(tmp_path / "m.onnx", ["convert-half"]):
+            with error_notes.explained(tmp_path / "m.onnx", ["convert-half"]):
                 worker.open(tmp_path / "m.onnx", SessionSpec())
     assert "made by" not in str(caught.value.note)
     assert "hostile" in str(caught.value.hint)
@@ -165,9 +165,9 @@ def test_the_flag_for_real_data_is_one_that_the_command_has(tmp_path: Path, comm
 
 
 def test_only_refusals_of_the_users_model_get_the_way_around(tmp_path: Path) -> None:
-    for path, hint in ((tmp_path / "m.onnx", blame.WITHOUT), (tmp_path / "other.onnx", None)):
+    for path, hint in ((tmp_path / "m.onnx", error_notes.WITHOUT), (tmp_path / "other.onnx", None)):
         error = Refused("loading failed")
         error.model = path
-        with pytest.raises(Refused), blame.explained(tmp_path / "m.onnx", []):
+        with pytest.raises(Refused), error_notes.explained(tmp_path / "m.onnx", []):
             raise error
         assert error.hint == hint

@@ -9,15 +9,16 @@ import msgspec
 import onnx
 import pytest
 
-from modelopt import engine, gates, measuring
-from modelopt.cli import optimize
-from modelopt.findings import Findings
+from modelopt.cli import optimizing
+from modelopt.engine import gates, measurements
+from modelopt.engine import optimize as engine
+from modelopt.engine.findings import Findings
 from modelopt.measure.speed import Ratio, Verdict
 from modelopt.passes.fuse_conv_bn import FuseConvBn
 from modelopt.passes.upgrade_opset import UpgradeOpset
-from modelopt.recipe import BenchSpec, Gates, Recipe, dump, parse
+from modelopt.recipe.recipe import BenchSpec, Gates, Recipe, dump, parse
 from modelopt.report import GateResult, Report, Trial
-from modelopt.tuning.chosen import Chosen
+from modelopt.search.chosen import Chosen
 from tests.cli import CNN, modelopt
 from tests.test_claims import report, result
 
@@ -61,10 +62,10 @@ def test_the_input_takes_its_place(
             return report(fused, written=False, gates=(whole,))
         return report(*(result(str(step), "exact", 1) for step in request.recipe.steps))
 
-    monkeypatch.setattr(optimize, "run", run)
+    monkeypatch.setattr(optimizing, "run", run)
     recipe = Recipe(steps=steps, bench=BenchSpec(), gates=Gates(not_slower=True, max_size_ratio=2))
     request = engine.Request(recipe=recipe, model=tmp_path / "m.onnx", output=tmp_path / "x.onnx")
-    found = optimize._run_first_that_gains(request, Chosen((recipe,)))
+    found = optimizing._run_first_that_gains(request, Chosen((recipe,)))
     assert seen == [recipe, Recipe(steps=steps[:-1], bench=BenchSpec(), gates=Gates(max_size_ratio=2))]
     left = "a copy of the input" if len(steps) == 1 else "the model with its opset converted"
     assert found.verdict == f"Not kept: the result was slower than the input; the output is {left}."
@@ -75,12 +76,12 @@ def test_the_input_takes_its_place(
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a measurement that says so, a copy is written, in one line, and that is no failure."""
-    time_both = measuring.time_both
+    time_both = measurements.time_both
 
     def slower(*given: object, **named: object) -> object:
         return msgspec.structs.replace(time_both(*given, **named), ratio=SLOWER)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(measuring, "time_both", slower)
+    monkeypatch.setattr(measurements, "time_both", slower)
     recipe = Recipe(
         steps=(FuseConvBn(),),
         bench=BenchSpec(budget_seconds=0.2, warmup_seconds=0, processes=1, rounds=2),
@@ -90,7 +91,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     request = engine.Request(recipe=recipe, model=CNN, output=output)
     assert not engine.run(request).written
     assert not output.exists()
-    found = optimize._run_first_that_gains(request, Chosen((recipe,)))
+    found = optimizing._run_first_that_gains(request, Chosen((recipe,)))
     assert found.verdict == "Not kept: the result was slower than the input (0.90×); the output is a copy of the input."
     assert output.read_bytes() == CNN.read_bytes()
 

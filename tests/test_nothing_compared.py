@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from modelopt import engine
-from modelopt.data.sample import Dataset, Sample
-from modelopt.errors import InputError
-from modelopt.findings import Findings
+from modelopt.core.errors import InputError
+from modelopt.data.dataset import Dataset, Sample
+from modelopt.engine import optimize
+from modelopt.engine.findings import Findings
 from modelopt.measure.evaluate import Accuracy, evaluate
 from modelopt.measure.metric import NOTHING_COMPARED, Metric, Score
-from modelopt.measure.metrics import names, parse, task_for
-from modelopt.pipelines import FOLD, until_stable
-from modelopt.recipe import Gates, Recipe
+from modelopt.measure.registry import names, parse, task_for
+from modelopt.recipe.pipelines import FOLD, until_stable
+from modelopt.recipe.recipe import Gates, Recipe
 from modelopt.report import Report
 from modelopt.runtime.session import SessionSpec
 from tests.cli import modelopt, save, value
@@ -217,7 +217,7 @@ def test_nothing_compared_is_said_without_a_gate_and_in_a_comparison(tmp_path: P
 def test_exact_passes_do_not_pass_the_gate_where_outputs_hold_nothing(tmp_path: Path) -> None:
     model = detector(tmp_path / "m.onnx", limit=np.inf, idle=True)
     recipe = Recipe(steps=(until_stable(FOLD),), gates=Gates(max_drop=0.01))
-    report = engine.run(engine.Request(recipe=recipe, model=model, output=tmp_path / "x.onnx"))
+    report = optimize.run(optimize.Request(recipe=recipe, model=model, output=tmp_path / "x.onnx"))
     assert [(gate.found, gate.passed) for gate in report.gates] == [("nothing was compared", False)]
     assert not report.written
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from modelopt.errors import InputError
+from modelopt.core.errors import InputError
 from modelopt.runtime import wording
 from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.wording import Operator
@@ -128,7 +128,7 @@ def test_the_flag_reaches_the_sessions_of_a_command_and_no_recipe(library: Path,
 
 
 def _version() -> str:
-    from modelopt.runtime.installed import runtime_version
+    from modelopt.runtime.installation import runtime_version
 
     return runtime_version()
 

@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from modelopt.errors import InputError
+from modelopt.core.errors import InputError
 from modelopt.measure.comparing import (
     ClassAgreement,
     Measure,
@@ -23,8 +23,8 @@ from modelopt.measure.comparing import (
     ThresholdAgreement,
 )
 from modelopt.measure.heads import End, Head, heads_of
-from modelopt.measure.kinds import LOOK, Kind, recognize
 from modelopt.measure.metric import aligned
+from modelopt.measure.output_kinds import LOOK, Kind, recognize
 from modelopt.measure.outputs import OutputScores
 from tests.campaigns.output_kinds import Case, cases, judged
 from tests.cli import modelopt, save, value

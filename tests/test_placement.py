@@ -8,16 +8,16 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from modelopt import serial
+from modelopt.io import serialize
 from modelopt.passes.quantize_static import QuantizeStatic
-from modelopt.quant import coverage as measured
-from modelopt.quant.coverage import Region, losing
+from modelopt.quant.static import measured_cost as measured
+from modelopt.quant.static.measured_cost import Region, losing
 from modelopt.runtime.coverage import Coverage, Kind, NodeCost, coverage_of
 from modelopt.runtime.placement import coverage
 from modelopt.runtime.profiling import read_events
-from modelopt.runtime.runner import WorkerRunner
 from modelopt.runtime.session import NodeRun, SessionSpec
 from modelopt.runtime.worker import Worker
+from modelopt.runtime.worker_runner import WorkerRunner
 from tests.quant_tools import context, model
 
 NET = """
@@ -59,7 +59,7 @@ def profiles(tmp_path_factory: pytest.TempPathFactory) -> tuple[Coverage, Covera
         found = []
         for name, each in (("float", net()), ("int8", quantized)):
             path = folder / f"{name}.onnx"
-            path.write_bytes(serial.to_bytes(each))
+            path.write_bytes(serialize.to_bytes(each))
             found.append(coverage(worker, path, each, FEEDS, spec=SPEC, runs=3))
     return found[0], found[1], quantized
 

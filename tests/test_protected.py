@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from modelopt import engine, graph, pipelines
-from modelopt.passes import _protected as protected
-from modelopt.passes.base import Context
+from modelopt import graph
+from modelopt.calibration.context import Context
+from modelopt.engine import optimize
+from modelopt.patterns import runtime_kernels as protected
+from modelopt.recipe import pipelines
 from tests.quant_tools import kernels, model
 
 FAMILIES = {
@@ -97,7 +99,7 @@ def test_as_many_kernels_as_before(name: str, raises: bool, context: Context, tm
             used = {key: array for key, array in stored.items() if f"{key})" in text or f"{key}," in text}
             subject = model(text, **used)
             expected = _families(kernels(subject, tmp_path))
-            engine.apply([pipelines.fusing(folded=True, raises=raises)], subject, context)
+            optimize.apply([pipelines.fusing(folded=True, raises=raises)], subject, context)
             found = _families(kernels(subject, tmp_path))
             worse = {
                 family: (expected[family], found[family]) for family in FAMILIES if found[family] < expected[family]

@@ -18,14 +18,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from modelopt import graph, match
-from modelopt.errors import InputError
-from modelopt.passes.base import Changes, Context
+from modelopt import graph
+from modelopt.calibration.context import Context
+from modelopt.core import targets
+from modelopt.core.changes import Changes
+from modelopt.core.errors import InputError
+from modelopt.graph import match
 from modelopt.passes.prune_magnitude import Pattern, PruneMagnitude, Scope
 from modelopt.prune import masks
 from modelopt.prune.importance import magnitude
 from modelopt.prune.weights import Weight, reduction_rows
-from modelopt.runtime import cpu
 
 
 class NoRunner:
@@ -35,7 +37,7 @@ class NoRunner:
         raise AssertionError(f"pruning asked the runner to {name}")
 
 
-CONTEXT = Context(runner=NoRunner(), target=cpu.resolve("x86-vnni"))
+CONTEXT = Context(runner=NoRunner(), target=targets.resolve("x86-vnni"))
 
 scores = hnp.arrays(np.float32, hnp.array_shapes(max_dims=3, max_side=9), elements=st.integers(0, 5).map(float))
 

@@ -10,14 +10,16 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from modelopt import graph, invariants, serial
+from modelopt import graph
+from modelopt.graph import invariants
+from modelopt.io import serialize
 from modelopt.passes.quantize_static import QuantizeStatic
-from modelopt.runtime import installed
-from modelopt.runtime.runner import WorkerRunner
+from modelopt.runtime import installation
+from modelopt.runtime.worker_runner import WorkerRunner
 from tests.quant_tools import context, model, op_types, relative_error, run
 
 pytestmark = pytest.mark.skipif(
-    not installed.keeps_captured_integers(), reason="this onnxruntime loses integers that a body reads from outside"
+    not installation.keeps_captured_integers(), reason="this onnxruntime loses integers that a body reads from outside"
 )
 
 EVERYWHERE = QuantizeStatic(everywhere=True)
@@ -86,7 +88,7 @@ def in_scopes(quantized: ir.Model, folder: Path) -> dict[str | None, Counter[str
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.optimized_model_filepath = str(folder / "optimized.onnx")
-    ort.InferenceSession(serial.to_bytes(quantized), options, providers=["CPUExecutionProvider"])
+    ort.InferenceSession(serialize.to_bytes(quantized), options, providers=["CPUExecutionProvider"])
     optimized = ir.load(folder / "optimized.onnx")
     return {scope.name: Counter(node.op_type for node in scope) for scope in graph.all_graphs(optimized)}
 
@@ -175,7 +177,7 @@ def test_a_name_in_two_branches_means_two_values(runner: WorkerRunner) -> None:
         assert relative_error(run(model(text, **weights()), feeds)[0], run(quantized, feeds)[0]) < 0.06
     tiny = model(text, **weights())
     assert QuantizeStatic().apply(tiny, context(runner, samples(BRANCHES))).rewrites == 0
-    assert serial.to_bytes(tiny) == serial.to_bytes(model(text, **weights()))
+    assert serialize.to_bytes(tiny) == serialize.to_bytes(model(text, **weights()))
 
 
 def test_a_function_stays_float_with_the_reason(runner: WorkerRunner) -> None:
@@ -196,7 +198,7 @@ def test_a_second_run_changes_nothing(runner: WorkerRunner) -> None:
     for text in (BRANCHES, LOOP, SCAN):
         quantized, ctx = model(text, **weights()), context(runner, samples(text))
         EVERYWHERE.apply(quantized, ctx)
-        before = serial.to_bytes(quantized)
+        before = serialize.to_bytes(quantized)
         again = EVERYWHERE.apply(quantized, ctx)
         assert again.rewrites == 0
-        assert serial.to_bytes(quantized) == before
+        assert serialize.to_bytes(quantized) == before

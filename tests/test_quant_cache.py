@@ -12,12 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelopt.collectors import Collector, Observed
-from modelopt.errors import InputError
-from modelopt.passes.base import Context, Runner
-from modelopt.quant import calibrate
-from modelopt.quant.cache import Calibrations, Seen
-from modelopt.quant.calibrate import Observations
+from modelopt.calibration import calibrate
+from modelopt.calibration.cache import Calibrations, Seen
+from modelopt.calibration.calibrate import Observations
+from modelopt.calibration.context import Context
+from modelopt.calibration.histogram import Collector, Observed
+from modelopt.core.errors import InputError
+from modelopt.core.runner import Runner
 from tests.quant_tools import context, model
 
 NET = """

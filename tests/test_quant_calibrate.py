@@ -8,13 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from modelopt.collectors import Collector
-from modelopt.errors import InputError, Refused
-from modelopt.quant import calibrate
-from modelopt.quant.methods import Method, choose_range
-from modelopt.quant.scheme import Grid, IntType, Symmetry
-from modelopt.runtime.observing import Observing
-from modelopt.runtime.runner import WorkerRunner
+from modelopt.calibration import calibrate
+from modelopt.calibration.histogram import Collector
+from modelopt.core.errors import InputError, Refused
+from modelopt.quant.numerics.range_methods import Method, choose_range
+from modelopt.quant.numerics.scheme import Grid, IntType, Symmetry
+from modelopt.runtime.child_calibration import Observing
+from modelopt.runtime.worker_runner import WorkerRunner
 from tests.cli import PATIENCE
 from tests.quant_tools import context, model
 

@@ -10,7 +10,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from modelopt.runtime import installed
+from modelopt.runtime import installation
 from tests.cli import calibration, evaluation, modelopt, sample, shell
 from tests.quant_tools import exactly
 
@@ -53,7 +53,7 @@ def test_bodies_of_trained_models(name: str, tmp_path: Path) -> None:
     modelopt(*command, cwd=tmp_path).succeeded()
     evaluated = evaluation(name)
     assert accuracy(tmp_path / "out.onnx", evaluated) > accuracy(sample(name), evaluated) - 0.01
-    if installed.keeps_captured_integers():
+    if installation.keeps_captured_integers():
         assert (tmp_path / "out.onnx").stat().st_size < 0.6 * sample(name).stat().st_size
 
 

@@ -8,10 +8,11 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from modelopt import graph, invariants
+from modelopt import graph
+from modelopt.graph import invariants
 from modelopt.passes.quantize_dynamic import QuantizeDynamic
-from modelopt.quant import saturation
-from modelopt.runtime.runner import WorkerRunner
+from modelopt.quant.numerics import saturation
+from modelopt.runtime.worker_runner import WorkerRunner
 from tests.quant_tools import context, kernels, model, op_types, relative_error, run
 
 RNG = np.random.default_rng(0)

@@ -8,15 +8,17 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from modelopt import graph, invariants, provenance, serial
+from modelopt import graph
+from modelopt.graph import invariants
+from modelopt.io import provenance, serialize
 from modelopt.passes.base import Pass
 from modelopt.passes.freeze_weights import FreezeWeights
 from modelopt.passes.quantize_dynamic import QuantizeDynamic
 from modelopt.passes.quantize_static import QuantizeStatic
-from modelopt.quant import existing
-from modelopt.quant.select import why_already_quantized
-from modelopt.recipe import make_pass
-from modelopt.runtime.runner import WorkerRunner
+from modelopt.quant.static import existing_qdq
+from modelopt.quant.static.selection import why_already_quantized
+from modelopt.recipe.recipe import make_pass
+from modelopt.runtime.worker_runner import WorkerRunner
 from tests.quant_tools import context, kernels, model, op_types, relative_error, run
 
 EVERYWHERE = QuantizeStatic(everywhere=True)
@@ -57,7 +59,7 @@ def test_what_is_missing_is_added_and_what_is_there_is_used(runner: WorkerRunner
     quantized = half()
     changes = EVERYWHERE.apply(quantized, context(runner, feeds()))
     assert changes.facts["kernels_quantized"] == 2
-    assert [skip.reason for skip in changes.skipped if skip.node == "h (MatMul)"] == [existing.ALREADY]
+    assert [skip.reason for skip in changes.skipped if skip.node == "h (MatMul)"] == [existing_qdq.ALREADY]
     assert invariants.check(quantized) == []
     assert op_types(quantized)["QuantizeLinear"] == 3  # x and h had theirs
     ran = kernels(quantized, tmp_path)
@@ -111,11 +113,11 @@ def test_a_model_without_a_float_kernel_is_left_alone(runner: WorkerRunner, resh
     { wd = DequantizeLinear <axis = 1> (w8, ws, wz)  wt = Transpose (wd)  y = MatMul (x, W) }
     """.replace("W)", f"{reshaped})")
     quantized = model(text, w8=np.ones((8, 8), np.int8), ws=np.ones(8, np.float32), wz=np.zeros(8, np.int8))
-    before = serial.to_bytes(quantized)
+    before = serialize.to_bytes(quantized)
     changes = EVERYWHERE.apply(quantized, context(runner, feeds()))
     assert changes.rewrites == 0
     assert changes.skipped[0].reason.startswith("the model is already quantized: it holds")
-    assert serial.to_bytes(quantized) == before
+    assert serialize.to_bytes(quantized) == before
 
 
 def test_what_we_left_in_float_stays_so(runner: WorkerRunner) -> None:
@@ -126,7 +128,7 @@ def test_what_we_left_in_float_stays_so(runner: WorkerRunner) -> None:
     assert again.rewrites == 0
     assert "already quantized" in again.skipped[0].reason
 
-    stored = serial.from_bytes(serial.to_bytes(quantized))
+    stored = serialize.from_bytes(serialize.to_bytes(quantized))
     assert why_already_quantized(stored) is None
     entry = provenance.Entry(modelopt="0", recipe="steps: [quantize-static]", input_sha256="", target="x86-vnni")
     stored.metadata_props.update(provenance.metadata((entry,)))
@@ -191,13 +193,13 @@ def test_dynamic_completes_what_static_began(runner: WorkerRunner) -> None:
     changes = QuantizeDynamic(everywhere=True).apply(quantized, ctx)
     assert changes.rewrites == 1
     assert {skip.node: skip.reason for skip in changes.skipped} == dict.fromkeys(
-        ("h (MatMul)", "k (MatMul)"), existing.ALREADY
+        ("h (MatMul)", "k (MatMul)"), existing_qdq.ALREADY
     )
     assert relative_error(run(half(), feeds()[0])[0], run(quantized, feeds()[0])[0]) < 0.05
-    before = serial.to_bytes(quantized)
+    before = serialize.to_bytes(quantized)
     assert QuantizeDynamic(everywhere=True).apply(quantized, ctx).rewrites == 0
     assert EVERYWHERE.apply(quantized, ctx).rewrites == 0
-    assert serial.to_bytes(quantized) == before
+    assert serialize.to_bytes(quantized) == before
 
 
 @pytest.mark.parametrize("kind", [QuantizeStatic, QuantizeDynamic])

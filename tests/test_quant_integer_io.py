@@ -15,13 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from modelopt import invariants
-from modelopt.integers import KEY, Affine, IntegerIo, declared
+from modelopt.core import targets
+from modelopt.core.targets import TargetKind
+from modelopt.graph import invariants
+from modelopt.graph.quantized_io import KEY, Affine, IntegerIo, declared
 from modelopt.passes.quantize_static import QuantizeStatic
-from modelopt.quant.rim import take_away
-from modelopt.runtime import cpu
-from modelopt.runtime.cpu import TargetKind
-from modelopt.runtime.runner import WorkerRunner
+from modelopt.quant.static.io_types import take_away
+from modelopt.runtime.worker_runner import WorkerRunner
 from tests.cli import CNN, calibration, evaluation, modelopt
 from tests.quant_tools import context, model, run
 
@@ -153,7 +153,7 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     done = modelopt("quantize", CNN, "--calib", CALIB, "--eval", EVAL, *flags, cwd=tmp_path).succeeded()
     report = json.loads(done.out)
     facts = report["passes"][-1]["facts"]
-    kind = "int8" if cpu.detect().kind is TargetKind.ARM64 else "uint8"
+    kind = "int8" if targets.detect().kind is TargetKind.ARM64 else "uint8"
     assert facts["input image"].startswith(f"{kind}, scale ")
     assert facts["output logits"].startswith(f"{kind}, scale ")
     assert report["accuracy"]["tasks"][0]["candidate"]["value"] > 0.98

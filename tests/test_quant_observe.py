@@ -7,8 +7,10 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from modelopt import graph, invariants, serial
-from modelopt.quant import observe
+from modelopt import graph
+from modelopt.calibration import subgraph_outputs
+from modelopt.graph import invariants
+from modelopt.io import serialize
 from tests.quant_tools import model, run
 
 HEADER = '<ir_version: 8, opset_import: ["" : 17]>'
@@ -54,7 +56,7 @@ def shown(text: str, names: list[str], feeds: dict[str, np.ndarray], **weights: 
     """What the exposed model gives for `names` and counters; the original outputs are checked on the way."""
     original = model(text, **weights)
     before = ir.to_onnx_text(original)
-    exposed = observe.expose(original, names)
+    exposed = subgraph_outputs.expose(original, names)
     assert ir.to_onnx_text(original) == before
     made = exposed.model
     values = {value.name: value for node in made.graph for value in node.outputs} | {
@@ -63,7 +65,7 @@ def shown(text: str, names: list[str], feeds: dict[str, np.ndarray], **weights: 
     own = len(made.graph.outputs)
     made.graph.outputs.extend(values[name] for name in exposed.outputs.values())
     assert invariants.check(made) == []
-    session = ort.InferenceSession(serial.to_bytes(made), providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(serialize.to_bytes(made), providers=["CPUExecutionProvider"])
     arrays = session.run(None, feeds)
     for reference, candidate in zip(run(original, feeds), arrays[:own], strict=True):
         np.testing.assert_array_equal(reference, candidate)
@@ -72,7 +74,7 @@ def shown(text: str, names: list[str], feeds: dict[str, np.ndarray], **weights: 
 
 def test_a_model_without_bodies_is_run_as_it_is() -> None:
     plain = model(HEADER + "net (float[2] x) => (float[2] y) { h = Relu (x)  y = Neg (h) }")
-    exposed = observe.expose(plain, ["h", "x"])
+    exposed = subgraph_outputs.expose(plain, ["h", "x"])
     assert exposed.model is plain
     assert exposed.outputs == {"h": "h", "x": "x"}
 
@@ -142,14 +144,14 @@ def test_a_scan_shows_each_slice() -> None:
 
 def test_a_name_in_two_scopes_is_hidden_with_the_reason() -> None:
     text = BRANCHES.replace("a = Neg (deep)", "b = Neg (deep)").replace("(float[n,2] a)", "(float[n,2] b)")
-    exposed = observe.expose(model(text), ["b", "deep"])
+    exposed = subgraph_outputs.expose(model(text), ["b", "deep"])
     assert "another graph" in exposed.hidden["b"]
     assert set(exposed.outputs) == {"deep", "runs of deep"}
 
 
 def test_labels_do_not_matter() -> None:
     original = model(BRANCHES)
-    assert graph.signature(observe.expose(original, ["deep"]).model) == graph.signature(original)
+    assert graph.signature(subgraph_outputs.expose(original, ["deep"]).model) == graph.signature(original)
 
 
 @pytest.mark.parametrize("taken", [True, False])
@@ -203,16 +205,16 @@ def test_a_body_inside_a_scan_is_hidden_with_the_reason() -> None:
     }
     """
     )
-    exposed = observe.expose(model(text), ["sum", "a"])
+    exposed = subgraph_outputs.expose(model(text), ["sum", "a"])
     assert set(exposed.outputs) == {"sum", "runs of sum"}
     assert "inside the Scan" in exposed.hidden["a"]
 
 
 def test_named_apart() -> None:
     plain = model(BRANCHES)
-    assert observe.named_apart(plain) is plain
+    assert subgraph_outputs.named_apart(plain) is plain
     twice = model(BRANCHES.replace("b = Identity (x)", "deep = Neg (x)  b = Identity (deep)"))
-    apart = observe.named_apart(twice)
+    apart = subgraph_outputs.named_apart(twice)
     assert apart is not twice
     assert {"deep", "deep_1"} <= {value.name for node in graph.all_nodes(apart) for value in node.outputs}
-    assert observe.expose(apart, ["deep", "deep_1"]).hidden == {}
+    assert subgraph_outputs.expose(apart, ["deep", "deep_1"]).hidden == {}

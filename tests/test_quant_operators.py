@@ -9,13 +9,13 @@ import onnx_ir as ir
 import pytest
 
 from modelopt import graph
-from modelopt.errors import InputError
-from modelopt.passes.base import Changes
+from modelopt.core.changes import Changes
+from modelopt.core.errors import InputError
 from modelopt.passes.quantize_dynamic import QuantizeDynamic
 from modelopt.passes.quantize_static import Activation, Form, QuantizeStatic
-from modelopt.quant.methods import Method
-from modelopt.quant.weight_range import WeightRange
-from modelopt.runtime.runner import WorkerRunner
+from modelopt.quant.numerics.range_methods import Method
+from modelopt.quant.numerics.weight_range import WeightRange
+from modelopt.runtime.worker_runner import WorkerRunner
 from tests.quant_tools import context, kernels, model, op_types, relative_error, run
 
 EVERYWHERE = QuantizeStatic(everywhere=True)

@@ -12,14 +12,15 @@ import onnx_ir as ir
 import pytest
 from onnx import numpy_helper
 
-from modelopt import graph, invariants
-from modelopt.errors import InputError
-from modelopt.passes.base import Changes
+from modelopt import graph
+from modelopt.core.changes import Changes
+from modelopt.core.errors import InputError
+from modelopt.graph import invariants
 from modelopt.passes.quantize_static import Form, QuantizeStatic
-from modelopt.quant.overrides import Overrides, split
-from modelopt.quant.scheme import Grid, IntType, Symmetry
-from modelopt.recipe import dump, parse
-from modelopt.runtime.runner import WorkerRunner
+from modelopt.quant.numerics.scheme import Grid, IntType, Symmetry
+from modelopt.quant.static.overrides import Overrides, split
+from modelopt.recipe.recipe import dump, parse
+from modelopt.runtime.worker_runner import WorkerRunner
 from tests.cli import CALIB, EVAL, MLP, modelopt, sample
 from tests.quant_tools import context, model, relative_error, run
 

@@ -8,10 +8,11 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from modelopt import graph, invariants
+from modelopt import graph
+from modelopt.graph import invariants
 from modelopt.passes.quantize_static import Form, QuantizeStatic
-from modelopt.quant import qoperator
-from modelopt.runtime.runner import WorkerRunner
+from modelopt.quant.static import qoperator_writer
+from modelopt.runtime.worker_runner import WorkerRunner
 from tests.cli import CNN, QUICK, calibration, modelopt
 from tests.quant_tools import context, model, op_types, relative_error, run
 
@@ -128,7 +129,7 @@ net (uint8[1,4] q) => (uint8[1,4] y)
 def test_a_bound_goes_where_saturation_repeats_it(body: str, zero_point: int, *, converts: bool) -> None:
     text = PIECE.replace("BODY", body).replace("ZERO", str(zero_point))
     before, after = model(text), model(text)
-    assert qoperator.convert(after).nodes == converts
+    assert qoperator_writer.convert(after).nodes == converts
     assert invariants.check(after) == []
     rng = np.random.default_rng(0)
     for _ in range(5):
@@ -143,7 +144,7 @@ def test_a_result_that_is_also_read_in_float_keeps_qdq() -> None:
         .replace("ZERO", "0")
         .replace("=> (uint8[1,4] y)", "=> (uint8[1,4] y, float[1,4] p)")
     )
-    converted = qoperator.convert(model(text))
+    converted = qoperator_writer.convert(model(text))
     assert converted.nodes == 0
     assert "wanted in float" in converted.skipped[0].reason
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from modelopt.quant.methods import Method, choose_range
-from modelopt.quant.ranges import BINS, Collector, Histogram
-from modelopt.quant.scheme import Grid, IntType, Symmetry, dequantize, params_from_range, quantize
+from modelopt.calibration.histogram import BINS, Collector, Histogram
+from modelopt.quant.numerics.range_methods import Method, choose_range
+from modelopt.quant.numerics.scheme import Grid, IntType, Symmetry, dequantize, params_from_range, quantize
 
 U8 = Grid(IntType.U8, Symmetry.ASYMMETRIC)
 S8 = Grid(IntType.S8, Symmetry.SYMMETRIC)

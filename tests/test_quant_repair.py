@@ -12,15 +12,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from modelopt import graph, invariants
-from modelopt.errors import InputError
+from modelopt import graph
+from modelopt.core.errors import InputError
+from modelopt.graph import invariants
 from modelopt.passes.equalize_layers import EqualizeLayers
 from modelopt.passes.quantize_static import QuantizeStatic
 from modelopt.passes.smooth_activations import SmoothActivations
-from modelopt.quant import correct, feedback
-from modelopt.quant.feedback import Rounding
-from modelopt.quant.methods import Method
-from modelopt.runtime.runner import WorkerRunner
+from modelopt.quant.correction import bias_correction, gptq_rounding
+from modelopt.quant.correction.gptq_rounding import Rounding
+from modelopt.quant.numerics.range_methods import Method
+from modelopt.runtime.worker_runner import WorkerRunner
 from tests.quant_tools import context, kernels, model, relative_error, run
 
 PLAIN = QuantizeStatic(everywhere=True, per_channel=False)
@@ -177,10 +178,10 @@ def test_kernels_in_a_body_are_not_measured(runner: WorkerRunner) -> None:
 def test_a_shift_that_is_chance_is_not_corrected() -> None:
     rng = np.random.default_rng(0)
     noise = rng.standard_normal((64, 1000))
-    kept = correct.shrunk(noise)
+    kept = bias_correction.shrunk(noise)
     assert np.mean(kept**2) < np.mean(noise.mean(axis=0) ** 2) / 2
     real = noise + 10
-    assert np.allclose(correct.shrunk(real), real.mean(axis=0), atol=0.5)
+    assert np.allclose(bias_correction.shrunk(real), real.mean(axis=0), atol=0.5)
 
 
 def test_one_clipped_token_does_not_shift_the_others(runner: WorkerRunner) -> None:
@@ -247,7 +248,7 @@ def test_windows_times_weight_is_the_convolution(attributes: str) -> None:
     weight, images = normal(rng, 6, 4, 3, 2), rng.standard_normal((2, 4, 10, 10), np.float32)
     conv = model(text, w=weight)
     node = next(iter(conv.graph))
-    found = feedback.windows(
+    found = gptq_rounding.windows(
         images,
         (3, 2),
         graph.attribute_ints(node, "strides") or (1, 1),

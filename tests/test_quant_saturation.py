@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from modelopt.passes.base import Context
+from modelopt.calibration.context import Context
 from modelopt.passes.quantize_static import QuantizeStatic
-from modelopt.quant import at_risk, patches, saturation, scheme
-from modelopt.quant.scheme import Grid, IntType, PerChannel, PerTensor, Symmetry
-from modelopt.runtime.runner import WorkerRunner
+from modelopt.quant.correction import saturation_report
+from modelopt.quant.numerics import im2col, saturation, scheme
+from modelopt.quant.numerics.scheme import Grid, IntType, PerChannel, PerTensor, Symmetry
+from modelopt.runtime.worker_runner import WorkerRunner
 from tests.quant_tools import context, model, relative_error, run
 
 RNG = np.random.default_rng(0)
@@ -102,11 +103,11 @@ def test_the_rows_of_a_convolution(attributes: str) -> None:
     expected = np.moveaxis(run(net, {"x": image})[0], 1, -1).reshape(-1, 6)
     node = net.graph[0]
     groups = 4 // channels
-    rows = patches.sample_rows(image, patches.window_of(node, (2, 3)), groups, 10_000, 9)
+    rows = im2col.sample_rows(image, im2col.window_of(node, (2, 3)), groups, 10_000, 9)
     matrices = saturation.conv_matrices(kernel, groups)
     found = [(part.astype(np.int64) - 9) @ matrix for part, matrix in zip(rows, matrices, strict=True)]
     np.testing.assert_array_equal(np.concatenate(found, axis=1), expected)
-    assert patches.sample_rows(image, patches.window_of(node, (2, 3)), groups, 5, 9).shape[1] == 5
+    assert im2col.sample_rows(image, im2col.window_of(node, (2, 3)), groups, 5, 9).shape[1] == 5
 
 
 NET = """
@@ -138,7 +139,7 @@ def bright(runner: WorkerRunner, target: str = "x86-avx2") -> Context:
 def test_kernels_that_would_saturate_are_named(runner: WorkerRunner) -> None:
     net_ = net()
     QuantizeStatic(everywhere=True, reduce_range=False).apply(net_, bright(runner, "x86-vnni"))
-    skips, facts = at_risk.report(net_, bright(runner))
+    skips, facts = saturation_report.report(net_, bright(runner))
     named = {skip.node.split()[0]: skip.reason for skip in skips}
     assert set(named) == {"c", "y"}  # the depthwise kernel widens first
     assert all("at risk on x86-avx2" in reason and "16-bit sums saturate" in reason for reason in named.values())
@@ -148,13 +149,16 @@ def test_kernels_that_would_saturate_are_named(runner: WorkerRunner) -> None:
 def test_seven_bits_are_at_no_risk(runner: WorkerRunner) -> None:
     net_ = net()
     QuantizeStatic(everywhere=True, reduce_range=True).apply(net_, bright(runner))
-    assert at_risk.report(net_, bright(runner)) == ((), {"kernels_saturating": 0, "kernels_that_could_saturate": 0})
+    assert saturation_report.report(net_, bright(runner)) == (
+        (),
+        {"kernels_saturating": 0, "kernels_that_could_saturate": 0},
+    )
 
 
 def test_without_samples_the_bound_is_all_there_is(runner: WorkerRunner) -> None:
     net_ = net()
     QuantizeStatic(everywhere=True, reduce_range=False).apply(net_, bright(runner, "x86-vnni"))
-    skips, facts = at_risk.report(net_, context(runner))
+    skips, facts = saturation_report.report(net_, context(runner))
     assert {skip.reason for skip in skips} == {
         "some of its 16-bit sums could saturate on x86-avx2; it was not simulated"
     }

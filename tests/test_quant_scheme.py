@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelopt.quant.scheme import (
+from modelopt.quant.numerics.scheme import (
     WEIGHTS,
     Grid,
     IntType,

@@ -8,11 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from modelopt.passes.base import TensorError
-from modelopt.quant import sqnr
-from modelopt.quant.ranges import Collector
-from modelopt.quant.scheme import Grid, IntType, PerChannel, QParams, Symmetry, dequantize, params_from_range, quantize
-from modelopt.quant.scheme import weight_params as params_of_weight
+from modelopt.calibration.histogram import Collector
+from modelopt.core.changes import TensorError
+from modelopt.quant.numerics import sqnr
+from modelopt.quant.numerics.scheme import (
+    Grid,
+    IntType,
+    PerChannel,
+    QParams,
+    Symmetry,
+    dequantize,
+    params_from_range,
+    quantize,
+)
+from modelopt.quant.numerics.scheme import weight_params as params_of_weight
 from tests.cli import CNN, calibration, modelopt
 
 U8 = Grid(IntType.U8, Symmetry.ASYMMETRIC)

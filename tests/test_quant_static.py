@@ -8,14 +8,15 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from modelopt import graph, invariants
-from modelopt.errors import InputError
+from modelopt import graph
+from modelopt.core.errors import InputError
+from modelopt.graph import invariants
 from modelopt.passes.quantize_static import Activation, QuantizeStatic
-from modelopt.quant.methods import Method
-from modelopt.quant.plan import Rules
-from modelopt.quant.select import select
-from modelopt.runtime import installed
-from modelopt.runtime.runner import WorkerRunner
+from modelopt.quant.numerics.range_methods import Method
+from modelopt.quant.static.plan import Rules
+from modelopt.quant.static.selection import select
+from modelopt.runtime import installation
+from modelopt.runtime.worker_runner import WorkerRunner
 from tests.quant_tools import context, kernels, model, op_types, relative_error, run
 
 EVERYWHERE = QuantizeStatic(everywhere=True)
@@ -326,7 +327,7 @@ net (bool c, float[n,8] x) => (float[n,8] y)
     given = model(branches, w=np.ones((8, 8), np.float32))
     lost = "onnxruntime before 1.31 loses integers that a body reads from outside"
     for keeps in (True, False):
-        monkeypatch.setattr(installed, "keeps_captured_integers", lambda keeps=keeps: keeps)
+        monkeypatch.setattr(installation, "keeps_captured_integers", lambda keeps=keeps: keeps)
         plan = select(given, Rules())
         assert (lost in [skip.reason for skip in plan.skipped]) is not keeps
         assert bool(plan.choices) is keeps

@@ -6,8 +6,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from modelopt import invariants
-from modelopt.quant import stem
+from modelopt.graph import invariants
+from modelopt.quant.static import first_convolution
 from tests.quant_tools import model, op_types, run
 
 TEXT = """
@@ -70,7 +70,7 @@ def outputs(changed: ir.Model, channels: int = 3, height: int = 16, width: int =
 )
 def test_blocks_become_channels(kernel: tuple[int, int], attributes: str) -> None:
     before, after = net(kernel, attributes), net(kernel, attributes)
-    assert stem.regroup(after) == 1
+    assert first_convolution.regroup(after) == 1
     assert op_types(after)["SpaceToDepth"] == 1
     assert op_types(after)["QuantizeLinear"] == 2
     assert not invariants.check(after)
@@ -81,7 +81,7 @@ def test_blocks_become_channels(kernel: tuple[int, int], attributes: str) -> Non
 def test_any_odd_number_of_channels(channels: int) -> None:
     attributes = "strides = [2,2], pads = [1,1,1,1]"
     before, after = net((3, 3), attributes, channels), net((3, 3), attributes, channels)
-    assert stem.regroup(after) == 1
+    assert first_convolution.regroup(after) == 1
     np.testing.assert_array_equal(outputs(after, channels), outputs(before, channels))
 
 
@@ -100,7 +100,7 @@ def test_any_odd_number_of_channels(channels: int) -> None:
 def test_a_channel_is_appended_where_blocks_do_not_fit(attributes: str, height: int | str, width: int | str) -> None:
     before = net((3, 3), attributes, height=height, width=width)
     after = net((3, 3), attributes, height=height, width=width)
-    assert stem.regroup(after) == 1
+    assert first_convolution.regroup(after) == 1
     assert op_types(after)["Pad"] == 1
     assert not invariants.check(after)
     size = (height if isinstance(height, int) else 17, width if isinstance(width, int) else 20)
@@ -119,14 +119,14 @@ def test_a_channel_is_appended_where_blocks_do_not_fit(attributes: str, height: 
 )
 def test_left_alone(refused: ir.Model) -> None:
     before = op_types(refused)
-    assert stem.regroup(refused) == 0
+    assert first_convolution.regroup(refused) == 0
     assert op_types(refused) == before
 
 
 def test_twice_changes_nothing() -> None:
     once = net((7, 7), "strides = [2,2], pads = [3,3,3,3]")
-    stem.regroup(once)
-    assert stem.regroup(once) == 0
+    first_convolution.regroup(once)
+    assert first_convolution.regroup(once) == 0
 
 
 def test_an_input_with_another_reader_keeps_its_pair() -> None:
@@ -139,6 +139,6 @@ def test_an_input_with_another_reader_keeps_its_pair() -> None:
         mean.outputs[0].shape = ir.Shape(("n", 3, 1, 1))
         each.graph.append(mean)
         each.graph.outputs.append(mean.outputs[0])
-    assert stem.regroup(shared) == 1
+    assert first_convolution.regroup(shared) == 1
     assert op_types(shared)["QuantizeLinear"] == 3
     np.testing.assert_array_equal(outputs(shared), outputs(before))

@@ -8,11 +8,12 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from modelopt import graph, invariants
+from modelopt import graph
+from modelopt.graph import invariants
 from modelopt.passes.quantize_weights import Form, QuantizeWeights
-from modelopt.quant import weight_forms
-from modelopt.quant.weight_rounding import Rounding
-from modelopt.runtime.runner import WorkerRunner
+from modelopt.quant.weight_only import weight_writer
+from modelopt.quant.weight_only.rounding import Rounding
+from modelopt.runtime.worker_runner import WorkerRunner
 from tests.quant_tools import context, model, op_types, relative_error, run
 
 RNG = np.random.default_rng(0)
@@ -145,7 +146,7 @@ def test_an_old_opset_is_raised_for_a_table(runner: WorkerRunner) -> None:
 def test_without_such_an_operator_rows_are_dequantized(
     runner: WorkerRunner, monkeypatch: pytest.MonkeyPatch, head: str
 ) -> None:
-    monkeypatch.setattr(weight_forms, "why_not_look_up", lambda *_: "no such operator")
+    monkeypatch.setattr(weight_writer, "why_not_look_up", lambda *_: "no such operator")
     reference, result = tied(head), tied(head)
     changes = QuantizeWeights().apply(result, context(runner))
     assert changes.rewrites == 2

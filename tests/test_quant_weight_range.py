@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from modelopt.quant import scheme, weight_range
-from modelopt.quant.scheme import WEIGHTS, Grid, IntType, PerChannel, PerTensor, Symmetry
-from modelopt.quant.weight_range import WeightRange, narrowed, squared_error, weight_params
+from modelopt.quant.numerics import scheme, weight_range
+from modelopt.quant.numerics.scheme import WEIGHTS, Grid, IntType, PerChannel, PerTensor, Symmetry
+from modelopt.quant.numerics.weight_range import WeightRange, narrowed, squared_error, weight_params
 
 GRIDS = [WEIGHTS, Grid(IntType.S8, Symmetry.SYMMETRIC, reduced=True), Grid(IntType.U8, Symmetry.ASYMMETRIC)]
 weights = arrays(

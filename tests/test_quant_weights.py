@@ -12,17 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from modelopt import graph, invariants
-from modelopt.errors import InputError
+from modelopt import graph
+from modelopt.core.errors import InputError
+from modelopt.graph import invariants
 from modelopt.passes.quantize_weights import Form, QuantizeWeights
 from modelopt.passes.store_weights import StoreWeights
-from modelopt.quant import blocks, hqq, storage
-from modelopt.quant.blocks import BlockGrid
-from modelopt.quant.gptq import gptq, objective
-from modelopt.quant.hessian import Hessian
-from modelopt.quant.weight_rounding import Rounding
-from modelopt.recipe import parse
-from modelopt.runtime.runner import WorkerRunner
+from modelopt.quant.numerics import blocks, hqq
+from modelopt.quant.numerics.blocks import BlockGrid
+from modelopt.quant.numerics.gptq import gptq, objective
+from modelopt.quant.numerics.hessian import Hessian
+from modelopt.quant.weight_only import storage
+from modelopt.quant.weight_only.rounding import Rounding
+from modelopt.recipe.recipe import parse
+from modelopt.runtime.worker_runner import WorkerRunner
 from tests.cli import modelopt
 from tests.quant_tools import context, kernels, model, op_types, relative_error, run
 

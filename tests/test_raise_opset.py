@@ -10,12 +10,15 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from modelopt import engine, graph, pipelines, serial
-from modelopt.errors import Refused, WorkerDied
-from modelopt.passes.base import Context
+from modelopt import graph
+from modelopt.calibration.context import Context
+from modelopt.core.errors import Refused, WorkerDied
+from modelopt.engine import optimize
+from modelopt.io import serialize
 from modelopt.passes.raise_opset import RaiseOpset
-from modelopt.recipe import Recipe
-from modelopt.runtime.runner import WorkerRunner
+from modelopt.recipe import pipelines
+from modelopt.recipe.recipe import Recipe
+from modelopt.runtime.worker_runner import WorkerRunner
 from tests.cli import modelopt
 from tests.quant_tools import op_types
 
@@ -38,7 +41,7 @@ def test_as_far_as_the_fusions_need(context: Context) -> None:
     subject = both()
     changes = RaiseOpset().apply(subject, context)
     assert (graph.opset(subject), changes.facts) == (20, {"opset_before": 13, "opset_after": 20, "fusions": 2})
-    engine.apply([pipelines.fusing(folded=True, raises=False)], subject, context)
+    optimize.apply([pipelines.fusing(folded=True, raises=False)], subject, context)
     assert op_types(subject) == {"LayerNormalization": 1, "Gelu": 1, "Relu": 1}
 
 
@@ -64,7 +67,7 @@ def test_where_the_converter_fails_a_lower_opset_is_tried(
 
 def test_what_onnxruntime_does_not_load_is_not_kept(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(model: ir.Model, version: int) -> ir.Model:
-        copy = serial.from_bytes(serial.to_bytes(model))
+        copy = serialize.from_bytes(serialize.to_bytes(model))
         copy.graph.opset_imports[""] = version
         copy.graph[-1].op_type = "NoSuchOperator"
         return copy
@@ -97,9 +100,9 @@ def test_where_the_result_is_wrong_all_is_done_without_it(tmp_path: Path, monkey
         return found
 
     monkeypatch.setattr(WorkerRunner, "convert_opset", wrong)
-    (tmp_path / "m.onnx").write_bytes(serial.to_bytes(both()))
+    (tmp_path / "m.onnx").write_bytes(serialize.to_bytes(both()))
     recipe = Recipe(steps=(pipelines.fusing(folded=True, raises=True),))
-    found = engine.run(engine.Request(recipe=recipe, model=tmp_path / "m.onnx", output=tmp_path / "out.onnx"))
+    found = optimize.run(optimize.Request(recipe=recipe, model=tmp_path / "m.onnx", output=tmp_path / "out.onnx"))
     assert any(note.startswith("the opset stays: the model converted to a later one computes") for note in found.notes)
     assert found.verification is not None
     assert onnx.load(tmp_path / "out.onnx").opset_import[0].version == 13
@@ -107,7 +110,7 @@ def test_where_the_result_is_wrong_all_is_done_without_it(tmp_path: Path, monkey
 
 
 def test_the_command_says_what_it_raised(tmp_path: Path) -> None:
-    (tmp_path / "m.onnx").write_bytes(serial.to_bytes(both()))
+    (tmp_path / "m.onnx").write_bytes(serialize.to_bytes(both()))
     done = modelopt("fuse", "m.onnx", "-o", "out.onnx", "--no-bench", cwd=tmp_path).succeeded()
     assert "note: raised from opset 13 to 20: 2 fusions need it (not so with --keep-opset)" in done.err
     made = onnx.load(tmp_path / "out.onnx")
@@ -117,7 +120,7 @@ def test_the_command_says_what_it_raised(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("flag", ["--keep-opset", "--no-verify"])
 def test_the_opset_stays(flag: str, tmp_path: Path) -> None:
-    (tmp_path / "m.onnx").write_bytes(serial.to_bytes(both()))
+    (tmp_path / "m.onnx").write_bytes(serialize.to_bytes(both()))
     modelopt("fuse", "m.onnx", "-o", "out.onnx", "--no-bench", flag, cwd=tmp_path).succeeded()
     assert onnx.load(tmp_path / "out.onnx").opset_import[0].version == 13
 
@@ -130,7 +133,7 @@ def test_quantize_raises_too(tmp_path: Path) -> None:
     product.outputs[0].name = "product"
     subject.graph.insert_before(subject.graph[-1], product)
     subject.graph[-1].replace_input_with(0, product.outputs[0])
-    (tmp_path / "m.onnx").write_bytes(serial.to_bytes(subject))
+    (tmp_path / "m.onnx").write_bytes(serialize.to_bytes(subject))
     flags = ("--mode", "dynamic", "--no-bench", "--json", "--everywhere")
     for more, opset in (((), 20), (("--keep-opset",), 13)):
         done = modelopt("quantize", "m.onnx", "-o", f"out{opset}.onnx", *flags, *more, cwd=tmp_path).succeeded()
@@ -140,13 +143,13 @@ def test_quantize_raises_too(tmp_path: Path) -> None:
 
 
 def test_flags_that_exclude_each_other(tmp_path: Path) -> None:
-    (tmp_path / "m.onnx").write_bytes(serial.to_bytes(both()))
+    (tmp_path / "m.onnx").write_bytes(serialize.to_bytes(both()))
     done = modelopt("fuse", "m.onnx", "--opset", "17", "--keep-opset", cwd=tmp_path)
     done.refused(2, "--opset and --keep-opset exclude each other")
 
 
 def test_an_opset_that_is_asked_for_is_the_opset(tmp_path: Path) -> None:
-    (tmp_path / "m.onnx").write_bytes(serial.to_bytes(both()))
+    (tmp_path / "m.onnx").write_bytes(serialize.to_bytes(both()))
     modelopt("fuse", "m.onnx", "-o", "out.onnx", "--no-bench", "--opset", "17", cwd=tmp_path).succeeded()
     made = onnx.load(tmp_path / "out.onnx")
     assert made.opset_import[0].version == 17

@@ -16,13 +16,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelopt import passes, recipe
-from modelopt.errors import InputError
+from modelopt import passes
+from modelopt.core.errors import InputError
 from modelopt.passes.base import Pass
-from modelopt.quant.overrides import Overrides
-from modelopt.recipe import BenchSpec, DataSpec, EvaluateSpec, Gates, Recipe, UntilStable
-from modelopt.recipe_paths import without_folders
-from modelopt.recipe_schema import json_schema
+from modelopt.quant.static.overrides import Overrides
+from modelopt.recipe import recipe
+from modelopt.recipe.json_schema import json_schema
+from modelopt.recipe.paths import without_folders
+from modelopt.recipe.recipe import BenchSpec, DataSpec, EvaluateSpec, Gates, Recipe, UntilStable
 
 EXISTING = [name for name in passes.NAMES if importlib.util.find_spec(f"modelopt.passes.{name.replace('-', '_')}")]
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from modelopt import engine, recipe
-from modelopt.errors import EnvironmentLacks
-from modelopt.recipe import BenchSpec, DataSpec
+from modelopt.core.errors import EnvironmentLacks
+from modelopt.engine import optimize
+from modelopt.recipe import recipe
+from modelopt.recipe.recipe import BenchSpec, DataSpec
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -40,11 +41,11 @@ def test_it_runs(path: Path, tmp_path: Path) -> None:
     if loaded.bench is not None:
         changes["bench"] = msgspec.structs.replace(loaded.bench, budget_seconds=0.1, warmup_seconds=0.1)
     prepared = dataclasses.replace(loaded, **changes)  # type: ignore[arg-type]
-    request = engine.Request(recipe=prepared, model=SAMPLE / "model.onnx", output=tmp_path / "out.onnx")
+    request = optimize.Request(recipe=prepared, model=SAMPLE / "model.onnx", output=tmp_path / "out.onnx")
     if isinstance(prepared.bench, BenchSpec) and prepared.bench.provider == "tensorrt":
         with pytest.raises(EnvironmentLacks, match="TensorrtExecutionProvider is not available"):
-            engine.run(request)
+            optimize.run(request)
         return
-    report = engine.run(request)
+    report = optimize.run(request)
     assert report.written
     assert (tmp_path / "out.onnx").exists()

@@ -11,11 +11,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 
-from modelopt import invariants, serial
-from modelopt.passes.base import Context
+from modelopt.calibration.context import Context
+from modelopt.core import targets
+from modelopt.graph import invariants
+from modelopt.io import serialize
 from modelopt.passes.sink_transpose import SinkTranspose
-from modelopt.runtime import cpu
-from modelopt.runtime.runner import WorkerRunner
+from modelopt.runtime.worker_runner import WorkerRunner
 from tests.quant_tools import op_types
 
 _OPSET = 18
@@ -153,7 +154,7 @@ def _plus(shape: Shape, axis: int, more: int) -> Shape:
 
 
 def _context() -> Context:
-    return Context(runner=WorkerRunner(), target=cpu.resolve("x86-vnni"))
+    return Context(runner=WorkerRunner(), target=targets.resolve("x86-vnni"))
 
 
 @pytest.mark.parametrize("first", range(0, 400, 50))
@@ -161,10 +162,10 @@ def test_random_graphs(first: int) -> None:
     context, moved = _context(), 0
     for seed in range(first, first + 50):
         before = _Builder(seed).model()
-        subject = serial.from_bytes(before.SerializeToString())
+        subject = serialize.from_bytes(before.SerializeToString())
         changes = SinkTranspose().apply(subject, context)
         assert invariants.check(subject) == [], seed
-        after = onnx.load_from_string(serial.to_bytes(subject))
+        after = onnx.load_from_string(serialize.to_bytes(subject))
         feeds = {"x": np.random.default_rng(seed).normal(size=(2, 3, 4)).astype(np.float32)}
         expected = ReferenceEvaluator(before).run(None, feeds)
         found = ReferenceEvaluator(after).run(None, feeds)
@@ -191,5 +192,5 @@ def test_pad_with_axes_of_its_own() -> None:
     assert SinkTranspose().apply(subject, _context()).rewrites == 1
     assert op_types(subject) == {"Pad": 1}
     x = np.arange(4 * 6 * 8, dtype=np.float32).reshape(4, 6, 8)
-    (found,) = ReferenceEvaluator(onnx.load_from_string(serial.to_bytes(subject))).run(None, {"x": x})
+    (found,) = ReferenceEvaluator(onnx.load_from_string(serialize.to_bytes(subject))).run(None, {"x": x})
     np.testing.assert_array_equal(found, np.pad(x, ((0, 0), (1, 2), (0, 0))))

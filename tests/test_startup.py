@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from modelopt.runtime import spawn
+from modelopt.runtime import processes
 from modelopt.runtime.worker import Worker
 
 
@@ -15,13 +15,13 @@ def _python(code: str) -> str:
 
 
 def test_the_engine_does_not_import_sympy() -> None:
-    code = "import modelopt.engine, sys; print('sympy.core' in sys.modules)"
+    code = "import modelopt.engine.optimize, sys; print('sympy.core' in sys.modules)"
     assert _python(code) == "False"
 
 
 def test_sympy_is_there_when_it_is_used() -> None:
     code = (
-        "import modelopt.engine, onnx_ir as ir\n"
+        "import modelopt.engine.optimize, onnx_ir as ir\n"
         "print(ir.SymbolicDim('max(N, 3)').evaluate({'N': 5}), ir.SymbolicDim('N') + 1)\n"
         "import sympy.core, sympy\n"
         "from sympy import Symbol\n"
@@ -31,12 +31,12 @@ def test_sympy_is_there_when_it_is_used() -> None:
 
 
 def test_a_sympy_that_is_imported_already_stays() -> None:
-    assert _python("import sympy, sys, modelopt.engine; print(sys.modules['sympy'] is sympy)") == "True"
+    assert _python("import sympy, sys, modelopt.engine.optimize; print(sys.modules['sympy'] is sympy)") == "True"
 
 
 def test_a_child_that_was_started_ahead_is_used() -> None:
-    spawn.ahead("onnxruntime")
-    waiting = spawn._waiting["onnxruntime"][-1].process.pid
+    processes.ahead("onnxruntime")
+    waiting = processes._waiting["onnxruntime"][-1].process.pid
     with Worker() as worker:
         assert worker.pid == waiting
     with Worker() as another:
@@ -44,5 +44,9 @@ def test_a_child_that_was_started_ahead_is_used() -> None:
 
 
 def test_a_child_that_nobody_takes_ends_with_its_parent() -> None:
-    code = "from modelopt.runtime import spawn\nspawn.ahead('onnx')\nprint(spawn._waiting['onnx'][0].process.pid)"
+    code = (
+        "from modelopt.runtime import processes\n"
+        "processes.ahead('onnx')\n"
+        "print(processes._waiting['onnx'][0].process.pid)"
+    )
     assert not Path(f"/proc/{_python(code)}").exists()

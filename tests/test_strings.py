@@ -10,11 +10,11 @@ import onnx_ir as ir
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+from modelopt.core.errors import InputError, Refused
+from modelopt.core.signature import TensorSpec
 from modelopt.data import open_data, random_data
 from modelopt.data.synthetic import NUMERALS
-from modelopt.errors import InputError, Refused
 from modelopt.measure.evaluate import evaluate
-from modelopt.signature import TensorSpec
 from modelopt.verification.words import words_of
 from tests.cli import modelopt, value
 

@@ -14,10 +14,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from modelopt.passes.quantize_weights import Form, QuantizeWeights
-from modelopt.tuning import nodes
-from modelopt.tuning.causes import causes
-from modelopt.tuning.sensitivity import rank
-from modelopt.tuning.variants import repairs
+from modelopt.search import exclusions
+from modelopt.search.diagnosis import causes
+from modelopt.search.fallbacks import repairs
+from modelopt.search.sensitivity import rank
 from tests.cli import CALIB, CNN, EVAL, MLP, modelopt, sample
 
 VIT = sample("digits_vit")
@@ -69,12 +69,12 @@ class _Samples:
 
 def _conv(*, concat: bool = False) -> ir.Model:
     weight = numpy_helper.from_array(np.ones((1, 4, 1, 1), np.float32), "w")
-    nodes = [helper.make_node("Conv", ["c" if concat else "x", "w"], ["y"], name="conv")]
+    exclusions = [helper.make_node("Conv", ["c" if concat else "x", "w"], ["y"], name="conv")]
     if concat:
-        nodes.insert(0, helper.make_node("Concat", ["x", "z"], ["c"], axis=1))
+        exclusions.insert(0, helper.make_node("Concat", ["x", "z"], ["c"], axis=1))
     inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("x", "z")]
     output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
-    graph = helper.make_graph(nodes, "g", inputs, [output], [weight])
+    graph = helper.make_graph(exclusions, "g", inputs, [output], [weight])
     return ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]))
 
 
@@ -222,10 +222,10 @@ def test_a_table_can_be_what_costs_accuracy() -> None:
     before, after = ir.from_onnx_text(text), ir.from_onnx_text(text)
     for node in after.graph:
         node.op_type, node.domain = f"{node.op_type}InFewBits", "test"
-    assert nodes.changed(before, after) == ["product"]
-    assert nodes.changed(before, after, tables=True) == ["look", "product"]
-    assert nodes.has_tables(before)
-    assert not nodes.has_tables(after)
+    assert exclusions.changed(before, after) == ["product"]
+    assert exclusions.changed(before, after, tables=True) == ["look", "product"]
+    assert exclusions.has_tables(before)
+    assert not exclusions.has_tables(after)
 
 
 def test_half_precision_keeps_a_contract_where_there_are_data(tmp_path: Path) -> None:

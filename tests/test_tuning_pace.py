@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
+from modelopt.core import targets
 from modelopt.measure.speed import Ratio, Verdict
-from modelopt.recipe import BenchSpec, Gates, Recipe
+from modelopt.recipe.recipe import BenchSpec, Gates, Recipe
 from modelopt.report import Outcome
-from modelopt.runtime import cpu
-from modelopt.tuning.pace import Track, worth
-from modelopt.tuning.workshop import Built
+from modelopt.search.candidates import Built
+from modelopt.search.utility import Track, worth
 
 
 def timed(point: float, half: float = 0.02) -> Ratio:
@@ -77,7 +77,7 @@ FLOAT, STATIC, DYNAMIC = built("float", 1000), built("static", 300), built("dyna
 
 
 def race(shop: Shop, best: Built, made: Built, monkeypatch: pytest.MonkeyPatch, cores: int = 2) -> Any:
-    monkeypatch.setattr(cpu, "usable_cores", lambda: cores)
+    monkeypatch.setattr(targets, "usable_cores", lambda: cores)
     track: Any = Track(shop, for_speed=True)  # type: ignore[arg-type]
     return track.race(best, made, FLOAT)
 

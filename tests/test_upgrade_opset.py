@@ -13,9 +13,10 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from modelopt import graph, serial
-from modelopt.errors import Refused
-from modelopt.passes.base import Context
+from modelopt import graph
+from modelopt.calibration.context import Context
+from modelopt.core.errors import Refused
+from modelopt.io import serialize
 from modelopt.passes.upgrade_opset import UpgradeOpset
 
 
@@ -34,13 +35,13 @@ def test_before_ir_version_4_what_became_an_input_is_a_constant_node(context: Co
     assert UpgradeOpset().apply(model, context).rewrites == 1
     assert model.ir_version == 3
     assert not any(scope.initializers for scope in graph.all_graphs(model) if isinstance(scope, ir.Graph))
-    onnx.checker.check_model(serial.to_bytes(model))
+    onnx.checker.check_model(serialize.to_bytes(model))
     after = [_run(model, x, branch) for branch in (True, False)]
     assert [array.tolist() for array in after] == [array.tolist() for array in before]
 
 
 def _run(model: ir.Model, x: np.ndarray, branch: bool) -> np.ndarray:
-    session = ort.InferenceSession(serial.to_bytes(model))
+    session = ort.InferenceSession(serialize.to_bytes(model))
     (found,) = session.run(None, {"x": x, "c": np.array(branch)})
     return np.asarray(found)
 

@@ -11,16 +11,18 @@ import onnx_ir as ir
 import pytest
 from onnx import ModelProto, TensorProto, TypeProto, helper, numpy_helper
 
+from modelopt.calibration.context import Context
+from modelopt.core.changes import Changes, Effect
+from modelopt.core.errors import InputError, VerificationFailed
+from modelopt.core.signature import TensorSpec
 from modelopt.data import open_data, random_data
-from modelopt.engine import Request, run
-from modelopt.errors import InputError, VerificationFailed
+from modelopt.engine.optimize import Request, run
 from modelopt.measure.evaluate import Accuracy, evaluate
-from modelopt.passes.base import Changes, Context, Effect, Pass
-from modelopt.recipe import Recipe
+from modelopt.passes.base import Pass
+from modelopt.recipe.recipe import Recipe
 from modelopt.runtime import parts
 from modelopt.runtime.session import IoSpec, SessionSpec
 from modelopt.runtime.worker import Worker
-from modelopt.signature import TensorSpec
 from tests.cli import modelopt, value
 
 TENSOR = helper.make_tensor_type_proto(TensorProto.FLOAT, None)

@@ -11,12 +11,12 @@ import onnx_ir as ir
 import pytest
 
 from modelopt import graph, io
-from modelopt.errors import InputError
+from modelopt.core.errors import InputError
+from modelopt.core.signature import Signature, TensorSpec
 from modelopt.runtime.worker import Worker
-from modelopt.signature import Signature, TensorSpec
+from modelopt.verification.feed_plan import plan
 from modelopt.verification.feeds import LARGE, Feed, Maker, Shape, Values
 from modelopt.verification.input_uses import InputUse
-from modelopt.verification.plan import plan
 from modelopt.verification.prepare import PATIENCE_SECONDS, Original, Prepared, prepare
 
 HEADER = '<ir_version: 9, opset_import: ["" : 17]>'

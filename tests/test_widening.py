@@ -14,7 +14,7 @@ from modelopt import graph
 from modelopt.passes.convert_float import ConvertFloat
 from modelopt.passes.quantize_weights import Form, QuantizeWeights
 from modelopt.passes.store_weights import StoreWeights
-from modelopt.runtime.runner import WorkerRunner
+from modelopt.runtime.worker_runner import WorkerRunner
 from tests.cli import modelopt
 from tests.quant_tools import context, model, op_types, relative_error, run
 

@@ -16,17 +16,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from modelopt import serial, wireformat
-from modelopt.errors import InputError, ModeloptError
+from modelopt.core.errors import InputError, ModeloptError
+from modelopt.io import protobuf_wire, serialize
 from tests.helpers import big_model, body, info, model_of, weight
 
 SAMPLE = Path(__file__).parent.parent / "sample_models" / "digits_loop" / "model.onnx"
 
 
 def _again(data: bytes, threshold: int) -> bytes:
-    skeleton, blobs = wireformat.detach(data, threshold)
+    skeleton, blobs = protobuf_wire.detach(data, threshold)
     parts = [data[blob.offset : blob.offset + blob.length] for blob in blobs]
-    return b"".join(wireformat.attach(skeleton, lambda i: len(parts[i]), parts.__getitem__))
+    return b"".join(protobuf_wire.attach(skeleton, lambda i: len(parts[i]), parts.__getitem__))
 
 
 # Detach and attach
@@ -35,7 +35,7 @@ def _again(data: bytes, threshold: int) -> bytes:
 def test_every_large_tensor_leaves_the_skeleton() -> None:
     data = big_model().SerializeToString()
 
-    skeleton, blobs = wireformat.detach(data, 1024)
+    skeleton, blobs = protobuf_wire.detach(data, 1024)
 
     assert [blob.length for blob in blobs] == [1600, 2000, 2400, 2000, 2400, 2400, 1200]
     assert len(skeleton) < 2500
@@ -48,11 +48,11 @@ def test_a_data_location_that_is_written_out_does_not_hide_the_weights() -> None
     proto = big_model()
     for tensor in proto.graph.initializer:
         tensor.data_location = TensorProto.DEFAULT
-    skeleton, blobs = wireformat.detach(proto.SerializeToString(), 1024)
+    skeleton, blobs = protobuf_wire.detach(proto.SerializeToString(), 1024)
     assert len(blobs) == 7
     left = onnx.ModelProto.FromString(skeleton).graph.initializer
     assert all(tensor.data_location == TensorProto.EXTERNAL for tensor in left if tensor.external_data)
-    read = serial.from_bytes(proto.SerializeToString())
+    read = serialize.from_bytes(proto.SerializeToString())
     for tensor in proto.graph.initializer:
         np.testing.assert_array_equal(read.graph.initializers[tensor.name].const_value, numpy_helper.to_array(tensor))
 
@@ -61,20 +61,20 @@ def test_a_data_location_that_is_written_out_does_not_hide_the_weights() -> None
 def test_the_threshold_is_exact(threshold: int, detached: int) -> None:
     data = big_model().SerializeToString()
 
-    assert len(wireformat.detach(data, threshold)[1]) == detached
+    assert len(protobuf_wire.detach(data, threshold)[1]) == detached
     assert _again(data, threshold) == data
 
 
 @st.composite
 def tensors(draw: st.DrawFn) -> TensorProto:
     tensor = weight(draw(st.text(max_size=5)), draw(st.integers(0, 40)))
-    tensor.doc_string = draw(st.sampled_from(["", f"{wireformat.MARKER}0", f"{wireformat.MARKER}0\0"]))
+    tensor.doc_string = draw(st.sampled_from(["", f"{protobuf_wire.MARKER}0", f"{protobuf_wire.MARKER}0\0"]))
     return tensor
 
 
 @st.composite
 def nodes(draw: st.DrawFn, depth: int = 3) -> onnx.NodeProto:
-    node = helper.make_node("Op", ["x"], ["y"], name=draw(st.sampled_from(["n", f"{wireformat.MARKER}7\0"])))
+    node = helper.make_node("Op", ["x"], ["y"], name=draw(st.sampled_from(["n", f"{protobuf_wire.MARKER}7\0"])))
     for kind in draw(st.lists(st.sampled_from(["t", "tensors", "g", "graphs"] if depth else ["t"]), max_size=3)):
         if kind == "t":
             attribute = helper.make_attribute("a", draw(tensors()))
@@ -105,7 +105,7 @@ def test_attach_undoes_detach_byte_for_byte(
 
 def _assert_only_our_errors(data: bytes) -> None:
     try:
-        model = serial.from_bytes(data)
+        model = serialize.from_bytes(data)
     except ModeloptError:
         return
     assert isinstance(model, ir.Model)
@@ -146,16 +146,16 @@ def test_random_bytes_are_read_or_refused(data: bytes) -> None:
 )
 def test_broken_wire_formats_are_refused(data: bytes) -> None:
     with pytest.raises(InputError, match="not an ONNX model"):
-        wireformat.detach(data, 0)
+        protobuf_wire.detach(data, 0)
 
 
 def test_deep_nesting_is_refused() -> None:
     data = b""
     for _ in range(2000):
         for number in (6, 5, 1):  # attribute.g, node.attribute, graph.node
-            data = bytes([number << 3 | 2]) + wireformat._varint(len(data)) + data
+            data = bytes([number << 3 | 2]) + protobuf_wire._varint(len(data)) + data
     with pytest.raises(InputError, match="not an ONNX model") as caught:
-        wireformat.detach(wireformat._key(7) + wireformat._varint(len(data)) + data, 0)
+        protobuf_wire.detach(protobuf_wire._key(7) + protobuf_wire._varint(len(data)) + data, 0)
     assert caught.value.note == "messages are nested more than 100 deep"
 
 
@@ -166,39 +166,39 @@ def _forged(number: str) -> bytes:
     model = model_of([helper.make_node("Add", ["x", "stolen"], ["y"])], initializers=[weight("w", 1000)])
     stolen = model.graph.initializer.add(name="stolen", data_type=TensorProto.FLOAT, dims=[1000])
     stolen.data_location = TensorProto.EXTERNAL
-    stolen.external_data.add(key="location", value=f"{wireformat.MARKER}{number}")
+    stolen.external_data.add(key="location", value=f"{protobuf_wire.MARKER}{number}")
     return model.SerializeToString()
 
 
 @pytest.mark.parametrize("number", ["0", "0\0", "1", "99\0", "-1", "²", "x", "", "0" * 5000])
 def test_a_file_that_holds_a_marker_reads_no_other_tensor(number: str) -> None:
     with pytest.raises(InputError, match="points to data that the file does not hold"):
-        serial.from_bytes(_forged(number))
+        serialize.from_bytes(_forged(number))
 
 
 @pytest.mark.parametrize(
-    "text", [f"{wireformat.MARKER}0", f"{wireformat.MARKER}0\0", f"location{wireformat.MARKER}1\0"]
+    "text", [f"{protobuf_wire.MARKER}0", f"{protobuf_wire.MARKER}0\0", f"location{protobuf_wire.MARKER}1\0"]
 )
 def test_the_text_of_a_marker_is_only_text_elsewhere(text: str) -> None:
     model = model_of([helper.make_node("Add", ["x", text], ["y"], name=text)], initializers=[weight(text, 1000)])
     model.doc_string = model.graph.initializer[0].doc_string = text
     model.metadata_props.add(key=text, value=text)
 
-    assert onnx.ModelProto.FromString(serial.to_bytes(serial.from_bytes(model.SerializeToString()))) == model
+    assert onnx.ModelProto.FromString(serialize.to_bytes(serialize.from_bytes(model.SerializeToString()))) == model
 
 
 def test_an_external_tensor_named_like_a_marker_stays_external() -> None:
     model = ir.from_proto(model_of([helper.make_node("Add", ["x", "w"], ["y"])], initializers=[weight("w", 1000)]))
     value = model.graph.initializers["w"]
     value.const_value = ir.ExternalTensor(
-        f"{wireformat.MARKER}1.onnx.data", 64, 4000, ir.DataType.FLOAT, shape=ir.Shape([1000]), name="w"
+        f"{protobuf_wire.MARKER}1.onnx.data", 64, 4000, ir.DataType.FLOAT, shape=ir.Shape([1000]), name="w"
     )
 
-    (tensor,) = onnx.ModelProto.FromString(serial.to_bytes(model)).graph.initializer
+    (tensor,) = onnx.ModelProto.FromString(serialize.to_bytes(model)).graph.initializer
 
     assert tensor.data_location == TensorProto.EXTERNAL
     assert {entry.key: entry.value for entry in tensor.external_data} == {
-        "location": f"{wireformat.MARKER}1.onnx.data",
+        "location": f"{protobuf_wire.MARKER}1.onnx.data",
         "offset": "64",
         "length": "4000",
     }
@@ -241,7 +241,7 @@ def _rich_model() -> onnx.ModelProto:
 def test_nothing_is_lost() -> None:
     original = _rich_model()
 
-    again = onnx.ModelProto.FromString(serial.to_bytes(serial.from_bytes(original.SerializeToString())))
+    again = onnx.ModelProto.FromString(serialize.to_bytes(serialize.from_bytes(original.SerializeToString())))
 
     for message in (original, again):  # the order of these says nothing
         for node in message.graph.node:
@@ -253,7 +253,7 @@ def test_the_types_of_initializers_are_said_once() -> None:
     original = model_of([helper.make_node("Add", ["x", "w"], ["y"])], initializers=[weight("w", 4)])
     original.graph.value_info.append(info("w", (4,)))
 
-    again = onnx.ModelProto.FromString(serial.to_bytes(serial.from_bytes(original.SerializeToString())))
+    again = onnx.ModelProto.FromString(serialize.to_bytes(serialize.from_bytes(original.SerializeToString())))
 
     assert not again.graph.value_info
     assert again.graph.initializer == original.graph.initializer
@@ -279,81 +279,81 @@ def test_every_number_type_keeps_its_bytes(name: str, number: int, raw: bool, co
         tensor = ir.serde.serialize_tensor(ir.Tensor(array, dtype=dtype, name="w"))
     else:
         tensor = _typed(number, [float(v) for v in zeros_and_ones], [count])
-    model = serial.from_bytes(model_of([], outputs=["x"], initializers=[tensor]).SerializeToString())
+    model = serialize.from_bytes(model_of([], outputs=["x"], initializers=[tensor]).SerializeToString())
 
     value = model.graph.initializers["w"].const_value
     assert value is not None
     assert value.dtype == dtype
     assert value.numpy().tobytes() == array.tobytes()
-    (again,) = onnx.ModelProto.FromString(serial.to_bytes(model)).graph.initializer
+    (again,) = onnx.ModelProto.FromString(serialize.to_bytes(model)).graph.initializer
     assert ir.from_proto(again).tobytes() == value.tobytes()
     assert list(again.dims) == [count]
 
 
 def test_scalars_stay_scalars() -> None:
     scalars = [numpy_helper.from_array(np.array(2.5, np.float32), "s"), _typed(TensorProto.INT64, [3], [])]
-    model = serial.from_bytes(model_of([], outputs=["x"], initializers=scalars).SerializeToString())
+    model = serialize.from_bytes(model_of([], outputs=["x"], initializers=scalars).SerializeToString())
 
     assert [value.const_value.numpy().shape for value in model.graph.initializers.values() if value.const_value] == [
         (),
         (),
     ]
-    assert [list(t.dims) for t in onnx.ModelProto.FromString(serial.to_bytes(model)).graph.initializer] == [[], []]
+    assert [list(t.dims) for t in onnx.ModelProto.FromString(serialize.to_bytes(model)).graph.initializer] == [[], []]
 
 
 def test_strings_stay_strings() -> None:
     tensor = TensorProto(name="w", data_type=TensorProto.STRING, dims=[3], string_data=[b"a" * 3000, b"", b"\xff"])
     model = model_of([], outputs=["x"], initializers=[tensor])
 
-    assert onnx.ModelProto.FromString(serial.to_bytes(serial.from_bytes(model.SerializeToString()))) == model
+    assert onnx.ModelProto.FromString(serialize.to_bytes(serialize.from_bytes(model.SerializeToString()))) == model
 
 
 def test_strings_as_raw_bytes_are_refused() -> None:
     tensor = TensorProto(name="w", data_type=TensorProto.STRING, dims=[2000], raw_data=b"a" * 2000)
     with pytest.raises(InputError, match="'w' holds strings as raw bytes"):
-        serial.from_bytes(model_of([], outputs=["x"], initializers=[tensor]).SerializeToString())
+        serialize.from_bytes(model_of([], outputs=["x"], initializers=[tensor]).SerializeToString())
 
 
 def test_dims_that_do_not_fit_the_bytes_are_refused() -> None:
     tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[3, 500], raw_data=bytes(5996))
     with pytest.raises(InputError, match="'w' holds 5996 bytes where its shape and type need 6000"):
-        serial.from_bytes(model_of([], outputs=["x"], initializers=[tensor]).SerializeToString())
+        serialize.from_bytes(model_of([], outputs=["x"], initializers=[tensor]).SerializeToString())
 
 
 def test_large_tensors_are_views_of_the_bytes() -> None:
     data = big_model().SerializeToString()
 
-    value = serial.from_bytes(data).graph.initializers["w"].const_value
+    value = serialize.from_bytes(data).graph.initializers["w"].const_value
 
     assert value is not None
     array = value.numpy()
     assert np.shares_memory(array, np.frombuffer(data, np.uint8))
     assert not array.flags.writeable
-    assert np.shares_memory(np.frombuffer(serial.tensor_bytes(value), np.uint8), array)  # and go out as they came in
+    assert np.shares_memory(np.frombuffer(serialize.tensor_bytes(value), np.uint8), array)  # and go out as they came in
 
 
 def test_arrays_of_any_layout_are_written_in_order() -> None:
     columns = np.asfortranarray(np.arange(6, dtype=np.float32).reshape(2, 3))
     half = np.arange(3, dtype=ml_dtypes.bfloat16)
 
-    assert bytes(serial.tensor_bytes(ir.Tensor(columns))) == np.arange(6, dtype="<f4").tobytes()
-    assert bytes(serial.tensor_bytes(ir.Tensor(half, dtype=ir.DataType.BFLOAT16))) == half.tobytes()
+    assert bytes(serialize.tensor_bytes(ir.Tensor(columns))) == np.arange(6, dtype="<f4").tobytes()
+    assert bytes(serialize.tensor_bytes(ir.Tensor(half, dtype=ir.DataType.BFLOAT16))) == half.tobytes()
 
 
 def _contents(model: ir.Model) -> list[int]:
-    return [id(slot.tensor) for slot in serial.slots(model)]
+    return [id(slot.tensor) for slot in serialize.slots(model)]
 
 
 def test_serializing_leaves_the_model_alone() -> None:
-    model = serial.from_bytes(_rich_model().SerializeToString())
+    model = serialize.from_bytes(_rich_model().SerializeToString())
     before = _contents(model)
 
-    stream = serial.chunks(model)
+    stream = serialize.chunks(model)
     next(stream)
     stream.close()  # type: ignore[attr-defined] # the consumer loses interest
     assert _contents(model) == before
 
-    serial.to_bytes(model)
+    serialize.to_bytes(model)
     assert _contents(model) == before
 
 
@@ -361,43 +361,43 @@ def test_a_failure_while_serializing_leaves_the_model_alone(monkeypatch: pytest.
     def fail(_model: ir.Model) -> onnx.ModelProto:
         raise MemoryError
 
-    model = serial.from_bytes(big_model().SerializeToString())
+    model = serialize.from_bytes(big_model().SerializeToString())
     before = _contents(model)
     monkeypatch.setattr(ir, "to_proto", fail)
 
     with pytest.raises(MemoryError):
-        serial.to_bytes(model)
-    with pytest.raises(MemoryError), serial.externalized(model, "data", 1024):
-        serial.to_bytes(model)
+        serialize.to_bytes(model)
+    with pytest.raises(MemoryError), serialize.externalized(model, "data", 1024):
+        serialize.to_bytes(model)
 
     assert _contents(model) == before
 
 
 def test_a_renamed_initializer_takes_its_new_name_along() -> None:
-    model = serial.from_bytes(
+    model = serialize.from_bytes(
         model_of([helper.make_node("Add", ["x", "w"], ["y"])], initializers=[weight("w", 4000)]).SerializeToString()
     )
     model.graph.initializers["w"].name = "renamed"
 
-    again = onnx.ModelProto.FromString(serial.to_bytes(model)).graph
+    again = onnx.ModelProto.FromString(serialize.to_bytes(model)).graph
 
     assert [tensor.name for tensor in again.initializer] == ["renamed"]
     assert list(again.node[0].input) == ["x", "renamed"]
 
 
 def test_without_weights_the_rest_is_there() -> None:
-    light = serial.to_bytes(serial.from_bytes(big_model().SerializeToString()), weights=False)
+    light = serialize.to_bytes(serialize.from_bytes(big_model().SerializeToString()), weights=False)
 
     assert len(light) < 3000
-    skeleton = serial.skeleton_from_bytes(light)
+    skeleton = serialize.skeleton_from_bytes(light)
     assert [node.op_type for node in skeleton.graph] == ["Constant", "If", "F", "Add", "Add"]
     assert skeleton.graph.initializers["w"].shape == ir.Shape([600])
 
 
 def test_the_same_model_gives_the_same_bytes_in_any_process() -> None:
     code = (
-        "import hashlib; from modelopt import serial; from tests.test_wireformat import _rich_model; "
-        "data = serial.to_bytes(serial.from_bytes(_rich_model().SerializeToString(deterministic=True))); "
+        "import hashlib; from modelopt.io import serialize; from tests.test_wireformat import _rich_model; "
+        "data = serialize.to_bytes(serialize.from_bytes(_rich_model().SerializeToString(deterministic=True))); "
         "print(hashlib.sha256(data).hexdigest())"
     )
     digests = {
@@ -420,6 +420,6 @@ def test_nested_value_info_of_initializers_goes_too() -> None:
     function = helper.make_function("local", "F", ["x"], ["y"], [loop], [helper.make_opsetid("", 18)])
     model = model_of([helper.make_node("F", ["x"], ["y"], domain="local")], functions=[function], domains=["local"])
 
-    again = onnx.ModelProto.FromString(serial.to_bytes(serial.from_bytes(model.SerializeToString())))
+    again = onnx.ModelProto.FromString(serialize.to_bytes(serialize.from_bytes(model.SerializeToString())))
 
     assert again == model

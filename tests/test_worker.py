@@ -17,12 +17,13 @@ import onnx_ir as ir
 import pytest
 from onnx import NodeProto, TensorProto, ValueInfoProto, helper
 
-from modelopt import graph, serial
-from modelopt.errors import EnvironmentLacks, ExitCode, InputError, Refused, WorkerDied
-from modelopt.runtime import propagation, spawn
-from modelopt.runtime.runner import WorkerRunner
+from modelopt import graph
+from modelopt.core.errors import EnvironmentLacks, ExitCode, InputError, Refused, WorkerDied
+from modelopt.io import serialize
+from modelopt.runtime import processes, shape_propagation
 from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Limits, Session, Worker
+from modelopt.runtime.worker_runner import WorkerRunner
 
 GIB = 2**30
 SPEC = SessionSpec(threads=1, spin=False)
@@ -275,7 +276,7 @@ def test_native_prints_do_not_reach_the_pipe(monkeypatch: pytest.MonkeyPatch, li
         "import os, modelopt.runtime.child as c; run = c._run; "
         "c._run = lambda *a: (os.write(1, b'a native print'), run(*a))[1]; main()"
     )
-    monkeypatch.setattr(spawn, "_CODE", spawn._CODE.replace("main()", printing))
+    monkeypatch.setattr(processes, "_CODE", processes._CODE.replace("main()", printing))
     with Worker() as each:
         session = opened(each, linear)
         assert session.run({"x": np.zeros((1, 4), np.float32)})[0].shape == (1, 3)
@@ -349,8 +350,8 @@ def test_shape_inference_of_doubling_vectors_ends() -> None:
             doubled, "g", [value("v0", [4], TensorProto.INT64)], [value("v20", [None], TensorProto.INT64)]
         )
     )
-    model = serial.from_bytes(proto.SerializeToString())
-    assert not propagation.is_affordable(model)
+    model = serialize.from_bytes(proto.SerializeToString())
+    assert not shape_propagation.is_affordable(model)
     runner = WorkerRunner()
     runner.infer_shapes(model)
     runner.close()
@@ -382,7 +383,7 @@ def test_numbers_that_one_node_makes_are_counted_before_they_are_propagated(make
          int64[2] plane = {{100000, 100000}}, string[1] word = {{"x"}}>
         {{ {makes} y = Cast <to = 6> (r) }}"""
     )
-    assert propagation.is_affordable(model) is most
+    assert shape_propagation.is_affordable(model) is most
 
 
 def test_sizes_in_attributes_of_old_opsets_are_not_looked_for_in_inputs() -> None:
@@ -390,7 +391,7 @@ def test_sizes_in_attributes_of_old_opsets_are_not_looked_for_in_inputs() -> Non
         """<ir_version: 4, opset_import: ["" : 9]> g (int64[2] x) => (int32[4] y)
         { p = Pad <pads = [1, 1]> (x) y = Cast <to = 6> (p) }"""
     )
-    assert propagation.is_affordable(model)
+    assert shape_propagation.is_affordable(model)
 
 
 def test_a_request_behind_the_end_is_no_traceback(capfd: pytest.CaptureFixture[str]) -> None:

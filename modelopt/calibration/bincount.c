@@ -1,4 +1,4 @@
-/* Counts values by bin; see counting.py. Installation compiles it where there is a C compiler. */
+/* Counts values by bin; see bincount.py. Installation compiles it where there is a C compiler. */
 #include <stdint.h>
 #include <string.h>
 

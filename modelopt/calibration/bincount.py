@@ -65,7 +65,7 @@ def add_in_numpy(values: np.ndarray, per_unit: float, start: int, counts: np.nda
 @functools.cache
 def _compiled() -> Callable[..., int] | None:
     try:
-        function = ctypes.CDLL(str(Path(__file__).with_name("libcounting.so"))).modelopt_count_1
+        function = ctypes.CDLL(str(Path(__file__).with_name("libbincount.so"))).modelopt_count_1
     except (OSError, AttributeError):  # not compiled, or for another machine or version
         return None
     pointer = ctypes.c_void_p

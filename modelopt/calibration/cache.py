@@ -12,10 +12,10 @@ import msgspec
 import numpy as np
 import onnx_ir as ir
 
-from modelopt import serial
-from modelopt.collectors import Collector, State
+from modelopt.calibration.histogram import Collector, State
+from modelopt.core.errors import InputError
 from modelopt.data import Dataset
-from modelopt.errors import InputError
+from modelopt.io import serialize
 from modelopt.io.writing import disk_errors
 
 _FORMAT = "modelopt-calibration-1"
@@ -127,7 +127,7 @@ class Calibrations:
 def key_of(model: ir.Model, data: Dataset) -> str:
     """A SHA-256 (hex) over the serialized model and the data's digest."""
     total = hashlib.sha256()
-    for chunk in serial.chunks(model):
+    for chunk in serialize.chunks(model):
         total.update(chunk)
     return hashlib.sha256(f"{total.hexdigest()} {data.digest()} {len(data)}".encode()).hexdigest()
 

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
+from modelopt.calibration import subgraph_outputs
+from modelopt.calibration.cache import Seen, key_of
+from modelopt.calibration.context import Context
+from modelopt.calibration.histogram import BINS, Collector
+from modelopt.core.changes import Skip
+from modelopt.core.errors import InputError
 from modelopt.data import Dataset
-from modelopt.errors import InputError
-from modelopt.passes.base import Context, Skip
-from modelopt.quant import observe
-from modelopt.quant.cache import Seen, key_of
-from modelopt.quant.ranges import BINS, Collector
 
 _MASK = 1e30  # masks are -3.4e38 or close to it; trained activations are nowhere near
 
@@ -92,7 +93,7 @@ def _run(
     model: ir.Model, names: Sequence[str], data: Dataset, ctx: Context, bins: int
 ) -> tuple[dict[str, Seen], int, int | None]:
     """What was seen by name, the number of samples, and the child's peak memory."""
-    shown = observe.expose(model, names)
+    shown = subgraph_outputs.expose(model, names)
     told = ctx.runner.observe(shown.model, _feeds(data, ctx), shown.outputs, bins=bins)
     if told.samples == 0:
         raise InputError("the calibration data holds no sample", hint="--calib data/ with at least one sample")
@@ -123,7 +124,7 @@ def _why_not(seen: Seen, *, told: bool) -> str | None:
     if collector is None:
         return seen.reason
     if seen.runs == 0:
-        return observe.NEVER_RUN
+        return subgraph_outputs.NEVER_RUN
     if collector.nan:
         return f"held {collector.nan} NaN in calibration"
     if collector.inf:

@@ -16,7 +16,7 @@ from typing import Self
 import msgspec
 import numpy as np
 
-from modelopt import counting
+from modelopt.calibration import bincount
 
 BINS = 2048
 """Bins of a histogram; a collector with one bin keeps extremes alone, at a tenth of the cost."""
@@ -114,7 +114,7 @@ class Collector:
         """Count one sample: an array of floats of any shape, as float32. NaN and infinities are counted apart."""
         flat = values.reshape(-1)
         low, high = math.inf, -math.inf
-        step = counting.part()
+        step = bincount.part()
         for begin in range(0, flat.size, step):
             chunk = np.ascontiguousarray(flat[begin : begin + step], np.float32)
             least, most = float(chunk.min()), float(chunk.max())
@@ -198,7 +198,7 @@ class Collector:
         if low < self.low or high > self.high:
             self._widen(low, high)
         self.finite += values.size
-        counting.add(values, math.ldexp(1.0, -self._exponent), self._start, self._counts)
+        bincount.add(values, math.ldexp(1.0, -self._exponent), self._start, self._counts)
 
     def _widen(self, low: float, high: float) -> None:
         """Cover [low, high] as well; the new grid depends on the extremes alone, not on the path to them."""

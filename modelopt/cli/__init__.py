@@ -1,4 +1,7 @@
-"""The command line: flags → Recipe → engine → ui. Commands are loaded when they are called."""
+"""The command line: click commands turn flags into a recipe and give it to the engine; the console prints.
+
+Nothing below this room imports click or rich. Commands are imported when they are called.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from types import FrameType
 import click
 
 from modelopt import __version__
-from modelopt.errors import ExitCode, ModeloptError, did_you_mean
+from modelopt.core.errors import ExitCode, ModeloptError, did_you_mean
 
 COMMANDS: dict[str, str] = {
     "inspect": "Show what a model is made of.",

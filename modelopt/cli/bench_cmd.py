@@ -43,19 +43,19 @@ def command(models: tuple[Path, ...], **flags: Any) -> None:
     Each model runs in several fresh processes, in interleaved rounds, one at a time. Ratios are to the first model and
     carry a 95% interval over processes and rounds; a ratio that could be noise is called that.
     """
-    from modelopt import ui
-    from modelopt.benching import bench_sections, measure_models
-    from modelopt.cli.optimize import (
+    from modelopt.cli import console
+    from modelopt.cli.optimizing import (
         bench_from_flags,
         free_dims_from_flags,
         layout_from_flags,
         limits_from_flags,
         session_from_flags,
     )
-    from modelopt.errors import InputError
-    from modelopt.recipe import EvaluateSpec
+    from modelopt.core.errors import InputError
+    from modelopt.engine.compare import bench_sections, measure_models
+    from modelopt.recipe.recipe import EvaluateSpec
 
-    screen = ui.Screen(quiet=flags["quiet"], verbose=flags["verbose"], as_json=flags["as_json"])
+    screen = console.Screen(quiet=flags["quiet"], verbose=flags["verbose"], as_json=flags["as_json"])
     data = None
     if flags["data"] is not None:
         data = EvaluateSpec(

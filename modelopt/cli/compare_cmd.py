@@ -38,9 +38,8 @@ Examples:
 @options.SAYING
 def command(a: Path, b: Path, **flags: Any) -> None:
     """Compare model B with model A: size, latency, and accuracy or how close the outputs are."""
-    from modelopt import ui
-    from modelopt.benching import compare_sections, measure_models
-    from modelopt.cli.optimize import (
+    from modelopt.cli import console
+    from modelopt.cli.optimizing import (
         baseline_from_flags,
         bench_from_flags,
         evaluation_from_flags,
@@ -48,8 +47,9 @@ def command(a: Path, b: Path, **flags: Any) -> None:
         limits_from_flags,
         session_from_flags,
     )
+    from modelopt.engine.compare import compare_sections, measure_models
 
-    screen = ui.Screen(quiet=flags["quiet"], verbose=flags["verbose"], as_json=flags["as_json"])
+    screen = console.Screen(quiet=flags["quiet"], verbose=flags["verbose"], as_json=flags["as_json"])
     with screen.progress() as progress:
         report = measure_models(
             (a, b),

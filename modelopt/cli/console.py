@@ -12,9 +12,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 from rich.text import Text
 
+from modelopt.core.tables import Section
 from modelopt.report import Report
 from modelopt.report.summary import report_sections
-from modelopt.sections import Section
 
 _PLAIN_WIDTH = 160
 

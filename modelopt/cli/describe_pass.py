@@ -6,9 +6,9 @@ import dataclasses
 import inspect
 from typing import Any
 
+from modelopt.core.tables import Section
 from modelopt.passes import NAMES, find
 from modelopt.passes.base import Pass, plain
-from modelopt.sections import Section
 
 
 def overview() -> Section:

@@ -51,10 +51,10 @@ def command(
     Constants are computed ahead of time unless that would make the file grow; identities, dead nodes, what is computed
     twice and duplicate weights go. --freeze-dim and --input-shape change the inputs' shapes: the result takes no other.
     """
-    from modelopt.cli.optimize import execute, recipe_from_flags
-    from modelopt.errors import InputError
-    from modelopt.pipelines import FOLD
-    from modelopt.recipe import Step, UntilStable, make_pass
+    from modelopt.cli.optimizing import execute, recipe_from_flags
+    from modelopt.core.errors import InputError
+    from modelopt.recipe.pipelines import FOLD
+    from modelopt.recipe.recipe import Step, UntilStable, make_pass
 
     first: list[Step] = [] if opset is None else [make_pass("upgrade-opset", {"version": opset})]
     if freeze_dim or input_shape:

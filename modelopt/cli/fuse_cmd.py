@@ -38,10 +38,10 @@ def command(model: Path, portable: bool, contrib: bool, keep_if_faster: bool, op
     converted to the opset that a fusion needs. Where speed is measured, a slower result gives way to a copy of the
     input.
     """
-    from modelopt import pipelines
-    from modelopt.cli.optimize import execute, recipe_from_flags
-    from modelopt.recipe import Step, make_pass
-    from modelopt.tuning.groups import keep_if_faster as search
+    from modelopt.cli.optimizing import execute, recipe_from_flags
+    from modelopt.recipe import pipelines
+    from modelopt.recipe.recipe import Step, make_pass
+    from modelopt.search.fusion_search import keep_if_faster as search
 
     _check(portable=portable, contrib=contrib, keep_if_faster=keep_if_faster, opset=opset, flags=flags)
     groups = [pipelines.contrib(name) for name in pipelines.CONTRIB]
@@ -58,7 +58,7 @@ def command(model: Path, portable: bool, contrib: bool, keep_if_faster: bool, op
 
 def _check(*, portable: bool, contrib: bool, keep_if_faster: bool, opset: int | None, flags: dict[str, Any]) -> None:
     """Whether the flags go together, and with the provider."""
-    from modelopt.errors import InputError, Refused
+    from modelopt.core.errors import InputError, Refused
 
     given = [flag for flag, on in (("--contrib", contrib), ("--keep-if-faster", keep_if_faster)) if on]
     if portable and given:

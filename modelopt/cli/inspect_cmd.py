@@ -57,16 +57,16 @@ def command(
     import tempfile
     from contextlib import closing
 
-    from modelopt import ui
+    from modelopt.cli import console
     from modelopt.inspection import inspect
-    from modelopt.inspection.summary import render_inspection
+    from modelopt.inspection.listing import render_inspection
     from modelopt.io import load
-    from modelopt.runtime.runner import WorkerRunner
     from modelopt.runtime.worker import Limits
+    from modelopt.runtime.worker_runner import WorkerRunner
 
     limits = dataclasses.replace(Limits.default(), seconds=timeout)
     sizes = _sizes(dims)
-    screen = ui.Screen(quiet=quiet, verbose=verbose, as_json=as_json)
+    screen = console.Screen(quiet=quiet, verbose=verbose, as_json=as_json)
     with tempfile.TemporaryDirectory(prefix="modelopt-in-") as scratch, closing(WorkerRunner(limits=limits)) as runner:
         loaded = load(model, scratch=Path(scratch), allow_hardlinks=allow_hardlinks)
         inspection = inspect(loaded, runner, sizes=sizes, layer_limit=layers)
@@ -78,7 +78,7 @@ def command(
 
 def _sizes(dims: tuple[str, ...]) -> dict[str, int]:
     """``NAME=N`` texts as a mapping; a name may hold ``=``."""
-    from modelopt.errors import InputError
+    from modelopt.core.errors import InputError
 
     sizes: dict[str, int] = {}
     for text in dims:

@@ -24,10 +24,12 @@ def command(model: Path, as_json: bool, verbose: int, quiet: bool) -> None:
 
     import msgspec
 
-    from modelopt import io, provenance, ui
-    from modelopt.sections import Section
+    from modelopt import io
+    from modelopt.cli import console
+    from modelopt.core.tables import Section
+    from modelopt.io import provenance
 
-    screen = ui.Screen(quiet=quiet, verbose=verbose, as_json=as_json)
+    screen = console.Screen(quiet=quiet, verbose=verbose, as_json=as_json)
     with tempfile.TemporaryDirectory(prefix="modelopt-") as scratch:
         entries = provenance.read(io.load(model, scratch=Path(scratch)).model)
     if as_json:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from modelopt.runtime import spawn
+from modelopt.runtime import processes
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -129,9 +129,9 @@ class Optimizing(Command):
         """Start them and run the command."""
         flags = ctx.params
         if not flags["print_recipe"] and flags["model"] is not None:
-            spawn.ahead("onnx")
+            processes.ahead("onnx")
             if flags["evaluation"] is not None or not (flags["no_verify"] and flags["no_bench"]):
-                spawn.ahead("onnxruntime")
+                processes.ahead("onnxruntime")
         return super().invoke(ctx)
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 
-from modelopt.cli.optimize import max_size_from_flags
-from modelopt.errors import InputError
-from modelopt.recipe import BenchSpec, DataSpec, EvaluateSpec, Gates, Recipe
+from modelopt.cli.optimizing import max_size_from_flags
+from modelopt.core.errors import InputError
+from modelopt.recipe.recipe import BenchSpec, DataSpec, EvaluateSpec, Gates, Recipe
 
 _BENCH = {
     "provider": "provider",

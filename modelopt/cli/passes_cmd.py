@@ -19,16 +19,16 @@ Examples:
 @options.SAYING
 def command(name: str | None, as_json: bool, verbose: int, quiet: bool) -> None:
     """List the passes, or explain the pass NAME: its options, its effect, what it skips."""
-    from modelopt import ui
+    from modelopt.cli import console
+    from modelopt.cli.describe_pass import describe, overview
     from modelopt.passes import NAMES, find
-    from modelopt.passes.describe import describe, overview
 
-    screen = ui.Screen(quiet=quiet, verbose=verbose, as_json=as_json)
+    screen = console.Screen(quiet=quiet, verbose=verbose, as_json=as_json)
     if name is None:
         screen.sections([overview()])
     else:
         screen.sections(describe(find(name)))
     if as_json:
-        from modelopt.passes.describe import as_data
+        from modelopt.cli.describe_pass import as_data
 
         screen.json({"passes": [as_data(find(each)) for each in ([name] if name else NAMES)]})

@@ -54,8 +54,8 @@ def command(
     The file then compresses better. onnxruntime does not run faster on unstructured zeros: it stores and computes them
     like any other number.
     """
-    from modelopt.cli.optimize import execute, recipe_from_flags
-    from modelopt.recipe import make_pass
+    from modelopt.cli.optimizing import execute, recipe_from_flags
+    from modelopt.recipe.recipe import make_pass
 
     chosen: dict[str, Any] = {"scope": scope, "pattern": pattern}
     chosen |= {"sparsity": sparsity} if sparsity is not None else {}

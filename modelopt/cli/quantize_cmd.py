@@ -158,8 +158,8 @@ def command(model: Path, mode: str, **flags: Any) -> None:
     and its providers only, not for another --target.
     """
     from modelopt.cli import quantizing
-    from modelopt.cli.optimize import execute
-    from modelopt.tuning.contract import keep_contract
+    from modelopt.cli.optimizing import execute
+    from modelopt.search.quantization_search import keep_contract
 
     context = click.get_current_context()
     given = {

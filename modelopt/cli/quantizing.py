@@ -7,16 +7,16 @@ from typing import Any
 
 import yaml
 
-from modelopt.cli.optimize import Rescue, layout_from_flags, recipe_from_flags
-from modelopt.engine import Request
-from modelopt.errors import InputError, ModeloptError
-from modelopt.gates import DEFAULT_MAX_DROP
+from modelopt.cli.optimizing import Rescue, layout_from_flags, recipe_from_flags
+from modelopt.core.errors import InputError, ModeloptError
+from modelopt.engine.gates import DEFAULT_MAX_DROP
+from modelopt.engine.optimize import Request
 from modelopt.passes.base import Pass
-from modelopt.pipelines import fusing
-from modelopt.quant.overrides import Overrides, Type, split
-from modelopt.recipe import DataSpec, Recipe, Step, make_pass
-from modelopt.tuning.chosen import Chosen
-from modelopt.tuning.crash import without_crash
+from modelopt.quant.static.overrides import Overrides, Type, split
+from modelopt.recipe.pipelines import fusing
+from modelopt.recipe.recipe import DataSpec, Recipe, Step, make_pass
+from modelopt.search.chosen import Chosen
+from modelopt.search.crash_search import without_crash
 
 INTEGER_MODES = ("static", "dynamic")
 HALF_MODES = ("fp16", "bf16")

@@ -26,11 +26,11 @@ Examples:
 @options.OPTIMIZING
 def command(recipe: Path | None, model: Path | None, schema: bool, calib: str | None, **flags: Any) -> None:
     """Run the RECIPE on MODEL. Flags given here take the place of what the recipe says."""
-    from modelopt.cli.optimize import execute
+    from modelopt.cli.optimizing import execute
     from modelopt.cli.overriding import override
-    from modelopt.errors import InputError
-    from modelopt.recipe import load
-    from modelopt.recipe_schema import json_schema
+    from modelopt.core.errors import InputError
+    from modelopt.recipe.json_schema import json_schema
+    from modelopt.recipe.recipe import load
 
     if schema:
         import msgspec

@@ -1,7 +1,7 @@
-"""Evaluates one standard node on constant inputs in numpy, following the ONNX operator specification.
+"""Evaluates constant nodes, and folds constants, in numpy within a budget of bytes.
 
-Ask `output_bytes` before `evaluate`: a 164-byte model can ask for 2^62 elements.
-https://onnx.ai/onnx/operators/
+It trusts no size that a model declares. Ask `output_bytes` before `evaluate`: a 164-byte model can ask for 2^62
+elements. Kernels follow the ONNX operator specification: https://onnx.ai/onnx/operators/
 """
 
 from __future__ import annotations

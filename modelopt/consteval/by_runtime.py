@@ -10,8 +10,8 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.consteval.region import Pending
 from modelopt.consteval.sizes import of_shape
-from modelopt.errors import Refused, WorkerDied
-from modelopt.passes.base import Runner
+from modelopt.core.errors import Refused, WorkerDied
+from modelopt.core.runner import Runner
 
 _NUMPY_KINDS = "biufc"
 _IR_VERSION = 10

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.signature import symbol_of
+from modelopt.core.signature import symbol_of
 
 Term = int | str | tuple[ir.Value, int] | None
 Terms = tuple[Term, ...]

@@ -1,4 +1,4 @@
-"""Text in sections: what a command has to say, before `modelopt.ui` gives it a form."""
+"""Text in sections: what a command has to say, before `modelopt.cli.console` gives it a form."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from modelopt.errors import InputError, did_you_mean
+from modelopt.core.errors import InputError, did_you_mean
 
 _CPUINFO = Path("/proc/cpuinfo")
 

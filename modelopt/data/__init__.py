@@ -1,17 +1,17 @@
-"""Feeds: what the user gives as data, turned into samples that fit a model.
+"""What ``--calib`` and ``--eval`` take, as samples that fit a model's inputs.
 
-`open_data` reads every kind of data that a user can name, `random_data` makes some where there is none, `split` holds
-samples out, and `overlap` finds evaluation data that was calibrated on. Files may be hostile: nothing is unpickled,
-sizes are checked before anything is allocated, and every failure is an InputError.
+It runs no model. Files may be hostile: nothing is unpickled, sizes are checked before anything is allocated, and every
+failure is an InputError. `open_data` reads every kind of data that a user can name, `random_data` makes some where
+there is none, `split` holds samples out, and `overlap` finds evaluation data that was calibrated on.
 """
 
 from modelopt.data.batch_axis import Told
-from modelopt.data.files import MAX_ARRAY_BYTES
-from modelopt.data.opening import DEFAULT_RANDOM_SAMPLES, open_data
+from modelopt.data.dataset import Dataset, Sample
+from modelopt.data.open_data import DEFAULT_RANDOM_SAMPLES, open_data
 from modelopt.data.preprocess import Preprocess
-from modelopt.data.sample import Dataset, Sample
-from modelopt.data.subset import overlap, split
+from modelopt.data.splits import overlap, split
 from modelopt.data.synthetic import DEFAULT_FREE_DIM, random_data
+from modelopt.data.user_files import MAX_ARRAY_BYTES
 
 __all__ = [
     "DEFAULT_FREE_DIM",

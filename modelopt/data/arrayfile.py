@@ -20,8 +20,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from modelopt.data import files
-from modelopt.errors import InputError
+from modelopt.core.errors import InputError
+from modelopt.data import user_files
 
 _BROKEN = (
     *(ValueError, TypeError, SyntaxError, LookupError, OverflowError, AttributeError),
@@ -96,7 +96,7 @@ class NpyFile:
         Raises:
             InputError: Not a regular file, malformed, an object array, or not as long as it declares.
         """
-        size_bytes = files.regular_size(self.path)
+        size_bytes = user_files.regular_size(self.path)
         with _refusing(self.path), self.path.open("rb") as stream:
             return _read_header(stream, size_bytes, str(self.path))
 
@@ -142,17 +142,17 @@ class NpzFile:
 
     @contextmanager
     def _open(self) -> Iterator[zipfile.ZipFile]:
-        files.regular_size(self.path)
+        user_files.regular_size(self.path)
         with _refusing(self.path), zipfile.ZipFile(self.path) as archive:
             yield archive
 
     def _members(self, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
         infos = archive.infolist()
         total_bytes = sum(info.file_size for info in infos)
-        if total_bytes > files.MAX_ARRAY_BYTES:
+        if total_bytes > user_files.MAX_ARRAY_BYTES:
             raise InputError(
                 f"{self.path} unpacks to more than memory should hold",
-                note=f"{total_bytes} bytes unpacked, the limit is {files.MAX_ARRAY_BYTES}",
+                note=f"{total_bytes} bytes unpacked, the limit is {user_files.MAX_ARRAY_BYTES}",
                 hint="split it into several .npz files in one folder, or save one .npy, which is memory-mapped",
             )
         arrays = {info.filename.removesuffix(".npy"): info for info in infos if info.filename.endswith(".npy")}

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from modelopt.data import files
+from modelopt.core.errors import InputError
+from modelopt.core.signature import TensorSpec
+from modelopt.data import user_files
 from modelopt.data.arrayfile import Header, NpyFile, NpzFile
 from modelopt.data.batch_axis import Told, layout_of
+from modelopt.data.batches import Cut, Plan, plan
 from modelopt.data.check import check_names, checked_feeds
-from modelopt.data.cut import Cut, Plan, plan
+from modelopt.data.dataset import Dataset, Sample
 from modelopt.data.labels import read_label_rows
-from modelopt.data.sample import Dataset, Sample
-from modelopt.errors import InputError
-from modelopt.signature import TensorSpec
 
 ARRAY_SUFFIXES = (".npz", ".npy")
 
@@ -50,7 +50,7 @@ class _Part:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ArrayDataset(Dataset):
-    """Samples cut from stored arrays as `modelopt.data.cut` says; one file is in memory at a time."""
+    """Samples cut from stored arrays as `modelopt.data.batches` says; one file is in memory at a time."""
 
     inputs: tuple[TensorSpec, ...]
     parts: tuple[_Part, ...]
@@ -79,8 +79,8 @@ class ArrayDataset(Dataset):
         if self.told != Told({}):
             settings.append(f"batch axes {sorted(self.told.axes.items())} whole={self.told.whole_files}")
         if self.labels is not None:
-            settings.append(files.array_digest(self.labels))
-        return files.digest_of(settings, ((part.name, part.path) for part in self.parts))
+            settings.append(user_files.array_digest(self.labels))
+        return user_files.digest_of(settings, ((part.name, part.path) for part in self.parts))
 
     def _part_of(self, index: int) -> _Part:
         if not 0 <= index < len(self):

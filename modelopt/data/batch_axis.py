@@ -11,8 +11,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from modelopt.errors import InputError, did_you_mean
-from modelopt.signature import TensorSpec, is_free, symbol_of
+from modelopt.core.errors import InputError, did_you_mean
+from modelopt.core.signature import TensorSpec, is_free, symbol_of
 
 _LIKE_BATCH = re.compile(r"(^|[^a-z])batch", re.IGNORECASE)
 _SHORT = frozenset({"N", "n", "B", "b", "bs", "bsz"})

@@ -21,13 +21,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from modelopt.data import files
+from modelopt.core.errors import InputError
+from modelopt.core.signature import TensorSpec
+from modelopt.data import user_files
 from modelopt.data.arrayfile import Header
 from modelopt.data.batch_axis import Layout
 from modelopt.data.check import check_shape, fixed_size
 from modelopt.data.dtypes import check_dtype
-from modelopt.errors import InputError
-from modelopt.signature import TensorSpec
 
 
 @dataclass(frozen=True)
@@ -141,10 +141,10 @@ def _counted(cut: Cut) -> str:
 
 def _check_size(spec: TensorSpec, header: Header, cut: Cut, where: str) -> None:
     sample_bytes = header.nbytes // cut.count
-    if sample_bytes > files.MAX_ARRAY_BYTES:
+    if sample_bytes > user_files.MAX_ARRAY_BYTES:
         raise InputError(
             f"{where}: one sample of '{spec.name}' is larger than memory should hold",
-            note=f"{sample_bytes} bytes, the limit is {files.MAX_ARRAY_BYTES}",
+            note=f"{sample_bytes} bytes, the limit is {user_files.MAX_ARRAY_BYTES}",
         )
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from modelopt.core.errors import InputError, did_you_mean
+from modelopt.core.signature import Dim, TensorSpec
 from modelopt.data.dtypes import check_dtype, check_text, holds_floats, numpy_dtype, owned
-from modelopt.errors import InputError, did_you_mean
-from modelopt.signature import Dim, TensorSpec
 
 
 def check_inputs(inputs: Sequence[TensorSpec]) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from modelopt.errors import InputError, Refused
-from modelopt.signature import TensorSpec
+from modelopt.core.errors import InputError, Refused
+from modelopt.core.signature import TensorSpec
 
 _INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 _NUMPY_NAMES = frozenset(("bool", "float16", "float32", "float64", "complex64", "complex128", *_INTEGERS))

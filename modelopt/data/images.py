@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from modelopt.data import files
+from modelopt.core.errors import InputError
+from modelopt.core.signature import TensorSpec
+from modelopt.data import user_files
 from modelopt.data.check import checked_feeds
+from modelopt.data.dataset import Dataset, Sample
 from modelopt.data.labels import read_labels_for
 from modelopt.data.pixels import PixelPlan, decode, resolve, to_array
 from modelopt.data.preprocess import Preprocess
-from modelopt.data.sample import Dataset, Sample
-from modelopt.errors import InputError
-from modelopt.signature import TensorSpec
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
@@ -50,8 +50,8 @@ class ImageDataset(Dataset):
         """SHA-256 (hex) over the images, the preprocessing, the batch and the labels."""
         settings = [f"images step={self.step}", repr(self.plan)]
         if self.labels is not None:
-            settings.append(files.array_digest(self.labels))
-        return files.digest_of(settings, zip(self.names, self.paths, strict=True))
+            settings.append(user_files.array_digest(self.labels))
+        return user_files.digest_of(settings, zip(self.names, self.paths, strict=True))
 
     def _feed(self, paths: Sequence[Path]) -> np.ndarray:
         arrays = [to_array(decode(path, self.plan.color), self.plan) for path in paths]
@@ -124,8 +124,8 @@ def is_image(path: Path) -> bool:
 
 def class_folders(root: Path) -> list[Path]:
     """The sub-folders of a folder if at least one holds an image, in alphabetical order."""
-    folders = [entry for entry in files.visible(root) if entry.is_dir()]
-    has_images = any(is_image(entry) for folder in folders for entry in files.visible(folder))
+    folders = [entry for entry in user_files.visible(root) if entry.is_dir()]
+    has_images = any(is_image(entry) for folder in folders for entry in user_files.visible(folder))
     return folders if has_images else []
 
 
@@ -133,7 +133,7 @@ def _listing(root: Path) -> tuple[list[str], list[int] | None, tuple[str, ...]]:
     """Names relative to the folder, the class of each where sub-folders tell it, and notes."""
     if not root.is_dir():
         return [root.name], None, ()
-    flat = [entry.name for entry in files.visible(root) if is_image(entry)]
+    flat = [entry.name for entry in user_files.visible(root) if is_image(entry)]
     folders = class_folders(root)
     if flat and folders:
         raise InputError(
@@ -147,7 +147,7 @@ def _listing(root: Path) -> tuple[list[str], list[int] | None, tuple[str, ...]]:
     names: list[str] = []
     classes: list[int] = []
     for number, folder in enumerate(folders):
-        inside = [f"{folder.name}/{entry.name}" for entry in files.visible(folder) if is_image(entry)]
+        inside = [f"{folder.name}/{entry.name}" for entry in user_files.visible(folder) if is_image(entry)]
         names += inside
         classes += [number] * len(inside)
     if len(folders) == 1:

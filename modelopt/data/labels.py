@@ -8,9 +8,9 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from modelopt.data import files
+from modelopt.core.errors import InputError, did_you_mean
+from modelopt.data import user_files
 from modelopt.data.arrayfile import NpyFile, NpzFile
-from modelopt.errors import InputError, did_you_mean
 
 _HEADER_WORDS = frozenset(("file", "filename", "file_name", "image", "name", "path"))
 _SEPARATORS = ("\t", ",", None)
@@ -35,8 +35,8 @@ def read_label_rows(path: Path) -> np.ndarray:
     suffix = path.suffix.lower()
     if suffix == ".npy":
         file = NpyFile(path)
-        if file.header().nbytes > files.MAX_ARRAY_BYTES:
-            raise InputError(f"{path} is too large", note=f"the limit is {files.MAX_ARRAY_BYTES} bytes")
+        if file.header().nbytes > user_files.MAX_ARRAY_BYTES:
+            raise InputError(f"{path} is too large", note=f"the limit is {user_files.MAX_ARRAY_BYTES} bytes")
         return np.array(file.load(), order="C")
     if suffix == ".npz":
         archive = NpzFile(path)
@@ -77,7 +77,7 @@ def read_labels_for(path: Path, names: Sequence[str]) -> tuple[np.ndarray, tuple
 
 
 def _lines(path: Path) -> list[str]:
-    lines = [line.strip() for line in files.read_text(path).splitlines() if line.strip()]
+    lines = [line.strip() for line in user_files.read_text(path).splitlines() if line.strip()]
     if not lines:
         raise InputError(f"{path} is empty", hint="write one label per line")
     return lines

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from modelopt.data import files
+from modelopt.core.errors import InputError
+from modelopt.core.signature import TensorSpec
+from modelopt.data import user_files
 from modelopt.data.check import checked_feeds
+from modelopt.data.dataset import Dataset, Sample
 from modelopt.data.labels import read_labels_for
-from modelopt.data.sample import Dataset, Sample
-from modelopt.errors import InputError
-from modelopt.signature import TensorSpec
 
 _INPUT = re.compile(r"input_(\d+)\.pb")
 _FOLDER = re.compile(r"test_data_set_(\d+)")
@@ -34,7 +34,7 @@ class PbDataset(Dataset):
 
     def select(self, indices: Iterable[int]) -> Iterator[Sample]:
         """Parse the tensors of these folders."""
-        from modelopt.data.pb import read_tensor  # it imports onnx: slow
+        from modelopt.data.tensor_proto import read_tensor  # it imports onnx: slow
 
         for index in indices:
             folder = self.folders[index]
@@ -49,14 +49,14 @@ class PbDataset(Dataset):
         """SHA-256 (hex) over the input tensors, the model's inputs and the labels."""
         settings = ["testsets", *map(str, self.inputs)]
         if self.labels is not None:
-            settings.append(files.array_digest(self.labels))
+            settings.append(user_files.array_digest(self.labels))
         pairs = [(folder.name, path) for folder in self.folders for path in _input_files(folder)]
-        return files.digest_of(settings, ((f"{name}/{path.name}", path) for name, path in pairs))
+        return user_files.digest_of(settings, ((f"{name}/{path.name}", path) for name, path in pairs))
 
 
 def pb_folders(root: Path) -> list[Path]:
     """The folders of test sets: ``root`` itself if it holds ``input_*.pb``, else its ``test_data_set_*``, by number."""
-    entries = files.visible(root)
+    entries = user_files.visible(root)
     if any(_INPUT.fullmatch(entry.name) for entry in entries):
         return [root]
     numbered = [(match, entry) for entry in entries if (match := _FOLDER.fullmatch(entry.name))]
@@ -102,7 +102,7 @@ def open_pb(
 def _input_files(folder: Path) -> list[Path]:
     """``input_0.pb``, ``input_1.pb``, …: by number, without holes."""
     numbered = {
-        int(match.group(1)): entry for entry in files.visible(folder) if (match := _INPUT.fullmatch(entry.name))
+        int(match.group(1)): entry for entry in user_files.visible(folder) if (match := _INPUT.fullmatch(entry.name))
     }
     for number in range(len(numbered)):
         if number not in numbered:

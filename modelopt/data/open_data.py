@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from modelopt.data import files
+from modelopt.core.errors import InputError
+from modelopt.core.signature import TensorSpec
+from modelopt.data import user_files
 from modelopt.data.arrays import ARRAY_SUFFIXES, open_arrays
 from modelopt.data.batch_axis import Told
 from modelopt.data.check import check_inputs
+from modelopt.data.dataset import Dataset
 from modelopt.data.images import class_folders, is_image, open_images
+from modelopt.data.onnx_test_sets import open_pb, pb_folders
 from modelopt.data.preprocess import Preprocess
-from modelopt.data.sample import Dataset
 from modelopt.data.script import open_script
-from modelopt.data.subset import draw
+from modelopt.data.splits import draw
 from modelopt.data.synthetic import random_data
-from modelopt.data.testsets import open_pb, pb_folders
-from modelopt.errors import InputError
-from modelopt.signature import TensorSpec
 
 DEFAULT_RANDOM_SAMPLES = 16
 """How many samples ``random`` gives when the user sets no limit."""
@@ -73,9 +73,9 @@ def open_data(
         _refuse_unused("a Python function", preprocess=preprocess, labels=labels, told=told)
         return open_script(spec, *script, inputs, limit=limit, allow_nonfinite=allow_nonfinite)
 
-    path = files.existing(Path(spec))
+    path = user_files.existing(Path(spec))
     if labels is not None:
-        files.existing(labels)
+        user_files.existing(labels)
     kind, paths = _kind(path)
     if kind != "images":
         _refuse_unused("data that is not images", preprocess=preprocess)
@@ -115,7 +115,7 @@ def _kind(path: Path) -> tuple[str, list[Path]]:
     """``images``, ``arrays`` or ``pb``, with the files or folders for the last two."""
     if path.is_dir():
         return _folder_kind(path)
-    files.regular_size(path)
+    user_files.regular_size(path)
     if path.suffix.lower() in ARRAY_SUFFIXES:
         return "arrays", [path]
     if is_image(path):
@@ -126,7 +126,7 @@ def _kind(path: Path) -> tuple[str, list[Path]]:
 
 
 def _folder_kind(path: Path) -> tuple[str, list[Path]]:
-    entries = files.visible(path)
+    entries = user_files.visible(path)
     if not entries:
         raise InputError(f"the folder {path} is empty", note=_KINDS)
     folders = pb_folders(path)

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from modelopt.data import files
+from modelopt.core.errors import InputError
+from modelopt.core.signature import TensorSpec
+from modelopt.data import user_files
 from modelopt.data.check import fixed_size
 from modelopt.data.dtypes import holds_floats, numpy_dtype
 from modelopt.data.preprocess import Preprocess
-from modelopt.errors import InputError
-from modelopt.signature import TensorSpec
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -80,7 +80,7 @@ def decode(path: Path, color: str) -> Image.Image:
     """
     from PIL import Image, ImageOps
 
-    files.regular_size(path)
+    user_files.regular_size(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from modelopt.errors import InputError, did_you_mean
+from modelopt.core.errors import InputError, did_you_mean
 
 LAYOUTS = ("nchw", "nhwc", "chw", "hwc", "nhw", "hw")
 """Orders of axes: n batch, c channels, h height, w width; without c the image is gray."""

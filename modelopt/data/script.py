@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from modelopt.data import files
+from modelopt.core.errors import InputError, ModeloptError, did_you_mean
+from modelopt.core.signature import TensorSpec
+from modelopt.data import user_files
 from modelopt.data.check import checked_feeds
-from modelopt.data.sample import Dataset, Sample
-from modelopt.errors import InputError, ModeloptError, did_you_mean
-from modelopt.signature import TensorSpec
+from modelopt.data.dataset import Dataset, Sample
 
 MAX_SAMPLES = 1_000_000
 """Where a function that never ends is stopped when the user gives no limit."""
@@ -64,7 +64,7 @@ def load_function(path: Path, name: str) -> Callable[..., object]:
     Raises:
         InputError: The file does not exist or raises, or holds no such function.
     """
-    files.regular_size(path)
+    user_files.regular_size(path)
     unique = f"modelopt_data_{hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:16]}"
     loader = _Loader(unique, str(path))
     spec = importlib.util.spec_from_file_location(unique, path, loader=loader)
@@ -134,7 +134,7 @@ class ScriptDataset(Dataset):
     def digest(self) -> str:
         """A SHA-256 over the file and the function's name; what the function reads is not known here."""
         settings = ["script", self.source.rpartition(":")[2], repr(self.limit), *map(str, self.inputs)]
-        return files.digest_of(settings, [(self.path.name, self.path)])
+        return user_files.digest_of(settings, [(self.path.name, self.path)])
 
 
 _END = object()

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from modelopt.data.files import digest_of
-from modelopt.data.sample import Dataset, Sample
-from modelopt.errors import InputError
+from modelopt.core.errors import InputError
+from modelopt.data.dataset import Dataset, Sample
+from modelopt.data.user_files import digest_of
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

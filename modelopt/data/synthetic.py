@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from modelopt.data import files
+from modelopt.core.errors import InputError, did_you_mean
+from modelopt.core.signature import Dim, TensorSpec, is_free, symbol_of
+from modelopt.data import user_files
 from modelopt.data.check import fixed_size
+from modelopt.data.dataset import Dataset, Sample
 from modelopt.data.dtypes import holds_floats, numpy_dtype
-from modelopt.data.sample import Dataset, Sample
-from modelopt.errors import InputError, did_you_mean
-from modelopt.signature import Dim, TensorSpec, is_free, symbol_of
 
 DEFAULT_FREE_DIM = 8
 """The size of a free dimension that is not the batch and that the user does not name."""
@@ -115,7 +115,7 @@ class RandomDataset(Dataset):
     def digest(self) -> str:
         """SHA-256 (hex) over the number, the seed, the inputs and what they are drawn from."""
         drawn = repr(self.shapes), repr(sorted(self.ranges.items())), repr(sorted(self.words.items()))
-        return files.digest_of([f"random n={self.n} seed={self.seed}", *map(str, self.inputs), *drawn])
+        return user_files.digest_of([f"random n={self.n} seed={self.seed}", *map(str, self.inputs), *drawn])
 
 
 def _draw(
@@ -212,10 +212,10 @@ def _shape(spec: TensorSpec, sizes: Mapping[str, int], batch: int, free_dim: int
         raise InputError(f"the rank of input '{spec.name}' is unknown", hint=NO_RANDOM)
     shape = tuple(_size(axis, dim, sizes, batch, free_dim) for axis, dim in enumerate(spec.shape))
     nbytes = math.prod(shape) * max(dtype.itemsize, 8)  # drawn as 64 bits
-    if nbytes > files.MAX_ARRAY_BYTES:
+    if nbytes > user_files.MAX_ARRAY_BYTES:
         raise InputError(
             f"a random sample of '{spec.name}' is larger than memory should hold",
-            note=f"{nbytes} bytes for {spec}, the limit is {files.MAX_ARRAY_BYTES}",
+            note=f"{nbytes} bytes for {spec}, the limit is {user_files.MAX_ARRAY_BYTES}",
         )
     return shape
 

@@ -9,8 +9,8 @@ import numpy as np
 import onnx_ir
 from google.protobuf.message import DecodeError
 
-from modelopt.data import files
-from modelopt.errors import InputError, Refused
+from modelopt.core.errors import InputError, Refused
+from modelopt.data import user_files
 
 _BROKEN = (DecodeError, ValueError, TypeError, KeyError, AssertionError, MemoryError, OverflowError)
 
@@ -26,7 +26,7 @@ def read_tensor(path: Path) -> np.ndarray:
             values its shape promises.
         Refused: A tensor of strings, or one that keeps its values in another file.
     """
-    data = files.read_bytes(path, files.MAX_ARRAY_BYTES)
+    data = user_files.read_bytes(path, user_files.MAX_ARRAY_BYTES)
     proto = onnx_ir.to_proto(onnx_ir.tensor(np.zeros((), np.uint8)))  # the message type, without importing onnx
     try:
         proto.ParseFromString(data)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from modelopt.errors import InputError, did_you_mean
+from modelopt.core.errors import InputError, did_you_mean
 
 MAX_ARRAY_BYTES = 4 << 30
 """The most memory that one data file, or one sample of a memory-mapped file, may take: 4 GiB."""

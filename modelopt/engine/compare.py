@@ -9,22 +9,23 @@ from tempfile import TemporaryDirectory
 
 import msgspec
 
-from modelopt import io, measuring, usage
-from modelopt.compiled import require_source
-from modelopt.errors import InputError
-from modelopt.measure import cautions, noise_floor
-from modelopt.measure.bench import BenchResult, run_bench
+from modelopt import io
+from modelopt.core.errors import InputError
+from modelopt.core.progress import Progress
+from modelopt.core.signature import TensorSpec
+from modelopt.core.tables import Section
+from modelopt.engine import early_checks, measurements
+from modelopt.engine.compiled_models import require_source
+from modelopt.measure import noise_floor, timing_warnings
 from modelopt.measure.environment import Environment
 from modelopt.measure.evaluate import Accuracy, evaluate
+from modelopt.measure.latency import BenchResult, run_bench
 from modelopt.measure.speed import Ratio
-from modelopt.progress import Progress
-from modelopt.recipe import BenchSpec, EvaluateSpec, Recipe, metric_names
+from modelopt.recipe.recipe import BenchSpec, EvaluateSpec, Recipe, metric_names
 from modelopt.report import FileInfo
 from modelopt.report.summary import accuracy_rows, covered, milliseconds, output_sections, size
 from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Limits, Worker
-from modelopt.sections import Section
-from modelopt.signature import TensorSpec
 
 SCHEMA = "modelopt-bench/3"
 
@@ -90,10 +91,10 @@ def measure_models(
         InputError: The models do not take the same inputs.
     """
     recipe = Recipe(steps=(), seed=seed, evaluate=data, bench=bench)
-    usage.require(recipe)
+    early_checks.require(recipe)
     for spec in (session, baseline):
         if spec is not None:
-            usage.require_provider(spec.provider)
+            early_checks.require_provider(spec.provider)
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(TemporaryDirectory(prefix="modelopt-")))
         loaded = [io.load(path, scratch=scratch, allow_hardlinks=allow_hardlinks) for path in models]
@@ -102,20 +103,24 @@ def measure_models(
         for position, each in enumerate(loaded):
             runs_on = baseline if position == 0 and baseline is not None else session
             require_source(each.model, each.shown, provider=runs_on.provider)
-        opened = measuring.open_all(recipe, loaded[0].model)
+        opened = measurements.open_all(recipe, loaded[0].model)
         opened.hint = f"give it real ones: {data_flag} DATA"
         worker = stack.enter_context(Worker(limits))
-        dataset = measuring.inputs(opened, worker, loaded[0].path, free_dims=free_dims)
+        dataset = measurements.inputs(opened, worker, loaded[0].path, free_dims=free_dims)
         paths = [each.path for each in loaded]
         results: list[BenchResult] = []
         noise = None
         if bench is not None:
-            feeds = measuring.first_feeds(dataset, measuring.BENCH_FEEDS)
+            feeds = measurements.first_feeds(dataset, measurements.BENCH_FEEDS)
             if calibrate_noise:
-                twins = run_bench(paths[:1] * 2, feeds, measuring.bench_spec(bench), limits=limits, progress=progress)
+                twins = run_bench(
+                    paths[:1] * 2, feeds, measurements.bench_spec(bench), limits=limits, progress=progress
+                )
                 noise = twins[1].times_as_fast_as(twins[0])
                 _keep_noise(twins[0].env, noise)
-            results = run_bench(paths, feeds, measuring.bench_spec(bench, baseline), limits=limits, progress=progress)
+            results = run_bench(
+                paths, feeds, measurements.bench_spec(bench, baseline), limits=limits, progress=progress
+            )
         accuracy = None
         if score:
             accuracy = evaluate(
@@ -129,7 +134,7 @@ def measure_models(
                 limits=limits,
                 progress=progress,
             )
-        few = [cautions.of_percentiles(result.samples_ns) for result in results]
+        few = [timing_warnings.of_percentiles(result.samples_ns) for result in results]
         listed = [
             *(_twins(loaded) if results else ()),
             *(each for result in results for each in result.warnings),
@@ -167,14 +172,14 @@ def _doubts(accuracy: Accuracy | None, guesses: Sequence[str]) -> Iterator[str]:
     """What speaks against believing the accuracy."""
     if accuracy is not None:
         yield from (*accuracy.notes, *accuracy.warnings)
-        guessed = measuring.doubtful_guesses(accuracy, guesses)
+        guessed = measurements.doubtful_guesses(accuracy, guesses)
         if guessed is not None:
             yield guessed
 
 
 def _other_outputs(first: io.Loaded, other: io.Loaded) -> Iterator[str]:
     """How the outputs of the second model differ from those of the first in name, order, type and shape: one line."""
-    ours, theirs = (measuring.signature_of(each.model).outputs for each in (first, other))
+    ours, theirs = (measurements.signature_of(each.model).outputs for each in (first, other))
     named = {spec.name: spec for spec in theirs}
     left = [spec for spec in theirs if spec.name not in {each.name for each in ours}]
     renamed = [spec for spec in ours if spec.name not in named]
@@ -207,7 +212,7 @@ def _twins(loaded: Sequence[io.Loaded]) -> Iterator[str]:
 
 
 def _require_same_inputs(first: io.Loaded, other: io.Loaded) -> None:
-    ours, theirs = measuring.signature_of(first.model), measuring.signature_of(other.model)
+    ours, theirs = measurements.signature_of(first.model), measurements.signature_of(other.model)
     if [(spec.name, spec.dtype) for spec in ours.inputs] != [(spec.name, spec.dtype) for spec in theirs.inputs]:
         raise InputError(
             f"{first.shown} and {other.shown} do not take the same inputs",

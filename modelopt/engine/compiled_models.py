@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.errors import Refused
+from modelopt.core.errors import Refused
 from modelopt.runtime.session import full_provider_name
 
 _GENERAL = frozenset({"CPUExecutionProvider", "CUDAExecutionProvider"})

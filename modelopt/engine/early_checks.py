@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from modelopt import gates, match, measuring
-from modelopt.data import Preprocess, files
-from modelopt.data.opening import script_of
-from modelopt.measure.metrics import parse_all
+from modelopt.data import Preprocess, user_files
+from modelopt.data.open_data import script_of
+from modelopt.engine import gates, measurements
+from modelopt.graph import match
+from modelopt.measure.registry import parse_all
 from modelopt.passes.base import Pass
-from modelopt.recipe import DataSpec, Recipe
-from modelopt.runtime import installed
+from modelopt.recipe.recipe import DataSpec, Recipe
+from modelopt.runtime import installation
 from modelopt.runtime.session import SessionSpec
 
 
@@ -25,7 +26,7 @@ def require(recipe: Recipe) -> None:
             be read.
     """
     gates.require(recipe)
-    parse_all(measuring.metrics_of(recipe))
+    parse_all(measurements.metrics_of(recipe))
     for data in (recipe.calibration, recipe.evaluate):
         if data is not None:
             require_data(data)
@@ -45,9 +46,9 @@ def require_data(spec: DataSpec) -> None:
         Preprocess.parse(spec.preprocess)
     if spec.data != "random":
         script = script_of(spec.data)
-        files.existing(Path(spec.data) if script is None else script[0])
+        user_files.existing(Path(spec.data) if script is None else script[0])
     if spec.labels:
-        files.existing(Path(spec.labels))
+        user_files.existing(Path(spec.labels))
 
 
 def require_provider(name: str) -> None:
@@ -56,7 +57,7 @@ def require_provider(name: str) -> None:
     Raises:
         InputError: As said.
     """
-    installed.known_spec(SessionSpec(provider=name))
+    installation.known_spec(SessionSpec(provider=name))
 
 
 def _require_options(step: Pass) -> None:

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from modelopt.errors import ModeloptError, Refused, WorkerDied
+from modelopt.core.errors import ModeloptError, Refused, WorkerDied
 
 WITHOUT = "to go on without running it, and without proof: --no-verify --no-bench"
 """What helps where onnxruntime does not load the user's model, in commands that optimize."""

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import msgspec
 
-from modelopt import measuring
-from modelopt.errors import ModeloptError, Refused, WorkerDied
-from modelopt.findings import Findings
-from modelopt.recipe import Recipe
+from modelopt.core.errors import ModeloptError, Refused, WorkerDied
+from modelopt.engine import measurements
+from modelopt.engine.findings import Findings
+from modelopt.recipe.recipe import Recipe
 from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Limits, Worker
 
@@ -40,13 +40,13 @@ def require(recipe: Recipe, original: Path, result: Path, worker: Worker, limits
         Refused: onnxruntime loads the input, and not the result.
         WorkerDied: onnxruntime loads the input and crashes on the result, or needs too much time or memory for it.
     """
-    spec = msgspec.structs.replace(measuring.session_spec(recipe.bench), spin=False)
+    spec = msgspec.structs.replace(measurements.session_spec(recipe.bench), spin=False)
     try:
         worker.open(result, spec, what="result").close()
     except (Refused, WorkerDied) as error:
         if not _loads(original, spec, limits):
             return "onnxruntime loads neither the input nor the result: nothing is known of the result"
-        if isinstance(error, Refused) and measuring.is_elsewhere(recipe):
+        if isinstance(error, Refused) and measurements.is_elsewhere(recipe):
             return f"onnxruntime does not load the result here: {error.note}"
         raise
     return None

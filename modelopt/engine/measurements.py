@@ -11,27 +11,29 @@ import msgspec
 import numpy as np
 import onnx_ir as ir
 
-from modelopt import graph, integers, random_inputs
+from modelopt import graph
+from modelopt.core import targets
+from modelopt.core.changes import Effect
+from modelopt.core.progress import Progress
+from modelopt.core.signature import Signature, is_free
 from modelopt.data import Dataset, Preprocess, Told, open_data, overlap, split
 from modelopt.data.dtypes import holds_floats
 from modelopt.data.synthetic import RandomDataset
-from modelopt.findings import Findings
-from modelopt.measure.bench import BenchSpec as Bench
-from modelopt.measure.bench import run_bench
+from modelopt.engine import random_inputs
+from modelopt.engine.findings import Findings
+from modelopt.graph import quantized_io
 from modelopt.measure.evaluate import Accuracy, evaluate
 from modelopt.measure.heads import Head, heads_of
+from modelopt.measure.latency import BenchSpec as Bench
+from modelopt.measure.latency import run_bench
 from modelopt.measure.metric import NOTHING_COMPARED
-from modelopt.measure.metrics import parse_all
 from modelopt.measure.outputs import require_outputs
+from modelopt.measure.registry import parse_all
 from modelopt.measure.schedule import Plan
-from modelopt.passes.base import Effect
-from modelopt.progress import Progress
-from modelopt.recipe import BenchSpec, DataSpec, Recipe, metric_names
+from modelopt.recipe.recipe import BenchSpec, DataSpec, Recipe, metric_names
 from modelopt.report import Latency
-from modelopt.runtime import cpu
 from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Limits, Worker
-from modelopt.signature import Signature, is_free
 from modelopt.verification.fitting import Needs
 from modelopt.verification.prepare import GIVE_DATA
 
@@ -119,20 +121,20 @@ def doubtful_guesses(accuracy: Accuracy | None, guesses: Sequence[str]) -> str |
     return f"guessed: {guessed}; if the model was trained with other values, say so: --preprocess {guessed}"
 
 
-def target_of(recipe: Recipe) -> cpu.Target:
+def target_of(recipe: Recipe) -> targets.Target:
     """The machine that the result is for; ``auto`` is the accelerator that runs it, else this machine."""
-    accelerator = None if recipe.bench is None else cpu.accelerator_of(recipe.bench.provider)
-    return cpu.resolve(accelerator.value if accelerator is not None and recipe.target == "auto" else recipe.target)
+    accelerator = None if recipe.bench is None else targets.accelerator_of(recipe.bench.provider)
+    return targets.resolve(accelerator.value if accelerator is not None and recipe.target == "auto" else recipe.target)
 
 
 def why_not_timed(recipe: Recipe) -> str | None:
     """Why latency is not measured although the recipe asks for it: the result is for another machine; else None."""
-    return None if recipe.bench is None else cpu.why_not_timed(target_of(recipe), recipe.bench.provider)
+    return None if recipe.bench is None else targets.why_not_timed(target_of(recipe), recipe.bench.provider)
 
 
 def is_elsewhere(recipe: Recipe) -> bool:
     """Whether the result is for a machine whose kernels the provider of this run does not have."""
-    return cpu.why_not_timed(target_of(recipe), (recipe.bench or BenchSpec()).provider) is not None
+    return targets.why_not_timed(target_of(recipe), (recipe.bench or BenchSpec()).provider) is not None
 
 
 def has_evidence(recipe: Recipe) -> bool:
@@ -143,7 +145,7 @@ def has_evidence(recipe: Recipe) -> bool:
 
 def signature_of(model: ir.Model) -> Signature:
     """The signature that data, metrics and comparisons see: integers that stand for floats are float32."""
-    return integers.in_floats(graph.signature(model), model.metadata_props)
+    return quantized_io.in_floats(graph.signature(model), model.metadata_props)
 
 
 def open_all(recipe: Recipe, model: ir.Model, signature: Signature | None = None) -> Data:
@@ -348,7 +350,7 @@ def metrics_of(recipe: Recipe) -> tuple[str, ...]:
 
 def is_exact(recipe: Recipe) -> bool:
     """Whether sessions that calibrate, verify and judge compute exactly; see `cpu.needs_exact_products`."""
-    return cpu.needs_exact_products(target_of(recipe))
+    return targets.needs_exact_products(target_of(recipe))
 
 
 def session_spec(bench: BenchSpec | None) -> SessionSpec:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 
-from modelopt.errors import VerificationFailed
-from modelopt.pipelines import RAISE
-from modelopt.recipe import Recipe, Step, UntilStable
+from modelopt.core.errors import VerificationFailed
+from modelopt.recipe.pipelines import RAISE
+from modelopt.recipe.recipe import Recipe, Step, UntilStable
 from modelopt.report import PassResult
 
 

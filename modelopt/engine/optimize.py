@@ -13,39 +13,39 @@ from tempfile import TemporaryDirectory
 import msgspec
 import onnx_ir as ir
 
-from modelopt import (
-    __version__,
-    blame,
+from modelopt import __version__, graph, io
+from modelopt.calibration.cache import Calibrations
+from modelopt.calibration.context import Context
+from modelopt.core import targets
+from modelopt.core.errors import Refused, VerificationFailed, WorkerDied
+from modelopt.core.progress import Progress, silent
+from modelopt.core.signature import Signature
+from modelopt.engine import (
+    early_checks,
+    error_notes,
     gates,
-    graph,
-    invariants,
-    io,
-    loadable,
-    measuring,
-    naming,
-    outcome,
-    provenance,
-    raising,
-    usage,
+    load_check,
+    measurements,
+    opset_raising,
+    output_paths,
+    result_file,
 )
-from modelopt.compiled import require_source
-from modelopt.errors import Refused, VerificationFailed, WorkerDied
-from modelopt.observers import Dump, Enough, Observer, StopAfter
-from modelopt.passes.base import Context, Pass
-from modelopt.pipelines import RAISE
-from modelopt.progress import Progress, silent
-from modelopt.quant import existing
-from modelopt.quant.cache import Calibrations
-from modelopt.recipe import Recipe, Step, UntilStable, dump
-from modelopt.recipe_paths import without_folders
+from modelopt.engine.compiled_models import require_source
+from modelopt.engine.observers import Dump, Enough, Observer, StopAfter
+from modelopt.graph import invariants
+from modelopt.io import provenance
+from modelopt.passes.base import Pass
+from modelopt.quant.static import existing_qdq
+from modelopt.recipe.paths import without_folders
+from modelopt.recipe.pipelines import RAISE
+from modelopt.recipe.recipe import Recipe, Step, UntilStable, dump
 from modelopt.report import FileInfo, ModelStats, PassResult, Report, SkipInfo, TensorInfo, verdict
-from modelopt.runtime import cpu, placement
+from modelopt.runtime import placement
 from modelopt.runtime.coverage import Coverage
-from modelopt.runtime.installed import runtime_version
-from modelopt.runtime.runner import WorkerRunner
+from modelopt.runtime.installation import runtime_version
 from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Limits, Worker
-from modelopt.signature import Signature
+from modelopt.runtime.worker_runner import WorkerRunner
 from modelopt.verification.prepare import Original, Prepared, prepare
 from modelopt.verification.verify import Verify
 
@@ -105,18 +105,18 @@ def run(request: Request) -> Report:
     except VerificationFailed as failure:
         if failure.step != RAISE:
             raise
-        note = raising.undone(failure)
-    report = _run(dataclasses.replace(request, recipe=raising.without(request.recipe)))
+        note = opset_raising.undone(failure)
+    report = _run(dataclasses.replace(request, recipe=opset_raising.without(request.recipe)))
     return msgspec.structs.replace(report, notes=(*report.notes, note))
 
 
 def _run(request: Request) -> Report:
     recipe = request.recipe
-    naming.require(request.model, (request.output, request.if_exact, request.if_unchanged))
-    usage.require(recipe)
+    output_paths.require(request.model, (request.output, request.if_exact, request.if_unchanged))
+    early_checks.require(recipe)
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(TemporaryDirectory(prefix="modelopt-")))
-        exact = measuring.is_exact(recipe)
+        exact = measurements.is_exact(recipe)
         runner = WorkerRunner(limits=request.limits, exact=exact)
         stack.callback(runner.close)
         spare = runner.start()
@@ -125,10 +125,10 @@ def _run(request: Request) -> Report:
         if measured:
             require_source(loaded.model, loaded.shown)
         made_by: list[str] = []
-        stack.enter_context(blame.explained(loaded.path, made_by))
-        data = measuring.open_all(recipe, loaded.model, _signature_after(recipe, loaded.model))
+        stack.enter_context(error_notes.explained(loaded.path, made_by))
+        data = measurements.open_all(recipe, loaded.model, _signature_after(recipe, loaded.model))
         worker = stack.enter_context(Worker(request.limits, exact=exact)) if measured else spare
-        measuring.fit_random(recipe, data, worker, loaded.path)
+        measurements.fit_random(recipe, data, worker, loaded.path)
         context = context_of(request, runner, data)
         if recipe.bench is not None:
             worker.require(recipe.bench.provider)
@@ -155,7 +155,7 @@ def _run(request: Request) -> Report:
             return io.load(loaded.path, scratch=scratch, allow_hardlinks=request.allow_hardlinks).model
 
         outputs = request.output, request.if_exact, request.if_unchanged
-        with outcome.made(
+        with result_file.made(
             recipe,
             loaded,
             results,
@@ -169,7 +169,7 @@ def _run(request: Request) -> Report:
             if verify is not None:
                 verify.finish(staged.path, changed=not made.unchanged)
             verification = None if verify is None else verify.found(data.users_source)
-            findings = measuring.measure(
+            findings = measurements.measure(
                 recipe,
                 loaded.path,
                 staged.path,
@@ -183,8 +183,8 @@ def _run(request: Request) -> Report:
                 progress=request.progress,
             )
             not_loaded = None
-            if not loadable.was_run(findings) and not (verify is not None and verify.segments):
-                not_loaded = loadable.require(recipe, loaded.path, staged.path, worker, request.limits)
+            if not load_check.was_run(findings) and not (verify is not None and verify.segments):
+                not_loaded = load_check.require(recipe, loaded.path, staged.path, worker, request.limits)
             coverage = _coverage(recipe, results, staged, loaded.model, data, worker)
             judged = (
                 *gates.judge(recipe.gates, loaded.size_bytes, staged.size_bytes, findings),
@@ -197,7 +197,7 @@ def _run(request: Request) -> Report:
                 not_loaded,
                 gates.unchecked(recipe, results, findings),
                 gates.measured_elsewhere(recipe, findings),
-                measuring.doubtful_guesses(findings.accuracy, data.guesses),
+                measurements.doubtful_guesses(findings.accuracy, data.guesses),
             )
             compared = findings.accuracy is not None
             report = Report(
@@ -216,7 +216,7 @@ def _run(request: Request) -> Report:
                 notes=(
                     *data.notes_for(calibrated=_calibrated(recipe, results), compared=compared),
                     *_exactly(loaded.model, context),
-                    *raising.notes(results),
+                    *opset_raising.notes(results),
                     *filter(None, said),
                 ),
                 versions=versions,
@@ -225,11 +225,11 @@ def _run(request: Request) -> Report:
             return msgspec.structs.replace(report, verdict=verdict.of(report))
 
 
-def context_of(request: Request, runner: WorkerRunner, data: measuring.Data) -> Context:
+def context_of(request: Request, runner: WorkerRunner, data: measurements.Data) -> Context:
     """What the passes of a request are lent."""
     return Context(
         runner=runner,
-        target=measuring.target_of(request.recipe),
+        target=measurements.target_of(request.recipe),
         calibration=data.calibration,
         seed=request.recipe.seed,
         progress=request.progress,
@@ -239,8 +239,8 @@ def context_of(request: Request, runner: WorkerRunner, data: measuring.Data) -> 
 
 def _exactly(result: ir.Model, context: Context) -> tuple[str, ...]:
     """A note where the result's integers were not computed as this machine computes them."""
-    note = cpu.how_products_were_computed(context.target)
-    return () if note is None or existing.first_integer_node(result) is None else (note,)
+    note = targets.how_products_were_computed(context.target)
+    return () if note is None or existing_qdq.first_integer_node(result) is None else (note,)
 
 
 # The loop
@@ -316,7 +316,11 @@ def _learn_shapes_anew(model: ir.Model, context: Context, declared: frozenset[st
 def _apply_one(step: Pass, model: ir.Model, context: Context, observers: Sequence[Observer]) -> PassResult:
     for observer in observers:
         observer.before(step, model)
-    before, signature, shapes = _stats(model), measuring.signature_of(model), [out.shape for out in model.graph.outputs]
+    before, signature, shapes = (
+        _stats(model),
+        measurements.signature_of(model),
+        [out.shape for out in model.graph.outputs],
+    )
     started = time.perf_counter_ns()
     try:
         changes = step.apply(model, context)
@@ -340,7 +344,7 @@ def _apply_one(step: Pass, model: ir.Model, context: Context, observers: Sequenc
         for out, shape in zip(model.graph.outputs, shapes, strict=False):
             if out.shape is None:  # who makes another node of an output need not say again what was declared
                 out.shape = shape
-        invariants.require(model, str(step), step.declared_after(signature), measuring.signature_of(model))
+        invariants.require(model, str(step), step.declared_after(signature), measurements.signature_of(model))
     for observer in observers:
         observer.after(step, model, result)
     return result
@@ -356,7 +360,7 @@ def _stats(model: ir.Model) -> ModelStats:
 
 def _signature_after(recipe: Recipe, model: ir.Model) -> Signature:
     """The signature that the result will have: feeds that fit it fit the original as well."""
-    signature = measuring.signature_of(model)
+    signature = measurements.signature_of(model)
     for step in recipe.passes():
         signature = step.signature_after(signature)
     return signature
@@ -365,7 +369,7 @@ def _signature_after(recipe: Recipe, model: ir.Model) -> Signature:
 def _verifier(
     request: Request,
     loaded: io.Loaded,
-    data: measuring.Data,
+    data: measurements.Data,
     worker: Worker,
     context: Context,
     scratch: Path,
@@ -380,10 +384,10 @@ def _verifier(
     original = Original.of(loaded.model, loaded.path, data.signature)
 
     def prepared() -> Prepared:
-        real = [] if data.users is None else measuring.first_feeds(data.users, request.verify_samples)
+        real = [] if data.users is None else measurements.first_feeds(data.users, request.verify_samples)
         return prepare(original, real, worker, lambda: replay(0), scratch, data.seed)
 
-    exact_only = measuring.is_verified(request.recipe)
+    exact_only = measurements.is_verified(request.recipe)
     return Verify(loaded.path, prepared, worker, replay, scratch, last_from_file=True, exact_only=exact_only)
 
 
@@ -409,7 +413,7 @@ def _coverage(
     results: Sequence[PassResult],
     staged: io.Staged,
     model: ir.Model,
-    data: measuring.Data,
+    data: measurements.Data,
     worker: Worker,
 ) -> Coverage | None:
     """What computes in integers, where a pass quantized and latency is measured; profiling a large model takes long."""
@@ -418,9 +422,9 @@ def _coverage(
     if (
         not quantized
         or not on_cpu
-        or measuring.why_not_timed(recipe) is not None
+        or measurements.why_not_timed(recipe) is not None
         or staged.size_bytes > MAX_PROFILED_BYTES
     ):
         return None
-    feeds = measuring.first_feeds(measuring.inputs(data, worker, staged.path), 1)[0]
-    return placement.coverage(worker, staged.path, model, feeds, spec=measuring.session_spec(recipe.bench))
+    feeds = measurements.first_feeds(measurements.inputs(data, worker, staged.path), 1)[0]
+    return placement.coverage(worker, staged.path, model, feeds, spec=measurements.session_spec(recipe.bench))

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modelopt import io
-from modelopt.errors import InputError
-from modelopt.passes.base import Effect
+from modelopt.core.changes import Effect
+from modelopt.core.errors import InputError
 from modelopt.report import PassResult
 
 

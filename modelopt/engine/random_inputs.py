@@ -6,10 +6,10 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 
+from modelopt.core.errors import ModeloptError, Refused
+from modelopt.core.signature import Signature
 from modelopt.data.synthetic import NO_RANDOM, RandomDataset, is_picture
-from modelopt.errors import ModeloptError, Refused
 from modelopt.runtime.worker import Session
-from modelopt.signature import Signature
 from modelopt.verification.feeds import Maker, Shape
 from modelopt.verification.fitting import LIKELY_ATTEMPTS, Needs, attempts, with_names
 from modelopt.verification.prepare import MAX_VALUES, PATIENCE_TO_START_SECONDS, nothing_runs

@@ -10,12 +10,14 @@ from pathlib import Path
 import msgspec
 import onnx_ir as ir
 
-from modelopt import graph, io, measuring, naming
+from modelopt import graph, io
+from modelopt.core.changes import Effect
+from modelopt.core.targets import ACCELERATORS
+from modelopt.engine import measurements, output_paths
 from modelopt.io.staging import Metadata
-from modelopt.passes.base import Effect, Pass
-from modelopt.recipe import Recipe
+from modelopt.passes.base import Pass
+from modelopt.recipe.recipe import Recipe
 from modelopt.report import PassResult, SkipInfo, verdict
-from modelopt.runtime.cpu import ACCELERATORS
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def made(
         keep: The user wants the result whatever it is.
     """
     unchanged = not any(result.rewrites for result in results)
-    output = naming.choose(results, *outputs)
+    output = output_paths.choose(results, *outputs)
     with io.staged(
         loaded.model, output, source=loaded, unchanged=unchanged, metadata=metadata, external_data=external_data
     ) as staged:
@@ -73,7 +75,7 @@ def made(
             yield Made(staged, output, results)
             return
     results = _without_effect(results, _asked(recipe), reason)
-    output = naming.choose(results, *outputs)
+    output = output_paths.choose(results, *outputs)
     with io.staged(reload(), output, source=loaded, unchanged=True, external_data=external_data) as staged:
         yield Made(staged, output, results)
 
@@ -97,7 +99,7 @@ def why_none(recipe: Recipe, results: Sequence[PassResult], grown_bytes: int, si
     changed = {result.step for result in results if result.rewrites}
     prepared = any(step.prepares and step != asked and str(step) in changed for step in recipe.passes())
     if str(asked) in changed:
-        shrinks = asked.shrinks and measuring.target_of(recipe).kind not in ACCELERATORS
+        shrinks = asked.shrinks and measurements.target_of(recipe).kind not in ACCELERATORS
         larger = (shrinks or prepared) and size_ratio > 1
         return f"{verdict.LARGER}, by {size_ratio - 1:.1%}" if larger else None
     only_exact = all(result.effect == Effect.EXACT.value for result in results if result.rewrites)

@@ -1,4 +1,7 @@
-"""Pure helpers over `onnx_ir`: what a node sees, what a value is, who uses it. Only `edits` changes a model."""
+"""Helpers over `onnx_ir`: what a node sees, what a value is, who uses it, and what the operator schemas say.
+
+They run nothing and read no file. Of the functions exported here only those of `edits` change a model.
+"""
 
 from modelopt.graph.edits import (
     NameSource,

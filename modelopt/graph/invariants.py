@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from modelopt import graph, schemas
-from modelopt.errors import VerificationFailed
-from modelopt.signature import Dim, Signature, is_free, symbol_of
+from modelopt import graph
+from modelopt.core.errors import VerificationFailed
+from modelopt.core.signature import Dim, Signature, is_free, symbol_of
+from modelopt.graph import schemas
 
 MAX_FUNCTION_NODES = 1_000_000
 """Nodes that the model may have once every function call is inlined; nested calls grow exponentially."""

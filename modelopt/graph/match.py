@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.errors import InputError
+from modelopt.core.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from fnmatch import fnmatchcase
 
 import onnx_ir as ir
 
-from modelopt import graph, match
-from modelopt.errors import InputError, did_you_mean
+from modelopt import graph
+from modelopt.core.errors import InputError, did_you_mean
+from modelopt.graph import match
 
 
 def names_node(pattern: str, node: ir.Node) -> bool:

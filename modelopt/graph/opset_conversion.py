@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from modelopt import graph, invariants
-from modelopt.errors import Refused
-from modelopt.passes.base import Runner
-from modelopt.signature import Signature
+from modelopt import graph
+from modelopt.core.errors import Refused
+from modelopt.core.runner import Runner
+from modelopt.core.signature import Signature
+from modelopt.graph import invariants
 
 _MAX_BYTES = 2**31 - 2**20  # what one protobuf message holds, and some room
 

@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from modelopt.signature import Signature, TensorSpec
+from modelopt.core.signature import Signature, TensorSpec
 
 KEY = "modelopt.integers"
 """Where ``metadata_props`` hold an `IntegerIo` as JSON."""

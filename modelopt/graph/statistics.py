@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
+from modelopt.core.signature import Signature, TensorSpec
 from modelopt.graph.types import type_text
 from modelopt.graph.values import constant_node_tensor, dims, is_standard
 from modelopt.graph.walking import all_graphs
-from modelopt.signature import Signature, TensorSpec
 
 
 def signature(model: ir.Model) -> Signature:

@@ -9,7 +9,7 @@ import onnx_ir as ir
 MAP_MARK = "modelopt:map:"
 """How the denotation of a sequence type begins that stands for a map from keys to such elements.
 
-The number of the keys' element type follows, then a colon and the denotation of the map itself. `modelopt.protos` makes
+The number of the keys' element type follows, then a colon and the denotation of the map itself. `io.model_proto` makes
 such types when a model is read, and maps of them again when it is written.
 """
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from modelopt.core.signature import Dim
 from modelopt.graph.walking import STANDARD_DOMAINS
-from modelopt.signature import Dim
 
 _STRIP = 64
 

@@ -1,4 +1,7 @@
-"""What a model is made of, found without running it and without reading more than a bounded part of its weights."""
+"""What a model is made of, and what the commands would find in it.
+
+It runs no model, and reads no more than a bounded part of the weights.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,12 @@ from collections.abc import Iterable, Mapping
 import onnx_ir as ir
 
 from modelopt import graph
+from modelopt.consteval.known_shapes import bind, inferred
+from modelopt.consteval.refine_shapes import ShapeInference
 from modelopt.inspection import layers, sampling
 from modelopt.inspection.blockers import blockers
 from modelopt.inspection.data import DtypeWeights, FileFacts, Inspection, OpsetImport
 from modelopt.inspection.foldable import foldable
-from modelopt.inspection.refine import ShapeInference
-from modelopt.inspection.shapes import bind, inferred
 from modelopt.io import Loaded
 
 __all__ = ["Inspection", "inspect"]
@@ -27,7 +30,7 @@ def inspect(
     Args:
         loaded: The model, through the gate.
         inference: Who infers shapes; when it fails the inspection goes on without.
-        sizes: Sizes of open dimensions by name: see `shapes.bind`.
+        sizes: Sizes of open dimensions by name: see `known_shapes.bind`.
         layer_limit: How many of the largest layers to keep.
 
     Raises:

@@ -1,6 +1,6 @@
 """What quantization meets in a model: one function per finding, each readable alone.
 
-No weights are read: `modelopt.quant.select` decides node by node when it quantizes, and ``--explain`` shows it.
+No weights are read: `quant.static.selection` decides node by node when it quantizes, and ``--explain`` shows it.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.inspection.data import Blocker
 from modelopt.inspection.foldable import constant_nodes
-from modelopt.quant import existing
-from modelopt.quant.kernels import KERNELS
-from modelopt.quant.select import why_already_quantized
+from modelopt.quant.static import existing_qdq
+from modelopt.quant.static.kernels import KERNELS
+from modelopt.quant.static.selection import why_already_quantized
 
 _FIRST_PER_CHANNEL_OPSET = 13
 _CONTRIB_DOMAINS = ("com.microsoft", "ai.onnx.ml", "ai.onnx.preview", "ai.onnx.training", "com.ms.", "org.pytorch.aten")
@@ -102,13 +102,13 @@ def _in_functions(subject: _Subject) -> Blocker | None:
 
 
 def _partly_quantized(subject: _Subject) -> Blocker | None:
-    places = [node for node in subject.kernels if existing.has_integer_weight(node)]
+    places = [node for node in subject.kernels if existing_qdq.has_integer_weight(node)]
     return _blocker("partly-quantized", "note", "their weights are in integers already: they stay as they are", places)
 
 
 def _dynamic_weights(subject: _Subject) -> Blocker | None:
     places = [node for node in subject.kernels if _weight(node) is None and not _computed(node, subject)]
-    places = [node for node in places if not existing.has_integer_weight(node)]
+    places = [node for node in places if not existing_qdq.has_integer_weight(node)]
     text = "their second operand is an activation, as in attention, or a caller may replace it: they stay in float"
     return _blocker("dynamic-weights", "hampers", text, places)
 

@@ -9,7 +9,8 @@ from typing import Literal
 
 import msgspec
 
-from modelopt.signature import Dim, TensorSpec
+from modelopt.consteval.known_shapes import BoundDim
+from modelopt.core.signature import Dim, TensorSpec
 
 
 class FileFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,20 +83,6 @@ class Sparsity(msgspec.Struct, frozen=True, kw_only=True):
     def is_exact(self) -> bool:
         """Whether all elements were read."""
         return self.read_elements == self.all_elements
-
-
-class BoundDim(msgspec.Struct, frozen=True, kw_only=True):
-    """A dimension of an input that the model leaves open.
-
-    Attributes:
-        name: Its symbolic name, or ``INPUT:AXIS`` where it has none: what ``--dim`` takes.
-        size: The size that MACs and shapes are computed for, None when it is left open.
-        source: ``given`` by the user, ``assumed`` to be a batch of 1, or ``free``.
-    """
-
-    name: str
-    size: int | None
-    source: Literal["given", "assumed", "free"]
 
 
 class OpMacs(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.inspection import sampling
 from modelopt.inspection.data import Foldable
-from modelopt.passes._neutral import HANDS_ON
+from modelopt.patterns.identities import HANDS_ON
 
 _STAYS = frozenset(
     {"Bernoulli", "DequantizeLinear", "Multinomial", "QuantizeLinear", "RandomNormalLike", "RandomUniformLike"}

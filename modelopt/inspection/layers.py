@@ -9,7 +9,7 @@ from typing import Literal
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.inspection import macs
+from modelopt.graph import macs
 from modelopt.inspection.data import Layer, Macs, OpCount, OpMacs
 
 Scope = Literal["main", "body", "function"]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from modelopt.inspection.data import BoundDim, Inspection, Layer, OpCount
-from modelopt.sections import Section
-from modelopt.signature import Dim, TensorSpec
+from modelopt.consteval.known_shapes import BoundDim
+from modelopt.core.signature import Dim, TensorSpec
+from modelopt.core.tables import Section
+from modelopt.inspection.data import Inspection, Layer, OpCount
 
 _OPS_SHOWN = 12
 _EXAMPLES_SHOWN = 1

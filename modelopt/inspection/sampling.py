@@ -13,9 +13,9 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from modelopt import mapped
-from modelopt.errors import InputError
+from modelopt.core.errors import InputError
 from modelopt.inspection.data import Sparsity
+from modelopt.io import mmap_files
 
 SPARSITY_BYTES = 64 * 2**20
 """At most so much is read to count zeros."""
@@ -41,9 +41,9 @@ def sparsity(tensors: Iterable[ir.TensorProtocol], *, budget_bytes: int = SPARSI
     if sum(flat.nbytes for _, flat in flats) > budget_bytes:
         stride = -(-sum(_blocks(flat) for _, flat in flats) // max(1, budget_bytes // _BLOCK_BYTES))
     chosen = [(dtype, block) for dtype, flat, first in _placed(flats, stride) for block in _every(flat, first, stride)]
-    with mapped.scattered(block for _, block in chosen):
+    with mmap_files.scattered(block for _, block in chosen):
         for _, block in chosen:
-            mapped.prefetch(block)
+            mmap_files.prefetch(block)
         zeros = sum(_zeros(dtype, block) for dtype, block in chosen)
     return Sparsity(
         zeros=zeros,
@@ -105,7 +105,7 @@ def duplicates(tensors: Iterable[ir.TensorProtocol], *, budget_bytes: int = DUPL
     budget = _Budget(budget_bytes)
     groups = sorted(_groups(tensors, _kind), key=lambda group: -group[0].nbytes)
     exact = likely = 0
-    with mapped.scattered(array(tensor) for group in groups for tensor in group):
+    with mmap_files.scattered(array(tensor) for group in groups for tensor in group):
         for twins in (twins for group in groups for twins in _agree_at_ends(group, budget)):
             size = twins[0].nbytes
             if not budget.take(size * len(twins)):
@@ -146,7 +146,7 @@ def _ends(tensor: ir.TensorProtocol) -> Hashable:
 
 def _digest(tensor: ir.TensorProtocol) -> Hashable:
     data = _bytes(tensor)
-    mapped.prefetch(data)
+    mmap_files.prefetch(data)
     return hashlib.blake2b(data.data, digest_size=32).digest()
 
 

@@ -1,7 +1,7 @@
-"""The only place where files become a Model and back: the gate, external data, atomic writes.
+"""Bytes to model and back: the gate, external data, atomic writes, provenance. No other room opens a model file.
 
-A model file is assumed to be hostile. The gate refuses what it does not understand by name, and lets external data come
-only from regular files under the model's folder. Nothing gets its final name before the caller has verified it.
+Nothing gets its final name before the caller has verified it. A model file is assumed to be hostile: the gate refuses
+what it does not understand by name, and external data come only from regular files under the model's folder.
 """
 
 from modelopt.io.external import contained

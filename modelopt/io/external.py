@@ -6,15 +6,15 @@ from pathlib import Path, PurePosixPath
 
 import onnx_ir as ir
 
-from modelopt import serial
-from modelopt.errors import InputError, Refused
+from modelopt.core.errors import InputError, Refused
+from modelopt.io import serialize
 from modelopt.io.files import map_file, regular_file
 
 
 def map_external(model: ir.Model, model_file: Path, *, allow_hardlinks: bool) -> list[Path]:
     """Map external tensors from files that passed the containment check; returns those files."""
     maps: dict[Path, memoryview] = {}
-    for slot in serial.slots(model):
+    for slot in serialize.slots(model):
         tensor = slot.tensor
         if not isinstance(tensor, ir.ExternalTensor):
             continue
@@ -30,7 +30,7 @@ def map_external(model: ir.Model, model_file: Path, *, allow_hardlinks: bool) ->
                 note=f"bytes {start} to {start + length} of {len(view)}",
                 hint="the data file is truncated or belongs to another model",
             )
-        slot.set(serial.view_tensor(tensor, view[start : start + length]))
+        slot.set(serialize.view_tensor(tensor, view[start : start + length]))
     return sorted(maps)
 
 

@@ -7,8 +7,8 @@ import os
 import stat
 from pathlib import Path
 
-from modelopt import mapped
-from modelopt.errors import InputError, did_you_mean
+from modelopt.core.errors import InputError, did_you_mean
+from modelopt.io import mmap_files
 
 STDIO = Path("-")
 """The path that means stdin for an input and stdout for an output."""
@@ -23,7 +23,7 @@ def map_file(path: Path, shown: str) -> memoryview:
     regular_file(path, shown)
     if path.stat().st_size == 0:
         raise InputError(f"{shown} is empty", hint="an earlier command in a pipeline may have failed")
-    return mapped.open_map(path)
+    return mmap_files.open_map(path)
 
 
 def regular_file(path: Path, shown: str) -> None:

@@ -7,9 +7,9 @@ import math
 import onnx
 import onnx_ir as ir
 
-from modelopt.errors import InputError, Refused
+from modelopt.core.errors import InputError, Refused
 from modelopt.graph.types import MAP_MARK
-from modelopt.protos import attribute_protos, graph_protos, inner_type, node_protos
+from modelopt.io.model_proto import attribute_protos, graph_protos, inner_type, node_protos
 
 
 def refuse_unsupported(proto: onnx.ModelProto, shown: str) -> None:

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from modelopt import invariants, serial
-from modelopt.background import in_background
-from modelopt.errors import InputError, Refused
+from modelopt.core.errors import InputError, Refused
+from modelopt.graph import invariants
+from modelopt.io import serialize
+from modelopt.io.background import in_background
 from modelopt.io.external import map_external
 from modelopt.io.files import STDIO, map_file
 from modelopt.io.gate import refuse_unsupported
@@ -67,10 +68,10 @@ def load(path: Path, *, scratch: Path, allow_hardlinks: bool = False) -> Loaded:
     buffer = map_file(file, shown)
     digest = in_background(lambda: _sha256(file))
     with _named(shown):
-        proto, blobs = serial.parse(buffer)
+        proto, blobs = serialize.parse(buffer)
         refuse_unsupported(proto, shown)
-        model = serial.to_model(proto, buffer, blobs)
-    if path == STDIO and any(isinstance(slot.tensor, ir.ExternalTensor) for slot in serial.slots(model)):
+        model = serialize.to_model(proto, buffer, blobs)
+    if path == STDIO and any(isinstance(slot.tensor, ir.ExternalTensor) for slot in serialize.slots(model)):
         raise Refused("the model on stdin keeps its weights in another file", hint="give the model's path instead of -")
     external = map_external(model, file, allow_hardlinks=allow_hardlinks)
     violations = invariants.check(model)

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from modelopt.errors import InputError
+from modelopt.core.errors import InputError
 
 Buffer = bytes | memoryview
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 import onnx_ir as ir
 
-from modelopt.errors import InputError
+from modelopt.core.errors import InputError
 
 KEY = "modelopt.provenance"
 

@@ -12,19 +12,20 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from modelopt import graph, protos, wireformat
-from modelopt.errors import InputError
+from modelopt import graph
+from modelopt.core.errors import InputError
+from modelopt.io import model_proto, protobuf_wire
 
 _DETACH_BYTES = 1024
 
 
-def parse(buffer: wireformat.Buffer) -> tuple[onnx.ModelProto, list[wireformat.Blob]]:
+def parse(buffer: protobuf_wire.Buffer) -> tuple[onnx.ModelProto, list[protobuf_wire.Blob]]:
     """A ModelProto whose large tensors are markers, and where in `buffer` their bytes are.
 
     Raises:
         InputError: The bytes are not a model.
     """
-    skeleton, blobs = wireformat.detach(buffer, _DETACH_BYTES)
+    skeleton, blobs = protobuf_wire.detach(buffer, _DETACH_BYTES)
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(skeleton)
@@ -47,7 +48,7 @@ def _check_text(message: Any) -> None:
                 _check_text(inner)
 
 
-def to_model(proto: onnx.ModelProto, buffer: wireformat.Buffer, blobs: list[wireformat.Blob]) -> ir.Model:
+def to_model(proto: onnx.ModelProto, buffer: protobuf_wire.Buffer, blobs: list[protobuf_wire.Blob]) -> ir.Model:
     """The model of a parsed proto; its large tensors are views into `buffer`, read when they are needed.
 
     Raises:
@@ -63,8 +64,8 @@ def to_model(proto: onnx.ModelProto, buffer: wireformat.Buffer, blobs: list[wire
     unclaimed = dict(enumerate(blobs))
     for slot in slots(model):
         tensor = slot.tensor
-        if isinstance(tensor, ir.ExternalTensor) and str(tensor.location).startswith(wireformat.MARKER):
-            number = str(tensor.location).removeprefix(wireformat.MARKER).rstrip("\0")
+        if isinstance(tensor, ir.ExternalTensor) and str(tensor.location).startswith(protobuf_wire.MARKER):
+            number = str(tensor.location).removeprefix(protobuf_wire.MARKER).rstrip("\0")
             # Each blob belongs to one tensor: a marker that was in the file from the start is a forgery.
             blob = unclaimed.pop(int(number), None) if re.fullmatch("[0-9]{1,18}", number) else None
             if blob is None:
@@ -73,7 +74,7 @@ def to_model(proto: onnx.ModelProto, buffer: wireformat.Buffer, blobs: list[wire
     return model
 
 
-def from_bytes(buffer: wireformat.Buffer) -> ir.Model:
+def from_bytes(buffer: protobuf_wire.Buffer) -> ir.Model:
     """A model from bytes that hold all of it."""
     proto, blobs = parse(buffer)
     return to_model(proto, buffer, blobs)
@@ -90,7 +91,7 @@ def model_of(proto: onnx.ModelProto) -> ir.Model:
     Raises:
         SerdeError: onnx_ir does not read it.
     """
-    protos.hide_maps(proto)
+    model_proto.hide_maps(proto)
     model: ir.Model = ir.from_proto(proto)
     return model
 
@@ -98,11 +99,11 @@ def model_of(proto: onnx.ModelProto) -> ir.Model:
 def proto_of(model: ir.Model) -> onnx.ModelProto:
     """The proto of a model, map types included."""
     proto = ir.to_proto(model)
-    protos.show_maps(proto)
+    model_proto.show_maps(proto)
     return proto
 
 
-def chunks(model: ir.Model, *, weights: bool = True) -> Iterator[wireformat.Buffer]:
+def chunks(model: ir.Model, *, weights: bool = True) -> Iterator[protobuf_wire.Buffer]:
     """The serialized model, with every tensor inside, as a stream of chunks.
 
     Args:
@@ -120,7 +121,7 @@ def chunks(model: ir.Model, *, weights: bool = True) -> Iterator[wireformat.Buff
     if not weights:
         yield skeleton
         return
-    yield from wireformat.attach(skeleton, lambda i: payloads[i].nbytes, lambda i: tensor_bytes(payloads[i]))
+    yield from protobuf_wire.attach(skeleton, lambda i: payloads[i].nbytes, lambda i: tensor_bytes(payloads[i]))
 
 
 def metadata_chunk(metadata: Mapping[str, str]) -> bytes:
@@ -173,7 +174,7 @@ def to_bytes(model: ir.Model, *, weights: bool = True) -> bytes:
     return b"".join(chunks(model, weights=weights))
 
 
-def tensor_bytes(tensor: ir.TensorProtocol) -> wireformat.Buffer:
+def tensor_bytes(tensor: ir.TensorProtocol) -> protobuf_wire.Buffer:
     """The little-endian ``raw_data`` of a tensor, without a copy where its array is contiguous."""
     if tensor.dtype.bitwidth >= 8 and np.little_endian:
         array = tensor.numpy()
@@ -297,7 +298,7 @@ def externalized(model: ir.Model, location: str, min_bytes: int) -> Iterator[lis
 
 def _marker(tensor: ir.TensorProtocol, number: int) -> ir.ExternalTensor:
     return ir.ExternalTensor(
-        f"{wireformat.MARKER}{number}\0",
+        f"{protobuf_wire.MARKER}{number}\0",
         None,
         None,
         tensor.dtype,

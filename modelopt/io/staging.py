@@ -17,8 +17,9 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from modelopt import graph, serial
-from modelopt.errors import InputError, Refused
+from modelopt import graph
+from modelopt.core.errors import InputError, Refused
+from modelopt.io import serialize
 from modelopt.io.datafiles import MIN_BYTES, data_files, data_name, named_data, remove_stale, remove_unused, unlink
 from modelopt.io.files import STDIO, map_file, sibling
 from modelopt.io.loading import Loaded
@@ -46,7 +47,7 @@ def write(model: ir.Model, path: Path, *, data_name: str | None = None) -> list[
     """
     with disk_errors(path):
         if data_name is None:
-            write_chunks(path, serial.chunks(model))
+            write_chunks(path, serialize.chunks(model))
             return [path]
         data = path.parent / data_name
         _write_external(model, path, data, lambda _digest: data_name)
@@ -74,7 +75,7 @@ def _data_aside(path: Path) -> Path:
 
 
 def _late(metadata: Metadata) -> Iterator[bytes]:
-    yield serial.metadata_chunk(metadata())
+    yield serialize.metadata_chunk(metadata())
 
 
 def _write_external(
@@ -93,12 +94,12 @@ def _write_external(
         That name.
     """
     digest = hashlib.sha256()
-    with serial.externalized(model, "", MIN_BYTES) as payloads:
+    with serialize.externalized(model, "", MIN_BYTES) as payloads:
         write_chunks(data, _aligned(payloads), seen=digest.update)
     name = name_of(digest.hexdigest())
-    with serial.externalized(model, name, MIN_BYTES):
-        header = serial.to_bytes(model)
-    write_chunks(path, [header, serial.metadata_chunk(metadata())])
+    with serialize.externalized(model, name, MIN_BYTES):
+        header = serialize.to_bytes(model)
+    write_chunks(path, [header, serialize.metadata_chunk(metadata())])
     return name
 
 
@@ -106,7 +107,7 @@ def _aligned(payloads: Iterable[tuple[int, ir.TensorProtocol]]) -> Iterator[byte
     position = 0
     for offset, tensor in payloads:
         yield bytes(offset - position)
-        payload = serial.tensor_bytes(tensor)
+        payload = serialize.tensor_bytes(tensor)
         yield payload
         position = offset + len(payload)
 
@@ -220,8 +221,8 @@ def staged(
 def _inside(model: ir.Model, source: Loaded, metadata: Metadata, *, unchanged: bool) -> Iterable[bytes | memoryview]:
     """The bytes of a model file that holds its weights; those of the source where nothing changed."""
     if not unchanged:
-        return chain(serial.chunks(model), _late(metadata))
-    return serial.chunks(model) if source.has_external_data else [map_file(source.path, source.shown)]
+        return chain(serialize.chunks(model), _late(metadata))
+    return serialize.chunks(model) if source.has_external_data else [map_file(source.path, source.shown)]
 
 
 def destination(output: Path) -> Path:

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from modelopt import mapped
-from modelopt.background import in_background
-from modelopt.errors import EnvironmentLacks, InputError
+from modelopt.core.errors import EnvironmentLacks, InputError
+from modelopt.io import mmap_files
+from modelopt.io.background import in_background
 
 Chunk = bytes | memoryview
 
@@ -45,9 +45,9 @@ def write_chunks(path: Path, chunks: Iterable[Chunk], *, seen: Callable[[Chunk],
                 seen(part)
             _write_all(file.fileno(), part)
             waiting += len(part)
-            if waiting < mapped.RELEASE_BYTES:
+            if waiting < mmap_files.RELEASE_BYTES:
                 continue
-            mapped.release()
+            mmap_files.release()
             if flushing is None or flushing.done():
                 flushing, waiting = pool.submit(os.fsync, file.fileno()), 0
 
@@ -81,8 +81,8 @@ def _parts(chunks: Iterable[Chunk]) -> Iterator[memoryview]:
             continue
         yield memoryview(b"".join(small))
         small, held = [], 0
-        for start in range(0, len(chunk), mapped.RELEASE_BYTES):
-            yield memoryview(chunk)[start : start + mapped.RELEASE_BYTES]
+        for start in range(0, len(chunk), mmap_files.RELEASE_BYTES):
+            yield memoryview(chunk)[start : start + mmap_files.RELEASE_BYTES]
     yield memoryview(b"".join(small))
 
 

@@ -1,1 +1,4 @@
-"""Measuring models: latency, accuracy, closeness of outputs, each with its uncertainty."""
+"""Measures models: latency, accuracy, and how close outputs are, each with its uncertainty.
+
+It changes no model, and judges no gate.
+"""

@@ -11,8 +11,8 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
-from modelopt.measure.kinds import Kind, Recognized
 from modelopt.measure.metric import NOTHING_COMPARED, Score, Tally, clipped
+from modelopt.measure.output_kinds import Kind, Recognized
 from modelopt.measure.stats import Interval, Units, mean_interval
 
 ERROR_BOUND = {

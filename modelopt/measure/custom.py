@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from modelopt.core.errors import InputError
 from modelopt.data.script import load_function
-from modelopt.errors import InputError
 from modelopt.measure.metric import Outputs, TaskMetric
 
 _USER_ERRORS = (

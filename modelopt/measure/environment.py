@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from modelopt.runtime.cpu import usable_cores
+from modelopt.core.targets import usable_cores
 
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 _CPUINFO = Path("/proc/cpuinfo")

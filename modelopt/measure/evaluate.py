@@ -9,20 +9,20 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from modelopt.data.sample import Dataset, Sample
-from modelopt.errors import InputError
+from modelopt.core.errors import InputError
+from modelopt.core.progress import Progress, silent
+from modelopt.data.dataset import Dataset, Sample
 from modelopt.measure import stability
 from modelopt.measure.batch_rows import batch_axis, rows_first
 from modelopt.measure.chance import Chance, Standing, caution
 from modelopt.measure.custom import Custom
 from modelopt.measure.heads import Head
 from modelopt.measure.metric import NOTHING_COMPARED, Outputs, Score, TaskMetric, is_blank
-from modelopt.measure.metrics import UNUSED_LABELS, Asked, Choice, choose, parse_all, task_for
 from modelopt.measure.outputs import OutputScore, OutputScores
+from modelopt.measure.registry import UNUSED_LABELS, Asked, Choice, choose, parse_all, task_for
 from modelopt.measure.stability import blanked, unstable
 from modelopt.measure.stats import Delta
 from modelopt.measure.structure import label_positions, value_positions, values_beside
-from modelopt.progress import Progress, silent
 from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Limits, Session, Worker
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from modelopt.errors import InputError
-from modelopt.measure import cautions, environment, noise_floor, speed, stats
+from modelopt.core.errors import InputError
+from modelopt.core.progress import Progress, silent
+from modelopt.measure import environment, noise_floor, speed, stats, timing_warnings
 from modelopt.measure.environment import Environment
 from modelopt.measure.schedule import Plan, Slice, Timer, Timings, by_process, in_turn, time_processes
 from modelopt.measure.speed import Ratio
-from modelopt.progress import Progress, silent
 from modelopt.runtime import cores
 from modelopt.runtime.placement import Placement, find_placement
 from modelopt.runtime.session import SessionSpec
@@ -263,13 +263,13 @@ def _warnings(
     elsewhere = entrant.placement.warning()
     if elsewhere is not None:
         yield elsewhere
-    yield from cautions.of_environment(env)
-    yield from cautions.of_samples(timings[number], n_feeds=n_feeds, plan=spec.plan)
+    yield from timing_warnings.of_environment(env)
+    yield from timing_warnings.of_samples(timings[number], n_feeds=n_feeds, plan=spec.plan)
     first, own = by_process(timings[0]), by_process(timings[number])
     if len(timings) == 1:
-        wide = cautions.of_precision(speed.half_width(own), speed.LATENCY_PRECISION, spec.plan, len(own))
+        wide = timing_warnings.of_precision(speed.half_width(own), speed.LATENCY_PRECISION, spec.plan, len(own))
     else:
         wanted = speed.wanted_half_width(speed.log_ratios(first, own), spec.plan.precision)
-        wide = cautions.of_precision(speed.half_width(first, own), wanted, spec.plan, len(own))
+        wide = timing_warnings.of_precision(speed.half_width(first, own), wanted, spec.plan, len(own))
     if wide is not None and (number > 0 or len(timings) == 1):
         yield wide

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 import numpy as np
 
-from modelopt.errors import InputError
+from modelopt.core.errors import InputError
 from modelopt.measure.chance import Chance
 from modelopt.measure.stats import (
     Delta,

@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import msgspec
 import numpy as np
 
-from modelopt.errors import InputError, did_you_mean
+from modelopt.core.errors import InputError, did_you_mean
 from modelopt.measure import comparing
 from modelopt.measure.agreement import Agreement
 from modelopt.measure.comparing import ERROR_BOUND, Measure, RelativeError
 from modelopt.measure.fidelity import EXACT, Cosine, Fidelity, Sqnr
 from modelopt.measure.heads import Head
-from modelopt.measure.kinds import LOOK, Kind, Recognized, recognize
 from modelopt.measure.metric import Outputs, Score, Unfit, aligned, is_blank
+from modelopt.measure.output_kinds import LOOK, Kind, Recognized, recognize
 
 IGNORE = "ignore"
 """The name of no measure: the output does not count."""

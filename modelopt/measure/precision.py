@@ -9,7 +9,7 @@ from enum import IntEnum
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.measure.closeness import BFLOAT16, FLOAT16, FLOAT32, FLOOR, ROUNDED, ROUNDED_BFLOAT16, Tolerance
+from modelopt.measure.tolerance import BFLOAT16, FLOAT16, FLOAT32, FLOOR, ROUNDED, ROUNDED_BFLOAT16, Tolerance
 
 _STEPS = frozenset({"QuantizeLinear", "DynamicQuantizeLinear", "DynamicQuantizeMatMul", "QLinearConv", "QLinearMatMul"})
 _CASTS = frozenset({"Cast", "CastLike"})

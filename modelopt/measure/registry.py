@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from modelopt.errors import InputError, did_you_mean
+from modelopt.core.errors import InputError, did_you_mean
 from modelopt.measure.agreement import Agreement, ArgmaxAgreement
 from modelopt.measure.custom import Custom
 from modelopt.measure.fidelity import Cosine, Fidelity, MaxAbsError, Sqnr

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from modelopt import serial
-from modelopt.measure.closeness import NOISIEST, Tolerance, distance
+from modelopt.io import serialize
 from modelopt.measure.precision import Precision
+from modelopt.measure.tolerance import NOISIEST, Tolerance, distance
 
 FACTOR = 8.0
 """How many times the noise that was seen still counts as rounding: few feeds show less than the worst."""
@@ -41,7 +41,7 @@ def _nudged_feed(array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def nudge_weights(model: ir.Model, rng: np.random.Generator) -> None:
     """Move every float32 weight by a rounding step at most, in place."""
-    for slot in serial.slots(model):
+    for slot in serialize.slots(model):
         if slot.tensor.dtype == ir.DataType.FLOAT and slot.tensor.size >= _SMALLEST_WEIGHT:
             slot.set(ir.tensor(_nudged(slot.tensor.numpy(), rng), name=slot.tensor.name))
 

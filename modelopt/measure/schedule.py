@@ -16,8 +16,8 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
+from modelopt.core.progress import Progress, silent
 from modelopt.measure import speed
-from modelopt.progress import Progress, silent
 
 
 class Slice(NamedTuple):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from modelopt.measure.metric import is_float
-from modelopt.measure.noise import FACTOR
+from modelopt.measure.rounding_noise import FACTOR
 
 FLOOR = 2e-4
 """What the root mean square error of a slice may be, relative to that of its values, without a look at the noise."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
-from modelopt.measure.closeness import NOISIEST, OutputMismatch, compare_outputs
+from modelopt.measure.tolerance import NOISIEST, OutputMismatch, compare_outputs
 
 UNSTABLE = "the original's outputs differ between two runs on the same inputs"
 """What is said where they do."""

@@ -42,7 +42,7 @@ NOISIEST = Tolerance(of_scale=2e-2, of_rms=1e-2, of_zero=1e-6)
 move by one rounding step, on inputs whose variance is next to nothing."""
 
 FLOOR = Tolerance(of_scale=2e-5, of_rms=4e-6, of_zero=1e-6)
-"""What passes in float32 without a look at the model's own noise (`modelopt.measure.noise`). A BatchNormalization
+"""What passes in float32 without a look at the model's own noise (`measure.rounding_noise`). A BatchNormalization
 folded with ten times its epsilon is 5e-5 away: no fixed bound both finds it and lets a noisy model pass."""
 
 ROUNDED = Tolerance(of_scale=2e-3, of_rms=6e-5, of_zero=1e-6)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from modelopt.errors import InputError
+from modelopt.core.errors import InputError
 from modelopt.measure.chance import Chance, Guesses
 from modelopt.measure.metric import Outputs, TaskMetric, Unfit, is_float
 

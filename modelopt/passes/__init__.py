@@ -1,11 +1,14 @@
-"""The registry of passes: one line each, loaded on first use."""
+"""One pass is one module here and one golden file in tests/golden; this module is the registry of passes.
+
+A pass never prints, saves, times or measures: the engine does. Modules are imported when their pass is first used.
+"""
 
 from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING
 
-from modelopt.errors import InputError, did_you_mean
+from modelopt.core.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
     from modelopt.passes.base import Pass

@@ -8,8 +8,10 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.passes.base import Changes, Context, Effect, Fact, Pass, Skip, option
-from modelopt.quant import widening
+from modelopt.calibration.context import Context
+from modelopt.core.changes import Changes, Effect, Fact, Skip
+from modelopt.passes.base import Pass, option
+from modelopt.quant.float16 import widening
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,15 +9,18 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.errors import InputError
-from modelopt.passes._opset import upgraded
-from modelopt.passes.base import Changes, Context, Effect, Fact, Pass, Skip, option
-from modelopt.quant import filters, half, half_rules
-from modelopt.quant.half_ranges import Observed, judge, observe
-from modelopt.quant.half_types import Elements, HalfType
-from modelopt.quant.half_write import Writer
-from modelopt.runtime.cpu import ACCELERATORS
-from modelopt.signature import Signature, TensorSpec
+from modelopt.calibration.context import Context
+from modelopt.core.changes import Changes, Effect, Fact, Skip
+from modelopt.core.errors import InputError
+from modelopt.core.signature import Signature, TensorSpec
+from modelopt.core.targets import ACCELERATORS
+from modelopt.graph import node_filters
+from modelopt.graph.opset_conversion import upgraded
+from modelopt.passes.base import Pass, option
+from modelopt.quant.float16 import planning, sensitive_operators
+from modelopt.quant.float16.operator_types import Elements, HalfType
+from modelopt.quant.float16.ranges import Observed, judge, observe
+from modelopt.quant.float16.writer import Writer
 
 _WORTH_STORING = 256
 _FIRST_BF16_OPSET = 13
@@ -70,10 +73,10 @@ class ConvertHalf(Pass):
         """
         if not 0 < self.margin <= 1:
             raise InputError(f"margin {self.margin} is not a share", hint="such as margin: 0.5")
-        refused = half.why_not_model(model)
+        refused = planning.why_not_model(model)
         if refused:
             return Changes(skipped=(Skip("model", refused),))
-        filters.check_used((*self.include, *self.exclude), graph.all_nodes(model))
+        node_filters.check_used((*self.include, *self.exclude), graph.all_nodes(model))
         if self.type is HalfType.BF16 and graph.opset(model) < _FIRST_BF16_OPSET:
             graph.replace_contents(model, upgraded(model, _OPSET, ctx.runner))
         storing = self._only_stores(ctx)
@@ -99,7 +102,7 @@ class ConvertHalf(Pass):
 
     def converts(self, model: ir.Model, ctx: Context) -> tuple[str, ...]:
         """The names of the nodes that would compute in half, in graph order; none where only weights are stored."""
-        if half.why_not_model(model) is not None or self._only_stores(ctx):
+        if planning.why_not_model(model) is not None or self._only_stores(ctx):
             return ()
         return tuple(map(graph.name_of, self._plan(model, Elements(model), ctx)[0].chosen))
 
@@ -107,12 +110,12 @@ class ConvertHalf(Pass):
         on_cpu = ctx.target.kind not in ACCELERATORS
         return self.compute is Compute.FLOAT or (self.compute is Compute.AUTO and self.type is HalfType.BF16 and on_cpu)
 
-    def _plan(self, model: ir.Model, elements: Elements, ctx: Context) -> tuple[half.Plan, Observed]:
+    def _plan(self, model: ir.Model, elements: Elements, ctx: Context) -> tuple[planning.Plan, Observed]:
         seen = Observed({}, 0)
         if ctx.calibration is not None and self.type is HalfType.FP16:
             seen = observe(model, _activations(model, elements), ctx)
-        rules = half.Rules(self.type, self.include, self.exclude, self.margin * self.type.largest, seen)
-        return half.decide(model, elements, rules), seen
+        rules = planning.Rules(self.type, self.include, self.exclude, self.margin * self.type.largest, seen)
+        return planning.decide(model, elements, rules), seen
 
     def _convert(self, model: ir.Model, ctx: Context) -> Changes:
         elements = Elements(model)
@@ -146,12 +149,14 @@ class ConvertHalf(Pass):
 
     def _why_not_stored(self, value: ir.Value) -> str | None:
         users = [use.node for use in value.uses()]
-        if self.include and not any(filters.names_node(pattern, user) for pattern in self.include for user in users):
+        if self.include and not any(
+            node_filters.names_node(pattern, user) for pattern in self.include for user in users
+        ):
             return "not included"
-        if any(filters.names_node(pattern, user) for pattern in self.exclude for user in users):
+        if any(node_filters.names_node(pattern, user) for pattern in self.exclude for user in users):
             return "excluded"
-        if any(half_rules.is_training(user) for user in users):
-            return half_rules.STATISTICS
+        if any(sensitive_operators.is_training(user) for user in users):
+            return sensitive_operators.STATISTICS
         found = judge(value, self.type)
         if found.beyond:
             return f"it reaches {found.largest:.3g}, and {self.type.title} ends at {self.type.largest:.5g}"

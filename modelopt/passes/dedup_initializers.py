@@ -10,8 +10,11 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from modelopt import graph, mapped
-from modelopt.passes.base import Changes, Context, Effect, Pass, Skip
+from modelopt import graph
+from modelopt.calibration.context import Context
+from modelopt.core.changes import Changes, Effect, Skip
+from modelopt.io import mmap_files
+from modelopt.passes.base import Pass
 
 _CHUNK_BYTES = 2**20
 _ENDS_ELEMENTS = 2**10
@@ -156,4 +159,4 @@ def _chunks(tensor: ir.TensorProtocol) -> Iterator[memoryview]:
     view = graph.raw_bytes(tensor.numpy())
     for start in range(0, len(view), _CHUNK_BYTES):
         yield view[start : start + _CHUNK_BYTES]
-    mapped.release()
+    mmap_files.release()

@@ -9,9 +9,11 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.match import NOT_HERE, Mismatch
-from modelopt.passes._rewrite import Rewrite, rewrite_nodes
-from modelopt.passes.base import Changes, Context, Effect, Pass
+from modelopt.calibration.context import Context
+from modelopt.core.changes import Changes, Effect
+from modelopt.graph.match import NOT_HERE, Mismatch
+from modelopt.passes.base import Pass
+from modelopt.patterns.rewriter import Rewrite, rewrite_nodes
 
 _STATES = {"LSTM": (5, 6), "GRU": (5,), "RNN": (5,)}
 """Which inputs are initial states."""

@@ -10,8 +10,10 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.passes import _protected as protected
-from modelopt.passes.base import Changes, Context, Effect, Pass, Skip
+from modelopt.calibration.context import Context
+from modelopt.core.changes import Changes, Effect, Skip
+from modelopt.passes.base import Pass
+from modelopt.patterns import runtime_kernels as protected
 
 _RANDOM = frozenset(
     {

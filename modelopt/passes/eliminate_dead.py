@@ -8,7 +8,9 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.passes.base import Changes, Context, Effect, Pass, Skip
+from modelopt.calibration.context import Context
+from modelopt.core.changes import Changes, Effect, Skip
+from modelopt.passes.base import Pass
 
 
 @dataclass(frozen=True, kw_only=True)

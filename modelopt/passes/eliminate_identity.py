@@ -8,10 +8,12 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.match import NOT_HERE, Mismatch
-from modelopt.passes._neutral import HANDS_ON, same_in_another_shape
-from modelopt.passes._rewrite import Rewrite, rewrite_nodes
-from modelopt.passes.base import Changes, Context, Effect, Pass
+from modelopt.calibration.context import Context
+from modelopt.core.changes import Changes, Effect
+from modelopt.graph.match import NOT_HERE, Mismatch
+from modelopt.passes.base import Pass
+from modelopt.patterns.identities import HANDS_ON, same_in_another_shape
+from modelopt.patterns.rewriter import Rewrite, rewrite_nodes
 
 _NEUTRAL = {"Add": 0, "Sub": 0, "Mul": 1, "Div": 1, "Pow": 1}
 _COMMUTATIVE = frozenset({"Add", "Mul"})

@@ -10,9 +10,11 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.match import Mismatch
-from modelopt.passes.base import Changes, Context, Effect, Pass, Skip
-from modelopt.quant.equalize import Layer, Pair, as_layer, settle
+from modelopt.calibration.context import Context
+from modelopt.core.changes import Changes, Effect, Skip
+from modelopt.graph.match import Mismatch
+from modelopt.passes.base import Pass
+from modelopt.quant.correction.cross_layer_equalization import Layer, Pair, as_layer, settle
 
 _LAYERS = frozenset({"Conv", "Gemm", "MatMul"})
 _RECTIFIERS = frozenset({"Relu", "LeakyRelu", "PRelu", "Identity"})

@@ -10,9 +10,12 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.errors import InputError, Refused, WorkerDied, did_you_mean
-from modelopt.passes.base import Changes, Context, Effect, Pass, Runner, option
-from modelopt.signature import Dim, Signature, TensorSpec, symbol_of
+from modelopt.calibration.context import Context
+from modelopt.core.changes import Changes, Effect
+from modelopt.core.errors import InputError, Refused, WorkerDied, did_you_mean
+from modelopt.core.runner import Runner
+from modelopt.core.signature import Dim, Signature, TensorSpec, symbol_of
+from modelopt.passes.base import Pass, option
 
 FROZEN_KEY = "modelopt.frozen."
 """The start of metadata entries that remember what was frozen, so that a second run finds nothing to do."""

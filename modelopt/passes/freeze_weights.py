@@ -8,7 +8,9 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.passes.base import Changes, Context, Effect, Pass, Skip, option
+from modelopt.calibration.context import Context
+from modelopt.core.changes import Changes, Effect, Skip
+from modelopt.passes.base import Pass, option
 
 _FIRST_IR_THAT_OVERRIDES = 4
 

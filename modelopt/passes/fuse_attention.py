@@ -8,11 +8,13 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.match import Mismatch
-from modelopt.passes import _attention, _projection
-from modelopt.passes._masks import Masks
-from modelopt.passes._rewrite import CONTRIB, Rewrite, collapse, rewrite_nodes, why_not_private
-from modelopt.passes.base import Changes, Context, Effect, Pass
+from modelopt.calibration.context import Context
+from modelopt.core.changes import Changes, Effect
+from modelopt.graph.match import Mismatch
+from modelopt.passes.base import Pass
+from modelopt.patterns import attention, qkv_projection
+from modelopt.patterns.attention_masks import Masks
+from modelopt.patterns.rewriter import CONTRIB, Rewrite, collapse, rewrite_nodes, why_not_private
 
 _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16})
 
@@ -45,11 +47,11 @@ class FuseAttention(Pass):
 
 
 def _rule(masks: Masks, node: ir.Node, opset: int) -> Rewrite | Mismatch:
-    found = _attention.find(node, opset)
+    found = attention.find(node, opset)
     if isinstance(found, Mismatch):
         return found
     parts = (found.query, found.key, found.value)
-    projection = _projection.find(parts, opset)
+    projection = qkv_projection.find(parts, opset)
     packed = any(one.part is not None for one in parts)
     if projection is None and packed:
         return Mismatch("its queries, keys and values are not thirds of one product by a constant")
@@ -61,7 +63,7 @@ def _rule(masks: Masks, node: ir.Node, opset: int) -> Rewrite | Mismatch:
     return partial(_rewrite, masks, found, projection, inner)
 
 
-def _why_not(found: _attention.Attention, inner: tuple[ir.Node, ...], opset: int) -> str | None:
+def _why_not(found: attention.Attention, inner: tuple[ir.Node, ...], opset: int) -> str | None:
     if reason := why_not_private(found.last, inner):
         return reason
     if opset < 11 or found.query.source.dtype not in _FLOATS:
@@ -87,7 +89,7 @@ def _differ(left: int | ir.SymbolicDim, right: int | ir.SymbolicDim) -> bool:
 
 
 def _rewrite(
-    masks: Masks, found: _attention.Attention, projection: _projection.Projection | None, inner: tuple[ir.Node, ...]
+    masks: Masks, found: attention.Attention, projection: qkv_projection.Projection | None, inner: tuple[ir.Node, ...]
 ) -> None:
     attributes = [ir.AttrInt64("num_heads", found.query.heads), ir.AttrFloat32("scale", found.scale)]
     mask, inputs = found.mask, list[ir.Value | None]()
@@ -97,7 +99,7 @@ def _rewrite(
         op_type, inputs = "MultiHeadAttention", [one.source for one in (found.query, found.key, found.value)]
         mask = mask and masks.for_queries(found.last, mask, found.query.source)
     else:
-        weight, bias = _projection.joined(masks.names, found.last, projection)
+        weight, bias = qkv_projection.joined(masks.names, found.last, projection)
         op_type, inputs = "Attention", [projection.x, weight, bias]
         mask = mask and masks.for_itself(found.last, mask)
     if mask is not None:

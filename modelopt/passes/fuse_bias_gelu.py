@@ -6,11 +6,14 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from modelopt import graph, match
-from modelopt.match import Mismatch
-from modelopt.passes import _gelu
-from modelopt.passes._rewrite import CONTRIB, Rewrite, collapse, rewrite_nodes, why_not_private
-from modelopt.passes.base import Changes, Context, Effect, Pass
+from modelopt import graph
+from modelopt.calibration.context import Context
+from modelopt.core.changes import Changes, Effect
+from modelopt.graph import match
+from modelopt.graph.match import Mismatch
+from modelopt.passes.base import Pass
+from modelopt.patterns.gelu import Gelu, find
+from modelopt.patterns.rewriter import CONTRIB, Rewrite, collapse, rewrite_nodes, why_not_private
 
 _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16})
 
@@ -51,13 +54,13 @@ def _rule(node: ir.Node, _opset: int) -> Rewrite | Mismatch:
     return lambda: collapse(gelu.last, inner, op_type, inputs, domain=CONTRIB)
 
 
-def _find(node: ir.Node) -> _gelu.Gelu | None:
+def _find(node: ir.Node) -> Gelu | None:
     if graph.is_standard(node, "Gelu") and node.inputs[0] is not None:
-        return _gelu.Gelu(node, node.inputs[0], (), graph.attribute_string(node, "approximate", "none"))
-    return _gelu.find(node)
+        return Gelu(node, node.inputs[0], (), graph.attribute_string(node, "approximate", "none"))
+    return find(node)
 
 
-def _bias(gelu: _gelu.Gelu) -> tuple[ir.Node, ir.Value, ir.Value] | None:
+def _bias(gelu: Gelu) -> tuple[ir.Node, ir.Value, ir.Value] | None:
     """The addition before it, what it adds to, and a constant with one number for each element of the last axis."""
     add = match.producer(gelu.x, "Add")
     operands = None if add is None else match.split_constant(add)

@@ -8,10 +8,14 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from modelopt import graph, match
-from modelopt.match import Mismatch
-from modelopt.passes._affine import is_affine, per_channel, variable
-from modelopt.passes._conv import (
+from modelopt import graph
+from modelopt.calibration.context import Context
+from modelopt.core.changes import Changes, Effect
+from modelopt.graph import match
+from modelopt.graph.match import Mismatch
+from modelopt.passes.base import Pass
+from modelopt.patterns.affine import is_affine, per_channel, variable
+from modelopt.patterns.convolution import (
     Absorbed,
     Conv,
     absorb_before,
@@ -21,8 +25,7 @@ from modelopt.passes._conv import (
     replace_tail,
     store,
 )
-from modelopt.passes._rewrite import Rewrite, rewrite_nodes
-from modelopt.passes.base import Changes, Context, Effect, Pass
+from modelopt.patterns.rewriter import Rewrite, rewrite_nodes
 
 
 class FuseConvAffine(Pass):

@@ -7,12 +7,15 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from modelopt import graph, match
-from modelopt.match import Mismatch
-from modelopt.passes._affine import normalization
-from modelopt.passes._conv import absorb_behind, convolution_before, replace_tail
-from modelopt.passes._rewrite import Rewrite, rewrite_nodes
-from modelopt.passes.base import Changes, Context, Effect, Pass
+from modelopt import graph
+from modelopt.calibration.context import Context
+from modelopt.core.changes import Changes, Effect
+from modelopt.graph import match
+from modelopt.graph.match import Mismatch
+from modelopt.passes.base import Pass
+from modelopt.patterns.affine import normalization
+from modelopt.patterns.convolution import absorb_behind, convolution_before, replace_tail
+from modelopt.patterns.rewriter import Rewrite, rewrite_nodes
 
 
 class FuseConvBn(Pass):

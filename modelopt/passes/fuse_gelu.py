@@ -6,11 +6,13 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from modelopt import match
-from modelopt.match import Mismatch, NeedsOpset
-from modelopt.passes import _gelu
-from modelopt.passes._rewrite import Rewrite, collapse, rewrite_nodes, why_not_private
-from modelopt.passes.base import Changes, Context, Effect, Pass
+from modelopt.calibration.context import Context
+from modelopt.core.changes import Changes, Effect
+from modelopt.graph import match
+from modelopt.graph.match import Mismatch, NeedsOpset
+from modelopt.passes.base import Pass
+from modelopt.patterns.gelu import Gelu, find
+from modelopt.patterns.rewriter import Rewrite, collapse, rewrite_nodes, why_not_private
 
 FIRST_OPSET = 20
 
@@ -35,7 +37,7 @@ class FuseGelu(Pass):
 
 def rule(node: ir.Node, opset: int) -> Rewrite | Mismatch:
     """The edit for the Gelu that ends with `node`."""
-    gelu = _gelu.find(node)
+    gelu = find(node)
     if gelu is None:
         return match.NOT_HERE
     if reason := why_not_private(gelu.last, gelu.inner):
@@ -46,6 +48,6 @@ def rule(node: ir.Node, opset: int) -> Rewrite | Mismatch:
     return lambda: _rewrite(gelu)
 
 
-def _rewrite(gelu: _gelu.Gelu) -> None:
+def _rewrite(gelu: Gelu) -> None:
     attributes = [] if gelu.approximate == "none" else [ir.AttrString("approximate", gelu.approximate)]
     collapse(gelu.last, gelu.inner, "Gelu", [gelu.x], attributes)

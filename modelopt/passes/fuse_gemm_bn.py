@@ -8,10 +8,14 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from modelopt import graph, match
-from modelopt.match import Mismatch
-from modelopt.passes._affine import Affine, constant_of, is_affine, normalization, per_channel, variable
-from modelopt.passes._gemm import (
+from modelopt import graph
+from modelopt.calibration.context import Context
+from modelopt.core.changes import Changes, Effect
+from modelopt.graph import match
+from modelopt.graph.match import Mismatch
+from modelopt.passes.base import Pass
+from modelopt.patterns.affine import Affine, constant_of, is_affine, normalization, per_channel, variable
+from modelopt.patterns.gemm import (
     Product,
     as_product,
     product_before,
@@ -20,8 +24,7 @@ from modelopt.passes._gemm import (
     why_not_needed_once,
     why_not_store,
 )
-from modelopt.passes._rewrite import Rewrite, rewrite_nodes
-from modelopt.passes.base import Changes, Context, Effect, Pass
+from modelopt.patterns.rewriter import Rewrite, rewrite_nodes
 
 
 class FuseGemmBn(Pass):

@@ -7,11 +7,14 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from modelopt import graph, match
-from modelopt.match import Mismatch
-from modelopt.passes import _normalization as normalization
-from modelopt.passes._rewrite import Rewrite, collapse, rewrite_nodes, why_not_private
-from modelopt.passes.base import Changes, Context, Effect, Pass
+from modelopt import graph
+from modelopt.calibration.context import Context
+from modelopt.core.changes import Changes, Effect
+from modelopt.graph import match
+from modelopt.graph.match import Mismatch
+from modelopt.passes.base import Pass
+from modelopt.patterns import normalization
+from modelopt.patterns.rewriter import Rewrite, collapse, rewrite_nodes, why_not_private
 
 
 class FuseInstanceNorm(Pass):

@@ -7,10 +7,13 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from modelopt import graph, match
-from modelopt.match import Mismatch
-from modelopt.passes._rewrite import Rewrite, collapse, rewrite_nodes, why_not_private
-from modelopt.passes.base import Changes, Context, Effect, Pass
+from modelopt.calibration.context import Context
+from modelopt.core.changes import Changes, Effect
+from modelopt.graph import match
+from modelopt.graph.match import Mismatch
+from modelopt.passes.base import Pass
+from modelopt.patterns.mish import find
+from modelopt.patterns.rewriter import Rewrite, collapse, rewrite_nodes, why_not_private
 
 
 class FuseMish(Pass):
@@ -26,18 +29,6 @@ class FuseMish(Pass):
     def apply(self, model: ir.Model, ctx: Context) -> Changes:
         """Fuse every one whose inner values nothing else uses."""
         return rewrite_nodes(model, _rule)
-
-
-def find(last: ir.Node) -> tuple[ir.Value, tuple[ir.Node, ...]] | None:
-    """``x`` and the nodes but for the product, when `last` is ``x · tanh(softplus(x))``."""
-    if not graph.is_standard(last, "Mul"):
-        return None
-    for x, other in (tuple(last.inputs), tuple(reversed(last.inputs))):
-        tanh = match.producer(other, "Tanh")
-        softplus = None if tanh is None else match.producer(tanh.inputs[0], "Softplus")
-        if x is not None and tanh is not None and softplus is not None and softplus.inputs[0] is x:
-            return x, (tanh, softplus)
-    return None
 
 
 def _rule(node: ir.Node, opset: int) -> Rewrite | Mismatch:

@@ -9,12 +9,15 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from modelopt import graph, match
-from modelopt.match import Mismatch
-from modelopt.passes._affine import is_affine, per_channel, variable
-from modelopt.passes._conv import Absorbed, Conv, absorb_before, as_convolution, store
-from modelopt.passes._rewrite import Rewrite, rewrite_nodes
-from modelopt.passes.base import Changes, Context, Effect, Pass
+from modelopt import graph
+from modelopt.calibration.context import Context
+from modelopt.core.changes import Changes, Effect
+from modelopt.graph import match
+from modelopt.graph.match import Mismatch
+from modelopt.passes.base import Pass
+from modelopt.patterns.affine import is_affine, per_channel, variable
+from modelopt.patterns.convolution import Absorbed, Conv, absorb_before, as_convolution, store
+from modelopt.patterns.rewriter import Rewrite, rewrite_nodes
 
 
 class FusePaddedAffine(Pass):

@@ -9,12 +9,15 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from modelopt import graph, match
+from modelopt import graph
+from modelopt.calibration.context import Context
 from modelopt.consteval.symbolic import Symbolic
-from modelopt.match import Mismatch
-from modelopt.passes import _rotary
-from modelopt.passes._rewrite import CONTRIB, Rewrite, collapse, rewrite_nodes, why_not_private
-from modelopt.passes.base import Changes, Context, Effect, Pass
+from modelopt.core.changes import Changes, Effect
+from modelopt.graph import match
+from modelopt.graph.match import Mismatch
+from modelopt.passes.base import Pass
+from modelopt.patterns import rotary
+from modelopt.patterns.rewriter import CONTRIB, Rewrite, collapse, rewrite_nodes, why_not_private
 
 _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16})
 
@@ -60,7 +63,7 @@ class _Tables:
     def half(self, rows: ir.Value, *, interleaved: bool) -> np.ndarray | None:
         key = rows, interleaved
         if key not in self._halves:
-            self._halves[key] = _rotary.halved(rows, interleaved=interleaved)
+            self._halves[key] = rotary.halved(rows, interleaved=interleaved)
         return self._halves[key]
 
     def store(self, rows: ir.Value, user: ir.Node, array: np.ndarray, suffix: str) -> ir.Value:
@@ -75,15 +78,15 @@ class _Tables:
 
 
 def _rule(tables: _Tables, node: ir.Node, opset: int) -> Rewrite | Mismatch:
-    found = _rotary.find(node, opset)
+    found = rotary.find(node, opset)
     if found is None:
         return match.NOT_HERE
     if reason := why_not_private(found.last, found.inner):
         return Mismatch(reason)
     if found.x.dtype not in _FLOATS:
         return Mismatch("onnxruntime has the operator for float32 and float16")
-    cosines = _rotary.table(found.cosine, found.x, tables.known, opset)
-    sines = _rotary.table(found.sine, found.x, tables.known, opset)
+    cosines = rotary.table(found.cosine, found.x, tables.known, opset)
+    sines = rotary.table(found.sine, found.x, tables.known, opset)
     if isinstance(cosines, Mismatch) or isinstance(sines, Mismatch):
         return cosines if isinstance(cosines, Mismatch) else sines  # type: ignore[return-value]
     if cosines.positions is not sines.positions:
@@ -97,7 +100,7 @@ def _rule(tables: _Tables, node: ir.Node, opset: int) -> Rewrite | Mismatch:
     return partial(_rewrite, tables, found, cosines, sines)
 
 
-def _rewrite(tables: _Tables, found: _rotary.Rotary, cosines: _rotary.Table, sines: _rotary.Table) -> None:
+def _rewrite(tables: _Tables, found: rotary.Rotary, cosines: rotary.Table, sines: rotary.Table) -> None:
     suffix = "pairs" if found.interleaved else "half"
     inputs: list[ir.Value] = [found.x]
     positions = cosines.positions

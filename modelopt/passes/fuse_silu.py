@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
 import onnx_ir as ir
 
-from modelopt import graph, match
-from modelopt.match import Mismatch
-from modelopt.passes._rewrite import CONTRIB, Rewrite, collapse, number, rewrite_nodes, why_not_private
-from modelopt.passes.base import Changes, Context, Effect, Pass
+from modelopt.calibration.context import Context
+from modelopt.core.changes import Changes, Effect
+from modelopt.graph import match
+from modelopt.graph.match import Mismatch
+from modelopt.passes.base import Pass
+from modelopt.patterns.rewriter import CONTRIB, Rewrite, collapse, rewrite_nodes, why_not_private
+from modelopt.patterns.silu import find
 
 
 class FuseSilu(Pass):
@@ -31,32 +33,6 @@ class FuseSilu(Pass):
         return rewrite_nodes(model, _rule)
 
 
-@dataclass(frozen=True)
-class Silu:
-    """``x · sigmoid(alpha · x)`` in parts.
-
-    Attributes:
-        x: What it is a function of.
-        alpha: The factor under the curve.
-        inner: The nodes but for the product.
-    """
-
-    x: ir.Value
-    alpha: float
-    inner: tuple[ir.Node, ...]
-
-
-def find(last: ir.Node) -> Silu | None:
-    """The pattern that ends with `last`."""
-    if not graph.is_standard(last, "Mul"):
-        return None
-    for x, other in (tuple(last.inputs), tuple(reversed(last.inputs))):
-        sigmoid = match.producer(other, "Sigmoid")
-        if x is not None and sigmoid is not None and (found := _multiple(sigmoid.inputs[0], x)) is not None:
-            return Silu(x, found[0], (sigmoid, *found[1]))
-    return None
-
-
 def _rule(node: ir.Node, _opset: int) -> Rewrite | Mismatch:
     found = find(node)
     if found is None:
@@ -67,15 +43,3 @@ def _rule(node: ir.Node, _opset: int) -> Rewrite | Mismatch:
         return Mismatch("onnxruntime has QuickGelu for float32 and float16, and the type is another or not known")
     attributes = [ir.AttrFloat32("alpha", found.alpha)]
     return partial(collapse, node, found.inner, "QuickGelu", [found.x], attributes, domain=CONTRIB)
-
-
-def _multiple(value: ir.Value | None, x: ir.Value) -> tuple[float, tuple[ir.Node, ...]] | None:
-    """``alpha`` and the nodes, when `value` is ``alpha · x``."""
-    if value is x:
-        return 1.0, ()
-    product = match.producer(value, "Mul")
-    operands = None if product is None else match.split_constant(product)
-    if product is None or operands is None or operands[0] is not x:
-        return None
-    alpha = number(operands[1])
-    return None if alpha is None else (alpha, (product,))

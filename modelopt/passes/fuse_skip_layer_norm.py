@@ -6,11 +6,14 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from modelopt import graph, match
-from modelopt.match import Mismatch
-from modelopt.passes._rewrite import CONTRIB, Rewrite, rewrite_nodes
-from modelopt.passes.base import Changes, Context, Effect, Pass
-from modelopt.signature import known_equal
+from modelopt import graph
+from modelopt.calibration.context import Context
+from modelopt.core.changes import Changes, Effect
+from modelopt.core.signature import known_equal
+from modelopt.graph import match
+from modelopt.graph.match import Mismatch
+from modelopt.passes.base import Pass
+from modelopt.patterns.rewriter import CONTRIB, Rewrite, rewrite_nodes
 
 _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16})
 

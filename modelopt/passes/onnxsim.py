@@ -8,10 +8,12 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.errors import Refused
-from modelopt.passes.base import Changes, Context, Effect, Pass, Skip, option
-from modelopt.passes.fold_constants import MIN_GROWTH_BYTES
-from modelopt.signature import Signature
+from modelopt.calibration.context import Context
+from modelopt.consteval.folding import MIN_GROWTH_BYTES
+from modelopt.core.changes import Changes, Effect, Skip
+from modelopt.core.errors import Refused
+from modelopt.core.signature import Signature
+from modelopt.passes.base import Pass, option
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,10 +12,12 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.errors import InputError
-from modelopt.passes.base import Changes, Context, Effect, Fact, Pass, Skip, option
+from modelopt.calibration.context import Context
+from modelopt.core.changes import Changes, Effect, Fact, Skip
+from modelopt.core.errors import InputError
+from modelopt.passes.base import Pass, option
 from modelopt.prune import importance, masks
-from modelopt.prune.select import select
+from modelopt.prune.tensors import select
 from modelopt.prune.weights import Weight, reduction_rows
 
 NOTE = (

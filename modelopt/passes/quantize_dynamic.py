@@ -8,19 +8,23 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.inspection.shapes import bind, inferred
-from modelopt.passes._opset import upgraded
-from modelopt.passes.base import Changes, Context, Effect, Fact, Pass, Skip, option
-from modelopt.quant import attention, dynamic, filters, gates, kernels, payoff, recurrent, select, tables
-from modelopt.quant.plan import Choice
-from modelopt.quant.scheme import Grid, IntType, Symmetry
-from modelopt.runtime.cpu import TargetKind
+from modelopt.calibration.context import Context
+from modelopt.consteval.known_shapes import bind, inferred
+from modelopt.core.changes import Changes, Effect, Fact, Skip
+from modelopt.core.targets import TargetKind
+from modelopt.graph import node_filters
+from modelopt.graph.opset_conversion import upgraded
+from modelopt.passes.base import Pass, option
+from modelopt.quant.dynamic import lstm, product_gain, products, qattention
+from modelopt.quant.numerics.scheme import Grid, IntType, Symmetry
+from modelopt.quant.static import embedding_tables, float_regions, kernels, selection
+from modelopt.quant.static.plan import Choice
 
 _OPSET = 17  # DynamicQuantizeLinear needs 11
 _PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
 _NOT_ESTIMATED = frozenset({"Conv", "Gather"})
 _COLUMNS_OPSET = 13  # DequantizeLinear with an axis
-_CONTRIB = (recurrent.OPERATOR, "QAttention", "MultiHeadAttention")
+_CONTRIB = (lstm.OPERATOR, "QAttention", "MultiHeadAttention")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,23 +53,23 @@ class QuantizeDynamic(Pass):
             InputError: A pattern names no node.
             Refused: The model's opset is below 11 and cannot be converted.
         """
-        quantized = select.why_already_quantized(model, self.name)
+        quantized = selection.why_already_quantized(model, self.name)
         if quantized:
             return Changes(skipped=(Skip("model", quantized),))
-        filters.check_used((*self.include, *self.exclude), graph.all_nodes(model))
+        node_filters.check_used((*self.include, *self.exclude), graph.all_nodes(model))
         chosen, skipped = self._choose(model, ctx)
         if chosen and graph.opset(model) < 11:
             graph.replace_contents(model, upgraded(model, _OPSET, ctx.runner))
             chosen, skipped = self._choose(model, ctx)  # the same: the converter only rewrites what changed meaning
         fitted = ctx.target.kind is TargetKind.X86_AVX2 and self.reduce_range is None
         grid = Grid(IntType.S8, Symmetry.SYMMETRIC, bool(self.reduce_range))
-        writer = dynamic.Writer(model, grid, per_channel=self.per_channel, unsaturated=fitted)
+        writer = products.Writer(model, grid, per_channel=self.per_channel, unsaturated=fitted)
         before = _contrib(model)
         for node in chosen:
             writer.rewrite(node)
         if chosen:
-            graph.import_domain(model, attention.CONTRIB, 1)
-            select.mark(model, self.name)
+            graph.import_domain(model, qattention.CONTRIB, 1)
+            selection.mark(model, self.name)
         facts: dict[str, Fact] = {
             "nodes_quantized": len(chosen),
             "nodes_kept_float": len(skipped),
@@ -78,15 +82,15 @@ class QuantizeDynamic(Pass):
 
     def _choose(self, model: ir.Model, ctx: Context) -> tuple[list[ir.Node], list[Skip]]:
         reasons: dict[ir.Node, str | None] = {}
-        before_log = gates.before_logarithm(model)
+        before_log = float_regions.before_logarithm(model)
         in_functions = {node for scope, _, inside in graph.scopes(model) if inside for node in scope}
         for node in graph.all_nodes(model):
             standard = node.domain in graph.STANDARD_DOMAINS
-            table = tables.candidate(node)
+            table = embedding_tables.candidate(node)
             if table is not None:
                 reasons[node] = self._why_not_looked_up(node, table, graph.opset(model))
-            elif attention.is_attention(node) or (standard and node.op_type in _PRODUCTS | recurrent.RECURRENT):
-                reasons[node] = select.BEFORE_LOG if node in before_log else self._why_not(node)
+            elif qattention.is_attention(node) or (standard and node.op_type in _PRODUCTS | lstm.RECURRENT):
+                reasons[node] = selection.BEFORE_LOG if node in before_log else self._why_not(node)
             else:
                 continue
             if reasons[node] is None and node in in_functions:
@@ -94,7 +98,7 @@ class QuantizeDynamic(Pass):
         candidates = [node for node, reason in reasons.items() if reason is None and node.op_type not in _NOT_ESTIMATED]
         if candidates and not self.everywhere:
             with inferred(model, bind(graph.signature(model), {}), ctx.runner):
-                reasons |= payoff.refused(candidates, ctx.target.kind)
+                reasons |= product_gain.refused(candidates, ctx.target.kind)
         return (
             [node for node, reason in reasons.items() if reason is None],
             [Skip(graph.label(node), reason) for node, reason in reasons.items() if reason is not None],
@@ -107,16 +111,16 @@ class QuantizeDynamic(Pass):
             return f"opset {opset} cannot dequantize by columns: upgrade-opset first"
         if any(not graph.is_standard(use.node, "Gather") or use.idx != 0 for use in verdict.weight.uses()):
             return "other nodes read its table in float"
-        return filters.why_left_out(node, self.include, self.exclude)
+        return node_filters.why_left_out(node, self.include, self.exclude)
 
     def _why_not(self, node: ir.Node) -> str | None:
-        left_out = filters.why_left_out(node, self.include, self.exclude)
+        left_out = node_filters.why_left_out(node, self.include, self.exclude)
         if left_out is not None:
             return left_out
-        if node.op_type in recurrent.RECURRENT:
-            return recurrent.why_not(node)
-        if attention.is_attention(node):
-            return attention.why_not(node)
+        if node.op_type in lstm.RECURRENT:
+            return lstm.why_not(node)
+        if qattention.is_attention(node):
+            return qattention.why_not(node)
         if node.op_type == "Conv" and not self.conv:
             return "a convolution with ranges measured at run time is estimated not to pay (conv: true does it anyway)"
         return kernels.why_not(node)

@@ -9,37 +9,40 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from modelopt import counting, graph
-from modelopt.errors import InputError
-from modelopt.passes._opset import upgraded
-from modelopt.passes.base import Changes, Context, Effect, Pass, Skip, option
-from modelopt.quant import (
-    at_risk,
-    calibrate,
-    filters,
-    gemm,
-    operators,
-    qdq,
-    qoperator,
-    rim,
-    sqnr,
-    stem,
-    worth,
+from modelopt import graph
+from modelopt.calibration import bincount, calibrate
+from modelopt.calibration.calibrate import Observations
+from modelopt.calibration.context import Context
+from modelopt.calibration.histogram import BINS
+from modelopt.calibration.subgraph_outputs import named_apart
+from modelopt.core.changes import Changes, Effect, Skip
+from modelopt.core.errors import InputError
+from modelopt.core.targets import ACCELERATORS, TargetKind
+from modelopt.graph import node_filters
+from modelopt.graph.opset_conversion import upgraded
+from modelopt.passes.base import Pass, option
+from modelopt.quant.correction import saturation_report
+from modelopt.quant.correction.gptq_rounding import Rounding
+from modelopt.quant.correction.repair import Repair
+from modelopt.quant.numerics import sqnr
+from modelopt.quant.numerics.cost_model import static_costs
+from modelopt.quant.numerics.range_methods import Method
+from modelopt.quant.numerics.scheme import Grid, IntType, Symmetry
+from modelopt.quant.numerics.weight_range import WeightRange
+from modelopt.quant.static import (
+    first_convolution,
+    gemm_scale,
+    integer_operators,
+    io_types,
+    qdq_writer,
+    qoperator_writer,
+    region_gain,
 )
-from modelopt.quant.activation_params import ActivationParams
-from modelopt.quant.calibrate import Observations
-from modelopt.quant.feedback import Rounding
-from modelopt.quant.methods import Method
-from modelopt.quant.observe import named_apart
-from modelopt.quant.override_targets import Resolved, resolve, settings_of
-from modelopt.quant.overrides import Overrides, Setting, Type
-from modelopt.quant.plan import Choice, Plan, Role, Rules
-from modelopt.quant.ranges import BINS
-from modelopt.quant.repair import Repair
-from modelopt.quant.scheme import Grid, IntType, Symmetry
-from modelopt.quant.select import mark, select, to_observe, why_already_quantized
-from modelopt.quant.weight_range import WeightRange
-from modelopt.runtime.cpu import ACCELERATORS, TargetKind
+from modelopt.quant.static.activation_params import ActivationParams
+from modelopt.quant.static.override_targets import Resolved, resolve, settings_of
+from modelopt.quant.static.overrides import Overrides, Setting, Type
+from modelopt.quant.static.plan import Choice, Plan, Role, Rules
+from modelopt.quant.static.selection import mark, select, to_observe, why_already_quantized
 
 _LEAST_OPSET = 13  # per-channel DequantizeLinear
 _OPSET = 17
@@ -136,7 +139,7 @@ class QuantizeStatic(Pass):
             return Changes(skipped=(Skip("model", quantized),))
         if self._is_wide() and not self.everywhere:
             return Changes(skipped=(Skip("model", _NO_WIDE_KERNELS),))
-        filters.check_used((*self.include, *self.exclude), graph.all_nodes(model))
+        node_filters.check_used((*self.include, *self.exclude), graph.all_nodes(model))
         rules = self._rules(resolve(model, self._overrides))
         plan = select(model, rules)
         if not plan.choices:
@@ -156,7 +159,9 @@ class QuantizeStatic(Pass):
         names = to_observe(work, plan)
         # What others may ask for as well is worth more than the shorter run.
         bins = BINS if self.method.needs_histogram or ctx.calibrations is not None else 1
-        told = {source.name or "" for source, one in settings_of(qdq.sources(plan), said).items() if one.says_range}
+        told = {
+            source.name or "" for source, one in settings_of(qdq_writer.sources(plan), said).items() if one.says_range
+        }
         seen = calibrate.collect(work, names, ctx, bins=bins, told=told) if names else Observations({}, (), 0)
         params = ActivationParams(seen, said, self._activations(ctx), self.method, self.percentile)
         plan = self._settle(work, rules, params, ctx)
@@ -179,7 +184,7 @@ class QuantizeStatic(Pass):
     def _write(self, model: ir.Model, plan: Plan, params: ActivationParams, ctx: Context) -> Changes:
         """Put the plan into `model`, changed in place."""
         seen, unused = params.seen, params.unused(plan)
-        plan = gemm.unscaled(model, plan)
+        plan = gemm_scale.unscaled(model, plan)
         rules = replace(self._constants(ctx), settings=params.of_weights(plan))
         repair = Repair.before(model, plan, self.rounding, correct_bias=self.correct_bias)
         chosen = params.of_plan(plan)
@@ -188,23 +193,23 @@ class QuantizeStatic(Pass):
             for name, one in chosen.items()
             if name in seen.collectors
         ]
-        writer = qdq.Writer(model, plan, chosen, rules)
+        writer = qdq_writer.Writer(model, plan, chosen, rules)
         writer.write()
         repaired = repair.run(model, rules, ctx)
         skipped, facts = [*unused, *repaired.skipped], dict(repaired.facts)
         if unused:
             facts["overrides_of_no_use"] = ", ".join(skip.node for skip in unused)
         if ctx.target.kind in {TargetKind.X86_VNNI, TargetKind.X86_AVX2}:
-            facts["stems_regrouped"] = stem.regroup(model)
+            facts["stems_regrouped"] = first_convolution.regroup(model)
         if ctx.target.kind is TargetKind.X86_AVX2 and not self._is_wide():
-            risks, counted = at_risk.report(model, ctx)
+            risks, counted = saturation_report.report(model, ctx)
             skipped, facts = [*skipped, *risks], facts | counted
         if self.format is Form.QOPERATOR:
-            written = qoperator.convert(model)
+            written = qoperator_writer.convert(model)
             skipped += written.skipped
             facts["qoperators"] = written.nodes
         if self.integer_io:
-            taken = rim.take_away(model)
+            taken = io_types.take_away(model)
             skipped += taken.skipped
             facts |= {f"input {name}": str(affine) for name, affine in taken.io.inputs.items()}
             facts |= {f"output {name}": str(affine) for name, affine in taken.io.outputs.items()}
@@ -215,14 +220,14 @@ class QuantizeStatic(Pass):
         seen = params.seen
         rules = replace(rules, banned={skip.node: skip.reason for skip in seen.skipped} | dict(rules.banned))
         plan = select(model, rules)
-        sources, chosen = qdq.sources(plan), params.of_plan(plan)
-        unfit = operators.unfit(plan, lambda value: float(chosen[sources[value].name or ""].scale))
+        sources, chosen = qdq_writer.sources(plan), params.of_plan(plan)
+        unfit = integer_operators.unfit(plan, lambda value: float(chosen[sources[value].name or ""].scale))
         if unfit:
             rules = replace(rules, unfit=unfit)
             plan = select(model, rules)
-        costs = None if self.everywhere else worth.costs_of(ctx.target.kind)
+        costs = None if self.everywhere else static_costs(ctx.target.kind)
         while costs is not None:
-            losing = worth.unprofitable(plan, seen.elements, costs, seen.executions)
+            losing = region_gain.unprofitable(plan, seen.elements, costs, seen.executions)
             if not losing:
                 break
             rules = replace(rules, unprofitable=rules.unprofitable | losing)
@@ -271,8 +276,8 @@ class QuantizeStatic(Pass):
     def _unsaturated(self, ctx: Context) -> bool:
         return ctx.target.kind is TargetKind.X86_AVX2 and self.reduce_range is None and not self._is_wide()
 
-    def _constants(self, ctx: Context) -> qdq.ConstantRules:
-        return qdq.ConstantRules(
+    def _constants(self, ctx: Context) -> qdq_writer.ConstantRules:
+        return qdq_writer.ConstantRules(
             weights=self._weights(),
             per_channel=self.per_channel is not False,
             integer_bias=ctx.target.kind is not TargetKind.TENSORRT,
@@ -292,7 +297,7 @@ class QuantizeStatic(Pass):
             "batchnorms_between": sum(_feeds_batchnorm(choice) for choice in plan.choices),
             "samples": seen.samples,
             **({} if seen.peak_bytes is None else {"calibration_peak_bytes": seen.peak_bytes}),
-            **({} if counting.kind() == "C" else {"counted_in": "numpy: installation found no C compiler"}),
+            **({} if bincount.kind() == "C" else {"counted_in": "numpy: installation found no C compiler"}),
             "target": str(ctx.target),
             "activations": f"{self._activations(ctx).type.value} {self._activations(ctx).symmetry.value}",
             "weights": f"{weights.type.value} {'per tensor' if self.per_channel is False else 'per channel'}"

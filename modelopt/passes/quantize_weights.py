@@ -10,14 +10,17 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.errors import InputError, Refused
-from modelopt.passes._opset import upgraded
-from modelopt.passes.base import Changes, Context, Effect, Pass, Skip, option
-from modelopt.quant import filters, weight_forms, weight_only
-from modelopt.quant.blocks import BlockGrid
-from modelopt.quant.weight_only import Group, Product
-from modelopt.quant.weight_rounding import Rounding, round_weights
-from modelopt.runtime.cpu import TargetKind
+from modelopt.calibration.context import Context
+from modelopt.core.changes import Changes, Effect, Skip
+from modelopt.core.errors import InputError, Refused
+from modelopt.core.targets import TargetKind
+from modelopt.graph import node_filters
+from modelopt.graph.opset_conversion import upgraded
+from modelopt.passes.base import Pass, option
+from modelopt.quant.numerics.blocks import BlockGrid
+from modelopt.quant.weight_only import matmul_nbits, weight_writer
+from modelopt.quant.weight_only.matmul_nbits import Group, Product
+from modelopt.quant.weight_only.rounding import Rounding, round_weights
 
 _BLOCKED_OPSET = 21  # DequantizeLinear with block_size, and the types int4 and uint4
 _LOOKUP_OPSET = 11  # Reshape with a computed shape, Slice with negative axes
@@ -49,7 +52,7 @@ class QuantizeWeights(Pass):
     Each block has a scale. Tables are those of which Gather looks up rows. A weight that several nodes share is stored
     once, in the scope that held it, also where an output head is tied to an embedding; one that another node reads in
     float stays, for the file would then hold both. The blocked form holds tables in 8 bits: Gather takes no fewer.
-    Papers and algebra: `modelopt.quant.hqq` and `modelopt.quant.gptq`. Only the form matmulnbits, which is the default,
+    Papers and algebra: `quant.numerics.hqq` and `quant.numerics.gptq`. Only the form matmulnbits, which is the default,
     needs onnxruntime. Products of few rows (decoding) become faster, those of many rows need not.
     """
 
@@ -112,25 +115,25 @@ class QuantizeWeights(Pass):
             Refused: onnxruntime does not compute with such blocks, or the model's opset is too old and cannot be
                 converted.
         """
-        filters.check_used((*self.include, *self.exclude), graph.all_nodes(model))
+        node_filters.check_used((*self.include, *self.exclude), graph.all_nodes(model))
         groups, skipped, forms = self._settle(model, ctx)
         if not groups:
             return Changes(skipped=tuple(skipped))
-        grids = [self._grid(weight_only.shape(group[0])[1], forms, is_table=_has_lookup(group)) for group in groups]
+        grids = [self._grid(matmul_nbits.shape(group[0])[1], forms, is_table=_has_lookup(group)) for group in groups]
         written = [forms.of(group) for group in groups]
         multiplied = [any(not one.is_lookup for one in group) for group in groups]
-        elements = [weight_only.element(group[0]) for group in groups]
+        elements = [matmul_nbits.element(group[0]) for group in groups]
         kinds = zip(grids, elements, written, multiplied, strict=True)
         _check_kernels({(grid, kind) for grid, kind, form, used in kinds if form is Form.MATMULNBITS and used}, ctx)
         tables = sum(map(_has_lookup, groups))
-        before = sum(weight_only.float_bytes(group[0]) for group in groups)
+        before = sum(matmul_nbits.float_bytes(group[0]) for group in groups)
         integers = round_weights(model, groups, grids, ctx, method=self.method, clip=self.clip)
-        writer = weight_forms.Writer(model, accuracy_level=_FLOAT32 if self.int8_compute is False else _INT8)
+        writer = weight_writer.Writer(model, accuracy_level=_FLOAT32 if self.int8_compute is False else _INT8)
         for group, quantized, form in zip(groups, integers, written, strict=True):
             write = writer.dequantized if form is Form.BLOCKED else writer.packed
             write(group, quantized)
         after = sum(
-            weight_only.stored_bytes(each.integers.shape, each.grid, kind)
+            matmul_nbits.stored_bytes(each.integers.shape, each.grid, kind)
             for each, kind in zip(integers, elements, strict=True)
         )
         nodes = sum(len(group) for group in groups)
@@ -147,9 +150,12 @@ class QuantizeWeights(Pass):
         groups, skipped = self._choose(model, forms)
         looked_up = [group[0] for group in groups if _has_lookup(group)]
         tables = {
-            (self._grid(weight_only.shape(one)[1], forms, is_table=True), weight_only.element(one)) for one in looked_up
+            (self._grid(matmul_nbits.shape(one)[1], forms, is_table=True), matmul_nbits.element(one))
+            for one in looked_up
         }
-        if forms.tables is Form.MATMULNBITS and any(weight_forms.why_not_look_up(*each, ctx.runner) for each in tables):
+        if forms.tables is Form.MATMULNBITS and any(
+            weight_writer.why_not_look_up(*each, ctx.runner) for each in tables
+        ):
             forms = replace(forms, tables=Form.BLOCKED)
             groups, skipped = self._choose(model, forms)
         least = max((forms.least_opset(group) for group in groups), default=0)
@@ -182,30 +188,32 @@ class QuantizeWeights(Pass):
         verdicts: dict[ir.Node, Product | str] = {}
         for scope, _, in_function in graph.scopes(model):
             for node in scope:
-                if weight_only.is_candidate(node):
-                    verdicts[node] = weight_only.IN_FUNCTION if in_function else self._verdict(node, forms)
-        groups, skipped = weight_only.grouped(verdicts)
-        shapes = [(weight_only.shape(group[0])[1], _has_lookup(group)) for group in groups]
+                if matmul_nbits.is_candidate(node):
+                    verdicts[node] = matmul_nbits.IN_FUNCTION if in_function else self._verdict(node, forms)
+        groups, skipped = matmul_nbits.grouped(verdicts)
+        shapes = [(matmul_nbits.shape(group[0])[1], _has_lookup(group)) for group in groups]
         grids = [self._grid(width, forms, is_table=is_table) for width, is_table in shapes]
-        too_large = weight_only.takes_as_much(zip(groups, grids, strict=True))
+        too_large = matmul_nbits.takes_as_much(zip(groups, grids, strict=True))
         left_out = [one.node for group in groups for one in group if one.weight in too_large]
         skipped += [Skip(graph.label(node), _NO_GAIN) for node in left_out]
         return [group for group in groups if group[0].weight not in too_large], skipped
 
     def _verdict(self, node: ir.Node, forms: _Forms) -> Product | str:
-        reason = filters.why_left_out(node, self.include, self.exclude)
-        found = weight_only.product(node)
+        reason = node_filters.why_left_out(node, self.include, self.exclude)
+        found = matmul_nbits.product(node)
         if reason is not None or isinstance(found, str):
             return reason or found
         if found.is_lookup and forms.against_tables is not None:
             return forms.against_tables
-        rows, width = weight_only.shape(found)
+        rows, width = matmul_nbits.shape(found)
         if rows * width < self.min_elements:
             return f"its weight has {rows * width} elements, fewer than min-elements"
         grid = self._grid(width, forms, is_table=found.is_lookup)
-        if weight_only.stored_bytes((rows, width), grid, weight_only.element(found)) >= weight_only.float_bytes(found):
+        if matmul_nbits.stored_bytes((rows, width), grid, matmul_nbits.element(found)) >= matmul_nbits.float_bytes(
+            found
+        ):
             return _NO_GAIN
-        return found if np.isfinite(weight_only.matrix(found)).all() else "its weight holds NaN or Inf"
+        return found if np.isfinite(matmul_nbits.matrix(found)).all() else "its weight holds NaN or Inf"
 
 
 @dataclass(frozen=True)
@@ -239,7 +247,7 @@ def _has_lookup(group: Group) -> bool:
 
 def _check_kernels(wanted: set[tuple[BlockGrid, ir.DataType]], ctx: Context) -> None:
     for grid, dtype in sorted(wanted, key=str):
-        reason = weight_forms.why_not_multiply(grid, dtype, ctx.runner)
+        reason = weight_writer.why_not_multiply(grid, dtype, ctx.runner)
         if reason is not None:
             raise Refused(
                 f"onnxruntime does not compute {dtype.name.lower()} with {grid.bits} bits in blocks of {grid.block}",

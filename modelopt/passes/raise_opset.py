@@ -9,12 +9,14 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.errors import ModeloptError, Refused, WorkerDied
-from modelopt.match import Mismatch, NeedsOpset
+from modelopt.calibration.context import Context
+from modelopt.core.changes import Changes, Effect, Skip
+from modelopt.core.errors import ModeloptError, Refused, WorkerDied
+from modelopt.graph.match import Mismatch, NeedsOpset
+from modelopt.graph.opset_conversion import upgraded
 from modelopt.passes import fuse_gelu, fuse_layer_norm
-from modelopt.passes._opset import upgraded
-from modelopt.passes._rewrite import Rewrite
-from modelopt.passes.base import Changes, Context, Effect, Pass, Skip
+from modelopt.passes.base import Pass
+from modelopt.patterns.rewriter import Rewrite
 
 
 class RaiseOpset(Pass):

@@ -7,11 +7,14 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from modelopt import graph, match
-from modelopt.match import Mismatch
-from modelopt.passes import _protected as protected
-from modelopt.passes._rewrite import Rewrite, rewrite_nodes
-from modelopt.passes.base import Changes, Context, Effect, Pass
+from modelopt import graph
+from modelopt.calibration.context import Context
+from modelopt.core.changes import Changes, Effect
+from modelopt.graph import match
+from modelopt.graph.match import Mismatch
+from modelopt.passes.base import Pass
+from modelopt.patterns import runtime_kernels as protected
+from modelopt.patterns.rewriter import Rewrite, rewrite_nodes
 
 _SMALL_BYTES = 64
 _BLOCK = 16  # channels, with AVX-512; 8 with less

@@ -7,12 +7,15 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from modelopt import graph, match
-from modelopt.match import Mismatch
-from modelopt.passes import _normalization as normalization
-from modelopt.passes._rewrite import Rewrite, rewrite_nodes
-from modelopt.passes.base import Changes, Context, Effect, Pass, Skip
-from modelopt.runtime.cpu import ACCELERATORS
+from modelopt import graph
+from modelopt.calibration.context import Context
+from modelopt.core.changes import Changes, Effect, Skip
+from modelopt.core.targets import ACCELERATORS
+from modelopt.graph import match
+from modelopt.graph.match import Mismatch
+from modelopt.passes.base import Pass
+from modelopt.patterns import normalization
+from modelopt.patterns.rewriter import Rewrite, rewrite_nodes
 
 _FIRST_OPSET = 8  # Sum broadcasts
 

@@ -10,9 +10,11 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
+from modelopt.calibration.context import Context
 from modelopt.consteval.symbolic import Symbolic, Term, Terms
-from modelopt.match import Mismatch
-from modelopt.passes.base import Changes, Context, Effect, Pass, Skip
+from modelopt.core.changes import Changes, Effect, Skip
+from modelopt.graph.match import Mismatch
+from modelopt.passes.base import Pass
 
 _FIRST_IR_WITH_PLAIN_INITIALIZERS = 4
 _SHAPE_IS_INPUT_1 = {"Reshape": 5, "Expand": 8}

@@ -8,12 +8,15 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from modelopt import graph, match
-from modelopt.match import Mismatch
-from modelopt.passes._axes import Perm, perm_of
-from modelopt.passes._regions import Region, Use, best
-from modelopt.passes._rewrite import Rewrite, rewrite_nodes
-from modelopt.passes.base import Changes, Context, Effect, Pass
+from modelopt import graph
+from modelopt.calibration.context import Context
+from modelopt.core.changes import Changes, Effect
+from modelopt.graph import match
+from modelopt.graph.match import Mismatch
+from modelopt.passes.base import Pass
+from modelopt.patterns.rewriter import Rewrite, rewrite_nodes
+from modelopt.patterns.transpose_axes import Perm, perm_of
+from modelopt.patterns.transpose_regions import Region, Use, best
 
 Known = frozenset[tuple[ir.Node, Perm]]
 """A region: its nodes, and what they would take from before their inputs."""

@@ -9,11 +9,13 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.errors import InputError
-from modelopt.match import Mismatch
-from modelopt.passes.base import Changes, Context, Effect, Pass, Skip, option
-from modelopt.quant.equalize import Layer
-from modelopt.quant.smooth import Site, column_maxima, site
+from modelopt.calibration.context import Context
+from modelopt.core.changes import Changes, Effect, Skip
+from modelopt.core.errors import InputError
+from modelopt.graph.match import Mismatch
+from modelopt.passes.base import Pass, option
+from modelopt.quant.correction.cross_layer_equalization import Layer
+from modelopt.quant.correction.smoothquant import Site, column_maxima, site
 
 _ROUNDS = 32
 

@@ -10,10 +10,13 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.passes._opset import upgraded
-from modelopt.passes.base import Changes, Context, Effect, Pass, Skip, option
-from modelopt.quant import filters, storage, weight_only
-from modelopt.quant.storage import Use
+from modelopt.calibration.context import Context
+from modelopt.core.changes import Changes, Effect, Skip
+from modelopt.graph import node_filters
+from modelopt.graph.opset_conversion import upgraded
+from modelopt.passes.base import Pass, option
+from modelopt.quant.weight_only import matmul_nbits, storage
+from modelopt.quant.weight_only.storage import Use
 
 _BROADCASTING_OPSET = 7
 _COMMON_OPSET = 17
@@ -43,7 +46,7 @@ class StoreWeights(Pass):
             InputError: A pattern names no node.
             Refused: The model's opset is below 7 and cannot be converted.
         """
-        filters.check_used((*self.include, *self.exclude), graph.all_nodes(model))
+        node_filters.check_used((*self.include, *self.exclude), graph.all_nodes(model))
         chosen, skipped = self._choose(model)
         if chosen and graph.opset(model) < _BROADCASTING_OPSET:
             graph.replace_contents(model, upgraded(model, _COMMON_OPSET, ctx.runner))
@@ -68,7 +71,7 @@ class StoreWeights(Pass):
         """The first reader of each weight decides which axes get scales; any scale is right for the others."""
         verdicts: dict[ir.Value, Use | Skip] = {}
         for use, in_function in _uses(model):
-            reason = weight_only.IN_FUNCTION if in_function else self._why_not(use)
+            reason = matmul_nbits.IN_FUNCTION if in_function else self._why_not(use)
             if reason is None:
                 verdicts.setdefault(use.weight, use)
             else:
@@ -79,11 +82,11 @@ class StoreWeights(Pass):
         return chosen, [*skipped, *(Skip(graph.label(node), storage.STORED) for node in stored)]
 
     def _why_not(self, use: Use) -> str | None:
-        reason = filters.why_left_out(use.node, self.include, self.exclude)
+        reason = node_filters.why_left_out(use.node, self.include, self.exclude)
         if reason is not None:
             return reason
         tensor = graph.constant_tensor(use.weight)
-        if tensor is None or tensor.dtype not in weight_only.FLOATS:
+        if tensor is None or tensor.dtype not in matmul_nbits.FLOATS:
             found = "unknown" if tensor is None else tensor.dtype.name.lower()
             return f"its weight is {found}, not float32 or float16"
         if tensor.size < self.min_elements:

@@ -7,10 +7,13 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from modelopt import graph, schemas
-from modelopt.errors import InputError
-from modelopt.passes._opset import upgraded
-from modelopt.passes.base import Changes, Context, Effect, Pass, Skip, option
+from modelopt import graph
+from modelopt.calibration.context import Context
+from modelopt.core.changes import Changes, Effect, Skip
+from modelopt.core.errors import InputError
+from modelopt.graph import schemas
+from modelopt.graph.opset_conversion import upgraded
+from modelopt.passes.base import Pass, option
 
 
 @dataclass(frozen=True, kw_only=True)

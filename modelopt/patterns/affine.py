@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from modelopt import graph, match
-from modelopt.match import Mismatch
-from modelopt.passes import _protected as protected
+from modelopt import graph
+from modelopt.graph import match
+from modelopt.graph.match import Mismatch
+from modelopt.patterns import runtime_kernels as protected
 
 _OPERATORS = ("Mul", "Add", "Sub", "Div")
 

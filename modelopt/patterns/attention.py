@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from modelopt import graph, match
-from modelopt.match import Mismatch
-from modelopt.passes._rewrite import number
+from modelopt import graph
+from modelopt.graph import match
+from modelopt.graph.match import Mismatch
+from modelopt.patterns.rewriter import number
 
 _TO_HEADS, _TRANSPOSED = (0, 2, 1, 3), (0, 2, 3, 1)
 _LOWEST_THAT_ABSORBS = -1e30  # float32 numbers there are 7e22 apart; of float16 only -inf is as low

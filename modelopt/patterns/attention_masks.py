@@ -8,8 +8,8 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.passes._attention import Fill
-from modelopt.signature import known_equal
+from modelopt.core.signature import known_equal
+from modelopt.patterns.attention import Fill
 
 
 @dataclass

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from modelopt import graph, match
-from modelopt.match import Mismatch
+from modelopt import graph
+from modelopt.graph import match
+from modelopt.graph.match import Mismatch
 
 MAX_COPY_BYTES = 16 * 1024
 """A weight that other nodes use too is copied for this node up to this size; beyond it the file would grow."""

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from modelopt import graph, match
-from modelopt.passes import _polynomial as polynomial
-from modelopt.passes._rewrite import number
+from modelopt import graph
+from modelopt.graph import match
+from modelopt.patterns import polynomial
+from modelopt.patterns.rewriter import number
 
 _SQRT_2_BY_PI = math.sqrt(2 / math.pi)
 _ARGUMENTS = {

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from modelopt import graph, match
-from modelopt.match import Mismatch
-from modelopt.passes._conv import MAX_COPY_BYTES, is_huge
+from modelopt import graph
+from modelopt.graph import match
+from modelopt.graph.match import Mismatch
+from modelopt.patterns.convolution import MAX_COPY_BYTES, is_huge
 
 _FLOATS = frozenset({ir.DataType.FLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE})
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from modelopt import graph, match
-from modelopt.passes._rewrite import number
+from modelopt import graph
+from modelopt.graph import match
+from modelopt.patterns.rewriter import number
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.passes._rewrite import number
+from modelopt.patterns.rewriter import number
 
 _DEEPEST = 7
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from modelopt import graph, match
-from modelopt.match import Mismatch
-from modelopt.passes._attention import Heads
-from modelopt.passes._slice import read_slice
+from modelopt import graph
+from modelopt.graph import match
+from modelopt.graph.match import Mismatch
+from modelopt.patterns.attention import Heads
+from modelopt.patterns.slice import read_slice
 
 
 @dataclass(frozen=True)

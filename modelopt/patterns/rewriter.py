@@ -8,8 +8,8 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.match import Mismatch
-from modelopt.passes.base import Changes, Skip
+from modelopt.core.changes import Changes, Skip
+from modelopt.graph.match import Mismatch
 
 CONTRIB = "com.microsoft"
 """The domain of the operators that only onnxruntime has."""

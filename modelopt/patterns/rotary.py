@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from modelopt import graph, match
+from modelopt import graph
 from modelopt.consteval.symbolic import Symbolic
-from modelopt.match import Mismatch
-from modelopt.passes._rewrite import number
-from modelopt.passes._slice import read_slice
+from modelopt.graph import match
+from modelopt.graph.match import Mismatch
+from modelopt.patterns.rewriter import number
+from modelopt.patterns.slice import read_slice
 
 _SMALL_BYTES = 64
 

@@ -1,7 +1,7 @@
 """The patterns that onnxruntime computes in one kernel: it finds them at load, so no pass may take one apart.
 
 A pass that folds constants into a neighbour, computes equal parts once, or moves a node asks here first. What a pattern
-is made of is defined where the pass that fuses it is.
+is made of is defined in its own module beside this one.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from modelopt import graph, match
-from modelopt.passes import _gelu, fuse_hardswish, fuse_mish, fuse_silu
-from modelopt.passes import _normalization as normalization
-from modelopt.passes._rewrite import why_not_private
+from modelopt import graph
+from modelopt.graph import match
+from modelopt.patterns import gelu, hardswish, mish, normalization, silu
+from modelopt.patterns.rewriter import why_not_private
 
 # fmt: off
 _PARTS = frozenset({
@@ -91,7 +91,7 @@ def _behind(node: ir.Node) -> Iterator[ir.Node]:
 
 
 def _gelu_of(last: ir.Node, _opset: int) -> Pattern | None:
-    found = _gelu.find(last)
+    found = gelu.find(last)
     return None if found is None else Pattern("Gelu" if found.approximate == "none" else "FastGelu", last, found.inner)
 
 
@@ -122,19 +122,19 @@ def _core_before(last: ir.Node) -> normalization.Core | None:
 
 
 def _hardswish_of(last: ir.Node, opset: int) -> Pattern | None:
-    found = fuse_hardswish.find(last, opset)
+    found = hardswish.find(last, opset)
     if isinstance(found, match.Mismatch):
         return None
     return Pattern("HardSwish" if found.with_product else "HardSigmoid", last, found.inner)
 
 
 def _silu_of(last: ir.Node, _opset: int) -> Pattern | None:
-    found = fuse_silu.find(last)
+    found = silu.find(last)
     return None if found is None else Pattern("QuickGelu", last, found.inner)
 
 
 def _mish_of(last: ir.Node, _opset: int) -> Pattern | None:
-    found = fuse_mish.find(last)
+    found = mish.find(last)
     return None if found is None else Pattern("Mish", last, found[1])
 
 

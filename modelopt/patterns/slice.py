@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.match import Mismatch
+from modelopt.graph.match import Mismatch
 
 TO_THE_END = 2**31 - 1  # the specification of Slice recommends INT_MAX where a dimension is not known
 _SMALL_BYTES = 4096

@@ -14,8 +14,8 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.match import Mismatch
-from modelopt.passes._conv import MAX_COPY_BYTES
+from modelopt.graph.match import Mismatch
+from modelopt.patterns.convolution import MAX_COPY_BYTES
 
 # fmt: off
 _ELEMENTWISE = frozenset({

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.match import Mismatch
-from modelopt.passes import _protected as protected
-from modelopt.passes._axes import Moved, Perm, compose, inverse, on_other_axes, perm_of
+from modelopt.graph.match import Mismatch
+from modelopt.patterns import runtime_kernels as protected
+from modelopt.patterns.transpose_axes import Moved, Perm, compose, inverse, on_other_axes, perm_of
 
 MAX_NODES = 300
 """More are not looked at from one Transpose."""

@@ -1,1 +1,4 @@
-"""Pruning: how much a weight matters, and which weights to set to zero."""
+"""Pruning: how much a weight matters, and which weights become zero.
+
+It measures no accuracy.
+"""

@@ -9,8 +9,8 @@ import msgspec
 
 from modelopt import passes
 from modelopt.passes.base import Pass
-from modelopt.quant import overrides
-from modelopt.recipe import GROUP, SECTIONS, VERSION
+from modelopt.quant.static import overrides
+from modelopt.recipe.recipe import GROUP, SECTIONS, VERSION
 
 
 def json_schema() -> dict[str, Any]:

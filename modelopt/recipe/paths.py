@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
-from modelopt.recipe import BenchSpec, DataSpec, EvaluateSpec, Recipe, metric_names
+from modelopt.recipe.recipe import BenchSpec, DataSpec, EvaluateSpec, Recipe, metric_names
 
 _PATHS = ("data", "labels")
 

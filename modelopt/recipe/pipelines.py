@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from modelopt.passes import find
 from modelopt.passes.base import Pass
-from modelopt.recipe import UntilStable
+from modelopt.recipe.recipe import UntilStable
 
 _KNOWN = ("fold-constants", "simplify-reshape")
 

@@ -15,10 +15,10 @@ import msgspec
 import yaml
 
 from modelopt import passes
-from modelopt.errors import InputError, did_you_mean
+from modelopt.core import targets
+from modelopt.core.errors import InputError, did_you_mean
 from modelopt.passes.base import Pass
-from modelopt.quant.overrides import Overrides
-from modelopt.runtime import cpu
+from modelopt.quant.static.overrides import Overrides
 
 VERSION = 1
 GROUP = "until-stable"
@@ -349,7 +349,7 @@ class _Located:
         sections = {key: self._section(key, plain[key]) for key in SECTIONS if key in plain}
         if "target" in sections:
             try:
-                cpu.resolve(sections["target"])
+                targets.resolve(sections["target"])
             except InputError as error:
                 raise self.error(("target",), error.fact, error.note, error.hint) from None
         return Recipe(steps=tuple(self._step(("steps", i), step) for i, step in enumerate(steps)), **sections)

@@ -1,4 +1,7 @@
-"""What a run found, as versioned data; the renderings are modules of this package."""
+"""What a run found, as versioned data; the modules of this room render it.
+
+It measures and decides nothing: every figure is computed elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,8 @@ from typing import Any
 
 import msgspec
 
-from modelopt.measure.bench import BenchResult
 from modelopt.measure.evaluate import Accuracy
+from modelopt.measure.latency import BenchResult
 from modelopt.measure.speed import Ratio
 from modelopt.runtime.coverage import Coverage
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from modelopt.core.tables import Section
 from modelopt.report import Report
 from modelopt.report.summary import report_sections
-from modelopt.sections import Section
 
 
 def to_markdown(report: Report) -> str:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from modelopt.measure.bench import BenchResult
+from modelopt.core.changes import Effect
+from modelopt.core.tables import Section
 from modelopt.measure.evaluate import Accuracy
+from modelopt.measure.latency import BenchResult
 from modelopt.measure.metric import NOTHING_COMPARED, Score
 from modelopt.measure.speed import FEWEST, Verdict
 from modelopt.measure.stability import said
-from modelopt.passes.base import Effect
 from modelopt.report import Latency, PassResult, Report, Verification
 from modelopt.runtime.coverage import Coverage, Kind
-from modelopt.sections import Section
 
 _MAX_SKIPS = 40
 _MAX_TENSORS = 12

@@ -6,8 +6,8 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from modelopt.core.changes import Effect
 from modelopt.measure.speed import Verdict
-from modelopt.passes.base import Effect
 from modelopt.report import Outcome, PassResult, Report, Trial
 
 _QUANTIZED = {

@@ -24,9 +24,9 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before onnxruntime is imported: its
 import msgspec
 import numpy as np
 
-from modelopt.integers import IntegerIo, declared
-from modelopt.runtime import parts, wire
-from modelopt.runtime.observing import Observing
+from modelopt.graph.quantized_io import IntegerIo, declared
+from modelopt.runtime import parts, protocol
+from modelopt.runtime.child_calibration import Observing
 from modelopt.runtime.profiling import keep_optimized, node_runs, optimized_outputs, read_events
 from modelopt.runtime.session import (
     IoSpec,
@@ -325,15 +325,15 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
     child = Child()
     while True:
         try:
-            body, arrays = wire.read(requests)
+            body, arrays = protocol.read(requests)
         except EOFError:
             return
         try:
             answer, tensors = getattr(child, body["call"])(body, arrays)
         except Failure as failure:
-            wire.write(replies, {"failure": failure.kind, "text": failure.text})
+            protocol.write(replies, {"failure": failure.kind, "text": failure.text})
             continue
-        wire.write(replies, answer, tensors)
+        protocol.write(replies, answer, tensors)
 
 
 def main() -> None:

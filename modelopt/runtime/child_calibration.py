@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 import psutil
 
-from modelopt.collectors import Collector
+from modelopt.calibration.histogram import Collector
 
 Feeds = dict[str, np.ndarray]
 

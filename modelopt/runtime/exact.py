@@ -16,7 +16,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from modelopt import graph, serial
+from modelopt import graph
+from modelopt.io import serialize
 
 _SHIFT = 128
 _READS_FLOAT_WEIGHTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -51,9 +52,9 @@ def model_bytes(path: Path) -> bytes | None:
     Args:
         path: The model file, already through io's gate. External data that stay as they are stay beside it.
     """
-    model = serial.model_of(onnx.load(path, load_external_data=False))
+    model = serialize.model_of(onnx.load(path, load_external_data=False))
     ir.external_data.set_base_dir(model.graph, path.parent)
-    return serial.proto_of(model).SerializeToString() if unsigned_weights(model) else None
+    return serialize.proto_of(model).SerializeToString() if unsigned_weights(model) else None
 
 
 def unsigned_weights(model: ir.Model) -> int:

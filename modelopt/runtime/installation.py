@@ -7,9 +7,9 @@ import re
 
 import msgspec
 
-from modelopt.errors import EnvironmentLacks, InputError, ModeloptError, Refused, WorkerDied, did_you_mean
+from modelopt.core.errors import EnvironmentLacks, InputError, ModeloptError, Refused, WorkerDied, did_you_mean
+from modelopt.core.targets import usable_cores
 from modelopt.runtime import wording
-from modelopt.runtime.cpu import usable_cores
 from modelopt.runtime.session import SessionSpec, full_provider_name, short_provider_names
 
 _RUNTIMES = (

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from modelopt.runtime import wire
+from modelopt.runtime import protocol
 from modelopt.runtime.session import IoSpec
 
 SHAPES, KEYS = " (shapes)", " (keys)"
@@ -69,7 +69,7 @@ def arrays_of(value: Any, type_: str) -> tuple[np.ndarray, ...]:
     leaf = _LEAF.search(type_)
     if leaf is None:
         raise NoArray
-    dtype = np.dtype(object) if leaf[1] == "string" else wire.numpy_dtype(_NUMPY.get(leaf[1], leaf[1]))
+    dtype = np.dtype(object) if leaf[1] == "string" else protocol.numpy_dtype(_NUMPY.get(leaf[1], leaf[1]))
     if "map(" in type_:
         keys = np.dtype(np.int64) if "map(int64," in type_ else np.dtype(object)
         return _table(value, dtype, keys)

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import onnx_ir as ir
 
-from modelopt.errors import EnvironmentLacks
+from modelopt.core.errors import EnvironmentLacks
 from modelopt.runtime.coverage import Coverage, coverage_of
 from modelopt.runtime.session import NodeRun, SessionSpec, full_provider_name
 from modelopt.runtime.worker import Limits, Worker

@@ -6,7 +6,7 @@ from enum import Enum
 
 import msgspec
 
-from modelopt.integers import IntegerIo
+from modelopt.graph.quantized_io import IntegerIo
 
 
 class Optimization(Enum):

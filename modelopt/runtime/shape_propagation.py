@@ -10,7 +10,8 @@ import math
 
 import onnx_ir as ir
 
-from modelopt import graph, schemas
+from modelopt import graph
+from modelopt.graph import schemas
 
 MAX_ELEMENTS = 1_000_000
 """More numbers than any model needs to compute shapes with."""

@@ -22,9 +22,9 @@ import msgspec
 import numpy as np
 import psutil
 
-from modelopt.collectors import Collector, Observed, State
-from modelopt.errors import ModeloptError, Refused, WorkerDied
-from modelopt.runtime import installed, spawn, wire, wording
+from modelopt.calibration.histogram import Collector, Observed, State
+from modelopt.core.errors import ModeloptError, Refused, WorkerDied
+from modelopt.runtime import installation, processes, protocol, wording
 from modelopt.runtime.session import NodeRun, SessionInfo, SessionSpec, full_provider_name
 from modelopt.runtime.watch import Watch
 
@@ -61,11 +61,11 @@ class Worker:
     """
 
     def __init__(self, limits: Limits | None = None, *, preload: str = "onnxruntime", exact: bool = False) -> None:
-        installed.refuse_two_runtimes()
+        installation.refuse_two_runtimes()
         self._exact = exact
         self.limits = limits or Limits.default()
         self._ids = itertools.count(1)
-        spawned = spawn.take(preload)
+        spawned = processes.take(preload)
         self._child, self._stderr = spawned.process, spawned.stderr
         self._requests = cast(BinaryIO, self._child.stdin)
         self._replies = cast(BinaryIO, self._child.stdout)
@@ -104,7 +104,7 @@ class Worker:
             Refused: onnxruntime does not load the model.
             WorkerDied: The child crashed or exceeded its limits.
         """
-        known = msgspec.structs.replace(installed.known_spec(spec), op_libraries=self.limits.op_libraries)
+        known = msgspec.structs.replace(installation.known_spec(spec), op_libraries=self.limits.op_libraries)
         if known.exact is None:
             known = msgspec.structs.replace(known, exact=self._exact)
         number = next(self._ids)
@@ -165,10 +165,10 @@ class Worker:
             EnvironmentLacks: It is not installed.
             InputError: No provider has that name.
         """
-        spec = installed.known_spec(SessionSpec(provider=provider))
+        spec = installation.known_spec(SessionSpec(provider=provider))
         here = self.versions()["providers"]
         if full_provider_name(provider) not in here:
-            raise installed.explain("provider-missing", ", ".join(here), "", spec)
+            raise installation.explain("provider-missing", ", ".join(here), "", spec)
 
     def versions(self) -> dict[str, Any]:
         """onnxruntime's version and available providers."""
@@ -235,15 +235,15 @@ class Worker:
         self.resume()
         with self._watch:
             try:
-                wire.write(self._requests, body, arrays)
-                answer, tensors = wire.read(self._replies)
+                protocol.write(self._requests, body, arrays)
+                answer, tensors = protocol.read(self._replies)
             except (BrokenPipeError, EOFError):
                 raise self._obituary(self._watch.verdict, doing) from None
             except BaseException:
                 self._kill()  # half a message is on the pipe: this child is of no more use
                 raise
         if "failure" in answer:
-            raise installed.explain(answer["failure"], answer["text"], doing, spec)
+            raise installation.explain(answer["failure"], answer["text"], doing, spec)
         return answer, tensors
 
     def _kill(self) -> None:
@@ -271,7 +271,7 @@ class Worker:
         if wording.OURS in doing:
             hint = "your model is not at fault: please report it, with the command and, if you can, the model"
         elif by_runtime:
-            version = installed.runtime_version()
+            version = installation.runtime_version()
             libraries = "".join(f" or of {library}" for library in self.limits.op_libraries)
             hint = f"it is a fault of onnxruntime {version}{libraries}, or the file is hostile"
         return WorkerDied(
@@ -352,7 +352,7 @@ class Session:
         Args:
             feeds: Input arrays by name.
             outputs: By key, the output whose values are counted.
-            bins: See `modelopt.collectors.Collector`.
+            bins: See `modelopt.calibration.histogram.Collector`.
             runs_at_once: How many samples the child runs at the same time.
 
         Raises:

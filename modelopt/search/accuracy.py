@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from modelopt.core.errors import InputError, Refused
+from modelopt.core.progress import Progress
 from modelopt.data import Dataset
-from modelopt.errors import InputError, Refused
-from modelopt.findings import Findings
+from modelopt.engine.findings import Findings
 from modelopt.measure.evaluate import Reference, score
 from modelopt.measure.fidelity import Sqnr
 from modelopt.measure.heads import Head
 from modelopt.measure.metric import is_blank
-from modelopt.measure.metrics import parse_all
 from modelopt.measure.outputs import relative_error
+from modelopt.measure.registry import parse_all
 from modelopt.measure.stability import blanked
 from modelopt.measure.structure import value_positions, values_beside
-from modelopt.progress import Progress
 from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Worker
 

@@ -13,17 +13,18 @@ from tempfile import TemporaryDirectory
 import msgspec
 import onnx_ir as ir
 
-from modelopt import blame, engine, graph, io, measuring, usage
-from modelopt.compiled import require_source
+from modelopt import graph, io
+from modelopt.calibration.context import Context
+from modelopt.engine import early_checks, error_notes, measurements, optimize
+from modelopt.engine.compiled_models import require_source
 from modelopt.measure.speed import FEWEST
-from modelopt.passes.base import Context
-from modelopt.recipe import BenchSpec, Recipe, Step
+from modelopt.recipe.recipe import BenchSpec, Recipe, Step
 from modelopt.report import Latency, SkipInfo
 from modelopt.runtime import placement
 from modelopt.runtime.coverage import Coverage
-from modelopt.runtime.runner import WorkerRunner
 from modelopt.runtime.worker import Worker
-from modelopt.tuning.judge import Judge
+from modelopt.runtime.worker_runner import WorkerRunner
+from modelopt.search.accuracy import Judge
 
 PROFILED_RUNS = range(20, 201)
 """How often a model runs under the profiler: single kernels take microseconds, and what pays must not be luck."""
@@ -68,14 +69,14 @@ class Workshop:
         not_timed: Why models are not timed here: see `measuring.why_not_timed`.
     """
 
-    request: engine.Request
+    request: optimize.Request
     input: Built
     context: Context
-    data: measuring.Data
+    data: measurements.Data
     worker: Worker
     scratch: Path
     not_timed: str | None = None
-    _feeds: measuring.Feeds | None = field(default=None)
+    _feeds: measurements.Feeds | None = field(default=None)
     _judge: Judge | None = field(default=None)
     _count: int = 0
 
@@ -87,8 +88,8 @@ class Workshop:
         """
         model = self.load(base)
         declared = graph.declared_values(model)
-        engine.apply(steps[:-1], model, self.context)
-        last = engine.apply(steps[-1:], model, self.context)
+        optimize.apply(steps[:-1], model, self.context)
+        last = optimize.apply(steps[-1:], model, self.context)
         graph.forget_shapes(model, keep=declared)
         self._count += 1
         path = self.scratch / f"candidate-{self._count}.onnx"
@@ -123,11 +124,11 @@ class Workshop:
         bench = msgspec.structs.replace(bench, processes=min(bench.processes, FEWEST), budget_seconds=seconds)
         feeds, limits = self._bench_feeds(), self.request.limits
         progress = self.request.progress
-        return measuring.time_both(bench, before.path, after.path, feeds, limits, progress, precision=_PRECISION)
+        return measurements.time_both(bench, before.path, after.path, feeds, limits, progress, precision=_PRECISION)
 
     def profile(self, built: Built) -> Coverage:
         """What the runtime executes for each node of a model, and how long."""
-        spec = measuring.session_spec(self.request.recipe.bench)
+        spec = measurements.session_spec(self.request.recipe.bench)
         feeds, model, fewest = self._bench_feeds()[0], self.load(built), PROFILED_RUNS[0]
         found = placement.coverage(self.worker, built.path, model, feeds, spec=spec, runs=fewest)
         runs = min(PROFILED_RUNS[-1], _PROFILED_NS // max(1, sum(cost.median_ns for cost in found.nodes)))
@@ -135,16 +136,16 @@ class Workshop:
             return found
         return placement.coverage(self.worker, built.path, model, feeds, spec=spec, runs=runs)
 
-    def _bench_feeds(self) -> measuring.Feeds:
+    def _bench_feeds(self) -> measurements.Feeds:
         if self._feeds is None:
-            dataset = measuring.inputs(self.data, self.worker, self.input.path)
-            self._feeds = measuring.first_feeds(dataset, measuring.BENCH_FEEDS)
+            dataset = measurements.inputs(self.data, self.worker, self.input.path)
+            self._feeds = measurements.first_feeds(dataset, measurements.BENCH_FEEDS)
         return self._feeds
 
     def renew(self) -> None:
         """Start another worker in place of one that a model ended."""
         self.worker.close()
-        self.worker = Worker(self.request.limits, exact=measuring.is_exact(self.request.recipe))
+        self.worker = Worker(self.request.limits, exact=measurements.is_exact(self.request.recipe))
         self._judge = None
 
     @property
@@ -152,14 +153,14 @@ class Workshop:
         """Compares models with the input on the evaluation data, or on what stands in for them."""
         if self._judge is None:
             recipe = self.request.recipe
-            dataset = measuring.inputs(self.data, self.worker, self.input.path)
-            spec = measuring.judging_spec(recipe)
+            dataset = measurements.inputs(self.data, self.worker, self.input.path)
+            spec = measurements.judging_spec(recipe)
             self._judge = Judge(
                 self.worker,
                 self.input.path,
                 dataset,
                 spec,
-                metrics=measuring.metrics_of(recipe),
+                metrics=measurements.metrics_of(recipe),
                 heads=self.data.heads,
                 progress=self.request.progress,
             )
@@ -167,30 +168,30 @@ class Workshop:
 
 
 @contextlib.contextmanager
-def opened(request: engine.Request) -> Iterator[Workshop]:
+def opened(request: optimize.Request) -> Iterator[Workshop]:
     """A workshop for the input of `request`.
 
     Raises:
         ModeloptError: As `engine.run`.
     """
     recipe = request.recipe
-    usage.require(recipe)
+    early_checks.require(recipe)
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(TemporaryDirectory(prefix="modelopt-")))
         loaded = io.load(request.model, scratch=scratch, allow_hardlinks=request.allow_hardlinks)
         require_source(loaded.model, loaded.shown)
-        stack.enter_context(blame.explained(loaded.path, ()))
-        data = measuring.open_all(recipe, loaded.model)
-        exact = measuring.is_exact(recipe)
+        stack.enter_context(error_notes.explained(loaded.path, ()))
+        data = measurements.open_all(recipe, loaded.model)
+        exact = measurements.is_exact(recipe)
         runner = WorkerRunner(limits=request.limits, exact=exact)
         stack.callback(runner.close)
         worker = Worker(request.limits, exact=exact)
         stack.callback(worker.close)
         worker.require((recipe.bench or BenchSpec()).provider)
-        measuring.fit_random(recipe, data, worker, loaded.path)
-        context = engine.context_of(request, runner, data)
+        measurements.fit_random(recipe, data, worker, loaded.path)
+        context = optimize.context_of(request, runner, data)
         given = Built(loaded.path, (), 0, loaded.size_bytes)
-        shop = Workshop(request, given, context, data, worker, scratch, measuring.why_not_timed(recipe))
+        shop = Workshop(request, given, context, data, worker, scratch, measurements.why_not_timed(recipe))
         stack.callback(lambda: shop.worker.close())
         yield shop
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from modelopt.recipe import Recipe
+from modelopt.recipe.recipe import Recipe
 from modelopt.report import Offender, Trial
 
 

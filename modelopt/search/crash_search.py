@@ -8,16 +8,17 @@ from collections.abc import Iterator, Sequence
 
 import onnx_ir as ir
 
-from modelopt import engine, graph
-from modelopt.errors import ModeloptError, Refused, WorkerDied
+from modelopt import graph
+from modelopt.core.errors import ModeloptError, Refused, WorkerDied
+from modelopt.engine import optimize
 from modelopt.passes.convert_half import ConvertHalf
 from modelopt.report import Outcome, Trial
-from modelopt.runtime.installed import runtime_version
+from modelopt.runtime.installation import runtime_version
 from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Limits, Worker
-from modelopt.tuning import nodes
-from modelopt.tuning.chosen import Chosen
-from modelopt.tuning.workshop import Built, Workshop, opened
+from modelopt.search import exclusions
+from modelopt.search.candidates import Built, Workshop, opened
+from modelopt.search.chosen import Chosen
 
 MAX_LOADS = 200
 """How many models are loaded to find the nodes."""
@@ -25,7 +26,7 @@ MAX_LOADS = 200
 _NAMED = 4
 
 
-def without_crash(request: engine.Request, error: ModeloptError) -> Chosen:
+def without_crash(request: optimize.Request, error: ModeloptError) -> Chosen:
     """The recipe of `request` with as many more nodes in float32 as onnxruntime needs to load the result.
 
     Args:
@@ -43,7 +44,7 @@ def without_crash(request: engine.Request, error: ModeloptError) -> Chosen:
         found = culprits(shop, floats, step)
         if not found:
             raise error
-        kept = nodes.without(step, found)
+        kept = exclusions.without(step, found)
         recipe = dataclasses.replace(request.recipe, steps=(*before, kept))
     label = f"{step.name}, {len(found)} node{'s'[: len(found) > 1]} in float32"
     trials = (
@@ -98,7 +99,7 @@ class _Trial:
         left = dict.fromkeys((*blamed, *self.names[count:]))
         self._shop.request.progress("looking for nodes that make onnxruntime crash", self._loads.count, None)
         try:
-            built = self._shop.build(self._floats, (nodes.without(self._step, left),))
+            built = self._shop.build(self._floats, (exclusions.without(self._step, left),))
         except (Refused, WorkerDied):
             return False
         found = self._loads(built)

@@ -9,9 +9,9 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
+from modelopt.core.errors import Refused, WorkerDied
+from modelopt.core.runner import Runner
 from modelopt.data import Dataset
-from modelopt.errors import Refused, WorkerDied
-from modelopt.passes.base import Runner
 
 SAMPLES = 8
 """How many samples of each data set are looked at."""

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from modelopt import graph
 from modelopt.passes.base import Pass
-from modelopt.quant.kernels import KERNELS
+from modelopt.quant.static.kernels import KERNELS
 
 
 def changed(before: ir.Model, after: ir.Model, *, tables: bool = False) -> list[str]:

@@ -11,9 +11,9 @@ from modelopt.passes.quantize_static import QuantizeStatic
 from modelopt.passes.quantize_weights import Form, QuantizeWeights
 from modelopt.passes.smooth_activations import SmoothActivations
 from modelopt.passes.store_weights import StoreWeights
-from modelopt.quant import weight_rounding
-from modelopt.quant.feedback import Rounding
-from modelopt.quant.methods import Method
+from modelopt.quant.correction.gptq_rounding import Rounding
+from modelopt.quant.numerics.range_methods import Method
+from modelopt.quant.weight_only import rounding
 
 _SMALL_BLOCK = 16
 _TABLE_BITS = 8
@@ -40,7 +40,7 @@ def _of_weights(asked: QuantizeWeights, *, with_data: bool, with_tables: bool) -
 
     The last makes the model slower, so what keeps activations in int8 comes first.
     """
-    methods = [weight_rounding.Rounding.HQQ, *([weight_rounding.Rounding.GPTQ] if with_data else [])]
+    methods = [rounding.Rounding.HQQ, *([rounding.Rounding.GPTQ] if with_data else [])]
     listed = [dataclasses.replace(asked, method=method) for method in methods if method is not asked.method]
     yield from listed
     best = listed[-1] if listed else asked

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from modelopt import engine
-from modelopt.errors import InputError
+from modelopt.core.errors import InputError
+from modelopt.engine import optimize
 from modelopt.measure.speed import Verdict
-from modelopt.recipe import Step
+from modelopt.recipe.recipe import Step
 from modelopt.report import Outcome, Trial, verdict
-from modelopt.tuning.chosen import Chosen
-from modelopt.tuning.workshop import opened, with_steps
+from modelopt.search.candidates import opened, with_steps
+from modelopt.search.chosen import Chosen
 
 
-def keep_if_faster(request: engine.Request, groups: Sequence[Step]) -> Chosen:
+def keep_if_faster(request: optimize.Request, groups: Sequence[Step]) -> Chosen:
     """The recipe with those of `groups` behind its steps that make the model faster, and what was measured.
 
     The groups are tried in order. Each is applied to the best model so far and timed beside it, in interleaved

@@ -17,22 +17,23 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from modelopt import blame, engine
-from modelopt.errors import ModeloptError, Refused, WorkerDied
-from modelopt.findings import keeps
-from modelopt.passes.base import Effect, Pass
+from modelopt.core.changes import Effect
+from modelopt.core.errors import ModeloptError, Refused, WorkerDied
+from modelopt.engine import error_notes, optimize
+from modelopt.engine.findings import keeps
+from modelopt.passes.base import Pass
 from modelopt.passes.convert_half import ConvertHalf
 from modelopt.passes.quantize_dynamic import QuantizeDynamic
 from modelopt.passes.quantize_static import QuantizeStatic
-from modelopt.recipe import Recipe
+from modelopt.recipe.recipe import Recipe
 from modelopt.report import Offender, Outcome, Trial, verdict
-from modelopt.tuning import crash, nodes, variants
-from modelopt.tuning.causes import causes
-from modelopt.tuning.chosen import Chosen
-from modelopt.tuning.judge import Judgement
-from modelopt.tuning.pace import Track
-from modelopt.tuning.sensitivity import Suspect, rank
-from modelopt.tuning.workshop import Built, Workshop, opened, with_steps
+from modelopt.search import crash_search, exclusions, fallbacks
+from modelopt.search.accuracy import Judgement
+from modelopt.search.candidates import Built, Workshop, opened, with_steps
+from modelopt.search.chosen import Chosen
+from modelopt.search.diagnosis import causes
+from modelopt.search.sensitivity import Suspect, rank
+from modelopt.search.utility import Track
 
 MAX_RESTORING = 8
 """How many sets of nodes are tried in float."""
@@ -68,7 +69,7 @@ class _Attempt:
     crashed: bool = False
 
 
-def keep_contract(request: engine.Request, also: Sequence[Pass] = ()) -> Chosen:
+def keep_contract(request: optimize.Request, also: Sequence[Pass] = ()) -> Chosen:
     """Recipes for `request`, best first: the integer model, the float model of the steps before it, the input.
 
     Each recipe is deterministic; which of them comes first depends on what was measured here.
@@ -151,7 +152,7 @@ class _Search:
         if best.no_evidence is not None:
             return None  # what the data do not say of one candidate they say of none
         calibrated, model = self.shop.data.calibration is not None, self.shop.load(floats)
-        for before, variant in variants.repairs(step, with_data=calibrated, with_tables=nodes.has_tables(model)):
+        for before, variant in fallbacks.repairs(step, with_data=calibrated, with_tables=exclusions.has_tables(model)):
             base = floats if before is None else self._prepared(floats, before)
             attempt = None if base is None else self._attempt(base, variant, before=before)
             if attempt is not None and _loss(attempt) < _loss(best):
@@ -162,11 +163,11 @@ class _Search:
 
     def _loading(self, floats: Built, step: ConvertHalf) -> tuple[Pass, _Attempt | None]:
         """The pass with those nodes in float32 that make onnxruntime crash, and what it makes."""
-        found = crash.culprits(self.shop, floats, step)
+        found = crash_search.culprits(self.shop, floats, step)
         if not found:
             return step, None
-        self.notes[crash.said_of(found)] = None
-        kept = nodes.without(step, found)
+        self.notes[crash_search.said_of(found)] = None
+        kept = exclusions.without(step, found)
         return kept, self._attempt(floats, kept, label=f"{step.name}, {len(found)} nodes in float32")
 
     def _prepared(self, floats: Built, before: Pass) -> Built | None:
@@ -207,13 +208,13 @@ class _Search:
 
     def _judgement(self, built: Built, label: str) -> Judgement:
         try:
-            with blame.explained(self.shop.input.path, [label]):
+            with error_notes.explained(self.shop.input.path, [label]):
                 return self.shop.judge.judge(built.path)
         except WorkerDied as died:
             if not died.is_of_result or died.reason != "signal":
                 raise
             self.shop.renew()
-            return Judgement(math.inf, does_not_run=crash.why_failed(died))
+            return Judgement(math.inf, does_not_run=crash_search.why_failed(died))
 
     def _judged(self, found: Judgement) -> tuple[Outcome, str]:
         """What becomes of a model by its accuracy, as long as it was not held against others."""
@@ -241,7 +242,7 @@ class _Search:
 
     def _restored(self, attempt: _Attempt) -> _Attempt | None:
         """The attempt with as few of its worst nodes in float as the contract needs."""
-        names = nodes.changed(self.shop.load(attempt.base), self.shop.load(attempt.built), tables=True)
+        names = exclusions.changed(self.shop.load(attempt.base), self.shop.load(attempt.built), tables=True)
         suspects = rank(names, lambda group: self._error_of(attempt, group))
         whole = sum(suspect.error for suspect in suspects)
         shown = [_offender(one, whole) for one in suspects if one.error > 0][:_SHOWN]
@@ -271,7 +272,7 @@ class _Search:
         return None if found is None else (found, len(suspects))
 
     def _excluding(self, attempt: _Attempt, names: Sequence[str], why: str) -> _Attempt | None:
-        step = nodes.without(attempt.step, names)
+        step = exclusions.without(attempt.step, names)
         label = f"{step.name}, {len(names)} node{'s'[: len(names) > 1]} {why}"
         found = self._attempt(attempt.base, step, label=label)
         return found if found is not None and self._keeps(found) else None
@@ -291,12 +292,12 @@ class _Search:
 
     def _gain(self, attempt: _Attempt, names: Sequence[str], whole: float) -> float | None:
         """The share of the error that is gone when only these nodes are in float again."""
-        left = self._error(attempt.base, nodes.without(attempt.step, names))
+        left = self._error(attempt.base, exclusions.without(attempt.step, names))
         return 1 - left / whole if 0 < whole < math.inf and left < math.inf else None
 
     def _error_of(self, attempt: _Attempt, names: Sequence[str]) -> float:
         """The error of the model in which only these nodes are quantized."""
-        return self._error(attempt.base, nodes.only(attempt.step, names))
+        return self._error(attempt.base, exclusions.only(attempt.step, names))
 
     def _error(self, base: Built, step: Pass) -> float:
         try:

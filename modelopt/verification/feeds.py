@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from modelopt.core.signature import Signature, TensorSpec, is_free, symbol_of
 from modelopt.data.dtypes import holds_floats, numpy_dtype
 from modelopt.data.synthetic import NUMERALS, Words, draw_words, shapes_of
-from modelopt.measure.closeness import Nonfinite
-from modelopt.signature import Signature, TensorSpec, is_free, symbol_of
+from modelopt.measure.tolerance import Nonfinite
 from modelopt.verification.fitting import Fit, Integers, free_names, is_few
 from modelopt.verification.input_uses import InputUse
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
+from modelopt.core.signature import Dim, Signature, TensorSpec, is_free, symbol_of
 from modelopt.data.dtypes import holds_floats
 from modelopt.data.synthetic import lengths_to_try, long_lengths
-from modelopt.signature import Dim, Signature, TensorSpec, is_free, symbol_of
 from modelopt.verification.input_sizes import lengths_in, sizes_of
 from modelopt.verification.input_uses import InputUse, uses_of
 

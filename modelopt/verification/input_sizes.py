@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.signature import is_free
+from modelopt.core.signature import is_free
 
 MAX_LENGTHS = 10
 """How many of the lengths that the graph mentions are worth a try."""

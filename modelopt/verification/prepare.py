@@ -12,17 +12,17 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
+from modelopt.core.errors import InputError, ModeloptError, Refused
+from modelopt.core.signature import Signature, TensorSpec, is_free, symbol_of
 from modelopt.data.synthetic import DEFAULT_FREE_DIM
-from modelopt.errors import InputError, ModeloptError, Refused
 from modelopt.measure.stability import MORE_REPEATS, RANDOM_OPERATORS, REPEATS, blanked, unstable
 from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Session, Worker
-from modelopt.signature import Signature, TensorSpec, is_free, symbol_of
 from modelopt.verification.executed import Regions, has_regions
+from modelopt.verification.feed_plan import HEAVY_BYTES, plan
 from modelopt.verification.feeds import Feed, Maker, Shape, Values
 from modelopt.verification.fitting import LIKELY_ATTEMPTS, Fit, Needs, attempts, with_names
 from modelopt.verification.input_uses import InputUse
-from modelopt.verification.plan import HEAVY_BYTES, plan
 
 MAX_FOR_BRANCHES = 8
 """How many feeds are added to reach branches that others do not."""

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from modelopt.errors import Refused
-from modelopt.measure import noise
+from modelopt.core.errors import Refused
+from modelopt.measure import rounding_noise
 from modelopt.measure.stability import blanked
 from modelopt.runtime.session import Optimization, SessionSpec
 from modelopt.runtime.worker import Worker
@@ -49,12 +49,12 @@ class Variants:
         """For each variant the outputs by feed; None where the runtime does not run the model like this."""
         if not self._found:
             rng = np.random.default_rng(0)
-            nudged = [noise.nudged_feeds(feed, rng) for feed in self.feeds]
+            nudged = [rounding_noise.nudged_feeds(feed, rng) for feed in self.feeds]
             self._found.append(run_leniently(self.worker, self.path, self.feeds, Optimization.DISABLED))
             self._found.append(run_leniently(self.worker, self.path, nudged))
             model = self.load()
             for _ in range(_NUDGES):
-                noise.nudge_weights(model, rng)
+                rounding_noise.nudge_weights(model, rng)
                 moved = self.write(model)
                 self._found.append(run_leniently(self.worker, moved, self.feeds))
                 moved.unlink()

@@ -12,14 +12,15 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import io
-from modelopt.errors import Refused, VerificationFailed
-from modelopt.measure import noise, sigmoid
-from modelopt.measure.closeness import NOISIEST, Kind, OutputMismatch, Tolerance, compare_outputs
+from modelopt.core.changes import Effect
+from modelopt.core.errors import Refused, VerificationFailed
+from modelopt.measure import rounding_noise, sigmoid
 from modelopt.measure.metric import NOTHING_COMPARED
 from modelopt.measure.precision import Precision, precisions
 from modelopt.measure.slices import SliceErrors
 from modelopt.measure.stability import REPEATS, UNSTABLE, blanked, unstable
-from modelopt.passes.base import Effect, Pass
+from modelopt.measure.tolerance import NOISIEST, Kind, OutputMismatch, Tolerance, compare_outputs
+from modelopt.passes.base import Pass
 from modelopt.report import PassResult, Verification
 from modelopt.runtime.session import Optimization, SessionSpec
 from modelopt.runtime.worker import Worker
@@ -294,7 +295,7 @@ class Verify:
             if isinstance(beyond := compare(most), OutputMismatch):
                 return beyond
         noisy = self._noise().of(position)
-        tolerances = noise.tolerances([reference], [[variant] for variant in noisy], known)
+        tolerances = rounding_noise.tolerances([reference], [[variant] for variant in noisy], known)
         if found.kind is Kind.ROUNDING:
             found = compare(tolerances)
         elif self._is_noise(found, feed, reference, noisy):
@@ -321,7 +322,11 @@ class Verify:
                 tolerances=[NOISIEST],
                 nonfinite=feed.nonfinite,
             )
-            if isinstance(own, OutputMismatch) and own.kind is found.kind and found.share <= noise.FACTOR * own.share:
+            if (
+                isinstance(own, OutputMismatch)
+                and own.kind is found.kind
+                and found.share <= rounding_noise.FACTOR * own.share
+            ):
                 return True
         return False
 

@@ -81,8 +81,8 @@ def memory(models: dict[str, Path]) -> None:
 
 def thresholds(model: Path) -> None:
     """Each tensor's range, and what the same method finds in all values at once."""
-    from modelopt.quant.methods import Method, choose_range
-    from modelopt.quant.scheme import Grid, IntType, Symmetry
+    from modelopt.quant.numerics.range_methods import Method, choose_range
+    from modelopt.quant.numerics.scheme import Grid, IntType, Symmetry
 
     grid = Grid(IntType.U8, Symmetry.ASYMMETRIC)
     lab = Lab.of(model, FEW)
@@ -190,7 +190,7 @@ class Lab:
     """A model, samples, and what runs them.
 
     Attributes:
-        model: As `modelopt.serial` reads it.
+        model: As `modelopt.io.serialize` reads it.
         context: What a pass is lent.
         runner: The context's.
         name: The input's.
@@ -208,24 +208,24 @@ class Lab:
     @classmethod
     def of(cls, path: Path, samples: int) -> Lab:
         """Read the model and start the child, which a command does before it needs it."""
-        from modelopt import serial
-        from modelopt.passes.base import Context
-        from modelopt.runtime import cpu
-        from modelopt.runtime.runner import WorkerRunner
+        from modelopt.calibration.context import Context
+        from modelopt.core import targets
+        from modelopt.io import serialize
+        from modelopt.runtime.worker_runner import WorkerRunner
 
         runner = WorkerRunner()
         runner.start().versions()
-        model = serial.from_bytes(path.read_bytes())
+        model = serialize.from_bytes(path.read_bytes())
         name = str(model.graph.inputs[0].name)
-        context = Context(runner, cpu.resolve("auto"), dataset(path, name, samples))
+        context = Context(runner, targets.resolve("auto"), dataset(path, name, samples))
         return cls(model, context, runner, name, path, samples)
 
     def collect(self, *, percentile: bool) -> Any:
         """Calibrate what `quantize` would; see `Observations`."""
-        from modelopt.quant import calibrate
-        from modelopt.quant.plan import Rules
-        from modelopt.quant.ranges import BINS
-        from modelopt.quant.select import select
+        from modelopt.calibration import calibrate
+        from modelopt.calibration.histogram import BINS
+        from modelopt.quant.static.plan import Rules
+        from modelopt.quant.static.selection import select
 
         names = sorted(str(value.name) for value in select(self.model, Rules()).activations())
         return calibrate.collect(self.model, names, self.context, bins=BINS if percentile else 1)

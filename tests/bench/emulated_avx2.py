@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import onnx
 
-from modelopt.quant import patches, saturation
+from modelopt.quant.numerics import im2col, saturation
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 PRODUCTS = ((5, 37, 19), (1, 64, 32), (8, 128, 48), (1, 35, 16))  # rows, depth, columns
@@ -80,8 +80,8 @@ def cases() -> Iterator[tuple[str, onnx.ModelProto, np.ndarray, np.ndarray]]:
         numbers = {"one": np.array(1, np.float32), "ones": np.ones(outputs, np.float32), "step": step}
         integers = {"z": zero, "w": weight, "zeros": np.zeros(outputs, np.int8), "middle": np.array(128, np.uint8)}
         text = HEADER.format(shape="n,c,h,v", kind="uint8[n,o,h,v]") + call
-        window = patches.Window((size, size), (1, 1), (1, 1), (size // 2,) * 4)
-        rows = patches.sample_rows(x, window, groups, SIDE * SIDE, ZERO)
+        window = im2col.Window((size, size), (1, 1), (1, 1), (size // 2,) * 4)
+        rows = im2col.sample_rows(x, window, groups, SIDE * SIDE, ZERO)
         pairs = zip(rows, saturation.conv_matrices(weight, groups), strict=True)
         sums = [(r.astype(np.int64) - ZERO) @ m if depthwise else with_saturation(r, m) for r, m in pairs]
         scaled = np.clip(np.rint(np.concatenate(sums, axis=1).astype(np.float32) / step) + 128, 0, 255)

@@ -3,8 +3,8 @@
 
     python tests/bench/fit_costs.py [--machine avx2|avx512]
 
-Prints the constants of `quant/worth.py` (static) and `quant/payoff.py` (dynamic) in nanoseconds, one thread, and how
-well they and those in use foretell what was measured. Each shape is timed in float and in int8 in turn, and the median
+Prints the constants of `modelopt/quant/numerics/cost_model.py` in nanoseconds, one thread, and how well they
+and those in use foretell what was measured. Each shape is timed in float and in int8 in turn, and the median
 of the differences is what is fitted: least squares, each shape weighted by the inverse of its float time.
 """
 
@@ -25,12 +25,12 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
-from modelopt.quant import payoff, worth
-from modelopt.runtime import cpu
+from modelopt.core import targets
+from modelopt.quant.numerics.cost_model import DynamicCosts, StaticCosts, dynamic_costs, static_costs
 from tests.machines.ways import MASKED, rerun
 
-KIND = cpu.detect().kind
-Costs = TypeVar("Costs", worth.Costs, payoff.Costs)
+KIND = targets.detect().kind
+Costs = TypeVar("Costs", StaticCosts, DynamicCosts)
 
 
 def known(costs: Costs | None) -> Costs:
@@ -40,7 +40,7 @@ def known(costs: Costs | None) -> Costs:
     return costs
 
 
-STATIC, DYNAMIC = known(worth.costs_of(KIND)), known(payoff.costs_of(KIND))
+STATIC, DYNAMIC = known(static_costs(KIND)), known(dynamic_costs(KIND))
 _TURNS = 30
 _TURN_NS = 2_000_000
 _LANES = 16
@@ -53,12 +53,12 @@ def main() -> None:
     given = parser.parse_args()
     if given.machine is not None:
         sys.exit(rerun(given.machine, __file__))
-    print(f"onnxruntime {ort.__version__}, {KIND.value}, one thread\n\nstatic (quant/worth.py)")
+    print(f"onnxruntime {ort.__version__}, {KIND.value}, one thread\n\nstatic")
     products()
     convolutions()
     depthwise()
     conversions()
-    print("\ndynamic (quant/payoff.py)")
+    print("\ndynamic")
     dynamic()
     recurrent()
 

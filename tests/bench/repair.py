@@ -17,10 +17,10 @@ from typing import Any
 
 from main_job import data_flags  # type: ignore[import-not-found]
 
-from modelopt.engine import Request, run
-from modelopt.errors import ModeloptError
-from modelopt.pipelines import EXACT, until_stable
-from modelopt.recipe import DataSpec, EvaluateSpec, Recipe, make_pass
+from modelopt.core.errors import ModeloptError
+from modelopt.engine.optimize import Request, run
+from modelopt.recipe.pipelines import EXACT, until_stable
+from modelopt.recipe.recipe import DataSpec, EvaluateSpec, Recipe, make_pass
 
 QUANTIZE = "quantize-static"
 PER_TENSOR = {"per-channel": False}

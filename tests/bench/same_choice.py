@@ -7,7 +7,7 @@ FOLDER is laid out as for main_job.py. `quantize --calib … --max-drop 1%` runs
 models, with no labelled data. A row is printed for each model: how often the most frequent choice was made, how often
 with the same bytes, what else was chosen, and how close the choice was: the chance that another run chooses otherwise,
 from the intervals of the first run's comparisons. A choice is a candidate: a pass with its options, where only the
-nodes that a profile left in float may differ.
+nodes that a profile left in float may differ. An interrupt (Ctrl-C) ends the runs and prints the table so far.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any, NamedTuple
@@ -37,7 +38,7 @@ _WIDE = 1.96
 """Standard deviations in the half of an interval of 95 %."""
 
 _HYSTERESIS = 0.05
-"""What one quantized model must be worth more than another: see `modelopt.tuning.pace`."""
+"""What one quantized model must be worth more than another: see `modelopt.search.utility`."""
 
 
 class Choice(NamedTuple):
@@ -134,16 +135,20 @@ def main() -> None:
     models = sorted(given.folder.glob("*/model.onnx"))
     models = [model for model in models if not given.only or model.parent.name in given.only]
     found: dict[str, list[Choice]] = {model.parent.name: [] for model in models}
-    for turn in range(given.times):
-        for model in models:
-            made = choice(model, given.budget)
-            found[model.parent.name].append(made)
-            told = f"{made.candidate}, {made.size:.1%}, {made.seconds:.0f} s, doubt {made.doubt:.1%}; {made.decided}"
-            print(f"{turn + 1} {model.parent.name}: {told}", file=sys.stderr, flush=True)
+    with suppress(KeyboardInterrupt):
+        for turn in range(given.times):
+            for model in models:
+                made = choice(model, given.budget)
+                found[model.parent.name].append(made)
+                told = (
+                    f"{made.candidate}, {made.size:.1%}, {made.seconds:.0f} s, doubt {made.doubt:.1%}; {made.decided}"
+                )
+                print(f"{turn + 1} {model.parent.name}: {told}", file=sys.stderr, flush=True)
     print("| model | choice | size | the same | the same file | others | chance of another | one run |")
     print(f"|{'---|' * 8}")
     for name, choices in found.items():
-        print(row_of(name, choices))
+        if choices:
+            print(row_of(name, choices))
 
 
 if __name__ == "__main__":

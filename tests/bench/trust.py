@@ -41,8 +41,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from modelopt.measure import bench, schedule, speed
-from modelopt.measure.bench import BenchSpec, run_bench
+from modelopt.measure import latency, schedule, speed
+from modelopt.measure.latency import BenchSpec, run_bench
 from modelopt.measure.resample import bootstrap, student_quantile, trimmed_mean
 from modelopt.measure.schedule import Plan
 from modelopt.measure.speed import Processes, Ratio, Verdict
@@ -351,12 +351,12 @@ def not_placed() -> contextlib.AbstractContextManager[object]:
 
 
 def same_order() -> contextlib.AbstractContextManager[object]:
-    group = bench._group
+    group = latency._group
 
     def first(entrants: Any, feeds: Any, _number: int, threads: int, limits: Any) -> Any:
         return group(entrants, feeds, 0, threads, limits)
 
-    return unittest.mock.patch.object(bench, "_group", first)
+    return unittest.mock.patch.object(latency, "_group", first)
 
 
 # Printing

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from modelopt.errors import ExitCode
+from modelopt.core.errors import ExitCode
 from tests.campaigns import lab, pool, runs
 from tests.campaigns.cases import Case, file_cases, node_cases
 from tests.campaigns.lab import Outcome, Verdict

@@ -17,17 +17,22 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from modelopt import engine, graph, io, passes, pipelines, serial
-from modelopt.errors import ExitCode, ModeloptError, Refused
-from modelopt.measure.closeness import OutputMismatch
-from modelopt.passes.base import Context, Effect, Pass
+from modelopt import graph, io, passes
+from modelopt.calibration.context import Context
+from modelopt.core import targets
+from modelopt.core.changes import Effect
+from modelopt.core.errors import ExitCode, ModeloptError, Refused
+from modelopt.core.signature import Signature, TensorSpec
+from modelopt.engine import optimize
+from modelopt.io import serialize
+from modelopt.measure.tolerance import OutputMismatch
+from modelopt.passes.base import Pass
 from modelopt.passes.freeze_dims import FreezeDims
 from modelopt.passes.freeze_weights import FreezeWeights
 from modelopt.passes.upgrade_opset import UpgradeOpset
-from modelopt.recipe import Step, UntilStable
-from modelopt.runtime import cpu
-from modelopt.runtime.runner import WorkerRunner
-from modelopt.signature import Signature, TensorSpec
+from modelopt.recipe import pipelines
+from modelopt.recipe.recipe import Step, UntilStable
+from modelopt.runtime.worker_runner import WorkerRunner
 from tests.campaigns import runs
 from tests.campaigns.runs import Feeds
 
@@ -172,7 +177,7 @@ class Lab:
 
     def __init__(self, scratch: Path, runner: WorkerRunner) -> None:
         self._scratch = scratch
-        self._context = Context(runner=runner, target=cpu.resolve("x86-vnni"))
+        self._context = Context(runner=runner, target=targets.resolve("x86-vnni"))
 
     def original(self, content: bytes, feeds: Sequence[Feeds]) -> Original:
         """Load a model, run it, and check it.
@@ -197,12 +202,12 @@ class Lab:
             raise NotTaken(_line(error), error.exit_code) from error
         declared = graph.declared_values(loaded.model)
         signature = graph.signature(loaded.model)
-        engine.apply((), loaded.model, self._context)  # learns shapes
+        optimize.apply((), loaded.model, self._context)  # learns shapes
         graph.forget_shapes(loaded.model, keep=declared)
         return Original(
             path=path,
             content=content,
-            canonical=serial.to_bytes(loaded.model),
+            canonical=serialize.to_bytes(loaded.model),
             feeds=feeds,
             outputs=outputs,
             why_not_run=reason,
@@ -217,9 +222,9 @@ class Lab:
         """Apply steps to a file; returns the result's bytes and the count of rewrites."""
         model = io.load(path, scratch=self._scratch).model
         declared = graph.declared_values(model)
-        results = engine.apply(chosen, model, self._context)
+        results = optimize.apply(chosen, model, self._context)
         graph.forget_shapes(model, keep=declared)
-        return serial.to_bytes(model), sum(result.rewrites for result in results)
+        return serialize.to_bytes(model), sum(result.rewrites for result in results)
 
     def judge(self, original: Original, name: str) -> Outcome:
         """Apply the pass, variant or pipeline of that name to an original and compare."""
@@ -275,7 +280,7 @@ class _Remembering(WorkerRunner):
 
     def infer_shapes(self, model: ir.Model) -> None:
         """As a `WorkerRunner` does."""
-        asked = serial.to_bytes(model, weights=False)
+        asked = serialize.to_bytes(model, weights=False)
         if asked not in self._known:
             self._known[asked] = self._infer(model)
         while len(self._known) > self._kept:

@@ -19,9 +19,11 @@ import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 
 from modelopt import graph, passes
-from modelopt.passes.base import Changes, Context, Effect, Pass, option
-from modelopt.runtime.runner import WorkerRunner
+from modelopt.calibration.context import Context
+from modelopt.core.changes import Changes, Effect
+from modelopt.passes.base import Pass, option
 from modelopt.runtime.worker import Worker
+from modelopt.runtime.worker_runner import WorkerRunner
 from tests.campaigns.edits import (
     Edit,
     attribute,

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from modelopt.measure.closeness import OutputMismatch, compare_outputs
+from modelopt.measure.tolerance import OutputMismatch, compare_outputs
 
 Feeds = Mapping[str, Any]
 

@@ -10,13 +10,14 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from modelopt import engine, graph, io, observers
-from modelopt.errors import VerificationFailed
-from modelopt.passes.base import Context
-from modelopt.recipe import Step
-from modelopt.runtime import cpu
-from modelopt.runtime.runner import WorkerRunner
+from modelopt import graph, io
+from modelopt.calibration.context import Context
+from modelopt.core import targets
+from modelopt.core.errors import VerificationFailed
+from modelopt.engine import observers, optimize
+from modelopt.recipe.recipe import Step
 from modelopt.runtime.worker import Worker
+from modelopt.runtime.worker_runner import WorkerRunner
 from modelopt.verification.prepare import Original, Prepared, prepare
 from modelopt.verification.verify import Verify
 
@@ -56,18 +57,18 @@ class Site:
 
     def check(self, steps: Sequence[Step]) -> str | None:
         """Run steps under verification; returns what it says, None when it passes."""
-        context = Context(runner=self.runner, target=cpu.resolve("x86-vnni"))
+        context = Context(runner=self.runner, target=targets.resolve("x86-vnni"))
 
         def replay(count: int) -> ir.Model:
             model = self.load()
             with contextlib.suppress(observers.Enough):
-                engine.apply(steps, model, context, [observers.StopAfter(count)])
+                optimize.apply(steps, model, context, [observers.StopAfter(count)])
             return model
 
         model = self.load()
         verify = Verify(self.path, self.prepared, self.worker, replay, self.path.parent)
         try:
-            engine.apply(steps, model, context, [verify])
+            optimize.apply(steps, model, context, [verify])
         except VerificationFailed as error:
             return f"{error.fact} ({error.note})"
         return None

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import archspec.cpu
 import pytest
 
-from modelopt.runtime import cpu
-from modelopt.runtime.cpu import TargetKind
+from modelopt.core import targets
+from modelopt.core.targets import TargetKind
 
 AVX2 = "fpu sse sse2 ssse3 sse4_1 sse4_2 avx f16c fma avx2 bmi1 bmi2"
 AVX512 = f"{AVX2} avx512f avx512dq avx512cd avx512bw avx512vl"
@@ -58,12 +58,12 @@ class Family:
         path = folder / "cpuinfo"
         if self.flags:
             path.write_text(self.cpuinfo())
-        monkeypatch.setattr(cpu, "_CPUINFO", path)
+        monkeypatch.setattr(targets, "_CPUINFO", path)
         monkeypatch.setattr(platform, "machine", lambda: self.machine)
         if self.archspec:
             host = SimpleNamespace(features=archspec.cpu.TARGETS[self.archspec].features)
             monkeypatch.setattr(archspec.cpu, "host", lambda: host)
-        cpu.detect.cache_clear()
+        targets.detect.cache_clear()
 
 
 _VNNI, _AVX2, _ARM64 = TargetKind.X86_VNNI, TargetKind.X86_AVX2, TargetKind.ARM64

@@ -21,9 +21,11 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.passes.base import Context, Skip
-from modelopt.quant import scheme, twins
-from modelopt.quant.twins import Kernel, dequantizer, weight_shape
+from modelopt.calibration.context import Context
+from modelopt.core.changes import Skip
+from modelopt.quant.correction import kernel_pairs
+from modelopt.quant.correction.kernel_pairs import Kernel, dequantizer, weight_shape
+from modelopt.quant.numerics import scheme
 
 SAMPLES = 32
 """How many samples are run, at most."""
@@ -91,7 +93,7 @@ def correct(
 
 def _why_not(kernel: Kernel) -> str | None:
     node = kernel.integer
-    reason = twins.why_not(kernel)
+    reason = kernel_pairs.why_not(kernel)
     return "it has none" if reason is None and node.op_type == "MatMul" and _bias_behind(node) is None else reason
 
 
@@ -232,7 +234,7 @@ def _shifts(model: ir.Model, names: list[str], ctx: Context) -> Mapping[str, np.
     if not names:
         return {}
     found: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    for arrays in ctx.runner.run(model, twins.feeds(ctx, SAMPLES, "correcting biases"), outputs=names):
+    for arrays in ctx.runner.run(model, kernel_pairs.feeds(ctx, SAMPLES, "correcting biases"), outputs=names):
         for name, array in zip(names, arrays, strict=True):
             found[name].append(array.astype(np.float64))
     return {name: shrunk(np.stack(means)) for name, means in found.items()}

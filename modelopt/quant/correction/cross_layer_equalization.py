@@ -20,7 +20,7 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.match import Mismatch
+from modelopt.graph.match import Mismatch
 
 _ROUNDS = 32
 _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE})  # float16 activations could leave their range

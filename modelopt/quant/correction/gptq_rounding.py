@@ -14,12 +14,13 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.passes.base import Context, Skip
-from modelopt.quant import twins
-from modelopt.quant.gptq import gptq
-from modelopt.quant.hessian import Hessian
-from modelopt.quant.scheme import Grid
-from modelopt.quant.twins import Kernel, dequantizer, weight_shape
+from modelopt.calibration.context import Context
+from modelopt.core.changes import Skip
+from modelopt.quant.correction import kernel_pairs
+from modelopt.quant.correction.kernel_pairs import Kernel, dequantizer, weight_shape
+from modelopt.quant.numerics.gptq import gptq
+from modelopt.quant.numerics.hessian import Hessian
+from modelopt.quant.numerics.scheme import Grid
 
 SAMPLES = 128
 """How many samples are run, at most."""
@@ -84,7 +85,7 @@ def round_again(reference: ir.Model, kernels: Sequence[Kernel], grid: Grid, ctx:
 
 
 def _why_not(kernel: Kernel) -> str | None:
-    reason = twins.why_not(kernel)
+    reason = kernel_pairs.why_not(kernel)
     if reason is not None or kernel.float is None:
         return reason
     node, shape = kernel.float, weight_shape(kernel.integer)
@@ -155,7 +156,7 @@ def _hessians(model: ir.Model, kernels: Sequence[Kernel], ctx: Context) -> Mappi
     found = {_key(kernel): [Hessian(_inputs(kernel)) for _ in range(_groups(kernel))] for kernel in kernels}
     names = sorted({name for name, *_ in found})
     total = max(1, min(SAMPLES, len(ctx.calibration or ())))
-    for arrays in ctx.runner.run(model, twins.feeds(ctx, SAMPLES, "rounding weights"), outputs=names):
+    for arrays in ctx.runner.run(model, kernel_pairs.feeds(ctx, SAMPLES, "rounding weights"), outputs=names):
         seen = dict(zip(names, arrays, strict=True))
         for (name, _, cut), hessians in found.items():
             if not np.abs(seen[name]).max(initial=0) < _BAD:

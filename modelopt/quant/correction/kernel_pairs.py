@@ -10,8 +10,8 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.passes.base import Context
-from modelopt.quant.plan import Plan, Role
+from modelopt.calibration.context import Context
+from modelopt.quant.static.plan import Plan, Role
 
 _MATRIX = 2
 

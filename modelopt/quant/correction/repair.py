@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from modelopt.passes.base import Changes, Context, Fact, Skip
-from modelopt.quant import correct, twins
-from modelopt.quant.feedback import Rounding, round_again
-from modelopt.quant.plan import Plan
-from modelopt.quant.qdq import ConstantRules
+from modelopt.calibration.context import Context
+from modelopt.core.changes import Changes, Fact, Skip
+from modelopt.quant.correction import bias_correction, kernel_pairs
+from modelopt.quant.correction.gptq_rounding import Rounding, round_again
+from modelopt.quant.static.plan import Plan
+from modelopt.quant.static.qdq_writer import ConstantRules
 
 _UNSATURATED = "weights are scaled so that no 16-bit sum saturates, which other integers could undo"
 
@@ -27,7 +28,7 @@ class Repair:
     """
 
     reference: ir.Model | None
-    kernels: tuple[twins.Kernel, ...]
+    kernels: tuple[kernel_pairs.Kernel, ...]
     rounding: Rounding
     correct_bias: bool
 
@@ -37,7 +38,7 @@ class Repair:
         if rounding is Rounding.NEAREST and not correct_bias:
             return cls(None, (), rounding, correct_bias)
         reference = model.clone()
-        return cls(reference, tuple(twins.pairs(reference, model, plan)), rounding, correct_bias)
+        return cls(reference, tuple(kernel_pairs.pairs(reference, model, plan)), rounding, correct_bias)
 
     def run(self, model: ir.Model, rules: ConstantRules, ctx: Context) -> Changes:
         """Repair `model`, which is quantized now; biases last, for they make up for what rounding left.
@@ -55,6 +56,8 @@ class Repair:
             rounded = round_again(self.reference, self.kernels, rules.weights, ctx)
             skipped, facts["weights_rounded_again"] = rounded.skipped, rounded.kernels
         if self.correct_bias:
-            corrected = correct.correct(self.reference, model, self.kernels, ctx, integer_bias=rules.integer_bias)
+            corrected = bias_correction.correct(
+                self.reference, model, self.kernels, ctx, integer_bias=rules.integer_bias
+            )
             skipped, facts["biases_corrected"] = (*skipped, *corrected.skipped), corrected.kernels
         return Changes(0, skipped, facts)

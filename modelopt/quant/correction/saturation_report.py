@@ -14,9 +14,10 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.passes.base import Context, Fact, Skip
-from modelopt.quant import patches, saturation
-from modelopt.quant.saturation import Saturation
+from modelopt.calibration.context import Context
+from modelopt.core.changes import Fact, Skip
+from modelopt.quant.numerics import im2col, saturation
+from modelopt.quant.numerics.saturation import Saturation
 
 _SAMPLES = 8
 _ROWS = 256  # per kernel, over all samples
@@ -114,9 +115,9 @@ def _loss(kernel: _Kernel, integers: np.ndarray, limit: int) -> Saturation:
     if matrices is None:
         return Saturation()
     if kernel.node.op_type == "Conv":
-        window = patches.window_of(kernel.node, kernel.weight.shape[2:])
+        window = im2col.window_of(kernel.node, kernel.weight.shape[2:])
         groups = graph.attribute_int(kernel.node, "group", 1)
-        rows = patches.sample_rows(integers, window, groups, limit, kernel.zero_point)
+        rows = im2col.sample_rows(integers, window, groups, limit, kernel.zero_point)
     else:
         flat = integers.reshape(-1, integers.shape[-1])
         chosen = np.unique(np.linspace(0, len(flat) - 1, min(limit, len(flat))).astype(np.int64))

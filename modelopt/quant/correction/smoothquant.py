@@ -17,9 +17,9 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.match import Mismatch
-from modelopt.passes.base import Context
-from modelopt.quant.equalize import Layer, as_layer
+from modelopt.calibration.context import Context
+from modelopt.graph.match import Mismatch
+from modelopt.quant.correction.cross_layer_equalization import Layer, as_layer
 
 _LEAST = 0.75  # what is left of an exponent after rounding is at most 0.5, so that a second run moves nothing
 _MASK = 1e30

@@ -8,14 +8,14 @@ with its siblings.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 import onnx_ir as ir
 
 from modelopt import graph
+from modelopt.core.targets import TargetKind
 from modelopt.data.synthetic import DEFAULT_FREE_DIM
-from modelopt.runtime.cpu import TargetKind
+from modelopt.quant.numerics.cost_model import DynamicCosts, dynamic_costs
 
 FREE_DIM = DEFAULT_FREE_DIM
 """Taken for a size that is known only when the model runs; a batch is taken for 1. Benchmarks on noise do the same."""
@@ -26,52 +26,16 @@ UNPROFITABLE = (
 )
 
 
-@dataclass(frozen=True)
-class Costs:
-    """Nanoseconds of one core; only their ratios matter.
-
-    Attributes:
-        saved_per_mac: Time of a float multiply-add less that of an integer one.
-        convert: For each element quantized: its share in finding the range, too.
-        rescale: For each element written.
-        launch: For each activation quantized, whatever its size.
-        step: For each step of a recurrent operator, which quantizes its state.
-    """
-
-    saved_per_mac: float
-    convert: float
-    rescale: float
-    launch: float
-    step: float
-
-
-# Fitted by tests/bench/fit_costs.py with onnxruntime 1.32, one thread, to 30 products (1 to 197 rows, 32² to 768·3072
-# weights) and LSTMs of 16 to 512 units: with VNNI the mean of Sapphire Rapids and Zen 4, without it Zen 4 with its
-# later instructions hidden. Arm with dot products is taken to be like VNNI: no machine was at hand.
-_VNNI = Costs(saved_per_mac=0.012, convert=0.26, rescale=0.26, launch=700.0, step=200.0)
-_AVX2 = Costs(saved_per_mac=0.011, convert=0.49, rescale=0.165, launch=300.0, step=150.0)
-_COSTS: Mapping[TargetKind, Costs] = {
-    TargetKind.X86_VNNI: _VNNI,
-    TargetKind.X86_AVX2: _AVX2,
-    TargetKind.ARM64: _VNNI,
-}
-
-
-def costs_of(kind: TargetKind) -> Costs | None:
-    """The estimate for a target; None where it has no kernel that quantizes activations at run time."""
-    return _COSTS.get(kind)
-
-
 def refused(nodes: Iterable[ir.Node], kind: TargetKind) -> dict[ir.Node, str]:
     """The nodes that are better left in float on a target, with the reason.
 
     Args:
         nodes: Gemm, MatMul, Attention and LSTM with constant weights, whose values know their shapes as far as possible
-            (see `inspection.shapes.inferred`); a size that is not known counts as `FREE_DIM`.
+            (see `consteval.known_shapes.inferred`); a size that is not known counts as `FREE_DIM`.
         kind: The target.
     """
     listed = list(nodes)
-    costs = costs_of(kind)
+    costs = dynamic_costs(kind)
     if costs is None:
         return dict.fromkeys(listed, NO_KERNEL)
     losing = [node for node in listed if node.op_type == "LSTM" and _lstm_gain(node, costs) < 0]
@@ -87,17 +51,17 @@ def refused(nodes: Iterable[ir.Node], kind: TargetKind) -> dict[ir.Node, str]:
     return dict.fromkeys(losing, UNPROFITABLE)
 
 
-def _product_gain(node: ir.Node, costs: Costs) -> float:
+def _product_gain(node: ir.Node, costs: DynamicCosts) -> float:
     """What the product alone saves, its input being in int8 already."""
     depth, columns = _weight_sizes(node)
     return _rows(node) * columns * (depth * costs.saved_per_mac - costs.rescale)
 
 
-def _quantization(node: ir.Node, costs: Costs) -> float:
+def _quantization(node: ir.Node, costs: DynamicCosts) -> float:
     return costs.launch + costs.convert * _rows(node) * _weight_sizes(node)[0]
 
 
-def _lstm_gain(node: ir.Node, costs: Costs) -> float:
+def _lstm_gain(node: ir.Node, costs: DynamicCosts) -> float:
     """X is (steps, batch, I); W is (directions, 4H, I) and R (directions, 4H, H): one row of each at every step."""
     directions, gates, width = graph.constant_tensor(node.inputs[1]).shape.numpy()  # type: ignore[union-attr]
     depth = width + gates // 4

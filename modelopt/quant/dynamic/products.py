@@ -16,8 +16,10 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.quant import attention, recurrent, saturation, scheme, tables
-from modelopt.quant.scheme import Grid, PerChannel, PerTensor
+from modelopt.quant.dynamic import lstm, qattention
+from modelopt.quant.numerics import saturation, scheme
+from modelopt.quant.numerics.scheme import Grid, PerChannel, PerTensor
+from modelopt.quant.static import embedding_tables
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Writer:
             self._rewrite_gather(node)
         elif node.op_type == "LSTM":
             self._rewrite_lstm(node)
-        elif attention.is_attention(node):
+        elif qattention.is_attention(node):
             self._rewrite_attention(node)
         else:
             self._rewrite_product(node)
@@ -70,7 +72,7 @@ class Writer:
         table, array = node.inputs[0], graph.constant(node.inputs[0])
         if table is None or array is None:
             raise ValueError("the node was not accepted")
-        axis = tables.column_axis(node, array.ndim) if self._per_channel else None
+        axis = embedding_tables.column_axis(node, array.ndim) if self._per_channel else None
         per_column = axis is not None
         layout = "columns" if per_column else "table"
         if (table, layout) not in self._stored:
@@ -80,38 +82,38 @@ class Writer:
             self._stored[table, layout] = self._initializers(_holder(table, node), table, arrays)
         stored = self._stored[table, layout]
         reads = (stored.integers, stored.scale, stored.zero_point)
-        tables.look_up(node, reads, per_column=per_column, names=self._names)
+        embedding_tables.look_up(node, reads, per_column=per_column, names=self._names)
         graph.drop_if_unused(table)
 
     def _rewrite_lstm(self, node: ir.Node) -> None:
         weights = [node.inputs[1], node.inputs[2]]
         w, r = (self._store(node, weight) for weight in weights if weight is not None)
-        recurrent.become_int8(node, (w.integers, w.scale, w.zero_point), (r.integers, r.scale, r.zero_point))
+        lstm.become_int8(node, (w.integers, w.scale, w.zero_point), (r.integers, r.scale, r.zero_point))
         for weight in dict.fromkeys(weights):
             graph.drop_unused_constants([weight])
 
     def _rewrite_attention(self, node: ir.Node) -> None:
         """As QAttention, or with an added mask as a product, a Split and MultiHeadAttention."""
         activation, weight = node.inputs[0], node.inputs[1]
-        body, attributes = node.graph, attention.kept_attributes(node)
+        body, attributes = node.graph, qattention.kept_attributes(node)
         if activation is None or weight is None or body is None:
             raise ValueError("the node was not accepted")
         stored = self._store(node, weight)
         x = self._quantized(node, activation)
         bias = node.inputs[2] if len(node.inputs) > 2 else None
-        if not attention.has_added_mask(node):
+        if not qattention.has_added_mask(node):
             mask = node.inputs[3] if len(node.inputs) > 3 else None
             if bias is None:
                 zeros = np.zeros(graph.constant_tensor(weight).shape[1], np.float32)  # type: ignore[union-attr,arg-type]
                 bias = graph.add_initializer(_holder(weight, node), self._names(f"{weight.name}_bias"), zeros)
             reads = [x[0], stored.integers, bias, x[1], stored.scale, mask, x[2], stored.zero_point]
-            graph.become(node, "QAttention", reads, attributes, domain=attention.CONTRIB)
+            graph.become(node, "QAttention", reads, attributes, domain=qattention.CONTRIB)
         else:
             made = self._product(node, "MatMulInteger", x, stored, bias)
             split, parts = self._split(node, made[-1].outputs[0], weight)
             body.insert_before(node, [*made, split])
             reads = [*parts, None, None, node.inputs[5]]
-            graph.become(node, "MultiHeadAttention", reads, attributes, domain=attention.CONTRIB)
+            graph.become(node, "MultiHeadAttention", reads, attributes, domain=qattention.CONTRIB)
         graph.drop_unused_constants([weight])
 
     def _split(self, node: ir.Node, joined: ir.Value, weight: ir.Value) -> tuple[ir.Node, list[ir.Value]]:

@@ -10,7 +10,8 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from modelopt import graph, schemas
+from modelopt import graph
+from modelopt.graph import schemas
 
 
 class HalfType(Enum):

@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.passes.base import Skip
-from modelopt.quant import filters, half_rules
-from modelopt.quant.half_ranges import Constant, Observed, judge, why_not_value
-from modelopt.quant.half_types import Elements, HalfType, Ports, any_input, fill
+from modelopt.core.changes import Skip
+from modelopt.graph import node_filters
+from modelopt.quant.float16 import sensitive_operators
+from modelopt.quant.float16.operator_types import Elements, HalfType, Ports, any_input, fill
+from modelopt.quant.float16.ranges import Constant, Observed, judge, why_not_value
 
 _QUANTIZED = re.compile(r"^(Dynamic)?Quantize|^DequantizeLinear|^QLinear|^QGemm|^QAttention|^QMoE|Integer")
 _BETWEEN = "it stands between nodes that stay in float32"
@@ -96,9 +97,9 @@ def decide(model: ir.Model, elements: Elements, rules: Rules) -> Plan:
     """Choose the nodes that become half."""
     ports: dict[ir.Node, Ports] = {}
     floats: dict[ir.Node, str] = {}
-    by_structure = half_rules.counted(model, elements, rules.half) | half_rules.crashing(model)
+    by_structure = sensitive_operators.counted(model, elements, rules.half) | sensitive_operators.crashing(model)
     if rules.half is HalfType.FP16:
-        by_structure |= half_rules.logarithms(model)
+        by_structure |= sensitive_operators.logarithms(model)
     judged: dict[ir.Value, Constant] = {}
     for scope, _, inside in graph.scopes(model):
         for node in () if inside else scope:
@@ -123,9 +124,9 @@ def decide(model: ir.Model, elements: Elements, rules: Rules) -> Plan:
 
 
 def _unwanted(node: ir.Node, rules: Rules) -> str | None:
-    if rules.include and not any(filters.names_node(pattern, node) for pattern in rules.include):
+    if rules.include and not any(node_filters.names_node(pattern, node) for pattern in rules.include):
         return "not included"
-    return "excluded" if any(filters.names_node(pattern, node) for pattern in rules.exclude) else None
+    return "excluded" if any(node_filters.names_node(pattern, node) for pattern in rules.exclude) else None
 
 
 def _why_not(
@@ -140,7 +141,7 @@ def _why_not(
         if reason is not None:
             return reason
     observed = all(value.name in seen for value in active)
-    return half_rules.why_sensitive(node, rules.half, observed=observed) or _why_not_constants(
+    return sensitive_operators.why_sensitive(node, rules.half, observed=observed) or _why_not_constants(
         node, ports, rules.half, judged
     )
 
@@ -155,7 +156,7 @@ def _why_not_constants(node: ir.Node, ports: Ports, half: HalfType, judged: dict
         found = judged[value]
         if found.vanishes:
             return f"its constant {value.name} of {found.largest:.3g} is 0 in {half.title}"
-        is_mask = found.only_masks or (found.only_negative and half_rules.reaches_softmax(node))
+        is_mask = found.only_masks or (found.only_negative and sensitive_operators.reaches_softmax(node))
         if found.beyond and not is_mask:
             return f"its constant {value.name} reaches {found.largest:.3g}, and {half.title} ends at {half.largest:.5g}"
         if index == _BN_VARIANCE and graph.is_standard(node, "BatchNormalization"):

@@ -9,11 +9,11 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.collectors import Collector
-from modelopt.passes.base import Context
-from modelopt.quant.cache import Calibrations, key_of
-from modelopt.quant.calibrate import collect
-from modelopt.quant.half_types import HalfType
+from modelopt.calibration.cache import Calibrations, key_of
+from modelopt.calibration.calibrate import collect
+from modelopt.calibration.context import Context
+from modelopt.calibration.histogram import Collector
+from modelopt.quant.float16.operator_types import HalfType
 
 MASK = 1e30
 """From here on a number means "as low as possible": masks are -3.4e38 or close to it."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.quant.half_types import Elements, HalfType, any_input
+from modelopt.quant.float16.operator_types import Elements, HalfType, any_input
 
 MOVERS = frozenset(
     {"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Concat", "Split", "Slice", "Gather"}

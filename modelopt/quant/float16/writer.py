@@ -9,9 +9,9 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.quant.half import Plan
-from modelopt.quant.half_ranges import converted
-from modelopt.quant.half_types import Elements, HalfType, Ports, any_input, fill
+from modelopt.quant.float16.operator_types import Elements, HalfType, Ports, any_input, fill
+from modelopt.quant.float16.planning import Plan
+from modelopt.quant.float16.ranges import converted
 
 _SMALL = 1024
 _BOUNDS = frozenset({"Clip", "Max", "Min"})

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import onnx_ir as ir
 
-from modelopt.errors import InputError
-from modelopt.passes.base import Context
-from modelopt.quant import observe
+from modelopt.calibration import subgraph_outputs
+from modelopt.calibration.context import Context
+from modelopt.core.errors import InputError
 
 _GROUP_BYTES = 2**30
 
@@ -113,7 +113,7 @@ def _groups(widths: Mapping[str, int]) -> list[list[str]]:
 
 def _observe(model: ir.Model, found: Mapping[str, Hessian], ctx: Context, what: str) -> None:
     given = {value.name for value in model.graph.inputs}
-    shown = observe.expose(model, [name for name in found if name not in given])
+    shown = subgraph_outputs.expose(model, [name for name in found if name not in given])
     made = {name: shown.outputs[name] for name in found if name in shown.outputs}
     pending: deque[Mapping[str, np.ndarray]] = deque()
 

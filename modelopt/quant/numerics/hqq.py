@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from modelopt.quant.blocks import BlockGrid, BlockParams, chunks_of, rounded
+from modelopt.quant.numerics.blocks import BlockGrid, BlockParams, chunks_of, rounded
 
 P = 0.7
 """The exponent of the norm, as published."""

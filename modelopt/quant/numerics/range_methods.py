@@ -15,8 +15,8 @@ from enum import Enum
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from modelopt.quant.ranges import Histogram
-from modelopt.quant.scheme import Grid, Symmetry
+from modelopt.calibration.histogram import Histogram
+from modelopt.quant.numerics.scheme import Grid, Symmetry
 
 _FRACTIONS = np.linspace(1.0, 0.1, 46)
 _ROUNDS = 2

@@ -20,8 +20,8 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.quant import scheme
-from modelopt.quant.scheme import IntType, QParams
+from modelopt.quant.numerics import scheme
+from modelopt.quant.numerics.scheme import IntType, QParams
 
 MOST = 128  # 255 · 128 = 32640 fits in int16, 255 · 129 = 32895 does not
 _INT16 = (-(2**15), 2**15 - 1)

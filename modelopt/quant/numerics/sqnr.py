@@ -9,9 +9,9 @@ import math
 
 import numpy as np
 
-from modelopt.passes.base import TensorError
-from modelopt.quant.ranges import Histogram
-from modelopt.quant.scheme import QParams, dequantize, quantize
+from modelopt.calibration.histogram import Histogram
+from modelopt.core.changes import TensorError
+from modelopt.quant.numerics.scheme import QParams, dequantize, quantize
 
 _CHANNELS = 32
 """So many output channels stand for a large weight."""

@@ -11,8 +11,8 @@ from enum import Enum
 
 import numpy as np
 
-from modelopt.quant import scheme
-from modelopt.quant.scheme import Granularity, Grid, QParams
+from modelopt.quant.numerics import scheme
+from modelopt.quant.numerics.scheme import Granularity, Grid, QParams
 
 _FRACTIONS = tuple(np.linspace(1.0, 0.3, 36).tolist())
 _CHUNK = 2**18  # elements at once: a copy in float64 stays in the processor's cache

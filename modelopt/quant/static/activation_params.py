@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from modelopt.errors import InputError
-from modelopt.passes.base import Skip
-from modelopt.quant import existing, qdq
-from modelopt.quant.calibrate import Observations
-from modelopt.quant.methods import Method, choose_range
-from modelopt.quant.override_targets import Resolved, settings_of
-from modelopt.quant.overrides import Setting, Type
-from modelopt.quant.plan import Plan
-from modelopt.quant.scheme import Grid, QParams, params_from_range
+from modelopt.calibration.calibrate import Observations
+from modelopt.core.changes import Skip
+from modelopt.core.errors import InputError
+from modelopt.quant.numerics.range_methods import Method, choose_range
+from modelopt.quant.numerics.scheme import Grid, QParams, params_from_range
+from modelopt.quant.static import existing_qdq, qdq_writer
+from modelopt.quant.static.override_targets import Resolved, settings_of
+from modelopt.quant.static.overrides import Setting, Type
+from modelopt.quant.static.plan import Plan
 
 _UNUSED = "its override is of no use: nothing there is quantized"
 
@@ -44,12 +44,12 @@ class ActivationParams:
         Raises:
             InputError: What is said of an activation is impossible, or contradicts itself.
         """
-        sources = qdq.sources(plan)
+        sources = qdq_writer.sources(plan)
         settings = settings_of(sources, self.said)
         return {source.name or "": self._of(source, settings.get(source)) for source in dict.fromkeys(sources.values())}
 
     def _of(self, source: ir.Value, setting: Setting | None) -> QParams:
-        found = existing.params_of(source)
+        found = existing_qdq.params_of(source)
         if found is not None:
             return found
         name = source.name or ""
@@ -73,8 +73,8 @@ class ActivationParams:
 
     def unused(self, plan: Plan) -> list[Skip]:
         """The overrides that nothing in the plan takes."""
-        sources = qdq.sources(plan)
-        taken = {value.name for value, source in sources.items() if existing.params_of(source) is None}
+        sources = qdq_writer.sources(plan)
+        taken = {value.name for value, source in sources.items() if existing_qdq.params_of(source) is None}
         taken |= {choice.weight.name for choice in plan.choices if choice.weight is not None}
         used = {name for tensor, (_, name) in self.said.tensors.items() if tensor in taken}
         return [Skip(name, _UNUSED) for name in self.said.wanted if name not in used]

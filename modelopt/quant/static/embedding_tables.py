@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.quant.plan import Choice, Role
+from modelopt.quant.static.plan import Choice, Role
 
 _LEAST = 4096
 """Elements; a smaller table saves less than the DequantizeLinear costs."""

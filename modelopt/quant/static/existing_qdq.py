@@ -7,7 +7,7 @@ import re
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.quant.scheme import Grid, IntType, QParams, Symmetry
+from modelopt.quant.numerics.scheme import Grid, IntType, QParams, Symmetry
 
 ALREADY = "it is quantized already: its weight comes from a DequantizeLinear"
 _INTEGER_OPS = re.compile(r"^(Dynamic)?Quantize|^DequantizeLinear|^QLinear|^QGemm|^QAttention|Integer|NBits")

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.quant.plan import Choice, Plan
+from modelopt.quant.static.plan import Choice, Plan
 
 
 def factors(node: ir.Node) -> tuple[float, float]:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.quant.plan import Plan
+from modelopt.quant.static.plan import Plan
 
 MOVERS = frozenset(
     {

@@ -12,9 +12,9 @@ import msgspec
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.integers import KEY, Affine, IntegerIo, declared
-from modelopt.passes.base import Skip
-from modelopt.quant import existing
+from modelopt.core.changes import Skip
+from modelopt.graph.quantized_io import KEY, Affine, IntegerIo, declared
+from modelopt.quant.static import existing_qdq
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def _take_output(scope: ir.Graph, index: int, value: ir.Value) -> Affine | str:
 
 
 def _affine(node: ir.Node) -> Affine | None:
-    params = existing.params(node, wide=True)
+    params = existing_qdq.params(node, wide=True)
     if params is None:
         return None
     return Affine(params.grid.type.value, float(params.scale), int(params.zero_point))  # type: ignore[arg-type]

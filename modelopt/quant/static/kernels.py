@@ -6,8 +6,8 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.quant import existing, gemm
-from modelopt.quant.plan import Choice, Role
+from modelopt.quant.static import existing_qdq, gemm_scale
+from modelopt.quant.static.plan import Choice, Role
 
 KERNELS = frozenset({"Conv", "Gemm", "MatMul"})
 
@@ -21,8 +21,8 @@ def candidate(node: ir.Node) -> Choice | str:
         return "an input is missing"
     if graph.constant_tensor(activation) is not None:
         return "its first input is a constant"
-    if existing.has_integer_weight(node):
-        return existing.ALREADY
+    if existing_qdq.has_integer_weight(node):
+        return existing_qdq.ALREADY
     problem = _weight_problem(weight)
     if problem:
         return problem
@@ -42,7 +42,7 @@ def why_not(node: ir.Node) -> str | None:
     choice = candidate(node)
     if isinstance(choice, str):
         return choice
-    return None if gemm.factors(node) == (1.0, 1.0) else "alpha or beta is not 1"
+    return None if gemm_scale.factors(node) == (1.0, 1.0) else "alpha or beta is not 1"
 
 
 def _weight_problem(weight: ir.Value) -> str | None:
@@ -76,7 +76,7 @@ def _bias_problem(bias: ir.Value, node: ir.Node, weight: ir.Value) -> str | None
 def _gemm_problem(node: ir.Node) -> str | None:
     if graph.attribute_int(node, "transA", 0):
         return "its activation is transposed (transA)"
-    return gemm.why_not_folded(node)
+    return gemm_scale.why_not_folded(node)
 
 
 def _channel_axis(node: ir.Node, weight: ir.Value) -> int | None:

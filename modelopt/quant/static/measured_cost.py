@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.quant.kernels import KERNELS
+from modelopt.quant.static.kernels import KERNELS
 from modelopt.runtime.coverage import Coverage, Kind, NodeCost
 
 MARGIN = 0.05

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from modelopt import graph, match
-from modelopt.errors import InputError, did_you_mean
-from modelopt.quant import filters
-from modelopt.quant.kernels import fused_output
-from modelopt.quant.overrides import Overrides, Setting, Type
+from modelopt import graph
+from modelopt.core.errors import InputError, did_you_mean
+from modelopt.graph import match, node_filters
+from modelopt.quant.static.kernels import fused_output
+from modelopt.quant.static.overrides import Overrides, Setting, Type
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def resolve(model: ir.Model, overrides: Overrides) -> Resolved:
     tensors: dict[str, tuple[Setting, str]] = {}
     in_float: dict[ir.Node, str] = {}
     for name, setting in overrides.settings.items():
-        matched = [] if name in values else [node for node in nodes if filters.names_node(name, node)]
+        matched = [] if name in values else [node for node in nodes if node_filters.names_node(name, node)]
         listed = [name] if name in values else [] if name.startswith("op:") else match.names(name, values)
         if not matched and not listed:
             known = [*values, *(node.name or "" for node in nodes), *sorted({f"op:{node.op_type}" for node in nodes})]

@@ -7,7 +7,7 @@
       op:Softmax: {type: f32}              # these nodes stay in float
 
 A name is that of a tensor, or of a node, where it stands for what the node makes:
-see `modelopt.quant.override_targets`.
+see `modelopt.quant.static.override_targets`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from modelopt.errors import InputError, did_you_mean
-from modelopt.quant import scheme
-from modelopt.quant.scheme import Grid, IntType, QParams, Symmetry
+from modelopt.core.errors import InputError, did_you_mean
+from modelopt.quant.numerics import scheme
+from modelopt.quant.numerics.scheme import Grid, IntType, QParams, Symmetry
 
 KEYS = {
     "type": "u8, s8, u16 or s16: the integers of an activation; f32: left in float",

@@ -8,7 +8,7 @@ from enum import Enum
 
 import onnx_ir as ir
 
-from modelopt.passes.base import Skip
+from modelopt.core.changes import Skip
 
 
 class Role(Enum):
@@ -66,7 +66,7 @@ class Rules:
         exclude: Patterns of nodes to leave in float.
         banned: Reasons, by name, not to quantize an activation or a weight.
         unfit: Reasons not to compute a node in int8 with the ranges that were observed.
-        unprofitable: Kernels that cost more in int8 than they save (see `worth`).
+        unprofitable: Kernels that cost more in int8 than they save (see `region_gain`).
         integer_io: Quantize the outputs of the model, too, where what makes them can end in integers.
     """
 

@@ -14,12 +14,13 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.passes.base import TensorError
-from modelopt.quant import existing, saturation, scheme, sqnr, tables
-from modelopt.quant.overrides import Setting
-from modelopt.quant.plan import Choice, Plan, Role
-from modelopt.quant.scheme import Grid, PerChannel, PerTensor, QParams
-from modelopt.quant.weight_range import WeightRange, weight_params
+from modelopt.core.changes import TensorError
+from modelopt.quant.numerics import saturation, scheme, sqnr
+from modelopt.quant.numerics.scheme import Grid, PerChannel, PerTensor, QParams
+from modelopt.quant.numerics.weight_range import WeightRange, weight_params
+from modelopt.quant.static import embedding_tables, existing_qdq
+from modelopt.quant.static.overrides import Setting
+from modelopt.quant.static.plan import Choice, Plan, Role
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ class Writer:
         stored, params = self._weights[choice.weight]
         if choice.role is Role.TABLE:
             per_column = stored.axis is not None
-            tables.look_up(choice.node, stored.inputs, per_column=per_column, names=self._names)
+            embedding_tables.look_up(choice.node, stored.inputs, per_column=per_column, names=self._names)
             graph.drop_if_unused(choice.weight)
             return
         key = (choice.weight, id(choice.node.graph))
@@ -155,7 +156,7 @@ class Writer:
 
         With `everyone` whoever reads it reads it dequantized, so that the kernel that makes it ends in Q.
         """
-        if existing.params_of(value) is not None or (everyone and existing.is_quantized_next(value)):
+        if existing_qdq.params_of(value) is not None or (everyone and existing_qdq.is_quantized_next(value)):
             return
         params = self._params[value]
         home = _home(value)

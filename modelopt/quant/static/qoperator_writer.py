@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.passes.base import Skip
+from modelopt.core.changes import Skip
 
 _FORMS = {"Conv": "QLinearConv", "MatMul": "QLinearMatMul"}
 _KERNELS = frozenset({*_FORMS, "Gemm"})

@@ -1,107 +1,35 @@
-"""Which integer kernels are worth their Q/DQ, by an estimate; the engine measures the result.
+"""Which kernels save more time in int8 than their QuantizeLinear and DequantizeLinear cost, by the cost model.
 
-A kernel saves time on its products and loses some on rescaling its result. Where integers meet floats somebody converts
-every element. So a convolution alone between float activations must be large to pay, while the same one amid others
-pays when small, and a depthwise convolution never pays alone but does where it keeps a chain whole.
+The engine measures the result. A kernel saves time on its products and loses some on rescaling its result. Each
+boundary between int8 and float costs one QuantizeLinear or DequantizeLinear over the whole tensor. So a convolution
+between float activations must be large to pay. The same convolution between int8 ones pays when it is small. A
+depthwise convolution never pays alone, but it does where without it a chain of int8 kernels would fall into two.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.quant import stem
-from modelopt.quant.plan import Choice, Plan, Role
-from modelopt.runtime.cpu import TargetKind
+from modelopt.quant.numerics.cost_model import StaticCosts
+from modelopt.quant.static import first_convolution
+from modelopt.quant.static.plan import Choice, Plan, Role
 
 _LANES = 16
-
-
-@dataclass(frozen=True)
-class Costs:
-    """Nanoseconds of one core; only their ratios matter.
-
-    Attributes:
-        saved_per_mac: Time of a float multiply-add less that of an integer one, in products.
-        saved_in_conv: The same in dense convolutions, whose float kernels are better.
-        product_rescale: For each element that a product writes.
-        rescale: For each element that a convolution writes.
-        depthwise: What each element of a depthwise convolution costs more than in float.
-        gather: For each tap and pixel of a convolution with a window: integers are gathered before they are multiplied.
-        ragged_saved_in_conv: `saved_in_conv` where channels do not come in fours, on which the fast kernels insist.
-        ragged_rescale: `rescale` there.
-        ragged_gather: `gather` there.
-        convert: For each element quantized, and for each dequantized, per reader.
-        launch: For each Q or DQ that runs, whatever its size.
-    """
-
-    saved_per_mac: float
-    product_rescale: float
-    saved_in_conv: float
-    rescale: float
-    depthwise: float
-    gather: float
-    ragged_saved_in_conv: float
-    ragged_rescale: float
-    ragged_gather: float
-    convert: float
-    launch: float
-
-
-# Fitted by tests/bench/fit_costs.py with onnxruntime 1.32, one thread, to 16 products, 24 and 18 convolutions and 18
-# depthwise ones: with VNNI the mean of Sapphire Rapids and Zen 4, which differ by up to a factor of two; without it
-# Zen 4 with its later instructions hidden. Arm with dot products is taken to be like VNNI: no machine was at hand.
-_VNNI = Costs(
-    saved_per_mac=0.014,
-    product_rescale=0.24,
-    saved_in_conv=0.011,
-    rescale=0.06,
-    depthwise=0.2,
-    gather=0.8,
-    ragged_saved_in_conv=0.0125,
-    ragged_rescale=0.75,
-    ragged_gather=2.0,
-    convert=0.16,
-    launch=700.0,
-)
-_AVX2 = Costs(
-    saved_per_mac=0.0117,
-    product_rescale=0.47,
-    saved_in_conv=0.0098,
-    rescale=0.0,
-    depthwise=0.17,
-    gather=0.0,
-    ragged_saved_in_conv=0.0136,
-    ragged_rescale=1.19,
-    ragged_gather=1.9,
-    convert=0.14,
-    launch=500.0,
-)
-_COSTS: Mapping[TargetKind, Costs] = {
-    TargetKind.X86_VNNI: _VNNI,
-    TargetKind.X86_AVX2: _AVX2,
-    TargetKind.ARM64: _VNNI,
-}
-
-
-def costs_of(kind: TargetKind) -> Costs | None:
-    """The estimate for a target; None where the compiler of the target decides by itself (TensorRT)."""
-    return _COSTS.get(kind)
 
 
 def unprofitable(
     plan: Plan,
     elements: Callable[[ir.Value], float],
-    costs: Costs,
+    costs: StaticCosts,
     executions: Callable[[ir.Value], float] = lambda _value: 1.0,
 ) -> set[ir.Node]:
     """The kernels of `plan` that would cost more in int8 than they save.
 
-    A connected region of integers is judged as a whole: dropping its losing kernels one by one from the rim erodes the
-    gain further in, which pays for them.
+    A connected region of int8 nodes is judged as a whole. Its kernels at the boundary may each lose time; the kernels
+    inside gain it back, and would lose their int8 inputs if the ones at the boundary were dropped one by one.
 
     Args:
         plan: The candidates.
@@ -122,7 +50,7 @@ class _Estimate:
         self,
         plan: Plan,
         elements: Callable[[ir.Value], float],
-        costs: Costs,
+        costs: StaticCosts,
         executions: Callable[[ir.Value], float],
     ) -> None:
         self._elements = elements
@@ -165,7 +93,7 @@ class _Estimate:
         if shape[1] == 1 and graph.attribute_int(choice.node, "group", 1) > 1:
             return -written * costs.depthwise
         taps = tensor.size // (shape[0] * shape[1])
-        regrouped = stem.taps_of(choice.node, shape)
+        regrouped = first_convolution.taps_of(choice.node, shape)
         ragged = shape[0] % 4 != 0 or (shape[1] % 4 != 0 and regrouped is None)
         saved, gather, rescale = (
             (costs.ragged_saved_in_conv, costs.ragged_gather, costs.ragged_rescale)

@@ -12,14 +12,16 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-from modelopt import graph, provenance
-from modelopt.errors import InputError
-from modelopt.passes.base import Skip
-from modelopt.quant import existing, filters, operators, tables
-from modelopt.quant.gates import before_logarithm, gate_nodes
-from modelopt.quant.kernels import KERNELS, candidate, fused_output
-from modelopt.quant.plan import Choice, Plan, Role, Rules
-from modelopt.runtime import installed
+from modelopt import graph
+from modelopt.core.changes import Skip
+from modelopt.core.errors import InputError
+from modelopt.graph import node_filters
+from modelopt.io import provenance
+from modelopt.quant.static import embedding_tables, existing_qdq, integer_operators
+from modelopt.quant.static.float_regions import before_logarithm, gate_nodes
+from modelopt.quant.static.kernels import KERNELS, candidate, fused_output
+from modelopt.quant.static.plan import Choice, Plan, Role, Rules
+from modelopt.runtime import installation
 
 _CONTRIB = "com.microsoft"
 _FUSED = frozenset(
@@ -47,7 +49,7 @@ def why_already_quantized(model: ir.Model, asked_by: str = "") -> str | None:
         model: The model.
         asked_by: The pass that asks: what it marked earlier in the same run it leaves alone, too.
     """
-    node = existing.first_integer_node(model)
+    node = existing_qdq.first_integer_node(model)
     if node is None or not (
         _is_ours(model, asked_by) or not any(_could_be_integer(other) for other in graph.all_nodes(model))
     ):
@@ -78,11 +80,11 @@ def select(model: ir.Model, rules: Rules) -> Plan:
     kernels: dict[ir.Node, Choice] = {}
     looked_up: list[Choice] = []
     skipped: list[Skip] = []
-    in_bodies = installed.keeps_captured_integers()
+    in_bodies = installation.keeps_captured_integers()
     for node, in_function in _nodes(model):
         if node.domain == _CONTRIB and node.op_type in _FUSED:
             skipped.append(Skip(graph.label(node), _FUSED_IN_FLOAT))
-        table = tables.candidate(node)
+        table = embedding_tables.candidate(node)
         if table is None and (
             node.op_type not in KERNELS | {"ConvTranspose"} or node.domain not in graph.STANDARD_DOMAINS
         ):
@@ -119,9 +121,9 @@ def _nodes(model: ir.Model) -> Iterator[tuple[ir.Node, bool]]:
 def _kernel(node: ir.Node, table: Choice | str | None, floats: Mapping[ir.Node, str], rules: Rules) -> Choice | str:
     if node.op_type == "ConvTranspose":
         return "onnxruntime has no integer kernel for ConvTranspose"
-    if rules.include and not any(filters.names_node(pattern, node) for pattern in rules.include):
+    if rules.include and not any(node_filters.names_node(pattern, node) for pattern in rules.include):
         return "not included"
-    if any(filters.names_node(pattern, node) for pattern in rules.exclude):
+    if any(node_filters.names_node(pattern, node) for pattern in rules.exclude):
         return "excluded"
     if table is not None:
         return _unless_banned(table, rules)
@@ -154,7 +156,7 @@ def _follow(
     available = {value for choice in kernels.values() for value in (*choice.inputs, fused_output(choice.node))}
     can: dict[ir.Node, Choice] = dict(kernels)
     skipped: list[Skip] = []
-    in_bodies = installed.keeps_captured_integers()
+    in_bodies = installation.keeps_captured_integers()
     nodes = [
         node for node, in_function in _nodes(model) if not in_function and (in_bodies or node.graph is model.graph)
     ]
@@ -191,24 +193,24 @@ def _follower(
     node: ir.Node, available: set[ir.Value], floats: Mapping[ir.Node, str], rules: Rules
 ) -> Choice | str | None:
     """The choice for a node that can follow its inputs into int8, the reason why not, or None for no candidate."""
-    if not operators.is_known(node):
+    if not integer_operators.is_known(node):
         return None
-    mover = node.op_type in operators.MOVERS
-    data = operators.activations(node)
+    mover = node.op_type in integer_operators.MOVERS
+    data = integer_operators.activations(node)
     if not any(value in available for value in data) or any(graph.constant_tensor(value) is not None for value in data):
         return None
     if node in floats:
         return floats[node]
-    if any(filters.names_node(pattern, node) for pattern in rules.exclude):
+    if any(node_filters.names_node(pattern, node) for pattern in rules.exclude):
         return "excluded"
     if node in rules.unfit:
         return rules.unfit[node]
     for value in data:
-        if operators.is_float(node) and value not in available:
+        if integer_operators.is_float(node) and value not in available:
             return None
         if value not in available:
             return f"it also reads {value.name}, which is in float"
-    reason = operators.why_not(node)
+    reason = integer_operators.why_not(node)
     if reason:
         return reason
     output = node.outputs[0] if mover else fused_output(node)

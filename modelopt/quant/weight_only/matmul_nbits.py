@@ -2,7 +2,7 @@
 
 A table that is looked up row by row and a weight stored as ``(N, K)`` are the same matrix with the same blocks along a
 row. So a model whose output head is tied to its embedding keeps one table, whether the head reads it through a
-Transpose, through transB, or as a transposed copy of the same numbers. `modelopt.quant.weight_forms` writes them.
+Transpose, through transB, or as a transposed copy of the same numbers. `weight_only.weight_writer` writes them.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.passes._rewrite import CONTRIB
-from modelopt.passes.base import Skip
-from modelopt.quant.blocks import BlockGrid, BlockParams
-from modelopt.quant.storage import STORED, is_stored
+from modelopt.core.changes import Skip
+from modelopt.patterns.rewriter import CONTRIB
+from modelopt.quant.numerics.blocks import BlockGrid, BlockParams
+from modelopt.quant.weight_only.storage import STORED, is_stored
 
 PRODUCTS = frozenset({"MatMul", "Gemm"})
 FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)

@@ -9,12 +9,13 @@ from enum import Enum
 import numpy as np
 import onnx_ir as ir
 
-from modelopt.passes.base import Context
-from modelopt.quant import blocks, hqq, weight_only
-from modelopt.quant.blocks import BlockGrid
-from modelopt.quant.gptq import gptq
-from modelopt.quant.hessian import Hessian, observe_inputs
-from modelopt.quant.weight_only import Group, Quantized
+from modelopt.calibration.context import Context
+from modelopt.quant.numerics import blocks, hqq
+from modelopt.quant.numerics.blocks import BlockGrid
+from modelopt.quant.numerics.gptq import gptq
+from modelopt.quant.numerics.hessian import Hessian, observe_inputs
+from modelopt.quant.weight_only import matmul_nbits
+from modelopt.quant.weight_only.matmul_nbits import Group, Quantized
 
 
 class Rounding(Enum):
@@ -51,8 +52,8 @@ def round_weights(
     found: dict[int, Quantized] = {}
     for indices, hessians in _batches(model, groups, ctx, method):
         for i in indices:
-            weight = weight_only.matrix(groups[i][0])
-            hessian, scales = hessians.get(_activation(groups[i]) or ""), weight_only.element(groups[i][0])
+            weight = matmul_nbits.matrix(groups[i][0])
+            hessian, scales = hessians.get(_activation(groups[i]) or ""), matmul_nbits.element(groups[i][0])
             found[i] = _rounded(weight, grids[i], method, hessian, scales, clip=clip)
             ctx.progress("quantizing weights", len(found), len(groups))
     return [found[i] for i in range(len(groups))]
@@ -67,7 +68,7 @@ def _batches(
         return
     names = [_activation(group) for group in groups]
     yield [i for i, name in enumerate(names) if name is None], {}
-    widths = {name: weight_only.shape(group[0])[1] for name, group in zip(names, groups, strict=True) if name}
+    widths = {name: matmul_nbits.shape(group[0])[1] for name, group in zip(names, groups, strict=True) if name}
     for hessians in observe_inputs(model, widths, ctx):
         yield [i for i, name in enumerate(names) if name in hessians], hessians
 

@@ -18,9 +18,9 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.passes._rewrite import CONTRIB
-from modelopt.quant import scheme
-from modelopt.quant.scheme import Grid, IntType, QParams, Symmetry
+from modelopt.patterns.rewriter import CONTRIB
+from modelopt.quant.numerics import scheme
+from modelopt.quant.numerics.scheme import Grid, IntType, QParams, Symmetry
 
 STORED = "its weight is quantized already"
 _CHUNK = 2**20

@@ -18,12 +18,13 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.errors import Refused
-from modelopt.passes._rewrite import CONTRIB
-from modelopt.passes.base import Runner
-from modelopt.quant import blocks, weight_only
-from modelopt.quant.blocks import BlockGrid, BlockParams
-from modelopt.quant.weight_only import Group, Product, Quantized, element, holder
+from modelopt.core.errors import Refused
+from modelopt.core.runner import Runner
+from modelopt.patterns.rewriter import CONTRIB
+from modelopt.quant.numerics import blocks
+from modelopt.quant.numerics.blocks import BlockGrid, BlockParams
+from modelopt.quant.weight_only import matmul_nbits
+from modelopt.quant.weight_only.matmul_nbits import Group, Product, Quantized, element, holder
 
 _Tensor = ir.Tensor[np.ndarray]
 _FIRST_IR_WITH_PLAIN_INITIALIZERS = 4
@@ -131,7 +132,7 @@ class Writer:
     def _look_up_dequantized(self, found: Product, stored: list[ir.Value], grid: BlockGrid) -> None:
         """Dequantize the rows found, as a matrix where the index may be a scalar: blocks need two axes there."""
         node, indices = found.node, found.node.inputs[1]
-        name, width = node.outputs[0].name, weight_only.shape(found)[1]
+        name, width = node.outputs[0].name, matmul_nbits.shape(found)[1]
         flat = not graph.rank(indices)
         parts = zip(stored, ("quantized", "scale", "zero_point"), strict=False)
         if flat:

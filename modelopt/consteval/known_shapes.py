@@ -5,15 +5,30 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Literal
 
+import msgspec
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.errors import InputError, ModeloptError, did_you_mean
-from modelopt.inspection import macs
-from modelopt.inspection.data import BoundDim
-from modelopt.inspection.refine import ShapeInference, refine
-from modelopt.signature import Dim, Signature, symbol_of
+from modelopt.consteval.refine_shapes import ShapeInference, refine
+from modelopt.core.errors import InputError, ModeloptError, did_you_mean
+from modelopt.core.signature import Dim, Signature, symbol_of
+from modelopt.graph import macs
+
+
+class BoundDim(msgspec.Struct, frozen=True, kw_only=True):
+    """A dimension of an input that the model leaves open.
+
+    Attributes:
+        name: Its symbolic name, or ``INPUT:AXIS`` where it has none: what ``--dim`` takes.
+        size: The size that MACs and shapes are computed for, None when it is left open.
+        source: ``given`` by the user, ``assumed`` to be a batch of 1, or ``free``.
+    """
+
+    name: str
+    size: int | None
+    source: Literal["given", "assumed", "free"]
 
 
 def bind(signature: Signature, given: Mapping[str, int]) -> tuple[BoundDim, ...]:

@@ -10,19 +10,20 @@ from typing import Any
 import click
 import msgspec
 
-from modelopt import raising, ui
-from modelopt.engine import Request, run
-from modelopt.errors import EnvironmentLacks, GateFailed, InputError, ModeloptError, Refused, WorkerDied
+from modelopt.calibration.cache import Calibrations
+from modelopt.cli import console
+from modelopt.core.changes import Effect
+from modelopt.core.errors import EnvironmentLacks, GateFailed, InputError, ModeloptError, Refused, WorkerDied
+from modelopt.engine import opset_raising
+from modelopt.engine.optimize import Request, run
 from modelopt.io import STDIO, ExternalData, keeping_stdin
-from modelopt.passes.base import Effect
 from modelopt.passes.upgrade_opset import UpgradeOpset
-from modelopt.quant.cache import Calibrations
-from modelopt.recipe import BenchSpec, DataSpec, EvaluateSpec, Gates, Recipe, Step, dump
+from modelopt.recipe.recipe import BenchSpec, DataSpec, EvaluateSpec, Gates, Recipe, Step, dump
 from modelopt.report import Outcome, Report, Trial, verdict
 from modelopt.report.markdown import to_markdown
 from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Limits
-from modelopt.tuning.chosen import Chosen
+from modelopt.search.chosen import Chosen
 
 
 def recipe_from_flags(
@@ -186,7 +187,9 @@ def execute(
     Raises:
         GateFailed: The result breaks the contract.
     """
-    recipe = recipe if recipe.verify else raising.without(recipe)  # what a converter makes is not taken unverified
+    recipe = (
+        recipe if recipe.verify else opset_raising.without(recipe)
+    )  # what a converter makes is not taken unverified
     if flags["print_recipe"]:
         click.echo(dump(recipe), nl=False)
         return
@@ -196,7 +199,7 @@ def execute(
         raise InputError("--json and a model cannot both go to stdout", hint="give -o a file name")
     if flags["report"]:
         _check_report(flags["report"])
-    screen = ui.Screen(quiet=flags["quiet"], verbose=flags["verbose"], as_json=flags["as_json"])
+    screen = console.Screen(quiet=flags["quiet"], verbose=flags["verbose"], as_json=flags["as_json"])
     with keeping_stdin(), screen.progress() as progress:
         request = Request(
             recipe=recipe,

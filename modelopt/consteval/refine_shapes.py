@@ -11,19 +11,16 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.collectors import Observed
-from modelopt.errors import ModeloptError, Refused
-from modelopt.inspection import macs
-from modelopt.passes.base import Context
-from modelopt.passes.fold_constants import FoldConstants
-from modelopt.runtime.cpu import Target, TargetKind
+from modelopt.consteval.folding import Folding
+from modelopt.core.errors import ModeloptError, Refused
+from modelopt.graph import macs
 
 _MAX_TENSOR_BYTES = 2**20  # shapes and what they are computed from are small
 _MAX_ROUNDS = 8
 
 
 class ShapeInference(Protocol):
-    """The part of `modelopt.passes.base.Runner` that an inspection needs."""
+    """The part of `modelopt.core.runner.Runner` that infers shapes."""
 
     def infer_shapes(self, model: ir.Model) -> None:
         """Add what shape inference knows, in place; raises ModeloptError when it fails."""
@@ -41,11 +38,6 @@ class _NumpyOnly:
     def infer_shapes(self, model: ir.Model) -> None:
         raise Refused("an inspection runs nothing")
 
-    def observe(
-        self, model: ir.Model, feeds: Iterable[Mapping[str, np.ndarray]], outputs: Mapping[str, str], *, bins: int
-    ) -> Observed:
-        raise Refused("an inspection runs nothing")
-
     def convert_opset(self, model: ir.Model, version: int) -> ir.Model:
         raise Refused("an inspection runs nothing")
 
@@ -56,11 +48,10 @@ class _NumpyOnly:
 def refine(model: ir.Model, inference: ShapeInference) -> None:
     """Give values without a static shape the one that they have in a folded copy of `model`."""
     folded = model.clone()
-    context = Context(_NumpyOnly(), Target(TargetKind.X86_VNNI, detected=False))
-    options = FoldConstants(max_tensor_bytes=_MAX_TENSOR_BYTES, max_growth=1.0)
+    folding = Folding(_MAX_TENSOR_BYTES, max_growth=1.0)
     with contextlib.suppress(ModeloptError):  # what was learned until then holds
         for _ in range(_MAX_ROUNDS):  # a shape that is learned makes the next one a constant
-            if not options.apply(folded, context).rewrites:
+            if not folding.apply(folded, _NumpyOnly()).rewrites:
                 break
             _infer_anew(folded, inference)
     names = Counter(value.name for value in _made(model))

@@ -11,10 +11,12 @@ import msgspec
 import numpy as np
 import onnx_ir as ir
 
-from modelopt import graph, serial
-from modelopt.collectors import Observed
-from modelopt.errors import Refused
-from modelopt.runtime import cpu, propagation
+from modelopt import graph
+from modelopt.calibration.histogram import Observed
+from modelopt.core import targets
+from modelopt.core.errors import Refused
+from modelopt.io import serialize
+from modelopt.runtime import shape_propagation
 from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Limits, Session, Worker
 
@@ -64,7 +66,7 @@ class WorkerRunner:
 
         Cores are given to samples that run side by side: that pays more than many threads for each.
         """
-        cores = self._spec.threads or cpu.usable_cores()
+        cores = self._spec.threads or targets.usable_cores()
         at_once = min(cores, _RUNS_AT_ONCE)
         # A block planned for all tensors would hold those that are observed a second time.
         spec = msgspec.structs.replace(self._spec, threads=cores // at_once, memory_pattern=False)
@@ -77,11 +79,11 @@ class WorkerRunner:
 
     def infer_shapes(self, model: ir.Model) -> None:
         """See `modelopt.passes.base.Runner.infer_shapes`."""
-        light = serial.to_bytes(model, weights=False)
+        light = serialize.to_bytes(model, weights=False)
         answer = self._open().transform(
-            "infer_shapes", light, doing="shape inference", data_prop=propagation.is_affordable(model)
+            "infer_shapes", light, doing="shape inference", data_prop=shape_propagation.is_affordable(model)
         )
-        inferred = serial.skeleton_from_bytes(answer)
+        inferred = serialize.skeleton_from_bytes(answer)
         for known, found in zip(graph.all_graphs(model), graph.all_graphs(inferred), strict=True):
             for node, twin in zip(known, found, strict=True):
                 for value, told in zip(node.outputs, twin.outputs, strict=True):
@@ -100,7 +102,7 @@ class WorkerRunner:
         with tempfile.TemporaryDirectory(prefix="modelopt-run-") as directory:
             path = Path(directory) / "model.onnx"
             with _extra_outputs(model, outputs), path.open("wb") as file:
-                file.writelines(serial.chunks(model))
+                file.writelines(serialize.chunks(model))
             session = self._open().open(path, spec, what="model that this pass works on")
             try:
                 yield session
@@ -110,8 +112,8 @@ class WorkerRunner:
             session.close()
 
     def _transform(self, call: str, model: ir.Model, *, doing: str, **arguments: int) -> ir.Model:
-        answer = self._open().transform(call, serial.to_bytes(model), doing=doing, **arguments)
-        return serial.from_bytes(answer)
+        answer = self._open().transform(call, serialize.to_bytes(model), doing=doing, **arguments)
+        return serialize.from_bytes(answer)
 
     def _open(self) -> Worker:
         if self._worker is None:

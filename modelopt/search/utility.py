@@ -6,14 +6,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from modelopt import engine
+from modelopt.core import targets
+from modelopt.engine import optimize
 from modelopt.measure.speed import Ratio, Verdict
-from modelopt.quant.coverage import losing
+from modelopt.quant.static.measured_cost import losing
 from modelopt.report import Outcome
 from modelopt.report.summary import milliseconds
-from modelopt.runtime import cpu
-from modelopt.tuning import nodes
-from modelopt.tuning.workshop import Built, Workshop
+from modelopt.search import exclusions
+from modelopt.search.candidates import Built, Workshop
 
 _ALONE_SHARE = 1 / 3
 """What speed on one thread counts of all speed: cores that a host lends to others for a while are no cores, and float
@@ -147,18 +147,18 @@ class Track:
     def _counts_one_thread(self) -> bool:
         """Whether speed on one thread counts too: the user did not name the number of threads."""
         bench = self.shop.request.recipe.bench
-        return bench is not None and not bench.threads and bench.provider == "cpu" and cpu.usable_cores() > 1
+        return bench is not None and not bench.threads and bench.provider == "cpu" and targets.usable_cores() > 1
 
     def not_paying(self, base: Built, made: Built) -> Sequence[str]:
         """The kernels in regions that take longer in integers, by the profiler; none where all of them do."""
         bench = self.shop.request.recipe.bench
         if bench is None or not self.measures or bench.provider != "cpu":
             return ()
-        if max(base.size_bytes, made.size_bytes) > engine.MAX_PROFILED_BYTES:
+        if max(base.size_bytes, made.size_bytes) > optimize.MAX_PROFILED_BYTES:
             return ()
         model = self.shop.load(made)
         names = losing(self.shop.profile(base), self.shop.profile(made), model)
-        return () if set(names) >= set(nodes.changed(self.shop.load(base), model)) else names
+        return () if set(names) >= set(exclusions.changed(self.shop.load(base), model)) else names
 
     def must_gain(self) -> bool:
         """Whether a result that is no gain over the input is no result."""
@@ -177,7 +177,7 @@ def thread_advice(all_ns: float, one_ns: float) -> str | None:
     """What to set where one thread takes hardly longer than all of them; None where it takes longer."""
     if one_ns > all_ns * _HARDLY_LONGER:
         return None
-    times = f"{milliseconds(one_ns)} on one thread, {milliseconds(all_ns)} on all {cpu.usable_cores()}"
+    times = f"{milliseconds(one_ns)} on one thread, {milliseconds(all_ns)} on all {targets.usable_cores()}"
     return f"more threads hardly make the result faster ({times}): intra_op_num_threads=1 leaves the other cores free"
 
 
