@@ -78,7 +78,7 @@ test-machines: $(VENV)/.dev ## Run the quantization tests (or TESTS=paths) as on
 
 .PHONY: test-openvino
 test-openvino: .venv-openvino/.ready ## Test a second provider, in an environment of its own
-	.venv-openvino/bin/python -m pytest -m openvino tests/test_openvino.py
+	.venv-openvino/bin/python -m pytest -m openvino tests/runtime/test_openvino.py
 
 .PHONY: format
 format: $(VENV)/.dev ## Format the code

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from tests import cli
+from tests import command_line
 from tests.campaigns import answers, command_calls, command_checks, command_table, commands
 from tests.campaigns.answers import Answer
 from tests.campaigns.command_calls import Call, Subject
@@ -182,7 +182,9 @@ def classifier(path: Path, scale: float = 1.0) -> Path:
     """A product and its Relu, with samples beside it."""
     weights = {"w": np.asarray(scale * RNG.normal(size=(6, 4)), np.float32)}
     nodes = [helper.make_node("MatMul", ["x", "w"], ["p"]), helper.make_node("Relu", ["p"], ["y"])]
-    cli.save(path, nodes, [cli.value("x", ["batch", 6])], [cli.value("y", ["batch", 4])], weights)
+    command_line.save(
+        path, nodes, [command_line.value("x", ["batch", 6])], [command_line.value("y", ["batch", 4])], weights
+    )
     np.savez(path.with_suffix(".npz"), x=RNG.normal(size=(12, 6)).astype(np.float32))
     return path
 

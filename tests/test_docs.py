@@ -11,9 +11,9 @@ import pytest
 from modelopt import passes
 from modelopt.cli import COMMANDS
 from modelopt.core.errors import ExitCode
-from tests.cli import COMMAND
+from tests.command_line import COMMAND
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 _BLOCKS = re.findall(r"^```console\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 

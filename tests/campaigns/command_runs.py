@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 
 from tests.campaigns.answers import Answer, ask
 from tests.campaigns.command_calls import Call, Subject
-from tests.cli import COMMAND, environment
+from tests.command_line import COMMAND, environment
 
 RESULT, REPORT = "result.onnx", "report.json"
 

@@ -2,7 +2,7 @@
 
     python -m tests.machines                                  # the quantization tests, on all of them
     python -m tests.machines --only avx2,avx512 tests         # everything, on two
-    python -m tests.machines tests/test_quant_static.py -k bias
+    python -m tests.machines tests/quant/test_static.py -k bias
 
 What follows the options goes to pytest. Output is kept in the folder that `--folder` names.
 """

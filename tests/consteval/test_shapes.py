@@ -1,0 +1,351 @@
+"""Shapes: computed ones written as constants, symbolic dimensions frozen, opsets upgraded."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+
+from modelopt import graph, io
+from modelopt.calibration.context import Context
+from modelopt.core import targets
+from modelopt.core.errors import InputError, Refused
+from modelopt.core.signature import known_equal, symbol_of
+from modelopt.engine import optimize
+from modelopt.graph import invariants
+from modelopt.io import serialize
+from modelopt.passes.eliminate_common import EliminateCommon
+from modelopt.passes.freeze_dims import FROZEN_KEY, FreezeDims
+from modelopt.passes.merge_reshape import MergeReshape
+from modelopt.passes.simplify_reshape import SimplifyReshape
+from modelopt.passes.upgrade_opset import UpgradeOpset
+from modelopt.recipe import pipelines
+from modelopt.recipe.recipe import DataSpec, EvaluateSpec, Recipe
+from tests.command_line import MLP, modelopt
+from tests.paths import SAMPLE_MODELS
+
+
+class NoRunner:
+    """For passes that run nothing."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(name)
+
+
+NOTHING = Context(runner=NoRunner(), target=targets.resolve("x86-vnni"))
+
+
+def shape_of(model: ir.Model, size: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The shape of the output for an input of `size`, None where onnxruntime refuses."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        session = ort.InferenceSession(serialize.to_bytes(model), options)
+        (found,) = session.run(None, {"x": np.zeros(size, np.float32)})
+    except Exception:  # noqa: BLE001 - onnxruntime has many
+        return None
+    return tuple(found.shape)
+
+
+def computed(op: str, dims: list[int | str], target: list[int | tuple[str, int]]) -> ir.Model:
+    """``op(x, Concat(…))`` where each part is a number or dimension i of x, written as exporters do."""
+    nodes, parts, initializers = [helper.make_node("Shape", ["x"], ["s"])], [], []
+    for i, term in enumerate(target):
+        number = term if isinstance(term, int) else term[1]
+        initializers.append(helper.make_tensor(f"c{i}", TensorProto.INT64, [1], [number]))
+        parts.append(f"c{i}" if isinstance(term, int) else f"d{i}")
+        if not isinstance(term, int):
+            nodes.append(helper.make_node("Gather", ["s", f"c{i}"], [f"d{i}"]))
+    nodes += [helper.make_node("Concat", parts, ["t"], axis=0), helper.make_node(op, ["x", "t"], ["y"])]
+    given_ = [helper.make_tensor_value_info("x", TensorProto.FLOAT, dims)]
+    result = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
+    scope = helper.make_graph(nodes, "g", given_, result, initializers)
+    imports = [helper.make_opsetid("", 18)]
+    return ir.from_proto(helper.make_model(scope, opset_imports=imports, ir_version=9))
+
+
+DIMS = st.lists(st.sampled_from(["N", "M", "?", "-1", 1, 2, 3]), min_size=1, max_size=4)
+TERMS = st.lists(st.sampled_from([-1, 0, 1, 2, 3, 4, 6]) | st.integers(0, 3).map(lambda i: ("dim", i)), max_size=4)
+
+
+@given(op=st.sampled_from(["Reshape", "Expand"]), dims=DIMS, target=TERMS.filter(bool), data=st.data())
+@example(op="Reshape", dims=["N", 2, "M"], target=[("dim", 0), ("dim", 2), 2], data=None)
+@settings(max_examples=120, deadline=None)
+def test_a_constant_shape_does_what_the_computed_one_did(
+    op: str, dims: list[int | str], target: list[int | tuple[str, int]], data: st.DataObject | None
+) -> None:
+    target = [term if isinstance(term, int) else ("dim", term[1] % len(dims)) for term in target]
+    if op == "Expand":
+        target = [max(term, 1) if isinstance(term, int) else term for term in target]
+    before, after = computed(op, dims, target), computed(op, dims, target)
+    SimplifyReshape().apply(after, NOTHING)
+    assert invariants.check(after) == []
+    for turn in range(4):
+        sizes = {"N": turn, "M": 0 if turn == 2 else 2}
+        if data is not None:
+            sizes = {name: data.draw(st.integers(0, 3)) for name in ("N", "M")}
+        free = iter([2, 0, 3, 1][turn:] + [2] * 4)
+        size = tuple(dim if isinstance(dim, int) else sizes[dim] if dim in sizes else next(free) for dim in dims)
+        expected = shape_of(before, size)
+        if expected is not None:
+            assert shape_of(after, size) == expected
+
+
+def test_reading_terms_takes_time_in_proportion_to_the_nodes() -> None:
+    steps = " ".join(f"c{i + 1} = Add (c{i}, c{i})" for i in range(3000))
+    model = ir.from_onnx_text(
+        f"""<ir_version: 10, opset_import: ["" : 20]>
+        g (float[N, 4] x) => (float[A, B] y) {{ c0 = Shape (x) {steps} y = Reshape (x, c3000) }}"""
+    )
+    changes = SimplifyReshape().apply(model, NOTHING)
+    assert changes.rewrites == 0
+    assert "not known" in changes.skipped[0].reason
+
+
+def test_in_a_function_the_shape_is_a_constant_node() -> None:
+    model = ir.from_onnx_text(
+        """<ir_version: 10, opset_import: ["" : 20, "l" : 1]>
+        g (float[N, 4] x) => (float[A, B] y) { y = l.F (x) }
+        <domain: "l", opset_import: ["" : 20]>
+        F (a) => (b) {
+          s = Shape (a) i = Constant <value_ints = [0, 1]> () t = Gather (s, i)
+          k = Constant <value_ints = [4]> () m = Constant <value_ints = [-1]> ()
+          u = Concat <axis = 0> (m, k) b = Reshape (a, u)
+        }"""
+    )
+    changes = SimplifyReshape().apply(model, NOTHING)
+    assert changes.rewrites == 1
+    assert invariants.check(model) == []
+    (function,) = model.functions.values()
+    assert [node.op_type for node in function][-2:] == ["Constant", "Reshape"]
+
+
+def test_functions_and_their_calls_are_not_common() -> None:
+    model = ir.from_onnx_text(
+        """<ir_version: 10, opset_import: ["" : 20, "l" : 1]>
+        g (float[4] x) => (float[4] y) { a = l.F (x) b = l.F (x) y = Sub (a, b) }
+        <domain: "l", opset_import: ["" : 20]>
+        F (a) => (b) { n = RandomNormalLike (a) p = Exp (a) q = Exp (a) r = Add (p, q) b = Add (n, r) }"""
+    )
+    changes = EliminateCommon().apply(model, NOTHING)
+    assert changes.rewrites == 1
+    assert [node.op_type for node in model.graph] == ["F", "F", "Sub"]
+
+
+# freeze-dims
+
+
+def fold(model: Path, output: Path, *steps: Any, **fields: Any) -> Any:
+    group = pipelines.until_stable(pipelines.FOLD)
+    recipe = Recipe(steps=(*steps, group), **fields)
+    return optimize.run(optimize.Request(recipe=recipe, model=model, output=output))
+
+
+def test_a_frozen_model_folds_further_and_is_verified_on_its_new_shape(tmp_path: Path) -> None:
+    source = SAMPLE_MODELS / "digits_vit" / "model.onnx"
+    fold(source, tmp_path / "free.onnx")
+    report = fold(source, tmp_path / "frozen.onnx", FreezeDims(dims=("batch=3",)))
+    assert report.verification is not None
+    assert report.verification.exact_segments == 1
+    frozen = onnx.load(tmp_path / "frozen.onnx")
+    assert len(frozen.graph.node) < len(onnx.load(tmp_path / "free.onnx").graph.node)
+    assert not any(node.op_type == "Shape" for node in frozen.graph.node)
+    session = ort.InferenceSession(tmp_path / "frozen.onnx")
+    assert [value.shape[0] for value in (*session.get_inputs(), *session.get_outputs())] == [3, 3]
+
+
+def test_a_second_run_changes_nothing_and_another_size_is_refused(tmp_path: Path) -> None:
+    source = SAMPLE_MODELS / "digits_mlp" / "model.onnx"
+    first, second = tmp_path / "1.onnx", tmp_path / "2.onnx"
+    fold(source, first, FreezeDims(dims=("batch=3",)))
+    fold(first, second, FreezeDims(dims=("batch=3",)))
+    assert first.read_bytes() == second.read_bytes()
+    with pytest.raises(InputError, match="was set to 3 before and cannot become 4"):
+        fold(first, tmp_path / "3.onnx", FreezeDims(dims=("batch=4",)))
+    assert not (tmp_path / "3.onnx").exists()
+
+
+def test_labelled_data_fill_the_frozen_batch(tmp_path: Path) -> None:
+    folder = SAMPLE_MODELS / "digits_mlp"
+    report = fold(
+        folder / "model.onnx",
+        tmp_path / "out.onnx",
+        FreezeDims(shapes=("features:5,64",)),
+        evaluate=EvaluateSpec(data=str(folder / "eval.npz"), limit=40),
+        calibration=DataSpec(data=str(folder / "calib.npz"), limit=10),
+    )
+    assert report.accuracy is not None
+    assert report.accuracy.tasks[0].candidate.n % 5 == 0
+
+
+X = """<ir_version: 10, opset_import: ["" : 20]>
+g (float[batch, n, ?, ?] x, float[4] k, float[-1, 2] m) => (float[a, b, c, d] y) { y = Neg (x) }"""
+
+
+@pytest.mark.parametrize(
+    ("options", "fact", "hint"),
+    [
+        ({"dims": ("batc=1",)}, "no input has a dimension 'batc'", "'batch'"),
+        ({"dims": ("a=1",)}, "no input has a dimension 'a'", None),
+        ({"dims": ("batch",)}, "'batch' is not the size of a dimension", "batch=1"),
+        ({"dims": ("batch=0",)}, "'batch=0' is not the size of a dimension", "batch=1"),
+        ({"dims": ("batch=-1",)}, "'batch=-1' is not the size of a dimension", "batch=1"),
+        ({"shapes": ("z:1,2",)}, "the model has no input 'z'", None),
+        ({"shapes": ("x:1,2",)}, "cannot have 2 dimensions", None),
+        ({"shapes": ("k:5",)}, "cannot have 5 where it has 4", None),
+        ({"shapes": ("x:1,2,b,4",)}, "'x:1,2,b,4' is not the shape of an input", "x:1,3,224,224"),
+        ({"shapes": ("x",)}, "'x' is not the shape of an input", "x:1,3,224,224"),
+        ({"dims": ("batch=2",), "shapes": ("x:1,2,3,4",)}, "'batch' cannot be both 2 and 1", None),
+    ],
+)
+def test_what_does_not_fit_the_model_is_an_error(options: dict[str, Any], fact: str, hint: str | None) -> None:
+    with pytest.raises(InputError) as caught:
+        FreezeDims(**options).apply(ir.from_onnx_text(X), NOTHING)
+    assert fact in caught.value.fact
+    assert hint is None or hint in (caught.value.hint or "")
+
+
+def test_dimensions_without_a_name_of_their_own_are_set_one_by_one(context: Context) -> None:
+    model = ir.from_onnx_text(X)
+    FreezeDims(shapes=("x:1,2,3,4", "m:7,2")).apply(model, context)
+    assert [spec.shape for spec in graph.signature(model).inputs] == [(1, 2, 3, 4), (4,), (7, 2)]
+    assert graph.signature(model).outputs[0].shape == (1, 2, 3, 4)
+    assert model.metadata_props[FROZEN_KEY + "batch"] == "1"
+    assert FROZEN_KEY + "?" not in model.metadata_props
+
+
+NAMELESS = ("*", "?", "-1", "None", "")
+
+
+def nameless(name: str) -> onnx.ModelProto:
+    """Two inputs that have nothing in common, not even where their dimensions are called alike."""
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[n, 4] x, float[m, 3] z) => (float[n, 4] y, float[m, 3] w) { y = Relu (x) w = Relu (z) }"""
+    )
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = name
+    return model
+
+
+@pytest.mark.parametrize("name", NAMELESS)
+def test_what_names_no_dimension_is_no_name_for_any_command(name: str, tmp_path: Path) -> None:
+    onnx.save(nameless(name), tmp_path / "m.onnx")
+    given = f"{name or 'x'}=2"
+    for command in (("inspect", "m.onnx", "--dim"), ("bench", "m.onnx", "--dim"), ("fold", "m.onnx", "--freeze-dim")):
+        failed = modelopt(*command, given, cwd=tmp_path).failed(2, f"dimension '{name or 'x'}'")
+        assert "z" not in failed.err.splitlines()[0]
+
+
+@pytest.mark.parametrize("name", NAMELESS)
+def test_what_names_no_dimension_equates_none(name: str, tmp_path: Path) -> None:
+    onnx.save(nameless(name), tmp_path / "m.onnx")
+    flags = ("--input-shape", "x:1,4", "--input-shape", "z:2,3", "--no-bench", "-o", "out.onnx")
+    modelopt("fold", "m.onnx", *flags, cwd=tmp_path).succeeded()
+    frozen = graph.signature(io.load(tmp_path / "out.onnx", scratch=tmp_path).model)
+    assert [spec.shape for spec in (*frozen.inputs, *frozen.outputs)] == [(1, 4), (2, 3), (1, 4), (2, 3)]
+    dims = graph.signature(ir.from_proto(nameless(name))).inputs
+    assert symbol_of((dims[0].shape or ())[0]) is None
+    assert not known_equal((dims[0].shape or ())[0], (dims[1].shape or ())[0])
+
+
+def test_a_name_equates_dimensions_and_so_does_a_size() -> None:
+    assert known_equal("n", "n")
+    assert known_equal(3, 3)
+    for other in ("m", None, 3, -1):
+        assert not known_equal("n", other)
+    assert not known_equal(-1, -1)
+    assert not known_equal(None, None)
+
+
+@pytest.mark.parametrize(("name", "merged"), [("n", True), ("*", False), ("?", False), ("-1", False)])
+def test_a_reshape_that_copies_a_dimension_is_merged_only_where_that_is_named(
+    name: str, merged: bool, context: Context
+) -> None:
+    model = nameless(name)
+    body = onnx.parser.parse_graph(
+        """g (float[a, 4] x) => (float[a, 2, 2] y) <int64[2] s = {-1, 4}, int64[3] t = {0, 2, 2}>
+        { r = Reshape (x, s) y = Reshape (r, t) }"""
+    )
+    body.value_info.append(onnx.helper.make_tensor_value_info("r", onnx.TensorProto.FLOAT, [name, 4]))
+    body.input[0].type.tensor_type.shape.dim[0].dim_param = name
+    model.graph.CopyFrom(body)
+    assert bool(MergeReshape().apply(ir.from_proto(model), context).rewrites) is merged
+
+
+# upgrade-opset
+
+
+def test_axes_become_inputs_in_bodies_too(context: Context) -> None:
+    model = ir.from_onnx_text(
+        """<ir_version: 7, opset_import: ["" : 11]>
+        g (float[1, 4] x, bool c) => (float[4] y) {
+          y = If (c) <
+            then_branch = t () => (float[4] p) { p = Squeeze <axes = [0]> (x) },
+            else_branch = f () => (float[4] q) { r = Relu (x) q = Squeeze <axes = [0]> (r) } >
+        }"""
+    )
+    assert UpgradeOpset(version=13).apply(model, context).rewrites == 1
+    assert invariants.check(model) == []
+    squeezes = [node for node in graph.all_nodes(model) if node.op_type == "Squeeze"]
+    assert [graph.constant(node.inputs[1]).tolist() for node in squeezes] == [[0], [0]]  # type: ignore[union-attr]
+    ort.InferenceSession(serialize.to_bytes(model))
+
+
+def test_functions_are_refused_for_the_converter_drops_them(context: Context) -> None:
+    model = ir.from_onnx_text(
+        """<ir_version: 8, opset_import: ["" : 11, "l" : 1]>
+        g (float[4] x) => (float[4] y) { y = l.F (x) }
+        <domain: "l", opset_import: ["" : 11]>
+        F (a) => (b) { b = Relu (a) }"""
+    )
+    with pytest.raises(Refused, match="opset 11 and cannot be converted to 17") as caught:
+        UpgradeOpset().apply(model, context)
+    assert "drops functions" in (caught.value.note or "")
+    assert graph.opset(model) == 11
+
+
+def test_an_opset_that_does_not_exist_is_refused(context: Context) -> None:
+    model = ir.from_onnx_text(
+        """<ir_version: 8, opset_import: ["" : 17]> g (float[4] x) => (float[4] y) { y = Relu (x) }"""
+    )
+    with pytest.raises(Refused):
+        UpgradeOpset(version=1000).apply(model, context)
+
+
+def test_declared_dimensions_keep_their_names_and_the_result_is_verified(tmp_path: Path) -> None:
+    source = SAMPLE_MODELS / "ppocr_cls" / "model.onnx"
+    report = fold(source, tmp_path / "out.onnx", UpgradeOpset(version=16), seed=1)
+    assert report.verification is not None
+    before, after = (graph.signature(io.load(path, scratch=tmp_path).model) for path in (source, tmp_path / "out.onnx"))
+    assert before == after
+    assert onnx.load(tmp_path / "out.onnx").opset_import[0].version == 16
+
+
+# The flags of `modelopt fold`
+
+
+def test_the_flags_are_passes_before_the_group(tmp_path: Path) -> None:
+    flags = ("--freeze-dim", "batch=2", "--input-shape", "features:2,64", "--opset", "18", "--no-bench")
+    ran = modelopt("fold", MLP, *flags, "-o", "out.onnx", cwd=tmp_path).succeeded()
+    assert "freeze-dims(dims=['batch=2'], shapes=['features:2,64'])" in ran.err
+    assert onnx.load(tmp_path / "out.onnx").opset_import[0].version == 18
+    shown = modelopt("fold", MLP, *flags, "--print-recipe", cwd=tmp_path).succeeded().out.decode()
+    assert shown.index("upgrade-opset") < shown.index("freeze-dims") < shown.index("fold-constants")
+
+
+def test_a_misspelled_dimension_is_one_line(tmp_path: Path) -> None:
+    modelopt("fold", MLP, "--freeze-dim", "bach=2", "--no-bench", cwd=tmp_path).failed(2, "'bach'", "'batch'")

@@ -1,0 +1,116 @@
+"""A result of `fuse` that is measurably slower than the input gives way to the input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+import onnx
+import pytest
+
+from modelopt.cli import optimizing
+from modelopt.engine import gates, measurements
+from modelopt.engine import optimize as engine
+from modelopt.engine.findings import Findings
+from modelopt.measure.speed import Ratio, Verdict
+from modelopt.passes.fuse_conv_bn import FuseConvBn
+from modelopt.passes.upgrade_opset import UpgradeOpset
+from modelopt.recipe.recipe import BenchSpec, Gates, Recipe, dump, parse
+from modelopt.report import GateResult, Report, Trial
+from modelopt.search.chosen import Chosen
+from tests.command_line import CNN, modelopt
+from tests.engine.test_claims import report, result
+
+SLOWER = Ratio(point=0.9, low=0.88, high=0.93, verdict=Verdict.SLOWER, processes=8)
+
+
+def _latency(ratio: Ratio) -> object:
+    class Timed:
+        def __init__(self) -> None:
+            self.ratio = ratio
+
+    return Timed()
+
+
+@pytest.mark.parametrize("verdict", list(Verdict))
+def test_only_what_is_measurably_slower_breaks_it(verdict: Verdict) -> None:
+    ratio = Ratio(point=0.9, low=0.88, high=0.93, verdict=verdict, processes=8)
+    findings = Findings(unchanged=False, latency=_latency(ratio))  # type: ignore[arg-type]
+    (found,) = gates.judge(Gates(not_slower=True), 100, 100, findings)
+    assert (found.gate, found.passed) == ("not-slower", verdict is not Verdict.SLOWER)
+    assert gates.judge(Gates(), 100, 100, findings) == ()
+    assert gates.judge(Gates(not_slower=True), 100, 100, Findings(unchanged=True)) == ()
+
+
+def test_without_a_measurement_it_is_not_judged() -> None:
+    (found,) = gates.judge(Gates(not_slower=True), 100, 100, Findings(unchanged=False))
+    assert (found.found, found.passed) == ("not measured", None)
+
+
+@pytest.mark.parametrize("steps", [(FuseConvBn(),), (UpgradeOpset(version=17), FuseConvBn())])
+def test_the_input_takes_its_place(
+    steps: tuple[FuseConvBn | UpgradeOpset, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Recipe] = []
+    whole = GateResult(gate="not-slower", limit="", found="slower: 0.900×", passed=False)
+
+    def run(request: engine.Request) -> Report:
+        seen.append(request.recipe)
+        fused = result("fuse-conv-bn", "exact", 3)
+        if len(seen) == 1:
+            return report(fused, written=False, gates=(whole,))
+        return report(*(result(str(step), "exact", 1) for step in request.recipe.steps))
+
+    monkeypatch.setattr(optimizing, "run", run)
+    recipe = Recipe(steps=steps, bench=BenchSpec(), gates=Gates(not_slower=True, max_size_ratio=2))
+    request = engine.Request(recipe=recipe, model=tmp_path / "m.onnx", output=tmp_path / "x.onnx")
+    found = optimizing._run_first_that_gains(request, Chosen((recipe,)))
+    assert seen == [recipe, Recipe(steps=steps[:-1], bench=BenchSpec(), gates=Gates(max_size_ratio=2))]
+    left = "a copy of the input" if len(steps) == 1 else "the model with its opset converted"
+    assert found.verdict == f"Not kept: the result was slower than the input; the output is {left}."
+    (trial,) = found.trials
+    assert isinstance(trial, Trial)
+    assert (trial.group, trial.rewrites, trial.kept, trial.reason) == ("all passes", 3, False, "slower than the input")
+
+
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a measurement that says so, a copy is written, in one line, and that is no failure."""
+    time_both = measurements.time_both
+
+    def slower(*given: object, **named: object) -> object:
+        return msgspec.structs.replace(time_both(*given, **named), ratio=SLOWER)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(measurements, "time_both", slower)
+    recipe = Recipe(
+        steps=(FuseConvBn(),),
+        bench=BenchSpec(budget_seconds=0.2, warmup_seconds=0, processes=1, rounds=2),
+        gates=Gates(not_slower=True),
+    )
+    output = tmp_path / "x.onnx"
+    request = engine.Request(recipe=recipe, model=CNN, output=output)
+    assert not engine.run(request).written
+    assert not output.exists()
+    found = optimizing._run_first_that_gains(request, Chosen((recipe,)))
+    assert found.verdict == "Not kept: the result was slower than the input (0.90×); the output is a copy of the input."
+    assert output.read_bytes() == CNN.read_bytes()
+
+
+def test_it_is_part_of_the_recipe(tmp_path: Path) -> None:
+    shown = modelopt("fuse", CNN, "--print-recipe", cwd=tmp_path).succeeded().out.decode()
+    assert "not-slower: true" in shown
+    assert parse(shown).gates == Gates(not_slower=True)
+    assert dump(parse(shown)) == shown
+    for flag in ("--no-bench", "--keep"):
+        assert "not-slower" not in modelopt("fuse", CNN, "--print-recipe", flag, cwd=tmp_path).succeeded().out.decode()
+
+
+def test_the_report_lists_it(tmp_path: Path) -> None:
+    flags = ("--budget", "0.2", "--warmup", "0.1", "--rounds", "2", "--processes", "1", "--json")
+    done = modelopt("fuse", CNN, "-o", "x.onnx", *flags, cwd=tmp_path).succeeded()
+    document = json.loads(done.out)
+    if document["trials"]:  # the machine was busy with something else for just so long
+        assert (tmp_path / "x.onnx").read_bytes() == CNN.read_bytes()
+        return
+    assert {gate["gate"]: gate["passed"] for gate in document["gates"]} == {"not-slower": True}
+    assert len(onnx.load(tmp_path / "x.onnx").graph.node) < len(onnx.load(CNN).graph.node)

@@ -1,0 +1,234 @@
+"""The search for a recipe that keeps the contract: what it tries, what it finds, what it says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from modelopt.passes.quantize_weights import Form, QuantizeWeights
+from modelopt.search import exclusions
+from modelopt.search.diagnosis import causes
+from modelopt.search.fallbacks import repairs
+from modelopt.search.sensitivity import rank
+from tests.command_line import CALIB, CNN, EVAL, MLP, modelopt, sample
+
+VIT = sample("digits_vit")
+BRIEFLY = ("--budget", "0.3", "--warmup", "0.1", "--rounds", "3")
+
+# Which nodes cause the error
+
+
+def test_the_worst_nodes_come_first_in_few_evaluations() -> None:
+    errors = dict.fromkeys((f"n{i}" for i in range(64)), 1e-6) | {"n5": 1.0, "n40": 0.3}
+    asked = []
+
+    def error_of(group: Sequence[str]) -> float:
+        asked.append(len(group))
+        return sum(errors[name] for name in group)
+
+    found = rank(list(errors), error_of)
+    assert [suspect.nodes for suspect in found[:2]] == [("n5",), ("n40",)]
+    assert len(asked) <= 24
+    assert sorted(name for suspect in found for name in suspect.nodes) == sorted(errors)
+
+
+def test_a_single_node_needs_no_evaluation() -> None:
+    assert rank([], lambda group: pytest.fail("asked")) == []  # a pass may change nodes that have no twin
+    assert [suspect.nodes for suspect in rank(["a"], lambda group: pytest.fail("asked"))] == [("a",)]
+
+
+# Why
+
+
+class _Runner:
+    """Answers what a test says that values are."""
+
+    def __init__(self, values: Mapping[str, np.ndarray]) -> None:
+        self._values = values
+
+    def run(self, model: ir.Model, feeds: Iterable[Any], outputs: Sequence[str]) -> Iterator[list[np.ndarray]]:
+        for _ in feeds:
+            yield [self._values[name] for name in outputs]
+
+
+class _Samples:
+    def __init__(self, runner_values: Mapping[str, np.ndarray]) -> None:
+        self.values = runner_values
+
+    def __iter__(self) -> Iterator[Any]:
+        yield type("Sample", (), {"feeds": {}})()
+
+
+def _conv(*, concat: bool = False) -> ir.Model:
+    weight = numpy_helper.from_array(np.ones((1, 4, 1, 1), np.float32), "w")
+    exclusions = [helper.make_node("Conv", ["c" if concat else "x", "w"], ["y"], name="conv")]
+    if concat:
+        exclusions.insert(0, helper.make_node("Concat", ["x", "z"], ["c"], axis=1))
+    inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("x", "z")]
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    graph = helper.make_graph(exclusions, "g", inputs, [output], [weight])
+    return ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]))
+
+
+_EVEN = np.linspace(-1, 1, 256, dtype=np.float32).reshape(1, 4, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("x", "cause"),
+    [
+        (_EVEN, None),
+        (_EVEN * 0, "dead tensor"),
+        (_EVEN * np.array([1, 1, 1, 50], np.float32).reshape(1, 4, 1, 1), "outlier channel"),
+    ],
+)
+def test_a_cause_is_read_from_the_input(x: np.ndarray, cause: str | None) -> None:
+    data: Any = _Samples({})
+    runner: Any = _Runner({"x": x})
+    found = causes(_conv(), ["conv"], runner, data, None)
+    assert cause is None if not found else str(cause) in found["conv"]
+
+
+def test_a_concat_of_unlike_ranges_is_named() -> None:
+    data: Any = _Samples({})
+    runner: Any = _Runner({"x": _EVEN, "z": _EVEN * 100, "c": _EVEN * 100})
+    assert "wide concat" in causes(_conv(concat=True), ["conv"], runner, data, None)["conv"]
+
+
+def test_data_that_do_not_match_are_named() -> None:
+    class Later(_Runner):
+        calls = 0
+
+        def run(self, model: ir.Model, feeds: Iterable[Any], outputs: Sequence[str]) -> Iterator[list[np.ndarray]]:
+            Later.calls += 1
+            yield [_EVEN * (1 if Later.calls == 1 else 3)]
+
+    data: Any = _Samples({})
+    runner: Any = Later({})
+    assert "data mismatch" in causes(_conv(), ["conv"], runner, data, data)["conv"]
+
+
+# The command
+
+
+FOR_VNNI = ("--target", "x86-vnni")
+"""Where int8 is estimated to pay for the models here; on which machine it is tried does not matter."""
+
+
+def _tried(tmp_path: Path, *words: str | Path) -> dict[str, Any]:
+    done = modelopt("quantize", *words, "-o", "x.onnx", "--json", *BRIEFLY, cwd=tmp_path).succeeded()
+    report: dict[str, Any] = json.loads(done.out)
+    return report
+
+
+def test_the_result_is_never_slower_or_less_accurate(tmp_path: Path) -> None:
+    data = ("--calib", CNN.with_name("calib.npz"), "--eval", CNN.with_name("eval.npz"))
+    report = _tried(tmp_path, CNN, *data, "--calib-limit", "16", "--eval-limit", "100")
+    assert report["trials"]
+    gates = {gate["gate"]: gate["passed"] for gate in report["gates"]}
+    assert gates["max-drop"]
+    assert gates.get("must-gain") is not False  # it is not judged where nothing gains here, or too little was timed
+
+
+def test_an_integer_model_that_loses_accuracy_is_repaired_or_left_out(tmp_path: Path) -> None:
+    flags = ("--calib", CALIB, "--eval", EVAL, "--max-drop", "0%", "--no-bench", "--activation", "s8", "--per-tensor")
+    report = _tried(tmp_path, MLP, *flags)
+    assert report["gates"][0]["passed"]
+    for trial in report["trials"]:
+        assert not trial["kept"] or trial["drop"] <= 0
+
+
+def test_without_labels_samples_are_held_out(tmp_path: Path) -> None:
+    flags = ("--calib", VIT.with_name("calib.npz"), "-o", "x.onnx", "--no-bench", *FOR_VNNI)
+    done = modelopt("quantize", VIT, *flags, cwd=tmp_path).succeeded()
+    assert "of the calibration samples are held out" in done.err
+    assert "classes that differ from the original's" in done.err
+
+
+def test_no_search_does_as_told(tmp_path: Path) -> None:
+    flags = ("--calib", CALIB, "--no-search", "--no-bench", "--everywhere")
+    report = _tried(tmp_path, MLP, *flags)
+    assert report["trials"] == []
+    assert any(node.op_type == "DequantizeLinear" for node in onnx.load(tmp_path / "x.onnx").graph.node)
+
+
+def test_a_size_that_was_asked_for_is_kept_at_any_speed(tmp_path: Path) -> None:
+    report = _tried(tmp_path, MLP, "--calib", CALIB, "--calib-limit", "16", "--max-size", "60%")
+    assert (tmp_path / "x.onnx").stat().st_size <= 0.6 * MLP.stat().st_size
+    assert "must-gain" not in {gate["gate"] for gate in report["gates"]}
+
+
+def test_a_model_on_stdin_can_be_tried(tmp_path: Path) -> None:
+    flags = ("--calib", CNN.with_name("calib.npz"), "-o", "x.onnx", "--no-bench")
+    modelopt("quantize", "-", *flags, cwd=tmp_path, stdin=CNN.read_bytes()).succeeded()
+    onnx.checker.check_model(tmp_path / "x.onnx", full_check=True)
+
+
+@pytest.mark.parametrize(("metric", "said"), [("cosine", "1 - cosine"), ("sqnr", "error relative to")])
+def test_the_metric_of_the_contract_can_be_chosen_without_labels(tmp_path: Path, metric: str, said: str) -> None:
+    flags = ("--calib", VIT.with_name("calib.npz"), "--metric", metric, "--max-drop", "10%", "--no-bench", *FOR_VNNI)
+    done = modelopt("quantize", VIT, *flags, "-o", "x.onnx", cwd=tmp_path).succeeded()
+    assert said in done.err
+
+
+def test_weights_of_few_bits_are_rounded_in_other_ways_until_the_contract_holds(tmp_path: Path) -> None:
+    data = ("--calib", VIT.with_name("calib.npz"), "--eval", VIT.with_name("eval.npz"))
+    brief = ("--max-drop", "0.5%", "--no-bench", "--calib-limit", "32", "--eval-limit", "200")
+    report = _tried(tmp_path, VIT, "--mode", "weights", "--bits", "2", *data, *brief)
+    first, *others = report["trials"]
+    assert first["drop"] > 0.005
+    assert [trial["kept"] for trial in others][-1]
+    assert report["gates"][0]["passed"]
+    assert any(node.op_type == "MatMulNBits" for node in onnx.load(tmp_path / "x.onnx").graph.node)
+
+
+def test_worst_nodes_stay_in_float_where_rounding_does_not_help(tmp_path: Path) -> None:
+    flags = ("--mode", "weights", "--bits", "2", "--block-size", "256", "--eval", VIT.with_name("eval.npz"))
+    report = _tried(tmp_path, VIT, *flags, "--max-drop", "0%", "--no-bench", "--eval-limit", "60")
+    assert report["gates"][0]["passed"]
+    assert report["offenders"]
+    assert report["offenders"][0]["gain"] is not None
+    labels = [trial["group"] for trial in report["trials"]]
+    (in_float, *_) = (i for i, label in enumerate(labels) if label.endswith("in float"))
+    assert any("int8-compute=False" in label for label in labels[:in_float])
+
+
+def test_tables_get_more_bits_and_products_float32_before_nodes_are_given_back() -> None:
+    def tried(asked: QuantizeWeights, *, tables: bool) -> list[QuantizeWeights]:
+        return [
+            made for _, made in repairs(asked, with_data=False, with_tables=tables) if isinstance(made, type(asked))
+        ]
+
+    computed = [made.int8_compute for made in tried(QuantizeWeights(), tables=False)]
+    assert computed == [None, None, False, False]  # the slower ones last
+    assert [made.table_bits for made in tried(QuantizeWeights(), tables=True)] == [None, None, 8, None, 8]
+    assert not any(made.int8_compute is False for made in tried(QuantizeWeights(int8_compute=True), tables=True))
+    assert not any(made.int8_compute is False for made in tried(QuantizeWeights(form=Form.BLOCKED), tables=True))
+
+
+def test_a_table_can_be_what_costs_accuracy() -> None:
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    net (int64[n] i) => (float[n,2] y) <float[3,2] t = {1, 2, 3, 4, 5, 6}, float[2,2] w = {1, 2, 3, 4}>
+    { [look] e = Gather (t, i)  [product] y = MatMul (e, w) }
+    """
+    before, after = ir.from_onnx_text(text), ir.from_onnx_text(text)
+    for node in after.graph:
+        node.op_type, node.domain = f"{node.op_type}InFewBits", "test"
+    assert exclusions.changed(before, after) == ["product"]
+    assert exclusions.changed(before, after, tables=True) == ["look", "product"]
+    assert exclusions.has_tables(before)
+    assert not exclusions.has_tables(after)
+
+
+def test_half_precision_keeps_a_contract_where_there_are_data(tmp_path: Path) -> None:
+    report = _tried(tmp_path, VIT, "--mode", "fp16", "--eval", VIT.with_name("eval.npz"), "--no-bench")
+    assert [gate["gate"] for gate in report["gates"]] == ["max-drop"]
+    assert report["output"]["size_bytes"] < 0.6 * report["input"]["size_bytes"]
