@@ -1,4 +1,4 @@
-"""The README is executed: its console blocks run, and every line that they show is printed."""
+"""The README and docs/ are executed: their console blocks run, and every line that they show is printed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ from tests.command_line import COMMAND
 from tests.paths import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-_BLOCKS = re.findall(r"^```console\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+PAGES = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
+_BLOCKS = [
+    block
+    for text in (README, *PAGES.values())
+    for block in re.findall(r"^```console\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+]
 
 
 def _commands(block: str) -> list[tuple[str, list[str]]]:
@@ -78,8 +83,20 @@ def test_every_command_is_in_the_table() -> None:
 
 
 def test_every_pass_is_in_the_table_with_its_effect() -> None:
-    table = dict(re.findall(r"^\| `([a-z0-9-]+)` \| (\w+) \|", README, re.MULTILINE))
+    table = dict(re.findall(r"^\| `([a-z0-9-]+)` \| (\w+) \|", PAGES["passes.md"], re.MULTILINE))
     assert table == {name: passes.find(name).effect.value for name in passes.NAMES}
+
+
+def test_links_lead_somewhere() -> None:
+    for folder, text in ((ROOT, README), *((ROOT / "docs", text) for text in PAGES.values())):
+        for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
+            assert "://" in link or (folder / link).is_file(), link
+
+
+def test_paths_in_the_pages_exist() -> None:
+    for text in (README, *PAGES.values()):
+        for path in re.findall(r"`((?:modelopt|tests|sample_models)/[\w./-]+)`", text):
+            assert "thing" in path or (ROOT / path).exists(), path
 
 
 def test_every_exit_code_is_documented() -> None:
