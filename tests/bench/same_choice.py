@@ -6,8 +6,8 @@
 FOLDER is laid out as for main_job.py. `quantize --calib … --max-drop 1%` runs N times on each model, in turns over the
 models, with no labelled data. A row is printed for each model: how often the most frequent choice was made, how often
 with the same bytes, what else was chosen, and how close the choice was: the chance that another run chooses otherwise,
-from the intervals of the first run's comparisons. A choice is a candidate: a pass with its options, where only the
-nodes that a profile left in float may differ. An interrupt (Ctrl-C) ends the runs and prints the table so far.
+if its comparisons are drawn from the intervals of the first run. A choice is a candidate: a pass with its options. Only
+the nodes that a profile left in float may differ. An interrupt (Ctrl-C) ends the runs and prints the table so far.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ import time
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any, NamedTuple
 
+import numpy as np
 from main_job import data_flags  # type: ignore[import-not-found]
 from quantizers import MODELOPT, calibration_of  # type: ignore[import-not-found]
 
@@ -36,6 +36,8 @@ _COUNT = re.compile(r"\d+ nodes?")
 _WORTH = re.compile(r"worth ([+-][\d.]+)% \(±([\d.]+)%\)")
 _WIDE = 1.96
 """Standard deviations in the half of an interval of 95 %."""
+
+_REPLAYS = 2000
 
 _HYSTERESIS = 0.05
 """What one quantized model must be worth more than another: see `modelopt.search.utility`."""
@@ -49,7 +51,7 @@ class Choice(NamedTuple):
         digest: SHA-256 (hex) of the file.
         size: Beside the input's.
         decided: How, in the report's words.
-        doubt: The chance that another run decides otherwise.
+        doubt: The chance that another run chooses another model.
         seconds: It took.
     """
 
@@ -62,28 +64,45 @@ class Choice(NamedTuple):
 
 
 def doubt_of(trials: list[dict[str, Any]]) -> float:
-    """The chance that one of the comparisons would end otherwise in another run, their errors taken as normal."""
-    same, beside_float = 1.0, True
-    for trial in trials:
-        if not trial["ratio"]:
-            continue
-        same *= 1 - _chance_of_other_end(trial, 0.0 if beside_float else _HYSTERESIS)
-        beside_float = beside_float and not (trial["kept"] or trial["outcome"] == "surpassed")
-    return 1 - same
+    """The chance that another run ends with another model, its comparisons drawn anew from the intervals of this one.
+
+    A comparison that may end otherwise does not count by itself: where static int8 just misses being worth more than
+    the float model, and dynamic int8 is worth more than both, dynamic is chosen either way.
+    """
+    timed = [trial for trial in trials if trial["ratio"]]
+    chosen = next((number for number, trial in enumerate(timed) if trial["kept"]), None)
+    if chosen is None and any(trial["kept"] for trial in trials):
+        return 0.0  # by its size: nothing was timed
+    values, best = [], (0.0, True)
+    for trial in timed:
+        value, margin = _value(trial)
+        values.append((best[0] + value, margin))
+        if trial["kept"] or trial["outcome"] == "surpassed":
+            best = best[0] + value, False
+    random = np.random.default_rng(0)
+    others = sum(_replayed(values, random) != chosen for _ in range(_REPLAYS))
+    return others / _REPLAYS
 
 
-def _chance_of_other_end(trial: dict[str, Any], least: float) -> float:
-    """How likely the value of one comparison falls on the other side of its limit."""
+def _value(trial: dict[str, Any]) -> tuple[float, float]:
+    """What a model was worth beside the best one before it, as a logarithm, and the half of its interval."""
     worth = _WORTH.search(trial["reason"].split("is better: ")[0])
     if worth is not None:
         value, margin = (math.log1p(float(text) / 100) for text in worth.groups())
-        distance = abs(value - max(margin, least))
-    else:
-        ratios = [each for each in (trial["ratio"], trial["on_one_thread"]) if each]
-        slowest = min(ratios, key=lambda each: float(each["high"]))
-        margin = math.log(slowest["high"] / slowest["low"]) / 2
-        distance = abs(math.log(slowest["high"]))
-    return NormalDist().cdf(-distance * _WIDE / margin) if margin else 0.0
+        return value, margin
+    ratios = [each for each in (trial["ratio"], trial["on_one_thread"]) if each]
+    slowest = min(ratios, key=lambda each: float(each["high"]))
+    return math.log(slowest["point"]), math.log(slowest["high"] / slowest["low"]) / 2
+
+
+def _replayed(values: list[tuple[float, float]], random: np.random.Generator) -> int | None:
+    """The number of the model that is chosen where each is worth what is drawn for it; None for the float model."""
+    best, chosen = 0.0, None
+    for number, (value, margin) in enumerate(values):
+        drawn = random.normal(value, margin / _WIDE)
+        if drawn - best > max(margin, 0.0 if chosen is None else _HYSTERESIS):
+            best, chosen = drawn, number
+    return chosen
 
 
 def choice(model: Path, budget: float | None) -> Choice:
