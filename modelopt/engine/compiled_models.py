@@ -6,6 +6,7 @@ import onnx_ir as ir
 
 from modelopt import graph
 from modelopt.core.errors import Refused
+from modelopt.core.plural import counted
 from modelopt.runtime.session import full_provider_name
 
 _GENERAL = frozenset({"CPUExecutionProvider", "CUDAExecutionProvider"})
@@ -27,7 +28,7 @@ def require_source(model: ir.Model, shown: str, *, provider: str | None = None) 
     if not parts or (provider is not None and full_provider_name(provider) not in _GENERAL):
         return
     made_for = sorted({graph.attribute_string(node, "source", "") for node in parts} - {""})
-    count = f"{len(parts)} EPContext node{'s'[: len(parts) > 1]}"
+    count = counted(len(parts), "EPContext node")
     raise Refused(
         f"{shown} is compiled for {', '.join(made_for) or 'one accelerator'}, and runs nowhere else",
         note=f"it holds {count}: binaries in place of operators, so that there is nothing to optimize or compare",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from modelopt.consteval.known_shapes import BoundDim
+from modelopt.core.plural import counted
 from modelopt.core.signature import Dim, TensorSpec
 from modelopt.core.tables import Section
 from modelopt.inspection.data import Inspection, Layer, OpCount
@@ -59,7 +60,7 @@ def _total(inspection: Inspection) -> str:
     suffix = f" for {sizes}" if sizes else ""
     if macs.total is not None:
         return f"{count(macs.total)}{suffix}"
-    return f"at least {count(macs.known)}{suffix}; unknown for {_nodes(macs.unknown_nodes)}"
+    return f"at least {count(macs.known)}{suffix}; unknown for {counted(macs.unknown_nodes, 'node')}"
 
 
 def _values(inspection: Inspection) -> Section:
@@ -78,7 +79,7 @@ def _operators(inspection: Inspection, *, verbose: bool) -> Section:
     inner = inspection.nodes_in_bodies + inspection.nodes_in_functions
     header = ("operator", "nodes", "in bodies", "in functions") if inner else ("operator", "nodes")
     rows = tuple(_op_row(op)[: len(header)] for op in shown)
-    title = _nodes(inspection.nodes)
+    title = counted(inspection.nodes, "node")
     if inner:
         title += f", of these {inspection.nodes_in_bodies} in If, Loop or Scan bodies"
         title += f" and {inspection.nodes_in_functions} in functions"
@@ -180,10 +181,6 @@ def _spec_shape(spec: TensorSpec) -> str:
 
 def _shape(dims: tuple[Dim, ...]) -> str:
     return f"[{', '.join('?' if dim is None else str(dim) for dim in dims)}]"
-
-
-def _nodes(number: int) -> str:
-    return f"{number:,} node" + ("" if number == 1 else "s")
 
 
 def _cut(text: str) -> str:

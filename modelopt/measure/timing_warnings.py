@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from modelopt.core.plural import counted
 from modelopt.measure.environment import Environment
 from modelopt.measure.schedule import Plan, ProcessTimings
 from modelopt.measure.speed import FEWEST, Processes, round_medians
@@ -69,7 +70,7 @@ def of_percentiles(processes: Processes) -> str | None:
 
 def of_precision(half_width: float, wanted: float, plan: Plan, processes: int) -> str | None:
     """Says that the interval is wider than asked for, and the budget that would narrow it."""
-    few = "" if processes >= min(FEWEST, plan.processes) else f" from {processes} process{'es'[: 2 * (processes > 1)]}"
+    few = "" if processes >= min(FEWEST, plan.processes) else f" from {counted(processes, 'process')}"
     if half_width <= wanted:
         return None
     needed_ns = plan.budget_ns * (half_width / wanted) ** 2  # the width falls with the root of the processes

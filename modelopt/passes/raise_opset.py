@@ -12,6 +12,7 @@ from modelopt import graph
 from modelopt.calibration.context import Context
 from modelopt.core.changes import Changes, Effect, Skip
 from modelopt.core.errors import ModeloptError, Refused, WorkerDied
+from modelopt.core.plural import counted
 from modelopt.graph.match import Mismatch, NeedsOpset
 from modelopt.graph.opset_conversion import upgraded
 from modelopt.passes import fuse_gelu, fuse_layer_norm
@@ -69,5 +70,4 @@ def _converted(model: ir.Model, version: int, ctx: Context) -> ir.Model | Modelo
 
 
 def _fusions(needed: list[int], version: int) -> str:
-    count = sum(opset <= version for opset in needed)
-    return f"{count} fusion{'s'[: count > 1]}"
+    return counted(sum(opset <= version for opset in needed), "fusion")

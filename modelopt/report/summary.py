@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from modelopt.core.changes import Effect
+from modelopt.core.plural import counted
 from modelopt.core.tables import Section
 from modelopt.measure.evaluate import Accuracy
 from modelopt.measure.latency import BenchResult
@@ -73,9 +74,7 @@ def _passes(report: Report, *, verbose: bool) -> Iterator[Section]:
     for step in idle:
         skips = totals[step][-1].skipped
         if totals[step][0].effect != Effect.EXACT.value and skips:
-            notes.append(
-                f"{step} changed nothing: {len(skips)} place{'s'[: len(skips) > 1]} refused, --explain says why"
-            )
+            notes.append(f"{step} changed nothing: {counted(len(skips), 'place')} refused, --explain says why")
     yield Section("", ("pass", "effect", "rewrites", "refused", "time"), tuple(rows), tuple(notes))
 
 
@@ -189,7 +188,7 @@ def _latency_row(latency: Latency) -> tuple[str, str, str, str]:
 def covered(results: Sequence[BenchResult]) -> str:
     """What the intervals of latencies timed together cover, in words."""
     count = len(results[0].samples_ns)
-    timed = f"timed in {count} fresh process{'es'[: 2 * (count > 1)]} of each model"
+    timed = f"timed in {counted(count, 'fresh process')} of each model"
     if len(results) == 1:
         return timed
     measured = count >= FEWEST
@@ -254,7 +253,7 @@ def _verification(report: Report) -> Iterator[str]:
     if not verification.exact_segments:
         return
     error = verification.max_relative_error
-    empty = f"{verification.empty} feed{'s'[: verification.empty > 1]}"
+    empty = counted(verification.empty, "feed")
     if error is None:
         yield f"NOT VERIFIED: no output element was compared. The original's outputs are empty on {empty}."
         return
@@ -271,10 +270,11 @@ def _verification(report: Report) -> Iterator[str]:
 
 def _feeds(verification: Verification) -> str:
     """What both models ran on, in words."""
-    counts = [f"{verification.real} real ({verification.source})"] if verification.real else []
-    counts += [f"{verification.constructed} constructed"] if verification.constructed else []
-    last = verification.constructed or verification.real
-    return f"{' and '.join(counts)} feed{'s'[: last > 1]}"
+    real = f"real ({verification.source})"
+    if not verification.constructed:
+        return counted(verification.real, f"{real} feed")
+    constructed = counted(verification.constructed, "constructed feed")
+    return f"{verification.real} {real} and {constructed}" if verification.real else constructed
 
 
 def _bound(error: float) -> str:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from modelopt.core.changes import Effect
+from modelopt.core.plural import counted
 from modelopt.measure.speed import Verdict
 from modelopt.report import Outcome, PassResult, Report, Trial
 
@@ -67,13 +68,13 @@ def _made(report: Report) -> str:
     if not last:
         return "Nothing changed: the output is a copy of the input."
     rewrites = sum(result.rewrites for result in report.passes)
-    passes = f"{len(last)} exact pass{'es'[: 2 * (len(last) > 1)]}"
-    return f"Rewritten in {rewrites} place{'s'[: rewrites > 1]} by {passes}{_measured(report)}."
+    places, passes = counted(rewrites, "place"), counted(len(last), "exact pass")
+    return f"Rewritten in {places} by {passes}{_measured(report)}."
 
 
 def _changed(result: PassResult, report: Report) -> str:
     name = _name(result)
-    places = f"{result.rewrites} place{'s'[: result.rewrites > 1]}"
+    places = counted(result.rewrites, "place")
     if name not in _QUANTIZED:
         sparsity = result.facts.get("sparsity")
         share = f", {sparsity:.0%} of the weights there are zero" if isinstance(sparsity, float) else ""

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from modelopt import graph
 from modelopt.core.errors import ModeloptError, Refused, WorkerDied
+from modelopt.core.plural import counted
 from modelopt.engine import optimize
 from modelopt.passes.convert_half import ConvertHalf
 from modelopt.report import Outcome, Trial
@@ -46,7 +47,7 @@ def without_crash(request: optimize.Request, error: ModeloptError) -> Chosen:
             raise error
         kept = exclusions.without(step, found)
         recipe = dataclasses.replace(request.recipe, steps=(*before, kept))
-    label = f"{step.name}, {len(found)} node{'s'[: len(found) > 1]} in float32"
+    label = f"{step.name}, {counted(len(found), 'node')} in float32"
     trials = (
         Trial(group=str(step), rewrites=0, kept=False, outcome=Outcome.FAILED, reason=why_failed(error)),
         Trial(group=label, rewrites=0, kept=True, outcome=Outcome.KEPT, reason="onnxruntime loads it"),

@@ -19,6 +19,7 @@ import msgspec
 
 from modelopt.core.changes import Effect
 from modelopt.core.errors import ModeloptError, Refused, WorkerDied
+from modelopt.core.plural import counted
 from modelopt.engine import error_notes, optimize
 from modelopt.engine.findings import keeps
 from modelopt.passes.base import Pass
@@ -273,7 +274,7 @@ class _Search:
 
     def _excluding(self, attempt: _Attempt, names: Sequence[str], why: str) -> _Attempt | None:
         step = exclusions.without(attempt.step, names)
-        label = f"{step.name}, {len(names)} node{'s'[: len(names) > 1]} {why}"
+        label = f"{step.name}, {counted(len(names), 'node')} {why}"
         found = self._attempt(attempt.base, step, label=label)
         return found if found is not None and self._keeps(found) else None
 
