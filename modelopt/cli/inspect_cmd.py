@@ -61,7 +61,7 @@ def command(
     from modelopt.inspection import inspect
     from modelopt.inspection.listing import render_inspection
     from modelopt.io import load
-    from modelopt.runtime.worker import Limits
+    from modelopt.runtime.limits import Limits
     from modelopt.runtime.worker_runner import WorkerRunner
 
     limits = dataclasses.replace(Limits.default(), seconds=timeout)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
@@ -16,13 +17,14 @@ from modelopt.core.changes import Effect
 from modelopt.core.errors import EnvironmentLacks, GateFailed, InputError, ModeloptError, Refused, WorkerDied
 from modelopt.engine import opset_raising
 from modelopt.engine.optimize import Request, run
-from modelopt.io import STDIO, ExternalData, keeping_stdin
+from modelopt.io import STDIO, ExternalData
 from modelopt.passes.upgrade_opset import UpgradeOpset
 from modelopt.recipe.recipe import BenchSpec, DataSpec, EvaluateSpec, Gates, Recipe, Step, dump
 from modelopt.report import Outcome, Report, Trial, verdict
 from modelopt.report.markdown import to_markdown
+from modelopt.runtime.limits import Limits
+from modelopt.runtime.processes import ChildPool
 from modelopt.runtime.session import SessionSpec
-from modelopt.runtime.worker import Limits
 from modelopt.search.chosen import Chosen
 
 
@@ -200,7 +202,7 @@ def execute(
     if flags["report"]:
         _check_report(flags["report"])
     screen = console.Screen(quiet=flags["quiet"], verbose=flags["verbose"], as_json=flags["as_json"])
-    with keeping_stdin(), screen.progress() as progress:
+    with TemporaryDirectory(prefix="modelopt-") as stdin_folder, screen.progress() as progress:
         request = Request(
             recipe=recipe,
             model=model,
@@ -210,6 +212,8 @@ def execute(
             keep=flags["keep"],
             dump_folder=flags["dump_dir"],
             limits=limits_from_flags(flags),
+            children=click.get_current_context().find_object(ChildPool),
+            stdin_folder=Path(stdin_folder),
             allow_hardlinks=flags["allow_hardlinks"],
             external_data=ExternalData(flags["external_data"]),
             # A run that tries nothing else need not observe more than its own method asks for.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from modelopt.runtime import processes
+from modelopt.runtime.processes import ChildPool
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -128,11 +128,12 @@ class Optimizing(Command):
     def invoke(self, ctx: click.Context) -> Any:
         """Start them and run the command."""
         flags = ctx.params
-        if not flags["print_recipe"] and flags["model"] is not None:
-            processes.ahead("onnx")
-            if flags["evaluation"] is not None or not (flags["no_verify"] and flags["no_bench"]):
-                processes.ahead("onnxruntime")
-        return super().invoke(ctx)
+        with ChildPool() as ctx.obj:
+            if not flags["print_recipe"] and flags["model"] is not None:
+                ctx.obj.start("onnx")
+                if flags["evaluation"] is not None or not (flags["no_verify"] and flags["no_bench"]):
+                    ctx.obj.start("onnxruntime")
+            return super().invoke(ctx)
 
 
 def _heading(parameter: click.Parameter) -> str:

@@ -24,8 +24,9 @@ from modelopt.measure.speed import Ratio
 from modelopt.recipe.recipe import BenchSpec, EvaluateSpec, Recipe, metric_names
 from modelopt.report import FileInfo
 from modelopt.report.summary import accuracy_rows, covered, milliseconds, output_sections, size
+from modelopt.runtime.limits import Limits
 from modelopt.runtime.session import SessionSpec
-from modelopt.runtime.worker import Limits, Worker
+from modelopt.runtime.worker import Worker
 
 SCHEMA = "modelopt-bench/3"
 

@@ -11,8 +11,9 @@ from modelopt.core.errors import ModeloptError, Refused, WorkerDied
 from modelopt.engine import measurements
 from modelopt.engine.findings import Findings
 from modelopt.recipe.recipe import Recipe
+from modelopt.runtime.limits import Limits
 from modelopt.runtime.session import SessionSpec
-from modelopt.runtime.worker import Limits, Worker
+from modelopt.runtime.worker import Worker
 
 
 def was_run(findings: Findings) -> bool:

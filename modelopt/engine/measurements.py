@@ -32,8 +32,9 @@ from modelopt.measure.registry import parse_all
 from modelopt.measure.schedule import Plan
 from modelopt.recipe.recipe import BenchSpec, DataSpec, Recipe, metric_names
 from modelopt.report import Latency
+from modelopt.runtime.limits import Limits
 from modelopt.runtime.session import SessionSpec
-from modelopt.runtime.worker import Limits, Worker
+from modelopt.runtime.worker import Worker
 from modelopt.verification.fitting import Needs
 from modelopt.verification.prepare import GIVE_DATA
 

@@ -43,8 +43,10 @@ from modelopt.report import FileInfo, ModelStats, PassResult, Report, SkipInfo, 
 from modelopt.runtime import placement
 from modelopt.runtime.coverage import Coverage
 from modelopt.runtime.installation import runtime_version
+from modelopt.runtime.limits import Limits
+from modelopt.runtime.processes import ChildPool
 from modelopt.runtime.session import SessionSpec
-from modelopt.runtime.worker import Limits, Worker
+from modelopt.runtime.worker import Worker
 from modelopt.runtime.worker_runner import WorkerRunner
 from modelopt.verification.prepare import Original, Prepared, prepare
 from modelopt.verification.verify import Verify
@@ -69,6 +71,8 @@ class Request:
         keep: Write the output even when a gate fails.
         dump_folder: Where to write the model after each pass.
         limits: Of the child processes.
+        children: Child processes that were started ahead; None starts each when it is needed.
+        stdin_folder: Where the bytes of stdin are kept, so that several runs can load them; None for one run only.
         allow_hardlinks: See `io.load`.
         external_data: Whether the output's weights go to a file of their own.
         verify_samples: How many samples of the user's data verification uses, beside the feeds that it constructs.
@@ -84,6 +88,8 @@ class Request:
     keep: bool = False
     dump_folder: Path | None = None
     limits: Limits | None = None
+    children: ChildPool | None = None
+    stdin_folder: Path | None = None
     allow_hardlinks: bool = False
     external_data: io.ExternalData = io.ExternalData.AUTO
     verify_samples: int = 4
@@ -117,17 +123,21 @@ def _run(request: Request) -> Report:
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(TemporaryDirectory(prefix="modelopt-")))
         exact = measurements.is_exact(recipe)
-        runner = WorkerRunner(limits=request.limits, exact=exact)
+        runner = WorkerRunner(limits=request.limits, exact=exact, children=request.children)
         stack.callback(runner.close)
         spare = runner.start()
-        loaded = io.load(request.model, scratch=scratch, allow_hardlinks=request.allow_hardlinks)
+        loaded = io.load(
+            request.model, scratch=request.stdin_folder or scratch, allow_hardlinks=request.allow_hardlinks
+        )
         measured = recipe.verify or recipe.bench is not None or recipe.evaluate is not None
         if measured:
             require_source(loaded.model, loaded.shown)
         made_by: list[str] = []
         stack.enter_context(error_notes.explained(loaded.path, made_by))
         data = measurements.open_all(recipe, loaded.model, _signature_after(recipe, loaded.model))
-        worker = stack.enter_context(Worker(request.limits, exact=exact)) if measured else spare
+        worker = (
+            stack.enter_context(Worker(request.limits, exact=exact, children=request.children)) if measured else spare
+        )
         measurements.fit_random(recipe, data, worker, loaded.path)
         context = context_of(request, runner, data)
         if recipe.bench is not None:

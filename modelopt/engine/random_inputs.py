@@ -9,7 +9,7 @@ from dataclasses import replace
 from modelopt.core.errors import ModeloptError, Refused
 from modelopt.core.signature import Signature
 from modelopt.data.synthetic import NO_RANDOM, RandomDataset, is_picture
-from modelopt.runtime.worker import Session
+from modelopt.runtime.worker_session import Session
 from modelopt.verification.feeds import Maker, Shape
 from modelopt.verification.fitting import LIKELY_ATTEMPTS, Needs, attempts, with_names
 from modelopt.verification.prepare import MAX_VALUES, PATIENCE_TO_START_SECONDS, nothing_runs

@@ -6,7 +6,7 @@ what it does not understand by name, and external data come only from regular fi
 
 from modelopt.io.external import contained
 from modelopt.io.files import STDIO, same_file
-from modelopt.io.loading import Loaded, keeping_stdin, load
+from modelopt.io.loading import Loaded, load
 from modelopt.io.staging import (
     MAX_INLINE_BYTES,
     ExternalData,
@@ -26,7 +26,6 @@ __all__ = [
     "Staged",
     "contained",
     "destination",
-    "keeping_stdin",
     "load",
     "remove_aside",
     "same_file",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import sys
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -56,7 +55,8 @@ def load(path: Path, *, scratch: Path, allow_hardlinks: bool = False) -> Loaded:
 
     Args:
         path: A file, or `STDIO` for stdin.
-        scratch: A directory for the bytes of stdin; it must outlive the model.
+        scratch: A folder for the bytes of stdin; it must outlive the model. With the same folder the same bytes are
+            loaded again.
         allow_hardlinks: Accept external data files that have other names too.
 
     Raises:
@@ -103,22 +103,8 @@ def _named(shown: str) -> Iterator[None]:
         raise InputError(fact, note=error.note, hint=error.hint) from None
 
 
-@contextlib.contextmanager
-def keeping_stdin() -> Iterator[None]:
-    """Within this, a model on stdin can be loaded more than once: its bytes are kept."""
-    with tempfile.TemporaryDirectory(prefix="modelopt-stdin-") as folder:
-        _kept.append(Path(folder) / "stdin.onnx")
-        try:
-            yield
-        finally:
-            _kept.pop()
-
-
-_kept: list[Path] = []
-
-
-def _spool_stdin(scratch: Path) -> Path:
-    path = _kept[-1] if _kept else scratch / "stdin.onnx"
+def _spool_stdin(folder: Path) -> Path:
+    path = folder / "stdin.onnx"
     if path.exists():
         return path
     if sys.stdin.isatty():

@@ -23,8 +23,10 @@ from modelopt.measure.registry import UNUSED_LABELS, Asked, Choice, choose, pars
 from modelopt.measure.stability import blanked, unstable
 from modelopt.measure.stats import Delta
 from modelopt.measure.structure import label_positions, value_positions, values_beside
+from modelopt.runtime.limits import Limits
 from modelopt.runtime.session import SessionSpec
-from modelopt.runtime.worker import Limits, Session, Worker
+from modelopt.runtime.worker import Worker
+from modelopt.runtime.worker_session import Session
 
 _FLOATS = frozenset({"tensor(float)", "tensor(float16)", "tensor(bfloat16)", "tensor(double)"})
 

@@ -18,9 +18,11 @@ from modelopt.measure.environment import Environment
 from modelopt.measure.schedule import Plan, Slice, Timer, Timings, by_process, in_turn, time_processes
 from modelopt.measure.speed import Ratio
 from modelopt.runtime import cores
+from modelopt.runtime.limits import Limits
 from modelopt.runtime.placement import Placement, find_placement
 from modelopt.runtime.session import SessionSpec
-from modelopt.runtime.worker import Limits, Session, Worker
+from modelopt.runtime.worker import Worker
+from modelopt.runtime.worker_session import Session
 
 
 class BenchSpec(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,8 +15,9 @@ import onnx_ir as ir
 
 from modelopt.core.errors import EnvironmentLacks
 from modelopt.runtime.coverage import Coverage, coverage_of
+from modelopt.runtime.limits import Limits
 from modelopt.runtime.session import NodeRun, SessionSpec, full_provider_name
-from modelopt.runtime.worker import Limits, Worker
+from modelopt.runtime.worker import Worker
 
 
 class Placement(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,12 +1,11 @@
-"""Starts child processes, ahead of their first use where the caller asks for it.
+"""Starts child processes; a command may start those that it will need before it does anything else.
 
-Imports nothing heavy: a command that will need children starts them first, and they import onnx or onnxruntime while
-the parent imports its own modules and reads the model.
+Then a child imports onnx or onnxruntime while the parent imports its own modules and reads the model. For this reason
+the module itself imports nothing heavy.
 """
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
 import subprocess
@@ -14,7 +13,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 # -P keeps the working directory off the path: a stray numpy.py there must not run. The package's own root goes last, so
@@ -34,25 +33,49 @@ class Spawned:
     process: subprocess.Popen[bytes]
     stderr: IO[bytes]
 
+    def kill(self) -> None:
+        """End the process and wait for that."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
 
-_waiting: dict[str, list[Spawned]] = {}
-
-
-def ahead(preload: str) -> None:
-    """Start a child that imports the module `preload`, for a later `take`; it ends with this process at the latest."""
-    if not _waiting:
-        atexit.register(_end_unused)
-    _waiting.setdefault(preload, []).append(_spawn(preload))
-
-
-def take(preload: str) -> Spawned:
-    """A child that imports `preload`: one that waits for its first use, or a new one."""
-    waiting = _waiting.get(preload)
-    return waiting.pop() if waiting else _spawn(preload)
+    def end(self) -> None:
+        """End the process and close its streams."""
+        self.kill()
+        for stream in (self.process.stdin, self.process.stdout, self.stderr):
+            with contextlib.suppress(OSError):  # what is left in a buffer has no reader
+                stream and stream.close()
 
 
-def _spawn(preload: str) -> Spawned:
-    stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed by who takes it
+class ChildPool:
+    """Children that were started before their first use; a context manager that ends those that nobody took."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, list[Spawned]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        for child in (child for children in self._waiting.values() for child in children):
+            child.end()
+        self._waiting.clear()
+
+    def start(self, preload: str) -> Spawned:
+        """Start a child that imports the module `preload`, for a later `take`."""
+        child = spawn(preload)
+        self._waiting.setdefault(preload, []).append(child)
+        return child
+
+    def take(self, preload: str) -> Spawned:
+        """A child that imports `preload`: one that waits, or a new one. Who takes it ends it."""
+        waiting = self._waiting.get(preload)
+        return waiting.pop() if waiting else spawn(preload)
+
+
+def spawn(preload: str) -> Spawned:
+    """Start a child that imports the module `preload`. Who calls this ends it."""
+    stderr = tempfile.TemporaryFile()  # noqa: SIM115 - `Spawned.end` closes it
     process = subprocess.Popen(
         [sys.executable, "-P", "-c", _CODE, str(_PACKAGE_ROOT), preload],
         stdin=subprocess.PIPE,
@@ -62,13 +85,3 @@ def _spawn(preload: str) -> Spawned:
         start_new_session=True,  # a terminal's Ctrl-C reaches the parent only
     )
     return Spawned(process, stderr)
-
-
-def _end_unused() -> None:
-    for child in (child for children in _waiting.values() for child in children):
-        child.process.kill()
-        child.process.wait()
-        for stream in (child.process.stdin, child.process.stdout, child.stderr):
-            with contextlib.suppress(OSError):
-                stream and stream.close()
-    _waiting.clear()

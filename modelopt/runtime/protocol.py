@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import io
 import struct
-from typing import Any, BinaryIO
+from typing import Any
 
 import msgspec
 import numpy as np
 
 _LENGTH = struct.Struct("<Q")
 _STRING = "string"
+
+Message = tuple[dict[str, Any], dict[str, np.ndarray]]
+"""What both sides send: a body of plain values, and arrays by name."""
+
+
+class Failure(Exception):
+    """What the child answers when native code fails.
+
+    Args:
+        kind: What failed, as `installation.explain` knows it.
+        text: The evidence.
+    """
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(text)
+        self.kind = kind
+        self.text = text
 
 
 class _Array(msgspec.Struct):
@@ -23,7 +41,7 @@ class _Header(msgspec.Struct):
     arrays: dict[str, _Array]
 
 
-def write(stream: BinaryIO, body: dict[str, Any], arrays: dict[str, np.ndarray] | None = None) -> None:
+def write(stream: io.BufferedIOBase, body: dict[str, Any], arrays: dict[str, np.ndarray] | None = None) -> None:
     """Send one message."""
     payloads: list[memoryview | bytes] = []
     described: dict[str, _Array] = {}
@@ -40,7 +58,7 @@ def write(stream: BinaryIO, body: dict[str, Any], arrays: dict[str, np.ndarray] 
     stream.flush()
 
 
-def read(stream: BinaryIO) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def read(stream: io.BufferedIOBase) -> Message:
     """Receive one message.
 
     Raises:
@@ -78,12 +96,12 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
         return found
 
 
-def _exactly(stream: BinaryIO, count: int) -> bytearray:
+def _exactly(stream: io.BufferedIOBase, count: int) -> bytearray:
     buffer = bytearray(count)
     view = memoryview(buffer)
     done = 0
     while done < count:
-        got = stream.readinto(view[done:])  # type: ignore[attr-defined]
+        got = stream.readinto(view[done:])
         if not got:
             raise EOFError("the other side closed the pipe")
         done += got

@@ -17,8 +17,11 @@ from modelopt.core import targets
 from modelopt.core.errors import Refused
 from modelopt.io import serialize
 from modelopt.runtime import shape_propagation
+from modelopt.runtime.limits import Limits
+from modelopt.runtime.processes import ChildPool
 from modelopt.runtime.session import SessionSpec
-from modelopt.runtime.worker import Limits, Session, Worker
+from modelopt.runtime.worker import Worker
+from modelopt.runtime.worker_session import Session
 
 _RUNS_AT_ONCE = 4  # each holds the activations of a sample
 
@@ -30,12 +33,21 @@ class WorkerRunner:
         spec: Provider and threads for runs.
         limits: What the child may use.
         exact: See `Worker`; also of sessions that others open in the child that `start` gives.
+        children: See `Worker`.
     """
 
-    def __init__(self, spec: SessionSpec | None = None, limits: Limits | None = None, *, exact: bool = False) -> None:
+    def __init__(
+        self,
+        spec: SessionSpec | None = None,
+        limits: Limits | None = None,
+        *,
+        exact: bool = False,
+        children: ChildPool | None = None,
+    ) -> None:
         self._spec = spec or SessionSpec(spin=False)
         self._limits = limits
         self._exact = exact
+        self._children = children
         self._worker: Worker | None = None
 
     def start(self) -> Worker:
@@ -117,7 +129,7 @@ class WorkerRunner:
 
     def _open(self) -> Worker:
         if self._worker is None:
-            self._worker = Worker(self._limits, preload="onnx", exact=self._exact)
+            self._worker = Worker(self._limits, preload="onnx", exact=self._exact, children=self._children)
         return self._worker
 
 

@@ -178,14 +178,16 @@ def opened(request: optimize.Request) -> Iterator[Workshop]:
     early_checks.require(recipe)
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(TemporaryDirectory(prefix="modelopt-")))
-        loaded = io.load(request.model, scratch=scratch, allow_hardlinks=request.allow_hardlinks)
+        loaded = io.load(
+            request.model, scratch=request.stdin_folder or scratch, allow_hardlinks=request.allow_hardlinks
+        )
         require_source(loaded.model, loaded.shown)
         stack.enter_context(error_notes.explained(loaded.path, ()))
         data = measurements.open_all(recipe, loaded.model)
         exact = measurements.is_exact(recipe)
-        runner = WorkerRunner(limits=request.limits, exact=exact)
+        runner = WorkerRunner(limits=request.limits, exact=exact, children=request.children)
         stack.callback(runner.close)
-        worker = Worker(request.limits, exact=exact)
+        worker = Worker(request.limits, exact=exact, children=request.children)
         stack.callback(worker.close)
         worker.require((recipe.bench or BenchSpec()).provider)
         measurements.fit_random(recipe, data, worker, loaded.path)

@@ -15,8 +15,9 @@ from modelopt.engine import optimize
 from modelopt.passes.convert_half import ConvertHalf
 from modelopt.report import Outcome, Trial
 from modelopt.runtime.installation import runtime_version
+from modelopt.runtime.limits import Limits
 from modelopt.runtime.session import SessionSpec
-from modelopt.runtime.worker import Limits, Worker
+from modelopt.runtime.worker import Worker
 from modelopt.search import exclusions
 from modelopt.search.candidates import Built, Workshop, opened
 from modelopt.search.chosen import Chosen

@@ -17,7 +17,8 @@ from modelopt.core.signature import Signature, TensorSpec, is_free, symbol_of
 from modelopt.data.synthetic import DEFAULT_FREE_DIM
 from modelopt.measure.stability import MORE_REPEATS, RANDOM_OPERATORS, REPEATS, blanked, unstable
 from modelopt.runtime.session import SessionSpec
-from modelopt.runtime.worker import Session, Worker
+from modelopt.runtime.worker import Worker
+from modelopt.runtime.worker_session import Session
 from modelopt.verification.executed import Regions, has_regions
 from modelopt.verification.feed_plan import HEAVY_BYTES, plan
 from modelopt.verification.feeds import Feed, Maker, Shape, Values

@@ -47,7 +47,7 @@ from modelopt.measure.resample import bootstrap, student_quantile, trimmed_mean
 from modelopt.measure.schedule import Plan
 from modelopt.measure.speed import Processes, Ratio, Verdict
 from modelopt.measure.stats import proportion_interval
-from modelopt.runtime import cores, watch
+from modelopt.runtime import cores, limits
 from modelopt.runtime.session import SessionSpec
 from tests.bench.trust_simulation import simulate, within_one_process
 
@@ -339,7 +339,7 @@ def causes(models: Mapping[str, Path], pairs: int) -> None:
 
 
 def looking(seconds: float) -> contextlib.AbstractContextManager[object]:
-    return unittest.mock.patch.object(watch, "_CALM_SECONDS", seconds)
+    return unittest.mock.patch.object(limits, "_CALM_SECONDS", seconds)
 
 
 def without_lead_in() -> contextlib.AbstractContextManager[object]:

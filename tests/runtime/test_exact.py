@@ -164,6 +164,6 @@ def test_a_session_that_leaves_it_open_is_as_its_worker_says(
         return {"info": msgspec.to_builtins(SessionInfo((), (), (), 0))}, {}
 
     with Worker(exact=of_worker) as worker:
-        monkeypatch.setattr(worker, "_request", request)
+        monkeypatch.setattr(worker._connection, "request", request)
         worker.open(Path("m.onnx"), SessionSpec(exact=asked))
     assert seen == [of_worker if asked is None else asked]

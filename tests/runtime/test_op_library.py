@@ -13,9 +13,10 @@ from onnx import helper
 
 from modelopt.core.errors import InputError
 from modelopt.runtime import wording
+from modelopt.runtime.limits import Limits
 from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.wording import Operator
-from modelopt.runtime.worker import Limits, Worker
+from modelopt.runtime.worker import Worker
 from tests.command_line import MLP, QUICK, modelopt, value
 
 SOURCE = """

@@ -1,10 +1,10 @@
 """What is not imported, and what starts early."""
 
+import signal
 import subprocess
 import sys
-from pathlib import Path
 
-from modelopt.runtime import processes
+from modelopt.runtime.processes import ChildPool
 from modelopt.runtime.worker import Worker
 
 
@@ -35,18 +35,17 @@ def test_a_sympy_that_is_imported_already_stays() -> None:
 
 
 def test_a_child_that_was_started_ahead_is_used() -> None:
-    processes.ahead("onnxruntime")
-    waiting = processes._waiting["onnxruntime"][-1].process.pid
-    with Worker() as worker:
-        assert worker.pid == waiting
-    with Worker() as another:
-        assert another.pid != waiting
+    with ChildPool() as children:
+        waiting = children.start("onnxruntime").process.pid
+        with Worker(children=children) as worker:
+            assert worker.pid == waiting
+        with Worker(children=children) as another:
+            assert another.pid != waiting
 
 
-def test_a_child_that_nobody_takes_ends_with_its_parent() -> None:
-    code = (
-        "from modelopt.runtime import processes\n"
-        "processes.ahead('onnx')\n"
-        "print(processes._waiting['onnx'][0].process.pid)"
-    )
-    assert not Path(f"/proc/{_python(code)}").exists()
+def test_a_child_that_nobody_takes_ends_with_its_pool() -> None:
+    with ChildPool() as children:
+        child = children.start("onnx")
+        assert child.process.poll() is None
+    assert child.process.returncode == -signal.SIGKILL
+    assert child.stderr.closed

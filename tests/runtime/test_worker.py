@@ -21,9 +21,11 @@ from modelopt import graph
 from modelopt.core.errors import EnvironmentLacks, ExitCode, InputError, Refused, WorkerDied
 from modelopt.io import serialize
 from modelopt.runtime import processes, shape_propagation
+from modelopt.runtime.limits import Limits
 from modelopt.runtime.session import SessionSpec
-from modelopt.runtime.worker import Limits, Session, Worker
+from modelopt.runtime.worker import Worker
 from modelopt.runtime.worker_runner import WorkerRunner
+from modelopt.runtime.worker_session import Session
 
 GIB = 2**30
 SPEC = SessionSpec(threads=1, spin=False)
@@ -273,8 +275,8 @@ def test_telemetry_is_off_in_the_child(worker: Worker) -> None:
 
 def test_native_prints_do_not_reach_the_pipe(monkeypatch: pytest.MonkeyPatch, linear: Path) -> None:
     printing = (
-        "import os, modelopt.runtime.child as c; run = c._run; "
-        "c._run = lambda *a: (os.write(1, b'a native print'), run(*a))[1]; main()"
+        "import os; from modelopt.runtime.child_session import ChildSession as S; run = S.values; "
+        "S.values = lambda *a: (os.write(1, b'a native print'), run(*a))[1]; main()"
     )
     monkeypatch.setattr(processes, "_CODE", processes._CODE.replace("main()", printing))
     with Worker() as each:
