@@ -12,8 +12,8 @@ import onnx_ir as ir
 
 from modelopt import graph
 from modelopt.consteval.refine_shapes import ShapeInference, refine
-from modelopt.core.errors import InputError, ModeloptError, did_you_mean
-from modelopt.core.signature import Dim, Signature, symbol_of
+from modelopt.core.errors import ModeloptError
+from modelopt.core.signature import Signature, name_in, no_dimension
 from modelopt.graph import macs
 
 
@@ -47,13 +47,12 @@ def bind(signature: Signature, given: Mapping[str, int]) -> tuple[BoundDim, ...]
     places: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for spec in signature.inputs:
         for axis, dim in enumerate(spec.shape or ()):
-            name = dim_name(spec.name, axis, dim)
+            name = name_in(spec.name, axis, dim)
             if name is not None:
                 places[name].append((axis, len(spec.shape or ())))
     for name in given:
         if name not in places:
-            known = f"open dimensions: {', '.join(places)}" if places else "all dimensions of its inputs are fixed"
-            raise InputError(f"no input has a dimension '{name}'", note=known, hint=did_you_mean(name, places))
+            raise no_dimension(name, places, "a dimension without a name is INPUT:AXIS")
     return tuple(_decide(name, found, given) for name, found in places.items())
 
 
@@ -63,13 +62,6 @@ def _decide(name: str, places: list[tuple[int, int]], given: Mapping[str, int]) 
     if all(axis == 0 and rank >= 2 for axis, rank in places):
         return BoundDim(name=name, size=1, source="assumed")
     return BoundDim(name=name, size=None, source="free")
-
-
-def dim_name(value: str, axis: int, dim: Dim) -> str | None:
-    """What ``--dim`` calls an axis, None when its size is fixed."""
-    if isinstance(dim, int):
-        return None if dim >= 0 else f"{value}:{axis}"
-    return symbol_of(dim) or f"{value}:{axis}"
 
 
 @contextmanager
@@ -123,7 +115,7 @@ def _substituted(value: ir.Value, sizes: Mapping[str, int]) -> ir.Shape | None:
     plain = graph.dims(value)
     if plain is None:
         return None
-    names = [dim_name(value.name or "", axis, dim) for axis, dim in enumerate(plain)]
+    names = [name_in(value.name or "", axis, dim) for axis, dim in enumerate(plain)]
     return ir.Shape([dim if name is None else sizes.get(name, dim) for dim, name in zip(plain, names, strict=True)])
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from modelopt.core.errors import InputError, did_you_mean
-from modelopt.core.signature import TensorSpec, is_free, symbol_of
+from modelopt.core.signature import FIRST, LATER, TensorSpec, is_free, symbol_of, symbols_of
 
 _LIKE_BATCH = re.compile(r"(^|[^a-z])batch", re.IGNORECASE)
 _SHORT = frozenset({"N", "n", "B", "b", "bs", "bsz"})
@@ -67,9 +67,8 @@ class Told:
 
 def batch_name(inputs: Sequence[TensorSpec]) -> str | None:
     """The name of the dimension that is the batch; None where no name says so."""
-    names = {symbol for spec in inputs for dim in spec.shape or () if (symbol := symbol_of(dim)) is not None}
-    firsts = {symbol for spec in inputs if spec.shape and (symbol := symbol_of(spec.shape[0])) is not None}
-    for likely in ({name for name in names if _LIKE_BATCH.search(name)}, firsts & _SHORT, firsts):
+    firsts = set(symbols_of(inputs, FIRST))
+    for likely in ({name for name in symbols_of(inputs) if _LIKE_BATCH.search(name)}, firsts & _SHORT, firsts):
         if len(likely) == 1:
             return likely.pop()
     return None
@@ -152,6 +151,5 @@ def _is_crossed(inputs: Sequence[TensorSpec], symbol: str | None, told: Told) ->
     """Whether two names stand on the first axis of inputs, one of them on another axis too: either may be the batch."""
     if symbol is not None or told.axes:
         return False
-    firsts = {symbol for spec in inputs if spec.shape and (symbol := symbol_of(spec.shape[0])) is not None}
-    later = {dim for spec in inputs for dim in (spec.shape or ())[1:]}
+    firsts, later = set(symbols_of(inputs, FIRST)), set(symbols_of(inputs, LATER))
     return len(firsts) > 1 and bool(firsts & later)

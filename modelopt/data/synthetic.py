@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from modelopt.core.errors import InputError, did_you_mean
-from modelopt.core.signature import Dim, TensorSpec, is_free, symbol_of
+from modelopt.core.errors import InputError
+from modelopt.core.signature import FIRST, Dim, TensorSpec, is_free, no_dimension, symbol_of, symbols_of
 from modelopt.data import user_files
 from modelopt.data.check import fixed_size
 from modelopt.data.dataset import Dataset, Sample
@@ -186,21 +186,11 @@ def shapes_of(
 def _symbol_sizes(
     inputs: Sequence[TensorSpec], free_dims: Mapping[str, int], batch: int, free_dim: int
 ) -> dict[str, int]:
-    sizes: dict[str, int] = {}
-    for spec in inputs:
-        for axis, dim in enumerate(spec.shape or ()):
-            if (symbol := symbol_of(dim)) is not None:
-                sizes[symbol] = batch if axis == 0 else sizes.get(symbol, free_dim)
-    for spec in inputs:  # the batch's name keeps its size on whatever axis it stands
-        if spec.shape and (symbol := symbol_of(spec.shape[0])) is not None:
-            sizes[symbol] = batch
+    # The batch's name keeps its size on whatever axis it stands.
+    sizes = dict.fromkeys(symbols_of(inputs), free_dim) | dict.fromkeys(symbols_of(inputs, FIRST), batch)
     for name, size in free_dims.items():
         if name not in sizes:
-            raise InputError(
-                f"the model has no free dimension '{name}'",
-                note=f"its free dimensions are {', '.join(sizes)}" if sizes else "it has none with a name",
-                hint=did_you_mean(name, sizes),
-            )
+            raise no_dimension(name, sizes, NO_RANDOM)
         if size < 1:
             raise InputError(f"the dimension '{name}' cannot be {size}", hint="sizes are at least 1")
     return {**sizes, **free_dims}

@@ -14,13 +14,13 @@ from modelopt.calibration.context import Context
 from modelopt.core.changes import Changes, Effect
 from modelopt.core.errors import InputError, Refused, WorkerDied, did_you_mean
 from modelopt.core.runner import Runner
-from modelopt.core.signature import Dim, Signature, TensorSpec, symbol_of
+from modelopt.core.signature import Dim, Signature, TensorSpec, no_dimension, symbol_of, symbols_of
 from modelopt.passes.base import Pass, option
 
 FROZEN_KEY = "modelopt.frozen."
 """The start of metadata entries that remember what was frozen, so that a second run finds nothing to do."""
 
-SHAPES_INSTEAD = "dimensions without a name are set with the shape of their input, such as x:1,3,224,224"
+_SHAPES_INSTEAD = "dimensions without a name are set with the shape of their input, such as x:1,3,224,224"
 """The hint where somebody names a dimension by what names none."""
 
 
@@ -83,8 +83,7 @@ class FreezeDims(Pass):
 
     def declared_after(self, signature: Signature) -> Signature:
         """The same, with any size where an output has a dimension of its own: it follows from those of the inputs."""
-        known = {dim for spec in signature.inputs for dim in spec.shape or () if isinstance(dim, str)}
-        after = self.signature_after(signature)
+        known, after = symbols_of(signature.inputs), self.signature_after(signature)
         return replace(after, outputs=tuple(_with_sizes_left_open(spec, known) for spec in after.outputs))
 
     def _named(self) -> dict[str, int]:
@@ -135,17 +134,14 @@ def _bind(spec: TensorSpec, shape: tuple[int, ...], sizes: dict[str, int]) -> No
 
 
 def _check_known(named: Mapping[str, int], signature: Signature, model: ir.Model) -> None:
-    symbols = [symbol_of(dim) for spec in signature.inputs for dim in spec.shape or ()]
-    known = list(dict.fromkeys(symbol for symbol in symbols if symbol is not None))
+    known = symbols_of(signature.inputs)
     for name, size in named.items():
         frozen = model.metadata_props.get(FROZEN_KEY + name)
         if name in known or frozen == str(size):
             continue
         if frozen is not None:
             raise InputError(f"the dimension '{name}' was set to {frozen} before and cannot become {size}")
-        note = f"symbolic dimensions: {', '.join(known)}" if known else "no input has a symbolic dimension"
-        hint = SHAPES_INSTEAD if symbol_of(name) is None else did_you_mean(name, known)
-        raise InputError(f"no input has a dimension '{name}'", note=note, hint=hint)
+        raise no_dimension(name, known, _SHAPES_INSTEAD)
 
 
 def _count_changed(old: TensorSpec, new: TensorSpec) -> int:

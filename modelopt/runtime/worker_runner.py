@@ -15,6 +15,7 @@ from modelopt import graph
 from modelopt.calibration.histogram import Observed
 from modelopt.core import targets
 from modelopt.core.errors import Refused
+from modelopt.core.signature import symbol_of
 from modelopt.io import serialize
 from modelopt.runtime import shape_propagation
 from modelopt.runtime.limits import Limits
@@ -148,7 +149,7 @@ def _learn(value: ir.Value, told: ir.Value) -> None:
 
 
 def _is_open(dim: int | ir.SymbolicDim) -> bool:
-    return not isinstance(dim, int) and dim.value is None
+    return not isinstance(dim, int) and symbol_of(dim.value) is None
 
 
 class _extra_outputs:  # noqa: N801 - used as a function

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from modelopt.core.signature import Signature, TensorSpec, is_free, symbol_of
+from modelopt.core.signature import FIRST, Signature, TensorSpec, is_free, symbol_of, symbols_of
 from modelopt.data.dtypes import holds_floats, numpy_dtype
 from modelopt.data.synthetic import NUMERALS, Words, draw_words, shapes_of
 from modelopt.measure.tolerance import Nonfinite
@@ -170,7 +170,7 @@ class Maker:
 
     def free_lengths(self) -> tuple[str, ...]:
         """Names of the free dimensions that are not the batch and follow from nothing else; unnamed ones as ``?``."""
-        batch = {symbol_of(spec.shape[0]) for spec in self.signature.inputs if spec.shape} - {None}
+        batch = symbols_of(self.signature.inputs, FIRST)
         dims = [dim for spec in self.signature.inputs for dim in (spec.shape or ())[1:] if is_free(dim)]
         names = dict.fromkeys(symbol or "?" for symbol in map(symbol_of, dims) if symbol not in batch)
         return tuple(name for name in names if not self.fit.is_tied(name))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from modelopt.core.signature import Dim, Signature, TensorSpec, is_free, symbol_of
+from modelopt.core.signature import FIRST, LATER, Dim, Signature, TensorSpec, is_free, name_in, symbol_of, symbols_of
 from modelopt.data.dtypes import holds_floats
 from modelopt.data.synthetic import lengths_to_try, long_lengths
 from modelopt.verification.input_sizes import lengths_in, sizes_of
@@ -159,14 +159,13 @@ def with_names(signature: Signature) -> Signature:
 def _named(spec: TensorSpec, axis: int, dim: Dim) -> Dim:
     if not is_free(dim) or symbol_of(dim) is not None:
         return dim
-    return f"{spec.name}[{axis}]" if axis else None
+    return name_in(spec.name, axis, dim) if axis else None
 
 
 def free_names(inputs: Sequence[TensorSpec]) -> tuple[str, ...]:
     """Free dimensions with a name that stand on no first axis."""
-    batch = {spec.shape[0] for spec in inputs if spec.shape}
-    dims = [dim for spec in inputs for dim in (spec.shape or ())[1:] if isinstance(dim, str)]
-    return tuple(dict.fromkeys(dim for dim in dims if dim not in batch))
+    batch = symbols_of(inputs, FIRST)
+    return tuple(name for name in symbols_of(inputs, LATER) if name not in batch)
 
 
 def is_few(spec: TensorSpec) -> bool:

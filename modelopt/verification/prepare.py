@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from modelopt import graph
 from modelopt.core.errors import InputError, ModeloptError, Refused
-from modelopt.core.signature import Signature, TensorSpec, is_free, symbol_of
+from modelopt.core.signature import FIRST, Signature, TensorSpec, is_free, symbol_of, symbols_of
 from modelopt.data.synthetic import DEFAULT_FREE_DIM
 from modelopt.measure.stability import MORE_REPEATS, RANDOM_OPERATORS, REPEATS, blanked, unstable
 from modelopt.runtime.session import SessionSpec
@@ -293,7 +293,7 @@ def _shapes_to_try(
 
 def _sizes_of(feed: Mapping[str, np.ndarray], inputs: Sequence[TensorSpec]) -> dict[str, int]:
     """The sizes that a feed has for the free dimensions that have names, but for those of first axes."""
-    batch = {spec.shape[0] for spec in inputs if spec.shape}
+    batch = symbols_of(inputs, FIRST)
     return {
         symbol: size
         for spec in inputs
@@ -371,13 +371,13 @@ def _sizes_above(feeds: Sequence[Feed], signature: Signature) -> Iterator[str]:
     """The sizes of free dimensions that feeds end at."""
     batches: list[int] = []
     lengths: dict[str, list[int]] = {}
-    firsts = {spec.shape[0] for spec in signature.inputs if spec.shape and is_free(spec.shape[0])}
+    firsts = symbols_of(signature.inputs, FIRST)
     for feed in feeds:
         for spec in signature.inputs:
             for axis, (dim, size) in enumerate(zip(spec.shape or (), feed.arrays[spec.name].shape, strict=False)):
                 if not is_free(dim):
                     continue
-                if axis == 0 or (dim in firsts and symbol_of(dim) is not None):
+                if axis == 0 or symbol_of(dim) in firsts:
                     batches.append(size)
                 else:
                     lengths.setdefault(symbol_of(dim) or "?", []).append(size)

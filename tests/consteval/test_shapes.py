@@ -250,6 +250,18 @@ def test_what_names_no_dimension_is_no_name_for_any_command(name: str, tmp_path:
         assert "z" not in failed.err.splitlines()[0]
 
 
+def test_a_dimension_without_a_name_is_called_by_its_place(tmp_path: Path) -> None:
+    model = nameless("*")
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "*"
+    del model.graph.output[:]
+    model.graph.output.append(onnx.ValueInfoProto(name="y"))
+    onnx.save(model, tmp_path / "m.onnx")
+    quick = ("--budget", "0.1", "--processes", "1", "--rounds", "2", "--warmup", "0")
+    for command in (("inspect", "m.onnx", "--dim"), ("bench", "m.onnx", *quick, "--dim")):
+        modelopt(*command, "x:1=6", cwd=tmp_path).succeeded()
+        modelopt(*command, "x:3=6", cwd=tmp_path).failed(2, "no input has a dimension 'x:3'")
+
+
 @pytest.mark.parametrize("name", NAMELESS)
 def test_what_names_no_dimension_equates_none(name: str, tmp_path: Path) -> None:
     onnx.save(nameless(name), tmp_path / "m.onnx")

@@ -158,9 +158,9 @@ def test_the_likeliest_attempts_come_first_and_none_twice() -> None:
         TensorSpec("h", "float32", (2, None)),
     )
     signature = with_names(Signature(inputs, ()))
-    assert [spec.shape for spec in signature.inputs] == [(None, "x[1]"), (), (2, "h[1]")]
+    assert [spec.shape for spec in signature.inputs] == [(None, "x:1"), (), (2, "h:1")]
     tried = list(attempts(signature, Needs({"n": InputUse(constants=(8000.0, 16000.0))}), {}))
     assert tried[0] == Attempt(8, Fit())
     assert tried[1] == Attempt(8, Fit(integers=Integers.PLAIN))
     assert len({(each.length, repr(each.fit)) for each in tried}) == len(tried)
-    assert any(each.fit.of_batch == {"h[1]"} and each.fit.turn == 1 for each in tried)
+    assert any(each.fit.of_batch == {"h:1"} and each.fit.turn == 1 for each in tried)
