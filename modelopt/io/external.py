@@ -7,14 +7,14 @@ from pathlib import Path, PurePosixPath
 import onnx_ir as ir
 
 from modelopt.core.errors import InputError, Refused
-from modelopt.io import serialize
 from modelopt.io.files import map_file, regular_file
+from modelopt.io.tensor_slots import slots, view_tensor
 
 
 def map_external(model: ir.Model, model_file: Path, *, allow_hardlinks: bool) -> list[Path]:
     """Map external tensors from files that passed the containment check; returns those files."""
     maps: dict[Path, memoryview] = {}
-    for slot in serialize.slots(model):
+    for slot in slots(model):
         tensor = slot.tensor
         if not isinstance(tensor, ir.ExternalTensor):
             continue
@@ -30,7 +30,7 @@ def map_external(model: ir.Model, model_file: Path, *, allow_hardlinks: bool) ->
                 note=f"bytes {start} to {start + length} of {len(view)}",
                 hint="the data file is truncated or belongs to another model",
             )
-        slot.set(serialize.view_tensor(tensor, view[start : start + length]))
+        slot.set(view_tensor(tensor, view[start : start + length]))
     return sorted(maps)
 
 

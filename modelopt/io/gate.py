@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from modelopt.core.errors import InputError, Refused
 from modelopt.graph.types import MAP_MARK
-from modelopt.io.model_proto import attribute_protos, graph_protos, inner_type, node_protos
+from modelopt.io.model_proto import attribute_protos, graph_protos, inner_type, node_protos, tensor_protos
 
 
 def refuse_unsupported(proto: onnx.ModelProto, shown: str) -> None:
@@ -105,7 +105,7 @@ def _refuse_unsupported_attribute(attribute: onnx.AttributeProto, shown: str) ->
         raise Refused(f"{shown} holds an attribute without a type, which modelopt would lose: '{attribute.name}'")
     if attribute.HasField("sparse_tensor") or attribute.sparse_tensors:
         raise Refused(f"{shown} holds a sparse tensor: the attribute '{attribute.name}'")
-    for tensor in (*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors):
+    for tensor in tensor_protos(attribute):
         _check_tensor(tensor, shown)
 
 
@@ -125,7 +125,7 @@ def _tensor_problem(tensor: onnx.TensorProto) -> str | None:
     if tensor.data_type not in _TYPES:
         return "has no known type"
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
-        return None  # `serial.view_tensor` compares the bytes when they are found
+        return None  # `tensor_slots.view_tensor` compares the bytes when they are found
     count = math.prod(tensor.dims)
     if tensor.data_type == onnx.TensorProto.STRING:
         found, needed, unit = len(tensor.string_data), count, "strings"

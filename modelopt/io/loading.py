@@ -19,6 +19,7 @@ from modelopt.io.background import in_background
 from modelopt.io.external import map_external
 from modelopt.io.files import STDIO, map_file
 from modelopt.io.gate import refuse_unsupported
+from modelopt.io.tensor_slots import slots
 
 _HASHED_BYTES = 16 * 2**20
 """Large parts: between two of them this thread waits for the interpreter's lock."""
@@ -71,7 +72,7 @@ def load(path: Path, *, scratch: Path, allow_hardlinks: bool = False) -> Loaded:
         proto, blobs = serialize.parse(buffer)
         refuse_unsupported(proto, shown)
         model = serialize.to_model(proto, buffer, blobs)
-    if path == STDIO and any(isinstance(slot.tensor, ir.ExternalTensor) for slot in serialize.slots(model)):
+    if path == STDIO and any(isinstance(slot.tensor, ir.ExternalTensor) for slot in slots(model)):
         raise Refused("the model on stdin keeps its weights in another file", hint="give the model's path instead of -")
     external = map_external(model, file, allow_hardlinks=allow_hardlinks)
     violations = invariants.check(model)

@@ -50,6 +50,34 @@ def _body_protos(attribute: onnx.AttributeProto) -> Iterator[onnx.GraphProto]:
     yield from attribute.graphs
 
 
+def tensor_protos(attribute: onnx.AttributeProto) -> tuple[onnx.TensorProto, ...]:
+    """The tensors that an attribute holds."""
+    return (*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors)
+
+
+def tidy(proto: onnx.ModelProto) -> None:
+    """Remove what onnx_ir 1.1 adds to a model: types of initializers, and metadata of tensors that it writes twice."""
+    for scope in graph_protos(proto):
+        stored = {tensor.name for tensor in scope.initializer}
+        kept = [info for info in scope.value_info if info.name not in stored]
+        if len(kept) < len(scope.value_info):
+            del scope.value_info[:]
+            scope.value_info.extend(kept)
+        for tensor in scope.initializer:
+            _tidy_tensor(tensor)
+    for attribute in attribute_protos(proto):
+        for tensor in tensor_protos(attribute):
+            _tidy_tensor(tensor)
+
+
+def _tidy_tensor(tensor: onnx.TensorProto) -> None:
+    if tensor.metadata_props:
+        said = {entry.key: entry.value for entry in tensor.metadata_props}
+        del tensor.metadata_props[:]
+        for key, value in said.items():
+            tensor.metadata_props.add(key=key, value=value)
+
+
 # Map types
 
 

@@ -23,6 +23,7 @@ from modelopt.io import serialize
 from modelopt.io.datafiles import MIN_BYTES, data_files, data_name, named_data, remove_stale, remove_unused, unlink
 from modelopt.io.files import STDIO, map_file, sibling
 from modelopt.io.loading import Loaded
+from modelopt.io.tensor_slots import externalized
 from modelopt.io.writing import disk_errors, sync, write_chunks
 
 Metadata = Callable[[], Mapping[str, str]]
@@ -94,10 +95,10 @@ def _write_external(
         That name.
     """
     digest = hashlib.sha256()
-    with serialize.externalized(model, "", MIN_BYTES) as payloads:
+    with externalized(model, "", MIN_BYTES) as payloads:
         write_chunks(data, _aligned(payloads), seen=digest.update)
     name = name_of(digest.hexdigest())
-    with serialize.externalized(model, name, MIN_BYTES):
+    with externalized(model, name, MIN_BYTES):
         header = serialize.to_bytes(model)
     write_chunks(path, [header, serialize.metadata_chunk(metadata())])
     return name

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from modelopt.io import serialize
+from modelopt.io.tensor_slots import slots
 from modelopt.measure.precision import Precision
 from modelopt.measure.tolerance import NOISIEST, Tolerance, distance
 
@@ -41,7 +41,7 @@ def _nudged_feed(array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def nudge_weights(model: ir.Model, rng: np.random.Generator) -> None:
     """Move every float32 weight by a rounding step at most, in place."""
-    for slot in serialize.slots(model):
+    for slot in slots(model):
         if slot.tensor.dtype == ir.DataType.FLOAT and slot.tensor.size >= _SMALLEST_WEIGHT:
             slot.set(ir.tensor(_nudged(slot.tensor.numpy(), rng), name=slot.tensor.name))
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from modelopt.core.errors import InputError, ModeloptError
-from modelopt.io import protobuf_wire, serialize
+from modelopt.io import protobuf_wire, serialize, tensor_slots
 from tests.helpers import big_model, body, info, model_of, weight
 from tests.paths import ROOT, SAMPLE_MODELS
 
@@ -341,7 +341,7 @@ def test_arrays_of_any_layout_are_written_in_order() -> None:
 
 
 def _contents(model: ir.Model) -> list[int]:
-    return [id(slot.tensor) for slot in serialize.slots(model)]
+    return [id(slot.tensor) for slot in tensor_slots.slots(model)]
 
 
 def test_serializing_leaves_the_model_alone() -> None:
@@ -367,7 +367,7 @@ def test_a_failure_while_serializing_leaves_the_model_alone(monkeypatch: pytest.
 
     with pytest.raises(MemoryError):
         serialize.to_bytes(model)
-    with pytest.raises(MemoryError), serialize.externalized(model, "data", 1024):
+    with pytest.raises(MemoryError), tensor_slots.externalized(model, "data", 1024):
         serialize.to_bytes(model)
 
     assert _contents(model) == before
