@@ -1,4 +1,4 @@
-"""What a pass says of itself: what it claims, what it rewrote, and what it left alone and why."""
+"""What a pass reports: what it claims, what it rewrote, and what it left alone and why."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class TensorError:
 
 @dataclass(frozen=True)
 class Changes:
-    """What a pass says of itself.
+    """What a pass reports.
 
     Attributes:
         rewrites: How many places were rewritten; 0 promises that the model is untouched.

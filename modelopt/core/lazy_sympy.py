@@ -1,4 +1,4 @@
-"""Keeps sympy from being imported before something computes with symbolic dimensions: that is a third of our start-up.
+"""Imports sympy only when something computes with symbolic dimensions: its import takes a third of our start-up.
 
 onnx_ir imports it for arithmetic on symbolic dimensions, which modelopt's own commands do not do. A stand-in takes its
 place; the first use of anything in it, except by onnx_ir's own tables while it is being imported, loads sympy itself.

@@ -1,4 +1,4 @@
-"""Text in sections: what a command has to say, before `modelopt.cli.console` gives it a form."""
+"""Titled tables of text: what a command prints, before `modelopt.cli.console` formats it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Section:
-    """A titled table of strings. They may hold anything a model's names hold: whoever prints them escapes them.
+    """A titled table of strings. They may hold control characters from a model's names: what prints them escapes them.
 
     Attributes:
         title: The heading.

@@ -140,7 +140,7 @@ def _features() -> frozenset[str]:
 def usable_cores() -> int:
     """How many processors this process may use: its affinity, cut down to the cgroup's quota if there is one.
 
-    onnxruntime sizes its pool by the host's cores, blind to both.
+    onnxruntime considers neither: it starts one thread for each core of the host.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = Path("/sys/fs/cgroup/cpu.max")

@@ -5,7 +5,7 @@ failure is an InputError. `open_data` reads every kind of data that a user can n
 there is none, `split` holds samples out, and `overlap` finds evaluation data that was calibrated on.
 """
 
-from modelopt.data.batch_axis import Told
+from modelopt.data.batch_axis import BatchAxes
 from modelopt.data.dataset import Dataset, Sample
 from modelopt.data.open_data import DEFAULT_RANDOM_SAMPLES, open_data
 from modelopt.data.preprocess import Preprocess
@@ -17,10 +17,10 @@ __all__ = [
     "DEFAULT_FREE_DIM",
     "DEFAULT_RANDOM_SAMPLES",
     "MAX_ARRAY_BYTES",
+    "BatchAxes",
     "Dataset",
     "Preprocess",
     "Sample",
-    "Told",
     "open_data",
     "overlap",
     "random_data",

@@ -48,7 +48,7 @@ class Header:
 
 @contextmanager
 def _refusing(path: Path) -> Iterator[None]:
-    """Malformed bytes become one error; numpy's warnings about odd headers are not the user's business."""
+    """Turn what numpy raises on malformed bytes into one error, and silence its warnings about unusual headers."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -125,7 +125,7 @@ class NpzFile:
 
         Raises:
             InputError: Not a regular file, malformed, an object array, not as long as declared, or its arrays together
-                take more than ``files.MAX_ARRAY_BYTES``.
+                take more than `MAX_ARRAY_BYTES`.
         """
         with self._open() as archive:
             return {name: self._member_header(archive, info) for name, info in self._members(archive).items()}

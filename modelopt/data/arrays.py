@@ -12,7 +12,7 @@ from modelopt.core.errors import InputError
 from modelopt.core.signature import TensorSpec
 from modelopt.data import user_files
 from modelopt.data.arrayfile import Header, NpyFile, NpzFile
-from modelopt.data.batch_axis import Told, layout_of
+from modelopt.data.batch_axis import BatchAxes, layout_of
 from modelopt.data.batches import Cut, Plan, plan
 from modelopt.data.check import check_names, checked_feeds
 from modelopt.data.dataset import Dataset, Sample
@@ -57,7 +57,7 @@ class ArrayDataset(Dataset):
     labels: np.ndarray | None
     batch: int
     allow_nonfinite: bool
-    told: Told
+    batch_axes: BatchAxes
 
     def __len__(self) -> int:
         return self.parts[-1].first + self.parts[-1].plan.count
@@ -76,8 +76,8 @@ class ArrayDataset(Dataset):
     def digest(self) -> str:
         """SHA-256 (hex) over the files, the model's inputs, the batch and the labels file."""
         settings = [f"arrays batch={self.batch}", *map(str, self.inputs)]
-        if self.told != Told({}):
-            settings.append(f"batch axes {sorted(self.told.axes.items())} whole={self.told.whole_files}")
+        if self.batch_axes != BatchAxes({}):
+            settings.append(f"batch axes {sorted(self.batch_axes.axes.items())} whole={self.batch_axes.whole_files}")
         if self.labels is not None:
             settings.append(user_files.array_digest(self.labels))
         return user_files.digest_of(settings, ((part.name, part.path) for part in self.parts))
@@ -113,7 +113,7 @@ def open_arrays(
     labels: Path | None,
     batch: int,
     allow_nonfinite: bool,
-    told: Told | None = None,
+    batch_axes: BatchAxes | None = None,
 ) -> ArrayDataset:
     """The samples of these files, in this order; only headers are read here.
 
@@ -121,9 +121,9 @@ def open_arrays(
         InputError: A file is malformed, lacks an input, disagrees with the model or with its labels.
         Refused: Strings that are not numpy unicode arrays.
     """
-    told = told or Told({})
-    told.check(inputs)
-    parts = _numbered([_open_part(path, tuple(inputs), batch, told, named=labels is None) for path in paths])
+    batch_axes = batch_axes or BatchAxes({})
+    batch_axes.check(inputs)
+    parts = _numbered([_open_part(path, tuple(inputs), batch, batch_axes, named=labels is None) for path in paths])
     notes = tuple(dict.fromkeys(note for part in parts for note in part.notes))
     dropped = sum(part.plan.lead.dropped for part in parts)
     if dropped:
@@ -145,7 +145,7 @@ def open_arrays(
         labels=label_rows,
         batch=batch,
         allow_nonfinite=allow_nonfinite,
-        told=told,
+        batch_axes=batch_axes,
     )
 
 
@@ -159,11 +159,11 @@ def _numbered(parts: Sequence[_Part]) -> tuple[_Part, ...]:
     return tuple(numbered)
 
 
-def _open_part(path: Path, inputs: tuple[TensorSpec, ...], batch: int, told: Told, *, named: bool) -> _Part:
+def _open_part(path: Path, inputs: tuple[TensorSpec, ...], batch: int, batch_axes: BatchAxes, *, named: bool) -> _Part:
     """Read the headers of one file; ``named`` says whether labels inside it count."""
     headers = _headers(path, inputs)
     check_names(inputs, headers, path.name)
-    layout = layout_of(inputs, {spec.name: headers[spec.name].shape for spec in inputs}, told)
+    layout = layout_of(inputs, {spec.name: headers[spec.name].shape for spec in inputs}, batch_axes)
     cut = plan(inputs, headers, batch, path.name, layout)
     spare = [key for key in headers if key not in cut.cuts]
     label_key = next((key for key in _LABEL_KEYS if key in spare), None) if named else None

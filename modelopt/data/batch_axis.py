@@ -1,8 +1,9 @@
 """Which axis of each input holds the samples of a batch.
 
-It is the first in most models. The state of a recurrent model has it behind layers and directions, a transformer that
-puts time first has it second. What says so, the surest first: the user; a dimension's name that inputs share, or that
-says ``batch``; sizes that are equal where the model leaves them free. Where nothing does, a file is one feed.
+In most models it is the first axis. The state of a recurrent model has it behind layers and directions; a transformer
+whose first axis is time has it second. These decide, the surest first: the user; a dimension's name that inputs share,
+or that contains ``batch``; equal sizes on axes that the model leaves free. Where none of them decides, a file is one
+feed.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class Layout:
     Attributes:
         axes: The batch axis of inputs where it is not the first.
         is_whole: The file is one feed.
-        note: Why, where nobody said so; None where the axes are certain.
+        note: Why each file is one feed, where that is a guess; None where the axes are certain.
     """
 
     axes: Mapping[str, int]
@@ -34,11 +35,11 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Told:
-    """What the user says of the batch.
+class BatchAxes:
+    """What the user says with ``--batch-axis`` and ``--whole-files``.
 
     Attributes:
-        axes: The batch axis by input, those that differ from what would be found.
+        axes: The batch axis by input; of the other inputs it is found out.
         whole_files: Each file is one feed.
     """
 
@@ -74,18 +75,18 @@ def batch_name(inputs: Sequence[TensorSpec]) -> str | None:
     return None
 
 
-def layout_of(inputs: Sequence[TensorSpec], shapes: Mapping[str, tuple[int, ...]], told: Told) -> Layout:
+def layout_of(inputs: Sequence[TensorSpec], shapes: Mapping[str, tuple[int, ...]], batch_axes: BatchAxes) -> Layout:
     """How arrays of these shapes hold samples.
 
     Args:
         inputs: The model's.
         shapes: Of each input's array.
-        told: What the user says.
+        batch_axes: What the user says of it.
     """
-    if told.whole_files:
+    if batch_axes.whole_files:
         return Layout({}, is_whole=True)
     symbol = batch_name(inputs)
-    axes = {spec.name: axis for spec in inputs if (axis := _sure(spec, symbol, told)) is not None}
+    axes = {spec.name: axis for spec in inputs if (axis := _sure(spec, symbol, batch_axes)) is not None}
     # An array with an axis more than its input counts whole feeds along that, whatever is on the others.
     left = [spec for spec in inputs if spec.name not in axes and spec.shape and len(shapes[spec.name]) == spec.rank]
     leads = [spec for spec in inputs if spec.name in axes or (spec in left and _has_rows(spec, shapes[spec.name]))]
@@ -98,8 +99,8 @@ def layout_of(inputs: Sequence[TensorSpec], shapes: Mapping[str, tuple[int, ...]
             doubtful.append(spec.name)
         else:
             axes[spec.name] = found
-    if _is_crossed(inputs, symbol, told):
-        doubtful = [spec.name for spec in inputs if spec.name not in told.axes]
+    if _is_crossed(inputs, symbol, batch_axes):
+        doubtful = [spec.name for spec in inputs if spec.name not in batch_axes.axes]
     if not doubtful:
         return Layout({name: axis for name, axis in axes.items() if axis})
     name = doubtful[0]
@@ -107,9 +108,9 @@ def layout_of(inputs: Sequence[TensorSpec], shapes: Mapping[str, tuple[int, ...]
     return Layout({}, is_whole=True, note=f"{doubt}; --batch-axis '{name}=AXIS' says it, --whole-files that it is so")
 
 
-def _sure(spec: TensorSpec, symbol: str | None, told: Told) -> int | None:
-    if spec.name in told.axes:
-        return told.axes[spec.name]
+def _sure(spec: TensorSpec, symbol: str | None, batch_axes: BatchAxes) -> int | None:
+    if spec.name in batch_axes.axes:
+        return batch_axes.axes[spec.name]
     return spec.shape.index(symbol) if symbol is not None and spec.shape and symbol in spec.shape else None
 
 
@@ -147,9 +148,9 @@ def _by_size(spec: TensorSpec, shape: tuple[int, ...], rows: int) -> int | None:
     return equal[0] if len(equal) == 1 else None
 
 
-def _is_crossed(inputs: Sequence[TensorSpec], symbol: str | None, told: Told) -> bool:
+def _is_crossed(inputs: Sequence[TensorSpec], symbol: str | None, batch_axes: BatchAxes) -> bool:
     """Whether two names stand on the first axis of inputs, one of them on another axis too: either may be the batch."""
-    if symbol is not None or told.axes:
+    if symbol is not None or batch_axes.axes:
         return False
     firsts, later = set(symbols_of(inputs, FIRST)), set(symbols_of(inputs, LATER))
     return len(firsts) > 1 and bool(firsts & later)

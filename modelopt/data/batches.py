@@ -97,7 +97,7 @@ def plan(
 
     Raises:
         InputError: A wrong dtype, rank or size; no sample at all; two inputs with different numbers of samples; a
-            sample larger than ``files.MAX_ARRAY_BYTES``.
+            sample larger than `MAX_ARRAY_BYTES`.
         Refused: Strings that are not numpy unicode arrays.
     """
     layout = layout or Layout({})

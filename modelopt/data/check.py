@@ -1,4 +1,4 @@
-"""The checks every feed passes, whatever file it came from: names, shapes, finite values."""
+"""The checks of every feed, from files of any kind: names, shapes, finite values."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _rank_hint(found: int, wanted: int) -> str | None:
 
 
 def check_finite(spec: TensorSpec, array: np.ndarray, where: str) -> None:
-    """NaN and Inf poison every range that calibration observes.
+    """Refuse NaN and Inf: calibration cannot derive a range from values that hold one.
 
     Raises:
         InputError: A value is NaN or Inf.

@@ -36,7 +36,7 @@ class Dataset(ABC):
         source: What the user wrote.
         has_labels: Whether every sample has a label.
         dropped: Rows that feed nothing, because the model fixes its batch size and they do not fill one.
-        notes: What the reader should be told: guesses made, rows dropped, arrays ignored.
+        notes: What reports say of the data: guesses made, rows dropped, arrays ignored.
         guesses: What of the preprocessing was not said, as ``--preprocess`` takes it.
     """
 

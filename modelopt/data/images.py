@@ -130,7 +130,7 @@ def class_folders(root: Path) -> list[Path]:
 
 
 def _listing(root: Path) -> tuple[list[str], list[int] | None, tuple[str, ...]]:
-    """Names relative to the folder, the class of each where sub-folders tell it, and notes."""
+    """Names relative to the folder, the class of each where there are sub-folders, and notes."""
     if not root.is_dir():
         return [root.name], None, ()
     flat = [entry.name for entry in user_files.visible(root) if is_image(entry)]

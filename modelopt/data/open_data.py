@@ -9,7 +9,7 @@ from modelopt.core.errors import InputError
 from modelopt.core.signature import TensorSpec
 from modelopt.data import user_files
 from modelopt.data.arrays import ARRAY_SUFFIXES, open_arrays
-from modelopt.data.batch_axis import Told
+from modelopt.data.batch_axis import BatchAxes
 from modelopt.data.check import check_inputs
 from modelopt.data.dataset import Dataset
 from modelopt.data.images import class_folders, is_image, open_images
@@ -39,7 +39,7 @@ def open_data(
     seed: int = 0,
     allow_nonfinite: bool = False,
     free_dims: Mapping[str, int] | None = None,
-    told: Told | None = None,
+    batch_axes: BatchAxes | None = None,
 ) -> Dataset:
     """Open the user's data for a model with these inputs; arrays and images are read later, sample by sample.
 
@@ -54,7 +54,7 @@ def open_data(
         seed: Seeds the draw and ``random``.
         allow_nonfinite: Accept NaN and Inf.
         free_dims: Sizes of symbolic dimensions, for ``random``.
-        told: What the user says of the batch axes of arrays.
+        batch_axes: What the user says of the batch axes of arrays.
 
     Raises:
         InputError: Nothing is there, it is of no known kind, it holds no sample, or it does not fit the model.
@@ -65,12 +65,12 @@ def open_data(
     if batch < 1 or seed < 0 or (limit is not None and limit < 1):
         raise InputError("batch and limit are at least 1, the seed at least 0", note=f"{batch=}, {limit=}, {seed=}")
     if spec == "random":
-        _refuse_unused("random data", preprocess=preprocess, labels=labels, told=told)
+        _refuse_unused("random data", preprocess=preprocess, labels=labels, batch_axes=batch_axes)
         n = limit or DEFAULT_RANDOM_SAMPLES
         return random_data(inputs, n=n, seed=seed, free_dims=free_dims, batch=batch)
     script = script_of(spec)
     if script is not None:
-        _refuse_unused("a Python function", preprocess=preprocess, labels=labels, told=told)
+        _refuse_unused("a Python function", preprocess=preprocess, labels=labels, batch_axes=batch_axes)
         return open_script(spec, *script, inputs, limit=limit, allow_nonfinite=allow_nonfinite)
 
     path = user_files.existing(Path(spec))
@@ -80,13 +80,13 @@ def open_data(
     if kind != "images":
         _refuse_unused("data that is not images", preprocess=preprocess)
     if kind != "arrays":
-        _refuse_unused("data that is not .npz or .npy", told=told)
+        _refuse_unused("data that is not .npz or .npy", batch_axes=batch_axes)
     dataset: Dataset
     if kind == "images":
         dataset = open_images(spec, path, inputs, preprocess=preprocess, labels=labels, batch=batch)
     elif kind == "arrays":
         dataset = open_arrays(
-            spec, paths, inputs, labels=labels, batch=batch, allow_nonfinite=allow_nonfinite, told=told
+            spec, paths, inputs, labels=labels, batch=batch, allow_nonfinite=allow_nonfinite, batch_axes=batch_axes
         )
     else:
         dataset = open_pb(spec, paths, inputs, labels=labels, allow_nonfinite=allow_nonfinite)
@@ -100,14 +100,14 @@ def script_of(spec: str) -> tuple[Path, str] | None:
 
 
 def _refuse_unused(
-    what: str, *, preprocess: Preprocess | None = None, labels: Path | None = None, told: Told | None = None
+    what: str, *, preprocess: Preprocess | None = None, labels: Path | None = None, batch_axes: BatchAxes | None = None
 ) -> None:
     """An option that would do nothing is a mistake."""
     if preprocess is not None:
         raise InputError(f"{what} is not preprocessed", hint="leave out the preprocessing")
     if labels is not None:
         raise InputError(f"{what} takes no file of labels", hint="a function can yield (feeds, label)")
-    if told is not None and told != Told({}):
+    if batch_axes is not None and batch_axes != BatchAxes({}):
         raise InputError(f"{what} has no batch axis to name", hint="leave out --batch-axis and --whole-files")
 
 

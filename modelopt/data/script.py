@@ -38,13 +38,13 @@ class _Loader(SourceFileLoader):
 
 
 @contextmanager
-def _blaming(path: Path) -> Iterator[None]:
-    """Whatever the user's code raises becomes one error that names its file and line."""
+def _errors_of(path: Path) -> Iterator[None]:
+    """Turn what the user's code raises into one error that names its file and line."""
     try:
         yield
     except ModeloptError:
         raise
-    except (Exception, SystemExit) as error:  # it is not our code: anything may come
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
         raise InputError(
             f"{_place(path, error)}: {type(error).__name__}: {error}",
             hint="run the file by itself to see the whole traceback",
@@ -72,7 +72,7 @@ def load_function(path: Path, name: str) -> Callable[..., object]:
         raise InputError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[unique] = module  # dataclasses in the file look themselves up there
-    with _blaming(path):
+    with _errors_of(path):
         loader.exec_module(module)
     function: Callable[..., object] | None = getattr(module, name, None)
     if not callable(function):
@@ -141,11 +141,11 @@ _END = object()
 
 
 def _items(function: Callable[..., object], inputs: tuple[TensorSpec, ...], path: Path) -> Iterator[object]:
-    """What the function yields; only its own code runs under blame."""
-    with _blaming(path):
+    """What the function yields; only what its own code raises is reported as an error of that file."""
+    with _errors_of(path):
         iterator = iter(_called(function, inputs, path))
     while True:
-        with _blaming(path):
+        with _errors_of(path):
             item = next(iterator, _END)
         if item is _END:
             return

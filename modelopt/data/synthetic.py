@@ -160,7 +160,7 @@ def random_data(
 
     Raises:
         InputError: ``n`` or a size below 1, a negative seed, an unknown name in ``free_dims``, an input of unknown
-            rank, or a sample larger than ``files.MAX_ARRAY_BYTES``.
+            rank, or a sample larger than `MAX_ARRAY_BYTES`.
         Refused: An input that is not a tensor.
     """
     if n < 1 or batch < 1 or free_dim < 1 or seed < 0:
@@ -176,7 +176,7 @@ def shapes_of(
 
     Raises:
         InputError: An unknown name in ``free_dims``, an input of unknown rank, or one larger than
-            ``files.MAX_ARRAY_BYTES``.
+            `MAX_ARRAY_BYTES`.
         Refused: An input that is not a tensor.
     """
     sizes = _symbol_sizes(inputs, free_dims, batch, free_dim)

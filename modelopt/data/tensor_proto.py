@@ -15,14 +15,14 @@ from modelopt.data import user_files
 _BROKEN = (DecodeError, ValueError, TypeError, KeyError, AssertionError, MemoryError, OverflowError)
 
 _MAX_VALUES_PER_BYTE = 4
-"""The densest encoding packs four 2-bit values in a byte: a shape that promises more lies."""
+"""The densest encoding packs four 2-bit values in a byte: a shape that needs more values than that is refused."""
 
 
 def read_tensor(path: Path) -> np.ndarray:
     """Parse a TensorProto file; bfloat16 and the like come back as ml_dtypes arrays.
 
     Raises:
-        InputError: Not a regular file, larger than ``files.MAX_ARRAY_BYTES``, or not a TensorProto that holds the
+        InputError: Not a regular file, larger than `MAX_ARRAY_BYTES`, or not a TensorProto that holds the
             values its shape promises.
         Refused: A tensor of strings, or one that keeps its values in another file.
     """

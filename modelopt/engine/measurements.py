@@ -16,7 +16,7 @@ from modelopt.core import targets
 from modelopt.core.changes import Effect
 from modelopt.core.progress import Progress
 from modelopt.core.signature import Signature, is_free
-from modelopt.data import Dataset, Preprocess, Told, open_data, overlap, split
+from modelopt.data import BatchAxes, Dataset, Preprocess, open_data, overlap, split
 from modelopt.data.dtypes import holds_floats
 from modelopt.data.synthetic import RandomDataset
 from modelopt.engine import random_inputs
@@ -208,7 +208,7 @@ def _open(spec: DataSpec | None, signature: Signature, seed: int) -> Dataset | N
         limit=spec.limit,
         batch=spec.batch,
         seed=seed,
-        told=Told(spec.batch_axis, spec.whole_files),
+        batch_axes=BatchAxes(spec.batch_axis, spec.whole_files),
     )
 
 

@@ -1,4 +1,4 @@
-"""What a model is made of, and what the commands would find in it.
+"""What a model consists of, and what the commands would find in it.
 
 It runs no model, and reads no more than a bounded part of the weights.
 """

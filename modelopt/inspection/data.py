@@ -164,7 +164,7 @@ class Blocker(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         code: A fixed word for scripts.
-        severity: ``stops`` it, ``hampers`` it (some nodes stay in float), or is only worth a ``note``.
+        severity: ``stops`` it, ``hampers`` it (some nodes stay in float), or ``note`` where it only informs.
         count: How many nodes or tensors.
         text: One sentence.
         examples: A few of the nodes or tensors.

@@ -1,7 +1,7 @@
 """Reading a bounded part of the weights: zeros, and tensors that are stored twice.
 
-Weights are mapped files: what is read counts as our memory. Linux maps 64 KiB around each byte that is touched, so
-that is the unit in which reading is paid for here.
+Weights are mapped files, so what is read counts as memory of this process. Linux maps 64 KiB around each byte that is
+read, so the budgets below count blocks of 64 KiB.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ _COUNTABLE = _SIGNED_ZERO_FLOATS | {ir.DataType.FLOAT8E4M3FNUZ, ir.DataType.FLOA
 def sparsity(tensors: Iterable[ir.TensorProtocol], *, budget_bytes: int = SPARSITY_BYTES) -> Sparsity:
     """Count zeros, +0 and -0, in floating-point tensors of 8 bits and more.
 
-    All is read where it fits in the budget. Otherwise the tensors are thought of as one row of blocks of 64 KiB, of
-    which every k-th is read: the same model gives the same number.
+    All is read where it fits in the budget. Otherwise every k-th block of 64 KiB is read, counted
+    through all tensors in a row: the same model gives the same number.
     """
     flats = [(tensor.dtype, array(tensor).reshape(-1)) for tensor in tensors if tensor.dtype in _COUNTABLE]
     stride = 1
     if sum(flat.nbytes for _, flat in flats) > budget_bytes:
         stride = -(-sum(_blocks(flat) for _, flat in flats) // max(1, budget_bytes // _BLOCK_BYTES))
     chosen = [(dtype, block) for dtype, flat, first in _placed(flats, stride) for block in _every(flat, first, stride)]
-    with mmap_files.scattered(block for _, block in chosen):
+    with mmap_files.random_access(block for _, block in chosen):
         for _, block in chosen:
             mmap_files.prefetch(block)
         zeros = sum(_zeros(dtype, block) for dtype, block in chosen)
@@ -99,19 +99,19 @@ def duplicates(tensors: Iterable[ir.TensorProtocol], *, budget_bytes: int = DUPL
     Only tensors that share shape and dtype are looked at, the largest first, and only while the budget lasts.
 
     Returns:
-        Bytes in tensors whose twins were compared whole, and in tensors that agree with a twin at both ends where
-        reading on would exceed the budget.
+        Bytes of repeated tensors that were compared whole, and of tensors whose first and last bytes are those of
+        another, where comparing the rest would exceed the budget.
     """
     budget = _Budget(budget_bytes)
     groups = sorted(_groups(tensors, _kind), key=lambda group: -group[0].nbytes)
     exact = likely = 0
-    with mmap_files.scattered(array(tensor) for group in groups for tensor in group):
-        for twins in (twins for group in groups for twins in _agree_at_ends(group, budget)):
-            size = twins[0].nbytes
-            if not budget.take(size * len(twins)):
-                likely += size * (len(twins) - 1)
+    with mmap_files.random_access(array(tensor) for group in groups for tensor in group):
+        for alike in (alike for group in groups for alike in _agree_at_ends(group, budget)):
+            size = alike[0].nbytes
+            if not budget.take(size * len(alike)):
+                likely += size * (len(alike) - 1)
                 continue
-            exact += sum(size * (len(same) - 1) for same in _groups(twins, _digest))
+            exact += sum(size * (len(same) - 1) for same in _groups(alike, _digest))
     return exact, likely
 
 
@@ -133,7 +133,7 @@ def _agree_at_ends(group: Sequence[ir.TensorProtocol], budget: _Budget) -> list[
 
 
 def _kind(tensor: ir.TensorProtocol) -> Hashable:
-    """Dtype and shape; strings and packed numbers are like no other: reading them means unpacking them."""
+    """Dtype and shape; strings and packed numbers form no group: they would have to be unpacked to be compared."""
     if tensor.dtype == ir.DataType.STRING or tensor.dtype.bitwidth < 8:
         return id(tensor)
     return tensor.dtype, tuple(tensor.shape.numpy())

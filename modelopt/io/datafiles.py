@@ -1,7 +1,7 @@
-"""Data files of our outputs.
+"""Data files beside the models that modelopt writes.
 
-The name says what a file holds, so that a new version never overwrites the weights of the old one; a file goes when no
-model beside it names it any more.
+The name of a data file holds a hash of its contents, so that a new version never overwrites the weights of an old one.
+A data file is removed when no model beside it names it any more.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ def remove_stale(target: Path, source: Path) -> None:
     for entry in list(target.parent.iterdir()):
         found = pattern.fullmatch(entry.name)
         if found and not _is_alive(int(found[1])):
-            orphans = named_data(entry, data_files(target))
+            unused = named_data(entry, data_files(target))
             unlink(entry)
-            remove_unused(orphans, target, source)
+            remove_unused(unused, target, source)
 
 
 def _is_alive(pid: int) -> bool:
-    """Whether another process of that number runs. Our own number on an old file is that of one that is gone."""
+    """Whether another process of that number runs. An old file with our own number is from a process that has ended."""
     if pid == os.getpid():
         return False
     try:
@@ -70,5 +70,5 @@ def _is_alive(pid: int) -> bool:
 
 def unlink(path: Path) -> None:
     """Remove a file if it is there and can be removed."""
-    with contextlib.suppress(OSError):  # what went wrong before matters more
+    with contextlib.suppress(OSError):  # an error before this one matters more
         path.unlink()

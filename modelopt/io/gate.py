@@ -93,7 +93,7 @@ def _check_element_type(what: str, number: int, shown: str) -> None:
 
 
 def _states_element_type(type_: onnx.TypeProto) -> bool:
-    """Whether a type names an element type, at whatever depth."""
+    """Whether a type names an element type, in sequences and maps too."""
     inner = inner_type(type_)
     if inner is not None:
         return _states_element_type(inner)

@@ -22,7 +22,7 @@ from modelopt.io.gate import refuse_unsupported
 from modelopt.io.tensor_slots import slots
 
 _HASHED_BYTES = 16 * 2**20
-"""Large parts: between two of them this thread waits for the interpreter's lock."""
+"""How much is hashed at once: between two parts the thread waits for the interpreter's lock."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def load(path: Path, *, scratch: Path, allow_hardlinks: bool = False) -> Loaded:
 
 
 def _sha256(path: Path) -> str:
-    """Of a file that is read, not mapped: one that shrinks meanwhile must not end us."""
+    """Of a file that is read, not mapped: a mapped file that shrinks meanwhile would end this process."""
     digest = hashlib.sha256()
     part = memoryview(bytearray(_HASHED_BYTES))
     with path.open("rb", buffering=0) as file:
@@ -94,7 +94,7 @@ def _sha256(path: Path) -> str:
 
 @contextlib.contextmanager
 def _named(shown: str) -> Iterator[None]:
-    """Say of which file it is that something is wrong."""
+    """Name the file in errors."""
     try:
         yield
     except InputError as error:

@@ -1,4 +1,4 @@
-"""Files that are read through the memory map: weights take no memory of this process for longer than needed."""
+"""Files that are mapped into memory: weights take memory of this process only while they are read."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def open_map(path: Path) -> memoryview:
 def release() -> None:
     """Take the pages of all mapped files out of this process's memory; the next read brings them back from the cache.
 
-    Whoever reads a lot calls it every `RELEASE_BYTES`: else a 10 GB model that is copied once counts as 10 GB of ours.
+    Code that reads a lot calls it every `RELEASE_BYTES`: otherwise copying a 10 GB model takes 10 GB of memory.
     """
     if not hasattr(mmap, "MADV_DONTNEED"):
         return
@@ -37,10 +37,10 @@ def release() -> None:
 
 
 @contextmanager
-def scattered(arrays: Iterable[np.ndarray]) -> Iterator[None]:
-    """Turn reading ahead off for a while, for the files that `arrays` are views of.
+def random_access(arrays: Iterable[np.ndarray]) -> Iterator[None]:
+    """Turn the kernel's reading ahead off for a while, for the files that `arrays` are views of.
 
-    Without this advice the kernel reads megabytes around each page that is touched.
+    Otherwise the kernel reads megabytes around each page that is read.
     """
     maps = {id(found): found for array in arrays if (found := _mapping(array)) is not None}
     if not hasattr(mmap, "MADV_RANDOM"):

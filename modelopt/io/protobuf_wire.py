@@ -1,8 +1,8 @@
-"""Protobuf surgery on serialized models: take large tensors out of the bytes, and put them back in.
+"""Takes large tensors out of a serialized model and puts them back, on the wire format of protobuf.
 
-A model file is mostly weights. Parsing it as one protobuf message copies them all; here they stay where they are.
-`detach` walks the wire format of a mapped file, leaves each large ``raw_data`` in place, and returns a small skeleton
-in which that tensor points to a numbered blob. `attach` goes the other way and yields the file in chunks.
+A model file is mostly weights, and parsing it as one protobuf message would copy them all. `detach` walks the wire
+format of a mapped file, leaves each large ``raw_data`` in place, and returns a small skeleton in which that tensor
+points to a numbered blob. `attach` goes the other way and yields the file in chunks.
 
 Only messages large enough to hold a large tensor are walked, so the cost does not depend on the number of small nodes.
 Wire format: https://protobuf.dev/programming-guides/encoding; field numbers: onnx.proto3.

@@ -1,4 +1,4 @@
-"""Bytes ↔ `onnx_ir.Model` without copying the weights. Files, checks and atomicity are `modelopt.io`'s business."""
+"""Bytes ↔ `onnx_ir.Model` without copying the weights. It opens no files and makes no checks of its own."""
 
 from __future__ import annotations
 

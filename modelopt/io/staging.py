@@ -75,7 +75,7 @@ def _data_aside(path: Path) -> Path:
     return path.with_name(f"{path.name}.data")
 
 
-def _late(metadata: Metadata) -> Iterator[bytes]:
+def _metadata_last(metadata: Metadata) -> Iterator[bytes]:
     yield serialize.metadata_chunk(metadata())
 
 
@@ -203,8 +203,8 @@ def staged(
                 stack.callback(lambda: remove_unused(written, target, source.path))  # runs last: committed or not
                 stack.callback(unlink, temporary)
                 stack.callback(unlink, partial)
-                late: Metadata = dict if unchanged else metadata
-                name = _write_external(model, temporary, partial, lambda digest: data_name(target, digest), late)
+                added: Metadata = dict if unchanged else metadata
+                name = _write_external(model, temporary, partial, lambda digest: data_name(target, digest), added)
                 data = target.with_name(name)
                 written.add(data)
                 partial.replace(data)  # a file of this name holds the same bytes: who uses it sees no change
@@ -222,7 +222,7 @@ def staged(
 def _inside(model: ir.Model, source: Loaded, metadata: Metadata, *, unchanged: bool) -> Iterable[bytes | memoryview]:
     """The bytes of a model file that holds its weights; those of the source where nothing changed."""
     if not unchanged:
-        return chain(serialize.chunks(model), _late(metadata))
+        return chain(serialize.chunks(model), _metadata_last(metadata))
     return serialize.chunks(model) if source.has_external_data else [map_file(source.path, source.shown)]
 
 

@@ -1,4 +1,4 @@
-"""Bytes to new files: large ones reach the disk while they are being written, and are not kept in memory."""
+"""Writes new files: large ones go to the disk while they are written, and are not kept in memory."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _sync_one(path: Path) -> None:
 
 
 def _parts(chunks: Iterable[Chunk]) -> Iterator[memoryview]:
-    """The chunks, small ones together and large ones in parts, of at most `mapped.RELEASE_BYTES`."""
+    """The chunks, small ones together and large ones in parts, of at most `mmap_files.RELEASE_BYTES`."""
     small: list[Chunk] = []
     held = 0
     for chunk in chunks:
@@ -93,7 +93,7 @@ def _write_all(descriptor: int, part: memoryview) -> None:
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn what the disk says while `path` is written into our errors.
+    """Turn errors of the system while `path` is written into errors of ours.
 
     Raises:
         EnvironmentLacks: It is full.

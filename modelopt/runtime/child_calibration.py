@@ -1,4 +1,4 @@
-"""The child's side of calibration: samples are run here and counted here, and only the counts cross the pipe."""
+"""Calibration in the child: it runs samples and counts values, so that only the counts cross the pipe."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ Feeds = dict[str, np.ndarray]
 class Observing:
     """Runs samples on some threads at once, and counts the values of each output.
 
-    While one thread counts, another runs: counting has no other parallel part. Collectors do not depend on the order
-    of what they count, so the result is the same whichever thread comes first.
+    While one thread counts, another runs a sample: counting itself is not parallel. Collectors do not depend on the
+    order of what they count, so the result is the same whichever thread comes first.
 
     Args:
         outputs: By key, the output to count.
@@ -54,7 +54,7 @@ class Observing:
         while len(self._pending) > self._threads:  # one more waits, so that no thread does
             self._pending.popleft().result()
         if self.samples:
-            self._pending.append(self._pool.submit(self._one, feeds))
+            self._pending.append(self._pool.submit(self._run_and_count, feeds))
         else:
             self._measure(feeds)
         self.samples += 1
@@ -74,13 +74,13 @@ class Observing:
     def _measure(self, feeds: Feeds) -> None:
         """Run the first sample, and settle how many fit at once beside what is there already, with room to spare."""
         before = psutil.Process().memory_info().rss
-        self._one(feeds)
+        self._run_and_count(feeds)
         after = psutil.Process().memory_info().rss
         fitting = (self._memory_bytes - after) // max(2 * (after - before), 1)
         self._threads = max(1, min(self._threads, fitting + 1))
         self._pool = ThreadPoolExecutor(self._threads)
 
-    def _one(self, feeds: Feeds) -> None:
+    def _run_and_count(self, feeds: Feeds) -> None:
         arrays = self._run(self._outputs, feeds)
         arrays.reverse()
         for key in self._keys:

@@ -1,7 +1,7 @@
-"""On which cores a process ran, and where it may run: so that processes that are compared run in the same place.
+"""On which cores a process ran and may run, so that processes whose latencies are compared run on the same cores.
 
-Cores differ in speed: by what else runs on them, on their sibling, or on the host of a virtual machine. A thread tends
-to stay where it is. Linux only; elsewhere nothing is known and nothing is done.
+Cores differ in speed, by what else runs on them, on their hyperthread, or on the host of a virtual machine, and a
+thread tends to stay on its core. This works on Linux only; on other systems nothing is known and nothing is done.
 """
 
 from __future__ import annotations

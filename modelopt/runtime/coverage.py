@@ -1,4 +1,4 @@
-"""From a profile to the nodes of the model: integer kernel, float kernel, or what only converts between the two."""
+"""From a profile to the nodes of the model: which run as integer kernels, as float kernels, or only convert."""
 
 from __future__ import annotations
 
@@ -116,14 +116,14 @@ def coverage_of(model: ir.Model, runs: Sequence[NodeRun]) -> Coverage:
 
 def _source(run: NodeRun, by_name: Mapping[str, ir.Node], by_output: Mapping[str, ir.Node]) -> ir.Node | None:
     for text in (run.name, *run.writes):
-        for stem in _stems(text):
-            found = by_name.get(stem) or by_output.get(stem)
+        for name in _without_suffixes(text):
+            found = by_name.get(name) or by_output.get(name)
             if found is not None:
                 return found
     return None
 
 
-def _stems(text: str) -> Iterable[str]:
+def _without_suffixes(text: str) -> Iterable[str]:
     """The text, and what is left of it as the runtime's suffixes are taken off."""
     yield text
     while _ADDED.search(text):
@@ -163,10 +163,10 @@ def _behind(node: ir.Node, kernel_of: Mapping[ir.Node, NodeRun]) -> ir.Node | No
 def _carriers(
     nodes: Sequence[ir.Node], owners: Mapping[ir.Node, ir.Node], kernel_of: Mapping[ir.Node, NodeRun]
 ) -> dict[ir.Node, ir.Node]:
-    """Which node carries the time of each kernel: the convolution or product in it, whatever the runtime calls it.
+    """Which node the time of each kernel counts for: the convolution or product in it, however the runtime names it.
 
-    So the same node carries it in the float model, where the kernel goes by the Relu behind the convolution, and in the
-    integer model, where it goes by the convolution.
+    So it is the same node in the float model, where the kernel has the name of the Relu behind the convolution, and in
+    the integer model, where it has that of the convolution.
     """
     carriers = {node: node for node in kernel_of}
     for node in nodes:

@@ -91,9 +91,9 @@ class _Writer:
         # A Constant node is seen in its own scope only; an initializer by all who see the weight.
         key = weight, scale if zero_point is None else zero_point, weight.producer() and node.graph
         if key not in self._made:
-            stem = weight.name or "weight"
-            arrays = {f"{stem}_u8": _raised(stored.numpy()), f"{stem}_u8_zero_point": _raised(zeros)}
-            new, zero = (graph.constant_beside(weight, node, self._names(name), a) for name, a in arrays.items())
+            name = weight.name or "weight"
+            arrays = {f"{name}_u8": _raised(stored.numpy()), f"{name}_u8_zero_point": _raised(zeros)}
+            new, zero = (graph.constant_beside(weight, node, self._names(each), a) for each, a in arrays.items())
             self._made[key] = new, zero
         new, zero = self._made[key]
         node.resize_inputs(max(len(node.inputs), place.zero_point + 1))

@@ -44,7 +44,7 @@ def refuse_two_runtimes() -> None:
 
 
 def runtime_version() -> str:
-    """The version of the onnxruntime that is installed, under whatever name."""
+    """The version of the onnxruntime that is installed, of any of its builds."""
     return next((version for version in map(_version, _RUNTIMES) if version), "unknown")
 
 

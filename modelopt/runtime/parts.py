@@ -1,10 +1,10 @@
 """Outputs that are no tensors, as tensors: the numbers that a sequence or a map holds, and the shapes or keys of these.
 
-What compares outputs compares arrays. A sequence or a map becomes two of them: its values under its own name, which
-are compared as other values are, and what holds them together under a name of its own, which must be equal.
+Outputs are compared as arrays, so a sequence or a map becomes two arrays. The first has the output's name and holds its
+values, which are compared like those of any output. The second holds its shapes or keys, which must be equal.
 
 ===========================  ====================================  ==========================================
-output                       values                                what holds them together
+output                       values                                shapes or keys
 ===========================  ====================================  ==========================================
 sequence of n tensors        stacked along a new first axis where  ``NAME (shapes)``: the shape of each, text
                              their shapes agree, else end to end
@@ -34,7 +34,7 @@ _NUMPY = {"float": "float32", "double": "float64"}
 
 
 class NoArray(Exception):
-    """A value that is nothing of what the table above lists."""
+    """A value that is not in the table above."""
 
 
 def outputs_of(declared: Iterable[IoSpec]) -> tuple[tuple[IoSpec, ...], tuple[int, ...]]:

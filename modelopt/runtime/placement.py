@@ -1,6 +1,7 @@
-"""What the runtime really executed: which provider ran which nodes, and which of them computed in integers.
+"""What the runtime executed: which provider ran which nodes, and which of them computed in integers.
 
-onnxruntime falls back to the CPU, and from an integer kernel to Q/DQ around a float one, in silence.
+onnxruntime says nothing when it runs a node on the CPU provider instead, or when it runs a float kernel between
+DequantizeLinear and QuantizeLinear instead of an integer kernel.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ def find_placement(
         limits: What the child may use.
 
     Raises:
-        EnvironmentLacks: The provider is not there, or it ran no node: a figure would go under the wrong name.
+        EnvironmentLacks: The provider is not there, or it ran no node: a latency would be reported for
+            the wrong provider.
         InputError: No provider has that name.
         Refused: onnxruntime does not load or run the model.
         WorkerDied: The child crashed or exceeded its limits.

@@ -1,7 +1,7 @@
-"""Whether onnx's shape inference can be asked to propagate data: the numbers that shapes are computed from.
+"""Whether onnx's shape inference can propagate data: the numbers that shapes are computed from.
 
-It copies them at every node, a vector of unknown numbers like one of known ones, and a chain of Concat that doubles
-what it is given 34 times ends only with the memory. So does one Cast of a Range of 2^62 numbers.
+It copies these numbers at every node, unknown ones too, and has no limit. A chain of 34 Concat nodes that each double a
+vector takes all memory, and so does one Cast of a Range of 2^62 numbers.
 """
 
 from __future__ import annotations

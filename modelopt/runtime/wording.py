@@ -1,4 +1,4 @@
-"""What messages call a model that onnxruntime was given, and what they quote of its own text."""
+"""How messages name the model that onnxruntime was given, and which part of onnxruntime's text they quote."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SHOWN_TYPES = 3
 
 
 def called(path: Path, what: str) -> str:
-    """The model by its file where it is the user's; temporary files say nothing to anybody.
+    """How messages name a model: by its path where it is the user's file; the path of a temporary file says nothing.
 
     Args:
         path: Its file.
@@ -48,10 +48,10 @@ _ADVICE = re.compile(r"\s*Please fix either the inputs/outputs or the model\.\s*
 
 
 def plain(text: str) -> str:
-    """onnxruntime's text without what only its authors can use.
+    """onnxruntime's text without what only its developers can use.
 
     That is the file that it was given, its status code, and the place in its sources: a file, a line, a function's
-    signature, and the condition that failed where words follow it. Lists of types come in one order, and cut.
+    signature, and the condition that failed where words follow it. Lists of types are sorted and cut.
     """
     text = _LOADING.sub("", _STATUS.sub("", text[:_LONGEST]))
     text = _RUNNING.sub(_node, text)
@@ -127,7 +127,7 @@ def why_no_library(text: str, library: str) -> str:
 
 
 def _types(listed: str) -> str:
-    """A set that is printed in another order each time."""
+    """The first of a set of types, sorted: onnxruntime prints it in another order each time."""
     types = sorted(re.findall(r"\w+\((?:[^()]|\([^()]*\))*\)", listed))
     more = f" and {len(types) - _SHOWN_TYPES} more" if len(types) > _SHOWN_TYPES else ""
     return f"{','.join(types[:_SHOWN_TYPES])}{more}" if types else listed

@@ -1,4 +1,4 @@
-"""The `Runner` that the engine lends to passes: one worker, models handed over as temporary files."""
+"""The `Runner` that the engine lends to passes: one worker, which opens models from temporary files."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class WorkerRunner:
     def run(
         self, model: ir.Model, feeds: Iterable[Mapping[str, np.ndarray]], outputs: Sequence[str] | None = None
     ) -> Iterator[list[np.ndarray]]:
-        """See `modelopt.passes.base.Runner.run`.
+        """See `modelopt.core.runner.Runner.run`.
 
         Values observed as extra outputs stop onnxruntime from fusing across them, and only them.
         """
@@ -75,9 +75,9 @@ class WorkerRunner:
     def observe(
         self, model: ir.Model, feeds: Iterable[Mapping[str, np.ndarray]], outputs: Mapping[str, str], *, bins: int
     ) -> Observed:
-        """See `modelopt.passes.base.Runner.observe`.
+        """See `modelopt.calibration.context.CountingRunner.observe`.
 
-        Cores are given to samples that run side by side: that pays more than many threads for each.
+        Some samples run at the same time, with few threads each: one sample with many threads uses the cores less.
         """
         cores = self._spec.threads or targets.usable_cores()
         at_once = min(cores, _RUNS_AT_ONCE)
@@ -91,23 +91,23 @@ class WorkerRunner:
             return Observed({}, {}, 0) if empty else session.observed()
 
     def infer_shapes(self, model: ir.Model) -> None:
-        """See `modelopt.passes.base.Runner.infer_shapes`."""
+        """See `modelopt.core.runner.Runner.infer_shapes`."""
         light = serialize.to_bytes(model, weights=False)
         answer = self._open().transform(
             "infer_shapes", light, doing="shape inference", data_prop=shape_propagation.is_affordable(model)
         )
-        inferred = serialize.skeleton_from_bytes(answer)
-        for known, found in zip(graph.all_graphs(model), graph.all_graphs(inferred), strict=True):
-            for node, twin in zip(known, found, strict=True):
-                for value, told in zip(node.outputs, twin.outputs, strict=True):
-                    _learn(value, told)
+        copy = serialize.skeleton_from_bytes(answer)
+        for known, found in zip(graph.all_graphs(model), graph.all_graphs(copy), strict=True):
+            for node, its_copy in zip(known, found, strict=True):
+                for value, inferred_value in zip(node.outputs, its_copy.outputs, strict=True):
+                    _learn(value, inferred_value)
 
     def convert_opset(self, model: ir.Model, version: int) -> ir.Model:
-        """See `modelopt.passes.base.Runner.convert_opset`."""
+        """See `modelopt.core.runner.Runner.convert_opset`."""
         return self._transform("convert_opset", model, doing=f"converting to opset {version}", version=version)
 
     def simplify(self, model: ir.Model) -> ir.Model:
-        """See `modelopt.passes.base.Runner.simplify`."""
+        """See `modelopt.core.runner.Runner.simplify`."""
         return self._transform("simplify", model, doing="onnxsim")
 
     @contextlib.contextmanager
@@ -134,16 +134,17 @@ class WorkerRunner:
         return self._worker
 
 
-def _learn(value: ir.Value, told: ir.Value) -> None:
+def _learn(value: ir.Value, inferred: ir.Value) -> None:
+    """Give a value the type and the dimensions that shape inference found and the model does not state."""
     if value.type is None:
-        value.type = told.type
-    if not isinstance(told.type, ir.TensorType):  # a sequence or an optional has no shape of its own
+        value.type = inferred.type
+    if not isinstance(inferred.type, ir.TensorType):  # a sequence or an optional has no shape of its own
         return
-    if value.shape is None or told.shape is None:
-        value.shape = value.shape or told.shape
-    elif len(value.shape) == len(told.shape):  # what an earlier look left open
-        dims = [new if isinstance(new, int) else old for old, new in zip(value.shape, told.shape, strict=True)]
-        dims = [new if _is_open(old) else old for old, new in zip(dims, told.shape, strict=True)]
+    if value.shape is None or inferred.shape is None:
+        value.shape = value.shape or inferred.shape
+    elif len(value.shape) == len(inferred.shape):
+        dims = [new if isinstance(new, int) else old for old, new in zip(value.shape, inferred.shape, strict=True)]
+        dims = [new if _is_open(old) else old for old, new in zip(dims, inferred.shape, strict=True)]
         if dims != list(value.shape):
             value.shape = ir.Shape(dims)
 

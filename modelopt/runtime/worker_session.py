@@ -78,7 +78,7 @@ class Session:
         ]
 
     def execute(self, feeds: dict[str, np.ndarray]) -> None:
-        """Run once for its own sake: no output comes back, whatever it is. Raises as `run`."""
+        """Run once and fetch no output. Raises as `run`."""
         self.run(feeds, [])
 
     def observe(

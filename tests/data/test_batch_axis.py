@@ -10,14 +10,14 @@ import pytest
 
 from modelopt.core.errors import InputError
 from modelopt.core.signature import Dim, TensorSpec
-from modelopt.data import Told, open_data
+from modelopt.data import BatchAxes, open_data
 from modelopt.data.batch_axis import batch_name, layout_of
 from modelopt.measure.batch_rows import batch_axis, rows_first
 from modelopt.measure.heads import Head, heads_of
 from modelopt.recipe.recipe import DataSpec, Recipe, dump, parse
 from tests.command_line import modelopt
 
-NOTHING = Told({})
+NOTHING = BatchAxes({})
 RATE = TensorSpec("rate", "int64", ())
 
 
@@ -26,10 +26,10 @@ def specs(x: tuple[Dim, ...], state: tuple[Dim, ...]) -> tuple[TensorSpec, ...]:
 
 
 def axes(
-    x: tuple[Dim, ...], state: tuple[Dim, ...], arrays: tuple[tuple[int, ...], ...], told: Told = NOTHING
+    x: tuple[Dim, ...], state: tuple[Dim, ...], arrays: tuple[tuple[int, ...], ...], batch_axes: BatchAxes = NOTHING
 ) -> object:
     """The batch axis of the state; ``"whole"`` where a file is one feed."""
-    found = layout_of(specs(x, state), {"x": arrays[0], "state": arrays[1], "rate": ()}, told)
+    found = layout_of(specs(x, state), {"x": arrays[0], "state": arrays[1], "rate": ()}, batch_axes)
     return "whole" if found.is_whole else found.axes.get("state", 0)
 
 
@@ -68,16 +68,16 @@ def test_a_dimension_called_batch_is_the_batch_wherever_it_stands() -> None:
 
 def test_what_the_user_says_comes_first(tmp_path: Path) -> None:
     unclear = ((None, None), (2, None, None), ((6, 9), (2, 6, 6)))
-    assert axes(*unclear, Told({"state": 2})) == 2
-    assert axes(("batch", "t"), (2, "batch", 4), ((6, 9), (2, 6, 4)), Told({}, whole_files=True)) == "whole"
+    assert axes(*unclear, BatchAxes({"state": 2})) == 2
+    assert axes(("batch", "t"), (2, "batch", 4), ((6, 9), (2, 6, 4)), BatchAxes({}, whole_files=True)) == "whole"
     np.savez(tmp_path / "x.npz", x=np.ones((6, 9), np.float32), state=np.ones((2, 6, 4), np.float32), rate=16000)
     inputs = specs((None, None), (2, None, 4))
     with pytest.raises(InputError, match="no input 'stat'"):
-        open_data(str(tmp_path / "x.npz"), inputs, told=Told({"stat": 1}))
+        open_data(str(tmp_path / "x.npz"), inputs, batch_axes=BatchAxes({"stat": 1}))
     with pytest.raises(InputError, match="no such axis"):
-        open_data(str(tmp_path / "x.npz"), inputs, told=Told({"state": 3}))
+        open_data(str(tmp_path / "x.npz"), inputs, batch_axes=BatchAxes({"state": 3}))
     with pytest.raises(InputError, match="no batch axis to name"):
-        open_data("random", inputs, told=Told({"state": 1}))
+        open_data("random", inputs, batch_axes=BatchAxes({"state": 1}))
 
 
 def test_samples_are_cut_along_their_own_axes_and_labels_along_the_first(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_samples_are_cut_along_their_own_axes_and_labels_along_the_first(tmp_pat
     assert second.feeds["state"].flags.c_contiguous
     assert second.label is not None
     assert second.label.tolist() == [2, 3]
-    whole = open_data(str(tmp_path / "a.npz"), inputs, told=Told({}, whole_files=True))
+    whole = open_data(str(tmp_path / "a.npz"), inputs, batch_axes=BatchAxes({}, whole_files=True))
     (only,) = whole
     assert only.feeds["state"].shape == (2, 5, 4)
     assert only.label is not None
