@@ -9,7 +9,7 @@ from pathlib import Path
 
 from modelopt.data import Preprocess, user_files
 from modelopt.data.open_data import script_of
-from modelopt.engine import gates, measurements
+from modelopt.engine import gates, settings
 from modelopt.graph import match
 from modelopt.measure.registry import parse_all
 from modelopt.passes.base import Pass
@@ -26,7 +26,7 @@ def require(recipe: Recipe) -> None:
             be read.
     """
     gates.require(recipe)
-    parse_all(measurements.metrics_of(recipe))
+    parse_all(settings.metrics_of(recipe))
     for data in (recipe.calibration, recipe.evaluate):
         if data is not None:
             require_data(data)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from modelopt.core import targets
 from modelopt.core.changes import Effect
 from modelopt.core.errors import InputError
-from modelopt.engine import measurements
+from modelopt.engine import settings
 from modelopt.engine.findings import Findings, keeps
 from modelopt.measure.speed import Verdict
 from modelopt.measure.stability import said
@@ -31,9 +31,9 @@ def require(recipe: Recipe) -> None:
     if recipe.gates.max_drop is None:
         return
     compared = recipe.evaluate is not None or recipe.verify or recipe.bench is not None
-    if not compared or not (measurements.has_evidence(recipe) or measurements.is_verified(recipe)):
+    if not compared or not (settings.has_evidence(recipe) or settings.is_verified(recipe)):
         raise _no_accuracy()
-    if "max-abs-error" in measurements.metrics_of(recipe):
+    if "max-abs-error" in settings.metrics_of(recipe):
         raise InputError(
             "max-abs-error is no share that a contract on accuracy (--max-drop) could bound",
             hint="--metric cosine, sqnr or argmax-agreement",
@@ -43,7 +43,7 @@ def require(recipe: Recipe) -> None:
 def _require_timing(recipe: Recipe) -> None:
     if recipe.bench is None:
         raise InputError("--min-speedup needs a benchmark", hint="leave out --no-bench")
-    reason = measurements.why_not_timed(recipe)
+    reason = settings.why_not_timed(recipe)
     if reason is not None:
         raise InputError(
             "--min-speedup cannot be judged here",
@@ -63,11 +63,11 @@ def _no_accuracy() -> InputError:
 def unchecked(recipe: Recipe, results: Sequence[PassResult], findings: Findings) -> str | None:
     """What the reader must know where outputs were changed and no data say how much accuracy that costs; else None."""
     changed = any(result.rewrites and result.effect != Effect.EXACT.value for result in results)
-    if not changed or (measurements.has_evidence(recipe) and findings.accuracy is not None):
+    if not changed or (settings.has_evidence(recipe) and findings.accuracy is not None):
         return None
     given = [spec for spec in (recipe.calibration, recipe.evaluate) if spec is not None]
     reason = "random inputs are no evidence" if given else "no --calib or --eval"
-    if measurements.has_evidence(recipe):
+    if settings.has_evidence(recipe):
         reason = "no outputs were compared"
     seen = findings.seen()
     measured = "" if seen is None else f" (on random inputs {seen})"
@@ -77,7 +77,7 @@ def unchecked(recipe: Recipe, results: Sequence[PassResult], findings: Findings)
 def measured_elsewhere(recipe: Recipe, findings: Findings) -> str | None:
     """What the reader must know of accuracy where the result is for another machine; else None."""
     provider = (recipe.bench or BenchSpec()).provider
-    target = measurements.target_of(recipe)
+    target = settings.target_of(recipe)
     if findings.accuracy is None or targets.why_not_timed(target, provider) is None:
         return None
     there = target.kind.value

@@ -13,11 +13,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 MAX_EVALUATIONS = 24
+"""How many models are built and run to rank nodes: a guess, enough for the two or three worst of some hundred."""
 
 
 @dataclass(frozen=True)
 class Suspect:
-    """Nodes that were not told apart, and what they cause.
+    """A node, or several that were not measured one by one, and the error that they cause.
 
     Attributes:
         nodes: Their names.
