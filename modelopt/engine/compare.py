@@ -1,4 +1,4 @@
-"""`bench` and `compare` beyond their flags: open models and data, measure, and put the findings into tables."""
+"""What `bench` and `compare` do: open models and data, measure, and put the findings into tables."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def _noise(copies: Sequence[BenchResult]) -> Ratio:
 
 
 def _doubts(accuracy: Accuracy | None, guesses: Sequence[str]) -> Iterator[str]:
-    """What speaks against believing the accuracy."""
+    """Warnings about the accuracy."""
     if accuracy is not None:
         yield from (*accuracy.notes, *accuracy.warnings)
         guessed = datasets.doubtful_guesses(accuracy, guesses)
@@ -195,7 +195,7 @@ def _type_of(spec: TensorSpec) -> str:
 
 
 def _timing_doubts(loaded: Sequence[io.Loaded], results: Sequence[BenchResult]) -> Iterator[str]:
-    """What speaks against believing the latency."""
+    """Warnings about the latency."""
     first = loaded[0]
     for other in loaded[1:] if results else ():
         if (other.sha256, other.size_bytes) == (first.sha256, first.size_bytes) and other.shown != first.shown:
@@ -259,12 +259,12 @@ def compare_sections(report: BenchReport) -> list[Section]:
     if report.results:
         a, b = report.results
         ratio = report.ratios[1]
-        said = (
+        change = (
             ""
             if ratio is None
             else f"{ratio.point:.2f}× as fast ({ratio.low:.2f}–{ratio.high:.2f}): {ratio.verdict.value}"
         )
-        rows.append(("latency, median", milliseconds(a.median_ns), milliseconds(b.median_ns), said))
+        rows.append(("latency, median", milliseconds(a.median_ns), milliseconds(b.median_ns), change))
     if report.accuracy is not None:
         rows.extend(accuracy_rows(report.accuracy))
     notes = [f"on {report.source}", *([covered(report.results)] if report.results else [])]

@@ -52,8 +52,8 @@ class Data:
         evaluation: None when the recipe has none.
         notes: What the reader should know about them.
         hint: What helps where random inputs do not do: flags of the command that runs.
-        calibration_notes: What speaks against the calibration, where one happened.
-        accuracy_notes: What speaks against the accuracy, where it was measured.
+        calibration_notes: Notes on the calibration, for a run that calibrates.
+        accuracy_notes: Notes on the accuracy, for a run that measures it.
         seed: For random inputs.
         random: Random inputs that the model runs on, once they were needed.
         needs: What the graph asks of its inputs: see `verification.fitting`.
@@ -74,8 +74,8 @@ class Data:
 
     def notes_for(self, *, calibrated: bool, compared: bool) -> tuple[str, ...]:
         """`notes`, and those on calibration and on accuracy where there was one."""
-        said = (*self.notes, *(self.calibration_notes if calibrated else ()))
-        return (*said, *(self.accuracy_notes if compared else ()))
+        about_calibration = self.calibration_notes if calibrated else ()
+        return (*self.notes, *about_calibration, *(self.accuracy_notes if compared else ()))
 
     @property
     def real(self) -> Dataset | None:

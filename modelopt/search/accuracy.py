@@ -79,7 +79,7 @@ class Judge:
         self._reference = Reference(session, dataset, REMEMBERED_BYTES, heads=heads)
 
     def judge(self, candidate: Path) -> Judgement:
-        """How much accuracy falls, and whether that can be told at all."""
+        """How much accuracy falls, and whether the data are evidence of that."""
         asked = parse_all(self._metrics)
         try:
             session = self._worker.open(candidate, self._spec, what="candidate")

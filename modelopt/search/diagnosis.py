@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 
 import numpy as np
@@ -48,7 +48,8 @@ def causes(
     found = {}
     for name, value in inputs.items():
         key = value.name or ""
-        parts_of = [part.name or "" for part in _parts(concats[name])]
+        concat = concats[name]
+        parts_of = [] if concat is None else [part.name or "" for part in concat.inputs if part is not None]
         ranges = [_largest(calibrated[part]) for part in parts_of if part in calibrated]
         cause = _cause(
             calibrated.get(key, []), evaluated.get(key, []), ranges, last_axis=wanted[name].op_type != "Conv"
@@ -104,11 +105,6 @@ def _channel_maxima(arrays: Sequence[np.ndarray], *, last_axis: bool) -> np.ndar
     axis = -1 if last_axis or arrays[0].ndim < 2 else 1
     moved = [np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1) for array in arrays]
     return np.asarray(np.max([array.max(axis=1, initial=0.0) for array in moved], axis=0))
-
-
-def _parts(concat: ir.Node | None) -> Iterator[ir.Value]:
-    if concat is not None:
-        yield from (part for part in concat.inputs if part is not None)
 
 
 def _concat_before(value: ir.Value) -> ir.Node | None:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from modelopt.core.errors import InputError
 from modelopt.engine.opening import Request
-from modelopt.measure.speed import Verdict
-from modelopt.recipe.recipe import Step
+from modelopt.measure.speed import Ratio, Verdict
+from modelopt.recipe.recipe import Step, UntilStable
 from modelopt.report import Outcome, Trial, verdict
-from modelopt.search.candidates import SearchResult, opened
+from modelopt.search.candidates import Candidate, SearchResult, opened
 
 
 def keep_if_faster(request: Request, groups: Sequence[Step]) -> SearchResult:
@@ -30,20 +30,17 @@ def keep_if_faster(request: Request, groups: Sequence[Step]) -> SearchResult:
         best = candidates.build(candidates.input, request.recipe.steps)
         trials = []
         for group in groups:
-            built = candidates.build(best, [group])
-            if not built.rewrites:
-                reason = f"nothing to do: {verdict.nothing_to_do([skip.reason for skip in built.skipped])}"
-                nothing = Outcome.NOTHING_TO_DO
-                trials.append(Trial(group=_label(group), rewrites=0, kept=False, outcome=nothing, reason=reason))
-                candidates.discard(built)
-                continue
-            ratio = candidates.time(best, built).ratio
-            kept = ratio.verdict is Verdict.FASTER
-            outcome, reason = _OUTCOMES[ratio.verdict]
-            label, rewrites = _label(group), built.rewrites
-            trials.append(Trial(group=label, rewrites=rewrites, ratio=ratio, kept=kept, outcome=outcome, reason=reason))
-            candidates.discard(best if kept else built)
-            best = built if kept else best
+            candidate = candidates.build(best, [group])
+            ratio = candidates.time(best, candidate).ratio if candidate.rewrites else None
+            outcome, reason = _outcome(candidate, ratio)
+            kept = outcome is Outcome.KEPT
+            # A group is called by its first pass; those behind it clean up.
+            label = str(group.passes[0] if isinstance(group, UntilStable) else group)
+            trials.append(
+                Trial(group=label, rewrites=candidate.rewrites, ratio=ratio, kept=kept, outcome=outcome, reason=reason)
+            )
+            candidates.discard(best if kept else candidate)
+            best = candidate if kept else best
         recipe = dataclasses.replace(request.recipe, steps=best.steps)
         return SearchResult((recipe,), tuple(trials))
 
@@ -56,6 +53,8 @@ _OUTCOMES = {
 }
 
 
-def _label(group: Step) -> str:
-    """What a group is called: its first pass; those behind it clean up."""
-    return str(group.passes[0] if hasattr(group, "passes") else group)
+def _outcome(candidate: Candidate, ratio: Ratio | None) -> tuple[Outcome, str]:
+    if ratio is not None:
+        return _OUTCOMES[ratio.verdict]
+    nothing = verdict.nothing_to_do([skip.reason for skip in candidate.skipped])
+    return Outcome.NOTHING_TO_DO, f"nothing to do: {nothing}"

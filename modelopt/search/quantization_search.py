@@ -21,7 +21,7 @@ from modelopt.passes.convert_half import ConvertHalf
 from modelopt.passes.quantize_dynamic import QuantizeDynamic
 from modelopt.passes.quantize_static import QuantizeStatic
 from modelopt.report import Offender
-from modelopt.search import crash_search, exclusions, fallbacks, offenders
+from modelopt.search import crash_search, exclusions, fallbacks, sensitivity
 from modelopt.search.attempts import Attempt, Attempts
 from modelopt.search.candidates import Candidate, Candidates, SearchResult, opened
 from modelopt.search.utility import Preference
@@ -70,7 +70,7 @@ class _Search:
             paying = self._paying(attempt) if better is best else None
             best = better if paying is None else self._better(best, paying, floats)
         if best.path != self.in_float:
-            self.offenders = offenders.marked(self.offenders, 0)
+            self.offenders = sensitivity.marked(self.offenders, 0)
         return self._result(best, floats)
 
     def _result(self, best: Candidate, floats: Candidate) -> SearchResult:
@@ -87,14 +87,14 @@ class _Search:
         return SearchResult(tuple(recipes), tuple(self.attempts.trials), tuple(self.offenders), notes, self.advice)
 
     def _only_prepares(self, candidate: Candidate) -> bool:
-        """Whether a model was made fit to be quantized, and was not: nobody asked for that alone."""
+        """Whether passes only prepared the model to be quantized, and made it larger: nobody asked for that alone."""
         steps = [step for step in candidate.steps if isinstance(step, Pass) and step.effect is not Effect.EXACT]
         return bool(steps) and steps[-1].prepares and candidate.size_bytes > self.candidates.input.size_bytes
 
     def _may_pay(self, step: Pass) -> bool:
-        """Whether to try a pass of `also`: one that goes against the estimate of what pays needs a measurement."""
-        against = isinstance(step, QuantizeDynamic) and step.everywhere
-        return self.preference.measures or not against or self.preference.wants_size(self.candidates.input)
+        """Whether to try a pass of `also`: one that quantizes what is estimated not to pay needs a measurement."""
+        ignores_estimate = isinstance(step, QuantizeDynamic) and step.everywhere
+        return self.preference.measures or not ignores_estimate or self.preference.wants_size(self.candidates.input)
 
     # Accuracy
 
@@ -136,8 +136,8 @@ class _Search:
 
     def _with_offenders_in_float(self, attempt: Attempt) -> Attempt | None:
         """The attempt with as few of its worst nodes in float as the contract needs; None where that is too many."""
-        suspects = offenders.suspects_of(self.candidates, attempt)
-        self.offenders = offenders.described(self.candidates, attempt, suspects)
+        suspects = sensitivity.suspects_of(self.candidates, attempt)
+        self.offenders = sensitivity.described(self.candidates, attempt, suspects)
 
         def with_worst(count: int) -> Attempt | None:
             names = [name for suspect in suspects[:count] for name in suspect.nodes]
@@ -148,7 +148,7 @@ class _Search:
         if found is None:
             return None
         count, restored = found
-        self.offenders = offenders.marked(self.offenders, count)
+        self.offenders = sensitivity.marked(self.offenders, count)
         self.in_float = restored.candidate.path
         return restored
 
