@@ -25,7 +25,7 @@ from modelopt.report.markdown import to_markdown
 from modelopt.runtime.limits import Limits
 from modelopt.runtime.processes import ChildPool
 from modelopt.runtime.session import SessionSpec
-from modelopt.search.chosen import Chosen
+from modelopt.search.candidates import SearchResult
 
 
 def recipe_from_flags(
@@ -167,11 +167,11 @@ def limits_from_flags(flags: dict[str, Any]) -> Limits | None:
 _NOT_SLOWER = "not-slower"
 _KEEP = "--keep writes the model anyway"
 
-Choose = Callable[[Request], Chosen]
+Choose = Callable[[Request], SearchResult]
 """Finds the recipes that a request is really for, and says what it tried."""
 
 
-Rescue = Callable[[Request, ModeloptError], Chosen]
+Rescue = Callable[[Request, ModeloptError], SearchResult]
 """Finds another recipe where onnxruntime does not take what a request makes; raises the error where there is none."""
 
 
@@ -220,7 +220,7 @@ def execute(
             calibrations=Calibrations(flags.get("calib_cache")) if choose or flags.get("calib_cache") else None,
             progress=progress,
         )
-        chosen = Chosen((recipe,)) if choose is None else choose(request)
+        chosen = SearchResult((recipe,)) if choose is None else choose(request)
         report = _run_first_that_gains(request, chosen, rescue)
     screen.report(report, explain=flags["explain"])
     if flags["report"]:
@@ -234,7 +234,7 @@ def execute(
         )
 
 
-def _run_first_that_gains(request: Request, chosen: Chosen, rescue: Rescue | None = None) -> Report:
+def _run_first_that_gains(request: Request, chosen: SearchResult, rescue: Rescue | None = None) -> Report:
     """Run the recipes until one gains something over the input; the last is the input itself, or all there is.
 
     One that need not gain, but must not be slower, gives way to the input as well.

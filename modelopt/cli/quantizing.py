@@ -15,7 +15,7 @@ from modelopt.passes.base import Pass
 from modelopt.quant.static.overrides import Overrides, Type, split
 from modelopt.recipe.pipelines import fusing
 from modelopt.recipe.recipe import DataSpec, Recipe, Step, make_pass
-from modelopt.search.chosen import Chosen
+from modelopt.search.candidates import SearchResult
 from modelopt.search.crash_search import without_crash
 
 INTEGER_MODES = ("static", "dynamic")
@@ -122,7 +122,7 @@ def rescue_of(mode: str, flags: dict[str, Any]) -> Rescue | None:
     return _hinting if flags["no_search"] else without_crash
 
 
-def _hinting(_request: Request, error: ModeloptError) -> Chosen:
+def _hinting(_request: Request, error: ModeloptError) -> SearchResult:
     error.hint = "leave out --no-search: the nodes that onnxruntime does not take in half precision are found then"
     raise error
 

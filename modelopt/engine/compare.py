@@ -1,4 +1,4 @@
-"""`bench` and `compare` beyond their flags: open models and data, measure, and put the findings into tables."""
+"""What `bench` and `compare` do: open models and data, measure, and put the findings into tables."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ from modelopt.core.errors import InputError
 from modelopt.core.progress import Progress
 from modelopt.core.signature import TensorSpec
 from modelopt.core.tables import Section
-from modelopt.engine import early_checks, measurements
+from modelopt.engine import datasets, early_checks, settings
 from modelopt.engine.compiled_models import require_source
 from modelopt.measure import noise_floor, timing_warnings
-from modelopt.measure.environment import Environment
 from modelopt.measure.evaluate import Accuracy, evaluate
 from modelopt.measure.latency import BenchResult, run_bench
 from modelopt.measure.speed import Ratio
-from modelopt.recipe.recipe import BenchSpec, EvaluateSpec, Recipe, metric_names
+from modelopt.recipe.recipe import BenchSpec, EvaluateSpec, Recipe
 from modelopt.report import FileInfo
 from modelopt.report.summary import accuracy_rows, covered, milliseconds, output_sections, size
 from modelopt.runtime.limits import Limits
@@ -104,24 +103,20 @@ def measure_models(
         for position, each in enumerate(loaded):
             runs_on = baseline if position == 0 and baseline is not None else session
             require_source(each.model, each.shown, provider=runs_on.provider)
-        opened = measurements.open_all(recipe, loaded[0].model)
+        opened = datasets.open_all(recipe, loaded[0].model)
         opened.hint = f"give it real ones: {data_flag} DATA"
         worker = stack.enter_context(Worker(limits))
-        dataset = measurements.inputs(opened, worker, loaded[0].path, free_dims=free_dims)
+        dataset = datasets.inputs(opened, worker, loaded[0].path, free_dims=free_dims)
         paths = [each.path for each in loaded]
         results: list[BenchResult] = []
         noise = None
         if bench is not None:
-            feeds = measurements.first_feeds(dataset, measurements.BENCH_FEEDS)
+            feeds = datasets.first_feeds(dataset, datasets.BENCH_FEEDS)
             if calibrate_noise:
-                twins = run_bench(
-                    paths[:1] * 2, feeds, measurements.bench_spec(bench), limits=limits, progress=progress
-                )
-                noise = twins[1].times_as_fast_as(twins[0])
-                _keep_noise(twins[0].env, noise)
-            results = run_bench(
-                paths, feeds, measurements.bench_spec(bench, baseline), limits=limits, progress=progress
-            )
+                plan = settings.bench_spec(bench)
+                noise = _noise(run_bench(paths[:1] * 2, feeds, plan, limits=limits, progress=progress))
+            plan = settings.bench_spec(bench, baseline)
+            results = run_bench(paths, feeds, plan, limits=limits, progress=progress)
         accuracy = None
         if score:
             accuracy = evaluate(
@@ -130,18 +125,11 @@ def measure_models(
                 dataset,
                 session,
                 baseline=baseline,
-                metrics=metric_names(data.metric) if data is not None else (),
+                metrics=settings.metrics_of(recipe),
                 heads=opened.heads,
                 limits=limits,
                 progress=progress,
             )
-        few = [timing_warnings.of_percentiles(result.samples_ns) for result in results]
-        listed = [
-            *(_twins(loaded) if results else ()),
-            *(each for result in results for each in result.warnings),
-            *filter(None, few),
-        ]
-        warnings = dict.fromkeys(listed)
         return BenchReport(
             models=tuple(FileInfo(path=each.shown, size_bytes=each.size_bytes, sha256=each.sha256) for each in loaded),
             source=opened.source,
@@ -153,34 +141,37 @@ def measure_models(
                 *opened.notes_for(calibrated=False, compared=accuracy is not None),
                 *(_other_outputs(loaded[0], loaded[1]) if score else ()),
                 *_doubts(accuracy, opened.guesses),
-                *warnings,
+                *dict.fromkeys(_timing_doubts(loaded, results)),
             ),
         )
 
 
-def _keep_noise(env: Environment, copies: Ratio) -> None:
+def _noise(copies: Sequence[BenchResult]) -> Ratio:
+    """How the second of two equal models compares with the first; it is kept for later runs."""
+    ratio = copies[1].times_as_fast_as(copies[0])
     try:
-        noise_floor.store(env, noise_floor.of(copies))
+        noise_floor.store(copies[0].env, noise_floor.of(ratio))
     except OSError as error:
         raise InputError(
             "the noise floor cannot be kept",
             note=f"{error.filename}: {error.strerror}",
             hint="set XDG_CACHE_HOME to a folder that can be written to",
         ) from error
+    return ratio
 
 
 def _doubts(accuracy: Accuracy | None, guesses: Sequence[str]) -> Iterator[str]:
-    """What speaks against believing the accuracy."""
+    """Warnings about the accuracy."""
     if accuracy is not None:
         yield from (*accuracy.notes, *accuracy.warnings)
-        guessed = measurements.doubtful_guesses(accuracy, guesses)
+        guessed = datasets.doubtful_guesses(accuracy, guesses)
         if guessed is not None:
             yield guessed
 
 
 def _other_outputs(first: io.Loaded, other: io.Loaded) -> Iterator[str]:
     """How the outputs of the second model differ from those of the first in name, order, type and shape: one line."""
-    ours, theirs = (measurements.signature_of(each.model).outputs for each in (first, other))
+    ours, theirs = (datasets.signature_of(each.model).outputs for each in (first, other))
     named = {spec.name: spec for spec in theirs}
     left = [spec for spec in theirs if spec.name not in {each.name for each in ours}]
     renamed = [spec for spec in ours if spec.name not in named]
@@ -204,16 +195,19 @@ def _type_of(spec: TensorSpec) -> str:
     return str(spec)[len(spec.name) + 2 :]
 
 
-def _twins(loaded: Sequence[io.Loaded]) -> Iterator[str]:
-    """A warning for each model that is the first one: it shows what this machine's noise is."""
+def _timing_doubts(loaded: Sequence[io.Loaded], results: Sequence[BenchResult]) -> Iterator[str]:
+    """Warnings about the latency."""
     first = loaded[0]
-    for other in loaded[1:]:
+    for other in loaded[1:] if results else ():
         if (other.sha256, other.size_bytes) == (first.sha256, first.size_bytes) and other.shown != first.shown:
             yield f"{other.shown} is {first.shown}, byte for byte: what they differ by is this machine's noise"
+    for result in results:
+        yield from result.warnings
+    yield from filter(None, (timing_warnings.of_percentiles(result.samples_ns) for result in results))
 
 
 def _require_same_inputs(first: io.Loaded, other: io.Loaded) -> None:
-    ours, theirs = measurements.signature_of(first.model), measurements.signature_of(other.model)
+    ours, theirs = datasets.signature_of(first.model), datasets.signature_of(other.model)
     if [(spec.name, spec.dtype) for spec in ours.inputs] != [(spec.name, spec.dtype) for spec in theirs.inputs]:
         raise InputError(
             f"{first.shown} and {other.shown} do not take the same inputs",
@@ -266,12 +260,12 @@ def compare_sections(report: BenchReport) -> list[Section]:
     if report.results:
         a, b = report.results
         ratio = report.ratios[1]
-        said = (
+        change = (
             ""
             if ratio is None
             else f"{ratio.point:.2f}× as fast ({ratio.low:.2f}–{ratio.high:.2f}): {ratio.verdict.value}"
         )
-        rows.append(("latency, median", milliseconds(a.median_ns), milliseconds(b.median_ns), said))
+        rows.append(("latency, median", milliseconds(a.median_ns), milliseconds(b.median_ns), change))
     if report.accuracy is not None:
         rows.extend(accuracy_rows(report.accuracy))
     notes = [f"on {report.source}", *([covered(report.results)] if report.results else [])]

@@ -1,4 +1,4 @@
-"""Models that were compiled for one accelerator: they hold its binaries (EPContext), which nothing else runs."""
+"""Refuses models that were compiled for one accelerator: they hold binaries (EPContext) that nothing else runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be refused of a recipe before the model is read: a mistake in a flag must not cost the load of a large file.
+"""Refuses what is wrong in a recipe before the model is read: a mistake in a flag must not cost a large file's load.
 
 What depends on the model (names of nodes, of inputs, shapes of data) is refused later, by what uses it.
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from modelopt.data import Preprocess, user_files
 from modelopt.data.open_data import script_of
-from modelopt.engine import gates, measurements
+from modelopt.engine import gates, settings
 from modelopt.graph import match
 from modelopt.measure.registry import parse_all
 from modelopt.passes.base import Pass
@@ -26,7 +26,7 @@ def require(recipe: Recipe) -> None:
             be read.
     """
     gates.require(recipe)
-    parse_all(measurements.metrics_of(recipe))
+    parse_all(settings.metrics_of(recipe))
     for data in (recipe.calibration, recipe.evaluate):
         if data is not None:
             require_data(data)
@@ -37,10 +37,10 @@ def require(recipe: Recipe) -> None:
 
 
 def require_data(spec: DataSpec) -> None:
-    """Refuse data that are not there, and a preprocessing that cannot be read.
+    """Refuse data that do not exist, and a preprocessing that cannot be parsed.
 
     Raises:
-        InputError: As said.
+        InputError: One of the two.
     """
     if spec.preprocess:
         Preprocess.parse(spec.preprocess)
@@ -55,7 +55,7 @@ def require_provider(name: str) -> None:
     """Refuse an execution provider that does not exist.
 
     Raises:
-        InputError: As said.
+        InputError: There is no provider of that name.
     """
     installation.known_spec(SessionSpec(provider=name))
 

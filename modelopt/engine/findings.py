@@ -10,6 +10,7 @@ from modelopt.measure.metric import NOTHING_COMPARED, Score
 from modelopt.measure.outputs import lost_by, worst
 from modelopt.measure.stability import UNSTABLE
 from modelopt.report import Latency
+from modelopt.runtime.coverage import Coverage
 
 _LOST = {
     "argmax-agreement": "classes that differ from the original's",
@@ -24,14 +25,15 @@ _LOST = {
     "relative-error": "error relative to the original's size",
     "sqnr": "error relative to the original's size",
 }
+"""What is lost, by the name of the score."""
 
-
-_FUZZ = 1e-6
+_TOLERANCE = 1e-6
+"""A limit such as 40 dB is 1 %, but for the last digits of its computation."""
 
 
 def keeps(drop: float, limit: float) -> bool:
-    """Whether a drop is within a limit; 40 dB is 1 %, but for the last digits of its computation."""
-    return drop <= limit * (1 + _FUZZ)
+    """Whether a drop of accuracy is within a limit, both as fractions."""
+    return drop <= limit * (1 + _TOLERANCE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +48,8 @@ class Findings:
         blank: Why verification compared nothing although something changed; None where it compared.
         not_timed: Why latency was not measured although the recipe asks for it; None where it was.
         guesses: What of the images' preprocessing was guessed.
+        not_loaded: What the reader should know of a result that onnxruntime does not load; None where it loads it.
+        coverage: What computes in integers; None where that was not profiled.
     """
 
     unchanged: bool
@@ -55,6 +59,8 @@ class Findings:
     blank: str | None = None
     not_timed: str | None = None
     guesses: tuple[str, ...] = ()
+    not_loaded: str | None = None
+    coverage: Coverage | None = None
 
     def drop(self) -> float | None:
         """How much accuracy fell, as a fraction; None if unknown: it was not measured, or nothing was compared.

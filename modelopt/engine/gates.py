@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from modelopt.core import targets
 from modelopt.core.changes import Effect
 from modelopt.core.errors import InputError
-from modelopt.engine import measurements
+from modelopt.engine import settings
 from modelopt.engine.findings import Findings, keeps
 from modelopt.measure.speed import Verdict
 from modelopt.measure.stability import said
@@ -31,9 +31,9 @@ def require(recipe: Recipe) -> None:
     if recipe.gates.max_drop is None:
         return
     compared = recipe.evaluate is not None or recipe.verify or recipe.bench is not None
-    if not compared or not (measurements.has_evidence(recipe) or measurements.is_verified(recipe)):
+    if not compared or not (settings.has_evidence(recipe) or settings.is_verified(recipe)):
         raise _no_accuracy()
-    if "max-abs-error" in measurements.metrics_of(recipe):
+    if "max-abs-error" in settings.metrics_of(recipe):
         raise InputError(
             "max-abs-error is no share that a contract on accuracy (--max-drop) could bound",
             hint="--metric cosine, sqnr or argmax-agreement",
@@ -43,7 +43,7 @@ def require(recipe: Recipe) -> None:
 def _require_timing(recipe: Recipe) -> None:
     if recipe.bench is None:
         raise InputError("--min-speedup needs a benchmark", hint="leave out --no-bench")
-    reason = measurements.why_not_timed(recipe)
+    reason = settings.why_not_timed(recipe)
     if reason is not None:
         raise InputError(
             "--min-speedup cannot be judged here",
@@ -61,13 +61,13 @@ def _no_accuracy() -> InputError:
 
 
 def unchecked(recipe: Recipe, results: Sequence[PassResult], findings: Findings) -> str | None:
-    """What the reader must know where outputs were changed and no data say how much accuracy that costs; else None."""
+    """A note where passes changed the outputs and no data say how much accuracy that costs; else None."""
     changed = any(result.rewrites and result.effect != Effect.EXACT.value for result in results)
-    if not changed or (measurements.has_evidence(recipe) and findings.accuracy is not None):
+    if not changed or (settings.has_evidence(recipe) and findings.accuracy is not None):
         return None
     given = [spec for spec in (recipe.calibration, recipe.evaluate) if spec is not None]
     reason = "random inputs are no evidence" if given else "no --calib or --eval"
-    if measurements.has_evidence(recipe):
+    if settings.has_evidence(recipe):
         reason = "no outputs were compared"
     seen = findings.seen()
     measured = "" if seen is None else f" (on random inputs {seen})"
@@ -75,9 +75,9 @@ def unchecked(recipe: Recipe, results: Sequence[PassResult], findings: Findings)
 
 
 def measured_elsewhere(recipe: Recipe, findings: Findings) -> str | None:
-    """What the reader must know of accuracy where the result is for another machine; else None."""
+    """A note on accuracy that was measured here where the result is for another machine; else None."""
     provider = (recipe.bench or BenchSpec()).provider
-    target = measurements.target_of(recipe)
+    target = settings.target_of(recipe)
     if findings.accuracy is None or targets.why_not_timed(target, provider) is None:
         return None
     there = target.kind.value
@@ -116,20 +116,11 @@ def judge_verification(gates: Gates, found: Verification | None) -> tuple[GateRe
 
 def _size(gates: Gates, before_bytes: int, after_bytes: int) -> Iterator[GateResult]:
     if gates.max_size_bytes is not None:
-        yield GateResult(
-            gate="max-size",
-            limit=f"{gates.max_size_bytes:,} bytes",
-            found=f"{after_bytes:,} bytes",
-            passed=after_bytes <= gates.max_size_bytes,
-        )
+        limit, passed = f"{gates.max_size_bytes:,} bytes", after_bytes <= gates.max_size_bytes
+        yield GateResult(gate="max-size", limit=limit, found=f"{after_bytes:,} bytes", passed=passed)
     if gates.max_size_ratio is not None:
-        ratio = after_bytes / before_bytes
-        yield GateResult(
-            gate="max-size",
-            limit=f"{gates.max_size_ratio:.2%} of the input",
-            found=f"{ratio:.2%}",
-            passed=ratio <= gates.max_size_ratio,
-        )
+        limit, ratio = f"{gates.max_size_ratio:.2%} of the input", after_bytes / before_bytes
+        yield GateResult(gate="max-size", limit=limit, found=f"{ratio:.2%}", passed=ratio <= gates.max_size_ratio)
 
 
 def _gain(gates: Gates, before_bytes: int, after_bytes: int, findings: Findings) -> Iterator[GateResult]:
@@ -139,19 +130,15 @@ def _gain(gates: Gates, before_bytes: int, after_bytes: int, findings: Findings)
     if findings.latency is None:
         yield _untimed("must-gain", limit, findings)
         return
-    ratio = findings.latency.ratio
-    smaller = ratio.verdict is Verdict.NO_DIFFERENCE and after_bytes < before_bytes
+    ratio, faster = findings.latency.ratio, findings.latency.ratio.verdict is Verdict.FASTER
     found = f"{ratio.verdict.value}: {ratio.point:.3f}×"
-    if ratio.verdict is Verdict.UNDECIDED and after_bytes < before_bytes:  # else nothing speaks for it
+    if ratio.verdict is Verdict.UNDECIDED and after_bytes < before_bytes:  # one that is no smaller has no gain to prove
         undecided = f"{found} ({ratio.low:.3f}–{ratio.high:.3f})"
         yield GateResult(gate="must-gain", limit=limit, found=undecided, passed=None, hint="give it more --budget")
         return
-    yield GateResult(
-        gate="must-gain",
-        limit=limit,
-        found=found if ratio.verdict is Verdict.FASTER else f"{found}, {after_bytes / before_bytes:.1%} of the size",
-        passed=ratio.verdict is Verdict.FASTER or smaller,
-    )
+    found = found if faster else f"{found}, {after_bytes / before_bytes:.1%} of the size"
+    smaller = ratio.verdict is Verdict.NO_DIFFERENCE and after_bytes < before_bytes
+    yield GateResult(gate="must-gain", limit=limit, found=found, passed=faster or smaller)
 
 
 def _not_slower(gates: Gates, findings: Findings) -> Iterator[GateResult]:
@@ -176,12 +163,8 @@ def _speed(gates: Gates, findings: Findings) -> Iterator[GateResult]:
         return
     limit = f"{gates.min_speedup:.3f}×"
     if findings.unchanged:
-        yield GateResult(
-            gate="min-speedup",
-            limit=limit,
-            found="1.000× (nothing changed)",
-            passed=gates.min_speedup <= 1,
-        )
+        passed = gates.min_speedup <= 1
+        yield GateResult(gate="min-speedup", limit=limit, found="1.000× (nothing changed)", passed=passed)
         return
     if findings.latency is None and findings.not_timed is not None:
         yield GateResult(gate="min-speedup", limit=limit, found=f"speed {findings.not_timed}", passed=False)
@@ -189,24 +172,17 @@ def _speed(gates: Gates, findings: Findings) -> Iterator[GateResult]:
     if findings.latency is None:
         raise InputError("--min-speedup needs a benchmark", hint="leave out --no-bench")
     ratio = findings.latency.ratio
-    yield GateResult(
-        gate="min-speedup",
-        limit=limit,
-        found=f"{ratio.point:.3f}× ({ratio.low:.3f}–{ratio.high:.3f})",
-        passed=ratio.point >= gates.min_speedup,
-    )
+    found = f"{ratio.point:.3f}× ({ratio.low:.3f}–{ratio.high:.3f})"
+    yield GateResult(gate="min-speedup", limit=limit, found=found, passed=ratio.point >= gates.min_speedup)
 
 
 def _accuracy(gates: Gates, findings: Findings) -> Iterator[GateResult]:
     if gates.max_drop is None:
         return
-    if findings.unchanged:
-        yield GateResult(gate="max-drop", limit=f"{gates.max_drop:.2%}", found="0 (nothing changed)", passed=True)
-        return
-    if findings.same_outputs:
-        yield GateResult(
-            gate="max-drop", limit=f"{gates.max_drop:.2%}", found="0 (the outputs are the same)", passed=True
-        )
+    limit = f"{gates.max_drop:.2%}"
+    if findings.unchanged or findings.same_outputs:
+        why = "nothing changed" if findings.unchanged else "the outputs are the same"
+        yield GateResult(gate="max-drop", limit=limit, found=f"0 ({why})", passed=True)
         return
     if findings.accuracy is None and findings.blank is None:
         raise _no_accuracy()
@@ -215,7 +191,7 @@ def _accuracy(gates: Gates, findings: Findings) -> Iterator[GateResult]:
     passed = drop is not None and keeps(drop, gates.max_drop) and reason is None
     yield GateResult(
         gate="max-drop",
-        limit=f"{gates.max_drop:.2%}",
+        limit=limit,
         found=", but ".join(filter(None, (found, reason))),
         passed=passed,
         hint=None if reason is None else _better_data(findings),

@@ -1,4 +1,4 @@
-"""Nothing is written that onnxruntime was not seen to load, at the optimization that users get."""
+"""Loads a result that nothing else has run: nothing is written that onnxruntime does not load as users will."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from modelopt.core.errors import ModeloptError, Refused, WorkerDied
-from modelopt.engine import measurements
+from modelopt.engine import settings
 from modelopt.engine.findings import Findings
 from modelopt.recipe.recipe import Recipe
 from modelopt.runtime.limits import Limits
@@ -24,8 +24,8 @@ def was_run(findings: Findings) -> bool:
 def require(recipe: Recipe, original: Path, result: Path, worker: Worker, limits: Limits | None) -> str | None:
     """Load the result once.
 
-    A result of a model that does not load either, such as one with custom operators, is let through. So is one that the
-    providers of this machine refuse where the recipe is for another machine, whose providers may take it.
+    There are two exceptions, in which a result that does not load is written. Its input does not load either, such as
+    a model with custom operators. Or the recipe is for another machine, whose providers may load it.
 
     Args:
         recipe: What made the result.
@@ -41,13 +41,13 @@ def require(recipe: Recipe, original: Path, result: Path, worker: Worker, limits
         Refused: onnxruntime loads the input, and not the result.
         WorkerDied: onnxruntime loads the input and crashes on the result, or needs too much time or memory for it.
     """
-    spec = msgspec.structs.replace(measurements.session_spec(recipe.bench), spin=False)
+    spec = msgspec.structs.replace(settings.session_spec(recipe.bench), spin=False)
     try:
         worker.open(result, spec, what="result").close()
     except (Refused, WorkerDied) as error:
         if not _loads(original, spec, limits):
             return "onnxruntime loads neither the input nor the result: nothing is known of the result"
-        if isinstance(error, Refused) and measurements.is_elsewhere(recipe):
+        if isinstance(error, Refused) and settings.is_elsewhere(recipe):
             return f"onnxruntime does not load the result here: {error.note}"
         raise
     return None

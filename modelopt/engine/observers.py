@@ -1,9 +1,9 @@
-"""What watches passes, never inside them: dumps here, and `modelopt.verification`."""
+"""What watches the loop over passes from outside: dumps and replays here, verification in `modelopt.verification`."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -15,23 +15,23 @@ from modelopt.report import PassResult
 
 
 class Observer(Protocol):
-    """Watches the engine's loop."""
+    """Watches the loop."""
 
     def before(self, step: Pass, model: ir.Model) -> None:
         """Called before each application of a pass."""
-        ...
+        return
 
     def after(self, step: Pass, model: ir.Model, result: PassResult) -> None:
         """Called after it."""
-        ...
+        return
 
     def end(self, model: ir.Model) -> None:
         """Called after the last pass."""
-        ...
+        return
 
 
 @dataclass
-class Dump:
+class Dump(Observer):
     """Writes the model after every pass that changed it.
 
     Attributes:
@@ -40,9 +40,6 @@ class Dump:
 
     folder: Path
     _count: int = 0
-
-    def before(self, step: Pass, model: ir.Model) -> None:
-        """Nothing to do."""
 
     def after(self, step: Pass, model: ir.Model, result: PassResult) -> None:
         """Write ``NN-pass-name.onnx``; an older dump of that name is replaced."""
@@ -54,29 +51,20 @@ class Dump:
         io.remove_aside(path)
         io.write_aside(model, path)
 
-    def end(self, model: ir.Model) -> None:
-        """Nothing to do."""
-
 
 class Enough(Exception):
-    """Ends a replay."""
+    """Raised by `StopAfter`: the replay has come to the model that was asked for."""
 
 
 @dataclass
-class StopAfter:
-    """Ends a replay after so many applications of passes, by `Enough`."""
+class StopAfter(Observer):
+    """Raises `Enough` before the application of a pass that comes after the first `count`."""
 
     count: int
-    done: int = field(default=0)
+    done: int = 0
 
     def before(self, step: Pass, model: ir.Model) -> None:
-        """Stop when enough were applied."""
+        """Count the application, or stop."""
         if self.done == self.count:
             raise Enough
         self.done += 1
-
-    def after(self, step: Pass, model: ir.Model, result: PassResult) -> None:
-        """Nothing to do."""
-
-    def end(self, model: ir.Model) -> None:
-        """Nothing to do."""

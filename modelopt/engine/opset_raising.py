@@ -1,4 +1,4 @@
-"""What a run says of the opset that it raised for a fusion, and the same run without that."""
+"""The opset that a run raises for a fusion: notes for the report, and the recipe that does not raise it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from modelopt.report import PassResult
 
 
 def notes(results: Sequence[PassResult]) -> Iterator[str]:
-    """What the reader must know of a conversion that nobody asked for, and of one that failed."""
+    """Notes on a conversion that nobody asked for, and on one that failed."""
     mine = [result for result in results if result.step == RAISE]
     for result in mine:
         if result.rewrites:

@@ -1,4 +1,4 @@
-"""Random inputs that a model runs on: where there are no data, latency and outputs are measured on them."""
+"""Finds random inputs that a model runs on: without data, latency and outputs are measured on them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from modelopt.verification.feeds import Maker, Shape
 from modelopt.verification.fitting import LIKELY_ATTEMPTS, Needs, attempts, with_names
 from modelopt.verification.prepare import MAX_VALUES, PATIENCE_TO_START_SECONDS, nothing_runs
 
-_PICTURE_SIDE = 224  # a picture of one pixel says nothing of latency
+_PICTURE_SIDE = 224
+"""The side of a random image, in pixels, where the model leaves it free: that of most ImageNet models. With the least
+size that runs, often one pixel, latency would say nothing."""
 
 
-def that_run(
+def find(
     session: Session,
     signature: Signature,
     needs: Needs,
@@ -27,7 +29,7 @@ def that_run(
     free_dims: Mapping[str, int] | None = None,
     hint: str,
 ) -> RandomDataset:
-    """`n` samples of noise, of sizes and with integers that the model runs on, found by trying.
+    """`n` samples of noise that the model runs on. Sizes of free dimensions and ranges of integers are found by trying.
 
     Args:
         session: The model, open.

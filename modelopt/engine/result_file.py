@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-import onnx_ir as ir
 
 from modelopt import graph, io
 from modelopt.core.changes import Effect
 from modelopt.core.targets import ACCELERATORS
-from modelopt.engine import measurements, output_paths
+from modelopt.engine import output_paths, settings
+from modelopt.engine.opening import OpenRun
 from modelopt.io.staging import Metadata
 from modelopt.passes.base import Pass
 from modelopt.recipe.recipe import Recipe
@@ -21,71 +21,58 @@ from modelopt.report import PassResult, SkipInfo, verdict
 
 
 @dataclass(frozen=True)
-class Made:
-    """What was made of the input.
+class StagedResult:
+    """What a run would write.
 
     Attributes:
-        staged: The file, which does not have its name yet.
-        output: That name.
-        results: What the passes did of it.
+        file: The file under a temporary name.
+        output: The name that it is to have.
+        passes: What the passes did of what is in it.
     """
 
-    staged: io.Staged
+    file: io.Staged
     output: Path
-    results: tuple[PassResult, ...]
+    passes: tuple[PassResult, ...]
 
     @property
     def unchanged(self) -> bool:
         """Whether the file is a copy of the input."""
-        return not any(result.rewrites for result in self.results)
+        return not any(result.rewrites for result in self.passes)
 
 
 @contextlib.contextmanager
-def made(
-    recipe: Recipe,
-    loaded: io.Loaded,
-    results: tuple[PassResult, ...],
-    outputs: tuple[Path, Path | None, Path | None],
-    *,
-    metadata: Metadata,
-    external_data: io.ExternalData,
-    reload: Callable[[], ir.Model],
-    keep: bool,
-) -> Iterator[Made]:
+def stage(run: OpenRun, results: tuple[PassResult, ...], metadata: Metadata) -> Iterator[StagedResult]:
     """Write the result beside its final name, or a copy of the input where `why_none` says so.
 
     Args:
-        recipe: The recipe.
-        loaded: The input; its model is the result.
+        run: The run; its input's model is the result now.
         results: What the passes did.
-        outputs: See `naming.choose`.
         metadata: See `io.staged`.
-        external_data: See `io.staged`.
-        reload: Gives the input's model anew.
-        keep: The user wants the result whatever it is.
     """
+    request, source, model = run.request, run.loaded, run.loaded.model
     unchanged = not any(result.rewrites for result in results)
-    output = output_paths.choose(results, *outputs)
+    external, output = request.external_data, output_paths.choose(results, *request.outputs)
     with io.staged(
-        loaded.model, output, source=loaded, unchanged=unchanged, metadata=metadata, external_data=external_data
+        model, output, source=source, unchanged=unchanged, metadata=metadata, external_data=external
     ) as staged:
-        grown = graph.weight_bytes(loaded.model) - results[0].before.weight_bytes if results else 0
-        reason = None if keep else why_none(recipe, results, grown, staged.size_bytes / max(1, loaded.size_bytes))
+        grown = graph.weight_bytes(model) - results[0].before.weight_bytes if results else 0
+        size_ratio = staged.size_bytes / max(1, source.size_bytes)
+        reason = None if request.keep else why_none(run.recipe, results, grown, size_ratio)
         if reason is None:
-            yield Made(staged, output, results)
+            yield StagedResult(staged, output, results)
             return
-    results = _without_effect(results, _asked(recipe), reason)
-    output = output_paths.choose(results, *outputs)
-    with io.staged(reload(), output, source=loaded, unchanged=True, external_data=external_data) as staged:
-        yield Made(staged, output, results)
+    results = _without_effect(results, _asked(run.recipe), reason)
+    output = output_paths.choose(results, *request.outputs)
+    with io.staged(run.reload(), output, source=source, unchanged=True, external_data=external) as staged:
+        yield StagedResult(staged, output, results)
 
 
 def why_none(recipe: Recipe, results: Sequence[PassResult], grown_bytes: int, size_ratio: float) -> str | None:
-    """Why the result of the passes is no result; empty where the refusals of the pass that was asked for say it.
+    """Why a copy of the input is written in place of the result; empty where the asked pass's refusals say it already.
 
-    A conversion that is asked for and finds nothing to do leaves what passes did to prepare it, and weights that exact
-    passes multiplied out: nobody asked for those alone. What is converted for its size must not be larger, nor may it
-    be so because float32 went first.
+    There are two cases. The pass that was asked for did nothing, and what is left are the changes of passes that
+    prepare it, or weights that exact passes made larger: nobody asked for those alone. Or it did its work to make the
+    model smaller, or behind a conversion to float32, and the file is larger.
 
     Args:
         recipe: The recipe.
@@ -99,7 +86,7 @@ def why_none(recipe: Recipe, results: Sequence[PassResult], grown_bytes: int, si
     changed = {result.step for result in results if result.rewrites}
     prepared = any(step.prepares and step != asked and str(step) in changed for step in recipe.passes())
     if str(asked) in changed:
-        shrinks = asked.shrinks and measurements.target_of(recipe).kind not in ACCELERATORS
+        shrinks = asked.shrinks and settings.target_of(recipe).kind not in ACCELERATORS
         larger = (shrinks or prepared) and size_ratio > 1
         return f"{verdict.LARGER}, by {size_ratio - 1:.1%}" if larger else None
     only_exact = all(result.effect == Effect.EXACT.value for result in results if result.rewrites)

@@ -27,7 +27,7 @@ REMEMBERED_BYTES = 512 * 2**20
 """How many bytes of the input's outputs are kept; beyond that it runs again for each candidate."""
 
 ERROR_SAMPLES = 8
-"""How many samples an error is measured on: it is a mean over many numbers, not a share of few answers."""
+"""How many samples an error is measured on: it is a mean over many numbers, so that few samples do."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Judge:
         spec: How sessions are opened.
         metrics: What the user named; none to choose by the data and the outputs.
         heads: How the input ends at each output: see `measure.heads`.
-        progress: Told of samples done.
+        progress: Called with the samples done.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Judge:
         self._reference = Reference(session, dataset, REMEMBERED_BYTES, heads=heads)
 
     def judge(self, candidate: Path) -> Judgement:
-        """How much accuracy falls, and whether that can be told at all."""
+        """How much accuracy falls, and whether the data are evidence of that."""
         asked = parse_all(self._metrics)
         try:
             session = self._worker.open(candidate, self._spec, what="candidate")
@@ -94,21 +94,21 @@ class Judge:
         return Judgement(drop if known and drop is not None else math.inf, no_evidence=reason, notes=notes)
 
     def error(self, candidate: Path) -> float:
-        """Squared error over squared output of the worst output, on the first samples that say something.
+        """Squared error over squared output of the worst output, on the first samples whose outputs are not blank.
 
         Infinite where the candidate fails, or nothing is compared.
         """
         metric = Sqnr()
         whole = self._reference.session.info.whole
         places = value_positions(whole)
-        telling = (
+        with_values = (
             (sample, outputs)
             for sample, outputs in self._reference
             if not all(is_blank(outputs[place]) for place in places)
         )
         try:
             session = self._worker.open(candidate, self._spec, what="candidate")
-            for sample, outputs in islice(telling, ERROR_SAMPLES):
+            for sample, outputs in islice(with_values, ERROR_SAMPLES):
                 ours, theirs, _ = values_beside(whole, outputs, session.run(sample.feeds))
                 moving = self._reference.unstable(sample, outputs)
                 metric.update(blanked(ours, moving), blanked(theirs, moving), None)

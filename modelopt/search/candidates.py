@@ -1,44 +1,44 @@
-"""Where recipes are tried: models are built in a scratch folder, judged on data, and timed beside each other."""
+"""Where recipes are tried: candidates are built in a scratch folder, judged on data, and timed beside each other."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import msgspec
 import onnx_ir as ir
 
 from modelopt import graph, io
-from modelopt.calibration.context import Context
-from modelopt.engine import early_checks, error_notes, measurements, optimize
-from modelopt.engine.compiled_models import require_source
+from modelopt.core.errors import Refused, WorkerDied
+from modelopt.data import Dataset
+from modelopt.engine import datasets, loop, measurements, opening, settings
 from modelopt.measure.speed import FEWEST
-from modelopt.recipe.recipe import BenchSpec, Recipe, Step
-from modelopt.report import Latency, SkipInfo
+from modelopt.recipe.recipe import Recipe, Step
+from modelopt.report import Latency, Offender, SkipInfo, Trial
 from modelopt.runtime import placement
 from modelopt.runtime.coverage import Coverage
-from modelopt.runtime.worker import Worker
-from modelopt.runtime.worker_runner import WorkerRunner
+from modelopt.runtime.session import SessionSpec
 from modelopt.search.accuracy import Judge
 
 PROFILED_RUNS = range(20, 201)
-"""How often a model runs under the profiler: single kernels take microseconds, and what pays must not be luck."""
+"""How often a model runs under the profiler: a kernel takes microseconds, and a few runs of it are mostly noise."""
 
 _PROFILED_NS = 300_000_000
+"""The time that these runs may take together, beyond the fewest."""
 
 _PRECISION = 0.04
+"""The relative half-width of a ratio's interval at which timing two candidates ends: a guess."""
+
 _SECONDS = 15.0
-"""For one comparison of candidates, of which a search makes several."""
+"""The most that one comparison of candidates may take, of which a search makes several: a guess."""
 
 
 @dataclass(frozen=True)
-class Built:
-    """A model that was made to be tried.
+class Candidate:
+    """A model that was built to be tried.
 
     Attributes:
         path: Its file, in the scratch folder.
@@ -55,32 +55,48 @@ class Built:
     skipped: tuple[SkipInfo, ...] = ()
 
 
-@dataclass
-class Workshop:
-    """Builds, judges and times; see `opened`.
+@dataclass(frozen=True)
+class SearchResult:
+    """Recipes to run until one keeps the contract, and why these.
+
+    Attributes:
+        recipes: In order of preference.
+        trials: What was tried, in order.
+        offenders: The nodes that cost accuracy, worst first.
+        notes: Why the data say nothing of accuracy, where they do not.
+        advice: What to set for the model of the first recipe, if anything.
+    """
+
+    recipes: tuple[Recipe, ...]
+    trials: tuple[Trial, ...] = ()
+    offenders: tuple[Offender, ...] = ()
+    notes: tuple[str, ...] = ()
+    advice: str | None = None
+
+
+class Candidates:
+    """Builds candidates, judges, times and profiles them; see `opened`.
 
     Attributes:
         request: What the user asked for.
-        input: The input model as `Built`, with no steps.
-        context: What passes are lent.
         data: The data of the run.
-        worker: Opens models.
-        scratch: The folder.
-        not_timed: Why models are not timed here: see `measuring.why_not_timed`.
+        context: What passes are lent.
+        input: The input model as a candidate, with no steps.
+        not_timed: Why models are not timed here: see `settings.why_not_timed`.
     """
 
-    request: optimize.Request
-    input: Built
-    context: Context
-    data: measurements.Data
-    worker: Worker
-    scratch: Path
-    not_timed: str | None = None
-    _feeds: measurements.Feeds | None = field(default=None)
-    _judge: Judge | None = field(default=None)
-    _count: int = 0
+    def __init__(self, run: opening.OpenRun) -> None:
+        self._run = run
+        self.request = run.request
+        self.data = run.data
+        self.context = run.context
+        self.input = Candidate(run.loaded.path, (), 0, run.loaded.size_bytes)
+        self.not_timed = settings.why_not_timed(run.recipe)
+        self._feeds: datasets.Feeds | None = None
+        self._judge: Judge | None = None
+        self._count = 0
 
-    def build(self, base: Built, steps: Sequence[Step]) -> Built:
+    def build(self, base: Candidate, steps: Sequence[Step]) -> Candidate:
         """Apply `steps` to the model in `base`.
 
         Raises:
@@ -88,33 +104,33 @@ class Workshop:
         """
         model = self.load(base)
         declared = graph.declared_values(model)
-        optimize.apply(steps[:-1], model, self.context)
-        last = optimize.apply(steps[-1:], model, self.context)
+        loop.apply(steps[:-1], model, self.context)
+        last = loop.apply(steps[-1:], model, self.context)
         graph.forget_shapes(model, keep=declared)
         self._count += 1
-        path = self.scratch / f"candidate-{self._count}.onnx"
+        path = self._run.scratch / f"candidate-{self._count}.onnx"
         io.write_aside(model, path)
         rewrites = sum(result.rewrites for result in last)
-        size = sum(file.stat().st_size for file in self.scratch.glob(f"{path.name}*"))
-        return Built(path, (*base.steps, *steps), rewrites, size, last[-1].skipped if last else ())
+        size_bytes = sum(file.stat().st_size for file in self._files(path))
+        return Candidate(path, (*base.steps, *steps), rewrites, size_bytes, last[-1].skipped if last else ())
 
-    def load(self, built: Built) -> ir.Model:
-        """The model in a built file."""
-        return io.load(built.path, scratch=self.scratch, allow_hardlinks=self.request.allow_hardlinks).model
+    def load(self, candidate: Candidate) -> ir.Model:
+        """The model of a candidate."""
+        return self._run.load(candidate.path)
 
-    def digest(self, built: Built) -> str:
-        """SHA-256 (hex) of a built model's files."""
+    def digest(self, candidate: Candidate) -> str:
+        """SHA-256 (hex) of a candidate's files."""
         found = hashlib.sha256()
-        for file in sorted(self.scratch.glob(f"{built.path.name}*")):
+        for file in self._files(candidate.path):
             with file.open("rb") as stream:
                 found.update(hashlib.file_digest(stream, "sha256").digest())
         return found.hexdigest()
 
-    def discard(self, built: Built) -> None:
-        """Remove the file of a model that is of no more use."""
-        io.remove_aside(built.path)
+    def discard(self, candidate: Candidate) -> None:
+        """Remove the file of a candidate that is of no more use."""
+        io.remove_aside(candidate.path)
 
-    def time(self, before: Built, after: Built, *, threads: int | None = None) -> Latency:
+    def time(self, before: Candidate, after: Candidate, *, threads: int | None = None) -> Latency:
         """Time two models well enough to choose between them: in fewer processes than the result will be timed in."""
         bench = self.request.recipe.bench
         if bench is None:
@@ -126,26 +142,30 @@ class Workshop:
         progress = self.request.progress
         return measurements.time_both(bench, before.path, after.path, feeds, limits, progress, precision=_PRECISION)
 
-    def profile(self, built: Built) -> Coverage:
+    def profile(self, candidate: Candidate) -> Coverage:
         """What the runtime executes for each node of a model, and how long."""
-        spec = measurements.session_spec(self.request.recipe.bench)
-        feeds, model, fewest = self._bench_feeds()[0], self.load(built), PROFILED_RUNS[0]
-        found = placement.coverage(self.worker, built.path, model, feeds, spec=spec, runs=fewest)
+        spec = settings.session_spec(self.request.recipe.bench)
+        feeds, model, fewest = self._bench_feeds()[0], self.load(candidate), PROFILED_RUNS[0]
+        found = placement.coverage(self._run.worker, candidate.path, model, feeds, spec=spec, runs=fewest)
         runs = min(PROFILED_RUNS[-1], _PROFILED_NS // max(1, sum(cost.median_ns for cost in found.nodes)))
         if runs <= fewest:
             return found
-        return placement.coverage(self.worker, built.path, model, feeds, spec=spec, runs=runs)
+        return placement.coverage(self._run.worker, candidate.path, model, feeds, spec=spec, runs=runs)
 
-    def _bench_feeds(self) -> measurements.Feeds:
-        if self._feeds is None:
-            dataset = measurements.inputs(self.data, self.worker, self.input.path)
-            self._feeds = measurements.first_feeds(dataset, measurements.BENCH_FEEDS)
-        return self._feeds
+    def loads(self, candidate: Candidate) -> bool:
+        """Whether onnxruntime loads a candidate, and does not crash on it."""
+        try:
+            self._run.worker.open(candidate.path, SessionSpec(spin=False), what="candidate").close()
+        except Refused:
+            return False
+        except WorkerDied:
+            self.renew_worker()
+            return False
+        return True
 
-    def renew(self) -> None:
+    def renew_worker(self) -> None:
         """Start another worker in place of one that a model ended."""
-        self.worker.close()
-        self.worker = Worker(self.request.limits, exact=measurements.is_exact(self.request.recipe))
+        self._run.renew_worker()
         self._judge = None
 
     @property
@@ -153,51 +173,36 @@ class Workshop:
         """Compares models with the input on the evaluation data, or on what stands in for them."""
         if self._judge is None:
             recipe = self.request.recipe
-            dataset = measurements.inputs(self.data, self.worker, self.input.path)
-            spec = measurements.judging_spec(recipe)
             self._judge = Judge(
-                self.worker,
+                self._run.worker,
                 self.input.path,
-                dataset,
-                spec,
-                metrics=measurements.metrics_of(recipe),
+                self._inputs(),
+                settings.judging_spec(recipe),
+                metrics=settings.metrics_of(recipe),
                 heads=self.data.heads,
                 progress=self.request.progress,
             )
         return self._judge
 
+    def _files(self, path: Path) -> list[Path]:
+        """The model file, and that of its weights where there is one."""
+        return sorted(path.parent.glob(f"{path.name}*"))
+
+    def _inputs(self) -> Dataset:
+        return datasets.inputs(self.data, self._run.worker, self.input.path)
+
+    def _bench_feeds(self) -> datasets.Feeds:
+        if self._feeds is None:
+            self._feeds = datasets.first_feeds(self._inputs(), datasets.BENCH_FEEDS)
+        return self._feeds
+
 
 @contextlib.contextmanager
-def opened(request: optimize.Request) -> Iterator[Workshop]:
-    """A workshop for the input of `request`.
+def opened(request: opening.Request) -> Iterator[Candidates]:
+    """Open the input of `request` and its data, as a run does.
 
     Raises:
-        ModeloptError: As `engine.run`.
+        ModeloptError: As `engine.optimize.run`.
     """
-    recipe = request.recipe
-    early_checks.require(recipe)
-    with contextlib.ExitStack() as stack:
-        scratch = Path(stack.enter_context(TemporaryDirectory(prefix="modelopt-")))
-        loaded = io.load(
-            request.model, scratch=request.stdin_folder or scratch, allow_hardlinks=request.allow_hardlinks
-        )
-        require_source(loaded.model, loaded.shown)
-        stack.enter_context(error_notes.explained(loaded.path, ()))
-        data = measurements.open_all(recipe, loaded.model)
-        exact = measurements.is_exact(recipe)
-        runner = WorkerRunner(limits=request.limits, exact=exact, children=request.children)
-        stack.callback(runner.close)
-        worker = Worker(request.limits, exact=exact, children=request.children)
-        stack.callback(worker.close)
-        worker.require((recipe.bench or BenchSpec()).provider)
-        measurements.fit_random(recipe, data, worker, loaded.path)
-        context = optimize.context_of(request, runner, data)
-        given = Built(loaded.path, (), 0, loaded.size_bytes)
-        shop = Workshop(request, given, context, data, worker, scratch, measurements.why_not_timed(recipe))
-        stack.callback(lambda: shop.worker.close())
-        yield shop
-
-
-def with_steps(recipe: Recipe, built: Built) -> Recipe:
-    """The recipe that makes `built` of the input."""
-    return dataclasses.replace(recipe, steps=built.steps)
+    with opening.opened(request) as run:
+        yield Candidates(run)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
 
@@ -11,25 +10,22 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.core.errors import ModeloptError, Refused, WorkerDied
 from modelopt.core.plural import counted
-from modelopt.engine import optimize
+from modelopt.engine.opening import Request
 from modelopt.passes.convert_half import ConvertHalf
 from modelopt.report import Outcome, Trial
 from modelopt.runtime.installation import runtime_version
-from modelopt.runtime.limits import Limits
-from modelopt.runtime.session import SessionSpec
-from modelopt.runtime.worker import Worker
 from modelopt.search import exclusions
-from modelopt.search.candidates import Built, Workshop, opened
-from modelopt.search.chosen import Chosen
+from modelopt.search.candidates import Candidate, Candidates, SearchResult, opened
 
 MAX_LOADS = 200
-"""How many models are loaded to find the nodes."""
+"""How many models are loaded to find the nodes: a guess."""
 
 _NAMED = 4
+"""How many of them a note names."""
 
 
-def without_crash(request: optimize.Request, error: ModeloptError) -> Chosen:
-    """The recipe of `request` with as many more nodes in float32 as onnxruntime needs to load the result.
+def without_crash(request: Request, error: ModeloptError) -> SearchResult:
+    """The recipe of `request` with those nodes in float32 without which onnxruntime loads the result.
 
     Args:
         request: Its recipe ends with `ConvertHalf`.
@@ -41,9 +37,9 @@ def without_crash(request: optimize.Request, error: ModeloptError) -> Chosen:
     *before, step = request.recipe.steps
     if not isinstance(step, ConvertHalf):
         raise error
-    with opened(request) as shop:
-        floats = shop.build(shop.input, before) if before else shop.input
-        found = culprits(shop, floats, step)
+    with opened(request) as candidates:
+        floats = candidates.build(candidates.input, before) if before else candidates.input
+        found = culprits(candidates, floats, step)
         if not found:
             raise error
         kept = exclusions.without(step, found)
@@ -53,120 +49,96 @@ def without_crash(request: optimize.Request, error: ModeloptError) -> Chosen:
         Trial(group=str(step), rewrites=0, kept=False, outcome=Outcome.FAILED, reason=why_failed(error)),
         Trial(group=label, rewrites=0, kept=True, outcome=Outcome.KEPT, reason="onnxruntime loads it"),
     )
-    return Chosen((recipe,), trials, (), (said_of(found),))
+    return SearchResult((recipe,), trials, (), (note_on(found),))
 
 
-def culprits(shop: Workshop, floats: Built, step: ConvertHalf) -> tuple[str, ...]:
+def culprits(candidates: Candidates, floats: Candidate, step: ConvertHalf) -> tuple[str, ...]:
     """Names of nodes with which in float32 onnxruntime loads what `step` makes of `floats`; none where none are found.
 
-    The shortest beginning of the graph that must not be half ends with a node to blame, or one that reads what such a
-    node makes: one without weights is rather left in float32. With it stay all that stand between the same operators,
-    and the search goes on.
+    The nodes are in graph order, and the search bisects for the shortest beginning of the graph that must not be half.
+    The last node of that beginning is to blame, or a node that makes one of its inputs.
     """
-    with _trying(shop.request.limits) as loads:
-        if not loads(floats):
+    if not candidates.loads(floats):
+        return ()
+    trial = _Trial(candidates, floats, step)
+    in_float: tuple[str, ...] = ()
+    while not trial.loads(len(trial.names), in_float):
+        # Bisect: with the first `low` nodes in half the model loads, with the first `high` it does not.
+        low, high = 0, len(trial.names)
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if trial.loads(middle, in_float) else (low, middle)
+        # Leave in float32 the first set of suspects without which that beginning loads.
+        suspects = trial.suspects(high - 1, in_float)
+        more = next((names for names in suspects if trial.loads(high, (*in_float, *names))), ())
+        if not more or trial.count > MAX_LOADS:
             return ()
-        trial = _Trial(shop, floats, step, loads)
-        blamed: tuple[str, ...] = ()
-        while not trial.works(len(trial.names), blamed):
-            low, high = 0, len(trial.names)  # the first `low` may be half, the first `high` must not
-            while high - low > 1:
-                middle = (low + high) // 2
-                low, high = (middle, high) if trial.works(middle, blamed) else (low, middle)
-            more = next((one for one in trial.suspects(high - 1, blamed) if trial.works(high, (*blamed, *one))), ())
-            if not more or loads.count > MAX_LOADS:
-                return ()
-            blamed += more
-        return blamed
+        # Other nodes behind it may crash onnxruntime as well: search on with these in float32.
+        in_float += more
+    return in_float
 
 
 class _Trial:
-    """Which nodes may be half at the same time.
+    """Tries which nodes may be half at the same time.
 
     Attributes:
         names: The nodes that the pass converts, in graph order.
+        count: How many models were tried.
     """
 
-    def __init__(self, shop: Workshop, floats: Built, step: ConvertHalf, loads: _Loads) -> None:
-        self._shop = shop
+    def __init__(self, candidates: Candidates, floats: Candidate, step: ConvertHalf) -> None:
+        self._candidates = candidates
         self._floats = floats
         self._step = step
-        self._loads = loads
-        model = shop.load(floats)
-        self.names = step.converts(model, shop.context)
+        self.count = 0
+        model = candidates.load(floats)
+        self.names = step.converts(model, candidates.context)
         self._nodes = {graph.name_of(node): node for node in graph.all_nodes(model)}
 
-    def works(self, count: int, blamed: Sequence[str]) -> bool:
-        """Whether onnxruntime loads the model with the first `count` nodes in half, but for those that are blamed."""
-        left = dict.fromkeys((*blamed, *self.names[count:]))
-        self._shop.request.progress("looking for nodes that make onnxruntime crash", self._loads.count, None)
+    def loads(self, count: int, in_float: Sequence[str]) -> bool:
+        """Whether onnxruntime loads the model with the first `count` nodes in half, except those of `in_float`."""
+        left = dict.fromkeys((*in_float, *self.names[count:]))
+        self._candidates.request.progress("looking for nodes that make onnxruntime crash", self.count, None)
+        self.count += 1
         try:
-            built = self._shop.build(self._floats, (exclusions.without(self._step, left),))
+            candidate = self._candidates.build(self._floats, (exclusions.without(self._step, left),))
         except (Refused, WorkerDied):
             return False
-        found = self._loads(built)
-        self._shop.discard(built)
+        found = self._candidates.loads(candidate)
+        self._candidates.discard(candidate)
         return found
 
-    def suspects(self, index: int, blamed: Sequence[str]) -> Iterator[tuple[str, ...]]:
-        """What to leave in float32 for the sake of a node: what it reads, where that holds no weights; else itself."""
+    def suspects(self, index: int, in_float: Sequence[str]) -> Iterator[tuple[str, ...]]:
+        """Sets of nodes to leave in float32 for the sake of the node at `index`.
+
+        First those that make its inputs, where they have no weights: those cost no memory in float32. Last the node
+        itself. Each brings all nodes that stand between the same operators: they are likely to fail as it does.
+        """
         node = self._nodes[self.names[index]]
         makers = (value.producer() for value in node.inputs if value is not None)
-        known = set(self.names).difference(blamed)
+        known = set(self.names).difference(in_float)
         light = (maker for maker in makers if maker is not None and not any(map(graph.constant_tensor, maker.inputs)))
         for one in (*light, node):
             if graph.name_of(one) in known:
-                yield tuple(name for name in self.names if name in known and self._is_like(self._nodes[name], one))
-
-    def _is_like(self, node: ir.Node, other: ir.Node) -> bool:
-        return node is other or _kind(node) == _kind(other)
+                kind = _kind(one)
+                yield tuple(name for name in self.names if name in known and _kind(self._nodes[name]) == kind)
 
 
 def why_failed(error: ModeloptError) -> str:
-    """What became of a model on which onnxruntime failed, as one clause."""
+    """How onnxruntime failed on a model, as one clause."""
     what = "crashes" if isinstance(error, WorkerDied) else "refuses it"
     return f"onnxruntime {runtime_version()} {what}: {error.note or error.fact}"
 
 
-def said_of(found: Sequence[str]) -> str:
-    """What the reader should know of the nodes that stay in float32."""
+def note_on(found: Sequence[str]) -> str:
+    """A note on the nodes that stay in float32."""
     more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
     listed = f"{', '.join(found[:_NAMED])}{more}"
     return f"onnxruntime {runtime_version()} does not load the model with these nodes in half precision: {listed}"
 
 
 def _kind(node: ir.Node) -> tuple[object, ...]:
-    """Its operator, and those before and behind it."""
+    """A node's operator, and those of the nodes before and behind it."""
     makers = (None if value is None else value.producer() for value in node.inputs)
     users = sorted(user.op_type for out in node.outputs for user, _ in out.uses())
     return node.op_type, *("" if maker is None else maker.op_type for maker in makers), *users
-
-
-@dataclasses.dataclass
-class _Loads:
-    """Whether onnxruntime loads a model; a child process that a model ends is replaced."""
-
-    limits: Limits | None
-    worker: Worker
-    count: int = 0
-
-    def __call__(self, built: Built) -> bool:
-        self.count += 1
-        try:
-            self.worker.open(built.path, SessionSpec(spin=False), what="candidate").close()
-        except Refused:
-            return False
-        except WorkerDied:
-            self.worker.close()
-            self.worker = Worker(self.limits)
-            return False
-        return True
-
-
-@contextlib.contextmanager
-def _trying(limits: Limits | None) -> Iterator[_Loads]:
-    loads = _Loads(limits, Worker(limits))
-    try:
-        yield loads
-    finally:
-        loads.worker.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 
 import numpy as np
@@ -14,18 +14,19 @@ from modelopt.core.runner import Runner
 from modelopt.data import Dataset
 
 SAMPLES = 8
-"""How many samples of each data set are looked at."""
+"""How many samples of each data set are looked at: a guess."""
 
-_MISMATCH = 1.5
-_WIDE = 8.0
-_OUTLIER_CHANNEL = 8.0
-_OUTLIERS = 4.0
+# From these factors on, all of them guesses, a cause is named:
+_MISMATCH = 1.5  # the largest value in evaluation, over that in calibration
+_WIDE = 8.0  # the widest range of a Concat's parts, over the narrowest
+_OUTLIER_CHANNEL = 8.0  # the largest value, over that of the median channel
+_OUTLIERS = 4.0  # the largest value, over the 99.9 % quantile
 
 
 def causes(
     model: ir.Model, nodes: Sequence[str], runner: Runner, calibration: Dataset | None, evaluation: Dataset | None
 ) -> dict[str, str]:
-    """A cause by node name, for those where one is plain to see.
+    """A cause by node name, for the nodes where one is found.
 
     Args:
         model: The float model.
@@ -40,15 +41,19 @@ def causes(
     parts = [part for concat in concats.values() if concat is not None for part in concat.inputs if part is not None]
     names = sorted({value.name or "" for value in (*inputs.values(), *parts) if graph.constant_tensor(value) is None})
     try:
-        seen = _observe(model, names, runner, calibration)
-        later = _observe(model, names, runner, evaluation)
+        calibrated = _observe(model, names, runner, calibration)
+        evaluated = _observe(model, names, runner, evaluation)
     except (Refused, WorkerDied):
         return {}
     found = {}
     for name, value in inputs.items():
         key = value.name or ""
-        spreads = [_largest(seen[part.name or ""]) for part in _parts(concats[name]) if part.name in seen]
-        cause = _cause(seen.get(key, []), later.get(key, []), spreads, last_axis=wanted[name].op_type != "Conv")
+        concat = concats[name]
+        parts_of = [] if concat is None else [part.name or "" for part in concat.inputs if part is not None]
+        ranges = [_largest(calibrated[part]) for part in parts_of if part in calibrated]
+        cause = _cause(
+            calibrated.get(key, []), evaluated.get(key, []), ranges, last_axis=wanted[name].op_type != "Conv"
+        )
         if cause is not None:
             found[name] = cause
     return found
@@ -68,23 +73,24 @@ def _observe(
 
 
 def _cause(
-    seen: Sequence[np.ndarray], later: Sequence[np.ndarray], spreads: Sequence[float], *, last_axis: bool
+    calibrated: Sequence[np.ndarray], evaluated: Sequence[np.ndarray], ranges: Sequence[float], *, last_axis: bool
 ) -> str | None:
-    if not seen:
+    """What the magnitudes of a kernel's input say; `ranges` are those of the parts where a Concat makes it."""
+    if not calibrated:
         return None
-    largest = _largest(seen)
+    largest = _largest(calibrated)
     if largest == 0:
         return "dead tensor: its input is zero in calibration"
-    if _largest(later) > _MISMATCH * largest:
-        return f"data mismatch: evaluation reaches {_largest(later) / largest:.1f} times the calibrated range"
-    live = [spread for spread in spreads if spread > 0]
+    if _largest(evaluated) > _MISMATCH * largest:
+        return f"data mismatch: evaluation reaches {_largest(evaluated) / largest:.1f} times the calibrated range"
+    live = [each for each in ranges if each > 0]
     if live and max(live) > _WIDE * min(live):
         return f"wide concat: its parts' ranges differ {max(live) / min(live):.0f} times"
-    channels = _channel_maxima(seen, last_axis=last_axis)
+    channels = _channel_maxima(calibrated, last_axis=last_axis)
     middle = float(np.median(channels))
     if channels.size > 1 and middle > 0 and largest > _OUTLIER_CHANNEL * middle:
         return f"outlier channel: one reaches {largest / middle:.0f} times the median channel"
-    most = float(np.quantile(np.concatenate([array.ravel() for array in seen]), 0.999))
+    most = float(np.quantile(np.concatenate([array.ravel() for array in calibrated]), 0.999))
     if most > 0 and largest > _OUTLIERS * most:
         return f"saturation: the range is {largest / most:.0f} times that of 99.9 % of the values"
     return None
@@ -99,11 +105,6 @@ def _channel_maxima(arrays: Sequence[np.ndarray], *, last_axis: bool) -> np.ndar
     axis = -1 if last_axis or arrays[0].ndim < 2 else 1
     moved = [np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1) for array in arrays]
     return np.asarray(np.max([array.max(axis=1, initial=0.0) for array in moved], axis=0))
-
-
-def _parts(concat: ir.Node | None) -> Iterator[ir.Value]:
-    if concat is not None:
-        yield from (part for part in concat.inputs if part is not None)
 
 
 def _concat_before(value: ir.Value) -> ir.Node | None:

@@ -1,17 +1,60 @@
-"""The nodes that a search leaves out or tries alone, and the patterns that name them."""
+"""The nodes that a search leaves in float or tries alone: which they are, how many, and the patterns that name them."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import onnx_ir as ir
 
 from modelopt import graph
 from modelopt.passes.base import Pass
 from modelopt.quant.static.kernels import KERNELS
+
+MAX_TRIES = 8
+"""How many sets of nodes are tried in float: a guess. Each builds a model and runs it on the evaluation data."""
+
+_Found = TypeVar("_Found")
+
+
+def fewest(most: int, attempt: Callable[[int], _Found | None], max_tries: int = MAX_TRIES) -> tuple[int, _Found] | None:
+    """The smallest count of nodes in float with which an attempt keeps the contract, by galloping search.
+
+    It is the exponential search of Bentley and Yao (1976), "An almost optimal algorithm for unbounded searching". It
+    takes about 2 · log2(count) attempts, so that it is short where one or two nodes cost most of the accuracy.
+
+    Args:
+        most: The largest count to try; where it is below 1 nothing is tried.
+        attempt: Tries the `count` worst nodes in float; None where that breaks the contract.
+        max_tries: How often `attempt` is called.
+
+    Returns:
+        The count and what `attempt` gave for it; None where no count that was tried keeps the contract. It is not the
+        smallest count where `max_tries` ends the search.
+    """
+    too_few, count, tries = 0, 0, 0
+    found: _Found | None = None
+    # Gallop: double the count until the contract holds. Each count that breaks it is a lower bound from then on.
+    while found is None and too_few < most and tries < max_tries:
+        count = min(max(1, 2 * too_few), most)
+        found = attempt(count)
+        tries += 1
+        if found is None:
+            too_few = count
+    if found is None:
+        return None
+    # Bisect: the answer lies above `too_few` and is `count` at most. Halve what is between them.
+    while count - too_few > 1 and tries < max_tries:
+        middle = (too_few + count) // 2
+        fewer = attempt(middle)
+        tries += 1
+        if fewer is None:
+            too_few = middle
+        else:
+            count, found = middle, fewer
+    return count, found
 
 
 def changed(before: ir.Model, after: ir.Model, *, tables: bool = False) -> list[str]:
@@ -22,7 +65,7 @@ def changed(before: ir.Model, after: ir.Model, *, tables: bool = False) -> list[
     Args:
         before: The float model.
         after: What a pass made of it.
-        tables: Name look-ups in tables, too.
+        tables: Whether to name look-ups in tables too.
     """
     left = {graph.name_of(node) for node in graph.all_nodes(after) if _is_float(node, tables=tables)}
     names = [graph.name_of(node) for node in graph.all_nodes(before) if _is_float(node, tables=tables)]
@@ -36,8 +79,8 @@ def has_tables(model: ir.Model) -> bool:
 
 def without(step: Any, names: Iterable[str]) -> Pass:
     """The pass `step` with these nodes left in float."""
-    made: Pass = dataclasses.replace(step, exclude=(*step.exclude, *map(_exactly, names)))
-    return made
+    changed_step: Pass = dataclasses.replace(step, exclude=(*step.exclude, *map(_exactly, names)))
+    return changed_step
 
 
 def only(step: Any, names: Iterable[str]) -> Pass:
@@ -45,8 +88,8 @@ def only(step: Any, names: Iterable[str]) -> Pass:
     options: dict[str, Any] = {"include": tuple(map(_exactly, names))}
     if hasattr(step, "everywhere"):
         options["everywhere"] = True
-    made: Pass = dataclasses.replace(step, **options)
-    return made
+    changed_step: Pass = dataclasses.replace(step, **options)
+    return changed_step
 
 
 def _exactly(name: str) -> str:

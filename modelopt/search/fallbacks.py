@@ -15,12 +15,12 @@ from modelopt.quant.correction.gptq_rounding import Rounding
 from modelopt.quant.numerics.range_methods import Method
 from modelopt.quant.weight_only import rounding
 
-_SMALL_BLOCK = 16
+_SMALL_BLOCK = 16  # the smallest that MatMulNBits takes
 _TABLE_BITS = 8
 
 
 def repairs(asked: Pass, *, with_data: bool, with_tables: bool) -> Iterator[tuple[Pass | None, Pass]]:
-    """What to do first, if anything, and the pass to try in place of `asked`; the cheapest come first.
+    """The passes to try in place of `asked`, each with a pass to apply before it, if any; the cheapest come first.
 
     Args:
         asked: The pass that quantizes.

@@ -2,49 +2,47 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from modelopt.core.errors import InputError
-from modelopt.engine import optimize
-from modelopt.measure.speed import Verdict
-from modelopt.recipe.recipe import Step
+from modelopt.engine.opening import Request
+from modelopt.measure.speed import Ratio, Verdict
+from modelopt.recipe.recipe import Step, UntilStable
 from modelopt.report import Outcome, Trial, verdict
-from modelopt.search.candidates import opened, with_steps
-from modelopt.search.chosen import Chosen
+from modelopt.search.candidates import Candidate, SearchResult, opened
 
 
-def keep_if_faster(request: optimize.Request, groups: Sequence[Step]) -> Chosen:
+def keep_if_faster(request: Request, groups: Sequence[Step]) -> SearchResult:
     """The recipe with those of `groups` behind its steps that make the model faster, and what was measured.
 
     The groups are tried in order. Each is applied to the best model so far and timed beside it, in interleaved
     rounds as the recipe's bench section says; it stays only where the whole confidence interval lies on the fast
-    side. What is chosen is a recipe like any other: `engine.run` applies, verifies and stores it.
+    side. The result is a recipe like any other: `engine.optimize.run` applies, verifies and stores it.
 
     Raises:
         InputError: The recipe does not measure.
-        ModeloptError: As `engine.run`.
+        ModeloptError: As `engine.optimize.run`.
     """
     if request.recipe.bench is None:
         raise InputError("nothing can be kept for being faster without a benchmark", hint="leave out --no-bench")
-    with opened(request) as shop:
-        best = shop.build(shop.input, request.recipe.steps)
+    with opened(request) as candidates:
+        best = candidates.build(candidates.input, request.recipe.steps)
         trials = []
         for group in groups:
-            built = shop.build(best, [group])
-            if not built.rewrites:
-                reason = f"nothing to do: {verdict.nothing_to_do([skip.reason for skip in built.skipped])}"
-                nothing = Outcome.NOTHING_TO_DO
-                trials.append(Trial(group=_label(group), rewrites=0, kept=False, outcome=nothing, reason=reason))
-                shop.discard(built)
-                continue
-            ratio = shop.time(best, built).ratio
-            kept = ratio.verdict is Verdict.FASTER
-            outcome, reason = _OUTCOMES[ratio.verdict]
-            label, rewrites = _label(group), built.rewrites
-            trials.append(Trial(group=label, rewrites=rewrites, ratio=ratio, kept=kept, outcome=outcome, reason=reason))
-            shop.discard(best if kept else built)
-            best = built if kept else best
-        return Chosen((with_steps(request.recipe, best),), tuple(trials))
+            candidate = candidates.build(best, [group])
+            ratio = candidates.time(best, candidate).ratio if candidate.rewrites else None
+            outcome, reason = _outcome(candidate, ratio)
+            kept = outcome is Outcome.KEPT
+            # A group is called by its first pass; those behind it clean up.
+            label = str(group.passes[0] if isinstance(group, UntilStable) else group)
+            trials.append(
+                Trial(group=label, rewrites=candidate.rewrites, ratio=ratio, kept=kept, outcome=outcome, reason=reason)
+            )
+            candidates.discard(best if kept else candidate)
+            best = candidate if kept else best
+        recipe = dataclasses.replace(request.recipe, steps=best.steps)
+        return SearchResult((recipe,), tuple(trials))
 
 
 _OUTCOMES = {
@@ -55,6 +53,8 @@ _OUTCOMES = {
 }
 
 
-def _label(group: Step) -> str:
-    """What a group is called: its first pass; those behind it clean up."""
-    return str(group.passes[0] if hasattr(group, "passes") else group)
+def _outcome(candidate: Candidate, ratio: Ratio | None) -> tuple[Outcome, str]:
+    if ratio is not None:
+        return _OUTCOMES[ratio.verdict]
+    nothing = verdict.nothing_to_do([skip.reason for skip in candidate.skipped])
+    return Outcome.NOTHING_TO_DO, f"nothing to do: {nothing}"

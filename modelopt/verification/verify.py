@@ -103,6 +103,9 @@ class Verify:
             InputError: The original runs on none of them.
             Refused: onnxruntime does not load the original.
         """
+        return self._prepare_once()
+
+    def _prepare_once(self) -> Prepared:
         if self._prepared is None:
             self._prepared = self.prepare()
             self._unstable = self._prepared.unstable
@@ -146,7 +149,7 @@ class Verify:
             VerificationFailed: It computes something else than the model before that run.
         """
         try:
-            len(self.prepared.feeds)  # an original that does not load is refused even where nothing changed
+            self._prepare_once()  # an original that does not load is refused even where nothing changed
         except NothingRuns as nothing:
             if not self.exact_only:
                 raise

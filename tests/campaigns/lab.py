@@ -23,7 +23,7 @@ from modelopt.core import targets
 from modelopt.core.changes import Effect
 from modelopt.core.errors import ExitCode, ModeloptError, Refused
 from modelopt.core.signature import Signature, TensorSpec
-from modelopt.engine import optimize
+from modelopt.engine import loop
 from modelopt.io import serialize
 from modelopt.measure.tolerance import OutputMismatch
 from modelopt.passes.base import Pass
@@ -202,7 +202,7 @@ class Lab:
             raise NotTaken(_line(error), error.exit_code) from error
         declared = graph.declared_values(loaded.model)
         signature = graph.signature(loaded.model)
-        optimize.apply((), loaded.model, self._context)  # learns shapes
+        loop.apply((), loaded.model, self._context)  # learns shapes
         graph.forget_shapes(loaded.model, keep=declared)
         return Original(
             path=path,
@@ -222,7 +222,7 @@ class Lab:
         """Apply steps to a file; returns the result's bytes and the count of rewrites."""
         model = io.load(path, scratch=self._scratch).model
         declared = graph.declared_values(model)
-        results = optimize.apply(chosen, model, self._context)
+        results = loop.apply(chosen, model, self._context)
         graph.forget_shapes(model, keep=declared)
         return serialize.to_bytes(model), sum(result.rewrites for result in results)
 

@@ -14,7 +14,7 @@ from modelopt import graph, io
 from modelopt.calibration.context import Context
 from modelopt.core import targets
 from modelopt.core.errors import VerificationFailed
-from modelopt.engine import observers, optimize
+from modelopt.engine import loop, observers
 from modelopt.recipe.recipe import Step
 from modelopt.runtime.worker import Worker
 from modelopt.runtime.worker_runner import WorkerRunner
@@ -62,13 +62,13 @@ class Site:
         def replay(count: int) -> ir.Model:
             model = self.load()
             with contextlib.suppress(observers.Enough):
-                optimize.apply(steps, model, context, [observers.StopAfter(count)])
+                loop.apply(steps, model, context, [observers.StopAfter(count)])
             return model
 
         model = self.load()
         verify = Verify(self.path, self.prepared, self.worker, replay, self.path.parent)
         try:
-            optimize.apply(steps, model, context, [verify])
+            loop.apply(steps, model, context, [verify])
         except VerificationFailed as error:
             return f"{error.fact} ({error.note})"
         return None

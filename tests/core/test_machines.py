@@ -12,7 +12,7 @@ import pytest
 from modelopt import graph
 from modelopt.core import targets
 from modelopt.core.targets import TargetKind
-from modelopt.engine import measurements, optimize
+from modelopt.engine import optimize, settings
 from modelopt.io import serialize
 from modelopt.passes.quantize_dynamic import QuantizeDynamic
 from modelopt.passes.quantize_static import QuantizeStatic
@@ -53,7 +53,7 @@ def test_the_target_and_the_line_of_the_report(family: Family, this_machine_is: 
     assert (found.kind, found.detected, found.features) == (family.kind, True, family.features)
     assert str(found) == f"{family.kind.value} (this machine: {', '.join(family.features)})"
     assert targets.resolve("auto") == found
-    assert measurements.target_of(Recipe(steps=())) == found
+    assert settings.target_of(Recipe(steps=())) == found
 
 
 @each_family
@@ -62,8 +62,8 @@ def test_who_computes_exactly(family: Family, target: str, this_machine_is: This
     this_machine_is(family)
     recipe = Recipe(steps=(), target=target, bench=BenchSpec(threads=3))
     exact = family.saturates and target not in {"auto", "x86-avx2"}
-    assert measurements.is_exact(recipe) is exact
-    judging, timing = measurements.judging_spec(recipe), measurements.session_spec(recipe.bench)
+    assert settings.is_exact(recipe) is exact
+    judging, timing = settings.judging_spec(recipe), settings.session_spec(recipe.bench)
     assert (judging.exact, judging.threads, judging.spin) == (exact, 3, False)
     assert (timing.exact, timing.threads, timing.spin) == (False, 3, True)
     note = targets.how_products_were_computed(targets.resolve(target))

@@ -18,7 +18,7 @@ from modelopt.core import targets
 from modelopt.core.errors import InputError
 from modelopt.core.signature import Signature, TensorSpec
 from modelopt.core.targets import Target, TargetKind
-from modelopt.engine import gates, measurements
+from modelopt.engine import datasets, gates, measurements, settings
 from modelopt.engine import optimize as engine
 from modelopt.engine.findings import Findings
 from modelopt.measure.chance import Guesses, Standing
@@ -42,7 +42,7 @@ from modelopt.report import (
     verdict,
 )
 from modelopt.report.summary import report_sections
-from modelopt.search.chosen import Chosen
+from modelopt.search.candidates import SearchResult
 from tests.command_line import CALIB, CNN, EVAL, MLP, QUICK, Ran, evaluation, modelopt, save, value
 
 F = np.float32
@@ -242,7 +242,7 @@ def test_what_the_final_run_refuses_was_not_kept(monkeypatch: pytest.MonkeyPatch
     recipe = Recipe(steps=(QuantizeStatic(),))
     request = engine.Request(recipe=recipe, model=tmp_path / "m.onnx", output=tmp_path / "x.onnx")
     offender = Offender(nodes=("n",), share=1.0, restored=True)
-    chosen = Chosen((recipe, recipe), (trial(STATIC, Outcome.KEPT),), (offender,))
+    chosen = SearchResult((recipe, recipe), (trial(STATIC, Outcome.KEPT),), (offender,))
     found = optimizing._run_first_that_gains(request, chosen)
     assert [one.restored for one in found.offenders] == [False]
     assert [(one.kept, one.outcome, one.reason) for one in found.trials] == [
@@ -260,7 +260,7 @@ def test_nothing_stands_between_the_verdict_and_the_sizes_where_no_pass_did_anyt
 
 def test_random_inputs_have_one_name() -> None:
     signature = Signature((TensorSpec("x", "float32", (1, 4)),), ())
-    named = measurements.Data(signature, None, None, (), 7).source
+    named = datasets.Data(signature, None, None, (), 7).source
     assert data.random_data(signature.inputs, n=1, seed=7).source == named == "random inputs, seed 7"
 
 
@@ -416,7 +416,7 @@ def test_speed_is_measured_for_the_machine_at_hand_only(
 ) -> None:
     machine(here)
     recipe = Recipe(steps=(), target=target.value, bench=BenchSpec(), gates=Gates(min_speedup=1.1))
-    reason = measurements.why_not_timed(recipe)
+    reason = settings.why_not_timed(recipe)
     if target is here:
         assert reason is None
         gates.require(recipe)

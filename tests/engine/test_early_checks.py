@@ -6,6 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from modelopt.core.errors import InputError
+from modelopt.engine import optimize
+from modelopt.engine.optimize import Request
+from modelopt.recipe.recipe import Recipe
+from modelopt.search import candidates
 from tests.command_line import CALIB, EVAL, modelopt
 
 
@@ -33,3 +38,14 @@ def test_a_mistake_in_a_flag_costs_no_load(tmp_path: Path, arguments: list[str |
     (tmp_path / "broken.onnx").write_bytes(b"not a model")
     command, *flags = (each.resolve() if isinstance(each, Path) else each for each in arguments)
     modelopt(command, "broken.onnx", *flags, cwd=tmp_path).refused(2, fact)
+
+
+def test_a_search_refuses_a_bad_output_as_a_run_does(tmp_path: Path) -> None:
+    """Both begin with `opening.opened`: the path is refused before the model is read."""
+    path = tmp_path / "m.onnx"
+    path.write_bytes(b"no model")
+    request = Request(recipe=Recipe(steps=()), model=path, output=path)
+    with pytest.raises(InputError, match="is the input"):
+        optimize.run(request)
+    with pytest.raises(InputError, match="is the input"), candidates.opened(request):
+        pytest.fail("it was opened")

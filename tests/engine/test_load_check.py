@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 from dataclasses import dataclass
@@ -28,8 +27,7 @@ from modelopt.report import Outcome
 from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Worker
 from modelopt.search import crash_search
-from modelopt.search.candidates import Built
-from modelopt.search.chosen import Chosen
+from modelopt.search.candidates import Candidate, Candidates, SearchResult
 from tests.command_line import modelopt
 from tests.quant_tools import model
 
@@ -93,15 +91,14 @@ def _is_half(node: ir.Node) -> bool:
     return maker is not None and _is_half(maker)
 
 
-def searched(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str, *bad: str) -> Chosen:
+def searched(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str, *bad: str) -> SearchResult:
     """The search, where onnxruntime crashes on groups of nodes, such as ``b,c``, that are half at the same time."""
 
-    def loads(self: crash_search._Loads, built: Built) -> bool:
-        self.count += 1
+    def loads(_self: Candidates, built: Candidate) -> bool:
         made = {graph.name_of(node): node for node in graph.all_nodes(ir.load(built.path))}
         return not any(all(_is_half(made[name]) for name in group.split(",")) for group in bad)
 
-    monkeypatch.setattr(crash_search._Loads, "__call__", loads)
+    monkeypatch.setattr(Candidates, "loads", loads)
     request = Request(
         recipe=Recipe(steps=(ConvertHalf(),), verify=False),
         model=saved(folder / "m.onnx", text),
@@ -110,7 +107,7 @@ def searched(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str, *bad: str
     return crash_search.without_crash(request, WorkerDied("loading crashed", reason="signal", note="SIGSEGV"))
 
 
-def excluded(chosen: Chosen) -> tuple[str, ...]:
+def excluded(chosen: SearchResult) -> tuple[str, ...]:
     (step,) = chosen.recipes[0].passes()
     assert isinstance(step, ConvertHalf)
     return step.exclude
@@ -132,7 +129,7 @@ def test_the_nodes_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ba
 
 
 def test_where_no_nodes_are_found_the_error_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crash_search, "_trying", lambda limits: contextlib.nullcontext(lambda built: False))
+    monkeypatch.setattr(Candidates, "loads", lambda _self, _built: False)
     with pytest.raises(WorkerDied, match="loading crashed"):
         searched(tmp_path, monkeypatch, CHAIN)
 

@@ -18,7 +18,7 @@ from modelopt.passes.fuse_conv_bn import FuseConvBn
 from modelopt.passes.upgrade_opset import UpgradeOpset
 from modelopt.recipe.recipe import BenchSpec, Gates, Recipe, dump, parse
 from modelopt.report import GateResult, Report, Trial
-from modelopt.search.chosen import Chosen
+from modelopt.search.candidates import SearchResult
 from tests.command_line import CNN, modelopt
 from tests.engine.test_claims import report, result
 
@@ -65,7 +65,7 @@ def test_the_input_takes_its_place(
     monkeypatch.setattr(optimizing, "run", run)
     recipe = Recipe(steps=steps, bench=BenchSpec(), gates=Gates(not_slower=True, max_size_ratio=2))
     request = engine.Request(recipe=recipe, model=tmp_path / "m.onnx", output=tmp_path / "x.onnx")
-    found = optimizing._run_first_that_gains(request, Chosen((recipe,)))
+    found = optimizing._run_first_that_gains(request, SearchResult((recipe,)))
     assert seen == [recipe, Recipe(steps=steps[:-1], bench=BenchSpec(), gates=Gates(max_size_ratio=2))]
     left = "a copy of the input" if len(steps) == 1 else "the model with its opset converted"
     assert found.verdict == f"Not kept: the result was slower than the input; the output is {left}."
@@ -91,7 +91,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     request = engine.Request(recipe=recipe, model=CNN, output=output)
     assert not engine.run(request).written
     assert not output.exists()
-    found = optimizing._run_first_that_gains(request, Chosen((recipe,)))
+    found = optimizing._run_first_that_gains(request, SearchResult((recipe,)))
     assert found.verdict == "Not kept: the result was slower than the input (0.90×); the output is a copy of the input."
     assert output.read_bytes() == CNN.read_bytes()
 

@@ -13,7 +13,7 @@ import pytest
 from modelopt import graph
 from modelopt.calibration.context import Context
 from modelopt.core.errors import Refused, WorkerDied
-from modelopt.engine import optimize
+from modelopt.engine import loop, optimize
 from modelopt.io import serialize
 from modelopt.passes.raise_opset import RaiseOpset
 from modelopt.recipe import pipelines
@@ -41,7 +41,7 @@ def test_as_far_as_the_fusions_need(context: Context) -> None:
     subject = both()
     changes = RaiseOpset().apply(subject, context)
     assert (graph.opset(subject), changes.facts) == (20, {"opset_before": 13, "opset_after": 20, "fusions": 2})
-    optimize.apply([pipelines.fusing(folded=True, raises=False)], subject, context)
+    loop.apply([pipelines.fusing(folded=True, raises=False)], subject, context)
     assert op_types(subject) == {"LayerNormalization": 1, "Gelu": 1, "Relu": 1}
 
 

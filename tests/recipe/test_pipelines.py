@@ -18,7 +18,7 @@ import pytest
 from modelopt import graph
 from modelopt.calibration.context import Context
 from modelopt.consteval.folding import GREW_KEY, MIN_GROWTH_BYTES
-from modelopt.engine import optimize
+from modelopt.engine import loop
 from modelopt.graph import invariants
 from modelopt.io import serialize
 from modelopt.recipe import pipelines
@@ -37,11 +37,11 @@ def as_bytes(model: ir.Model) -> bytes:
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.parent.name)
 def test_a_second_run_changes_nothing(path: Path, context: Context) -> None:
     model = ir.from_proto(onnx.load(path))
-    optimize.apply(STEPS, model, context)
+    loop.apply(STEPS, model, context)
     assert invariants.check(model) == []
     once = as_bytes(model)
     again = ir.from_proto(onnx.load_from_string(once))
-    results = optimize.apply(STEPS, again, context)
+    results = loop.apply(STEPS, again, context)
     assert {result.step: result.rewrites for result in results if result.rewrites} == {}
     assert as_bytes(again) == once
 
@@ -50,7 +50,7 @@ _DIGESTS = """
 import hashlib, sys
 from pathlib import Path
 import onnx, onnx_ir as ir
-from modelopt.engine import optimize
+from modelopt.engine import loop
 from modelopt.calibration.context import Context
 from modelopt.core import targets
 from modelopt.runtime.worker_runner import WorkerRunner
@@ -58,7 +58,7 @@ from tests.recipe.test_pipelines import STEPS, as_bytes
 runner = WorkerRunner()
 for path in sys.argv[1:]:
     model = ir.from_proto(onnx.load(path))
-    optimize.apply(STEPS, model, Context(runner=runner, target=targets.resolve("x86-vnni")))
+    loop.apply(STEPS, model, Context(runner=runner, target=targets.resolve("x86-vnni")))
     print(hashlib.sha256(as_bytes(model)).hexdigest())
 runner.close()
 """
@@ -92,7 +92,7 @@ def test_light_models_stay_light(path: Path, modern: bool, context: Context) -> 
                 model.graph.inputs.remove(value)
     declared = graph.declared_values(model)
     size = len(serialize.to_bytes(model))
-    optimize.apply(STEPS[:1], model, context)
+    loop.apply(STEPS[:1], model, context)
     graph.forget_shapes(model, keep=declared)
     assert len(serialize.to_bytes(model)) <= size
 
@@ -107,7 +107,7 @@ def test_many_small_results_grow_no_more_than_large_ones(context: Context) -> No
         <int64[2] s = {{16, 2}}, {constants}> {{ {nodes} }}"""
     )
     before = graph.weight_bytes(model)
-    optimize.apply(STEPS[:1], model, context)
+    loop.apply(STEPS[:1], model, context)
     assert before < graph.weight_bytes(model) <= before + MIN_GROWTH_BYTES
 
 
@@ -118,7 +118,7 @@ def test_the_entry_about_growth_may_hold_anything(entry: str, context: Context) 
         g (float[2] x) => (float[2] y) <float[2] k = {1, 2}> { n = Neg (k) y = Add (x, n) }"""
     )
     model.metadata_props[GREW_KEY] = entry
-    optimize.apply(STEPS[:1], model, context)
+    loop.apply(STEPS[:1], model, context)
     assert [node.op_type for node in model.graph] == ["Add"]
 
 
@@ -130,7 +130,7 @@ def test_what_the_runtime_refuses_does_not_keep_the_rest_from_folding(context: C
         <float[2] k = {1, 2}, double[2] d = {1, 2}, float[2] j = {3, 4}> {
           e = Erf (k) m = Mish (d) f = Erf (j) a = Add (x, e) y = Add (a, f) w = Add (z, m) }"""
     )
-    (result, *_) = optimize.apply(STEPS[:1], model, context)
+    (result, *_) = loop.apply(STEPS[:1], model, context)
     assert sorted(node.op_type for node in model.graph) == ["Add", "Add", "Add", "Mish"]
     assert [skip.node for skip in result.skipped] == ["m (Mish)"]
 
@@ -145,7 +145,7 @@ def test_a_body_may_hold_a_weight_of_an_outer_name(outer: str, context: Context)
                       else_branch = e () => (float[2] b) {{ b = Neg (x) }}>
           y = Add (w, k) }}"""
     )
-    optimize.apply(STEPS[:1], model, context)
+    loop.apply(STEPS[:1], model, context)
     assert invariants.check(model) == []
     (branch, _) = [body for node in model.graph for body in graph.bodies(node)]
     add = next(node for node in branch if node.op_type == "Add")
@@ -180,7 +180,7 @@ def test_bombs_are_left_to_the_runtime(op: str, in_body: bool, context: Context)
             then_branch = t () => (float[2] y) {{ {nodes} {_REDUCED} }},
             else_branch = f () => (float[2] q) {{ q = Neg (x) }} > }}"""
     model = ir.from_onnx_text(f'<ir_version: 10, opset_import: ["" : 20]> {text}')
-    optimize.apply(STEPS[:1], model, context)
+    loop.apply(STEPS[:1], model, context)
     assert op in {node.op_type for node in graph.all_nodes(model)}
     assert graph.weight_bytes(model) <= 16 * 2**20
 
@@ -210,5 +210,5 @@ def test_random_operators_are_never_folded_nor_merged(op: str, context: Context)
          float ratio = {{0.5}}, bool training = {{1}}>
         {{ {once} {twice} s = Sub (r, r2) y = Add (x, s) }}"""
     )
-    optimize.apply(STEPS, model, context)
+    loop.apply(STEPS, model, context)
     assert sum(node.op_type == op for node in model.graph) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,15 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from modelopt.passes.quantize_weights import Form, QuantizeWeights
+from modelopt.report import Outcome
 from modelopt.search import exclusions
+from modelopt.search.accuracy import Judgement
+from modelopt.search.attempts import within_contract
 from modelopt.search.diagnosis import causes
 from modelopt.search.fallbacks import repairs
 from modelopt.search.sensitivity import rank
@@ -41,8 +47,73 @@ def test_the_worst_nodes_come_first_in_few_evaluations() -> None:
 
 
 def test_a_single_node_needs_no_evaluation() -> None:
-    assert rank([], lambda group: pytest.fail("asked")) == []  # a pass may change nodes that have no twin
+    assert rank([], lambda group: pytest.fail("asked")) == []  # no changed node has a name that is known
     assert [suspect.nodes for suspect in rank(["a"], lambda group: pytest.fail("asked"))] == [("a",)]
+
+
+# How many of them stay in float
+
+
+def _fewest(enough: int, most: int, max_tries: int = exclusions.MAX_TRIES) -> tuple[int | None, list[int]]:
+    """What the search finds where `enough` nodes in float keep the contract, and the counts that it tried."""
+    tried: list[int] = []
+
+    def attempt(count: int) -> str | None:
+        tried.append(count)
+        return f"{count} in float" if count >= enough else None
+
+    found = exclusions.fewest(most, attempt, max_tries)
+    assert found is None or found[1] == f"{found[0]} in float"
+    return None if found is None else found[0], tried
+
+
+@pytest.mark.parametrize(
+    ("enough", "most", "tried"),
+    [
+        (1, 20, [1]),
+        (2, 20, [1, 2]),
+        (3, 20, [1, 2, 4, 3]),
+        (6, 20, [1, 2, 4, 8, 6, 5]),
+        (19, 20, [1, 2, 4, 8, 16, 20, 18, 19]),  # the last count is `most`, and what failed is not tried again
+        (1, 1, [1]),
+        (3, 3, [1, 2, 3]),
+    ],
+)
+def test_the_fewest_nodes_are_found_by_galloping(enough: int, most: int, tried: list[int]) -> None:
+    assert _fewest(enough, most) == (enough, tried)
+
+
+@given(st.integers(1, 200), st.integers(1, 200))
+def test_the_fewest_nodes_are_found_where_there_are_tries_enough(enough: int, most: int) -> None:
+    found, tried = _fewest(enough, most, max_tries=30)
+    assert found == (enough if enough <= most else None)
+    assert len(tried) == len(set(tried)) <= 2 * min(enough, most).bit_length() + 2
+
+
+@given(st.integers(1, 200), st.integers(-1, 200), st.integers(0, 10))
+def test_what_is_found_keeps_the_contract_whatever_the_number_of_tries(enough: int, most: int, max_tries: int) -> None:
+    found, tried = _fewest(enough, most, max_tries)
+    assert found is None or enough <= found <= most
+    assert len(tried) <= max_tries
+
+
+# The contract
+
+
+@pytest.mark.parametrize(
+    ("judgement", "outcome", "reason"),
+    [
+        (Judgement(0.01), Outcome.SURPASSED, "it keeps the contract; fewer nodes in float do too"),
+        (Judgement(0.01 + 1e-12), Outcome.SURPASSED, "it keeps the contract; fewer nodes in float do too"),
+        (Judgement(-0.02), Outcome.SURPASSED, "it keeps the contract; fewer nodes in float do too"),
+        (Judgement(0.0101), Outcome.INACCURATE, "accuracy fell by 1.01%: 1.00% is allowed"),
+        (Judgement(math.inf), Outcome.INACCURATE, "accuracy is lost: 1.00% is allowed"),
+        (Judgement(0.0, no_evidence="chance"), Outcome.NO_EVIDENCE, "accuracy cannot be judged: chance"),
+        (Judgement(math.inf, does_not_run="SIGSEGV"), Outcome.FAILED, "it does not run: SIGSEGV"),
+    ],
+)
+def test_when_a_model_keeps_the_contract(judgement: Judgement, outcome: Outcome, reason: str) -> None:
+    assert within_contract(judgement, 0.01) == (outcome, reason)
 
 
 # Why

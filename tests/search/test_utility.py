@@ -13,8 +13,8 @@ from modelopt.core import targets
 from modelopt.measure.speed import Ratio, Verdict
 from modelopt.recipe.recipe import BenchSpec, Gates, Recipe
 from modelopt.report import Outcome
-from modelopt.search.candidates import Built
-from modelopt.search.utility import Track, worth
+from modelopt.search.candidates import Candidate
+from modelopt.search.utility import Preference, utility
 
 
 def timed(point: float, half: float = 0.02) -> Ratio:
@@ -38,16 +38,16 @@ def timed(point: float, half: float = 0.02) -> Ratio:
     ],
 )
 def test_what_a_model_is_worth(speed: float, alone: float, size: float, more: bool) -> None:
-    assert worth(timed(speed, 0.02), timed(alone, 0.02), size).is_more() is more
+    assert utility(timed(speed, 0.02), timed(alone, 0.02), size).is_more() is more
 
 
 def test_speed_on_one_thread_alone_counts_where_it_was_asked_for() -> None:
-    found = worth(timed(1.2), None, 1.0)
+    found = utility(timed(1.2), None, 1.0)
     assert found.value == pytest.approx(math.log(1.2))
     assert str(found) == "worth +20.0% (±2.0%)"
 
 
-class Shop:
+class Candidates:
     """Gives ratios by the names of the two models and the threads; on one thread everything takes `one_ns`."""
 
     def __init__(
@@ -62,67 +62,74 @@ class Shop:
         )
         self._ratios = ratios
 
-    def time(self, before: Built, after: Built, *, threads: int | None = None) -> Any:
+    def time(self, before: Candidate, after: Candidate, *, threads: int | None = None) -> Any:
         key = (before.path.name, after.path.name, threads)
         self.asked.append(key)
         made = SimpleNamespace(median_ns=self.one_ns if threads == 1 else 1_000_000)
         return SimpleNamespace(ratio=timed(self._ratios[key]), after=made)
 
 
-def built(name: str, size: int) -> Built:
-    return Built(Path(name), (), 1, size)
+def built(name: str, size: int) -> Candidate:
+    return Candidate(Path(name), (), 1, size)
 
 
 FLOAT, STATIC, DYNAMIC = built("float", 1000), built("static", 300), built("dynamic", 790)
 
 
-def race(shop: Shop, best: Built, made: Built, monkeypatch: pytest.MonkeyPatch, cores: int = 2) -> Any:
+def compared(
+    candidates: Candidates, best: Candidate, made: Candidate, monkeypatch: pytest.MonkeyPatch, cores: int = 2
+) -> Any:
     monkeypatch.setattr(targets, "usable_cores", lambda: cores)
-    track: Any = Track(shop, for_speed=True)  # type: ignore[arg-type]
-    return track.race(best, made, FLOAT)
+    preference: Any = Preference(candidates, for_speed=True)  # type: ignore[arg-type]
+    return preference.compare(best, made, FLOAT)
 
 
 def test_a_small_model_is_not_given_up_for_a_little_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    shop = Shop({("static", "dynamic", None): 1.03, ("static", "dynamic", 1): 1.0})
-    found = race(shop, STATIC, DYNAMIC, monkeypatch)
+    candidates = Candidates({("static", "dynamic", None): 1.03, ("static", "dynamic", 1): 1.0})
+    found = compared(candidates, STATIC, DYNAMIC, monkeypatch)
     assert found.outcome is Outcome.NO_GAIN
     assert "no gain beyond the noise" in found.reason
-    shop = Shop({("dynamic", "static", None): 0.97, ("dynamic", "static", 1): 1.0, ("float", "static", None): 1.2})
-    assert race(shop, DYNAMIC, STATIC, monkeypatch).won
+    candidates = Candidates(
+        {("dynamic", "static", None): 0.97, ("dynamic", "static", 1): 1.0, ("float", "static", None): 1.2}
+    )
+    assert compared(candidates, DYNAMIC, STATIC, monkeypatch).is_better
 
 
 def test_two_quantized_models_that_are_nearly_equal_do_not_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     even = built("dynamic", 300)
-    for gain, won in ((1.04, False), (1.08, True)):
-        shop = Shop({("static", "dynamic", None): gain, ("static", "dynamic", 1): gain})
-        found = race(shop, STATIC, even, monkeypatch)
-        assert found.won is won
-        assert won or "too little for another choice" in found.reason
+    for gain, better in ((1.04, False), (1.08, True)):
+        candidates = Candidates({("static", "dynamic", None): gain, ("static", "dynamic", 1): gain})
+        found = compared(candidates, STATIC, even, monkeypatch)
+        assert found.is_better is better
+        assert better or "too little for another choice" in found.reason
     small_gain = {("float", "static", None): 1.04, ("float", "static", 1): 1.04}
-    assert race(Shop(small_gain), FLOAT, STATIC, monkeypatch).won  # beside the float model any gain counts
+    # Beside the float model any gain counts.
+    assert compared(Candidates(small_gain), FLOAT, STATIC, monkeypatch).is_better
 
 
 def test_nothing_slower_than_the_float_model_wins(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert race(Shop({("float", "static", None): 0.95}), FLOAT, STATIC, monkeypatch).outcome is Outcome.SLOWER
-    shop = Shop({("float", "static", None): 1.3, ("float", "static", 1): 0.9})
-    assert race(shop, FLOAT, STATIC, monkeypatch).outcome is Outcome.SLOWER
-    shop = Shop({("dynamic", "static", None): 0.95, ("dynamic", "static", 1): 1.0, ("float", "static", None): 0.96})
-    assert race(shop, DYNAMIC, STATIC, monkeypatch).outcome is Outcome.SLOWER
+    assert compared(Candidates({("float", "static", None): 0.95}), FLOAT, STATIC, monkeypatch).outcome is Outcome.SLOWER
+    candidates = Candidates({("float", "static", None): 1.3, ("float", "static", 1): 0.9})
+    assert compared(candidates, FLOAT, STATIC, monkeypatch).outcome is Outcome.SLOWER
+    candidates = Candidates(
+        {("dynamic", "static", None): 0.95, ("dynamic", "static", 1): 1.0, ("float", "static", None): 0.96}
+    )
+    assert compared(candidates, DYNAMIC, STATIC, monkeypatch).outcome is Outcome.SLOWER
 
 
 @pytest.mark.parametrize(("threads", "cores"), [(4, 8), (0, 1)])
 def test_one_thread_is_timed_only_where_others_were_not_named(
     threads: int, cores: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shop = Shop({("float", "static", None): 1.2}, threads=threads)
-    assert race(shop, FLOAT, STATIC, monkeypatch, cores).won
-    assert shop.asked == [("float", "static", None)]
+    candidates = Candidates({("float", "static", None): 1.2}, threads=threads)
+    assert compared(candidates, FLOAT, STATIC, monkeypatch, cores).is_better
+    assert candidates.asked == [("float", "static", None)]
 
 
 def test_the_report_says_what_to_set_where_threads_gain_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     ratios: dict[tuple[str, str, int | None], float] = {("float", "static", None): 1.0, ("float", "static", 1): 1.4}
-    assert race(Shop(ratios), FLOAT, STATIC, monkeypatch).advice is None
-    advice = race(Shop(ratios, one_ns=1_050_000), FLOAT, STATIC, monkeypatch).advice
+    assert compared(Candidates(ratios), FLOAT, STATIC, monkeypatch).advice is None
+    advice = compared(Candidates(ratios, one_ns=1_050_000), FLOAT, STATIC, monkeypatch).advice
     assert advice == (
         "more threads hardly make the result faster (1.05 ms on one thread, 1.00 ms on all 2): intra_op_num_threads=1 "
         "leaves the other cores free"

@@ -10,7 +10,7 @@ import pytest
 
 from modelopt import io
 from modelopt.core.signature import Signature, TensorSpec
-from modelopt.engine import measurements
+from modelopt.engine import datasets
 from modelopt.recipe.recipe import DataSpec, Recipe
 from modelopt.runtime.worker import Worker
 from modelopt.verification.fitting import Attempt, Fit, Integers, Needs, attempts, with_names
@@ -41,7 +41,7 @@ def prepared(folder: Path, text: str) -> Prepared:
     path = save(folder, text)
     with Worker() as worker:
         loaded = io.load(path, scratch=folder)
-        original = Original.of(loaded.model, path, measurements.signature_of(loaded.model))
+        original = Original.of(loaded.model, path, datasets.signature_of(loaded.model))
         return prepare(original, [], worker, lambda: io.load(path, scratch=folder).model, folder, 0)
 
 
@@ -61,14 +61,14 @@ def test_a_streaming_speech_model_gets_its_rate_its_window_and_a_state_for_each_
     onnx.save(model, tmp_path / "m.onnx")
     with Worker() as worker:
         loaded = io.load(tmp_path / "m.onnx", scratch=tmp_path)
-        original = Original.of(loaded.model, loaded.path, measurements.signature_of(loaded.model))
+        original = Original.of(loaded.model, loaded.path, datasets.signature_of(loaded.model))
         found = prepare(original, [], worker, lambda: io.load(loaded.path, scratch=tmp_path).model, tmp_path, 0)
         assert {feed.arrays["x"].shape[0] for feed in found.feeds} >= {1, 2, 3}
         assert all(feed.arrays["state"].shape[1] == feed.arrays["x"].shape[0] for feed in found.feeds)
         assert {int(feed.arrays["rate"]) for feed in found.feeds} >= {16000, 16001}
         recipe = Recipe(steps=(), calibration=DataSpec(data="random", limit=2))
-        data = measurements.open_all(recipe, loaded.model)
-        measurements.fit_random(recipe, data, worker, loaded.path)
+        data = datasets.open_all(recipe, loaded.model)
+        datasets.fit_random(recipe, data, worker, loaded.path)
         assert data.calibration is not None
         first = next(iter(data.calibration))
         assert first.feeds["x"].shape[1] >= 256

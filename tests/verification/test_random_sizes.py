@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from modelopt.core.signature import TensorSpec
 from modelopt.data.synthetic import is_picture
-from modelopt.engine import measurements
+from modelopt.engine import settings
 from modelopt.recipe.recipe import BenchSpec, Recipe
 from tests.command_line import modelopt
 
@@ -61,7 +61,7 @@ def test_pictures_are_known_by_their_shape(shape: tuple[int | str | None, ...] |
 )
 def test_the_accelerator_that_runs_a_model_is_its_target(target: str, provider: str, kind: str) -> None:
     recipe = Recipe(steps=(), target=target, bench=BenchSpec(provider=provider))
-    assert measurements.target_of(recipe).kind.value == kind
+    assert settings.target_of(recipe).kind.value == kind
 
 
 def test_a_model_that_runs_on_no_random_input_asks_for_calibration_data(tmp_path: Path) -> None:
