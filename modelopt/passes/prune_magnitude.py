@@ -16,9 +16,9 @@ from modelopt.calibration.context import Context
 from modelopt.core.changes import Changes, Effect, Fact, Skip
 from modelopt.core.errors import InputError
 from modelopt.passes.base import Pass, option
-from modelopt.prune import importance, masks
-from modelopt.prune.tensors import select
-from modelopt.prune.weights import Weight, reduction_rows
+from modelopt.pruning import importance, masks
+from modelopt.pruning.tensors import select
+from modelopt.pruning.weights import Weight, reduction_rows
 
 NOTE = (
     "onnxruntime stores and computes unstructured zeros like any other number: the file compresses better, the model "
@@ -55,7 +55,7 @@ class PruneMagnitude(Pass):
     initializers or Constant nodes, each tensor once; a tensor that several nodes share stays shared. Biases and tensors
     with one axis never are. Unstructured pruning of n weights makes ``floor(sparsity · n)`` zeros; ties go to the lower
     index, and zeros that are already there count. The patterns ``2:4`` and ``4:8`` zero half of each group of
-    consecutive weights that one output sums over (see `modelopt.prune.weights.reduction_rows`) and keep a remainder
+    consecutive weights that one output sums over (see `modelopt.pruning.weights.reduction_rows`) and keep a remainder
     shorter than a group.
 
     The facts count over the tensors that were chosen; ``compressed_before_bytes`` and ``compressed_after_bytes`` are

@@ -25,9 +25,9 @@ from modelopt.core.changes import Changes
 from modelopt.core.errors import InputError
 from modelopt.graph import match
 from modelopt.passes.prune_magnitude import Pattern, PruneMagnitude, Scope
-from modelopt.prune import masks
-from modelopt.prune.importance import magnitude
-from modelopt.prune.weights import Weight, reduction_rows
+from modelopt.pruning import masks
+from modelopt.pruning.importance import magnitude
+from modelopt.pruning.weights import Weight, reduction_rows
 
 
 class NoRunner:

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.core.errors import InputError, did_you_mean
 from modelopt.graph import match
-from modelopt.prune.weights import Weight, all_operands
+from modelopt.pruning.weights import Weight, all_operands
 
 _FLOATS = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE})
 
