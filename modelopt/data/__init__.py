@@ -7,6 +7,7 @@ there is none, `split` holds samples out, and `overlap` finds evaluation data th
 
 from modelopt.data.batch_axis import BatchAxes
 from modelopt.data.dataset import Dataset, Sample
+from modelopt.data.in_memory import MemoryData, open_memory
 from modelopt.data.open_data import DEFAULT_RANDOM_SAMPLES, open_data
 from modelopt.data.preprocess import Preprocess
 from modelopt.data.splits import overlap, split
@@ -19,9 +20,11 @@ __all__ = [
     "MAX_ARRAY_BYTES",
     "BatchAxes",
     "Dataset",
+    "MemoryData",
     "Preprocess",
     "Sample",
     "open_data",
+    "open_memory",
     "overlap",
     "random_data",
     "split",

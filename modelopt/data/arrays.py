@@ -25,13 +25,15 @@ _LABEL_KEYS = ("label", "labels")
 
 @dataclass(frozen=True)
 class _Part:
-    """One file of the data set: where its arrays are and how they are cut.
+    """One file of the data set, or arrays in memory: where its arrays are and how they are cut.
 
-    ``label_key`` is None where the file holds no labels; ``first`` is its first sample's position in the data set,
-    ``first_row`` the position of its first row among all rows.
+    ``arrays`` is None where they are in the file ``path``; ``label_key`` is None where the file holds no labels;
+    ``first`` is its first sample's position in the data set, ``first_row`` the position of its first row among all
+    rows.
     """
 
     path: Path
+    arrays: Mapping[str, np.ndarray] | None
     headers: Mapping[str, Header]
     plan: Plan
     label_key: str | None
@@ -80,7 +82,11 @@ class ArrayDataset(Dataset):
             settings.append(f"batch axes {sorted(self.batch_axes.axes.items())} whole={self.batch_axes.whole_files}")
         if self.labels is not None:
             settings.append(user_files.array_digest(self.labels))
-        return user_files.digest_of(settings, ((part.name, part.path) for part in self.parts))
+        for part in self.parts:
+            for key, array in sorted((part.arrays or {}).items()):
+                settings += [key, user_files.array_digest(array)]
+        files = ((part.name, part.path) for part in self.parts if part.arrays is None)
+        return user_files.digest_of(settings, files)
 
     def _part_of(self, index: int) -> _Part:
         if not 0 <= index < len(self):
@@ -123,7 +129,51 @@ def open_arrays(
     """
     batch_axes = batch_axes or BatchAxes({})
     batch_axes.check(inputs)
-    parts = _numbered([_open_part(path, tuple(inputs), batch, batch_axes, named=labels is None) for path in paths])
+    named = labels is None
+    parts = [
+        _part(path, _headers(path, tuple(inputs)), tuple(inputs), batch, batch_axes, named=named) for path in paths
+    ]
+    return _dataset(
+        source, parts, inputs, labels=labels, batch=batch, allow_nonfinite=allow_nonfinite, batch_axes=batch_axes
+    )
+
+
+def from_memory(
+    source: str,
+    arrays: Mapping[str, np.ndarray],
+    inputs: Sequence[TensorSpec],
+    *,
+    labels: Path | None,
+    batch: int,
+    batch_axes: BatchAxes | None = None,
+) -> ArrayDataset:
+    """The samples of arrays in memory, cut as those of one file are.
+
+    Raises:
+        InputError: An input is missing, or something is no array or does not fit the model or its labels.
+        Refused: Strings that are not numpy unicode arrays.
+    """
+    for key, array in arrays.items():
+        if not isinstance(array, np.ndarray) or array.dtype.hasobject:
+            raise InputError(f"{source}: {key!r} is not an array of numbers or strings", hint="np.array(…, dtype=…)")
+    batch_axes = batch_axes or BatchAxes({})
+    batch_axes.check(inputs)
+    headers = {key: Header(array.shape, array.dtype) for key, array in arrays.items()}
+    part = _part(Path(source), headers, tuple(inputs), batch, batch_axes, named=labels is None, arrays=arrays)
+    return _dataset(source, [part], inputs, labels=labels, batch=batch, allow_nonfinite=False, batch_axes=batch_axes)
+
+
+def _dataset(
+    source: str,
+    unnumbered: Sequence[_Part],
+    inputs: Sequence[TensorSpec],
+    *,
+    labels: Path | None,
+    batch: int,
+    allow_nonfinite: bool,
+    batch_axes: BatchAxes,
+) -> ArrayDataset:
+    parts = _numbered(unnumbered)
     notes = tuple(dict.fromkeys(note for part in parts for note in part.notes))
     dropped = sum(part.plan.lead.dropped for part in parts)
     if dropped:
@@ -159,9 +209,17 @@ def _numbered(parts: Sequence[_Part]) -> tuple[_Part, ...]:
     return tuple(numbered)
 
 
-def _open_part(path: Path, inputs: tuple[TensorSpec, ...], batch: int, batch_axes: BatchAxes, *, named: bool) -> _Part:
-    """Read the headers of one file; ``named`` says whether labels inside it count."""
-    headers = _headers(path, inputs)
+def _part(
+    path: Path,
+    headers: Mapping[str, Header],
+    inputs: tuple[TensorSpec, ...],
+    batch: int,
+    batch_axes: BatchAxes,
+    *,
+    named: bool,
+    arrays: Mapping[str, np.ndarray] | None = None,
+) -> _Part:
+    """Cut the arrays of one file, by their headers; ``named`` says whether labels inside it count."""
     check_names(inputs, headers, path.name)
     layout = layout_of(inputs, {spec.name: headers[spec.name].shape for spec in inputs}, batch_axes)
     cut = plan(inputs, headers, batch, path.name, layout)
@@ -177,7 +235,7 @@ def _open_part(path: Path, inputs: tuple[TensorSpec, ...], batch: int, batch_axe
         if spec.rank == 1 and cut.cuts[spec.name].step == 1 and cut.count > 1
     ]
     notes += [layout.note] if layout.note is not None else []
-    return _Part(path, headers, cut, label_key, label_cut, tuple(notes))
+    return _Part(path, arrays, headers, cut, label_key, label_cut, tuple(notes))
 
 
 def _headers(path: Path, inputs: tuple[TensorSpec, ...]) -> dict[str, Header]:
@@ -193,6 +251,8 @@ def _headers(path: Path, inputs: tuple[TensorSpec, ...]) -> dict[str, Header]:
 
 
 def _load(part: _Part) -> Mapping[str, np.ndarray]:
+    if part.arrays is not None:
+        return part.arrays
     keys = [*part.plan.cuts, *([part.label_key] if part.label_key else [])]
     if part.path.suffix.lower() == ".npz":
         arrays = NpzFile(part.path).load(keys)

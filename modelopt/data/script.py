@@ -5,29 +5,20 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import inspect
-import itertools
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from modelopt.core.errors import InputError, ModeloptError, did_you_mean
 from modelopt.core.signature import TensorSpec
 from modelopt.data import user_files
 from modelopt.data.check import checked_feeds
-from modelopt.data.dataset import Dataset, Sample
-
-MAX_SAMPLES = 1_000_000
-"""Where a function that never ends is stopped when the user gives no limit."""
-
-_SHAPE_HINT = "yield {input name: array}, or ({input name: array}, label)"
+from modelopt.data.stream import SHAPE_HINT, Stream, unpack
 
 
 class _Loader(SourceFileLoader):
@@ -86,50 +77,15 @@ def load_function(path: Path, name: str) -> Callable[..., object]:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ScriptDataset(Dataset):
+class ScriptDataset(Stream):
     """What a user's function yields; it is called anew for every pass over the data."""
 
     path: Path
     function: Callable[..., object]
-    inputs: tuple[TensorSpec, ...]
-    limit: int | None
-    allow_nonfinite: bool
 
-    @cached_property
-    def _length(self) -> int:
-        return sum(1 for _ in self)
-
-    def __len__(self) -> int:
-        """The number of samples, counted by running the function once to its end."""
-        return self._length
-
-    def __iter__(self) -> Iterator[Sample]:
-        for index, item in enumerate(itertools.islice(_items(self.function, self.inputs, self.path), self.limit)):
-            if index == MAX_SAMPLES:
-                raise InputError(
-                    f"{self.source} does not end", note=f"{MAX_SAMPLES} samples so far", hint="set a limit"
-                )
-            name = f"{self.source}[{index}]"
-            feeds, label = _unpack(item, name)
-            checked = checked_feeds(self.inputs, feeds, name, allow_nonfinite=self.allow_nonfinite)
-            if (label is not None) != self.has_labels:
-                raise InputError(f"{name}: some samples have a label, some have none")
-            yield Sample(checked, label, name)
-
-    def select(self, indices: Iterable[int]) -> Iterator[Sample]:
-        """The samples at these ascending positions; those between are produced and passed over.
-
-        Raises:
-            IndexError: The positions do not ascend, or there are not that many samples.
-        """
-        samples = iter(self)
-        passed = 0
-        for index in indices:
-            sample = next(itertools.islice(samples, index - passed, None), None) if index >= passed else None
-            if sample is None:
-                raise IndexError(index)
-            passed = index + 1
-            yield sample
+    def items(self) -> Iterator[object]:
+        """What the function yields."""
+        return _items(self.function, self.inputs, self.path)
 
     def digest(self) -> str:
         """A SHA-256 over the file and the function's name; what the function reads is not known here."""
@@ -160,31 +116,8 @@ def _called(function: Callable[..., object], inputs: tuple[TensorSpec, ...], pat
         raise InputError(f"{path}: the function wants {len(needed)} arguments", hint="take none, or the model's inputs")
     result = function(inputs) if needed else function()
     if isinstance(result, Mapping) or not isinstance(result, Iterable):
-        raise InputError(f"{path}: the function returned a {type(result).__name__}", hint=_SHAPE_HINT)
+        raise InputError(f"{path}: the function returned a {type(result).__name__}", hint=SHAPE_HINT)
     return result
-
-
-def _unpack(item: object, name: str) -> tuple[Mapping[str, np.ndarray], np.ndarray | None]:
-    feeds, label = item if isinstance(item, tuple) and len(item) == 2 else (item, None)
-    if not isinstance(feeds, Mapping):
-        raise InputError(f"{name} is a {type(feeds).__name__}, not feeds", hint=_SHAPE_HINT)
-    for key, value in feeds.items():
-        if not isinstance(key, str) or not isinstance(value, np.ndarray | np.generic):
-            raise InputError(
-                f"{name}: {key!r} is a {type(value).__name__}, not an array",
-                hint="wrap it: np.array(value, dtype=…); a scalar is np.float32(value)",
-            )
-    return feeds, None if label is None else _label(label, name)
-
-
-def _label(label: object, name: str) -> np.ndarray:
-    try:
-        array = np.array(label, order="C")
-    except ValueError as error:  # a ragged list
-        raise InputError(f"{name}: the label is no array", note=str(error)) from None
-    if array.dtype.hasobject:
-        raise InputError(f"{name}: the label is a {type(label).__name__}, not numbers or strings")
-    return array
 
 
 def open_script(
@@ -207,8 +140,8 @@ def open_script(
     call = load_function(path, function)
     first = next(_items(call, tuple(inputs), path), _END)
     if first is _END:
-        raise InputError(f"{source} yields no sample", hint=_SHAPE_HINT)
-    feeds, label = _unpack(first, f"{source}[0]")
+        raise InputError(f"{source} yields no sample", hint=SHAPE_HINT)
+    feeds, label = unpack(first, f"{source}[0]")
     checked_feeds(inputs, feeds, f"{source}[0]", allow_nonfinite=allow_nonfinite)
     return ScriptDataset(
         source=source,

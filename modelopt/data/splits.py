@@ -82,11 +82,12 @@ def overlap(a: Dataset, b: Dataset, limit: int = 2000) -> int:
 
     Feeds are equal when names, dtypes, shapes and bytes are: data cut into different batches shares nothing.
     """
-    known = {_feeds_hash(sample) for sample in itertools.islice(a, limit)}
-    return sum(_feeds_hash(sample) in known for sample in itertools.islice(b, limit))
+    known = {feeds_hash(sample) for sample in itertools.islice(a, limit)}
+    return sum(feeds_hash(sample) in known for sample in itertools.islice(b, limit))
 
 
-def _feeds_hash(sample: Sample) -> bytes:
+def feeds_hash(sample: Sample) -> bytes:
+    """SHA-256 over the names, types, shapes and values of a sample's feeds."""
     total = hashlib.sha256()
     for name in sorted(sample.feeds):
         array = sample.feeds[name]

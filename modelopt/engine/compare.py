@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,6 +14,7 @@ from modelopt.core.errors import InputError
 from modelopt.core.progress import Progress
 from modelopt.core.signature import TensorSpec
 from modelopt.core.tables import Section
+from modelopt.data import MemoryData
 from modelopt.engine import datasets, early_checks, settings
 from modelopt.engine.compiled_models import require_source
 from modelopt.measure import noise_floor, timing_warnings
@@ -68,6 +69,7 @@ def measure_models(
     data_flag: str,
     limits: Limits | None,
     allow_hardlinks: bool,
+    memory: Mapping[str, MemoryData] | None = None,
     progress: Progress,
 ) -> BenchReport:
     """Measure models with the same signature side by side.
@@ -85,13 +87,14 @@ def measure_models(
         data_flag: The flag that names inputs, for hints.
         limits: Of the child processes.
         allow_hardlinks: See `io.load`.
+        memory: Data in memory, by how `data` calls them.
         progress: Called with (what, done, total or None).
 
     Raises:
         InputError: The models do not take the same inputs.
     """
     recipe = Recipe(steps=(), seed=seed, evaluate=data, bench=bench)
-    early_checks.require(recipe)
+    early_checks.require(recipe, memory or ())
     for spec in (session, baseline):
         if spec is not None:
             early_checks.require_provider(spec.provider)
@@ -103,7 +106,7 @@ def measure_models(
         for position, each in enumerate(loaded):
             runs_on = baseline if position == 0 and baseline is not None else session
             require_source(each.model, each.shown, provider=runs_on.provider)
-        opened = datasets.open_all(recipe, loaded[0].model)
+        opened = datasets.open_all(recipe, loaded[0].model, memory=memory)
         opened.hint = f"give it real ones: {data_flag} DATA"
         worker = stack.enter_context(Worker(limits))
         dataset = datasets.inputs(opened, worker, loaded[0].path, free_dims=free_dims)

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from modelopt import graph
 from modelopt.core.signature import Signature, is_free
-from modelopt.data import BatchAxes, Dataset, Preprocess, open_data, overlap, split
+from modelopt.data import BatchAxes, Dataset, MemoryData, Preprocess, open_data, open_memory, overlap, split
 from modelopt.data.dtypes import holds_floats
 from modelopt.data.synthetic import RandomDataset
 from modelopt.engine import random_inputs, settings
@@ -116,7 +116,12 @@ def signature_of(model: ir.Model) -> Signature:
     return quantized_io.in_floats(graph.signature(model), model.metadata_props)
 
 
-def open_all(recipe: Recipe, model: ir.Model, signature: Signature | None = None) -> Data:
+def open_all(
+    recipe: Recipe,
+    model: ir.Model,
+    signature: Signature | None = None,
+    memory: Mapping[str, MemoryData] | None = None,
+) -> Data:
     """Open the recipe's data and check them against the model's inputs.
 
     Without evaluation data a part of the calibration data is held out for it: ranges that were fitted to samples say
@@ -126,6 +131,7 @@ def open_all(recipe: Recipe, model: ir.Model, signature: Signature | None = None
         recipe: The recipe.
         model: The model.
         signature: What the data must fit; None for that of `model`.
+        memory: Data in memory, by how the recipe calls them.
 
     Raises:
         InputError: They do not fit, or a metric was named that there is not, or for an output that there is not.
@@ -134,8 +140,8 @@ def open_all(recipe: Recipe, model: ir.Model, signature: Signature | None = None
     require_outputs(
         parse_all(settings.metrics_of(recipe)).outputs, [str(output.name) for output in model.graph.outputs]
     )
-    calibration = _open(recipe.calibration, signature, recipe.seed)
-    evaluation = _open(recipe.evaluate, signature, recipe.seed)
+    calibration = _open(recipe.calibration, signature, recipe.seed, memory or {})
+    evaluation = _open(recipe.evaluate, signature, recipe.seed, memory or {})
     notes = [note for dataset in (calibration, evaluation) if dataset is not None for note in dataset.notes]
     about_calibration, about_accuracy = [], []
     if recipe.calibration is not None and recipe.calibration.data == "random":
@@ -166,18 +172,31 @@ def open_all(recipe: Recipe, model: ir.Model, signature: Signature | None = None
     )
 
 
-def _open(spec: DataSpec | None, signature: Signature, seed: int) -> Dataset | None:
+def _open(spec: DataSpec | None, signature: Signature, seed: int, memory: Mapping[str, MemoryData]) -> Dataset | None:
     if spec is None:
         return None
+    labels = Path(spec.labels) if spec.labels else None
+    batch_axes = BatchAxes(spec.batch_axis, spec.whole_files)
+    if spec.data in memory:
+        return open_memory(
+            memory[spec.data],
+            signature.inputs,
+            source=spec.data,
+            labels=labels,
+            limit=spec.limit,
+            batch=spec.batch,
+            seed=seed,
+            batch_axes=batch_axes,
+        )
     return open_data(
         spec.data,
         signature.inputs,
         preprocess=Preprocess.parse(spec.preprocess) if spec.preprocess else None,
-        labels=Path(spec.labels) if spec.labels else None,
+        labels=labels,
         limit=spec.limit,
         batch=spec.batch,
         seed=seed,
-        batch_axes=BatchAxes(spec.batch_axis, spec.whole_files),
+        batch_axes=batch_axes,
     )
 
 

@@ -5,8 +5,10 @@ What depends on the model (names of nodes, of inputs, shapes of data) is refused
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
+from modelopt.core.errors import InputError
 from modelopt.data import Preprocess, user_files
 from modelopt.data.open_data import script_of
 from modelopt.engine import gates, settings
@@ -18,8 +20,12 @@ from modelopt.runtime import installation
 from modelopt.runtime.session import SessionSpec
 
 
-def require(recipe: Recipe) -> None:
+def require(recipe: Recipe, memory: Collection[str] = ()) -> None:
     """Refuse what makes no sense for any model.
+
+    Args:
+        recipe: The recipe.
+        memory: How the recipe calls data that are in memory.
 
     Raises:
         InputError: A gate cannot be judged; a file, metric, provider or operator set does not exist; or a value cannot
@@ -29,14 +35,14 @@ def require(recipe: Recipe) -> None:
     parse_all(settings.metrics_of(recipe))
     for data in (recipe.calibration, recipe.evaluate):
         if data is not None:
-            require_data(data)
+            require_data(data, memory)
     if recipe.bench is not None:
         require_provider(recipe.bench.provider)
     for step in recipe.passes():
         _require_options(step)
 
 
-def require_data(spec: DataSpec) -> None:
+def require_data(spec: DataSpec, memory: Collection[str] = ()) -> None:
     """Refuse data that do not exist, and a preprocessing that cannot be parsed.
 
     Raises:
@@ -44,7 +50,9 @@ def require_data(spec: DataSpec) -> None:
     """
     if spec.preprocess:
         Preprocess.parse(spec.preprocess)
-    if spec.data != "random":
+    if spec.data in memory and spec.preprocess:
+        raise InputError("arrays in memory are not preprocessed", hint="leave out the preprocessing")
+    if spec.data != "random" and spec.data not in memory:
         script = script_of(spec.data)
         user_files.existing(Path(spec.data) if script is None else script[0])
     if spec.labels:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +15,7 @@ from modelopt.calibration.cache import Calibrations
 from modelopt.calibration.context import Context
 from modelopt.core.progress import Progress, silent
 from modelopt.core.signature import Signature
+from modelopt.data import MemoryData
 from modelopt.engine import datasets, early_checks, error_notes, output_paths, settings
 from modelopt.engine.compiled_models import require_source
 from modelopt.recipe.recipe import Recipe
@@ -42,6 +43,7 @@ class Request:
         allow_hardlinks: See `io.load`.
         external_data: Whether the output's weights go to a file of their own.
         verify_samples: How many samples of the user's data verification uses, beside the feeds that it constructs.
+        memory: Data in memory, by how the recipe calls them.
         calibrations: Remembers what calibration observed; runs that share it observe once.
         progress: Called with (what, done, total or None).
     """
@@ -59,6 +61,7 @@ class Request:
     allow_hardlinks: bool = False
     external_data: io.ExternalData = io.ExternalData.AUTO
     verify_samples: int = 4
+    memory: Mapping[str, MemoryData] = field(default_factory=dict)
     calibrations: Calibrations | None = None
     progress: Progress = silent
 
@@ -127,7 +130,7 @@ def opened(request: Request, *, runs_models: bool = True) -> Iterator[OpenRun]:
     """
     recipe = request.recipe
     output_paths.require(request.model, request.outputs)
-    early_checks.require(recipe)
+    early_checks.require(recipe, request.memory)
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(TemporaryDirectory(prefix="modelopt-")))
         runner = WorkerRunner(limits=request.limits, exact=settings.is_exact(recipe), children=request.children)
@@ -139,7 +142,7 @@ def opened(request: Request, *, runs_models: bool = True) -> Iterator[OpenRun]:
             require_source(loaded.model, loaded.shown)
         changed_by: list[str] = []
         stack.enter_context(error_notes.explained(loaded.path, changed_by))
-        data = datasets.open_all(recipe, loaded.model, _signature_after(recipe, loaded.model))
+        data = datasets.open_all(recipe, loaded.model, _signature_after(recipe, loaded.model), request.memory)
         worker = stack.enter_context(new_worker(request)) if runs_models else passes_worker
         if recipe.bench is not None:
             worker.require(recipe.bench.provider)

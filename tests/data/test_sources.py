@@ -69,7 +69,7 @@ def make(inputs):
 
 
 def test_an_endless_function_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["modelopt.data.script"], "MAX_SAMPLES", 10)
+    monkeypatch.setattr(sys.modules["modelopt.data.stream"], "MAX_SAMPLES", 10)
     body = 'def make():\n    while True:\n        yield {"x": np.zeros((1, 2), np.float32)}\n'
     assert "does not end" in error(InputError, open_data, script(tmp_path, body), [X]).fact
 
