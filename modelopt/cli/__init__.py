@@ -15,6 +15,7 @@ import click
 
 from modelopt import __version__
 from modelopt.core.errors import ExitCode, ModeloptError, did_you_mean
+from modelopt.core.systems import require_supported
 
 COMMANDS: dict[str, str] = {
     "inspect": "Show what a model is made of.",
@@ -92,6 +93,7 @@ def main() -> None:
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     signal.signal(signal.SIGTERM, _terminate)
     try:
+        require_supported()
         code = cli.main(prog_name="modelopt", standalone_mode=False)
     except ModeloptError as error:
         code = error.exit_code

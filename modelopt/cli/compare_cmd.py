@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from modelopt.cli import options
+from modelopt.cli.parameter_types import KeyValue, mapping
 
 
 @click.command(
@@ -23,48 +24,35 @@ Examples:
 @click.argument("a", type=click.Path(path_type=Path))
 @click.argument("b", type=click.Path(path_type=Path))
 @options.DATA
-@options.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Samples a run.")
-@options.option(
-    "--dim", multiple=True, type=options.KeyValue(), help="Size of a free dimension of random inputs: name=8."
-)
-@options.option("--no-bench", is_flag=True, help="Do not measure latency.")
+@options.RANDOM_INPUTS
+@options.NO_BENCH
 @options.TIMING
 @options.option("--baseline-provider", heading="Latency", help="Run A on this provider instead.")
 @options.option(
-    "--baseline-option", multiple=True, type=options.KeyValue(), heading="Latency", help="An option of that provider."
+    "--baseline-option",
+    "baseline_options",
+    multiple=True,
+    type=KeyValue(),
+    callback=mapping,
+    heading="Latency",
+    help="An option of that provider.",
 )
 @options.option("--seed", type=click.IntRange(0), default=0, help="For random inputs. [default: 0]")
 @options.LIMITS
 @options.SAYING
-def command(a: Path, b: Path, **flags: Any) -> None:
+@click.pass_context
+def command(context: click.Context, /, **_: Any) -> None:
     """Compare model B with model A: size, latency, and accuracy or how close the outputs are."""
-    from modelopt.cli import console
-    from modelopt.cli.optimizing import (
-        baseline_from_flags,
-        bench_from_flags,
-        evaluation_from_flags,
-        free_dims_from_flags,
-        limits_from_flags,
-        session_from_flags,
-    )
-    from modelopt.engine.compare import compare_sections, measure_models
+    from dataclasses import replace
 
-    screen = console.Screen(quiet=flags["quiet"], verbose=flags["verbose"], as_json=flags["as_json"])
+    from modelopt.cli.reading import read
+    from modelopt.commands.side_by_side import CompareOptions, compare
+    from modelopt.engine.compare import compare_sections
+
+    given, shown = read(CompareOptions, context)
+    screen = shown.screen()
     with screen.progress() as progress:
-        report = measure_models(
-            (a, b),
-            data=evaluation_from_flags(flags),
-            bench=bench_from_flags(flags),
-            session=session_from_flags(flags),
-            baseline=baseline_from_flags(flags),
-            score=True,
-            free_dims=free_dims_from_flags(flags),
-            seed=flags["seed"],
-            data_flag="--eval",
-            limits=limits_from_flags(flags),
-            allow_hardlinks=flags["allow_hardlinks"],
-            progress=progress,
-        )
-    if flags["as_json"]:
+        report = compare(replace(given, progress=progress))
+    if shown.as_json:
         screen.json(report)
     screen.sections(compare_sections(report))

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
+from modelopt.core.progress import Progress, silent
 from modelopt.core.tables import Section
-from modelopt.report import Report
-from modelopt.report.summary import report_sections
+
+if TYPE_CHECKING:
+    from modelopt.report import Report
 
 _PLAIN_WIDTH = 160
 
@@ -36,30 +38,32 @@ class Screen:
         self._err = _console(stderr=True)
 
     @contextlib.contextmanager
-    def progress(self) -> Iterator[Callable[[str, int, int | None], None]]:
+    def progress(self) -> Iterator[Progress]:
         """A callback for progress: a bar on a terminal; without one nothing, or a line per stage with ``-v``."""
         if self._quiet:
-            yield lambda _what, _done, _total: None
+            yield silent
             return
         if not self._err.is_terminal:
-            yield self._lines() if self._verbose else lambda _what, _done, _total: None
+            yield self._lines() if self._verbose else silent
             return
+        from rich import progress as parts  # `inspect` shows none, and starts the sooner
+
         columns = (
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
+            parts.SpinnerColumn(),
+            parts.TextColumn("{task.description}"),
+            parts.BarColumn(),
+            parts.MofNCompleteColumn(),
+            parts.TimeElapsedColumn(),
         )
-        with Progress(*columns, console=self._err, transient=True) as bar:
-            task: TaskID = bar.add_task("starting", total=None)
+        with parts.Progress(*columns, console=self._err, transient=True) as bar:
+            task = bar.add_task("starting", total=None)
 
             def update(what: str, done: int, total: int | None) -> None:
                 bar.update(task, description=clean(what), completed=done, total=total)
 
             yield update
 
-    def _lines(self) -> Callable[[str, int, int | None], None]:
+    def _lines(self) -> Progress:
         last = ""
 
         def update(what: str, _done: int, _total: int | None) -> None:
@@ -75,6 +79,8 @@ class Screen:
         if self._as_json:
             self.json(report)
             return
+        from modelopt.report.summary import report_sections
+
         self._draw(self._err, report_sections(report, explain=explain, verbose=self._verbose > 0))
 
     def sections(self, sections: Sequence[Section]) -> None:

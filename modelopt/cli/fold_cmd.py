@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
 from modelopt.cli import options
+from modelopt.cli.parameter_types import Fraction
 
 
 @click.command(
@@ -26,9 +26,9 @@ Examples:
     type=click.Choice(["modelopt", "onnxsim"]),
     default="modelopt",
     show_default=True,
-    help="Who folds: our passes, or onnxsim on an in-memory model.",
+    help="What folds: the passes of modelopt, or onnxsim.",
 )
-@options.option("--max-growth", type=options.Fraction(), help="How much all weights may grow. [default: 10%]")
+@options.option("--max-growth", type=Fraction(), help="How much all weights may grow. [default: 10%]")
 @options.option(
     "--freeze-dim", multiple=True, metavar="NAME=N", help="Set a symbolic dimension of the inputs; repeatable."
 )
@@ -37,33 +37,14 @@ Examples:
 )
 @options.OPSET
 @options.OPTIMIZING
-def command(
-    model: Path,
-    engine: str,
-    max_growth: float | None,
-    freeze_dim: tuple[str, ...],
-    input_shape: tuple[str, ...],
-    opset: int | None,
-    **flags: Any,
-) -> None:
+@click.pass_context
+def command(context: click.Context, /, **_: Any) -> None:
     """Fold constants and remove what does nothing. Exact: the outputs stay the same.
 
     Constants are computed ahead of time unless that would make the file grow; identities, dead nodes, what is computed
     twice and duplicate weights go. --freeze-dim and --input-shape change the inputs' shapes: the result takes no other.
     """
-    from modelopt.cli.optimizing import execute, recipe_from_flags
-    from modelopt.core.errors import InputError
-    from modelopt.recipe.pipelines import FOLD
-    from modelopt.recipe.recipe import Step, UntilStable, make_pass
+    from modelopt.cli.optimizing import execute
+    from modelopt.commands.fold import FoldOptions
 
-    first: list[Step] = [] if opset is None else [make_pass("upgrade-opset", {"version": opset})]
-    if freeze_dim or input_shape:
-        first.append(make_pass("freeze-dims", {"dims": freeze_dim, "shapes": input_shape}))
-    if engine == "onnxsim":
-        if max_growth is not None:
-            raise InputError("--max-growth is for our own engine", hint="leave out --engine onnxsim")
-        execute(recipe_from_flags("fold", [*first, make_pass("onnxsim", {})], flags), model, "folded", flags)
-        return
-    growth = {} if max_growth is None else {"max-growth": max_growth}
-    group = UntilStable(tuple(make_pass(name, growth if name == "fold-constants" else {}) for name in FOLD))
-    execute(recipe_from_flags("fold", [*first, group], flags), model, "folded", flags)
+    execute(FoldOptions, context)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
 from modelopt.cli import options
-
-_PROVIDERS = ("cpu", "cuda")
 
 
 @click.command(
@@ -26,11 +23,16 @@ Examples:
 @options.MODEL
 @options.option("--portable", is_flag=True, help="Only operators of the ONNX standard. [default]")
 @options.option("--contrib", is_flag=True, help="Fold, and use operators that only onnxruntime has, too.")
-@options.option("--keep-if-faster", is_flag=True, help="Use each kind of those only where it is faster here.")
+@options.option(
+    "--keep-if-faster",
+    is_flag=True,
+    help="As --contrib, each kind of operator only where it is measured to be faster on this machine.",
+)
 @options.OPSET
 @options.KEEP_OPSET
 @options.OPTIMIZING
-def command(model: Path, portable: bool, contrib: bool, keep_if_faster: bool, opset: int | None, **flags: Any) -> None:
+@click.pass_context
+def command(context: click.Context, /, **_: Any) -> None:
     """Merge operators into fewer, faster ones. Exact: the outputs stay the same up to rounding.
 
     BatchNormalization and affine Mul/Add go into the convolution before them, decomposed HardSwish becomes
@@ -38,39 +40,7 @@ def command(model: Path, portable: bool, contrib: bool, keep_if_faster: bool, op
     converted to the opset that a fusion needs. Where speed is measured, a slower result gives way to a copy of the
     input.
     """
-    from modelopt.cli.optimizing import execute, recipe_from_flags
-    from modelopt.recipe import pipelines
-    from modelopt.recipe.recipe import Step, make_pass
-    from modelopt.search.fusion_search import keep_if_faster as search
+    from modelopt.cli.optimizing import execute
+    from modelopt.commands.fuse import FuseOptions
 
-    _check(portable=portable, contrib=contrib, keep_if_faster=keep_if_faster, opset=opset, flags=flags)
-    groups = [pipelines.contrib(name) for name in pipelines.CONTRIB]
-    steps: list[Step] = [] if opset is None else [make_pass("upgrade-opset", {"version": opset})]
-    raises = opset is None and not flags["keep_opset"]
-    steps.append(pipelines.fusing(folded=contrib or keep_if_faster, raises=raises))
-    if keep_if_faster:
-        recipe = recipe_from_flags("fuse", steps, flags, not_slower=True)
-        execute(recipe, model, "fused", flags, choose=lambda request: search(request, groups))
-        return
-    recipe = recipe_from_flags("fuse", [*steps, *(groups if contrib else [])], flags, not_slower=True)
-    execute(recipe, model, "fused", flags)
-
-
-def _check(*, portable: bool, contrib: bool, keep_if_faster: bool, opset: int | None, flags: dict[str, Any]) -> None:
-    """Whether the flags go together, and with the provider."""
-    from modelopt.core.errors import InputError, Refused
-
-    given = [flag for flag, on in (("--contrib", contrib), ("--keep-if-faster", keep_if_faster)) if on]
-    if portable and given:
-        raise InputError(f"--portable and {given[0]} exclude each other", note="--portable keeps to standard operators")
-    if len(given) == 2:
-        raise InputError("--contrib and --keep-if-faster exclude each other", note="one keeps all, one what pays")
-    if opset is not None and flags["keep_opset"]:
-        raise InputError("--opset and --keep-opset exclude each other", note="one converts, one does not")
-    if keep_if_faster and flags["print_recipe"]:
-        raise InputError("what is kept is not known before it is measured", hint="modelopt log OUTPUT, afterwards")
-    if given and flags["provider"] not in _PROVIDERS:
-        raise Refused(
-            f"{given[0]} is for onnxruntime's own kernels, not for the provider {flags['provider']}",
-            hint=f"--provider {' or '.join(_PROVIDERS)}",
-        )
+    execute(FuseOptions, context)

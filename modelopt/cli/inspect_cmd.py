@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import click
 
 from modelopt.cli import options
+from modelopt.core.errors import InputError
+
+
+def _sizes(_context: click.Context, _option: click.Parameter, texts: tuple[str, ...]) -> dict[str, int]:
+    """``NAME=N`` texts as a mapping; a name may hold ``=``."""
+    sizes: dict[str, int] = {}
+    for text in texts:
+        name, _, number = text.rpartition("=")
+        if not name or not number.isdecimal() or not 0 < int(number) < 2**31:
+            raise InputError(f"--dim '{text}' is not NAME=N with a whole number N over 0", hint="--dim batch=8")
+        sizes[name] = int(number)
+    return sizes
 
 
 @click.command(
@@ -24,6 +36,7 @@ Examples:
     "dims",
     metavar="NAME=N",
     multiple=True,
+    callback=_sizes,
     help="The size of an open dimension: its name, or INPUT:AXIS where it has none; repeatable.",
 )
 @options.option("--layers", type=click.IntRange(0), default=10, show_default=True, help="How many layers to list.")
@@ -39,51 +52,19 @@ Examples:
     "--allow-hardlinks", is_flag=True, heading="Limits", help="Accept external data files that are hardlinks."
 )
 @options.SAYING
-def command(
-    model: Path,
-    dims: tuple[str, ...],
-    layers: int,
-    timeout: float,
-    allow_hardlinks: bool,
-    as_json: bool,
-    verbose: int,
-    quiet: bool,
-) -> None:
+@click.pass_context
+def command(context: click.Context, /, **_: Any) -> None:
     """Show what a model is made of: its interface, weights, work, and what is in the way of making it smaller.
 
     Nothing is run and at most a sample of large weights is read. MACs are for a batch of 1; set other sizes with --dim.
     """
-    import dataclasses
-    import tempfile
-    from contextlib import closing
-
-    from modelopt.cli import console
-    from modelopt.inspection import inspect
+    from modelopt.cli.reading import read
+    from modelopt.commands.inspect_model import InspectOptions, inspect
     from modelopt.inspection.listing import render_inspection
-    from modelopt.io import load
-    from modelopt.runtime.limits import Limits
-    from modelopt.runtime.worker_runner import WorkerRunner
 
-    limits = dataclasses.replace(Limits.default(), seconds=timeout)
-    sizes = _sizes(dims)
-    screen = console.Screen(quiet=quiet, verbose=verbose, as_json=as_json)
-    with tempfile.TemporaryDirectory(prefix="modelopt-in-") as scratch, closing(WorkerRunner(limits=limits)) as runner:
-        loaded = load(model, scratch=Path(scratch), allow_hardlinks=allow_hardlinks)
-        inspection = inspect(loaded, runner, sizes=sizes, layer_limit=layers)
-    if as_json:
-        screen.json(inspection)
+    given, shown = read(InspectOptions, context)
+    found = inspect(given)
+    if shown.as_json:
+        shown.screen().json(found)
         return
-    screen.sections(render_inspection(inspection, verbose=verbose > 0))
-
-
-def _sizes(dims: tuple[str, ...]) -> dict[str, int]:
-    """``NAME=N`` texts as a mapping; a name may hold ``=``."""
-    from modelopt.core.errors import InputError
-
-    sizes: dict[str, int] = {}
-    for text in dims:
-        name, _, number = text.rpartition("=")
-        if not name or not number.isdecimal() or not 0 < int(number) < 2**31:
-            raise InputError(f"--dim '{text}' is not NAME=N with a whole number N over 0", hint="--dim batch=8")
-        sizes[name] = int(number)
-    return sizes
+    shown.screen().sections(render_inspection(found, verbose=shown.verbose > 0))

@@ -1,102 +1,27 @@
-"""Options that commands share, and how their texts become values."""
+"""Options that commands share. Each has the name of the field that holds it: see `modelopt.commands.option_groups`."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
+from modelopt.cli.parameter_types import (
+    Bytes,
+    Fraction,
+    KeyValue,
+    Names,
+    Size,
+    axes,
+    mapping,
+    one_or_several,
+    sizes,
+)
 from modelopt.runtime.processes import ChildPool
 
-if TYPE_CHECKING:
-    from click.shell_completion import CompletionItem
-
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
-
-_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
-
-
-class Fraction(click.ParamType):  # type: ignore[type-arg]  # generic only in recent releases
-    """``1%`` or ``0.01``."""
-
-    name = "fraction"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Parse the text."""
-        text = str(value).strip()
-        try:
-            number = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-        except ValueError:
-            self.fail(f"'{value}' is not a fraction such as 1% or 0.01", param, ctx)
-        if not 0 <= number <= 1:
-            self.fail(f"'{value}' is not between 0 and 1", param, ctx)
-        return number
-
-
-class Bytes(click.ParamType):  # type: ignore[type-arg]  # generic only in recent releases
-    """``3MB``, ``512KiB`` or a number of bytes."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Parse the text."""
-        if isinstance(value, int):
-            return value
-        match = re.fullmatch(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([a-zA-Z]*)", str(value).strip())
-        if match is None or match[2].lower() not in _UNITS:
-            self.fail(f"'{value}' is not a size such as 3MB or 512KiB", param, ctx)
-        return int(float(match[1]) * _UNITS[match[2].lower()])
-
-
-class Size(click.ParamType):  # type: ignore[type-arg]  # generic only in recent releases
-    """``50%`` of the input, as a float, or ``3MB``, as an int of bytes."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | float:
-        """Parse the text."""
-        if str(value).strip().endswith("%"):
-            return Fraction().convert(value, param, ctx)
-        return Bytes().convert(value, param, ctx)
-
-
-class KeyValue(click.ParamType):  # type: ignore[type-arg]  # generic only in recent releases
-    """``key=value``."""
-
-    name = "k=v"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
-        """Parse the text."""
-        if isinstance(value, tuple):
-            return value
-        key, equals, text = str(value).partition("=")
-        if not equals or not key:
-            self.fail(f"'{value}' is not key=value", param, ctx)
-        return key, text
-
-
-class Names(click.ParamType):  # type: ignore[type-arg]  # generic only in recent releases
-    """Text in which a file or a word is named; shells complete both. A word is refused later, by what reads it."""
-
-    def __init__(self, *words: str, files: bool = True, name: str = "text") -> None:
-        self.name = name
-        self._words = words
-        self._files = files
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Take the text as it is."""
-        return str(value)
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """The words that begin so; where nothing is written yet, or no word begins so, the files."""
-        from click.shell_completion import CompletionItem
-
-        words = [CompletionItem(word) for word in self._words if word.startswith(incomplete)]
-        is_file = self._files and not (incomplete and words)
-        return [CompletionItem(incomplete, type="file")] if is_file else words
 
 
 class Option(click.Option):
@@ -127,11 +52,11 @@ class Optimizing(Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Start them and run the command."""
-        flags = ctx.params
+        given = ctx.params
         with ChildPool() as ctx.obj:
-            if not flags["print_recipe"] and flags["model"] is not None:
+            if not given["print_recipe"] and given["model"] is not None:
                 ctx.obj.start("onnx")
-                if flags["evaluation"] is not None or not (flags["no_verify"] and flags["no_bench"]):
+                if given["eval"] is not None or given["verify"] or given["bench"]:
                     ctx.obj.start("onnxruntime")
             return super().invoke(ctx)
 
@@ -147,11 +72,9 @@ def option(*names: str, heading: str = "Options", **settings: Any) -> Callable[[
     return click.option(*names, cls=Option, heading=heading, **settings)
 
 
-def _one_or_several(
-    _context: click.Context, _option: click.Parameter, names: tuple[str, ...]
-) -> str | tuple[str, ...] | None:
-    """An option that may be repeated as a recipe holds it: one name, several, or None."""
-    return names if len(names) > 1 else names[0] if names else None
+def switch_off(*names: str, help: str) -> Callable[[Decorated], Decorated]:  # noqa: A002
+    """A flag that makes a parameter False, which is True without it."""
+    return option(*names, is_flag=True, callback=lambda _context, _option, is_off: not is_off, help=help)
 
 
 def group(*options: Callable[[Decorated], Decorated]) -> Callable[[Decorated], Decorated]:
@@ -175,6 +98,8 @@ KEEP_OPSET = option(
 )
 OUTPUT = option("-o", "--output", type=click.Path(path_type=Path, allow_dash=True), help="Output file; - is stdout.")
 
+NO_BENCH = switch_off("--no-bench", "bench", help="Do not measure latency.")
+
 SAYING = group(
     option(
         "--json", "as_json", is_flag=True, heading="Output", help="Print one JSON document to stdout, nothing else."
@@ -184,20 +109,12 @@ SAYING = group(
 )
 
 
-def _axes(_context: click.Context, _option: click.Parameter, pairs: tuple[tuple[str, str], ...]) -> dict[str, int]:
-    """``NAME=AXIS``, repeated, as a recipe holds it."""
-    for name, text in pairs:
-        if not text.isdecimal():
-            raise click.BadParameter(f"'{name}={text}' is not NAME=AXIS with an axis from 0: state=1")
-    return {name: int(text) for name, text in pairs}
-
-
 LAYOUT = group(
     option(
         "--batch-axis",
         multiple=True,
         type=KeyValue(),
-        callback=_axes,
+        callback=axes,
         metavar="NAME=AXIS",
         heading="Accuracy",
         help="Axis of an input along which arrays hold samples: state=1; repeatable. [default: by names and sizes]",
@@ -208,7 +125,6 @@ LAYOUT = group(
 DATA = group(
     option(
         "--eval",
-        "evaluation",
         type=DATA_NAME,
         metavar="DATA",
         heading="Accuracy",
@@ -222,7 +138,7 @@ DATA = group(
         "--metric",
         type=Names("top1", "top5", "argmax-agreement", "cosine", "sqnr", "max-abs-error"),
         multiple=True,
-        callback=_one_or_several,
+        callback=one_or_several,
         metavar="NAME",
         heading="Accuracy",
         help="top1, top5, argmax-agreement, cosine, sqnr, max-abs-error, file.py:f, or OUTPUT=NAME for one output: "
@@ -243,8 +159,10 @@ TIMING = group(
     ),
     option(
         "--provider-option",
+        "provider_options",
         multiple=True,
         type=KeyValue(),
+        callback=mapping,
         heading="Latency",
         help="An option of the provider; repeatable.",
     ),
@@ -254,7 +172,7 @@ TIMING = group(
         default=0,
         metavar="N",
         heading="Latency",
-        help="Threads. [default: all usable cores]",
+        help="Threads that run one operator. [default: all usable cores]",
     ),
     option(
         "--budget",
@@ -319,16 +237,28 @@ LIMITS = group(
     option("--allow-hardlinks", is_flag=True, heading="Limits", help="Accept external data files that are hardlinks."),
 )
 
+RANDOM_INPUTS = group(
+    option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Samples per run."),
+    option(
+        "--dim",
+        "dims",
+        multiple=True,
+        type=KeyValue(),
+        callback=sizes,
+        help="Size of a free dimension of random inputs: name=8.",
+    ),
+)
+
 GATES = group(
-    option("--max-drop", type=Fraction(), heading="Gates", help="Fail if the metric falls by more, e.g. 1%."),
+    option("--max-drop", type=Fraction(), heading="Gates", help="Fail if the metric falls by more than this, e.g. 1%."),
     option(
         "--min-speedup",
         type=click.FloatRange(0),
         metavar="RATIO",
         heading="Gates",
-        help="Fail if it is not so many times as fast.",
+        help="Fail if the result is not at least this many times as fast as the input.",
     ),
-    option("--max-size", type=Size(), heading="Gates", help="Fail if it is larger: 50% (of the input) or 3MB."),
+    option("--max-size", type=Size(), heading="Gates", help="Fail if the result is larger: 50% (of the input) or 3MB."),
     option(
         "--require-verified",
         is_flag=True,
@@ -347,16 +277,16 @@ OPTIMIZING = group(
         show_default=True,
         help="Whether weights go to a data file beside the output; auto is above 2 GiB only.",
     ),
-    option("--seed", type=click.IntRange(0), default=0, show_default=True, help="For whatever is random."),
-    option("--no-verify", is_flag=True, help="Do not compare the result with the original."),
-    option("--no-bench", is_flag=True, help="Do not measure latency."),
+    option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed for what is random."),
+    switch_off("--no-verify", "verify", help="Do not compare the result with the original."),
+    NO_BENCH,
     DATA,
     GATES,
     TIMING,
     LIMITS,
     SAYING,
     option("--explain", is_flag=True, heading="Output", help="Show what each pass did not do, and why."),
-    option("--print-recipe", is_flag=True, heading="Output", help="Print the recipe that this command is, and stop."),
+    option("--print-recipe", is_flag=True, heading="Output", help="Print the recipe that this command runs, and stop."),
     option(
         "--dump-dir",
         type=click.Path(path_type=Path, file_okay=False),

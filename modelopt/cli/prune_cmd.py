@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
 from modelopt.cli import options
+from modelopt.cli.parameter_types import Fraction
 
 
 @click.command(
@@ -20,7 +20,7 @@ Examples:
   modelopt prune --pattern 2:4 --exclude '*head*' --exclude op:LSTM model.onnx""",
 )
 @options.MODEL
-@options.option("--sparsity", type=options.Fraction(), help="The fraction of weights to set to zero. [default: 0.5]")
+@options.option("--sparsity", type=Fraction(), help="The fraction of weights to set to zero. [default: 0.5]")
 @options.option(
     "--scope",
     type=click.Choice(["layer", "global"]),
@@ -40,26 +40,14 @@ Examples:
 )
 @options.option("--exclude", multiple=True, help="Not nodes and tensors of this name; repeatable.")
 @options.OPTIMIZING
-def command(
-    model: Path,
-    sparsity: float | None,
-    scope: str,
-    pattern: str,
-    include: tuple[str, ...],
-    exclude: tuple[str, ...],
-    **flags: Any,
-) -> None:
+@click.pass_context
+def command(context: click.Context, /, **_: Any) -> None:
     """Set the smallest weights to zero.
 
     The file then compresses better. onnxruntime does not run faster on unstructured zeros: it stores and computes them
     like any other number.
     """
-    from modelopt.cli.optimizing import execute, recipe_from_flags
-    from modelopt.recipe.recipe import make_pass
+    from modelopt.cli.optimizing import execute
+    from modelopt.commands.prune import PruneOptions
 
-    chosen: dict[str, Any] = {"scope": scope, "pattern": pattern}
-    chosen |= {"sparsity": sparsity} if sparsity is not None else {}
-    chosen |= {"include": list(include)} if include else {}
-    chosen |= {"exclude": list(exclude)} if exclude else {}
-    step = make_pass("prune-magnitude", chosen)
-    execute(recipe_from_flags("prune", [step], flags), model, "pruned", flags)
+    execute(PruneOptions, context)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from modelopt.cli import options
 
@@ -48,8 +47,9 @@ Examples:
     type=click.Choice(["static", "dynamic", "fp16", "bf16", "fp32", "weights", "storage", "int8", "int4"]),
     default="static",
     show_default=True,
-    help="Kind of int8; half precision, or float32 of it; few bits for weights only; int8 for the file's size only. "
-    "int8 is static with --calib, else dynamic; int4 is weights with 4 bits.",
+    help="static, dynamic: int8 with ranges of activations from calibration, or from each run; fp16, bf16: half "
+    "precision; fp32: float32; weights: few bits for weights only; storage: int8 weights in the file, float32 in "
+    "memory. int8 is static with --calib, else dynamic; int4 is weights with 4 bits.",
 )
 @options.option(
     "--activation",
@@ -72,13 +72,14 @@ Examples:
     "--weight-range",
     heading=_INT8,
     type=click.Choice(["max", "mse"]),
-    help="How far the integers of int8 weights reach: the extremes, or a search. [default: max]",
+    help="Range of int8 weights: up to the largest one, or the range of least squared error. [default: max]",
 )
 @options.option(
     "--format",
     heading=_INT8,
     type=click.Choice(["qdq", "qoperator"]),
-    help="Float operators between Q/DQ, or QLinearConv and QLinearMatMul where they exist. [default: qdq]",
+    help="Float operators between QuantizeLinear and DequantizeLinear, or QLinearConv and QLinearMatMul where they "
+    "exist. [default: qdq]",
 )
 @options.option(
     "--integer-io",
@@ -103,17 +104,18 @@ Examples:
     "{zero-point: 128}, or several of these; repeatable.",
 )
 @options.option(
-    "--everywhere", heading=_INT8, is_flag=True, help="Also where int8 is estimated not to pay: smaller, slower."
+    "--everywhere",
+    heading=_INT8,
+    is_flag=True,
+    help="Quantize also the nodes that are estimated to be slower in int8: the result is smaller, and slower.",
 )
 @options.option("--bits", heading=_WEIGHTS, type=int, help="2, 4 or 8. [default: 4]")
-@options.option(
-    "--table-bits", heading=_WEIGHTS, type=int, help="The same for tables that are looked up. [default: as --bits]"
-)
+@options.option("--table-bits", heading=_WEIGHTS, type=int, help="The same for embedding tables. [default: as --bits]")
 @options.option(
     "--block-size",
     heading=_WEIGHTS,
     type=int,
-    help="So many weights share a scale, 16 to 256. [default: 32; 8 bits: 128]",
+    help="How many weights share one scale: 16 to 256. [default: 32; 8 bits: 128]",
 )
 @options.option(
     "--weight-method",
@@ -141,13 +143,14 @@ Examples:
 )
 @options.option("--only", is_flag=True, help="Do not fold and fuse first.")
 @options.KEEP_OPSET
-@options.option(
+@options.switch_off(
     "--no-search",
-    is_flag=True,
-    help="Quantize as told: try nothing else, and write it even if it is slower.",
+    "search",
+    help="Quantize as the other flags say: try no other way, and write the result even if it is slower.",
 )
 @options.OPTIMIZING
-def command(model: Path, mode: str, **flags: Any) -> None:
+@click.pass_context
+def command(context: click.Context, /, **_: Any) -> None:
     """Convert to int8, half precision, or weights of few bits, after exact folding and fusing.
 
     Static int8 measures the ranges of activations on calibration data; dynamic int8 measures them at run time and needs
@@ -157,21 +160,7 @@ def command(model: Path, mode: str, **flags: Any) -> None:
     result may be the float model (model.optimized.onnx) or a copy (model.copy.onnx). Speed is measured for this machine
     and its providers only, not for another --target.
     """
-    from modelopt.cli import quantizing
     from modelopt.cli.optimizing import execute
-    from modelopt.search.quantization_search import keep_contract
+    from modelopt.commands.quantize import QuantizeOptions
 
-    context = click.get_current_context()
-    given = {
-        parameter.name: parameter.opts[0]
-        for parameter in context.command.params
-        if parameter.name and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
-    }
-    written, mode = mode, quantizing.named(mode, flags)
-    searching = quantizing.searches(mode, flags)
-    if searching and flags["max_drop"] is None:
-        flags["max_drop"] = quantizing.default_contract(flags)
-    recipe = quantizing.recipe_of(mode, flags, given, written=written)
-    choose = (lambda request: keep_contract(request, quantizing.others(mode, flags))) if searching else None
-    rescue = quantizing.rescue_of(mode, flags)
-    execute(recipe, model, quantizing.suffix_of(mode, flags), flags, choose=choose, rescue=rescue)
+    execute(QuantizeOptions, context)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,15 @@ Examples:
 @options.option("--schema", is_flag=True, help="Print the JSON schema of recipes, and stop.")
 @options.option("--calib", help="Calibration data, in place of the recipe's.")
 @options.OPTIMIZING
-def command(recipe: Path | None, model: Path | None, schema: bool, calib: str | None, **flags: Any) -> None:
+@click.pass_context
+def command(
+    context: click.Context, /, recipe: Path | None, model: Path | None, schema: bool, print_recipe: bool, **_: Any
+) -> None:
     """Run the RECIPE on MODEL. Flags given here take the place of what the recipe says."""
     from modelopt.cli.optimizing import execute
-    from modelopt.cli.overriding import override
+    from modelopt.commands.run_recipe import RunOptions
     from modelopt.core.errors import InputError
     from modelopt.recipe.json_schema import json_schema
-    from modelopt.recipe.recipe import load
 
     if schema:
         import msgspec
@@ -39,9 +42,6 @@ def command(recipe: Path | None, model: Path | None, schema: bool, calib: str | 
         return
     if recipe is None:
         raise InputError("no recipe was given", hint="modelopt run recipe.yaml model.onnx")
-    loaded = load(recipe)
-    if model is None and not flags["print_recipe"]:
+    if model is None and not print_recipe:
         raise InputError("no model was given", hint=f"modelopt run {recipe} model.onnx")
-    context = click.get_current_context()
-    given = {name for name in flags if context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE}
-    execute(override(loaded, flags, given, calib), model or Path("model.onnx"), loaded.name, flags)
+    execute(partial(RunOptions, model=model or Path("model.onnx")), context)

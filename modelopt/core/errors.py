@@ -5,11 +5,12 @@ Every error a user can cause ends as at most three lines on stderr and one of th
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from enum import IntEnum
-from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class ExitCode(IntEnum):
@@ -65,9 +66,14 @@ class EnvironmentLacks(ModeloptError):
 
 
 class GateFailed(ModeloptError):
-    """The result does not honour the contract that the user asked for (exit 1)."""
+    """The result does not honour the contract that the user asked for (exit 1).
+
+    Attributes:
+        report: The `modelopt.report.Report` of the run.
+    """
 
     exit_code = ExitCode.GATE_FAILED
+    report: Any = None
 
 
 class VerificationFailed(ModeloptError):
@@ -97,5 +103,7 @@ class WorkerDied(ModeloptError):
 
 def did_you_mean(word: str, known: Iterable[str]) -> str | None:
     """A ``did you mean …?`` for a mistyped name, or None when nothing known is close to it."""
+    import difflib  # start-up does not wait for it
+
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"did you mean '{close[0]}'?" if close else None

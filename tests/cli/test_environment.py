@@ -92,6 +92,17 @@ def test_no_network(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr.decode()
 
 
+def test_an_unsupported_system_is_one_line(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.platform = 'win32'; sys.argv = ['modelopt', 'passes']; from modelopt.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, check=False, text=True)
+    assert done.returncode == 4
+    assert done.stdout == ""
+    assert [line.partition(":")[0] for line in done.stderr.splitlines()] == ["modelopt", "note", "hint"]
+    assert "modelopt does not run on win32" in done.stderr
+
+
 # Clashes
 
 

@@ -13,7 +13,7 @@ import pytest
 from onnx import helper
 
 from modelopt import data
-from modelopt.cli import optimizing
+from modelopt.commands import first_gain
 from modelopt.core import targets
 from modelopt.core.errors import InputError
 from modelopt.core.signature import Signature, TensorSpec
@@ -238,12 +238,12 @@ def test_what_the_final_run_refuses_was_not_kept(monkeypatch: pytest.MonkeyPatch
     lost = GateResult(gate="must-gain", limit="", found="slower: 0.950×", passed=False)
     made = [report(result(STATIC, "approximate", 3), written=False, gates=(lost,)), report(FUSED)]
     answers = iter(made)
-    monkeypatch.setattr(optimizing, "run", lambda _request: next(answers))
+    monkeypatch.setattr(first_gain, "run", lambda _request: next(answers))
     recipe = Recipe(steps=(QuantizeStatic(),))
     request = engine.Request(recipe=recipe, model=tmp_path / "m.onnx", output=tmp_path / "x.onnx")
     offender = Offender(nodes=("n",), share=1.0, restored=True)
     chosen = SearchResult((recipe, recipe), (trial(STATIC, Outcome.KEPT),), (offender,))
-    found = optimizing._run_first_that_gains(request, chosen)
+    found = first_gain.run_first_that_gains(request, chosen)
     assert [one.restored for one in found.offenders] == [False]
     assert [(one.kept, one.outcome, one.reason) for one in found.trials] == [
         (False, Outcome.NO_GAIN, "no gain beside the input: slower: 0.950×")

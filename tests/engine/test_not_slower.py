@@ -9,7 +9,7 @@ import msgspec
 import onnx
 import pytest
 
-from modelopt.cli import optimizing
+from modelopt.commands import first_gain
 from modelopt.engine import gates, measurements
 from modelopt.engine import optimize as engine
 from modelopt.engine.findings import Findings
@@ -62,10 +62,10 @@ def test_the_input_takes_its_place(
             return report(fused, written=False, gates=(whole,))
         return report(*(result(str(step), "exact", 1) for step in request.recipe.steps))
 
-    monkeypatch.setattr(optimizing, "run", run)
+    monkeypatch.setattr(first_gain, "run", run)
     recipe = Recipe(steps=steps, bench=BenchSpec(), gates=Gates(not_slower=True, max_size_ratio=2))
     request = engine.Request(recipe=recipe, model=tmp_path / "m.onnx", output=tmp_path / "x.onnx")
-    found = optimizing._run_first_that_gains(request, SearchResult((recipe,)))
+    found = first_gain.run_first_that_gains(request, SearchResult((recipe,)))
     assert seen == [recipe, Recipe(steps=steps[:-1], bench=BenchSpec(), gates=Gates(max_size_ratio=2))]
     left = "a copy of the input" if len(steps) == 1 else "the model with its opset converted"
     assert found.verdict == f"Not kept: the result was slower than the input; the output is {left}."
@@ -91,7 +91,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     request = engine.Request(recipe=recipe, model=CNN, output=output)
     assert not engine.run(request).written
     assert not output.exists()
-    found = optimizing._run_first_that_gains(request, SearchResult((recipe,)))
+    found = first_gain.run_first_that_gains(request, SearchResult((recipe,)))
     assert found.verdict == "Not kept: the result was slower than the input (0.90×); the output is a copy of the input."
     assert output.read_bytes() == CNN.read_bytes()
 

@@ -1,0 +1,209 @@
+"""What all optimizing commands do with their options: make a request of them, run it, and judge the gates."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from modelopt.calibration.cache import Calibrations
+from modelopt.commands import option_groups
+from modelopt.commands.first_gain import run_first_that_gains
+from modelopt.commands.option_groups import EvaluationOptions, GateOptions, LimitOptions, TimingOptions
+from modelopt.core.changes import Effect
+from modelopt.core.errors import GateFailed, InputError, ModeloptError
+from modelopt.core.progress import Progress, silent
+from modelopt.data.in_memory import DataLike
+from modelopt.engine import opset_raising
+from modelopt.engine.optimize import Request
+from modelopt.io import STDIO, ExternalData
+from modelopt.io.given_model import ModelLike
+from modelopt.recipe.recipe import DataSpec, Gates, Recipe, Step
+from modelopt.report import Report
+from modelopt.runtime.processes import ChildPool
+from modelopt.search.candidates import SearchResult
+
+Choose = Callable[[Request], SearchResult]
+"""Finds the recipes that a request is really for, and says what it tried."""
+
+Rescue = Callable[[Request, ModeloptError], SearchResult]
+"""Finds another recipe where onnxruntime does not take what a request makes; raises the error where there is none."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a command is about to do.
+
+    Attributes:
+        recipe: The recipe that it starts from.
+        suffix: What the output's name ends with where none is given: model.SUFFIX.onnx.
+        choose: Makes other recipes of that one by measuring; None runs it as it is.
+        rescue: What to do where onnxruntime does not take the result; None is to fail.
+    """
+
+    recipe: Recipe
+    suffix: str
+    choose: Choose | None = None
+    rescue: Rescue | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizeOptions(LimitOptions, TimingOptions, GateOptions, EvaluationOptions, ABC):
+    """Options of every command that makes a model.
+
+    Attributes:
+        model: The model: see `modelopt.io.given_model.ModelLike`.
+        output: The output file. None: a name beside the model.
+        external_data: Whether weights go to a data file beside the output: auto (above 2 GiB only), always or never.
+        seed: For whatever is random. None: 0, or what the recipe says.
+        verify: Compare the result with the original.
+        bench: Measure latency.
+        dump_dir: A folder to write the model after each pass to.
+        progress: Called with (what, done, total or None).
+    """
+
+    model: ModelLike = field(kw_only=False)
+    output: str | Path | None = None
+    external_data: str = "auto"
+    seed: int | None = None
+    verify: bool = True
+    bench: bool = True
+    dump_dir: str | Path | None = None
+    progress: Progress | None = None
+
+    @abstractmethod
+    def plan(self) -> Plan:
+        """What the command does with these options.
+
+        Raises:
+            InputError: The options do not go together.
+        """
+
+    def printed_recipe(self) -> Recipe:
+        """The recipe that ``--print-recipe`` shows.
+
+        Raises:
+            InputError: The options do not go together.
+        """
+        return verified_only(self.plan().recipe)
+
+    def calibration_data(self) -> DataLike | None:
+        """The data that passes calibrate on, of commands that have such an option."""
+        return None
+
+    def calibrations(self) -> Calibrations | None:
+        """Where calibrations are kept beyond one run; None for nowhere."""
+        return None
+
+
+def make_recipe(
+    name: str,
+    steps: Sequence[Step],
+    options: OptimizeOptions,
+    *,
+    calibration: DataSpec | None = None,
+    target: str | None = None,
+    not_slower: bool = False,
+) -> Recipe:
+    """The recipe of a command; with `not_slower`, it is a gate where speed is measured."""
+    evaluate = option_groups.evaluation_spec(options, has_calibration=options.calibration_data() is not None)
+    gates = {
+        "max_drop": options.max_drop,
+        "min_speedup": options.min_speedup,
+        **option_groups.size_fields(options.max_size),
+        "not_slower": not_slower and options.bench and not options.keep,
+        "require_verified": options.require_verified,
+        "metric": option_groups.metric_field(options.metric) if options.eval is None else None,
+    }
+    return Recipe(
+        name=name,
+        steps=tuple(steps),
+        target=target or "auto",
+        seed=options.seed or 0,
+        verify=options.verify,
+        calibration=calibration,
+        evaluate=evaluate,
+        bench=option_groups.bench_spec(options) if options.bench else None,
+        gates=option_groups.checked(Gates, gates),
+    )
+
+
+def verified_only(recipe: Recipe) -> Recipe:
+    """The recipe without a conversion of the opset where that could not be verified."""
+    return recipe if recipe.verify else opset_raising.without(recipe)
+
+
+def default_output(model: Path, suffix: str) -> Path:
+    """``model.onnx`` → ``model.SUFFIX.onnx``; stdin → stdout."""
+    return STDIO if model == STDIO else model.with_name(f"{model.stem}.{suffix}.onnx")
+
+
+def run(options: OptimizeOptions, children: ChildPool | None = None) -> Report:
+    """Run a command on a model file, and write what comes of it.
+
+    Args:
+        options: The options.
+        children: Child processes that were started ahead; None starts each when it is needed.
+
+    Raises:
+        ModeloptError: Any of its kinds but `GateFailed`: see `require_gates`. Nothing was written then.
+    """
+    if not isinstance(options.model, str | os.PathLike):
+        raise TypeError("a model in memory is written to a file first: see modelopt.commands.api")
+    plan = options.plan()
+    recipe = verified_only(plan.recipe)
+    model = Path(options.model)
+    plain = options.output is None and any(step.effect is not Effect.EXACT for step in recipe.passes())
+    calibrations = options.calibrations()
+    with TemporaryDirectory(prefix="modelopt-") as stdin_folder:
+        request = Request(
+            recipe=recipe,
+            model=model,
+            output=default_output(model, plan.suffix) if options.output is None else Path(options.output),
+            if_exact=default_output(model, "optimized") if plain else None,
+            if_unchanged=default_output(model, "copy") if plain else None,
+            keep=options.keep,
+            dump_folder=None if options.dump_dir is None else Path(options.dump_dir),
+            limits=option_groups.limits(options),
+            children=children,
+            stdin_folder=Path(stdin_folder),
+            allow_hardlinks=options.allow_hardlinks,
+            external_data=_external_data(options.external_data),
+            # A run that tries nothing else need not observe more than its own method asks for.
+            calibrations=Calibrations() if calibrations is None and plan.choose is not None else calibrations,
+            memory=option_groups.in_memory(calib=options.calibration_data(), eval=options.eval),
+            progress=options.progress or silent,
+        )
+        chosen = SearchResult((recipe,)) if plan.choose is None else plan.choose(request)
+        return run_first_that_gains(request, chosen, plan.rescue)
+
+
+def _external_data(text: str) -> ExternalData:
+    known = [each.value for each in ExternalData]
+    if text not in known:
+        raise InputError(f"external_data is {' or '.join(known)}, not '{text}'")
+    return ExternalData(text)
+
+
+def require_gates(report: Report) -> None:
+    """Refuse a result that breaks the contract.
+
+    Raises:
+        GateFailed: A gate failed; the error's `report` is the report.
+    """
+    failed = [gate for gate in report.gates if gate.passed is False]
+    if not failed:
+        return
+    error = GateFailed(
+        "; ".join(f"{f'--{gate.gate} {gate.limit}'.rstrip()} is not met: found {gate.found}" for gate in failed),
+        note=f"{report.output.path} was written all the same" if report.written else "nothing was written",
+        hint=next((gate.hint for gate in failed if gate.hint), None if report.written else _KEEP),
+    )
+    error.report = report
+    raise error
+
+
+_KEEP = "--keep writes the model anyway"

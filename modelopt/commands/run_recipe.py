@@ -1,0 +1,133 @@
+"""`run`: a recipe, with the options that were given in place of what it says."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from modelopt.commands.execution import OptimizeOptions, Plan
+from modelopt.commands.option_groups import (
+    CALIBRATION,
+    EVALUATION,
+    checked,
+    data_text,
+    flag_of,
+    given,
+    metric_field,
+    size_fields,
+    timing_fields,
+)
+from modelopt.core.errors import InputError
+from modelopt.data.in_memory import DataLike
+from modelopt.recipe.recipe import BenchSpec, DataSpec, EvaluateSpec, Gates, Recipe, load
+
+_LAYOUT = ("batch_axis", "whole_files")
+_EVALUATE = {"eval_limit": "limit", "labels": "labels", "metric": "metric", "preprocess": "preprocess"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _RecipeOption:
+    recipe: str | Path | Recipe = field(kw_only=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(OptimizeOptions, _RecipeOption):
+    """Options of `run`; what is not given stays as the recipe says.
+
+    Attributes:
+        recipe: A recipe file, or a recipe.
+        calib: Calibration data, in place of the recipe's.
+    """
+
+    calib: DataLike | None = None
+
+    def plan(self) -> Plan:
+        """The recipe with its overrides."""
+        return Plan(self._overridden(), self._loaded.name)
+
+    def calibration_data(self) -> DataLike | None:
+        """The data that passes calibrate on, where they are given here."""
+        return self.calib
+
+    @cached_property
+    def _loaded(self) -> Recipe:
+        return self.recipe if isinstance(self.recipe, Recipe) else load(Path(self.recipe))
+
+    def _overridden(self) -> Recipe:
+        recipe, names = self._loaded, given(self).keys()
+        calibration = self._calibration(recipe.calibration, names)
+        evaluate = self._evaluate(recipe.evaluate, names, has_calibration=calibration is not None)
+        if calibration is None and evaluate is None:
+            for name in ("preprocess", *_LAYOUT):
+                if name in names:
+                    raise InputError(f"{flag_of(name)} needs data", hint="--calib DATA or --eval DATA")
+        return dataclasses.replace(
+            recipe,
+            calibration=calibration,
+            evaluate=evaluate,
+            bench=self._bench(recipe.bench),
+            gates=self._gates(recipe.gates, names, is_evaluated=evaluate is not None),
+            verify=recipe.verify and self.verify,
+            seed=recipe.seed if self.seed is None else self.seed,
+        )
+
+    def _calibration(self, spec: DataSpec | None, names: Collection[str]) -> DataSpec | None:
+        if self.calib is not None:
+            data = data_text(self.calib, CALIBRATION)
+            spec = DataSpec(data=data) if spec is None else msgspec.structs.replace(spec, data=data)
+        if spec is not None and self.preprocess is not None:
+            spec = msgspec.structs.replace(spec, preprocess=self.preprocess)
+        return spec if spec is None else msgspec.structs.replace(spec, **self._layout(names))
+
+    def _layout(self, names: Collection[str]) -> dict[str, Any]:
+        said = {"batch_axis": dict(self.batch_axis), "whole_files": self.whole_files}
+        return {name: value for name, value in said.items() if name in names}
+
+    def _evaluate(
+        self, spec: EvaluateSpec | None, names: Collection[str], *, has_calibration: bool
+    ) -> EvaluateSpec | None:
+        changes = {name_: getattr(self, name) for name, name_ in _EVALUATE.items() if name in names}
+        changes |= self._layout(names)
+        if self.metric is not None:
+            changes["metric"] = metric_field(self.metric)
+        if self.labels is not None:
+            changes["labels"] = str(self.labels)
+        if self.eval is not None:
+            spec = EvaluateSpec(data="") if spec is None else spec
+            return msgspec.structs.replace(
+                spec, **{"data": data_text(self.eval, EVALUATION), "labels": None, **changes}
+            )
+        if spec is None:
+            for name in ("labels", "metric", "eval_limit"):
+                if name in names and not (name == "metric" and has_calibration):
+                    raise InputError(f"{flag_of(name)} needs --eval", hint="--eval DATA")
+            return None
+        return msgspec.structs.replace(spec, **changes)
+
+    def _bench(self, spec: BenchSpec | None) -> BenchSpec | None:
+        if not self.bench:
+            return None
+        changes = timing_fields(self)
+        options = dict(self.provider_options)
+        if not changes and not options:
+            return spec
+        old = BenchSpec() if spec is None else spec
+        is_same = changes.get("provider", old.provider) == old.provider  # another provider has other options
+        options = {**(old.provider_options if is_same else {}), **options}
+        return checked(BenchSpec, {**msgspec.structs.asdict(old), **changes, "provider_options": options})
+
+    def _gates(self, gates: Gates, names: Collection[str], *, is_evaluated: bool) -> Gates:
+        changes = {
+            name: getattr(self, name) for name in ("max_drop", "min_speedup", "require_verified") if name in names
+        }
+        if self.max_size is not None:
+            changes |= size_fields(self.max_size)
+        if self.metric is not None and not is_evaluated:
+            changes["metric"] = metric_field(self.metric)
+        return msgspec.structs.replace(gates, **changes)

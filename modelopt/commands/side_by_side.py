@@ -1,0 +1,164 @@
+"""`bench` and `compare`: models measured side by side."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+from modelopt.commands import option_groups
+from modelopt.commands.option_groups import EVALUATION, EvaluationOptions, LayoutOptions, LimitOptions, TimingOptions
+from modelopt.core.errors import InputError
+from modelopt.core.progress import Progress, silent
+from modelopt.data.in_memory import DataLike
+from modelopt.engine.compare import BenchReport, measure_models
+from modelopt.io.given_model import ModelLike
+from modelopt.recipe.recipe import EvaluateSpec
+from modelopt.runtime.session import SessionSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputOptions:
+    """How inputs are made, or cut into feeds.
+
+    Attributes:
+        batch: Samples of a run.
+        dims: Sizes of free dimensions of random inputs, by name.
+        seed: For random inputs.
+        progress: Called with (what, done, total or None).
+    """
+
+    batch: int = 1
+    dims: Mapping[str, int] = field(default_factory=dict)
+    seed: int = 0
+    progress: Progress | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions(LimitOptions, TimingOptions, LayoutOptions, InputOptions):
+    """Options of `bench`.
+
+    Attributes:
+        models: A model or several; ratios are to the first.
+        data: Inputs: see `modelopt.data.in_memory.DataLike`. None makes random ones.
+        calibrate_noise: Time the first model against its own copy, and keep what this machine's noise is.
+    """
+
+    models: ModelLike | Sequence[ModelLike] = field(kw_only=False)
+    data: DataLike | None = None
+    calibrate_noise: bool = False
+
+    def listed(self) -> Sequence[ModelLike]:
+        """The models, one or several.
+
+        Raises:
+            InputError: There is none.
+        """
+        several = isinstance(self.models, Sequence) and not isinstance(self.models, str | bytes)
+        models = cast(Sequence[ModelLike], self.models) if several else [cast(ModelLike, self.models)]
+        if not models:
+            raise InputError("no model was given", hint='modelopt.bench("model.onnx")')
+        return models
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions(LimitOptions, TimingOptions, EvaluationOptions, InputOptions):
+    """Options of `compare`.
+
+    Attributes:
+        a: The model that is compared with.
+        b: The model that is compared.
+        bench: Measure latency.
+        baseline_provider: The execution provider of `a`, where that is another one.
+        baseline_options: The options of that provider.
+    """
+
+    a: ModelLike = field(kw_only=False)
+    b: ModelLike = field(kw_only=False)
+    bench: bool = True
+    baseline_provider: str | None = None
+    baseline_options: Mapping[str, str] = field(default_factory=dict)
+
+
+def bench(options: BenchOptions) -> BenchReport:
+    """Measure the latency of model files side by side.
+
+    Raises:
+        ModeloptError: Any of its kinds.
+    """
+    data = None
+    if options.data is not None:
+        text = option_groups.data_text(options.data, EVALUATION)
+        fields = {"data": text, "batch": options.batch, **option_groups.layout_fields(options)}
+        data = option_groups.checked(EvaluateSpec, fields)
+    elif options.batch_axis or options.whole_files:
+        raise InputError("--batch-axis and --whole-files need data", hint="--data DATA")
+    return measure_models(
+        [_file(model) for model in options.listed()],
+        data=data,
+        bench=option_groups.bench_spec(options),
+        session=option_groups.session_spec(options),
+        baseline=None,
+        score=False,
+        calibrate_noise=options.calibrate_noise,
+        free_dims=_sizes(options.dims),
+        seed=options.seed,
+        data_flag="--data",
+        limits=option_groups.limits(options),
+        allow_hardlinks=options.allow_hardlinks,
+        memory=option_groups.in_memory(eval=options.data),
+        progress=options.progress or silent,
+    )
+
+
+def compare(options: CompareOptions) -> BenchReport:
+    """Compare the size, the latency and the outputs of two model files.
+
+    Raises:
+        ModeloptError: Any of its kinds.
+    """
+    return measure_models(
+        (_file(options.a), _file(options.b)),
+        data=option_groups.evaluation_spec(options, batch=options.batch),
+        bench=option_groups.bench_spec(options) if options.bench else None,
+        session=option_groups.session_spec(options),
+        baseline=_baseline(options),
+        score=True,
+        free_dims=_sizes(options.dims),
+        seed=options.seed,
+        data_flag="--eval",
+        limits=option_groups.limits(options),
+        allow_hardlinks=options.allow_hardlinks,
+        memory=option_groups.in_memory(eval=options.eval),
+        progress=options.progress or silent,
+    )
+
+
+def _file(model: object) -> Path:
+    if not isinstance(model, str | os.PathLike):
+        raise TypeError("a model in memory is written to a file first: see modelopt.commands.api")
+    return Path(model)
+
+
+def _baseline(options: CompareOptions) -> SessionSpec | None:
+    """How to open `a`, None for as `b`.
+
+    Raises:
+        InputError: Options without a provider.
+    """
+    if options.baseline_provider is None:
+        if options.baseline_options:
+            raise InputError("--baseline-option needs --baseline-provider", hint="--baseline-provider NAME")
+        return None
+    provider_options = tuple(sorted(options.baseline_options.items()))
+    threads = option_groups.bench_spec(options).threads
+    return SessionSpec(provider=options.baseline_provider, provider_options=provider_options, threads=threads)
+
+
+def _sizes(dims: Mapping[str, int]) -> dict[str, int]:
+    for name, size in dims.items():
+        if size < 1:
+            raise InputError(f"--dim {name}={size} is not a size", hint=f"--dim {name}=8")
+    return dict(dims)
