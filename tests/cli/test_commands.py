@@ -435,4 +435,4 @@ def test_fish_shows_descriptions_with_commas_whole(tmp_path: Path) -> None:
     """The script splits each line at its first comma only."""
     assert 'string split --max 1 "," $completion' in modelopt("completion", "fish", cwd=tmp_path).out.decode()
     (line,) = completed("fish", "modelopt", "quantize", "--max-dr", cwd=tmp_path)
-    assert line == "plain,--max-drop\tFail if the metric falls by more, e.g. 1%."
+    assert line == "plain,--max-drop\tFail if the metric falls by more than this, e.g. 1%."

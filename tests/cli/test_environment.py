@@ -94,7 +94,7 @@ def test_no_network(tmp_path: Path) -> None:
 
 def test_an_unsupported_system_is_one_line(tmp_path: Path) -> None:
     code = (
-        "import sys; sys.platform = 'win32'; sys.argv = ['modelopt', 'passes']; from modelopt.cli import main; main()"
+        "import sys; from modelopt.cli import main; sys.platform = 'win32'; sys.argv = ['modelopt', 'passes']; main()"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, check=False, text=True)
     assert done.returncode == 4
