@@ -53,8 +53,9 @@ def command(
     """
     from modelopt.cli.optimizing import execute, recipe_from_flags
     from modelopt.core.errors import InputError
+    from modelopt.recipe.pass_options import make_pass
     from modelopt.recipe.pipelines import FOLD
-    from modelopt.recipe.recipe import Step, UntilStable, make_pass
+    from modelopt.recipe.recipe import Step, UntilStable
 
     first: list[Step] = [] if opset is None else [make_pass("upgrade-opset", {"version": opset})]
     if freeze_dim or input_shape:

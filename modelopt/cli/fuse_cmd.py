@@ -40,20 +40,16 @@ def command(model: Path, portable: bool, contrib: bool, keep_if_faster: bool, op
     """
     from modelopt.cli.optimizing import execute, recipe_from_flags
     from modelopt.recipe import pipelines
-    from modelopt.recipe.recipe import Step, make_pass
-    from modelopt.search.fusion_search import keep_if_faster as search
+    from modelopt.recipe.pass_options import make_pass
+    from modelopt.recipe.recipe import Search, Step
 
     _check(portable=portable, contrib=contrib, keep_if_faster=keep_if_faster, opset=opset, flags=flags)
-    groups = [pipelines.contrib(name) for name in pipelines.CONTRIB]
     steps: list[Step] = [] if opset is None else [make_pass("upgrade-opset", {"version": opset})]
-    raises = opset is None and not flags["keep_opset"]
-    steps.append(pipelines.fusing(folded=contrib or keep_if_faster, raises=raises))
-    if keep_if_faster:
-        recipe = recipe_from_flags("fuse", steps, flags, not_slower=True)
-        execute(recipe, model, "fused", flags, choose=lambda request: search(request, groups))
-        return
-    recipe = recipe_from_flags("fuse", [*steps, *(groups if contrib else [])], flags, not_slower=True)
-    execute(recipe, model, "fused", flags)
+    keep_opset = opset is not None or flags["keep_opset"]
+    steps += pipelines.expand("exact" if contrib or keep_if_faster else "fuse", keep_opset=keep_opset)
+    steps += pipelines.expand("contrib") if contrib or keep_if_faster else ()
+    search = Search.KEEP_IF_FASTER if keep_if_faster else None
+    execute(recipe_from_flags("fuse", steps, flags, not_slower=True, search=search), model, "fused", flags)
 
 
 def _check(*, portable: bool, contrib: bool, keep_if_faster: bool, opset: int | None, flags: dict[str, Any]) -> None:
@@ -67,8 +63,6 @@ def _check(*, portable: bool, contrib: bool, keep_if_faster: bool, opset: int | 
         raise InputError("--contrib and --keep-if-faster exclude each other", note="one keeps all, one what pays")
     if opset is not None and flags["keep_opset"]:
         raise InputError("--opset and --keep-opset exclude each other", note="one converts, one does not")
-    if keep_if_faster and flags["print_recipe"]:
-        raise InputError("what is kept is not known before it is measured", hint="modelopt log OUTPUT, afterwards")
     if given and flags["provider"] not in _PROVIDERS:
         raise Refused(
             f"{given[0]} is for onnxruntime's own kernels, not for the provider {flags['provider']}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,18 +14,21 @@ import msgspec
 from modelopt.calibration.cache import Calibrations
 from modelopt.cli import console
 from modelopt.core.changes import Effect
-from modelopt.core.errors import EnvironmentLacks, GateFailed, InputError, ModeloptError, Refused, WorkerDied
+from modelopt.core.errors import EnvironmentLacks, GateFailed, InputError, Refused, WorkerDied
 from modelopt.engine import opset_raising
 from modelopt.engine.optimize import Request, run
 from modelopt.io import STDIO, ExternalData
 from modelopt.passes.upgrade_opset import UpgradeOpset
-from modelopt.recipe.recipe import BenchSpec, DataSpec, EvaluateSpec, Gates, Recipe, Step, dump
+from modelopt.recipe.dumping import dump
+from modelopt.recipe.recipe import BenchSpec, DataSpec, EvaluateSpec, Gates, Recipe, Search, Step
 from modelopt.report import Outcome, Report, Trial, verdict
 from modelopt.report.markdown import to_markdown
 from modelopt.runtime.limits import Limits
 from modelopt.runtime.processes import ChildPool
 from modelopt.runtime.session import SessionSpec
+from modelopt.search import recipe_search
 from modelopt.search.chosen import Chosen
+from modelopt.search.recipe_search import Rescue
 
 
 def recipe_from_flags(
@@ -36,11 +39,13 @@ def recipe_from_flags(
     calibration: DataSpec | None = None,
     target: str = "auto",
     not_slower: bool = False,
+    search: Search | None = None,
 ) -> Recipe:
     """The recipe that a command with these flags is; with `not_slower`, it is a gate where speed is measured."""
     return Recipe(
         name=name,
         steps=tuple(steps),
+        search=search,
         target=target,
         seed=flags["seed"],
         verify=not flags["no_verify"],
@@ -167,24 +172,9 @@ def limits_from_flags(flags: dict[str, Any]) -> Limits | None:
 _NOT_SLOWER = "not-slower"
 _KEEP = "--keep writes the model anyway"
 
-Choose = Callable[[Request], Chosen]
-"""Finds the recipes that a request is really for, and says what it tried."""
 
-
-Rescue = Callable[[Request, ModeloptError], Chosen]
-"""Finds another recipe where onnxruntime does not take what a request makes; raises the error where there is none."""
-
-
-def execute(
-    recipe: Recipe,
-    model: Path,
-    suffix: str,
-    flags: dict[str, Any],
-    *,
-    choose: Choose | None = None,
-    rescue: Rescue | None = None,
-) -> None:
-    """Run the recipe, or the one that `choose` makes of it, and show what came of it.
+def execute(recipe: Recipe, model: Path, suffix: str, flags: dict[str, Any]) -> None:
+    """Run the recipe, or the one that its search finds, and show what came of it.
 
     Raises:
         GateFailed: The result breaks the contract.
@@ -203,6 +193,7 @@ def execute(
         _check_report(flags["report"])
     screen = console.Screen(quiet=flags["quiet"], verbose=flags["verbose"], as_json=flags["as_json"])
     with TemporaryDirectory(prefix="modelopt-") as stdin_folder, screen.progress() as progress:
+        has_search = recipe_search.tries_others(recipe)
         request = Request(
             recipe=recipe,
             model=model,
@@ -217,11 +208,10 @@ def execute(
             allow_hardlinks=flags["allow_hardlinks"],
             external_data=ExternalData(flags["external_data"]),
             # A run that tries nothing else need not observe more than its own method asks for.
-            calibrations=Calibrations(flags.get("calib_cache")) if choose or flags.get("calib_cache") else None,
+            calibrations=Calibrations(flags.get("calib_cache")) if has_search or flags.get("calib_cache") else None,
             progress=progress,
         )
-        chosen = Chosen((recipe,)) if choose is None else choose(request)
-        report = _run_first_that_gains(request, chosen, rescue)
+        report = _run_first_that_gains(request, recipe_search.choose(request), recipe_search.rescue_of(recipe))
     screen.report(report, explain=flags["explain"])
     if flags["report"]:
         _write_report(report, flags["report"])

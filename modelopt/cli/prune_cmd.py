@@ -55,7 +55,7 @@ def command(
     like any other number.
     """
     from modelopt.cli.optimizing import execute, recipe_from_flags
-    from modelopt.recipe.recipe import make_pass
+    from modelopt.recipe.pass_options import make_pass
 
     chosen: dict[str, Any] = {"scope": scope, "pattern": pattern}
     chosen |= {"sparsity": sparsity} if sparsity is not None else {}

@@ -159,7 +159,6 @@ def command(model: Path, mode: str, **flags: Any) -> None:
     """
     from modelopt.cli import quantizing
     from modelopt.cli.optimizing import execute
-    from modelopt.search.quantization_search import keep_contract
 
     context = click.get_current_context()
     given = {
@@ -168,10 +167,7 @@ def command(model: Path, mode: str, **flags: Any) -> None:
         if parameter.name and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
     }
     written, mode = mode, quantizing.named(mode, flags)
-    searching = quantizing.searches(mode, flags)
-    if searching and flags["max_drop"] is None:
+    if flags["max_drop"] is None and quantizing.searches(mode, flags):
         flags["max_drop"] = quantizing.default_contract(flags)
     recipe = quantizing.recipe_of(mode, flags, given, written=written)
-    choose = (lambda request: keep_contract(request, quantizing.others(mode, flags))) if searching else None
-    rescue = quantizing.rescue_of(mode, flags)
-    execute(recipe, model, quantizing.suffix_of(mode, flags), flags, choose=choose, rescue=rescue)
+    execute(recipe, model, quantizing.suffix_of(mode, flags), flags)

@@ -7,16 +7,13 @@ from typing import Any
 
 import yaml
 
-from modelopt.cli.optimizing import Rescue, layout_from_flags, recipe_from_flags
-from modelopt.core.errors import InputError, ModeloptError
+from modelopt.cli.optimizing import layout_from_flags, recipe_from_flags
+from modelopt.core.errors import InputError
 from modelopt.engine.gates import DEFAULT_MAX_DROP
-from modelopt.engine.optimize import Request
-from modelopt.passes.base import Pass
 from modelopt.quant.static.overrides import Overrides, Type, split
-from modelopt.recipe.pipelines import fusing
-from modelopt.recipe.recipe import DataSpec, Recipe, Step, make_pass
-from modelopt.search.chosen import Chosen
-from modelopt.search.crash_search import without_crash
+from modelopt.recipe import pipelines
+from modelopt.recipe.pass_options import make_pass
+from modelopt.recipe.recipe import DataSpec, Recipe, Search, Step
 
 INTEGER_MODES = ("static", "dynamic")
 HALF_MODES = ("fp16", "bf16")
@@ -88,16 +85,16 @@ def recipe_of(mode: str, flags: dict[str, Any], given: Mapping[str, str], *, wri
     said = _overrides(mode, flags["override"])
     calibration = _calibration(mode, flags)
     step = make_pass(_PASSES[mode], _options(mode, flags, given, said))
-    steps: list[Step] = [] if flags["only"] else [_exact(flags)]
+    steps: list[Step] = [] if flags["only"] else [*pipelines.expand("exact", keep_opset=flags["keep_opset"])]
     halves = [name for name, setting in said.settings.items() if setting.type is Type.F16]
     steps += [make_pass("convert-half", {"include": halves}), step] if halves else [step]
     if mode in _WIDENED:
         steps.insert(0, make_pass("convert-float", _WIDENED[mode]))
-    return recipe_from_flags("quantize", steps, flags, calibration=calibration, target=flags["target"])
-
-
-def _exact(flags: dict[str, Any]) -> Step:
-    return fusing(folded=True, raises=not flags["keep_opset"])
+    # In half precision, the search also finds the nodes that onnxruntime takes only in float32: without data, too.
+    has_search = searches(mode, flags) or (mode in HALF_MODES and not flags["no_search"])
+    search = Search.QUANTIZE if has_search else None
+    target = flags["target"]
+    return recipe_from_flags("quantize", steps, flags, calibration=calibration, target=target, search=search)
 
 
 def suffix_of(mode: str, flags: dict[str, Any]) -> str:
@@ -109,41 +106,16 @@ def suffix_of(mode: str, flags: dict[str, Any]) -> str:
 
 def searches(mode: str, flags: dict[str, Any]) -> bool:
     """Whether other recipes are tried and measured too."""
-    as_told = flags["no_search"] or flags["everywhere"] or flags["print_recipe"]
+    as_told = flags["no_search"] or flags["everywhere"]
     measures = flags["evaluation"] is not None or not (flags["no_verify"] and flags["no_bench"])
     has_contract = flags["max_drop"] is not None or default_contract(flags) is not None
     return measures and not as_told and mode != "fp32" and (mode in INTEGER_MODES or has_contract)
-
-
-def rescue_of(mode: str, flags: dict[str, Any]) -> Rescue | None:
-    """What to do where onnxruntime does not take the result: with half precision it is known where to look."""
-    if mode not in HALF_MODES:
-        return None
-    return _hinting if flags["no_search"] else without_crash
-
-
-def _hinting(_request: Request, error: ModeloptError) -> Chosen:
-    error.hint = "leave out --no-search: the nodes that onnxruntime does not take in half precision are found then"
-    raise error
 
 
 def default_contract(flags: dict[str, Any]) -> float | None:
     """What accuracy may fall by where the user did not say it; None without data to measure it on."""
     spec = flags["calib"] if flags["evaluation"] is None else flags["evaluation"]
     return None if spec in {None, "random"} else DEFAULT_MAX_DROP
-
-
-def others(mode: str, flags: dict[str, Any]) -> list[Pass]:
-    """Passes to try beside the mode's own: products may be faster with ranges measured at run time.
-
-    Whether they pay is an estimate, which a measurement may refute: so all of them are tried, too.
-    """
-    told = flags["include"] or flags["exclude"] or flags["override"]
-    if told or flags["integer_io"] or mode not in INTEGER_MODES:
-        return []
-    options = {} if flags["per_channel"] is None else {"per-channel": flags["per_channel"]}
-    listed = [options, {**options, "everywhere": True}] if mode == "static" else [{**options, "everywhere": True}]
-    return [make_pass(_PASSES["dynamic"], each) for each in listed]
 
 
 def _refuse_other_modes(mode: str, given: Mapping[str, str], asked: str) -> None:

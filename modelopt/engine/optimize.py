@@ -36,9 +36,10 @@ from modelopt.graph import invariants
 from modelopt.io import provenance
 from modelopt.passes.base import Pass
 from modelopt.quant.static import existing_qdq
+from modelopt.recipe.dumping import dump
 from modelopt.recipe.paths import without_folders
 from modelopt.recipe.pipelines import RAISE
-from modelopt.recipe.recipe import Recipe, Step, UntilStable, dump
+from modelopt.recipe.recipe import Recipe, Step, UntilStable
 from modelopt.report import FileInfo, ModelStats, PassResult, Report, SkipInfo, TensorInfo, verdict
 from modelopt.runtime import placement
 from modelopt.runtime.coverage import Coverage
@@ -106,6 +107,8 @@ def run(request: Request) -> Report:
     Raises:
         ModeloptError: Any of its kinds; nothing was written then.
     """
+    if request.recipe.search is not None:
+        raise ValueError("modelopt.search.recipe_search makes the recipes of a search; the engine runs one of them")
     try:
         return _run(request)
     except VerificationFailed as failure:
@@ -214,7 +217,7 @@ def _run(request: Request) -> Report:
                 input=FileInfo(path=loaded.shown, size_bytes=loaded.size_bytes, sha256=loaded.sha256),
                 output=FileInfo(path=str(made.output), size_bytes=staged.size_bytes),
                 written=written,
-                recipe=dump(recipe),
+                recipe=dump(recipe, in_full=True),
                 target=str(context.target),
                 seed=recipe.seed,
                 passes=results,
@@ -410,7 +413,7 @@ def _calibrated(recipe: Recipe, results: Sequence[PassResult]) -> bool:
 def _entry(recipe: Recipe, loaded: io.Loaded, context: Context, versions: dict[str, str]) -> provenance.Entry:
     return provenance.Entry(
         modelopt=__version__,
-        recipe=dump(without_folders(recipe)),
+        recipe=dump(without_folders(recipe), in_full=True),
         input_sha256=loaded.sha256,
         target=context.target.kind.value,
         data_sha256=context.calibration.digest() if context.calibration is not None else None,

@@ -25,7 +25,10 @@ def keep_if_faster(request: optimize.Request, groups: Sequence[Step]) -> Chosen:
         ModeloptError: As `engine.run`.
     """
     if request.recipe.bench is None:
-        raise InputError("nothing can be kept for being faster without a benchmark", hint="leave out --no-bench")
+        raise InputError(
+            "nothing can be kept for being faster without a benchmark",
+            hint="leave out --no-bench, or give the recipe a section bench",
+        )
     with opened(request) as shop:
         best = shop.build(shop.input, request.recipe.steps)
         trials = []
