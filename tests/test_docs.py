@@ -57,8 +57,7 @@ def test_console_block(block: str, tmp_path: Path, tmp_path_factory: pytest.Temp
     briefly = tmp_path_factory.mktemp("bin")
     (briefly / "modelopt").write_text(_ANYWHERE.format(command=COMMAND))
     (briefly / "modelopt").chmod(0o755)
-    for name in ("sample_models", "recipes"):
-        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "sample_models").symlink_to(ROOT / "sample_models")
     for command, shown in _commands(block):
         expected = int(match[1]) if (match := re.search(r"# exits (\d+)$", command)) else 0
         path = f"{briefly}:{COMMAND.parent}:/usr/bin:/bin"

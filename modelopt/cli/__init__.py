@@ -26,6 +26,7 @@ COMMANDS: dict[str, str] = {
     "bench": "Measure latency, models side by side.",
     "compare": "Compare two models: size, latency, accuracy.",
     "run": "Run a recipe.",
+    "recipes": "List the recipes that come with modelopt, or print one.",
     "passes": "List the passes, or explain one.",
     "log": "Show how a model was made.",
     "makefile": "Print make rules to include in a Makefile.",

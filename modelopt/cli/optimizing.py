@@ -14,7 +14,7 @@ from modelopt.commands import execution
 from modelopt.commands.execution import OptimizeOptions
 from modelopt.core.errors import EnvironmentLacks, InputError
 from modelopt.io import STDIO
-from modelopt.recipe.recipe import dump
+from modelopt.recipe.dumping import dump
 from modelopt.report import Report
 from modelopt.report.markdown import to_markdown
 from modelopt.runtime.processes import ChildPool
@@ -28,7 +28,7 @@ def execute(kind: Callable[..., OptimizeOptions], context: click.Context) -> Non
     """
     options, shown = read(kind, context)
     if shown.print_recipe:
-        click.echo(dump(options.printed_recipe()), nl=False)
+        click.echo(dump(options.recipe_to_run()), nl=False)
         return
     is_piped = STDIO in {options.output, options.model if options.output is None else None}
     if is_piped and shown.as_json:

@@ -9,6 +9,8 @@ from typing import Any
 import click
 
 from modelopt.cli import options
+from modelopt.cli.parameter_types import Names
+from modelopt.recipe import shipped_recipes
 
 
 @click.command(
@@ -16,20 +18,23 @@ from modelopt.cli import options
     cls=options.Optimizing,
     epilog="""\b
 Examples:
-  modelopt run recipes/cpu-latency.yaml model.onnx
+  modelopt run cpu-latency model.onnx           # modelopt recipes lists the names
   modelopt fold --print-recipe model.onnx > fold.yaml && modelopt run fold.yaml model.onnx
   modelopt run --schema > recipe.schema.json    # for editors that complete YAML""",
 )
-@click.argument("recipe", type=click.Path(path_type=Path), required=False)
+@click.argument("recipe", type=Names(*shipped_recipes.names(), name="path"), required=False)
 @click.argument("model", type=click.Path(path_type=Path, allow_dash=True), required=False)
 @options.option("--schema", is_flag=True, help="Print the JSON schema of recipes, and stop.")
 @options.option("--calib", help="Calibration data, in place of the recipe's.")
 @options.OPTIMIZING
 @click.pass_context
 def command(
-    context: click.Context, /, recipe: Path | None, model: Path | None, schema: bool, print_recipe: bool, **_: Any
+    context: click.Context, /, recipe: str | None, model: Path | None, schema: bool, print_recipe: bool, **_: Any
 ) -> None:
-    """Run the RECIPE on MODEL. Flags given here take the place of what the recipe says."""
+    """Run the RECIPE, a file or the name of one that comes with modelopt, on MODEL.
+
+    Flags given here take the place of what the recipe says.
+    """
     from modelopt.cli.optimizing import execute
     from modelopt.commands.run_recipe import RunOptions
     from modelopt.core.errors import InputError
@@ -41,7 +46,7 @@ def command(
         click.echo(msgspec.json.format(msgspec.json.encode(json_schema()), indent=2))
         return
     if recipe is None:
-        raise InputError("no recipe was given", hint="modelopt run recipe.yaml model.onnx")
+        raise InputError("no recipe was given", hint="modelopt run recipe.yaml model.onnx, or modelopt recipes")
     if model is None and not print_recipe:
         raise InputError("no model was given", hint=f"modelopt run {recipe} model.onnx")
     execute(partial(RunOptions, model=model or Path("model.onnx")), context)

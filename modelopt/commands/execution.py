@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,23 +14,17 @@ from modelopt.commands import option_groups
 from modelopt.commands.first_gain import run_first_that_gains
 from modelopt.commands.option_groups import EvaluationOptions, GateOptions, LimitOptions, TimingOptions
 from modelopt.core.changes import Effect
-from modelopt.core.errors import GateFailed, InputError, ModeloptError
+from modelopt.core.errors import GateFailed, InputError
 from modelopt.core.progress import Progress, silent
 from modelopt.data.in_memory import DataLike
 from modelopt.engine import opset_raising
 from modelopt.engine.optimize import Request
 from modelopt.io import STDIO, ExternalData
 from modelopt.io.given_model import ModelLike
-from modelopt.recipe.recipe import DataSpec, Gates, Recipe, Step
+from modelopt.recipe.recipe import DataSpec, Gates, Recipe, Search, Step
 from modelopt.report import Report
 from modelopt.runtime.processes import ChildPool
-from modelopt.search.candidates import SearchResult
-
-Choose = Callable[[Request], SearchResult]
-"""Finds the recipes that a request is really for, and says what it tried."""
-
-Rescue = Callable[[Request, ModeloptError], SearchResult]
-"""Finds another recipe where onnxruntime does not take what a request makes; raises the error where there is none."""
+from modelopt.search import recipe_search
 
 
 @dataclass(frozen=True)
@@ -38,16 +32,12 @@ class Plan:
     """What a command is about to do.
 
     Attributes:
-        recipe: The recipe that it starts from.
+        recipe: The recipe; its search may make others of it.
         suffix: What the output's name ends with where none is given: model.SUFFIX.onnx.
-        choose: Makes other recipes of that one by measuring; None runs it as it is.
-        rescue: What to do where onnxruntime does not take the result; None is to fail.
     """
 
     recipe: Recipe
     suffix: str
-    choose: Choose | None = None
-    rescue: Rescue | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,13 +72,13 @@ class OptimizeOptions(LimitOptions, TimingOptions, GateOptions, EvaluationOption
             InputError: The options do not go together.
         """
 
-    def printed_recipe(self) -> Recipe:
-        """The recipe that ``--print-recipe`` shows.
+    def recipe_to_run(self) -> Recipe:
+        """The recipe of the plan; without verification it does not convert to another opset unasked.
 
         Raises:
             InputError: The options do not go together.
         """
-        return verified_only(self.plan().recipe)
+        return _verified_only(self.plan().recipe)
 
     def calibration_data(self) -> DataLike | None:
         """The data that passes calibrate on, of commands that have such an option."""
@@ -107,6 +97,7 @@ def make_recipe(
     calibration: DataSpec | None = None,
     target: str | None = None,
     not_slower: bool = False,
+    search: Search | None = None,
 ) -> Recipe:
     """The recipe of a command; with `not_slower`, it is a gate where speed is measured."""
     evaluate = option_groups.evaluation_spec(options, has_calibration=options.calibration_data() is not None)
@@ -121,6 +112,7 @@ def make_recipe(
     return Recipe(
         name=name,
         steps=tuple(steps),
+        search=search,
         target=target or "auto",
         seed=options.seed or 0,
         verify=options.verify,
@@ -131,7 +123,7 @@ def make_recipe(
     )
 
 
-def verified_only(recipe: Recipe) -> Recipe:
+def _verified_only(recipe: Recipe) -> Recipe:
     """The recipe without a conversion of the opset where that could not be verified."""
     return recipe if recipe.verify else opset_raising.without(recipe)
 
@@ -154,7 +146,7 @@ def run(options: OptimizeOptions, children: ChildPool | None = None) -> Report:
     if not isinstance(options.model, str | os.PathLike):
         raise TypeError("a model in memory is written to a file first: see modelopt.commands.api")
     plan = options.plan()
-    recipe = verified_only(plan.recipe)
+    recipe = _verified_only(plan.recipe)
     model = Path(options.model)
     plain = options.output is None and any(step.effect is not Effect.EXACT for step in recipe.passes())
     calibrations = options.calibrations()
@@ -173,12 +165,13 @@ def run(options: OptimizeOptions, children: ChildPool | None = None) -> Report:
             allow_hardlinks=options.allow_hardlinks,
             external_data=_external_data(options.external_data),
             # A run that tries nothing else need not observe more than its own method asks for.
-            calibrations=Calibrations() if calibrations is None and plan.choose is not None else calibrations,
+            calibrations=Calibrations()
+            if calibrations is None and recipe_search.tries_others(recipe)
+            else calibrations,
             memory=option_groups.in_memory(calib=options.calibration_data(), eval=options.eval),
             progress=options.progress or silent,
         )
-        chosen = SearchResult((recipe,)) if plan.choose is None else plan.choose(request)
-        return run_first_that_gains(request, chosen, plan.rescue)
+        return run_first_that_gains(request, recipe_search.choose(request), recipe_search.rescue_of(recipe))
 
 
 def _external_data(text: str) -> ExternalData:

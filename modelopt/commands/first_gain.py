@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
 import msgspec
 
-from modelopt.core.errors import ModeloptError, Refused, WorkerDied
+from modelopt.core.errors import Refused, WorkerDied
 from modelopt.engine.optimize import Request, run
 from modelopt.passes.upgrade_opset import UpgradeOpset
 from modelopt.recipe.recipe import Recipe
 from modelopt.report import Outcome, Report, Trial, verdict
 from modelopt.search.candidates import SearchResult
+from modelopt.search.recipe_search import Rescue
 
 _NOT_SLOWER = "not-slower"
 _MUST_GAIN = "must-gain"
 
 
-def run_first_that_gains(
-    request: Request, chosen: SearchResult, rescue: Callable[[Request, ModeloptError], SearchResult] | None = None
-) -> Report:
+def run_first_that_gains(request: Request, chosen: SearchResult, rescue: Rescue | None = None) -> Report:
     """Run the recipes until one gains something over the input; the last is the input itself, or all there is.
 
     A recipe that need not gain, but must not be slower, gives way to the input as well.

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from modelopt.commands.execution import OptimizeOptions, Plan, make_recipe
 from modelopt.core.errors import InputError
+from modelopt.recipe.pass_options import make_pass
 from modelopt.recipe.pipelines import FOLD
-from modelopt.recipe.recipe import Step, UntilStable, make_pass
+from modelopt.recipe.recipe import Step, UntilStable
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from modelopt.commands.execution import OptimizeOptions, Plan, make_recipe
 from modelopt.core.errors import InputError, Refused
 from modelopt.recipe import pipelines
-from modelopt.recipe.recipe import Recipe, Step, make_pass
-from modelopt.search.fusion_search import keep_if_faster
+from modelopt.recipe.pass_options import make_pass
+from modelopt.recipe.recipe import Search, Step
 
 _PROVIDERS = ("cpu", "cuda")
 
@@ -32,23 +32,15 @@ class FuseOptions(OptimizeOptions):
     keep_opset: bool = False
 
     def plan(self) -> Plan:
-        """The recipe, and with `keep_if_faster` the measurement of each kind of operator."""
+        """The recipe; with `keep_if_faster` its search measures each kind of operator of onnxruntime."""
         self._check()
-        groups = [pipelines.contrib(name) for name in pipelines.CONTRIB]
+        uses_contrib = self.contrib or self.keep_if_faster
         steps: list[Step] = [] if self.opset is None else [make_pass("upgrade-opset", {"version": self.opset})]
-        raises = self.opset is None and not self.keep_opset
-        steps.append(pipelines.fusing(folded=self.contrib or self.keep_if_faster, raises=raises))
-        if self.keep_if_faster:
-            recipe = make_recipe("fuse", steps, self, not_slower=True)
-            return Plan(recipe, "fused", choose=lambda request: keep_if_faster(request, groups))
-        return Plan(make_recipe("fuse", [*steps, *(groups if self.contrib else [])], self, not_slower=True), "fused")
-
-    def printed_recipe(self) -> Recipe:
-        """The recipe that ``--print-recipe`` shows."""
-        recipe = super().printed_recipe()
-        if self.keep_if_faster:
-            raise InputError("what is kept is not known before it is measured", hint="modelopt log OUTPUT, afterwards")
-        return recipe
+        keep_opset = self.opset is not None or self.keep_opset
+        steps += pipelines.expand("exact" if uses_contrib else "fuse", keep_opset=keep_opset)
+        steps += pipelines.expand("contrib") if uses_contrib else ()
+        search = Search.KEEP_IF_FASTER if self.keep_if_faster else None
+        return Plan(make_recipe("fuse", steps, self, not_slower=True, search=search), "fused")
 
     def _check(self) -> None:
         """Whether the options go together, and with the provider."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from modelopt.commands.execution import OptimizeOptions, Plan, make_recipe
-from modelopt.recipe.recipe import make_pass
+from modelopt.recipe.pass_options import make_pass
 
 
 @dataclass(frozen=True, kw_only=True)

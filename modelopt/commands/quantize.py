@@ -12,19 +12,15 @@ import msgspec
 
 from modelopt.calibration.cache import Calibrations
 from modelopt.commands import quantize_modes
-from modelopt.commands.execution import OptimizeOptions, Plan, Rescue, make_recipe, verified_only
+from modelopt.commands.execution import OptimizeOptions, Plan, make_recipe
 from modelopt.commands.option_groups import CALIBRATION, checked, data_text, given, layout_fields
 from modelopt.commands.quantize_modes import HALF_MODES, INTEGER_MODES, PASSES, WIDENED, OverrideLike
-from modelopt.core.errors import InputError, ModeloptError
+from modelopt.core.errors import InputError
 from modelopt.data.in_memory import DataLike
 from modelopt.engine.gates import DEFAULT_MAX_DROP
-from modelopt.engine.optimize import Request
-from modelopt.passes.base import Pass
-from modelopt.recipe.pipelines import fusing
-from modelopt.recipe.recipe import DataSpec, Recipe, Step, make_pass
-from modelopt.search.candidates import SearchResult
-from modelopt.search.crash_search import without_crash
-from modelopt.search.quantization_search import keep_contract
+from modelopt.recipe import pipelines
+from modelopt.recipe.pass_options import make_pass
+from modelopt.recipe.recipe import DataSpec, Search, Step
 
 CALIBRATION_SAMPLES = 128
 """How many samples are calibrated on where `calib_limit` is not given."""
@@ -90,18 +86,25 @@ class QuantizeOptions(OptimizeOptions):
     search: bool = True
 
     def plan(self) -> Plan:
-        """The recipe of the mode, and the search for a better one where it can be judged."""
-        also = self._also()
-        choose = (lambda request: keep_contract(request, also)) if self._searches else None
-        recipe = self._as_told()
-        if self._searches and self.max_drop is None:
+        """The recipe of the mode, with a search for a better one where it can be judged."""
+        mode, chosen = self._mode, given(self)
+        quantize_modes.refuse_other_modes(mode, chosen, self.mode)
+        overrides = quantize_modes.overrides_of(mode, self.override)
+        calibration = self._calibration()
+        step = make_pass(PASSES[mode], quantize_modes.pass_options(mode, chosen, overrides))
+        steps: list[Step] = [] if self.only else [*pipelines.expand("exact", keep_opset=self.keep_opset)]
+        halves = quantize_modes.halves(overrides)
+        steps += [make_pass("convert-half", {"include": halves}), step] if halves else [step]
+        if mode in WIDENED:
+            steps.insert(0, make_pass("convert-float", WIDENED[mode]))
+        # In half precision, the search also finds the nodes that onnxruntime takes only in float32: without data, too.
+        has_search = self._tries_others or (mode in HALF_MODES and self.search)
+        search = Search.QUANTIZE if has_search else None
+        recipe = make_recipe("quantize", steps, self, calibration=calibration, target=self.target, search=search)
+        if self._tries_others and self.max_drop is None:
             gates = msgspec.structs.replace(recipe.gates, max_drop=self._default_contract)
             recipe = dataclasses.replace(recipe, gates=gates)
-        return Plan(recipe, self._suffix, choose, self._rescue)
-
-    def printed_recipe(self) -> Recipe:
-        """The recipe that ``--print-recipe`` shows: that of the mode, without the search."""
-        return verified_only(self._as_told())
+        return Plan(recipe, self._suffix)
 
     def calibration_data(self) -> DataLike | None:
         """The data that passes calibrate on."""
@@ -114,20 +117,6 @@ class QuantizeOptions(OptimizeOptions):
     @cached_property
     def _mode(self) -> str:
         return quantize_modes.mode_of(self.mode, bits=self.bits, has_calibration=self.calib is not None)
-
-    def _as_told(self) -> Recipe:
-        """Fold and fuse, then quantize in this mode."""
-        mode, chosen = self._mode, given(self)
-        quantize_modes.refuse_other_modes(mode, chosen, self.mode)
-        overrides = quantize_modes.overrides_of(mode, self.override)
-        calibration = self._calibration()
-        step = make_pass(PASSES[mode], quantize_modes.pass_options(mode, chosen, overrides))
-        steps: list[Step] = [] if self.only else [fusing(folded=True, raises=not self.keep_opset)]
-        halves = quantize_modes.halves(overrides)
-        steps += [make_pass("convert-half", {"include": halves}), step] if halves else [step]
-        if mode in WIDENED:
-            steps.insert(0, make_pass("convert-float", WIDENED[mode]))
-        return make_recipe("quantize", steps, self, calibration=calibration, target=self.target)
 
     def _calibration(self) -> DataSpec | None:
         if self.calib is None and self._mode == "static":
@@ -153,7 +142,7 @@ class QuantizeOptions(OptimizeOptions):
         return f"int{self.bits or 4}" if self._mode == "weights" else "int8"
 
     @property
-    def _searches(self) -> bool:
+    def _tries_others(self) -> bool:
         """Whether other recipes are tried and measured too."""
         measures = self.eval is not None or self.verify or self.bench
         has_contract = self.max_drop is not None or self._default_contract is not None
@@ -165,27 +154,3 @@ class QuantizeOptions(OptimizeOptions):
         """What accuracy may fall by where the user did not say it; None without data to measure it on."""
         data = self.calib if self.eval is None else self.eval
         return None if data is None or (isinstance(data, str) and data == "random") else DEFAULT_MAX_DROP
-
-    def _also(self) -> list[Pass]:
-        """Passes to try beside the mode's own: products may be faster with ranges measured at run time.
-
-        Whether they pay is an estimate, which a measurement may refute: so all of them are tried, too.
-        """
-        told = self.include or self.exclude or self.override
-        if told or self.integer_io or self._mode not in INTEGER_MODES:
-            return []
-        options = {} if self.per_channel is None else {"per-channel": self.per_channel}
-        listed = [{**options, "everywhere": True}]
-        return [make_pass(PASSES["dynamic"], each) for each in ([options] if self._mode == "static" else []) + listed]
-
-    @property
-    def _rescue(self) -> Rescue | None:
-        """With half precision it is known where to look for what onnxruntime does not take."""
-        if self._mode not in HALF_MODES:
-            return None
-        return without_crash if self.search else _hinting
-
-
-def _hinting(_request: Request, error: ModeloptError) -> SearchResult:
-    error.hint = "leave out --no-search: the nodes that onnxruntime does not take in half precision are found then"
-    raise error

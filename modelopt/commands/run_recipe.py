@@ -25,7 +25,9 @@ from modelopt.commands.option_groups import (
 )
 from modelopt.core.errors import InputError
 from modelopt.data.in_memory import DataLike
-from modelopt.recipe.recipe import BenchSpec, DataSpec, EvaluateSpec, Gates, Recipe, load
+from modelopt.recipe import shipped_recipes
+from modelopt.recipe.parsing import load
+from modelopt.recipe.recipe import BenchSpec, DataSpec, EvaluateSpec, Gates, Recipe
 
 _LAYOUT = ("batch_axis", "whole_files")
 _EVALUATE = {"eval_limit": "limit", "labels": "labels", "metric": "metric", "preprocess": "preprocess"}
@@ -41,7 +43,7 @@ class RunOptions(OptimizeOptions, _RecipeOption):
     """Options of `run`; what is not given stays as the recipe says.
 
     Attributes:
-        recipe: A recipe file, or a recipe.
+        recipe: A recipe file, the name of a recipe that comes with modelopt, or a recipe.
         calib: Calibration data, in place of the recipe's.
     """
 
@@ -49,7 +51,7 @@ class RunOptions(OptimizeOptions, _RecipeOption):
 
     def plan(self) -> Plan:
         """The recipe with its overrides."""
-        return Plan(self._overridden(), self._loaded.name)
+        return Plan(self._overridden(), self._loaded.suffix())
 
     def calibration_data(self) -> DataLike | None:
         """The data that passes calibrate on, where they are given here."""
@@ -57,7 +59,7 @@ class RunOptions(OptimizeOptions, _RecipeOption):
 
     @cached_property
     def _loaded(self) -> Recipe:
-        return self.recipe if isinstance(self.recipe, Recipe) else load(Path(self.recipe))
+        return self.recipe if isinstance(self.recipe, Recipe) else load(shipped_recipes.path_of(str(self.recipe)))
 
     def _overridden(self) -> Recipe:
         recipe, names = self._loaded, given(self).keys()

@@ -20,9 +20,9 @@ from modelopt.engine.opening import OpenRun, Request
 from modelopt.engine.result_file import StagedResult
 from modelopt.io import provenance
 from modelopt.quant.static import existing_qdq
+from modelopt.recipe.dumping import dump
 from modelopt.recipe.paths import without_folders
 from modelopt.recipe.pipelines import RAISE
-from modelopt.recipe.recipe import dump
 from modelopt.report import FileInfo, GateResult, PassResult, Report, Verification, verdict
 from modelopt.runtime.installation import runtime_version
 from modelopt.runtime.session import SessionSpec
@@ -41,6 +41,8 @@ def run(request: Request) -> Report:
     Raises:
         ModeloptError: Any of its kinds; nothing was written then.
     """
+    if request.recipe.search is not None:
+        raise ValueError("modelopt.search.recipe_search makes the recipes of a search; the engine runs one of them")
     try:
         return _run(request)
     except VerificationFailed as failure:
@@ -152,7 +154,7 @@ class Run:
             input=FileInfo(path=loaded.shown, size_bytes=loaded.size_bytes, sha256=loaded.sha256),
             output=FileInfo(path=str(result.output), size_bytes=result.file.size_bytes),
             written=written,
-            recipe=dump(recipe),
+            recipe=dump(recipe, in_full=True),
             target=str(context.target),
             seed=recipe.seed,
             passes=result.passes,
@@ -188,7 +190,7 @@ class Run:
         context = self._opened.context
         return provenance.Entry(
             modelopt=__version__,
-            recipe=dump(without_folders(self._recipe)),
+            recipe=dump(without_folders(self._recipe), in_full=True),
             input_sha256=self._opened.loaded.sha256,
             target=context.target.kind.value,
             data_sha256=context.calibration.digest() if context.calibration is not None else None,

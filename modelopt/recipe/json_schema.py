@@ -10,6 +10,8 @@ import msgspec
 from modelopt import passes
 from modelopt.passes.base import Pass
 from modelopt.quant.static import overrides
+from modelopt.recipe import pipelines
+from modelopt.recipe.pipelines import KEEP_OPSET, PIPELINE, PIPELINES
 from modelopt.recipe.recipe import GROUP, SECTIONS, VERSION
 
 
@@ -33,13 +35,27 @@ def json_schema() -> dict[str, Any]:
         "type": "object",
         "properties": {
             "version": {"const": VERSION},
-            "steps": {"type": "array", "items": {"anyOf": [*one_pass["anyOf"], group]}},
+            "steps": {"type": "array", "items": {"anyOf": [*one_pass["anyOf"], group, *_pipeline_schemas()]}},
             **sections,
         },
         "required": ["version", "steps"],
         "additionalProperties": False,
         "$defs": definitions,
     }
+
+
+def _pipeline_schemas() -> list[dict[str, Any]]:
+    """The schemas of a step that names a pipeline: with and without an option."""
+    schemas = []
+    for options, names in (
+        ({KEEP_OPSET: {"type": "boolean"}}, [name for name in PIPELINES if pipelines.raises(name)]),
+        ({}, [name for name in PIPELINES if not pipelines.raises(name)]),
+    ):
+        properties = {PIPELINE: {"enum": names}, **options}
+        schemas.append(
+            {"type": "object", "properties": properties, "required": [PIPELINE], "additionalProperties": False}
+        )
+    return schemas
 
 
 def _of_overrides(kind: type) -> dict[str, Any]:

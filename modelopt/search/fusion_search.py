@@ -25,7 +25,10 @@ def keep_if_faster(request: Request, groups: Sequence[Step]) -> SearchResult:
         ModeloptError: As `engine.optimize.run`.
     """
     if request.recipe.bench is None:
-        raise InputError("nothing can be kept for being faster without a benchmark", hint="leave out --no-bench")
+        raise InputError(
+            "nothing can be kept for being faster without a benchmark",
+            hint="leave out --no-bench, or give the recipe a section bench",
+        )
     with opened(request) as candidates:
         best = candidates.build(candidates.input, request.recipe.steps)
         trials = []

@@ -21,8 +21,10 @@ from typing import Any
 import peers  # type: ignore[import-not-found]
 from main_job import median_ms  # type: ignore[import-not-found]
 
+from modelopt.recipe.dumping import dump
+from modelopt.recipe.pass_options import make_pass
 from modelopt.recipe.pipelines import EXACT, until_stable
-from modelopt.recipe.recipe import Recipe, dump, make_pass
+from modelopt.recipe.recipe import Recipe
 
 SHAPES: dict[str, tuple[str, ...]] = {"resnet50": (), "mobilenetv2": (), "bert-base": ("--dim", "length=128")}
 _PEER = """

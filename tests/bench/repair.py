@@ -19,8 +19,9 @@ from main_job import data_flags  # type: ignore[import-not-found]
 
 from modelopt.core.errors import ModeloptError
 from modelopt.engine.optimize import Request, run
+from modelopt.recipe.pass_options import make_pass
 from modelopt.recipe.pipelines import EXACT, until_stable
-from modelopt.recipe.recipe import DataSpec, EvaluateSpec, Recipe, make_pass
+from modelopt.recipe.recipe import DataSpec, EvaluateSpec, Recipe
 
 QUANTIZE = "quantize-static"
 PER_TENSOR = {"per-channel": False}

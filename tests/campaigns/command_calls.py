@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError
 
-RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+from modelopt.recipe import shipped_recipes
 
 _LABELS = {"label", "labels"}
 _CALIB_SAMPLES, _EVAL_SAMPLES = "32", "48"
@@ -159,16 +159,16 @@ def _plain(subject: Subject, number: int, seconds: float) -> Iterator[Call]:
     yield Call(
         "compare fold", ("compare", "--no-bench", *_LIMITS, model, "{result}", *data), has_data=bool(data), needs="fold"
     )
-    recipes = sorted(RECIPES.glob("*.yaml"))
+    recipes = shipped_recipes.names()
     recipe = recipes[number % len(recipes)]
     calib = () if subject.calib is None else ("--calib", str(subject.calib), *preprocess)
-    if not calib and recipe.stem in _WITH_CALIBRATION:
+    if not calib and recipe in _WITH_CALIBRATION:
         calib = ("--calib", "random")
     yield Call(
         "run",
-        ("run", str(recipe), model, *timing, *evaluation, *(calib or data[len(evaluation) :])),
+        ("run", recipe, model, *timing, *evaluation, *(calib or data[len(evaluation) :])),
         makes_model=True,
-        exact=recipe.stem == "cpu-latency",
+        exact=recipe == "cpu-latency",
         has_data=bool(data),
     )
     yield Call("log", ("log", "{result}"), needs="prune")

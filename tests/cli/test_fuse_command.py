@@ -71,7 +71,6 @@ def test_keep_if_faster_says_what_it_tried(tmp_path: Path) -> None:
         (("--portable", "--keep-if-faster"), 2, "exclude each other"),
         (("--contrib", "--keep-if-faster"), 2, "exclude each other"),
         (("--keep-if-faster", "--no-bench"), 2, "without a benchmark"),
-        (("--keep-if-faster", "--print-recipe"), 2, "before it is measured"),
         (("--contrib", "--provider", "openvino"), 3, "onnxruntime's own kernels"),
     ],
 )

@@ -7,8 +7,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from modelopt.recipe import recipe as recipes
-from modelopt.recipe.recipe import Recipe
+from modelopt.recipe.parsing import parse
+from modelopt.recipe.recipe import BenchSpec, DataSpec, EvaluateSpec, Recipe
 from tests.command_line import modelopt
 
 _RECIPE = """version: 1
@@ -41,7 +41,7 @@ def _overridden(folder: Path, *flags: str, text: str = _RECIPE) -> Recipe:
     path = folder / "r.yaml"
     path.write_text(text, encoding="utf-8")
     printed = modelopt("run", path, "model.onnx", "--print-recipe", *flags, cwd=folder).succeeded()
-    return recipes.parse(printed.out.decode())
+    return parse(printed.out.decode())
 
 
 @pytest.mark.parametrize(
@@ -83,9 +83,9 @@ _SHORT = "version: 1\nname: r\nsteps:\n  - quantize-static\n"
 def test_what_a_recipe_lacks_is_added(tmp_path: Path) -> None:
     flags = ("--calib", "c", "--eval", "e", "--preprocess", "scale=1/127", "--budget", "2")
     changed = _overridden(tmp_path, *flags, text=_SHORT)
-    assert changed.calibration == recipes.DataSpec(data="c", preprocess="scale=1/127")
-    assert changed.evaluate == recipes.EvaluateSpec(data="e", preprocess="scale=1/127")
-    assert changed.bench == recipes.BenchSpec(budget_seconds=2.0)
+    assert changed.calibration == DataSpec(data="c", preprocess="scale=1/127")
+    assert changed.evaluate == EvaluateSpec(data="e", preprocess="scale=1/127")
+    assert changed.bench == BenchSpec(budget_seconds=2.0)
 
 
 @pytest.mark.parametrize("flag", ["--preprocess=scale=1/127", "--metric=top1", "--labels=l.csv", "--eval-limit=2"])

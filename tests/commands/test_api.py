@@ -163,6 +163,8 @@ def test_run_a_recipe(tmp_path: Path) -> None:
     (tmp_path / "fold.yaml").write_text(folded.report.recipe)
     again = modelopt.run(tmp_path / "fold.yaml", MLP, output=tmp_path / "x.onnx")
     assert again.report.recipe == folded.report.recipe
+    shipped = modelopt.run("prune-magnitude", MLP, bench=False)
+    assert shipped.report.passes[-1].step.startswith("prune-magnitude")
     with pytest.raises(modelopt.InputError, match="needs --eval"):
         modelopt.run(tmp_path / "fold.yaml", MLP, labels="labels.csv")
 

@@ -90,7 +90,7 @@ def test_options_that_make_no_sense(options: FoldOptions, words: str) -> None:
 def test_mappings_and_texts_are_the_same() -> None:
     texts = FoldOptions("m.onnx", freeze_dim=["batch=1"], input_shape=["x:1,3"])
     mappings = FoldOptions("m.onnx", freeze_dim={"batch": 1}, input_shape={"x": (1, 3)})
-    assert texts.printed_recipe() == mappings.printed_recipe()
+    assert texts.recipe_to_run() == mappings.recipe_to_run()
     texts_ = QuantizeOptions("m.onnx", calib="d", override=["logits: {type: u16}"])
     mapping = QuantizeOptions("m.onnx", calib="d", override={"logits": {"type": "u16"}})
-    assert texts_.printed_recipe() == mapping.printed_recipe()
+    assert texts_.recipe_to_run() == mapping.recipe_to_run()

@@ -14,7 +14,9 @@ from modelopt.data import BatchAxes, open_data
 from modelopt.data.batch_axis import batch_name, layout_of
 from modelopt.measure.batch_rows import batch_axis, rows_first
 from modelopt.measure.heads import Head, heads_of
-from modelopt.recipe.recipe import DataSpec, Recipe, dump, parse
+from modelopt.recipe.dumping import dump
+from modelopt.recipe.parsing import parse
+from modelopt.recipe.recipe import DataSpec, Recipe
 from tests.command_line import modelopt
 
 NOTHING = BatchAxes({})

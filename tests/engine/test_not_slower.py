@@ -16,7 +16,9 @@ from modelopt.engine.findings import Findings
 from modelopt.measure.speed import Ratio, Verdict
 from modelopt.passes.fuse_conv_bn import FuseConvBn
 from modelopt.passes.upgrade_opset import UpgradeOpset
-from modelopt.recipe.recipe import BenchSpec, Gates, Recipe, dump, parse
+from modelopt.recipe.dumping import dump
+from modelopt.recipe.parsing import parse
+from modelopt.recipe.recipe import BenchSpec, Gates, Recipe
 from modelopt.report import GateResult, Report, Trial
 from modelopt.search.candidates import SearchResult
 from tests.command_line import CNN, modelopt

@@ -41,7 +41,7 @@ def test_as_far_as_the_fusions_need(context: Context) -> None:
     subject = both()
     changes = RaiseOpset().apply(subject, context)
     assert (graph.opset(subject), changes.facts) == (20, {"opset_before": 13, "opset_after": 20, "fusions": 2})
-    loop.apply([pipelines.fusing(folded=True, raises=False)], subject, context)
+    loop.apply(pipelines.expand("exact", keep_opset=True), subject, context)
     assert op_types(subject) == {"LayerNormalization": 1, "Gelu": 1, "Relu": 1}
 
 
@@ -101,7 +101,7 @@ def test_where_the_result_is_wrong_all_is_done_without_it(tmp_path: Path, monkey
 
     monkeypatch.setattr(WorkerRunner, "convert_opset", wrong)
     (tmp_path / "m.onnx").write_bytes(serialize.to_bytes(both()))
-    recipe = Recipe(steps=(pipelines.fusing(folded=True, raises=True),))
+    recipe = Recipe(steps=pipelines.expand("exact"))
     found = optimize.run(optimize.Request(recipe=recipe, model=tmp_path / "m.onnx", output=tmp_path / "out.onnx"))
     assert any(note.startswith("the opset stays: the model converted to a later one computes") for note in found.notes)
     assert found.verification is not None

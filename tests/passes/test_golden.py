@@ -16,7 +16,7 @@ from modelopt.core.changes import Effect
 from modelopt.data import random_data
 from modelopt.graph import invariants
 from modelopt.measure.tolerance import OutputMismatch, compare_outputs
-from modelopt.recipe.recipe import make_pass
+from modelopt.recipe.pass_options import make_pass
 from modelopt.runtime.worker import Worker
 from modelopt.runtime.worker_runner import WorkerRunner
 from tests.campaigns.site import Site

@@ -99,7 +99,7 @@ def test_as_many_kernels_as_before(name: str, raises: bool, context: Context, tm
             used = {key: array for key, array in stored.items() if f"{key})" in text or f"{key}," in text}
             subject = model(text, **used)
             expected = _families(kernels(subject, tmp_path))
-            loop.apply([pipelines.fusing(folded=True, raises=raises)], subject, context)
+            loop.apply(pipelines.expand("exact", keep_opset=not raises), subject, context)
             found = _families(kernels(subject, tmp_path))
             worse = {
                 family: (expected[family], found[family]) for family in FAMILIES if found[family] < expected[family]

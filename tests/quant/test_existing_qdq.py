@@ -17,7 +17,7 @@ from modelopt.passes.quantize_dynamic import QuantizeDynamic
 from modelopt.passes.quantize_static import QuantizeStatic
 from modelopt.quant.static import existing_qdq
 from modelopt.quant.static.selection import why_already_quantized
-from modelopt.recipe.recipe import make_pass
+from modelopt.recipe.pass_options import make_pass
 from modelopt.runtime.worker_runner import WorkerRunner
 from tests.quant_tools import context, kernels, model, op_types, relative_error, run
 

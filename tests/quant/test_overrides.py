@@ -19,7 +19,8 @@ from modelopt.graph import invariants
 from modelopt.passes.quantize_static import Form, QuantizeStatic
 from modelopt.quant.numerics.scheme import Grid, IntType, Symmetry
 from modelopt.quant.static.overrides import Overrides, split
-from modelopt.recipe.recipe import dump, parse
+from modelopt.recipe.dumping import dump
+from modelopt.recipe.parsing import parse
 from modelopt.runtime.worker_runner import WorkerRunner
 from tests.command_line import CALIB, EVAL, MLP, modelopt, sample
 from tests.quant_tools import context, model, relative_error, run

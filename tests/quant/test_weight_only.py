@@ -23,7 +23,7 @@ from modelopt.quant.numerics.gptq import gptq, objective
 from modelopt.quant.numerics.hessian import Hessian
 from modelopt.quant.weight_only import storage
 from modelopt.quant.weight_only.rounding import Rounding
-from modelopt.recipe.recipe import parse
+from modelopt.recipe.parsing import parse
 from modelopt.runtime.worker_runner import WorkerRunner
 from tests.command_line import modelopt
 from tests.paths import SAMPLE_MODELS

@@ -15,9 +15,10 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from modelopt import graph
+from modelopt import graph, passes
 from modelopt.calibration.context import Context
 from modelopt.consteval.folding import GREW_KEY, MIN_GROWTH_BYTES
+from modelopt.core.changes import Effect
 from modelopt.engine import loop
 from modelopt.graph import invariants
 from modelopt.io import serialize
@@ -25,7 +26,28 @@ from modelopt.recipe import pipelines
 from tests.paths import LIGHT_MODELS, ROOT, SAMPLE_MODELS
 
 SAMPLES = sorted(SAMPLE_MODELS.glob("*/model.onnx"))
-STEPS = (pipelines.until_stable(pipelines.FOLD), pipelines.until_stable(pipelines.FUSE))
+STEPS = (*pipelines.expand("fold"), *pipelines.expand("fuse"))
+
+
+def test_every_pass_is_in_a_pipeline_or_left_out_with_a_reason() -> None:
+    """A new pass that nobody runs is a mistake: it needs a place in a pipeline, or a reason in `LEFT_OUT`."""
+    listed = {name for groups in pipelines.PIPELINES.values() for group in groups for name in group}
+    assert listed.isdisjoint(pipelines.LEFT_OUT)
+    assert listed | {*pipelines.LEFT_OUT} == {*passes.NAMES}
+    assert all(reason.strip() for reason in pipelines.LEFT_OUT.values())
+
+
+def test_pipelines_differ() -> None:
+    """Steps are written as the pipeline that they are: two of the same passes would be mixed up."""
+    variants = [pipelines.expand(name) for name in pipelines.PIPELINES]
+    variants += [pipelines.expand(name, keep_opset=True) for name in pipelines.PIPELINES if pipelines.raises(name)]
+    assert len({*variants}) == len(variants)
+
+
+def test_pipelines_are_exact() -> None:
+    assert {one.effect for name in pipelines.PIPELINES for group in pipelines.expand(name) for one in group.passes} == {
+        Effect.EXACT
+    }
 
 
 def as_bytes(model: ir.Model) -> bytes:

@@ -20,10 +20,13 @@ from modelopt import passes
 from modelopt.core.errors import InputError
 from modelopt.passes.base import Pass
 from modelopt.quant.static.overrides import Overrides
-from modelopt.recipe import recipe
+from modelopt.recipe import pipelines
+from modelopt.recipe.dumping import dump
 from modelopt.recipe.json_schema import json_schema
+from modelopt.recipe.parsing import load, parse
+from modelopt.recipe.pass_options import make_pass
 from modelopt.recipe.paths import without_folders
-from modelopt.recipe.recipe import BenchSpec, DataSpec, EvaluateSpec, Gates, Recipe, UntilStable
+from modelopt.recipe.recipe import BenchSpec, DataSpec, EvaluateSpec, Gates, Recipe, Search, Step, UntilStable
 
 EXISTING = [name for name in passes.NAMES if importlib.util.find_spec(f"modelopt.passes.{name.replace('-', '_')}")]
 
@@ -84,11 +87,35 @@ DATA: dict[str, st.SearchStrategy[Any]] = {
     "labels": st.none() | TEXT,
     "batch": st.integers(1, 9),
 }
+PIPELINES = [
+    (name, keep_opset)
+    for name in pipelines.PIPELINES
+    for keep_opset in ((False, True) if pipelines.raises(name) else (False,))
+]
+PIECES: st.SearchStrategy[tuple[Step, ...]] = (
+    some_pass().map(lambda one: (one,))
+    | st.builds(UntilStable, st.lists(some_pass(), max_size=3).map(tuple)).map(lambda one: (one,))
+    | st.sampled_from(PIPELINES).map(lambda one: pipelines.expand(one[0], keep_opset=one[1]))
+)
+SEARCHES = st.sampled_from(
+    [
+        (None, ()),
+        (Search.QUANTIZE, (make_pass("quantize-dynamic", {}),)),
+        (Search.KEEP_IF_FASTER, pipelines.expand("contrib")),
+        (Search.KEEP_IF_FASTER, pipelines.expand("contrib")[2:]),
+    ]
+)
+
+
+def _recipe(pieces: list[tuple[Step, ...]], search: tuple[Search | None, tuple[Step, ...]], **sections: Any) -> Recipe:
+    steps = tuple(step for piece in pieces for step in piece)
+    return Recipe(steps=(*steps, *search[1]), search=search[0], **sections)
+
+
 RECIPES = st.builds(
-    Recipe,
-    steps=st.lists(some_pass() | st.builds(UntilStable, st.lists(some_pass(), max_size=3).map(tuple)), max_size=5).map(
-        tuple
-    ),
+    _recipe,
+    pieces=st.lists(PIECES, max_size=5),
+    search=SEARCHES,
     name=TEXT,
     target=st.sampled_from(["auto", "x86-vnni", "x86-avx2", "arm64", "tensorrt", "cuda"]),
     seed=st.integers(0, 2**40),
@@ -116,18 +143,19 @@ RECIPES = st.builds(
 @settings(max_examples=300, deadline=None)
 @given(RECIPES)
 def test_a_recipe_survives_its_text(one: Recipe) -> None:
-    assert recipe.parse(recipe.dump(one)) == one
+    assert parse(dump(one)) == one
+    assert parse(dump(one, in_full=True)) == one
 
 
 @pytest.mark.parametrize("name", EXISTING)
 def test_every_pass_survives_its_text_with_its_defaults(name: str) -> None:
-    one = Recipe(steps=(recipe.make_pass(name, {}),))
-    assert recipe.dump(one) == f"version: 1\nsteps:\n- {name}\n"
-    assert recipe.parse(recipe.dump(one)) == one
+    one = Recipe(steps=(make_pass(name, {}),))
+    assert dump(one) == f"version: 1\nsteps:\n- {name}\n"
+    assert parse(dump(one)) == one
 
 
 def test_options_are_typed_values() -> None:
-    one = recipe.make_pass(
+    one = make_pass(
         "quantize-static",
         {"activation": "s8", "per-channel": False, "reduce-range": None, "percentile": 99, "include": ["a", "op:Conv"]},
     )
@@ -137,11 +165,11 @@ def test_options_are_typed_values() -> None:
     assert options["reduce_range"] is None
     assert isinstance(options["percentile"], float)
     assert options["include"] == ("a", "op:Conv")
-    assert hash(one) == hash(recipe.make_pass(one.name, one.options()))
+    assert hash(one) == hash(make_pass(one.name, one.options()))
 
 
 def test_a_group_is_unrolled_once_in_the_list_of_passes() -> None:
-    one = recipe.parse("version: 1\nsteps: [eliminate-dead, {until-stable: [fold-constants, eliminate-dead]}]")
+    one = parse("version: 1\nsteps: [eliminate-dead, {until-stable: [fold-constants, eliminate-dead]}]")
     assert [step.name for step in one.passes()] == ["eliminate-dead", "fold-constants", "eliminate-dead"]
 
 
@@ -149,20 +177,45 @@ def test_a_group_is_unrolled_once_in_the_list_of_passes() -> None:
     "name", ["\x85", "a\u2028b", "\u2029", "\ufeff", "\0", "1e-3", "yes", "null", "a: b", "*a", " x "]
 )
 def test_awkward_text_survives(name: str) -> None:
-    assert recipe.parse(recipe.dump(Recipe(steps=(), name=name))).name == name
+    assert parse(dump(Recipe(steps=(), name=name))).name == name
 
 
 def test_what_is_said_twice_is_written_twice() -> None:
-    shared = recipe.make_pass("prune-magnitude", {"include": ["a"]})
+    shared = make_pass("prune-magnitude", {"include": ["a"]})
     one = Recipe(steps=(shared, shared), calibration=(data := DataSpec(data="random")), evaluate=None)
-    assert "&" not in recipe.dump(one)
-    assert recipe.parse(recipe.dump(one)).calibration == data
+    assert "&" not in dump(one)
+    assert parse(dump(one)).calibration == data
 
 
 def test_a_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "r.yaml"
     path.write_text("# ünïcode\nversion: 1\nsteps: []\n", encoding="utf-8")
-    assert recipe.load(path) == Recipe(steps=())
+    assert load(path) == Recipe(steps=())
+
+
+def test_a_pipeline_is_written_by_its_name() -> None:
+    exact, without = pipelines.expand("exact"), pipelines.expand("fuse", keep_opset=True)
+    quantizing = make_pass("quantize-dynamic", {})
+    one = Recipe(steps=(*exact, *without, *pipelines.expand("contrib"), quantizing))
+    assert dump(one) == (
+        "version: 1\nsteps:\n- pipeline: exact\n- pipeline: fuse\n  keep-opset: true\n"
+        "- pipeline: contrib\n- quantize-dynamic\n"
+    )
+    assert "pipeline" not in dump(one, in_full=True)
+
+
+def test_what_differs_from_a_pipeline_is_written_in_full() -> None:
+    (fold,) = pipelines.expand("fold")
+    growing = UntilStable((make_pass("fold-constants", {"max-growth": 0.5}), *fold.passes[1:]))
+    for step in (growing, UntilStable(fold.passes[1:]), UntilStable((*fold.passes, fold.passes[0]))):
+        one = Recipe(steps=(step,))
+        assert "pipeline" not in dump(one)
+        assert parse(dump(one)) == one
+
+
+def test_the_file_name_of_a_result_holds_no_path() -> None:
+    for name, suffix in (("../../x y", "x-y"), ("", "run"), ("...", "run"), ("é" * 99, "é" * 40), ("int8", "int8")):
+        assert Recipe(steps=(), name=name).suffix() == suffix
 
 
 # Mistakes
@@ -208,8 +261,49 @@ HEAD = "version: 1\nsteps:\n- fold-constants\n"  # three lines
         (HEAD + "- until-stable: fold-constants\n", "r:4: until-stable takes a list of passes", "found 'fold", None),
         (
             HEAD + "- until-stable:\n  - fold-constants\n  - until-stable: [fold-constants]\n",
-            "r:6: until-stable does not nest",
+            "r:6: until-stable cannot stand in until-stable",
             None,
+            None,
+        ),
+        (HEAD + "- until-stable:\n  - pipeline: exact\n", "r:5: pipeline cannot stand in until-stable", None, None),
+        (
+            HEAD + "- until-stable:\n  - pipeline: exact\n    keep-opset: true\n",
+            "r:5: pipeline cannot stand in until-stable",
+            None,
+            None,
+        ),
+        (HEAD + "- until-stable\n", "r:4: until-stable takes a list of passes", None, None),
+        (HEAD + "- pipeline\n", "r:4: pipeline takes the name of a pipeline", None, "- pipeline: exact"),
+        (HEAD + "- pipeline: [exact]\n", "r:4: pipeline takes the name of a pipeline", "found ['exact']", None),
+        (HEAD + "- pipeline: exat\n", "r:4: unknown pipeline 'exat'", "pipelines: fold, ", "did you mean 'exact'?"),
+        (HEAD + "- pipelin: exact\n", "r:4: unknown pass 'pipelin'", "passes: ", "did you mean 'pipeline'?"),
+        (HEAD + "- contrib\n", "r:4: contrib is a pipeline, not a pass", None, "- pipeline: contrib"),
+        (
+            HEAD + "- pipeline: exact\n  keep-opst: true\n",
+            "r:5: unknown option 'keep-opst' of the pipeline exact",
+            "options: keep-opset",
+            "did you mean 'keep-opset'?",
+        ),
+        (
+            HEAD + "- keep-opset: true\n  pipeline: fold\n",
+            "r:4: unknown option 'keep-opset' of the pipeline fold",
+            "fold has no options",
+            None,
+        ),
+        (HEAD + "- pipeline: fuse\n  keep-opset: 1\n", "r:5: keep-opset must be true or false", "found 1", None),
+        (
+            HEAD + "search: quantise\n",
+            "r:4: search: Invalid enum value 'quantise'",
+            "searches: quantize, keep-if-faster",
+            "did you mean 'quantize'?",
+        ),
+        (HEAD + "search: [quantize]\n", "r:4: search: Expected `str | null`", None, None),
+        (HEAD + "search: quantize\n", "r:4: search: quantize needs a pass that quantizes", "it tries others", None),
+        ("version: 1\nsearch: quantize\nsteps: []\n", "r:2: search: quantize needs a pass", None, None),
+        (
+            HEAD + "search: keep-if-faster\n",
+            "r:4: search: keep-if-faster needs groups of onnxruntime's operators",
+            "it keeps those",
             None,
         ),
         (HEAD + "- until-stable:\n  - fold-constants\n  - folding\n", "r:6: unknown pass 'folding'", "passes: ", None),
@@ -243,7 +337,7 @@ HEAD = "version: 1\nsteps:\n- fold-constants\n"  # three lines
 )
 def test_a_mistake_is_located_and_explained(text: str, fact: str, note: str | None, hint: str | None) -> None:
     with pytest.raises(InputError) as caught:
-        recipe.parse(text, source="r")
+        parse(text, source="r")
     assert caught.value.fact.startswith(fact)
     assert (caught.value.note or "").startswith(note or "")
     if hint is not None:
@@ -254,12 +348,12 @@ def test_aliases_that_would_grow_without_end_are_refused_at_once() -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 30)]
     with pytest.raises(InputError, match=r"r:2: aliases \(\*a0\) are not supported"):
-        recipe.parse("\n".join(lines), source="r")
+        parse("\n".join(lines), source="r")
 
 
 def test_a_long_mistake_is_cut_short() -> None:
     with pytest.raises(InputError) as caught:
-        recipe.parse(f"version: 1\nsteps: {'x' * 10_000}")
+        parse(f"version: 1\nsteps: {'x' * 10_000}")
     assert caught.value.note is not None
     assert len(caught.value.note) < 100
 
@@ -268,11 +362,11 @@ def test_files_that_are_no_text_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(b"\x08\xff\xfe")
     with pytest.raises(InputError, match="is not a recipe") as caught:
-        recipe.load(path)
+        load(path)
     assert caught.value.note == "it is not text"
     for missing in (tmp_path / "missing.yaml", tmp_path):
         with pytest.raises(InputError, match="cannot be read"):
-            recipe.load(missing)
+            load(missing)
 
 
 PUNCTUATION = st.sampled_from([*"[]{}:,-!&*?|>'\"\n #%@`a1", "version: 1\n"])
@@ -282,7 +376,7 @@ PUNCTUATION = st.sampled_from([*"[]{}:,-!&*?|>'\"\n #%@`a1", "version: 1\n"])
 @given(st.text(max_size=60) | st.lists(PUNCTUATION).map("".join))
 def test_no_text_makes_it_fail(text: str) -> None:
     with contextlib.suppress(InputError):
-        assert isinstance(recipe.parse(text), Recipe)
+        assert isinstance(parse(text), Recipe)
 
 
 # Schema
@@ -331,7 +425,7 @@ def test_a_recipe_travels_without_private_folders(path: str, kept: str) -> None:
     several = Recipe(steps=(), evaluate=EvaluateSpec(data="x", metric=(path, "/head/Add=cosine")))
     assert without_folders(several).evaluate == EvaluateSpec(data="x", metric=(kept, "/head/Add=cosine"))
     assert travels.bench == BenchSpec(provider_options={"cache": kept})
-    assert recipe.parse(recipe.dump(travels)) == travels
+    assert parse(dump(travels)) == travels
 
 
 def test_a_recipe_without_data_travels_as_it_is() -> None:

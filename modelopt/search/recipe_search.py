@@ -1,0 +1,83 @@
+"""What the key `search` of a recipe does: it chooses recipes by measuring, before the engine runs one."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from modelopt.core.errors import ModeloptError
+from modelopt.engine.optimize import Request
+from modelopt.passes.base import Pass
+from modelopt.passes.convert_half import ConvertHalf
+from modelopt.passes.quantize_dynamic import QuantizeDynamic
+from modelopt.passes.quantize_static import QuantizeStatic
+from modelopt.recipe.recipe import Recipe, Search, Step
+from modelopt.search.candidates import SearchResult
+from modelopt.search.crash_search import without_crash
+from modelopt.search.fusion_search import keep_if_faster
+from modelopt.search.quantization_search import keep_contract
+
+Rescue = Callable[[Request, ModeloptError], SearchResult]
+"""Finds another recipe where onnxruntime does not take a result, or raises the error where there is none."""
+
+
+def tries_others(recipe: Recipe) -> bool:
+    """Whether other recipes are made and measured before one runs.
+
+    Other ways to quantize are tried only where something tells them apart: measured speed, or accuracy under a limit.
+    """
+    if recipe.search is not Search.QUANTIZE:
+        return recipe.search is not None
+    measures = recipe.evaluate is not None or recipe.verify or recipe.bench is not None
+    is_integer = isinstance(recipe.steps[-1], QuantizeStatic | QuantizeDynamic)
+    return measures and (is_integer or recipe.gates.max_drop is not None)
+
+
+def choose(request: Request) -> SearchResult:
+    """The recipes to run for a request, best first; without a search, its own.
+
+    Raises:
+        ModeloptError: As `engine.run`.
+    """
+    recipe = request.recipe
+    steps = dataclasses.replace(recipe, search=None)
+    if not tries_others(recipe):
+        return SearchResult((steps,))
+    if recipe.search is Search.KEEP_IF_FASTER:
+        groups = recipe.contrib_groups()
+        steps = dataclasses.replace(steps, steps=recipe.steps[: -len(groups)])
+        return keep_if_faster(dataclasses.replace(request, recipe=steps), groups)
+    return keep_contract(dataclasses.replace(request, recipe=steps), _others(recipe.steps[-1]))
+
+
+def rescue_of(recipe: Recipe) -> Rescue | None:
+    """What to do where onnxruntime does not take the result; None where nothing is known that helps.
+
+    Half precision is such a case: the nodes that onnxruntime does not take can be found, and stay in float32.
+    """
+    if not recipe.steps or not isinstance(recipe.steps[-1], ConvertHalf):
+        return None
+    return without_crash if recipe.search is Search.QUANTIZE else _hint
+
+
+def _hint(_request: Request, error: ModeloptError) -> SearchResult:
+    error.hint = (
+        "leave out --no-search, or write 'search: quantize' in the recipe: the nodes that onnxruntime does not take in "
+        "half precision are found then"
+    )
+    raise error
+
+
+def _others(step: Step) -> Sequence[Pass]:
+    """Passes to try beside the one that was asked for: products may be faster with ranges measured at run time.
+
+    Where int8 pays is an estimate, which a measurement may refute. So dynamic int8 of all products is tried, too.
+    Nothing is tried where the user said something of single nodes or of the inputs' types: that holds for one pass.
+    """
+    if not isinstance(step, QuantizeStatic | QuantizeDynamic) or step.include or step.exclude:
+        return []
+    everywhere = QuantizeDynamic(per_channel=step.per_channel is not False, everywhere=True)
+    if isinstance(step, QuantizeDynamic):
+        return [everywhere]
+    told = step.override is not None or step.integer_io
+    return [] if told else [dataclasses.replace(everywhere, everywhere=False), everywhere]
