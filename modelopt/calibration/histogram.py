@@ -166,8 +166,8 @@ class Collector:
         """All of it as plain data, and the int64 counts; `restored` is the way back."""
         low, high = (self.low, self.high) if self.finite else (None, None)
         sums = (hex(self._low_sum), hex(self._high_sum))
-        told = (self.samples, self.finite, self.nan, self.inf, low, high, *sums, self._exponent, self._start)
-        return State(self.bins, *told), self._counts
+        numbers = (self.samples, self.finite, self.nan, self.inf, low, high, *sums, self._exponent, self._start)
+        return State(self.bins, *numbers), self._counts
 
     @classmethod
     def restored(cls, state: State, counts: np.ndarray) -> Self:

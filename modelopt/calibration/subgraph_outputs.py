@@ -54,7 +54,7 @@ def expose(model: ir.Model, names: Sequence[str]) -> Exposed:
     if not wanted:
         return Exposed(model, {name: name for name in names})
     copy = model.clone()
-    writer = _Writer(copy)
+    writer = _SubgraphWriter(copy)
     outputs = {name: name for name in names if name not in wanted}
     counters: dict[str, str] = {}
     hidden = dict.fromkeys(wanted & _ambiguous(copy), _AMBIGUOUS)
@@ -127,7 +127,7 @@ def _why_hidden(path: _Path, opset: int) -> str | None:
     return None
 
 
-class _Writer:
+class _SubgraphWriter:
     """Adds outputs to the scopes of one model."""
 
     def __init__(self, model: ir.Model) -> None:
@@ -216,5 +216,5 @@ class _Writer:
         made.name, made.type = self._names(f"{value.name}_outside"), ir.TensorType(ir.DataType.FLOAT)
         return made
 
-    def _value(self, stem: str) -> ir.Value:
-        return ir.Value(name=self._names(stem), type=ir.TensorType(ir.DataType.FLOAT))
+    def _value(self, prefix: str) -> ir.Value:
+        return ir.Value(name=self._names(prefix), type=ir.TensorType(ir.DataType.FLOAT))

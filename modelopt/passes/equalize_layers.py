@@ -14,7 +14,7 @@ from modelopt.calibration.context import Context
 from modelopt.core.changes import Changes, Effect, Skip
 from modelopt.graph.match import Mismatch
 from modelopt.passes.base import Pass
-from modelopt.quant.correction.cross_layer_equalization import Layer, Pair, as_layer, settle
+from modelopt.quant.correction.cross_layer_equalization import LayerPair, LinearLayer, as_layer, settle
 
 _LAYERS = frozenset({"Conv", "Gemm", "MatMul"})
 _RECTIFIERS = frozenset({"Relu", "LeakyRelu", "PRelu", "Identity"})
@@ -39,8 +39,8 @@ class EqualizeLayers(Pass):
     def apply(self, model: ir.Model, ctx: Context) -> Changes:
         """Equalize every pair, in all scopes."""
         skipped: list[Skip] = []
-        pairs: list[Pair] = []
-        layers: dict[ir.Node, Layer] = {}
+        pairs: list[LayerPair] = []
+        layers: dict[ir.Node, LinearLayer] = {}
         for node, opset in graph.nodes_with_opset(model):
             if not _is_layer(node):
                 continue
@@ -60,14 +60,14 @@ def _is_layer(node: ir.Node) -> bool:
     return any(graph.is_standard(node, op_type) for op_type in _LAYERS)
 
 
-def _pair(node: ir.Node, opset: int, layers: dict[ir.Node, Layer]) -> Pair | Mismatch:
+def _pair(node: ir.Node, opset: int, layers: dict[ir.Node, LinearLayer]) -> LayerPair | Mismatch:
     """`node` and the layer that reads it."""
     if opset < 7:
         return Mismatch(f"in opset {opset} constants broadcast by attributes")
     first = layers.get(node) or as_layer(node)
     if isinstance(first, Mismatch):
         return first
-    place = _Place(first.end, opset, node.op_type != "Conv")
+    place = _Position(first.end, opset, node.op_type != "Conv")
     while True:
         behind = _next(place)
         if isinstance(behind, Mismatch):
@@ -78,7 +78,7 @@ def _pair(node: ir.Node, opset: int, layers: dict[ir.Node, Layer]) -> Pair | Mis
 
 
 @dataclass(frozen=True)
-class _Place:
+class _Position:
     """Somewhere between two layers.
 
     Attributes:
@@ -92,14 +92,16 @@ class _Place:
     flat: bool
 
 
-def _closed(first: Layer, node: ir.Node, place: _Place) -> Pair | Mismatch:
+def _closed(first: LinearLayer, node: ir.Node, place: _Position) -> LayerPair | Mismatch:
     if (node.op_type == "Conv") == place.flat:
         return Mismatch(f"{graph.label(node)} does not sum over its channels")
     second = as_layer(node, first.outputs)
-    return Mismatch(f"{graph.label(node)}: {second.reason}") if isinstance(second, Mismatch) else Pair(first, second)
+    return (
+        Mismatch(f"{graph.label(node)}: {second.reason}") if isinstance(second, Mismatch) else LayerPair(first, second)
+    )
 
 
-def _next(place: _Place) -> _Place | ir.Node | Mismatch:
+def _next(place: _Position) -> _Position | ir.Node | Mismatch:
     """The place behind the only reader of this one, or that reader when it is a layer."""
     value = place.value
     node = graph.sole_consumer(value)
@@ -115,7 +117,7 @@ def _next(place: _Place) -> _Place | ir.Node | Mismatch:
     return replace(place, value=node.outputs[0], flat=place.flat or node.op_type in {"Flatten", "Reshape"})
 
 
-def _why_not_through(node: ir.Node, place: _Place) -> str | None:
+def _why_not_through(node: ir.Node, place: _Position) -> str | None:
     """Why channels cannot be scaled behind `node` instead of before it."""
     if node.op_type in _RECTIFIERS:
         return None

@@ -36,7 +36,7 @@ class Scope(Enum):
     GLOBAL = "global"
 
 
-class Pattern(Enum):
+class SparsityPattern(Enum):
     """Which zeros are allowed: any, or so many of each group of consecutive weights."""
 
     UNSTRUCTURED = "unstructured"
@@ -44,7 +44,7 @@ class Pattern(Enum):
     FOUR_OF_EIGHT = "4:8"
 
 
-_GROUPS = {Pattern.TWO_OF_FOUR: (2, 4), Pattern.FOUR_OF_EIGHT: (4, 8)}
+_GROUPS = {SparsityPattern.TWO_OF_FOUR: (2, 4), SparsityPattern.FOUR_OF_EIGHT: (4, 8)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +70,8 @@ class PruneMagnitude(Pass):
     scope: Scope = option(  # noqa: RUF009 - it is dataclasses.field
         Scope.LAYER, "search the smallest in each layer apart, or in all (global)"
     )
-    pattern: Pattern = option(  # noqa: RUF009 - it is dataclasses.field
-        Pattern.UNSTRUCTURED, "unstructured, or 2:4 or 4:8 zeros in groups"
+    pattern: SparsityPattern = option(  # noqa: RUF009 - it is dataclasses.field
+        SparsityPattern.UNSTRUCTURED, "unstructured, or 2:4 or 4:8 zeros in groups"
     )
     include: tuple[str, ...] = option((), "only nodes or tensors with these names: globs, re:EXPRESSION or op:TYPE")
     exclude: tuple[str, ...] = option((), "not nodes or tensors with these names: globs, re:EXPRESSION or op:TYPE")
@@ -81,7 +81,7 @@ class PruneMagnitude(Pass):
         """Refuse options that contradict each other or ask for what cannot be."""
         if not 0 <= self.sparsity < 1:
             raise InputError(f"sparsity {self.sparsity} is not in [0, 1)", hint="--sparsity 0.5 halves the weights")
-        if self.pattern is Pattern.UNSTRUCTURED:
+        if self.pattern is SparsityPattern.UNSTRUCTURED:
             return
         if self.sparsity != _DEFAULT_SPARSITY:
             raise InputError(

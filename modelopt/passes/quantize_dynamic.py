@@ -18,7 +18,7 @@ from modelopt.passes.base import Pass, option
 from modelopt.quant.dynamic import lstm, product_gain, products, qattention
 from modelopt.quant.numerics.scheme import Grid, IntType, Symmetry
 from modelopt.quant.static import embedding_tables, float_regions, kernels, selection
-from modelopt.quant.static.plan import Choice
+from modelopt.quant.static.plan import NodeChoice
 
 _OPSET = 17  # DynamicQuantizeLinear needs 11
 _PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
@@ -63,7 +63,7 @@ class QuantizeDynamic(Pass):
             chosen, skipped = self._choose(model, ctx)  # the same: the converter only rewrites what changed meaning
         fitted = ctx.target.kind is TargetKind.X86_AVX2 and self.reduce_range is None
         grid = Grid(IntType.S8, Symmetry.SYMMETRIC, bool(self.reduce_range))
-        writer = products.Writer(model, grid, per_channel=self.per_channel, unsaturated=fitted)
+        writer = products.DynamicWriter(model, grid, per_channel=self.per_channel, unsaturated=fitted)
         before = _contrib(model)
         for node in chosen:
             writer.rewrite(node)
@@ -104,7 +104,7 @@ class QuantizeDynamic(Pass):
             [Skip(graph.label(node), reason) for node, reason in reasons.items() if reason is not None],
         )
 
-    def _why_not_looked_up(self, node: ir.Node, verdict: Choice | str, opset: int) -> str | None:
+    def _why_not_looked_up(self, node: ir.Node, verdict: NodeChoice | str, opset: int) -> str | None:
         if isinstance(verdict, str) or verdict.weight is None:
             return str(verdict)
         if opset < _COLUMNS_OPSET:

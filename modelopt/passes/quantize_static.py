@@ -22,7 +22,7 @@ from modelopt.graph import node_filters
 from modelopt.graph.opset_conversion import upgraded
 from modelopt.passes.base import Pass, option
 from modelopt.quant.correction import saturation_report
-from modelopt.quant.correction.gptq_rounding import Rounding
+from modelopt.quant.correction.gptq_rounding import WeightRounding
 from modelopt.quant.correction.repair import Repair
 from modelopt.quant.numerics import sqnr
 from modelopt.quant.numerics.cost_model import static_costs
@@ -39,9 +39,9 @@ from modelopt.quant.static import (
     region_gain,
 )
 from modelopt.quant.static.activation_params import ActivationParams
-from modelopt.quant.static.override_targets import Resolved, resolve, settings_of
+from modelopt.quant.static.override_targets import ResolvedOverrides, resolve, settings_of
 from modelopt.quant.static.overrides import Overrides, Setting, Type
-from modelopt.quant.static.plan import Choice, Plan, Role, Rules
+from modelopt.quant.static.plan import NodeChoice, QuantizationPlan, Role, SelectionRules
 from modelopt.quant.static.selection import mark, select, to_observe, why_already_quantized
 
 _LEAST_OPSET = 13  # per-channel DequantizeLinear
@@ -73,7 +73,7 @@ class Activation(Enum):
     S16 = "s16"
 
 
-class Form(Enum):
+class QuantFormat(Enum):
     """How integer arithmetic is written.
 
     Attributes:
@@ -110,12 +110,13 @@ class QuantizeStatic(Pass):
     )
     reduce_range: bool | None = option(None, "keep weights to 7 bits; default: for x86 without VNNI as many as fit")
     everywhere: bool = option(default=False, text="also where int8 is estimated not to pay: smaller, slower")
-    rounding: Rounding = option(  # noqa: RUF009 - it is dataclasses.field
-        Rounding.NEAREST, "how weights become integers: nearest, or gptq (error feedback on calibration data)"
+    rounding: WeightRounding = option(  # noqa: RUF009 - it is dataclasses.field
+        WeightRounding.NEAREST, "how weights become integers: nearest, or gptq (error feedback on calibration data)"
     )
     correct_bias: bool = option(default=False, text="take the mean error of each output channel off its bias")
-    format: Form = option(  # noqa: RUF009 - it is dataclasses.field
-        Form.QDQ, "qdq (Q/DQ around float operators) or qoperator (QLinearConv and QLinearMatMul; the rest stays qdq)"
+    format: QuantFormat = option(  # noqa: RUF009 - it is dataclasses.field
+        QuantFormat.QDQ,
+        "qdq (Q/DQ around float operators) or qoperator (QLinearConv and QLinearMatMul; the rest stays qdq)",
     )
     integer_io: bool = option(
         default=False, text="inputs and outputs of the model are integers where they are quantized; metadata say how"
@@ -152,18 +153,24 @@ class QuantizeStatic(Pass):
         wide = self._is_wide() or any(one.type in _WIDE for one in self._settings.values())
         least, common = (_WIDE_OPSET, _WIDE_OPSET) if wide else (_LEAST_OPSET, _OPSET)
         work = named_apart(model if graph.opset(model) >= least else upgraded(model, common, ctx.runner))
-        said = resolve(work, self._overrides)
+        overrides = resolve(work, self._overrides)
         if work is not model:
-            rules = self._rules(said)
+            rules = self._rules(overrides)
             plan = select(work, rules)
         names = to_observe(work, plan)
         # What others may ask for as well is worth more than the shorter run.
         bins = BINS if self.method.needs_histogram or ctx.calibrations is not None else 1
-        told = {
-            source.name or "" for source, one in settings_of(qdq_writer.sources(plan), said).items() if one.says_range
+        given_ranges = {
+            source.name or ""
+            for source, one in settings_of(qdq_writer.sources(plan), overrides).items()
+            if one.says_range
         }
-        seen = calibrate.collect(work, names, ctx, bins=bins, told=told) if names else Observations({}, (), 0)
-        params = ActivationParams(seen, said, self._activations(ctx), self.method, self.percentile)
+        seen = (
+            calibrate.collect(work, names, ctx, bins=bins, given_ranges=given_ranges)
+            if names
+            else Observations({}, (), 0)
+        )
+        params = ActivationParams(seen, overrides, self._activations(ctx), self.method, self.percentile)
         plan = self._settle(work, rules, params, ctx)
         facts = self._facts(plan, seen, ctx)
         if not plan.choices:
@@ -175,13 +182,13 @@ class QuantizeStatic(Pass):
         skipped = (*plan.skipped, *written.skipped)
         return Changes(len(plan.choices), skipped, {**facts, **written.facts}, written.tensors)
 
-    def _rules(self, said: Resolved) -> Rules:
+    def _rules(self, overrides: ResolvedOverrides) -> SelectionRules:
         """What the user asked for, of nodes and of tensors."""
-        banned = {name: _IN_FLOAT for name, (setting, _) in said.tensors.items() if setting.type is Type.F32}
-        patterns = dict.fromkeys(said.in_float.values())
-        return Rules(self.include, (*self.exclude, *patterns), banned=banned, integer_io=self.integer_io)
+        banned = {name: _IN_FLOAT for name, (setting, _) in overrides.tensors.items() if setting.type is Type.F32}
+        patterns = dict.fromkeys(overrides.in_float.values())
+        return SelectionRules(self.include, (*self.exclude, *patterns), banned=banned, integer_io=self.integer_io)
 
-    def _write(self, model: ir.Model, plan: Plan, params: ActivationParams, ctx: Context) -> Changes:
+    def _write(self, model: ir.Model, plan: QuantizationPlan, params: ActivationParams, ctx: Context) -> Changes:
         """Put the plan into `model`, changed in place."""
         seen, unused = params.seen, params.unused(plan)
         plan = gemm_scale.unscaled(model, plan)
@@ -193,7 +200,7 @@ class QuantizeStatic(Pass):
             for name, one in chosen.items()
             if name in seen.collectors
         ]
-        writer = qdq_writer.Writer(model, plan, chosen, rules)
+        writer = qdq_writer.QdqWriter(model, plan, chosen, rules)
         writer.write()
         repaired = repair.run(model, rules, ctx)
         skipped, facts = [*unused, *repaired.skipped], dict(repaired.facts)
@@ -204,18 +211,20 @@ class QuantizeStatic(Pass):
         if ctx.target.kind is TargetKind.X86_AVX2 and not self._is_wide():
             risks, counted = saturation_report.report(model, ctx)
             skipped, facts = [*skipped, *risks], facts | counted
-        if self.format is Form.QOPERATOR:
+        if self.format is QuantFormat.QOPERATOR:
             written = qoperator_writer.convert(model)
             skipped += written.skipped
             facts["qoperators"] = written.nodes
         if self.integer_io:
-            taken = io_types.take_away(model)
-            skipped += taken.skipped
-            facts |= {f"input {name}": str(affine) for name, affine in taken.io.inputs.items()}
-            facts |= {f"output {name}": str(affine) for name, affine in taken.io.outputs.items()}
+            converted = io_types.make_integer(model)
+            skipped += converted.skipped
+            facts |= {f"input {name}": str(affine) for name, affine in converted.io.inputs.items()}
+            facts |= {f"output {name}": str(affine) for name, affine in converted.io.outputs.items()}
         return Changes(0, tuple(skipped), facts, (*tensors, *writer.errors))
 
-    def _settle(self, model: ir.Model, rules: Rules, params: ActivationParams, ctx: Context) -> Plan:
+    def _settle(
+        self, model: ir.Model, rules: SelectionRules, params: ActivationParams, ctx: Context
+    ) -> QuantizationPlan:
         """The plan for what the samples showed, less what does not pay; dropping a kernel may undo its neighbours."""
         seen = params.seen
         rules = replace(rules, banned={skip.node: skip.reason for skip in seen.skipped} | dict(rules.banned))
@@ -250,8 +259,8 @@ class QuantizeStatic(Pass):
         if self.activation is not Activation.AUTO:
             signed = self.activation in {Activation.S8, Activation.S16}
         wide = self._is_wide()
-        told = {one.type for one in self._settings.values()} - {None, Type.F32, Type.S8}
-        if symmetric and (wide or not signed or told):
+        override_types = {one.type for one in self._settings.values()} - {None, Type.F32, Type.S8}
+        if symmetric and (wide or not signed or override_types):
             raise InputError(
                 f"{ctx.target.kind.value} computes with 8-bit signed activations only",
                 hint="activation: s8 or auto, and no other type in an override",
@@ -285,7 +294,7 @@ class QuantizeStatic(Pass):
             weight_range=self.weight_range,
         )
 
-    def _facts(self, plan: Plan, seen: Observations, ctx: Context) -> dict[str, str | int | float | bool]:
+    def _facts(self, plan: QuantizationPlan, seen: Observations, ctx: Context) -> dict[str, str | int | float | bool]:
         kernels, looked_up = (sum(choice.role is role for choice in plan.choices) for role in (Role.KERNEL, Role.TABLE))
         weights = self._weights()
         return {
@@ -308,6 +317,6 @@ class QuantizeStatic(Pass):
         }
 
 
-def _feeds_batchnorm(choice: Choice) -> bool:
+def _feeds_batchnorm(choice: NodeChoice) -> bool:
     """Whether a BatchNormalization that `fuse-conv-bn` would fold stands between this kernel and the next."""
     return any(graph.is_standard(use.node, "BatchNormalization") for use in choice.node.outputs[0].uses())

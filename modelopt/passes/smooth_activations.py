@@ -14,7 +14,7 @@ from modelopt.core.changes import Changes, Effect, Skip
 from modelopt.core.errors import InputError
 from modelopt.graph.match import Mismatch
 from modelopt.passes.base import Pass, option
-from modelopt.quant.correction.cross_layer_equalization import Layer
+from modelopt.quant.correction.cross_layer_equalization import LinearLayer
 from modelopt.quant.correction.smoothquant import Site, column_maxima, site
 
 _ROUNDS = 32
@@ -88,7 +88,7 @@ class _Columns:
 def _sites(model: ir.Model) -> tuple[list[Site], list[Skip]]:
     sites: list[Site] = []
     skipped: list[Skip] = []
-    layers: dict[ir.Node, Layer] = {}
+    layers: dict[ir.Node, LinearLayer] = {}
     seen: set[ir.Value] = set()
     for node in graph.all_nodes(model):
         if not (graph.is_standard(node, "Gemm") or graph.is_standard(node, "MatMul")):
@@ -107,7 +107,7 @@ def _sites(model: ir.Model) -> tuple[list[Site], list[Skip]]:
     return sites, skipped
 
 
-def _root(value: ir.Value, layers: dict[ir.Node, Layer]) -> Site | Mismatch:
+def _root(value: ir.Value, layers: dict[ir.Node, LinearLayer]) -> Site | Mismatch:
     """The site that `value` belongs to: what Reshapes make of an activation is still that activation."""
     node = value.producer()
     while node is not None and graph.is_standard(node, "Reshape") and node.inputs[0] is not None:

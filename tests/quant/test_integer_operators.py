@@ -12,7 +12,7 @@ from modelopt import graph
 from modelopt.core.changes import Changes
 from modelopt.core.errors import InputError
 from modelopt.passes.quantize_dynamic import QuantizeDynamic
-from modelopt.passes.quantize_static import Activation, Form, QuantizeStatic
+from modelopt.passes.quantize_static import Activation, QuantFormat, QuantizeStatic
 from modelopt.quant.numerics.range_methods import Method
 from modelopt.quant.numerics.weight_range import WeightRange
 from modelopt.runtime.worker_runner import WorkerRunner
@@ -249,7 +249,9 @@ def test_activations_of_16_bits_are_for_other_runtimes(runner: WorkerRunner) -> 
 
 def test_operators_of_8_bits_do_not_take_16(runner: WorkerRunner) -> None:
     net = between("v = Relu (u)")
-    changes = quantized(net, runner, QuantizeStatic(everywhere=True, activation=Activation.S16, format=Form.QOPERATOR))
+    changes = quantized(
+        net, runner, QuantizeStatic(everywhere=True, activation=Activation.S16, format=QuantFormat.QOPERATOR)
+    )
     assert changes.facts["qoperators"] == 0
     assert any("QLinearConv makes 8 bits, not 16" in skip.reason for skip in changes.skipped)
     run(net, feeds()[0])

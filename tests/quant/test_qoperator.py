@@ -10,7 +10,7 @@ import pytest
 
 from modelopt import graph
 from modelopt.graph import invariants
-from modelopt.passes.quantize_static import Form, QuantizeStatic
+from modelopt.passes.quantize_static import QuantFormat, QuantizeStatic
 from modelopt.quant.static import qoperator_writer
 from modelopt.runtime.worker_runner import WorkerRunner
 from tests.command_line import CNN, QUICK, calibration, modelopt
@@ -74,7 +74,9 @@ def test_the_operators_compute_what_qdq_does(runner: WorkerRunner, target: str, 
     ctx = context(runner, feeds(), target)
     qdq, operators = net(), net()
     QuantizeStatic(everywhere=True, per_channel=per_channel).apply(qdq, ctx)
-    changes = QuantizeStatic(everywhere=True, per_channel=per_channel, format=Form.QOPERATOR).apply(operators, ctx)
+    changes = QuantizeStatic(everywhere=True, per_channel=per_channel, format=QuantFormat.QOPERATOR).apply(
+        operators, ctx
+    )
 
     assert invariants.check(operators) == []
     assert graph.signature(operators) == graph.signature(qdq)
@@ -94,7 +96,7 @@ def test_the_operators_compute_what_qdq_does(runner: WorkerRunner, target: str, 
 
 def test_a_second_run_changes_nothing(runner: WorkerRunner) -> None:
     quantized, ctx = net(), context(runner, feeds())
-    config = QuantizeStatic(everywhere=True, format=Form.QOPERATOR)
+    config = QuantizeStatic(everywhere=True, format=QuantFormat.QOPERATOR)
     config.apply(quantized, ctx)
     assert config.apply(quantized, ctx).rewrites == 0
 

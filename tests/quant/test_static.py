@@ -13,7 +13,7 @@ from modelopt.core.errors import InputError
 from modelopt.graph import invariants
 from modelopt.passes.quantize_static import Activation, QuantizeStatic
 from modelopt.quant.numerics.range_methods import Method
-from modelopt.quant.static.plan import Rules
+from modelopt.quant.static.plan import SelectionRules
 from modelopt.quant.static.selection import select
 from modelopt.runtime import installation
 from modelopt.runtime.worker_runner import WorkerRunner
@@ -328,6 +328,6 @@ net (bool c, float[n,8] x) => (float[n,8] y)
     lost = "onnxruntime before 1.31 loses integers that a body reads from outside"
     for keeps in (True, False):
         monkeypatch.setattr(installation, "keeps_captured_integers", lambda keeps=keeps: keeps)
-        plan = select(given, Rules())
+        plan = select(given, SelectionRules())
         assert (lost in [skip.reason for skip in plan.skipped]) is not keeps
         assert bool(plan.choices) is keeps

@@ -27,7 +27,7 @@ _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE})  # float16 activati
 
 
 @dataclass(eq=False)
-class Layer:
+class LinearLayer:
     """A Conv, Gemm or MatMul with constants of its own.
 
     Attributes:
@@ -83,7 +83,7 @@ class Layer:
 
 
 @dataclass(eq=False)
-class Pair:
+class LayerPair:
     """Two layers with nothing but homogeneous functions between them.
 
     Attributes:
@@ -92,8 +92,8 @@ class Pair:
         exponents: By which powers of two, so far.
     """
 
-    first: Layer
-    second: Layer
+    first: LinearLayer
+    second: LinearLayer
     exponents: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
@@ -114,9 +114,9 @@ class Pair:
         first, second = self.first, self.second
         weight, bias = first.scaled_outputs(-steps)
         later = second.scaled_inputs(steps)
-        before = Layer(first.node, weight, bias, None, first.end).scaled_outputs(steps)
+        before = LinearLayer(first.node, weight, bias, None, first.end).scaled_outputs(steps)
         exact = np.array_equal(before[0], first.weight) and np.array_equal(
-            Layer(second.node, later, None, None, second.end).scaled_inputs(-steps), second.weight
+            LinearLayer(second.node, later, None, None, second.end).scaled_inputs(-steps), second.weight
         )
         if not exact or (bias is not None and not np.array_equal(before[1], first.bias)):  # type: ignore[arg-type]
             return False
@@ -126,7 +126,7 @@ class Pair:
         return True
 
 
-def settle(pairs: list[Pair]) -> None:
+def settle(pairs: list[LayerPair]) -> None:
     """Equalize all pairs in turn until none moves: a layer in the middle is in two."""
     for _ in range(_ROUNDS):
         if not any([pair.step() for pair in pairs]):  # noqa: C419 - each pair takes its step
@@ -136,7 +136,7 @@ def settle(pairs: list[Pair]) -> None:
         pair.second.store()
 
 
-def as_layer(node: ir.Node, inputs: int | None = None) -> Layer | Mismatch:
+def as_layer(node: ir.Node, inputs: int | None = None) -> LinearLayer | Mismatch:
     """`node` as a layer whose constants may change.
 
     Args:
@@ -156,13 +156,13 @@ def as_layer(node: ir.Node, inputs: int | None = None) -> Layer | Mismatch:
         return view
     end, bias_value = _bias(node)
     if bias_value is None:
-        return Layer(node, view, None, None, end)
+        return LinearLayer(node, view, None, None, end)
     outputs, bias = view.shape[0] * view.shape[1], graph.constant(bias_value)
     if bias is None or bias.size != outputs or bias.shape[-1] != outputs:
         return Mismatch("its bias is not one constant number per channel")
     if len(bias_value.uses()) > 1 or bias_value.is_graph_output():
         return Mismatch("its bias is shared")
-    return Layer(node, view, np.array(bias.reshape(-1)), bias_value, end)
+    return LinearLayer(node, view, np.array(bias.reshape(-1)), bias_value, end)
 
 
 def _view(node: ir.Node, weight: ir.TensorProtocol, inputs: int | None) -> np.ndarray | Mismatch:

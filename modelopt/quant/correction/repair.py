@@ -9,8 +9,8 @@ import onnx_ir as ir
 from modelopt.calibration.context import Context
 from modelopt.core.changes import Changes, Fact, Skip
 from modelopt.quant.correction import bias_correction, kernel_pairs
-from modelopt.quant.correction.gptq_rounding import Rounding, round_again
-from modelopt.quant.static.plan import Plan
+from modelopt.quant.correction.gptq_rounding import WeightRounding, round_again
+from modelopt.quant.static.plan import QuantizationPlan
 from modelopt.quant.static.qdq_writer import ConstantRules
 
 _UNSATURATED = "weights are scaled so that no 16-bit sum saturates, which other integers could undo"
@@ -28,14 +28,14 @@ class Repair:
     """
 
     reference: ir.Model | None
-    kernels: tuple[kernel_pairs.Kernel, ...]
-    rounding: Rounding
+    kernels: tuple[kernel_pairs.KernelPair, ...]
+    rounding: WeightRounding
     correct_bias: bool
 
     @classmethod
-    def before(cls, model: ir.Model, plan: Plan, rounding: Rounding, *, correct_bias: bool) -> Repair:
+    def before(cls, model: ir.Model, plan: QuantizationPlan, rounding: WeightRounding, *, correct_bias: bool) -> Repair:
         """Remember the float model that `plan` is about to quantize."""
-        if rounding is Rounding.NEAREST and not correct_bias:
+        if rounding is WeightRounding.NEAREST and not correct_bias:
             return cls(None, (), rounding, correct_bias)
         reference = model.clone()
         return cls(reference, tuple(kernel_pairs.pairs(reference, model, plan)), rounding, correct_bias)
@@ -50,9 +50,9 @@ class Repair:
         facts: dict[str, Fact] = {}
         if self.reference is None:
             return Changes()
-        if self.rounding is Rounding.GPTQ and rules.unsaturated:
+        if self.rounding is WeightRounding.GPTQ and rules.unsaturated:
             skipped = (Skip("model", _UNSATURATED),)
-        elif self.rounding is Rounding.GPTQ:
+        elif self.rounding is WeightRounding.GPTQ:
             rounded = round_again(self.reference, self.kernels, rules.weights, ctx)
             skipped, facts["weights_rounded_again"] = rounded.skipped, rounded.kernels
         if self.correct_bias:

@@ -25,7 +25,7 @@ _KERNELS = frozenset({"Conv", "Gemm", "MatMul"})
 
 
 @dataclass(frozen=True)
-class _Kernel:
+class _IntegerKernel:
     """A kernel that might saturate: its u8 input with its zero point, and its int8 weight."""
 
     node: ir.Node
@@ -63,7 +63,7 @@ def report(model: ir.Model, ctx: Context) -> tuple[tuple[Skip, ...], dict[str, F
 _DOUBT = "some of its 16-bit sums could saturate on x86-avx2"
 
 
-def _kernels(model: ir.Model) -> Iterator[_Kernel]:
+def _kernels(model: ir.Model) -> Iterator[_IntegerKernel]:
     for node in graph.all_nodes(model):
         if node.op_type not in _KERNELS or node.domain not in graph.STANDARD_DOMAINS:
             continue
@@ -72,7 +72,7 @@ def _kernels(model: ir.Model) -> Iterator[_Kernel]:
             continue
         weight, zero_point = graph.constant(right.inputs[0]), _zero_point(left)
         if left.inputs[0] is not None and weight is not None and weight.dtype == np.int8 and zero_point is not None:
-            yield _Kernel(node, left.inputs[0], zero_point, weight)
+            yield _IntegerKernel(node, left.inputs[0], zero_point, weight)
 
 
 def _zero_point(node: ir.Node) -> int | None:
@@ -83,19 +83,21 @@ def _zero_point(node: ir.Node) -> int | None:
     )
 
 
-def _is_safe(kernel: _Kernel) -> bool:
+def _is_safe(kernel: _IntegerKernel) -> bool:
     matrices = saturation.matrices_of(kernel.node, kernel.weight.shape)
     if matrices is None:
         return True
     return all(saturation.worst_pairs(m).max(initial=0) <= saturation.MOST for m in matrices(kernel.weight))
 
 
-def _has_one_product(kernel: _Kernel) -> bool:
+def _has_one_product(kernel: _IntegerKernel) -> bool:
     """Whether each row of the input meets the same weights: not in a MatMul by a stack of matrices."""
     return kernel.node.op_type == "Conv" or kernel.weight.ndim <= 2
 
 
-def _simulated(model: ir.Model, kernels: Sequence[_Kernel], ctx: Context) -> Iterator[tuple[_Kernel, Saturation]]:
+def _simulated(
+    model: ir.Model, kernels: Sequence[_IntegerKernel], ctx: Context
+) -> Iterator[tuple[_IntegerKernel, Saturation]]:
     if not kernels or ctx.calibration is None:
         return
     count = min(_SAMPLES, len(ctx.calibration))
@@ -110,18 +112,17 @@ def _simulated(model: ir.Model, kernels: Sequence[_Kernel], ctx: Context) -> Ite
     yield from zip(kernels, seen, strict=True)
 
 
-def _loss(kernel: _Kernel, integers: np.ndarray, limit: int) -> Saturation:
+def _loss(kernel: _IntegerKernel, integers: np.ndarray, limit: int) -> Saturation:
     matrices = saturation.matrices_of(kernel.node, kernel.weight.shape)
     if matrices is None:
         return Saturation()
     if kernel.node.op_type == "Conv":
         window = im2col.window_of(kernel.node, kernel.weight.shape[2:])
-        groups = graph.attribute_int(kernel.node, "group", 1)
-        rows = im2col.sample_rows(integers, window, groups, limit, kernel.zero_point)
+        taken = im2col.rows(integers, window, im2col.evenly(limit), kernel.zero_point)
+        rows = saturation.conv_rows(taken, graph.attribute_int(kernel.node, "group", 1))
     else:
         flat = integers.reshape(-1, integers.shape[-1])
-        chosen = np.unique(np.linspace(0, len(flat) - 1, min(limit, len(flat))).astype(np.int64))
-        rows = flat[None, chosen]
+        rows = [flat[im2col.evenly(limit)(len(flat))]]
     total = Saturation()
     for part, matrix in zip(rows, matrices(kernel.weight), strict=True):
         total += saturation.simulate(part, matrix, kernel.zero_point)

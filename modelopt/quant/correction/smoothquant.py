@@ -19,7 +19,7 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.calibration.context import Context
 from modelopt.graph.match import Mismatch
-from modelopt.quant.correction.cross_layer_equalization import Layer, as_layer
+from modelopt.quant.correction.cross_layer_equalization import LinearLayer, as_layer
 
 _LEAST = 0.75  # what is left of an exponent after rounding is at most 0.5, so that a second run moves nothing
 _MASK = 1e30
@@ -45,8 +45,8 @@ class Site:
 
     value: ir.Value
     constants: tuple[ir.Value, ...]
-    source: Layer | None
-    readers: tuple[Layer, ...]
+    source: LinearLayer | None
+    readers: tuple[LinearLayer, ...]
 
     @property
     def width(self) -> int:
@@ -84,7 +84,7 @@ class Site:
         return True
 
 
-def site(value: ir.Value, layers: dict[ir.Node, Layer]) -> Site | Mismatch:
+def site(value: ir.Value, layers: dict[ir.Node, LinearLayer]) -> Site | Mismatch:
     """`value` as a place to smooth, when products alone read it.
 
     Args:
@@ -98,7 +98,7 @@ def site(value: ir.Value, layers: dict[ir.Node, Layer]) -> Site | Mismatch:
     for reader in readers:
         if isinstance(reader, Mismatch):
             return reader
-    found = tuple(reader for reader in readers if isinstance(reader, Layer))
+    found = tuple(reader for reader in readers if isinstance(reader, LinearLayer))
     channels = {reader.weight.shape[2] for reader in found}
     if len(channels) != 1:
         return Mismatch("its readers disagree on its width")
@@ -106,7 +106,7 @@ def site(value: ir.Value, layers: dict[ir.Node, Layer]) -> Site | Mismatch:
     return made if isinstance(made, Mismatch) else Site(value, *made, found)
 
 
-def _layer(node: ir.Node, layers: dict[ir.Node, Layer]) -> Layer | Mismatch:
+def _layer(node: ir.Node, layers: dict[ir.Node, LinearLayer]) -> LinearLayer | Mismatch:
     if node not in layers:
         layer = as_layer(node)
         if isinstance(layer, Mismatch):
@@ -142,8 +142,8 @@ def _keeps_columns(node: ir.Node) -> bool:
 
 
 def _source(
-    value: ir.Value, width: int, layers: dict[ir.Node, Layer]
-) -> tuple[tuple[ir.Value, ...], Layer | None] | Mismatch:
+    value: ir.Value, width: int, layers: dict[ir.Node, LinearLayer]
+) -> tuple[tuple[ir.Value, ...], LinearLayer | None] | Mismatch:
     """The constants that are factors of `value`, or the product that makes it."""
     node = value.producer()
     if node is None:
@@ -161,9 +161,9 @@ def _source(
     if factors:
         return _own(factors, width)
     layer = _product_before(value, layers)
-    if isinstance(layer, Layer) and layer.outputs != width:
+    if isinstance(layer, LinearLayer) and layer.outputs != width:
         return Mismatch("its maker has another width")
-    return ((), layer) if isinstance(layer, Layer) else layer
+    return ((), layer) if isinstance(layer, LinearLayer) else layer
 
 
 def _factors(node: ir.Node, value: ir.Value) -> list[ir.Value]:
@@ -203,7 +203,7 @@ def _own(constants: Sequence[ir.Value], width: int) -> tuple[tuple[ir.Value, ...
     return (tuple(constants), None) if constants else Mismatch("its maker has no scale")
 
 
-def _product_before(value: ir.Value, layers: dict[ir.Node, Layer]) -> Layer | Mismatch:
+def _product_before(value: ir.Value, layers: dict[ir.Node, LinearLayer]) -> LinearLayer | Mismatch:
     """The product that makes `value`, through functions that scale with it."""
     node = value.producer()
     while node is not None and node.op_type in _RECTIFIERS and node.domain in graph.STANDARD_DOMAINS:
@@ -217,7 +217,7 @@ def _product_before(value: ir.Value, layers: dict[ir.Node, Layer]) -> Layer | Mi
     if node is None or node.op_type not in _PRODUCTS or node.domain not in graph.STANDARD_DOMAINS:
         return Mismatch("what makes it has no scale for each column")
     layer = _layer(node, layers)
-    if isinstance(layer, Layer) and layer.end is not value:
+    if isinstance(layer, LinearLayer) and layer.end is not value:
         return Mismatch(f"what {graph.label(node)} computes is needed as it is")
     return layer
 

@@ -23,7 +23,7 @@ from modelopt.quant.static import embedding_tables
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredWeight:
     """A weight in int8.
 
     Attributes:
@@ -37,7 +37,7 @@ class Stored:
     zero_point: ir.Value
 
 
-class Writer:
+class DynamicWriter:
     """Rewrites nodes of one model.
 
     Args:
@@ -53,7 +53,7 @@ class Writer:
         self._grid = weights
         self._per_channel = per_channel
         self._unsaturated = unsaturated
-        self._stored: dict[tuple[ir.Value, str], Stored] = {}
+        self._stored: dict[tuple[ir.Value, str], StoredWeight] = {}
         self._activations: dict[tuple[ir.Value, int], tuple[ir.Value, ...]] = {}
 
     def rewrite(self, node: ir.Node) -> None:
@@ -149,7 +149,7 @@ class Writer:
         graph.drop_if_unused(weight)
 
     def _product(
-        self, node: ir.Node, op_type: str, x: tuple[ir.Value, ...], stored: Stored, bias: ir.Value | None
+        self, node: ir.Node, op_type: str, x: tuple[ir.Value, ...], stored: StoredWeight, bias: ir.Value | None
     ) -> list[ir.Node]:
         """The nodes of an integer product in float; the last one's output is the result."""
         integers, scale, zero_point = x
@@ -202,9 +202,9 @@ class Writer:
         key = (activation, id(body))
         if key in self._activations or body is None:
             return self._activations[key]
-        stem = activation.name or "value"
+        prefix = activation.name or "value"
         outputs = [
-            ir.Value(name=self._names(f"{stem}_{part}"), type=ir.TensorType(dtype))
+            ir.Value(name=self._names(f"{prefix}_{part}"), type=ir.TensorType(dtype))
             for part, dtype in (
                 ("u8", ir.DataType.UINT8),
                 ("u8_scale", ir.DataType.FLOAT),
@@ -216,7 +216,7 @@ class Writer:
         self._activations[key] = tuple(outputs)
         return self._activations[key]
 
-    def _store(self, node: ir.Node, weight: ir.Value) -> Stored:
+    def _store(self, node: ir.Node, weight: ir.Value) -> StoredWeight:
         """The weight in int8, stored once per layout, in the scope that held the float."""
         transposed = node.op_type == "Gemm" and bool(graph.attribute_int(node, "transB", 0))
         layout = node.op_type if node.op_type in {"Conv", "LSTM"} else "transposed" if transposed else "plain"
@@ -237,11 +237,11 @@ class Writer:
 
     def _initializers(
         self, holder: ir.Graph, weight: ir.Value, arrays: tuple[np.ndarray, np.ndarray, np.ndarray]
-    ) -> Stored:
+    ) -> StoredWeight:
         name = self._names(f"{weight.name}_quantized")
         names = name, self._names(f"{name}_scale"), self._names(f"{name}_zero_point")
         made = (graph.add_initializer(holder, each, array) for each, array in zip(names, arrays, strict=True))
-        return Stored(*made)
+        return StoredWeight(*made)
 
     def _weight(self, array: np.ndarray, layout: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(int8, scale, zero point) of a matrix (depth, columns), a stack of them, or a convolution's kernel."""

@@ -18,7 +18,7 @@ from modelopt.core.changes import Skip
 from modelopt.graph import node_filters
 from modelopt.quant.float16 import sensitive_operators
 from modelopt.quant.float16.operator_types import Elements, HalfType, Ports, any_input, fill
-from modelopt.quant.float16.ranges import Constant, Observed, judge, why_not_value
+from modelopt.quant.float16.ranges import Constant, ObservedRanges, judge, why_not_value
 
 _QUANTIZED = re.compile(r"^(Dynamic)?Quantize|^DequantizeLinear|^QLinear|^QGemm|^QAttention|^QMoE|Integer")
 _BETWEEN = "it stands between nodes that stay in float32"
@@ -28,7 +28,7 @@ _BN_VARIANCE = 4
 
 
 @dataclass(frozen=True)
-class Rules:
+class HalfRules:
     """What the user asked for.
 
     Attributes:
@@ -43,11 +43,11 @@ class Rules:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     limit: float = 0.0
-    observed: Observed = field(default_factory=lambda: Observed({}, 0))
+    observed: ObservedRanges = field(default_factory=lambda: ObservedRanges({}, 0))
 
 
 @dataclass(frozen=True)
-class Plan:
+class HalfPlan:
     """What will be half.
 
     Attributes:
@@ -93,7 +93,7 @@ def _makes_half(node: ir.Node, halves: set[ir.DataType]) -> bool:
     return filled is not None and filled.dtype in halves
 
 
-def decide(model: ir.Model, elements: Elements, rules: Rules) -> Plan:
+def decide(model: ir.Model, elements: Elements, rules: HalfRules) -> HalfPlan:
     """Choose the nodes that become half."""
     ports: dict[ir.Node, Ports] = {}
     floats: dict[ir.Node, str] = {}
@@ -117,20 +117,20 @@ def decide(model: ir.Model, elements: Elements, rules: Rules) -> Plan:
                 floats[node] = reason
     if not rules.include:
         _join_islands(model, elements, ports, floats)
-    return Plan(
+    return HalfPlan(
         {node: one for node, one in ports.items() if node not in floats},
         tuple(Skip(graph.label(node), reason) for node, reason in floats.items()),
     )
 
 
-def _unwanted(node: ir.Node, rules: Rules) -> str | None:
+def _unwanted(node: ir.Node, rules: HalfRules) -> str | None:
     if rules.include and not any(node_filters.names_node(pattern, node) for pattern in rules.include):
         return "not included"
     return "excluded" if any(node_filters.names_node(pattern, node) for pattern in rules.exclude) else None
 
 
 def _why_not(
-    node: ir.Node, ports: Ports, elements: Elements, rules: Rules, judged: dict[ir.Value, Constant]
+    node: ir.Node, ports: Ports, elements: Elements, rules: HalfRules, judged: dict[ir.Value, Constant]
 ) -> str | None:
     values = [value for value in (*node.inputs, *node.outputs) if value is not None and elements.is_float(value)]
     active = [value for value in values if graph.constant_tensor(value) is None]

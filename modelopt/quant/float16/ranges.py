@@ -33,7 +33,7 @@ class Extent:
 
 
 @dataclass(frozen=True)
-class Observed:
+class ObservedRanges:
     """What the samples showed.
 
     Attributes:
@@ -45,7 +45,7 @@ class Observed:
     samples: int
 
 
-def observe(model: ir.Model, names: Sequence[str], ctx: Context) -> Observed:
+def observe(model: ir.Model, names: Sequence[str], ctx: Context) -> ObservedRanges:
     """The extents of values, those in bodies included, over all calibration samples; see `calibrate.collect`.
 
     Raises:
@@ -53,12 +53,12 @@ def observe(model: ir.Model, names: Sequence[str], ctx: Context) -> Observed:
         Refused: onnxruntime does not load or run the model.
     """
     if ctx.calibration is None:
-        return Observed({}, 0)
+        return ObservedRanges({}, 0)
     memory = ctx.calibrations or Calibrations()
     samples = collect(model, names, replace(ctx, calibrations=memory), bins=1).samples
     known = memory.known(key_of(model, ctx.calibration), 1)
     found = {name: extent(known[name].collector) for name in names}
-    return Observed({name: one for name, one in found.items() if one is not None}, samples)
+    return ObservedRanges({name: one for name, one in found.items() if one is not None}, samples)
 
 
 def extent(seen: Collector | None) -> Extent | None:

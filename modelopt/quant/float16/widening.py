@@ -24,7 +24,7 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass
-class Figures:
+class WideningCounts:
     """What was changed.
 
     Attributes:
@@ -92,7 +92,7 @@ class Widener:
     """
 
     def __init__(self, model: ir.Model, types: frozenset[ir.DataType]) -> None:
-        self.figures = Figures()
+        self.figures = WideningCounts()
         self._model = model
         self._types = types
         self._names = graph.NameSource(model)

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from modelopt import graph
 from modelopt.quant.float16.operator_types import Elements, HalfType, Ports, any_input, fill
-from modelopt.quant.float16.planning import Plan
+from modelopt.quant.float16.planning import HalfPlan
 from modelopt.quant.float16.ranges import converted
 
 _SMALL = 1024
@@ -18,7 +18,7 @@ _BOUNDS = frozenset({"Clip", "Max", "Min"})
 
 
 @dataclass
-class Figures:
+class HalfCounts:
     """What was written.
 
     Attributes:
@@ -35,7 +35,7 @@ class Figures:
 
 
 @dataclass
-class _Place:
+class _ConstantUse:
     """Where a constant is read: an input of a node, or an output of a graph."""
 
     holder: ir.Node | ir.Graph
@@ -50,7 +50,7 @@ class _Place:
             self.holder.outputs[self.index] = value
 
 
-class Writer:
+class HalfWriter:
     """Rewrites one model; use it once.
 
     Args:
@@ -64,7 +64,7 @@ class Writer:
     def __init__(
         self, model: ir.Model, elements: Elements, half: HalfType, limit: float, *, half_io: bool = False
     ) -> None:
-        self.figures = Figures()
+        self.figures = HalfCounts()
         self._model = model
         self._elements = elements
         self._half = half
@@ -73,9 +73,9 @@ class Writer:
         self._names = graph.NameSource(model)
         self._halves: set[ir.Value] = set()
         self._casts: dict[ir.Value, ir.Value] = {}
-        self._constants: dict[ir.Value, list[_Place]] = {}
+        self._constants: dict[ir.Value, list[_ConstantUse]] = {}
 
-    def write(self, plan: Plan) -> None:
+    def write(self, plan: HalfPlan) -> None:
         """Convert the nodes of the plan; the names of inputs and outputs stay."""
         if self._half_io:
             for value in self._model.graph.inputs:
@@ -91,7 +91,7 @@ class Writer:
 
     def store(self, value: ir.Value) -> None:
         """Keep a constant in the half type and cast it back for all that read it; an output keeps its name."""
-        places = [_Place(node, index, half=False) for node, index in value.uses()]
+        places = [_ConstantUse(node, index, half=False) for node, index in value.uses()]
         outputs = list(self._outputs_of(value))
         self._narrow(value, [*places, *outputs])
         wide = self._cast(value, ir.DataType.FLOAT)
@@ -100,10 +100,10 @@ class Writer:
         if outputs:
             self._exchange_names(value, wide, self._half.title)
 
-    def _outputs_of(self, value: ir.Value) -> Iterator[_Place]:
+    def _outputs_of(self, value: ir.Value) -> Iterator[_ConstantUse]:
         for scope in graph.all_graphs(self._model) if value.is_graph_output() else ():
             if isinstance(scope, ir.Graph):
-                yield from (_Place(scope, i, half=False) for i, out in enumerate(scope.outputs) if out is value)
+                yield from (_ConstantUse(scope, i, half=False) for i, out in enumerate(scope.outputs) if out is value)
 
     # Nodes
 
@@ -129,7 +129,7 @@ class Writer:
 
     # Between nodes
 
-    def _connect(self, scope: ir.Graph, plan: Plan) -> None:
+    def _connect(self, scope: ir.Graph, plan: HalfPlan) -> None:
         halves = {
             (body, place)
             for ports in plan.chosen.values()
@@ -141,16 +141,16 @@ class Writer:
             ports = plan.chosen.get(node, Ports())
             for index, value in enumerate(node.inputs):
                 if index not in any_input(node):
-                    self._want(value, _Place(node, index, half=index in ports.inputs))
+                    self._want(value, _ConstantUse(node, index, half=index in ports.inputs))
         for index, value in enumerate(scope.outputs):
             if scope is not self._model.graph:
-                self._want(value, _Place(scope, index, half=(scope, index) in halves))
+                self._want(value, _ConstantUse(scope, index, half=(scope, index) in halves))
             elif graph.constant_tensor(value) is not None:
-                self._want(value, _Place(scope, index, half=False))
+                self._want(value, _ConstantUse(scope, index, half=False))
             elif self._elements.is_float(value) and not value.is_graph_input():
                 self._give_out(value, index)
 
-    def _want(self, value: ir.Value | None, place: _Place) -> None:
+    def _want(self, value: ir.Value | None, place: _ConstantUse) -> None:
         if value is None or not self._elements.is_float(value):
             return
         if graph.constant_tensor(value) is not None:
@@ -189,7 +189,7 @@ class Writer:
 
     # Constants
 
-    def _settle(self, value: ir.Value, places: list[_Place]) -> None:
+    def _settle(self, value: ir.Value, places: list[_ConstantUse]) -> None:
         wanted = [place for place in places if place.half]
         if not wanted:
             return
@@ -197,14 +197,14 @@ class Writer:
             self._narrow(value, places)
             return
         tensor = graph.constant_tensor(value)
-        twin = self._twin(value, wanted) if tensor is not None and tensor.size <= _SMALL else None
+        copy = self._half_copy(value, wanted) if tensor is not None and tensor.size <= _SMALL else None
         for place in wanted:
-            place.put(twin or self._cast(value, self._half.element))
+            place.put(copy or self._cast(value, self._half.element))
 
-    def _narrow(self, value: ir.Value, places: list[_Place]) -> None:
+    def _narrow(self, value: ir.Value, places: list[_ConstantUse]) -> None:
         graph.set_constant(value, self._converted(value, places))
 
-    def _twin(self, value: ir.Value, places: list[_Place]) -> ir.Value:
+    def _half_copy(self, value: ir.Value, places: list[_ConstantUse]) -> ir.Value:
         """A copy in the half type, beside a constant that others read in float32."""
         array = self._converted(value, places)
         name = self._names(f"{value.name}_{self._half.title}")
@@ -215,7 +215,7 @@ class Writer:
         _place_behind(value, ir.node("Constant", [], {"value": tensor}, outputs=[out], name=name))
         return out
 
-    def _converted(self, value: ir.Value, places: list[_Place]) -> np.ndarray:
+    def _converted(self, value: ir.Value, places: list[_ConstantUse]) -> np.ndarray:
         array = graph.constant(value)
         if array is None:
             raise ValueError(f"{value!r} is not a constant")

@@ -102,6 +102,17 @@ def conv_matrices(kernel: np.ndarray, groups: int) -> list[np.ndarray]:
     return [part.T for part in np.split(flat, groups)]
 
 
+def conv_rows(rows: np.ndarray, groups: int) -> list[np.ndarray]:
+    """The rows (n, positions · channels) that meet `conv_matrices`, one array per group.
+
+    Args:
+        rows: Shape (n, channels, positions), as `im2col.rows` returns them.
+        groups: How many groups.
+    """
+    positions_first = np.moveaxis(rows, 1, 2)
+    return [part.reshape(len(part), -1) for part in np.split(positions_first, groups, axis=2)]
+
+
 def worst_pairs(integers: np.ndarray) -> np.ndarray:
     """For each column the largest sum of the positive, or of the negative, weights of a pair, as an absolute value.
 

@@ -13,9 +13,9 @@ from modelopt.core.errors import InputError
 from modelopt.quant.numerics.range_methods import Method, choose_range
 from modelopt.quant.numerics.scheme import Grid, QParams, params_from_range
 from modelopt.quant.static import existing_qdq, qdq_writer
-from modelopt.quant.static.override_targets import Resolved, settings_of
+from modelopt.quant.static.override_targets import ResolvedOverrides, settings_of
 from modelopt.quant.static.overrides import Setting, Type
-from modelopt.quant.static.plan import Plan
+from modelopt.quant.static.plan import QuantizationPlan
 
 _UNUSED = "its override is of no use: nothing there is quantized"
 
@@ -33,12 +33,12 @@ class ActivationParams:
     """
 
     seen: Observations
-    said: Resolved
+    said: ResolvedOverrides
     grid: Grid
     method: Method
     percentile: float
 
-    def of_plan(self, plan: Plan) -> Mapping[str, QParams]:
+    def of_plan(self, plan: QuantizationPlan) -> Mapping[str, QParams]:
         """The parameters of each source activation (see `qdq.sources`), by name.
 
         Raises:
@@ -57,7 +57,7 @@ class ActivationParams:
         low, high = choose_range(self.seen.collectors[name].histogram(), self.method, grid, self.percentile)
         return params_from_range(low, high, grid) if setting is None else setting.params(name, self.grid, low, high)
 
-    def of_weights(self, plan: Plan) -> Mapping[str, Setting]:
+    def of_weights(self, plan: QuantizationPlan) -> Mapping[str, Setting]:
         """What the user says of weights, by name.
 
         Raises:
@@ -71,7 +71,7 @@ class ActivationParams:
                 raise InputError(f"the weight '{name}' can be s8 or f32 only", hint=hint)
         return found
 
-    def unused(self, plan: Plan) -> list[Skip]:
+    def unused(self, plan: QuantizationPlan) -> list[Skip]:
         """The overrides that nothing in the plan takes."""
         sources = qdq_writer.sources(plan)
         taken = {value.name for value, source in sources.items() if existing_qdq.params_of(source) is None}

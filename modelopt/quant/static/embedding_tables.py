@@ -11,13 +11,13 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.quant.static.plan import Choice, Role
+from modelopt.quant.static.plan import NodeChoice, Role
 
 _LEAST = 4096
 """Elements; a smaller table saves less than the DequantizeLinear costs."""
 
 
-def candidate(node: ir.Node) -> Choice | str | None:
+def candidate(node: ir.Node) -> NodeChoice | str | None:
     """The choice for a Gather from a constant table, the reason against it, or None when it is another node."""
     if not graph.is_standard(node, "Gather"):
         return None
@@ -29,7 +29,7 @@ def candidate(node: ir.Node) -> Choice | str | None:
         return f"its table has fewer than {_LEAST} elements"
     if not np.isfinite(tensor.numpy()).all():
         return "its table holds NaN or Inf"
-    return Choice(node, Role.TABLE, (), table, column_axis(node, len(tensor.shape)))
+    return NodeChoice(node, Role.TABLE, (), table, column_axis(node, len(tensor.shape)))
 
 
 def column_axis(node: ir.Node, rank: int) -> int | None:

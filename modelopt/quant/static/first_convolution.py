@@ -27,7 +27,7 @@ _MOST_CHANNELS = 64  # of a block: more are read well as they are
 
 
 @dataclass(frozen=True)
-class _Stem:
+class _FirstConv:
     """A convolution of a quantized float input, as the writer leaves it.
 
     Attributes:
@@ -52,14 +52,14 @@ def regroup(model: ir.Model) -> int:
     names = graph.NameSource(model)
     count = 0
     for node in list(model.graph):
-        stem = _match(node)
-        if stem is None or stem.array.shape[1] % _LANES == 0:
+        first = _match(node)
+        if first is None or first.array.shape[1] % _LANES == 0:
             continue
-        count += _blocks(stem, names) or _pad(stem, names)
+        count += _blocks(first, names) or _pad(first, names)
     return count
 
 
-def _match(conv: ir.Node) -> _Stem | None:
+def _match(conv: ir.Node) -> _FirstConv | None:
     if not graph.is_standard(conv, "Conv") or graph.attribute_int(conv, "group", 1) != 1:
         return None
     dequantize, stored = _producer(conv.inputs[0], "DequantizeLinear"), _producer(conv.inputs[1], "DequantizeLinear")
@@ -80,7 +80,7 @@ def _match(conv: ir.Node) -> _Stem | None:
         or _from_integers(source)
     ):
         return None
-    return _Stem(conv, source, quantize, dequantize, weight, array)
+    return _FirstConv(conv, source, quantize, dequantize, weight, array)
 
 
 def _producer(value: ir.Value | None, op_type: str) -> ir.Node | None:
@@ -166,66 +166,66 @@ def _axis(side: int, kernel: int, s: int, begin: int, end: int) -> _Axis:
     return _Axis(s, side // s, lead, blocks, first, outputs + blocks - 1 - first - side // s)
 
 
-def _blocks(stem: _Stem, names: graph.NameSource) -> bool:
+def _blocks(first: _FirstConv, names: graph.NameSource) -> bool:
     """Blocks of stride × stride pixels as channels; says whether it was done."""
-    axes = _axes(stem.conv, stem.array.shape, stem.source)
+    axes = _axes(first.conv, first.array.shape, first.source)
     if axes is None:
         return False
-    (outputs, channels, *window), (y, x), s = stem.array.shape, axes, axes[0].stride
+    (outputs, channels, *window), (y, x), s = first.array.shape, axes, axes[0].stride
     wide = np.zeros((outputs, channels, y.blocks * s, x.blocks * s), np.int8)
-    wide[:, :, y.lead : y.lead + window[0], x.lead : x.lead + window[1]] = stem.array
+    wide[:, :, y.lead : y.lead + window[0], x.lead : x.lead + window[1]] = first.array
     blocked = wide.reshape(outputs, channels, y.blocks, s, x.blocks, s).transpose(0, 3, 5, 1, 2, 4)
-    graph.set_constant(stem.weight, blocked.reshape(outputs, s * s * channels, y.blocks, x.blocks))
-    _declare(stem)
-    batch = None if stem.source.shape is None else stem.source.shape[0]
+    graph.set_constant(first.weight, blocked.reshape(outputs, s * s * channels, y.blocks, x.blocks))
+    _declare(first)
+    batch = None if first.source.shape is None else first.source.shape[0]
     shape = ir.Shape((batch, channels * s * s, y.size, x.size))
-    moved = ir.Value(name=names(f"{stem.source.name}_blocks"), shape=shape, type=stem.source.type)
-    node = ir.Node("", "SpaceToDepth", [stem.source], [ir.AttrInt64("blocksize", s)], outputs=[moved])
-    integers = ir.Value(name=names(f"{moved.name}_quantized"), shape=shape, type=stem.quantize.outputs[0].type)
-    quantize = ir.Node("", "QuantizeLinear", [moved, *stem.quantize.inputs[1:]], outputs=[integers])
-    _read_through(stem, [node, quantize], integers, names)
-    stem.conv.attributes.add(ir.AttrInt64s("kernel_shape", [y.blocks, x.blocks]))
-    stem.conv.attributes.add(ir.AttrInt64s("strides", [1, 1]))
-    stem.conv.attributes.add(ir.AttrInt64s("pads", [y.begin, x.begin, y.end, x.end]))
+    moved = ir.Value(name=names(f"{first.source.name}_blocks"), shape=shape, type=first.source.type)
+    node = ir.Node("", "SpaceToDepth", [first.source], [ir.AttrInt64("blocksize", s)], outputs=[moved])
+    integers = ir.Value(name=names(f"{moved.name}_quantized"), shape=shape, type=first.quantize.outputs[0].type)
+    quantize = ir.Node("", "QuantizeLinear", [moved, *first.quantize.inputs[1:]], outputs=[integers])
+    _read_through(first, [node, quantize], integers, names)
+    first.conv.attributes.add(ir.AttrInt64s("kernel_shape", [y.blocks, x.blocks]))
+    first.conv.attributes.add(ir.AttrInt64s("strides", [1, 1]))
+    first.conv.attributes.add(ir.AttrInt64s("pads", [y.begin, x.begin, y.end, x.end]))
     return True
 
 
-def _pad(stem: _Stem, names: graph.NameSource) -> bool:
+def _pad(first: _FirstConv, names: graph.NameSource) -> bool:
     """One channel more, where that makes them fours; says whether it was done."""
-    channels = stem.array.shape[1]
+    channels = first.array.shape[1]
     if channels % _LANES != _LANES - 1:
         return False
-    scope = stem.conv.graph
-    integers = stem.quantize.outputs[0]
+    scope = first.conv.graph
+    integers = first.quantize.outputs[0]
     shape = None if integers.shape is None else ir.Shape((integers.shape[0], channels + 1, *integers.shape[2:]))
-    graph.set_constant(stem.weight, np.pad(stem.array, ((0, 0), (0, 1), (0, 0), (0, 0))))
-    _declare(stem)
+    graph.set_constant(first.weight, np.pad(first.array, ((0, 0), (0, 1), (0, 0), (0, 0))))
+    _declare(first)
     amounts = np.array([0, 0, 0, 0, 0, 1, 0, 0], np.int64)
     pads = graph.add_initializer(scope, names(f"{integers.name}_channel"), amounts)  # type: ignore[arg-type]
     padded = ir.Value(name=names(f"{integers.name}_padded"), shape=shape, type=integers.type)
-    node = ir.Node("", "Pad", [integers, pads, stem.quantize.inputs[2]], outputs=[padded])
-    _read_through(stem, [node], padded, names)
+    node = ir.Node("", "Pad", [integers, pads, first.quantize.inputs[2]], outputs=[padded])
+    _read_through(first, [node], padded, names)
     return True
 
 
-def _read_through(stem: _Stem, made: list[ir.Node], integers: ir.Value, names: graph.NameSource) -> None:
+def _read_through(first: _FirstConv, made: list[ir.Node], integers: ir.Value, names: graph.NameSource) -> None:
     """Let the convolution read `integers`, which the nodes `made` compute; what nobody reads any more goes."""
-    old = stem.dequantize
+    old = first.dequantize
     floats = ir.Value(name=names(f"{integers.name}_dequantized"), shape=integers.shape, type=old.outputs[0].type)
     made.append(ir.Node("", "DequantizeLinear", [integers, *old.inputs[1:]], outputs=[floats]))
     for node in made:
         node.name = names(f"{node.outputs[0].name}_{node.op_type}")
-    scope = stem.conv.graph
+    scope = first.conv.graph
     if scope is None:
         raise ValueError("the convolution belongs to no graph")
-    scope.insert_before(stem.conv, made)
-    stem.conv.replace_input_with(0, floats)
+    scope.insert_before(first.conv, made)
+    first.conv.replace_input_with(0, floats)
     if graph.remove_if_dead(old):
-        graph.remove_if_dead(stem.quantize)
+        graph.remove_if_dead(first.quantize)
 
 
-def _declare(stem: _Stem) -> None:
+def _declare(first: _FirstConv) -> None:
     """Give the dequantized weight the shape of the weight."""
-    read = stem.conv.inputs[1]
+    read = first.conv.inputs[1]
     if read is not None:
-        read.shape = stem.weight.shape
+        read.shape = first.weight.shape

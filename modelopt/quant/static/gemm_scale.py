@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.quant.static.plan import Choice, Plan
+from modelopt.quant.static.plan import NodeChoice, QuantizationPlan
 
 
 def factors(node: ir.Node) -> tuple[float, float]:
@@ -30,14 +30,14 @@ def why_not_folded(node: ir.Node) -> str | None:
     return None
 
 
-def unscaled(model: ir.Model, plan: Plan) -> Plan:
+def unscaled(model: ir.Model, plan: QuantizationPlan) -> QuantizationPlan:
     """`plan` for the model after alpha and beta of the nodes in it went into their constants."""
     names = graph.NameSource(model)
     choices = [choice if factors(choice.node) == (1.0, 1.0) else _fold(choice, names) for choice in plan.choices]
     return replace(plan, choices=tuple(choices))
 
 
-def _fold(choice: Choice, names: graph.NameSource) -> Choice:
+def _fold(choice: NodeChoice, names: graph.NameSource) -> NodeChoice:
     node = choice.node
     alpha, beta = factors(node)
     weight, bias = (_constant(node, i, factor, names) for i, factor in ((1, alpha), (2, beta)))

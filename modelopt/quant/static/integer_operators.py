@@ -13,7 +13,7 @@ from collections.abc import Callable
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.quant.static.plan import Plan
+from modelopt.quant.static.plan import QuantizationPlan
 
 MOVERS = frozenset(
     {
@@ -77,7 +77,7 @@ def _extrapolates(node: ir.Node) -> bool:
     return graph.attribute_string(node, "coordinate_transformation_mode", "") == "tf_crop_and_resize"
 
 
-def unfit(plan: Plan, step: Callable[[ir.Value], float]) -> dict[ir.Node, str]:
+def unfit(plan: QuantizationPlan, step: Callable[[ir.Value], float]) -> dict[ir.Node, str]:
     """The nodes of `plan` that the observed ranges do not let compute in int8, with the reason.
 
     Args:

@@ -18,8 +18,8 @@ from modelopt.quant.static import existing_qdq
 
 
 @dataclass(frozen=True)
-class Taken:
-    """What `take_away` did.
+class IntegerIoResult:
+    """What `make_integer` did.
 
     Attributes:
         io: What is integers now.
@@ -30,14 +30,14 @@ class Taken:
     skipped: tuple[Skip, ...]
 
 
-def take_away(model: ir.Model) -> Taken:
+def make_integer(model: ir.Model) -> IntegerIoResult:
     """Make inputs and outputs integers where a Q reads them or a DQ makes them; `model` is changed in place."""
     inputs: dict[str, Affine] = {}
     outputs: dict[str, Affine] = {}
     skipped: list[Skip] = []
     for value in list(model.graph.inputs):
         if value.dtype == ir.DataType.FLOAT and value.name and value.name not in model.graph.initializers:
-            found = _take_input(value)
+            found = _make_input_integer(value)
             if isinstance(found, Affine):
                 inputs[value.name] = found
             else:
@@ -45,7 +45,7 @@ def take_away(model: ir.Model) -> Taken:
     for index, value in enumerate(model.graph.outputs):
         if value.dtype == ir.DataType.FLOAT and value.name:
             name = value.name
-            found = _take_output(model.graph, index, value)
+            found = _make_output_integer(model.graph, index, value)
             if isinstance(found, Affine):
                 outputs[name] = found
             else:
@@ -54,10 +54,10 @@ def take_away(model: ir.Model) -> Taken:
     io = IntegerIo({**before.inputs, **inputs}, {**before.outputs, **outputs})
     if inputs or outputs:
         model.metadata_props[KEY] = msgspec.json.encode(io).decode()
-    return Taken(io, tuple(skipped))
+    return IntegerIoResult(io, tuple(skipped))
 
 
-def _take_input(value: ir.Value) -> Affine | str:
+def _make_input_integer(value: ir.Value) -> Affine | str:
     readers = [use.node for use in value.uses()]
     if value.is_graph_output() or any(reader.op_type != "QuantizeLinear" for reader in readers) or not readers:
         return "nodes read it in float"
@@ -72,7 +72,7 @@ def _take_input(value: ir.Value) -> Affine | str:
     return affine
 
 
-def _take_output(scope: ir.Graph, index: int, value: ir.Value) -> Affine | str:
+def _make_output_integer(scope: ir.Graph, index: int, value: ir.Value) -> Affine | str:
     maker = value.producer()
     if maker is None or maker.op_type != "DequantizeLinear" or maker.graph is not scope or maker.inputs[0] is None:
         return "it is made in float"

@@ -7,12 +7,12 @@ import onnx_ir as ir
 
 from modelopt import graph
 from modelopt.quant.static import existing_qdq, gemm_scale
-from modelopt.quant.static.plan import Choice, Role
+from modelopt.quant.static.plan import NodeChoice, Role
 
 KERNELS = frozenset({"Conv", "Gemm", "MatMul"})
 
 
-def candidate(node: ir.Node) -> Choice | str:
+def candidate(node: ir.Node) -> NodeChoice | str:
     """The choice for a kernel by what its constants allow, or the reason against it."""
     activation = node.inputs[0]
     weight = node.inputs[1] if len(node.inputs) > 1 else None
@@ -34,7 +34,7 @@ def candidate(node: ir.Node) -> Choice | str:
         problem = _gemm_problem(node)
         if problem:
             return problem
-    return Choice(node, Role.KERNEL, (activation,), weight, _channel_axis(node, weight), bias)
+    return NodeChoice(node, Role.KERNEL, (activation,), weight, _channel_axis(node, weight), bias)
 
 
 def why_not(node: ir.Node) -> str | None:

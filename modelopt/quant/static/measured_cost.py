@@ -24,7 +24,7 @@ LEAST_NS = 5_000
 
 
 @dataclass(frozen=True)
-class Region:
+class IntegerRegion:
     """Nodes that compute in integers together.
 
     Attributes:
@@ -55,23 +55,23 @@ def losing(before: Coverage, after: Coverage, quantized: ir.Model, *, margin: fl
     return tuple(name for region in found if region.loses(margin) for name in region.kernels)
 
 
-def regions(before: Coverage, after: Coverage, quantized: ir.Model) -> tuple[Region, ...]:
+def regions(before: Coverage, after: Coverage, quantized: ir.Model) -> tuple[IntegerRegion, ...]:
     """The regions of `quantized` in graph order, with what they cost and what they replaced."""
     was = {cost.node: cost for cost in before.nodes}
     now = {cost.node: cost for cost in after.nodes}
     held = {graph.name_of(node) for node in graph.all_nodes(quantized)}
     groups = _groups(quantized, was, now)
-    totals = _Added(after, held), _Added(before, frozenset(was) & held)
+    totals = _LayoutOverhead(after, held), _LayoutOverhead(before, frozenset(was) & held)
     found = []
     for group in groups:
         names = [graph.name_of(node) for node in group]
         kernels = tuple(graph.name_of(node) for node in group if node.op_type in KERNELS and graph.name_of(node) in was)
         source = [name for name in names if name in was]
-        fused_before = [*source, *(name for name in _rim(group) if _split_off(name, was, now))]
+        fused_before = [*source, *(name for name in _boundary_nodes(group) if _split_off(name, was, now))]
         integers = totals[0].spread(_run_sums(now, dict.fromkeys([*names, *fused_before])))
         floats = totals[1].spread(_run_sums(was, source))
         if kernels:
-            found.append(Region(kernels, _median(floats), _median(integers)))
+            found.append(IntegerRegion(kernels, _median(floats), _median(integers)))
     return tuple(found)
 
 
@@ -106,7 +106,7 @@ def _neighbours(node: ir.Node) -> list[ir.Node]:
     return [*makers, *(use.node for out in node.outputs for use in out.uses())]
 
 
-def _rim(group: Sequence[ir.Node]) -> list[str]:
+def _boundary_nodes(group: Sequence[ir.Node]) -> list[str]:
     """The names of the nodes that touch a region from outside."""
     inside = set(group)
     return [graph.name_of(near) for node in group for near in _neighbours(node) if near not in inside]
@@ -127,7 +127,7 @@ def _median(runs_ns: Sequence[float]) -> int:
     return int(statistics.median(runs_ns)) if runs_ns else 0
 
 
-class _Added:
+class _LayoutOverhead:
     """What the runtime added for layout, which belongs to no node: everyone pays in proportion to its own time."""
 
     def __init__(self, coverage: Coverage, held: frozenset[str] | set[str]) -> None:

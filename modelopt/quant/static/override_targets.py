@@ -15,7 +15,7 @@ from modelopt.quant.static.overrides import Overrides, Setting, Type
 
 
 @dataclass(frozen=True)
-class Resolved:
+class ResolvedOverrides:
     """Overrides by the tensors of one model.
 
     Attributes:
@@ -34,7 +34,7 @@ class Resolved:
         return None if found is None else found[0]
 
 
-def resolve(model: ir.Model, overrides: Overrides) -> Resolved:
+def resolve(model: ir.Model, overrides: Overrides) -> ResolvedOverrides:
     """Find what the names stand for: a tensor of this name, else tensors or nodes that match; the last match counts.
 
     Raises:
@@ -59,7 +59,7 @@ def resolve(model: ir.Model, overrides: Overrides) -> Resolved:
         made = [] if setting.type is Type.F32 else [out.name for node in matched for out in _made(node)]
         tensors |= {each: (setting, name) for each in (*listed, *made) if each}
     wanted = [name for name, setting in overrides.settings.items() if setting.type is not Type.F32]
-    return Resolved(tensors, in_float, tuple(wanted))
+    return ResolvedOverrides(tensors, in_float, tuple(wanted))
 
 
 def _made(node: ir.Node) -> Iterable[ir.Value]:
@@ -67,7 +67,7 @@ def _made(node: ir.Node) -> Iterable[ir.Value]:
     return (node.outputs[0], fused_output(node)) if node.outputs else ()
 
 
-def settings_of(sources: Mapping[ir.Value, ir.Value], said: Resolved) -> dict[ir.Value, Setting]:
+def settings_of(sources: Mapping[ir.Value, ir.Value], said: ResolvedOverrides) -> dict[ir.Value, Setting]:
     """What is said of each source activation, of itself or of what it is moved to: they share a scale.
 
     Args:

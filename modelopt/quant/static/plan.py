@@ -28,7 +28,7 @@ class Role(Enum):
 
 
 @dataclass(frozen=True)
-class Choice:
+class NodeChoice:
     """One node that will compute in int8.
 
     Attributes:
@@ -58,7 +58,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Rules:
+class SelectionRules:
     """What the user asked for.
 
     Attributes:
@@ -79,7 +79,7 @@ class Rules:
 
 
 @dataclass(frozen=True)
-class Plan:
+class QuantizationPlan:
     """What will be int8.
 
     Attributes:
@@ -87,7 +87,7 @@ class Plan:
         skipped: The candidates that stay float, with the reason.
     """
 
-    choices: tuple[Choice, ...]
+    choices: tuple[NodeChoice, ...]
     skipped: tuple[Skip, ...]
 
     def activations(self) -> tuple[ir.Value, ...]:

@@ -20,7 +20,7 @@ from modelopt.quant.numerics.scheme import Grid, PerChannel, PerTensor, QParams
 from modelopt.quant.numerics.weight_range import WeightRange, weight_params
 from modelopt.quant.static import embedding_tables, existing_qdq
 from modelopt.quant.static.overrides import Setting
-from modelopt.quant.static.plan import Choice, Plan, Role
+from modelopt.quant.static.plan import NodeChoice, QuantizationPlan, Role
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class ConstantRules:
     settings: Mapping[str, Setting] = field(default_factory=dict)
 
 
-def sources(plan: Plan) -> dict[ir.Value, ir.Value]:
+def sources(plan: QuantizationPlan) -> dict[ir.Value, ir.Value]:
     """For each quantized activation, the one whose range it takes: movers pass their input's range on."""
     movers = [choice for choice in plan.choices if choice.role is Role.MOVER]
     moved = {output: choice.inputs[0] for choice in movers for output in choice.node.outputs}
@@ -57,7 +57,7 @@ def sources(plan: Plan) -> dict[ir.Value, ir.Value]:
     return found
 
 
-class Writer:
+class QdqWriter:
     """Rewrites one model by one plan; use it once. Then `errors` holds how well integers hold its weights.
 
     Args:
@@ -67,14 +67,16 @@ class Writer:
         rules: How constants are stored.
     """
 
-    def __init__(self, model: ir.Model, plan: Plan, params: Mapping[str, QParams], rules: ConstantRules) -> None:
+    def __init__(
+        self, model: ir.Model, plan: QuantizationPlan, params: Mapping[str, QParams], rules: ConstantRules
+    ) -> None:
         graph.allow_plain_initializers(model)
         self._graph = model.graph
         self._plan = plan
         self._rules = rules
         self._names = graph.NameSource(model, nodes=True)
         self._params = {value: params[source.name or ""] for value, source in sources(plan).items()}
-        self._weights: dict[ir.Value, tuple[_Stored, QParams]] = {}
+        self._weights: dict[ir.Value, tuple[_StoredConstant, QParams]] = {}
         self._read: dict[tuple[ir.Value, int], ir.Value] = {}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
         self.errors: list[TensorError] = []
@@ -94,14 +96,14 @@ class Writer:
         for value in self._plan.activations():
             self._write_pair(value, readers.get(value, []), everyone=value in written)
 
-    def _weight_groups(self) -> dict[ir.Value, list[Choice]]:
-        groups: dict[ir.Value, list[Choice]] = {}
+    def _weight_groups(self) -> dict[ir.Value, list[NodeChoice]]:
+        groups: dict[ir.Value, list[NodeChoice]] = {}
         for choice in self._plan.choices:
             if choice.weight is not None:
                 groups.setdefault(choice.weight, []).append(choice)
         return groups
 
-    def _write_weight(self, group: list[Choice]) -> None:
+    def _write_weight(self, group: list[NodeChoice]) -> None:
         """Store a weight once for all its readers; readers that disagree on the channel axis get one scale."""
         weight = group[0].weight
         array = graph.constant(weight)
@@ -129,7 +131,7 @@ class Writer:
         granularity = PerTensor() if axis is None else PerChannel(axis)
         return weight_params(array, granularity, self._rules.weights, self._rules.weight_range)
 
-    def _use_constants(self, choice: Choice) -> None:
+    def _use_constants(self, choice: NodeChoice) -> None:
         if choice.weight is None:
             return
         stored, params = self._weights[choice.weight]
@@ -199,7 +201,7 @@ class Writer:
         )
         return ir.Node("", op_type, inputs, outputs=[floats], name=self._names(f"{name}_{op_type}"))
 
-    def _store(self, constant: ir.Value, array: np.ndarray, params: QParams) -> _Stored:
+    def _store(self, constant: ir.Value, array: np.ndarray, params: QParams) -> _StoredConstant:
         """The integers of a constant as an initializer of the graph that holds it."""
         holder = _home(constant)
         name = self._names(f"{constant.name}_quantized")
@@ -208,9 +210,9 @@ class Writer:
             self._shared_constant(f"{name}_scale", params.scale),
             self._shared_constant(f"{name}_zero_point", params.zero_point),
         )
-        return _Stored(name, inputs, params.axis, array.shape)
+        return _StoredConstant(name, inputs, params.axis, array.shape)
 
-    def _dequantized(self, stored: _Stored, before: ir.Node) -> ir.Value:
+    def _dequantized(self, stored: _StoredConstant, before: ir.Node) -> ir.Value:
         """Integers read through a DequantizeLinear placed before `before`."""
         attributes = [] if stored.axis is None else [ir.AttrInt64("axis", stored.axis)]
         floats = ir.Value(
@@ -234,7 +236,7 @@ class Writer:
 
 
 @dataclass(frozen=True)
-class _Stored:
+class _StoredConstant:
     """A constant in integers: its name, what a DequantizeLinear of it reads, its channel axis and its shape."""
 
     name: str

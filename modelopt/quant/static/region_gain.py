@@ -15,13 +15,13 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.quant.numerics.cost_model import StaticCosts
 from modelopt.quant.static import first_convolution
-from modelopt.quant.static.plan import Choice, Plan, Role
+from modelopt.quant.static.plan import NodeChoice, QuantizationPlan, Role
 
 _LANES = 16
 
 
 def unprofitable(
-    plan: Plan,
+    plan: QuantizationPlan,
     elements: Callable[[ir.Value], float],
     costs: StaticCosts,
     executions: Callable[[ir.Value], float] = lambda _value: 1.0,
@@ -48,7 +48,7 @@ def unprofitable(
 class _Estimate:
     def __init__(
         self,
-        plan: Plan,
+        plan: QuantizationPlan,
         elements: Callable[[ir.Value], float],
         costs: StaticCosts,
         executions: Callable[[ir.Value], float],
@@ -59,7 +59,7 @@ class _Estimate:
         self._all = {choice.node for choice in plan.choices}
         self._makers = {value: choice.node for choice in plan.choices for value in choice.written}
 
-    def gain(self, region: Iterable[Choice]) -> float:
+    def gain(self, region: Iterable[NodeChoice]) -> float:
         """What computing `region` in int8 saves, all else in the plan being int8; negative when it costs."""
         listed = list(region)
         saved = sum(self._saved(choice) for choice in listed)
@@ -76,7 +76,7 @@ class _Estimate:
         times = in_float if made_in_integers else int(any(node in integers for node in readers))
         return times * (self._costs.launch * self._executions(value) + self._costs.convert * self._elements(value))
 
-    def _saved(self, choice: Choice) -> float:
+    def _saved(self, choice: NodeChoice) -> float:
         tensor = graph.constant_tensor(choice.weight)
         if choice.role is not Role.KERNEL or tensor is None:
             return 0.0
@@ -105,9 +105,9 @@ class _Estimate:
         return float(written * ((computed * saved - gathered) / shape[0] - rescale))
 
 
-def _regions(plan: Plan) -> list[list[Choice]]:
+def _regions(plan: QuantizationPlan) -> list[list[NodeChoice]]:
     """The choices in groups that touch the same quantized activations."""
-    group_of: dict[ir.Value, list[Choice]] = {}
+    group_of: dict[ir.Value, list[NodeChoice]] = {}
     for choice in plan.choices:
         merged = [choice]
         for value in _touched(choice):
@@ -117,5 +117,5 @@ def _regions(plan: Plan) -> list[list[Choice]]:
     return list({id(group): group for group in group_of.values()}.values())
 
 
-def _touched(choice: Choice) -> tuple[ir.Value, ...]:
+def _touched(choice: NodeChoice) -> tuple[ir.Value, ...]:
     return (*choice.inputs, *choice.written)

@@ -20,7 +20,7 @@ from modelopt.io import provenance
 from modelopt.quant.static import embedding_tables, existing_qdq, integer_operators
 from modelopt.quant.static.float_regions import before_logarithm, gate_nodes
 from modelopt.quant.static.kernels import KERNELS, candidate, fused_output
-from modelopt.quant.static.plan import Choice, Plan, Role, Rules
+from modelopt.quant.static.plan import NodeChoice, QuantizationPlan, Role, SelectionRules
 from modelopt.runtime import installation
 
 _CONTRIB = "com.microsoft"
@@ -71,14 +71,14 @@ def _is_ours(model: ir.Model, asked_by: str) -> bool:
 
 
 def _could_be_integer(node: ir.Node) -> bool:
-    return node.op_type in KERNELS and node.domain in graph.STANDARD_DOMAINS and isinstance(candidate(node), Choice)
+    return node.op_type in KERNELS and node.domain in graph.STANDARD_DOMAINS and isinstance(candidate(node), NodeChoice)
 
 
-def select(model: ir.Model, rules: Rules) -> Plan:
+def select(model: ir.Model, rules: SelectionRules) -> QuantizationPlan:
     """Choose the nodes that compute in int8, in the main graph and in bodies; functions stay as they are."""
     floats = dict.fromkeys(before_logarithm(model), BEFORE_LOG) | dict.fromkeys(gate_nodes(model), _IN_GATE)
-    kernels: dict[ir.Node, Choice] = {}
-    looked_up: list[Choice] = []
+    kernels: dict[ir.Node, NodeChoice] = {}
+    looked_up: list[NodeChoice] = []
     skipped: list[Skip] = []
     in_bodies = installation.keeps_captured_integers()
     for node, in_function in _nodes(model):
@@ -90,19 +90,19 @@ def select(model: ir.Model, rules: Rules) -> Plan:
         ):
             continue
         verdict = _IN_FUNCTION if in_function else _kernel(node, table, floats, rules)
-        if isinstance(verdict, Choice) and not in_bodies and node.graph is not model.graph:
+        if isinstance(verdict, NodeChoice) and not in_bodies and node.graph is not model.graph:
             verdict = _LOST_IN_BODIES
-        if not isinstance(verdict, Choice):
+        if not isinstance(verdict, NodeChoice):
             skipped.append(Skip(graph.label(node), verdict))
         elif verdict.role is Role.TABLE:
             looked_up.append(verdict)
         else:
             kernels[node] = verdict
     chosen, left_out = _follow(model, kernels, floats, rules)
-    return Plan((*looked_up, *chosen), (*skipped, *left_out))
+    return QuantizationPlan((*looked_up, *chosen), (*skipped, *left_out))
 
 
-def to_observe(model: ir.Model, plan: Plan) -> list[str]:
+def to_observe(model: ir.Model, plan: QuantizationPlan) -> list[str]:
     """The names of what calibration has to show.
 
     That is what will be quantized, and what kernels in bodies make: a body that no sample executes stays in float.
@@ -118,7 +118,9 @@ def _nodes(model: ir.Model) -> Iterator[tuple[ir.Node, bool]]:
             yield node, in_function
 
 
-def _kernel(node: ir.Node, table: Choice | str | None, floats: Mapping[ir.Node, str], rules: Rules) -> Choice | str:
+def _kernel(
+    node: ir.Node, table: NodeChoice | str | None, floats: Mapping[ir.Node, str], rules: SelectionRules
+) -> NodeChoice | str:
     if node.op_type == "ConvTranspose":
         return "onnxruntime has no integer kernel for ConvTranspose"
     if rules.include and not any(node_filters.names_node(pattern, node) for pattern in rules.include):
@@ -140,21 +142,21 @@ def _kernel(node: ir.Node, table: Choice | str | None, floats: Mapping[ir.Node, 
     return choice
 
 
-def _unless_banned(choice: Choice | str, rules: Rules) -> Choice | str:
+def _unless_banned(choice: NodeChoice | str, rules: SelectionRules) -> NodeChoice | str:
     """The choice, or why its weight stays in float."""
     name = "" if isinstance(choice, str) or choice.weight is None else choice.weight.name or ""
     return f"its weight {name} {rules.banned[name]}" if name in rules.banned else choice
 
 
 def _follow(
-    model: ir.Model, kernels: dict[ir.Node, Choice], floats: Mapping[ir.Node, str], rules: Rules
-) -> tuple[list[Choice], list[Skip]]:
+    model: ir.Model, kernels: dict[ir.Node, NodeChoice], floats: Mapping[ir.Node, str], rules: SelectionRules
+) -> tuple[list[NodeChoice], list[Skip]]:
     """Kernels and the glue and movers between them, in graph order, outer scopes first.
 
     Forward: a node can follow when all it reads is available in int8. Backward: it does when its result is wanted so.
     """
     available = {value for choice in kernels.values() for value in (*choice.inputs, fused_output(choice.node))}
-    can: dict[ir.Node, Choice] = dict(kernels)
+    can: dict[ir.Node, NodeChoice] = dict(kernels)
     skipped: list[Skip] = []
     in_bodies = installation.keeps_captured_integers()
     nodes = [
@@ -162,13 +164,13 @@ def _follow(
     ]
     for node in nodes:
         choice = None if node in kernels else _follower(node, available, floats, rules)
-        if isinstance(choice, Choice):
+        if isinstance(choice, NodeChoice):
             can[node] = choice
             available.update(_written(choice))
         elif choice is not None:
             skipped.append(Skip(graph.label(node), choice))
     wanted: set[ir.Value] = set(model.graph.outputs) if rules.integer_io else set()
-    chosen: list[Choice] = []
+    chosen: list[NodeChoice] = []
     for node in reversed(nodes):
         if node not in can:
             continue
@@ -185,13 +187,13 @@ def _follow(
     return chosen[::-1], skipped
 
 
-def _written(choice: Choice) -> tuple[ir.Value, ...]:
+def _written(choice: NodeChoice) -> tuple[ir.Value, ...]:
     return tuple(choice.node.outputs) if choice.role is Role.MOVER else (fused_output(choice.node),)
 
 
 def _follower(
-    node: ir.Node, available: set[ir.Value], floats: Mapping[ir.Node, str], rules: Rules
-) -> Choice | str | None:
+    node: ir.Node, available: set[ir.Value], floats: Mapping[ir.Node, str], rules: SelectionRules
+) -> NodeChoice | str | None:
     """The choice for a node that can follow its inputs into int8, the reason why not, or None for no candidate."""
     if not integer_operators.is_known(node):
         return None
@@ -216,4 +218,4 @@ def _follower(
     output = node.outputs[0] if mover else fused_output(node)
     if not mover and output.name and output.name in rules.banned:
         return f"its result {output.name} {rules.banned[output.name]}"
-    return Choice(node, Role.MOVER if mover else Role.GLUE, data)
+    return NodeChoice(node, Role.MOVER if mover else Role.GLUE, data)

@@ -18,7 +18,7 @@ from modelopt.quant.weight_only import matmul_nbits
 from modelopt.quant.weight_only.matmul_nbits import Group, Quantized
 
 
-class Rounding(Enum):
+class BlockRounding(Enum):
     """How integers are chosen.
 
     Attributes:
@@ -33,7 +33,13 @@ class Rounding(Enum):
 
 
 def round_weights(
-    model: ir.Model, groups: Sequence[Group], grids: Sequence[BlockGrid], ctx: Context, *, method: Rounding, clip: bool
+    model: ir.Model,
+    groups: Sequence[Group],
+    grids: Sequence[BlockGrid],
+    ctx: Context,
+    *,
+    method: BlockRounding,
+    clip: bool,
 ) -> list[Quantized]:
     """The integers of each group's weight, in the order of the groups.
 
@@ -60,10 +66,10 @@ def round_weights(
 
 
 def _batches(
-    model: ir.Model, groups: Sequence[Group], ctx: Context, method: Rounding
+    model: ir.Model, groups: Sequence[Group], ctx: Context, method: BlockRounding
 ) -> Iterator[tuple[list[int], Mapping[str, Hessian]]]:
     """Which weights to round next, with what the data say of their inputs."""
-    if method is not Rounding.GPTQ:
+    if method is not BlockRounding.GPTQ:
         yield list(range(len(groups))), {}
         return
     names = [_activation(group) for group in groups]
@@ -80,10 +86,16 @@ def _activation(group: Group) -> str | None:
 
 
 def _rounded(
-    weight: np.ndarray, grid: BlockGrid, method: Rounding, hessian: Hessian | None, scales: ir.DataType, *, clip: bool
+    weight: np.ndarray,
+    grid: BlockGrid,
+    method: BlockRounding,
+    hessian: Hessian | None,
+    scales: ir.DataType,
+    *,
+    clip: bool,
 ) -> Quantized:
     params = blocks.params_of(weight, grid, clip=clip)
-    if method is Rounding.HQQ:
+    if method is BlockRounding.HQQ:
         params = hqq.refine(weight, params, grid)
     if scales != ir.DataType.FLOAT:
         narrow = np.maximum(params.scale.astype(scales.numpy()), np.finfo(scales.numpy()).smallest_subnormal)

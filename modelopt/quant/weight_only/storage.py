@@ -29,7 +29,7 @@ _SMALL = frozenset({ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT4, ir.Da
 
 
 @dataclass(frozen=True)
-class Use:
+class WeightUse:
     """A node that reads a constant as its weight.
 
     Attributes:
@@ -82,7 +82,7 @@ _POSITIONS: dict[tuple[str, str], tuple[tuple[int, ...], _Axes]] = {
 }
 
 
-def uses(node: ir.Node) -> Iterator[Use]:
+def uses(node: ir.Node) -> Iterator[WeightUse]:
     """The constants of at least two axes that `node` reads as weights, whatever their type."""
     domain = "" if node.domain in graph.STANDARD_DOMAINS else node.domain
     positions, axes = _POSITIONS.get((domain, node.op_type), ((), _first))
@@ -90,7 +90,7 @@ def uses(node: ir.Node) -> Iterator[Use]:
         value = node.inputs[position] if position < len(node.inputs) else None
         tensor = graph.constant_tensor(value)
         if value is not None and tensor is not None and len(tensor.shape) >= 2:
-            yield Use(node, value, axes(node, len(tensor.shape)))
+            yield WeightUse(node, value, axes(node, len(tensor.shape)))
 
 
 def is_stored(value: ir.Value | None) -> bool:
@@ -150,13 +150,13 @@ def write(model: ir.Model, weight: ir.Value, integers: np.ndarray, params: QPara
     holder = weight.graph if producer is None else producer.graph
     if not isinstance(holder, ir.Graph):
         raise ValueError("the weight belongs to no graph")
-    stem = weight.name or "weight"
-    stored = graph.add_initializer(holder, names(f"{stem}_quantized"), integers)
-    scale = graph.add_initializer(holder, names(f"{stem}_scale"), params.scale)
+    prefix = weight.name or "weight"
+    stored = graph.add_initializer(holder, names(f"{prefix}_quantized"), integers)
+    scale = graph.add_initializer(holder, names(f"{prefix}_scale"), params.scale)
     nodes = [ir.node("Cast", [stored], {"to": ir.DataType.FLOAT.value})]
     if np.any(params.zero_point):
         zero_point = params.zero_point.astype(np.float32)
-        zero = graph.add_initializer(holder, names(f"{stem}_zero_point"), zero_point)
+        zero = graph.add_initializer(holder, names(f"{prefix}_zero_point"), zero_point)
         nodes.append(ir.node("Sub", [nodes[-1].outputs[0], zero]))
     nodes.append(ir.node("Mul", [nodes[-1].outputs[0], scale]))
     tensor = graph.constant_tensor(weight)
@@ -165,7 +165,7 @@ def write(model: ir.Model, weight: ir.Value, integers: np.ndarray, params: QPara
         nodes.append(ir.node("Cast", [nodes[-1].outputs[0]], {"to": dtype.value}))
     for node in nodes:
         made = node.outputs[0]
-        made.name = node.name = names(f"{stem}_{node.op_type}")
+        made.name = node.name = names(f"{prefix}_{node.op_type}")
         made.shape, made.type = ir.Shape(integers.shape), ir.TensorType(ir.DataType.FLOAT)
     nodes[-1].outputs[0].type = ir.TensorType(dtype)
     if producer is None:

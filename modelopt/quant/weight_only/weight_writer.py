@@ -24,7 +24,7 @@ from modelopt.patterns.rewriter import CONTRIB
 from modelopt.quant.numerics import blocks
 from modelopt.quant.numerics.blocks import BlockGrid, BlockParams
 from modelopt.quant.weight_only import matmul_nbits
-from modelopt.quant.weight_only.matmul_nbits import Group, Product, Quantized, element, holder
+from modelopt.quant.weight_only.matmul_nbits import Group, MatrixUse, Quantized, element, holder
 
 _Tensor = ir.Tensor[np.ndarray]
 _FIRST_IR_WITH_PLAIN_INITIALIZERS = 4
@@ -33,7 +33,7 @@ _PROBE_ROWS = 16
 _INT8_ERROR = 0.05  # int8 activations are off by less than 1 %; a kernel that misreads the weight, by more than 50 %
 
 
-class Writer:
+class BlockWriter:
     """Rewrites products of one model.
 
     Args:
@@ -83,7 +83,7 @@ class Writer:
                     self._look_up(one, [table, one.node.inputs[1], *others], grid, row_bytes * 8 // grid.bits - width)
         graph.import_domain(self._model, CONTRIB, 1)
 
-    def _look_up(self, found: Product, inputs: list[ir.Value | None], grid: BlockGrid, padding: int) -> None:
+    def _look_up(self, found: MatrixUse, inputs: list[ir.Value | None], grid: BlockGrid, padding: int) -> None:
         """Let a Gather look up packed rows; the last numbers of each may be padding, which is cut off."""
         node, weight = found.node, found.weight
         attributes = [
@@ -129,7 +129,7 @@ class Writer:
                 shared = floats = shared or self._dequantize(one, by_columns, grid, first)
             self._replace(one, "MatMul", [one.node.inputs[0], floats], [], "")
 
-    def _look_up_dequantized(self, found: Product, stored: list[ir.Value], grid: BlockGrid) -> None:
+    def _look_up_dequantized(self, found: MatrixUse, stored: list[ir.Value], grid: BlockGrid) -> None:
         """Dequantize the rows found, as a matrix where the index may be a scalar: blocks need two axes there."""
         node, indices = found.node, found.node.inputs[1]
         name, width = node.outputs[0].name, matmul_nbits.shape(found)[1]
@@ -151,13 +151,13 @@ class Writer:
             graph.become(node, "DequantizeLinear", rows, attributes)
         graph.drop_if_unused(found.weight)
 
-    def _constant(self, stem: str, number: int) -> ir.Value:
-        return graph.add_initializer(self._model.graph, self._names(stem), np.array([number], np.int64))
+    def _constant(self, prefix: str, number: int) -> ir.Value:
+        return graph.add_initializer(self._model.graph, self._names(prefix), np.array([number], np.int64))
 
     def _transposed(self, stored: ir.Value, home: ir.Graph) -> ir.Value:
         return self._insert("Transpose", [stored], [], home[0], f"{stored.name}_transposed", stored.dtype)
 
-    def _dequantize(self, found: Product, inputs: list[ir.Value], grid: BlockGrid, before: ir.Node) -> ir.Value:
+    def _dequantize(self, found: MatrixUse, inputs: list[ir.Value], grid: BlockGrid, before: ir.Node) -> ir.Value:
         attributes = [ir.AttrInt64("axis", 0), ir.AttrInt64("block_size", grid.block)]
         name = f"{found.weight.name}_dequantized"
         return self._insert("DequantizeLinear", inputs, attributes, before, name, element(found))
@@ -168,19 +168,19 @@ class Writer:
         inputs: Sequence[ir.Value | None],
         attributes: list[ir.Attr],
         before: ir.Node,
-        stem: str,
+        prefix: str,
         dtype: ir.DataType | None,
         domain: str = "",
     ) -> ir.Value:
         """The output of a new node before another one."""
-        out = self._value(stem, dtype)
+        out = self._value(prefix, dtype)
         _scope(before).insert_before(
             before, [ir.Node(domain, op_type, inputs, attributes, outputs=[out], name=out.name)]
         )
         return out
 
     def _replace(
-        self, found: Product, op_type: str, inputs: list[ir.Value | None], attributes: list[ir.Attr], domain: str
+        self, found: MatrixUse, op_type: str, inputs: list[ir.Value | None], attributes: list[ir.Attr], domain: str
     ) -> None:
         node = found.node
         bias = node.inputs[2] if node.op_type == "Gemm" and len(node.inputs) > 2 else None
@@ -196,7 +196,7 @@ class Writer:
             graph.remove_with_constants(transpose)
         graph.drop_unused_constants([read, found.weight])
 
-    def _store(self, first: Product, tensors: list[_Tensor]) -> list[ir.Value]:
+    def _store(self, first: MatrixUse, tensors: list[_Tensor]) -> list[ir.Value]:
         """Initializers in the scope that held the float weight, so that all who saw it see them."""
         home = holder(first.weight)
         values = []
@@ -208,8 +208,8 @@ class Writer:
             values.append(value)
         return values
 
-    def _value(self, stem: str, dtype: ir.DataType | None) -> ir.Value:
-        return ir.Value(name=self._names(stem), type=None if dtype is None else ir.TensorType(dtype))
+    def _value(self, prefix: str, dtype: ir.DataType | None) -> ir.Value:
+        return ir.Value(name=self._names(prefix), type=None if dtype is None else ir.TensorType(dtype))
 
 
 def why_not_multiply(grid: BlockGrid, dtype: ir.DataType, runner: Runner) -> str | None:
@@ -220,7 +220,7 @@ def why_not_multiply(grid: BlockGrid, dtype: ir.DataType, runner: Runner) -> str
     held = ir.Value(name="w", const_value=ir.tensor(weight.astype(dtype.numpy()), name="w"))
     node = ir.node("Gemm", [x, held], {"transB": 1})
     feed = np.linspace(-1, 1, grid.block, dtype=np.float32)[None]
-    group = [Product(node, held, transposed=True)]
+    group = [MatrixUse(node, held, transposed=True)]
     feeds = {"x": feed.astype(dtype.numpy())}
     return _why_not(group, Quantized(integers, params, grid), feeds, feed @ weight.T, runner)
 
@@ -233,7 +233,7 @@ def why_not_look_up(grid: BlockGrid, dtype: ir.DataType, runner: Runner) -> str 
     held = ir.Value(name="w", const_value=ir.tensor(table.astype(dtype.numpy()), name="w"))
     node = ir.node("Gather", [held, i], {"axis": 0})
     feed = np.array([_PROBE_ROWS - 1, 0])
-    group = [Product(node, held, transposed=True)]
+    group = [MatrixUse(node, held, transposed=True)]
     return _why_not(group, Quantized(integers, params, grid), {"i": feed}, table[feed], runner)
 
 
@@ -254,7 +254,7 @@ def _why_not(
     given = [value for value in node.inputs if value is not None and value is not held]
     scope = ir.Graph(given, [y], nodes=[node], initializers=[held], opset_imports={"": 17}, name="probe")
     model = ir.Model(scope, ir_version=8)
-    Writer(model).packed(group, quantized)
+    BlockWriter(model).packed(group, quantized)
     try:
         ((found,),) = runner.run(model, [feeds])
     except Refused as refusal:
