@@ -16,7 +16,9 @@ from modelopt.graph import node_filters
 from modelopt.graph.opset_conversion import upgraded
 from modelopt.passes.base import Pass, option
 from modelopt.quant.dynamic import lstm, product_gain, products, qattention
+from modelopt.quant.numerics import weight_range
 from modelopt.quant.numerics.scheme import Grid, IntType, Symmetry
+from modelopt.quant.numerics.weight_range import WeightRange
 from modelopt.quant.static import embedding_tables, float_regions, kernels, selection
 from modelopt.quant.static.plan import NodeChoice
 
@@ -61,9 +63,9 @@ class QuantizeDynamic(Pass):
         if chosen and graph.opset(model) < 11:
             graph.replace_contents(model, upgraded(model, _OPSET, ctx.runner))
             chosen, skipped = self._choose(model, ctx)  # the same: the converter only rewrites what changed meaning
-        fitted = ctx.target.kind is TargetKind.X86_AVX2 and self.reduce_range is None
+        unsaturated = ctx.target.kind is TargetKind.X86_AVX2 and self.reduce_range is None
         grid = Grid(IntType.S8, Symmetry.SYMMETRIC, bool(self.reduce_range))
-        writer = products.DynamicWriter(model, grid, per_channel=self.per_channel, unsaturated=fitted)
+        writer = products.DynamicWriter(model, grid, per_channel=self.per_channel, unsaturated=unsaturated)
         before = _contrib(model)
         for node in chosen:
             writer.rewrite(node)
@@ -74,8 +76,9 @@ class QuantizeDynamic(Pass):
             "nodes_quantized": len(chosen),
             "nodes_kept_float": len(skipped),
             "target": str(ctx.target),
-            "weights": f"int8 {'per channel' if self.per_channel else 'per tensor'}"
-            + (", 7 bits" if self.reduce_range else ", scaled so that no 16-bit sum saturates" if fitted else ""),
+            "weights": weight_range.description(
+                grid, per_channel=self.per_channel, weight_range=WeightRange.MAX, unsaturated=unsaturated
+            ),
         }
         made = sorted(set(_contrib(model)) - set(before))
         return Changes(len(chosen), tuple(skipped), facts | ({"onnxruntime_only": ", ".join(made)} if made else {}))

@@ -11,8 +11,9 @@ import pytest
 from modelopt import graph
 from modelopt.core.errors import InputError
 from modelopt.graph import invariants
-from modelopt.passes.quantize_static import Activation, QuantizeStatic
+from modelopt.passes.quantize_static import QuantizeStatic
 from modelopt.quant.numerics.range_methods import Method
+from modelopt.quant.static.activation_params import ActivationType
 from modelopt.quant.static.plan import SelectionRules
 from modelopt.quant.static.selection import select
 from modelopt.runtime import installation
@@ -122,7 +123,7 @@ def test_each_target_gets_its_types(runner: WorkerRunner, target: str, kind: str
 
 def test_unsigned_activations_are_refused_where_there_are_none(runner: WorkerRunner) -> None:
     with pytest.raises(InputError, match="signed activations only"):
-        QuantizeStatic(activation=Activation.U8).apply(net(), context(runner, feeds(1, 3, 12, 12), "tensorrt"))
+        QuantizeStatic(activation=ActivationType.U8).apply(net(), context(runner, feeds(1, 3, 12, 12), "tensorrt"))
 
 
 def test_no_float_weight_is_left_behind(runner: WorkerRunner) -> None:

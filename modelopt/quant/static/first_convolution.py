@@ -1,14 +1,21 @@
-"""First convolutions on few channels, regrouped so that the integer kernel takes four bytes at a time.
+"""The first convolution, which reads an image: its input gets a multiple of four channels.
 
-onnxruntime's fast integer convolution wants input channels in fours; an image has three, and the general path costs
-twice as much. Both rewrites are exact in integers, and leave the output and its scale alone:
+onnxruntime's fast integer convolution needs a multiple of four input channels. An image has three, and the general
+kernel takes twice as long. Both rewrites are exact in integers, and keep the output and its scale:
 
-- With stride s, blocks of s × s pixels become channels. Output o reads input s·o − p + j, j < k. With l = −p mod s this
-  is pixel (l + j) mod s of block o − (p + l)/s + (l + j) div s: a convolution with stride 1 over blocks. It needs sides
-  that are known and multiples of s.
-- Else a channel of zeros is appended, which weights of zero read.
+- Space to depth: with stride s, each block of s × s pixels becomes one pixel with s · s times as many channels, and the
+  convolution has stride 1 over blocks. It needs sides that are known and multiples of s.
+- Else a channel of zeros is appended, with weights of zero.
 
 SpaceToDepth comes before QuantizeLinear: not every release of onnxruntime has it for integers.
+
+The arithmetic of space to depth, for one axis with kernel size k, stride s and p pixels of padding before it: output o
+reads the pixels s·o - p + j with 0 ≤ j < k. A convolution with stride 1 over blocks has to start at a block. So the
+kernel gets l = -p mod s zeros before it, and p + l = s·f is a whole number f of blocks. Then pixel s·o - p + j is
+
+    s·(o - f) + (l + j)  =  pixel (l + j) mod s of block o - f + (l + j) div s
+
+The window over blocks begins f blocks before the input and takes ceil((l + k) / s) blocks.
 """
 
 from __future__ import annotations
@@ -21,22 +28,22 @@ import onnx_ir as ir
 
 from modelopt import graph
 
-_LANES = 4
-_BLOCKS = (2, 4)
-_MOST_CHANNELS = 64  # of a block: more are read well as they are
+_MULTIPLE = 4  # of input channels, for the fast kernel
+_BLOCK_SIZES = (2, 4)
+_MOST_CHANNELS = 64  # of a block; a larger first convolution is fast enough without the rewrite (a guess)
 
 
 @dataclass(frozen=True)
 class _FirstConv:
-    """A convolution of a quantized float input, as the writer leaves it.
+    """A convolution of an activation that is quantized from float, as the Q/DQ writer leaves it.
 
     Attributes:
-        conv: The node.
+        conv: The Conv.
         source: The float activation that is quantized for it.
         quantize: The QuantizeLinear of `source`.
-        dequantize: What `conv` reads.
+        dequantize: The DequantizeLinear that `conv` reads.
         weight: int8 (out, in, height, width), symmetric, read by `conv` alone.
-        array: Its numbers.
+        array: The numbers of `weight`.
     """
 
     conv: ir.Node
@@ -48,14 +55,14 @@ class _FirstConv:
 
 
 def regroup(model: ir.Model) -> int:
-    """Rewrite the convolutions of `model`, which holds Q/DQ, that gain by it; says how many."""
+    """Rewrite the first convolutions of `model`, which holds Q/DQ; returns how many."""
     names = graph.NameSource(model)
     count = 0
     for node in list(model.graph):
         first = _match(node)
-        if first is None or first.array.shape[1] % _LANES == 0:
+        if first is None or first.array.shape[1] % _MULTIPLE == 0:
             continue
-        count += _blocks(first, names) or _pad(first, names)
+        count += _space_to_depth(first, names) or _append_channel(first, names)
     return count
 
 
@@ -96,84 +103,90 @@ def _is_symmetric(dequantize: ir.Node) -> bool:
 
 
 def _from_integers(source: ir.Value) -> bool:
-    """Whether an integer kernel makes `source`: a step between would part it from its QuantizeLinear."""
+    """Whether an integer kernel makes `source`: it fuses with the QuantizeLinear, so nothing may come between."""
     producer = source.producer()
-    reads = () if producer is None else producer.inputs
-    return any(_producer(value, "DequantizeLinear") is not None for value in reads)
+    inputs = () if producer is None else producer.inputs
+    return any(_producer(value, "DequantizeLinear") is not None for value in inputs)
 
 
-def taps_of(conv: ir.Node, shape: Sequence[int]) -> int | None:
-    """How many taps the window of a float convolution will have when it is regrouped; None when it will not be.
+def window_positions(conv: ir.Node, shape: Sequence[int]) -> int | None:
+    """How many positions the kernel of a float convolution will have after the rewrite; None without a rewrite.
 
     Args:
         conv: A Conv.
-        shape: Its weight's.
+        shape: The shape of its weight.
     """
     source = conv.inputs[0]
     if source is None or source.producer() is not None or len(shape) != 4 or max(shape[2:]) == 1:
         return None
-    if shape[1] % _LANES == 0 or graph.attribute_int(conv, "group", 1) != 1:
+    if shape[1] % _MULTIPLE == 0 or graph.attribute_int(conv, "group", 1) != 1:
         return None
     axes = _axes(conv, shape, source)
     if axes is not None:
         return axes[0].blocks * axes[1].blocks
-    return shape[2] * shape[3] if shape[1] % _LANES == _LANES - 1 else None
+    return shape[2] * shape[3] if shape[1] % _MULTIPLE == _MULTIPLE - 1 else None
 
 
 @dataclass(frozen=True)
 class _Axis:
-    """One axis of a convolution over blocks.
+    """One axis of a convolution over blocks; the letters are those of the module's docstring.
 
     Attributes:
-        stride: Pixels of a block.
+        stride: s, pixels of a block.
         size: Blocks of the input.
-        lead: Pixels of zero weight before the window.
-        blocks: Blocks that the window takes.
-        begin: Blocks of padding before the input.
-        end: Blocks of padding behind it.
+        zeros: l, zeros of the weight before the kernel.
+        blocks: Blocks of the window.
+        begin: f, blocks of padding before the input.
+        end: Blocks of padding behind the input.
     """
 
     stride: int
     size: int
-    lead: int
+    zeros: int
     blocks: int
     begin: int
     end: int
 
 
 def _axes(conv: ir.Node, shape: Sequence[int], source: ir.Value) -> tuple[_Axis, _Axis] | None:
-    """Both axes of the convolution over blocks; None where blocks do not fit."""
+    """Both axes of the convolution over blocks; None where space to depth does not apply."""
     strides = graph.attribute_ints(conv, "strides") or (1, 1)
     pads = graph.attribute_ints(conv, "pads") or (0, 0, 0, 0)
     s, sides = strides[0], tuple(source.shape or ())[2:]
-    plain = graph.attribute_string(conv, "auto_pad", "NOTSET") == "NOTSET" and len(set(strides)) == 1
-    if not plain or set(graph.attribute_ints(conv, "dilations") or (1,)) != {1}:
+    # Blocks are square, and a kernel with dilations has no neighbouring pixels to join.
+    explicit = graph.attribute_string(conv, "auto_pad", "NOTSET") == "NOTSET" and len(set(strides)) == 1
+    if not explicit or set(graph.attribute_ints(conv, "dilations") or (1,)) != {1}:
         return None
-    if s not in _BLOCKS or shape[1] * s * s > _MOST_CHANNELS or min(shape[2:]) < s:
+    # A kernel that is smaller than its stride does not read every pixel: blocks would only add work.
+    if s not in _BLOCK_SIZES or shape[1] * s * s > _MOST_CHANNELS or min(shape[2:]) < s:
         return None
     known = [side for side in sides if isinstance(side, int) and side > 0 and side % s == 0]
     if len(known) != 2 or len(sides) != 2:
         return None
     rows, columns = (_axis(side, shape[2 + i], s, pads[i], pads[2 + i]) for i, side in enumerate(known))
+    # Conv does not read the last blocks where the padding is negative, which ONNX does not allow.
     return None if rows.end < 0 or columns.end < 0 else (rows, columns)
 
 
 def _axis(side: int, kernel: int, s: int, begin: int, end: int) -> _Axis:
-    lead = -begin % s
-    blocks = -(-(lead + kernel) // s)
+    zeros = -begin % s
+    blocks = -(-(zeros + kernel) // s)
+    padding = (begin + zeros) // s
+    # The last output reads up to block outputs - 1 + blocks - 1, counted from the first block of padding.
     outputs = (side + begin + end - kernel) // s + 1
-    first = (begin + lead) // s
-    return _Axis(s, side // s, lead, blocks, first, outputs + blocks - 1 - first - side // s)
+    size = side // s
+    return _Axis(s, size, zeros, blocks, padding, (outputs - 1 + blocks) - padding - size)
 
 
-def _blocks(first: _FirstConv, names: graph.NameSource) -> bool:
-    """Blocks of stride × stride pixels as channels; says whether it was done."""
+def _space_to_depth(first: _FirstConv, names: graph.NameSource) -> bool:
+    """Make blocks of stride × stride pixels channels; returns whether it was done."""
     axes = _axes(first.conv, first.array.shape, first.source)
     if axes is None:
         return False
     (outputs, channels, *window), (y, x), s = first.array.shape, axes, axes[0].stride
+    # SpaceToDepth puts the pixels of a block before the channels, row by row: the weight takes the same order.
     wide = np.zeros((outputs, channels, y.blocks * s, x.blocks * s), np.int8)
-    wide[:, :, y.lead : y.lead + window[0], x.lead : x.lead + window[1]] = first.array
+    wide[:, :, y.zeros : y.zeros + window[0], x.zeros : x.zeros + window[1]] = first.array
     blocked = wide.reshape(outputs, channels, y.blocks, s, x.blocks, s).transpose(0, 3, 5, 1, 2, 4)
     graph.set_constant(first.weight, blocked.reshape(outputs, s * s * channels, y.blocks, x.blocks))
     _declare(first)
@@ -190,10 +203,10 @@ def _blocks(first: _FirstConv, names: graph.NameSource) -> bool:
     return True
 
 
-def _pad(first: _FirstConv, names: graph.NameSource) -> bool:
-    """One channel more, where that makes them fours; says whether it was done."""
+def _append_channel(first: _FirstConv, names: graph.NameSource) -> bool:
+    """Add one channel where that makes a multiple of four; returns whether it was done."""
     channels = first.array.shape[1]
-    if channels % _LANES != _LANES - 1:
+    if channels % _MULTIPLE != _MULTIPLE - 1:
         return False
     scope = first.conv.graph
     integers = first.quantize.outputs[0]
@@ -209,7 +222,7 @@ def _pad(first: _FirstConv, names: graph.NameSource) -> bool:
 
 
 def _read_through(first: _FirstConv, made: list[ir.Node], integers: ir.Value, names: graph.NameSource) -> None:
-    """Let the convolution read `integers`, which the nodes `made` compute; what nobody reads any more goes."""
+    """Let the convolution read `integers`, which the nodes `made` compute; remove the Q and DQ without readers."""
     old = first.dequantize
     floats = ir.Value(name=names(f"{integers.name}_dequantized"), shape=integers.shape, type=old.outputs[0].type)
     made.append(ir.Node("", "DequantizeLinear", [integers, *old.inputs[1:]], outputs=[floats]))

@@ -1,4 +1,4 @@
-"""alpha · A · B + beta · C, with alpha and beta put into the constants B and C: integer kernels take neither."""
+"""Gemm is alpha · A · B + beta · C. Integer kernels take no alpha and beta, so the constants B and C are scaled."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def factors(node: ir.Node) -> tuple[float, float]:
 
 
 def why_not_folded(node: ir.Node) -> str | None:
-    """Why alpha and beta cannot be put into the constants of a Gemm, else None."""
+    """Why the constants of a Gemm cannot be scaled by alpha and beta, else None."""
     for factor, value, name in zip(factors(node), node.inputs[1:], ("alpha", "beta"), strict=False):
         array = graph.constant(value)
         if factor == 1.0 or array is None:
@@ -31,7 +31,7 @@ def why_not_folded(node: ir.Node) -> str | None:
 
 
 def unscaled(model: ir.Model, plan: QuantizationPlan) -> QuantizationPlan:
-    """`plan` for the model after alpha and beta of the nodes in it went into their constants."""
+    """`plan` after the constants of its nodes are scaled by alpha and beta; `model` is changed in place."""
     names = graph.NameSource(model)
     choices = [choice if factors(choice.node) == (1.0, 1.0) else _fold(choice, names) for choice in plan.choices]
     return replace(plan, choices=tuple(choices))
@@ -47,7 +47,7 @@ def _fold(choice: NodeChoice, names: graph.NameSource) -> NodeChoice:
 
 
 def _constant(node: ir.Node, index: int, factor: float, names: graph.NameSource) -> ir.Value | None:
-    """The constant that `node` reads there from now on: `factor` times what it read."""
+    """The constant at an input of `node`, `factor` times what it was."""
     old = node.inputs[index] if len(node.inputs) > index else None
     array = graph.constant(old)
     if old is None or array is None or factor == 1.0:

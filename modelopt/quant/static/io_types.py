@@ -1,4 +1,4 @@
-"""Take the Q and DQ at the rim of a model away: its inputs and outputs become the integers behind them.
+"""Integer types for the inputs and outputs of a quantized model, without Q and DQ there.
 
 x → QuantizeLinear → x_quantized → …      becomes    x (u8) → …
 … → y_quantized → DequantizeLinear → y    becomes    … → y (u8)
@@ -22,8 +22,8 @@ class IntegerIoResult:
     """What `make_integer` did.
 
     Attributes:
-        io: What is integers now.
-        skipped: The float32 inputs and outputs that are not, with the reason.
+        io: The inputs and outputs that are integers now.
+        skipped: The inputs and outputs that stay float32, with the reason.
     """
 
     io: IntegerIo
@@ -31,7 +31,7 @@ class IntegerIoResult:
 
 
 def make_integer(model: ir.Model) -> IntegerIoResult:
-    """Make inputs and outputs integers where a Q reads them or a DQ makes them; `model` is changed in place."""
+    """Make inputs integers where a Q reads them, and outputs where a DQ makes them; `model` is changed in place."""
     inputs: dict[str, Affine] = {}
     outputs: dict[str, Affine] = {}
     skipped: list[Skip] = []
@@ -73,11 +73,11 @@ def _make_input_integer(value: ir.Value) -> Affine | str:
 
 
 def _make_output_integer(scope: ir.Graph, index: int, value: ir.Value) -> Affine | str:
-    maker = value.producer()
-    if maker is None or maker.op_type != "DequantizeLinear" or maker.graph is not scope or maker.inputs[0] is None:
+    dequantize = value.producer()
+    if dequantize is None or dequantize.op_type != "DequantizeLinear" or dequantize.graph is not scope:
         return "it is made in float"
-    affine, integers = _affine(maker), maker.inputs[0]
-    if affine is None:
+    affine, integers = _affine(dequantize), dequantize.inputs[0]
+    if affine is None or integers is None:
         return "it has more than one scale"
     if value.uses() or sum(value is other for other in scope.outputs) > 1:
         return "nodes read it in float"
@@ -87,7 +87,7 @@ def _make_output_integer(scope: ir.Graph, index: int, value: ir.Value) -> Affine
     integers.type = ir.TensorType(ir.DataType[affine.dtype.upper()])
     name = value.name
     scope.outputs[index] = integers
-    graph.remove_with_constants(maker)
+    graph.remove_with_constants(dequantize)
     integers.name = name
     return affine
 
