@@ -1,4 +1,4 @@
-"""Calibrations that were made, by model and data, so that what needs the same one runs it once; in a file if asked."""
+"""A cache of calibrations by model and data, so that passes that need the same one run it once; in a file if asked."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Seen:
     Attributes:
         collector: None for one that was not observed.
         reason: Why it was not; a clause whose subject is the tensor.
-        runs: How often a sample executed the body that it is in; None in the main graph.
+        runs: How often a sample executed its control-flow body, on average; None for the main graph.
     """
 
     collector: Collector | None = None

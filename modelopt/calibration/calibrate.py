@@ -1,4 +1,4 @@
-"""Run the calibration samples and keep what the activations were."""
+"""Runs the calibration samples and collects the values of activations."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def collect(
         names: Names of values of the main graph and of If, Loop and Scan bodies (see `observe`).
         ctx: Lends the runner, the samples, earlier calibrations and the progress.
         bins: Of the histograms; 1 where extremes are enough, which is cheaper.
-        given_ranges: The names of values whose range the user says: what was observed need not make a good one.
+        given_ranges: The names of values whose range the user gives: masks and constants are accepted there.
 
     Raises:
         InputError: There is no calibration data, or it is empty.

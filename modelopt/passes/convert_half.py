@@ -22,7 +22,7 @@ from modelopt.quant.float16.operator_types import Elements, HalfType
 from modelopt.quant.float16.ranges import ObservedRanges, judge, observe
 from modelopt.quant.float16.writer import HalfWriter
 
-_LEAST_ELEMENTS = 256
+_LEAST_ELEMENTS = 256  # of a constant: a smaller one saves less than its Cast costs (an estimate)
 _FIRST_BF16_OPSET = 13
 _OPSET = 17
 
@@ -45,9 +45,9 @@ class Compute(Enum):
 class ConvertHalf(Pass):
     """Compute and store in float16 or bfloat16, except where numbers would leave the range.
 
-    Accelerators compute faster in half; onnxruntime's CPU provider casts around most operators, so there the gain is
-    the size. Calibration data are optional: with them, activations that leave the range are found, and operators that
-    are suspected of it are converted where they do not.
+    Accelerators compute faster in half precision. onnxruntime's CPU provider adds Casts around most operators, so there
+    only the file becomes smaller. Calibration data are optional. They show which activations leave the range, and
+    operators that often do so are then converted where they do not.
     """
 
     name: ClassVar[str] = "convert-half"
@@ -88,11 +88,11 @@ class ConvertHalf(Pass):
         return self._convert(model, ctx)
 
     def calibrates(self) -> bool:
-        """Float16 has a range that values can leave."""
+        """Float16 needs the ranges of activations: they can overflow."""
         return self.type is HalfType.FP16 and self.compute is not Compute.FLOAT
 
     def signature_after(self, signature: Signature) -> Signature:
-        """Outputs are half where they are asked for; data stay float32, and are rounded where a model takes half."""
+        """Outputs are half where that is asked for; data stay float32, and are rounded for inputs in half."""
         return signature if self.keep_io_types else replace(signature, outputs=_halved(signature.outputs))
 
     def declared_after(self, signature: Signature) -> Signature:
@@ -187,7 +187,7 @@ def _activations(model: ir.Model, elements: Elements) -> list[str]:
 
 
 def _constants(model: ir.Model, elements: Elements) -> list[ir.Value]:
-    """float32 constants outside functions that are large enough to be worth a Cast."""
+    """float32 constants outside functions with at least `_LEAST_ELEMENTS` elements."""
     found: list[ir.Value] = []
     for scope, _, inside in graph.scopes(model):
         if inside or not isinstance(scope, ir.Graph):

@@ -15,6 +15,7 @@ from modelopt.core.targets import TargetKind
 from modelopt.graph import node_filters
 from modelopt.graph.opset_conversion import upgraded
 from modelopt.passes.base import Pass, option
+from modelopt.patterns.rewriter import CONTRIB
 from modelopt.quant.dynamic import lstm, product_gain, products, qattention
 from modelopt.quant.numerics import weight_range
 from modelopt.quant.numerics.scheme import Grid, IntType, Symmetry
@@ -26,16 +27,16 @@ _OPSET = 17  # DynamicQuantizeLinear needs 11
 _PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
 _NOT_ESTIMATED = frozenset({"Conv", "Gather"})
 _COLUMNS_OPSET = 13  # DequantizeLinear with an axis
-_CONTRIB = (lstm.OPERATOR, "QAttention", "MultiHeadAttention")
+_CONTRIB_OPERATORS = (lstm.OPERATOR, "QAttention", "MultiHeadAttention")
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizeDynamic(Pass):
     """Store weights of matrix products and tables in int8 and quantize activations at run time; needs no data.
 
-    LSTM become onnxruntime's DynamicQuantizeLSTM, and the projection in its Attention is computed in int8: operators
-    that only onnxruntime has. Convolutions stay in float unless asked for: with ranges measured at run time they take
-    four to eight times as long.
+    LSTM become onnxruntime's DynamicQuantizeLSTM, and the projection in its Attention is computed in int8; only
+    onnxruntime has these operators. Convolutions stay in float unless asked for: with ranges measured at run time they
+    take four to eight times as long.
     """
 
     name: ClassVar[str] = "quantize-dynamic"
@@ -70,7 +71,7 @@ class QuantizeDynamic(Pass):
         for node in chosen:
             writer.rewrite(node)
         if chosen:
-            graph.import_domain(model, qattention.CONTRIB, 1)
+            graph.import_domain(model, CONTRIB, 1)
             selection.mark(model, self.name)
         facts: dict[str, Fact] = {
             "nodes_quantized": len(chosen),
@@ -130,4 +131,4 @@ class QuantizeDynamic(Pass):
 
 
 def _contrib(model: ir.Model) -> list[str]:
-    return [node.op_type for node in graph.all_nodes(model) if node.op_type in _CONTRIB]
+    return [node.op_type for node in graph.all_nodes(model) if node.op_type in _CONTRIB_OPERATORS]

@@ -57,7 +57,7 @@ class QuantFormat(Enum):
     """How integer arithmetic is written.
 
     Attributes:
-        QDQ: Float operators between QuantizeLinear and DequantizeLinear, which runtimes fuse.
+        QDQ: Float operators between DequantizeLinear and QuantizeLinear, which runtimes fuse.
         QOPERATOR: QLinearConv and QLinearMatMul, where ONNX has such an operator.
     """
 
@@ -94,18 +94,19 @@ class QuantizeStatic(Pass):
     rounding: WeightRounding = option(  # noqa: RUF009 - it is dataclasses.field
         WeightRounding.NEAREST, "how weights become integers: nearest, or gptq (error feedback on calibration data)"
     )
-    correct_bias: bool = option(default=False, text="take the mean error of each output channel off its bias")
+    correct_bias: bool = option(default=False, text="correct biases by the mean error of each output channel")
     format: QuantFormat = option(  # noqa: RUF009 - it is dataclasses.field
         QuantFormat.QDQ,
         "qdq (Q/DQ around float operators) or qoperator (QLinearConv and QLinearMatMul; the rest stays qdq)",
     )
     integer_io: bool = option(
-        default=False, text="inputs and outputs of the model are integers where they are quantized; metadata say how"
+        default=False,
+        text="the model's inputs and outputs become integers where they are quantized; the metadata say with which scale",
     )
     include: tuple[str, ...] = option((), "only these kernels: globs over node names, re:EXPRESSION or op:TYPE")
     exclude: tuple[str, ...] = option((), "leave these nodes in float: globs, re:EXPRESSION or op:TYPE")
     override: Overrides | None = option(  # noqa: RUF009 - it is dataclasses.field
-        None, "what single tensors get: NAME: {type, scale, zero-point, range, min, max}; a node: what it makes"
+        None, "for single tensors: NAME: {type, scale, zero-point, range, min, max}; a node's name means its output"
     )
 
     def apply(self, model: ir.Model, ctx: Context) -> Changes:
@@ -272,5 +273,5 @@ class QuantizeStatic(Pass):
 
 
 def _feeds_batchnorm(choice: NodeChoice) -> bool:
-    """Whether a BatchNormalization that `fuse-conv-bn` would fold stands between this kernel and the next."""
+    """Whether a BatchNormalization reads it: `fuse-conv-bn` would fold that, so that int8 kernels stay connected."""
     return any(graph.is_standard(use.node, "BatchNormalization") for use in choice.node.outputs[0].uses())

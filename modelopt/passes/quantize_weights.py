@@ -49,11 +49,11 @@ class WeightFormat(Enum):
 class QuantizeWeights(Pass):
     """Store weights of matrix products and tables in 2, 4 or 8 bits by blocks; activations stay in float.
 
-    Each block has a scale. Tables are those of which Gather looks up rows. A weight that several nodes share is stored
-    once, in the scope that held it, also where an output head is tied to an embedding; one that another node reads in
-    float stays, for the file would then hold both. The blocked form holds tables in 8 bits: Gather takes no fewer.
-    Papers and algebra: `quant.numerics.hqq` and `quant.numerics.gptq`. Only the form matmulnbits, which is the default,
-    needs onnxruntime. Products of few rows (decoding) become faster, those of many rows need not.
+    Each block has a scale. Tables are those whose rows Gather looks up. A weight that several nodes share is stored
+    once, in the graph that held it, also where an output head shares the embedding. A weight that another node reads in
+    float stays in float, for the file would hold both. The blocked form holds tables in 8 bits: Gather takes no fewer. Papers
+    and algebra: `quant.numerics.hqq` and `quant.numerics.gptq`. Only the form matmulnbits, which is the default, needs
+    onnxruntime. Products of few rows (decoding) become faster, those of many rows often do not.
     """
 
     name: ClassVar[str] = "quantize-weights"
@@ -71,7 +71,7 @@ class QuantizeWeights(Pass):
     symmetric: bool | None = option(None, "no zero points; default: only with 8 bits")
     method: BlockRounding = option(  # noqa: RUF009 - it is dataclasses.field
         BlockRounding.RTN,
-        "how to round: rtn (to nearest), hqq (forgives outliers) or gptq (feeds errors back; needs data)",
+        "how to round: rtn (to nearest), hqq (outliers count less) or gptq (error feedback; needs data)",
     )
     form: WeightFormat = option(  # noqa: RUF009 - it is dataclasses.field
         WeightFormat.AUTO, "auto (by target), matmulnbits (onnxruntime only) or blocked (opset 21)"
@@ -86,7 +86,7 @@ class QuantizeWeights(Pass):
     exclude: tuple[str, ...] = option((), "leave these nodes in float: globs, re:EXPRESSION or op:TYPE")
 
     def __post_init__(self) -> None:
-        """Refuse options that cannot be or contradict each other."""
+        """Refuse options that are impossible or contradict each other."""
         for bits in (self.bits, self.table_bits):
             if bits not in (None, *_BITS):
                 raise InputError(f"{bits} bits are not possible", hint="2, 4 or 8")
@@ -105,7 +105,7 @@ class QuantizeWeights(Pass):
         return self.form is not WeightFormat.BLOCKED
 
     def calibrates(self) -> bool:
-        """GPTQ weighs the errors of weights by what calibration data multiply them with."""
+        """Gptq weights the rounding errors by the activations of calibration data."""
         return self.method is BlockRounding.GPTQ
 
     def apply(self, model: ir.Model, ctx: Context) -> Changes:
@@ -117,7 +117,7 @@ class QuantizeWeights(Pass):
                 converted.
         """
         node_filters.check_used((*self.include, *self.exclude), graph.all_nodes(model))
-        groups, skipped, forms = self._settle(model, ctx)
+        groups, skipped, forms = self._formats(model, ctx)
         if not groups:
             return Changes(skipped=tuple(skipped))
         grids = [self._grid(matmul_nbits.shape(group[0])[1], forms, is_table=_has_lookup(group)) for group in groups]
@@ -144,10 +144,10 @@ class QuantizeWeights(Pass):
         facts |= {"tables_quantized": tables} if tables else {}
         return Changes(nodes, tuple(skipped), {**facts, "weights_before_bytes": before, "weights_after_bytes": after})
 
-    def _settle(self, model: ir.Model, ctx: Context) -> tuple[list[Group], list[Skip], _WeightFormats]:
-        """What to quantize and in which forms, after raising the opset of `model` as far as they need.
+    def _formats(self, model: ir.Model, ctx: Context) -> tuple[list[Group], list[Skip], _WeightFormats]:
+        """What to quantize and in which formats, after converting `model` to the opset that they need.
 
-        A choice is made again after that: the nodes are the same, for the converter only rewrites what changed meaning.
+        The selection is repeated after the conversion, for the nodes are other objects then.
         """
         forms = _WeightFormats(self._form(ctx), self._form(ctx))
         groups, skipped = self._choose(model, forms)
@@ -179,7 +179,7 @@ class QuantizeWeights(Pass):
         return WeightFormat.BLOCKED if portable and self.int8_compute is None else WeightFormat.MATMULNBITS
 
     def _grid(self, width: int, forms: _WeightFormats, *, is_table: bool) -> BlockGrid:
-        """Blocks longer than a row would only add padding."""
+        """The blocks of a weight; they are not longer than a row, which would only add padding."""
         bits = (self.table_bits or self.bits) if is_table else self.bits
         if is_table and forms.tables is WeightFormat.BLOCKED:
             bits = 8
@@ -224,9 +224,9 @@ class _WeightFormats:
     """How a model holds its weights.
 
     Attributes:
-        products: Those that only products read.
-        tables: Those that are looked up.
-        against_tables: Why no table can be held so.
+        products: The format of weights that only products read.
+        tables: The format of tables.
+        against_tables: Why tables cannot be quantized; None where they can.
     """
 
     products: WeightFormat
@@ -234,7 +234,7 @@ class _WeightFormats:
     against_tables: str | None = None
 
     def of(self, group: Group) -> WeightFormat:
-        """How the weight of `group` is held."""
+        """The format of the weight of `group`."""
         return self.tables if _has_lookup(group) else self.products
 
     def least_opset(self, group: Group) -> int:

@@ -27,7 +27,7 @@ class StoreWeights(Pass):
     """Store large weights in 8 bits and compute with them in float: a smaller file, the latency of float.
 
     Weights of convolutions, matrix products and recurrent operators get a scale for each output, tables a scale for
-    each row. Runtimes multiply them out when they load the model; memory at run time is that of the float model.
+    each row. The runtime computes the float weights when it loads the model, so memory is that of the float model.
     """
 
     name: ClassVar[str] = "store-weights"
@@ -68,7 +68,7 @@ class StoreWeights(Pass):
         return Changes(len(chosen), tuple(skipped), facts if chosen else {})
 
     def _choose(self, model: ir.Model) -> tuple[list[WeightUse], list[Skip]]:
-        """The first reader of each weight decides which axes get scales; any scale is right for the others."""
+        """Weights to store, and refusals. The first reader of each weight decides which axes get scales."""
         verdicts: dict[ir.Value, WeightUse | Skip] = {}
         for use, in_function in _uses(model):
             reason = matmul_nbits.IN_FUNCTION if in_function else self._why_not(use)

@@ -26,7 +26,7 @@ from modelopt.core.errors import InputError
 from modelopt.graph import match
 from modelopt.passes.prune_magnitude import PruneMagnitude, Scope, SparsityPattern
 from modelopt.prune import masks
-from modelopt.prune.importance import magnitude
+from modelopt.prune.masks import magnitude
 from modelopt.prune.weights import Weight, reduction_rows
 
 

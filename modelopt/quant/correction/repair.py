@@ -1,4 +1,4 @@
-"""What `quantize-static` does for accuracy once integers are written: other integers, other biases."""
+"""Corrections that `quantize-static` makes after it has written the integers: GPTQ rounding, then bias correction."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _UNSATURATED = "weights are scaled so that no 16-bit sum saturates, which other 
 
 @dataclass(frozen=True)
 class Repair:
-    """Repairs of one model; made before it is quantized, run afterwards.
+    """The corrections of one model; made before it is quantized, run afterwards.
 
     Attributes:
-        reference: A copy of the float model; None where nothing is to be done.
-        kernels: What will compute in int8.
+        reference: A copy of the float model; None where no correction is asked for.
+        kernels: The kernels that will compute in int8.
         rounding: How weights become integers.
-        correct_bias: Whether to take shifts off biases.
+        correct_bias: Whether to correct biases.
     """
 
     reference: ir.Model | None
@@ -34,14 +34,14 @@ class Repair:
 
     @classmethod
     def before(cls, model: ir.Model, plan: QuantizationPlan, rounding: WeightRounding, *, correct_bias: bool) -> Repair:
-        """Remember the float model that `plan` is about to quantize."""
+        """Keep a copy of the float model that `plan` will quantize."""
         if rounding is WeightRounding.NEAREST and not correct_bias:
             return cls(None, (), rounding, correct_bias)
         reference = model.clone()
         return cls(reference, tuple(kernel_pairs.pairs(reference, model, plan)), rounding, correct_bias)
 
     def run(self, model: ir.Model, rules: ConstantRules, ctx: Context) -> Changes:
-        """Repair `model`, which is quantized now; biases last, for they make up for what rounding left.
+        """Correct `model`, which is quantized now; biases last, for they also correct the error that rounding leaves.
 
         Raises:
             Refused: onnxruntime does not run the model.

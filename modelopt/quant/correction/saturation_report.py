@@ -1,8 +1,8 @@
-"""Which integer kernels of a Q/DQ model would lose sums on x86 without VNNI, whatever machine this is.
+"""Which integer kernels of a Q/DQ model saturate in 16-bit sums on x86 without VNNI; it is computed on any machine.
 
-A kernel whose weights pass the bound of `saturation.worst_pairs` is safe for any input. The others are multiplied out
-as that machine would, on what their inputs were for a few samples. Each is judged by itself: its input is exact, not
-what another kernel's saturation would have made of it.
+Weights within the bound of `saturation.worst_pairs` do not saturate, whatever the input. The other kernels are
+simulated on their inputs for a few samples. Each is simulated by itself: its input is exact, without the errors that
+saturation in earlier kernels would cause.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from modelopt.quant.numerics import im2col, saturation
 from modelopt.quant.numerics.saturation import Saturation
 
 _SAMPLES = 8
-_ROWS = 256  # per kernel, over all samples
+_ROWS = 256  # per kernel, over all samples: a choice that keeps the simulation to seconds
 _KERNELS = frozenset({"Conv", "Gemm", "MatMul"})
 
 
 @dataclass(frozen=True)
 class _IntegerKernel:
-    """A kernel that might saturate: its u8 input with its zero point, and its int8 weight."""
+    """A kernel with a u8 activation, whose zero point is given, and an int8 weight."""
 
     node: ir.Node
     source: ir.Value
@@ -35,7 +35,7 @@ class _IntegerKernel:
 
 
 def report(model: ir.Model, ctx: Context) -> tuple[tuple[Skip, ...], dict[str, Fact]]:
-    """The kernels that lose sums, and how many.
+    """The kernels that saturate or could, each with the reason, and how many.
 
     Args:
         model: A model in Q/DQ form; it is not changed.
@@ -44,9 +44,9 @@ def report(model: ir.Model, ctx: Context) -> tuple[tuple[Skip, ...], dict[str, F
     Raises:
         Refused: onnxruntime does not run the model.
     """
-    doubtful = [kernel for kernel in _kernels(model) if not _is_safe(kernel)]
-    simulated = [kernel for kernel in doubtful if kernel.node.graph is model.graph and _has_one_product(kernel)]
-    found = {kernel.node: f"{_DOUBT}; it was not simulated" for kernel in doubtful}
+    unproven = [kernel for kernel in _kernels(model) if not _is_safe(kernel)]
+    simulated = [kernel for kernel in unproven if kernel.node.graph is model.graph and _has_one_product(kernel)]
+    found = {kernel.node: f"{_COULD_SATURATE}; it was not simulated" for kernel in unproven}
     for kernel, loss in _simulated(model, simulated, ctx):
         if loss.saturated:
             found[kernel.node] = (
@@ -54,13 +54,13 @@ def report(model: ir.Model, ctx: Context) -> tuple[tuple[Skip, ...], dict[str, F
                 f" an error of {loss.relative_error:.1%} of its result"
             )
         else:
-            found[kernel.node] = f"{_DOUBT}; none did on {_SAMPLES} samples"
-    at_risk = sum(reason.startswith("at risk") for reason in found.values())
-    facts: dict[str, Fact] = {"kernels_saturating": at_risk, "kernels_that_could_saturate": len(found)}
+            found[kernel.node] = f"{_COULD_SATURATE}; none did on {_SAMPLES} samples"
+    saturating = sum(reason.startswith("at risk") for reason in found.values())
+    facts: dict[str, Fact] = {"kernels_saturating": saturating, "kernels_that_could_saturate": len(found)}
     return tuple(Skip(graph.label(node), reason) for node, reason in found.items()), facts
 
 
-_DOUBT = "some of its 16-bit sums could saturate on x86-avx2"
+_COULD_SATURATE = "some of its 16-bit sums could saturate on x86-avx2"
 
 
 def _kernels(model: ir.Model) -> Iterator[_IntegerKernel]:
@@ -76,7 +76,7 @@ def _kernels(model: ir.Model) -> Iterator[_IntegerKernel]:
 
 
 def _zero_point(node: ir.Node) -> int | None:
-    """That of a DequantizeLinear of u8; None for another type."""
+    """The zero point of a DequantizeLinear of u8; None for another type."""
     zero_point = graph.constant(node.inputs[2]) if len(node.inputs) > 2 else None
     return (
         None if zero_point is None or zero_point.dtype != np.uint8 or zero_point.size != 1 else int(zero_point.item())
@@ -91,7 +91,7 @@ def _is_safe(kernel: _IntegerKernel) -> bool:
 
 
 def _has_one_product(kernel: _IntegerKernel) -> bool:
-    """Whether each row of the input meets the same weights: not in a MatMul by a stack of matrices."""
+    """Whether all rows of the input are multiplied by the same matrix: not in a MatMul by a stack of matrices."""
     return kernel.node.op_type == "Conv" or kernel.weight.ndim <= 2
 
 

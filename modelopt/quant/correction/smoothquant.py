@@ -1,16 +1,16 @@
-"""Moving outlier channels of activations into weights (SmoothQuant, Xiao et al. 2022, arXiv:2211.10438).
+"""SmoothQuant (Xiao et al. 2022, arXiv:2211.10438): the scale of outlier channels moves from activations to weights.
 
-A product is the same when column j of its input is divided by s_j and row j of its weight multiplied by it:
+A product stays the same if column j of its input is divided by s_j and row j of its weight is multiplied by s_j:
 
     X · W = (X · S⁻¹) · (S · W),    s_j = max|X_j| ** alpha / max|W_j| ** (1 - alpha)
 
-S⁻¹ goes into what makes X: the scale and bias of a normalization, or the output channels of another product. All that
-read X share one S. As in `equalize`, s_j is a power of two, so that nothing is rounded otherwise.
+S⁻¹ is put into the node that makes X: the scale and bias of a normalization, or the output channels of another product.
+All readers of X share one S. As in `cross_layer_equalization`, s_j is a power of two, so that no rounding changes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,27 +19,29 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.calibration.context import Context
 from modelopt.graph.match import Mismatch
+from modelopt.patterns.rewriter import CONTRIB
+from modelopt.quant.correction import kernel_pairs
 from modelopt.quant.correction.cross_layer_equalization import LinearLayer, as_layer
 
-_LEAST = 0.75  # what is left of an exponent after rounding is at most 0.5, so that a second run moves nothing
-_MASK = 1e30
+_LEAST = 0.75  # rounding an exponent leaves at most 0.5 of it: so a second run changes nothing
+_MASK = 1e30  # numbers from here on are attention masks
 _SCALED_INPUTS: Mapping[tuple[str, str], tuple[int, ...]] = {
     ("", "LayerNormalization"): (1, 2),
     ("", "RMSNormalization"): (1,),
-    ("com.microsoft", "SkipLayerNormalization"): (2, 3),
+    (CONTRIB, "SkipLayerNormalization"): (2, 3),
 }
 _PRODUCTS = frozenset({"Gemm", "MatMul"})
 _RECTIFIERS = frozenset({"Relu", "LeakyRelu", "PRelu"})
 
 
 @dataclass(eq=False)
-class Site:
-    """An activation that only products read.
+class SmoothableActivation:
+    """An activation X that only products read.
 
     Attributes:
         value: X, shape (…, K).
-        constants: What is divided along its last axis, K; of nothing else's use.
-        source: The product whose output channels are divided, where X comes from one.
+        constants: The constants to divide along their last axis, K; no other node reads them.
+        source: The product whose output channels are divided, where a product makes X.
         readers: The products that read X.
     """
 
@@ -84,12 +86,12 @@ class Site:
         return True
 
 
-def site(value: ir.Value, layers: dict[ir.Node, LinearLayer]) -> Site | Mismatch:
-    """`value` as a place to smooth, when products alone read it.
+def smoothable(value: ir.Value, layers: dict[ir.Node, LinearLayer]) -> SmoothableActivation | Mismatch:
+    """`value` as an activation that can be smoothed, or why it cannot.
 
     Args:
         value: An activation.
-        layers: Those known so far; new ones are added.
+        layers: The layers known so far; new ones are added.
     """
     products = _products(value)
     if isinstance(products, Mismatch):
@@ -103,7 +105,7 @@ def site(value: ir.Value, layers: dict[ir.Node, LinearLayer]) -> Site | Mismatch
     if len(channels) != 1:
         return Mismatch("its readers disagree on its width")
     made = _source(value, channels.pop(), layers)
-    return made if isinstance(made, Mismatch) else Site(value, *made, found)
+    return made if isinstance(made, Mismatch) else SmoothableActivation(value, *made, found)
 
 
 def _layer(node: ir.Node, layers: dict[ir.Node, LinearLayer]) -> LinearLayer | Mismatch:
@@ -116,7 +118,10 @@ def _layer(node: ir.Node, layers: dict[ir.Node, LinearLayer]) -> LinearLayer | M
 
 
 def _products(value: ir.Value) -> list[ir.Node] | Mismatch:
-    """The products that read `value` from the left, and nothing else does; Reshapes may keep its last axis."""
+    """The products that read `value` as their left operand, also through Reshapes that keep its last axis.
+
+    It is a mismatch if any other node reads it.
+    """
     if value.is_graph_output():
         return Mismatch("it is also a graph output")
     found: dict[ir.Node, None] = {}
@@ -144,7 +149,7 @@ def _keeps_columns(node: ir.Node) -> bool:
 def _source(
     value: ir.Value, width: int, layers: dict[ir.Node, LinearLayer]
 ) -> tuple[tuple[ir.Value, ...], LinearLayer | None] | Mismatch:
-    """The constants that are factors of `value`, or the product that makes it."""
+    """The constants that scale the columns of `value`, or the product that makes it."""
     node = value.producer()
     if node is None:
         return Mismatch("it is an input of the model")
@@ -191,7 +196,7 @@ def _constant_operand(node: ir.Node) -> tuple[ir.Value, ir.Value] | None:
 
 
 def _own(constants: Sequence[ir.Value], width: int) -> tuple[tuple[ir.Value, ...], None] | Mismatch:
-    """`constants` when each is one float per column, and of nothing else's use."""
+    """`constants` if each is one float per column and has no other reader."""
     for value in constants:
         tensor = graph.constant_tensor(value)
         if tensor is None or tensor.dtype not in {ir.DataType.FLOAT, ir.DataType.DOUBLE}:
@@ -204,7 +209,7 @@ def _own(constants: Sequence[ir.Value], width: int) -> tuple[tuple[ir.Value, ...
 
 
 def _product_before(value: ir.Value, layers: dict[ir.Node, LinearLayer]) -> LinearLayer | Mismatch:
-    """The product that makes `value`, through functions that scale with it."""
+    """The product that makes `value`, through positively homogeneous functions."""
     node = value.producer()
     while node is not None and node.op_type in _RECTIFIERS and node.domain in graph.STANDARD_DOMAINS:
         read = node.inputs[0]
@@ -223,22 +228,16 @@ def _product_before(value: ir.Value, layers: dict[ir.Node, LinearLayer]) -> Line
 
 
 def column_maxima(model: ir.Model, values: Sequence[ir.Value], ctx: Context) -> Mapping[str, np.ndarray]:
-    """max|X_j| of each value over all samples, float64 of shape (K,); NaN where that is not a range.
+    """max|X_j| of each value over all samples, float64 of shape (K,); NaN for NaN, infinities and masks.
 
     Raises:
         Refused: onnxruntime does not run the model.
     """
     names = [value.name or "" for value in values]
     found: dict[str, np.ndarray | float] = dict.fromkeys(names, 0.0)
-    total = len(ctx.calibration or ())
-    for done, arrays in enumerate(ctx.runner.run(model, _feeds(ctx), outputs=names), 1):
+    feeds = kernel_pairs.feeds(ctx, len(ctx.calibration or ()), "measuring columns")
+    for arrays in ctx.runner.run(model, feeds, outputs=names):
         for name, array in zip(names, arrays, strict=True):
             rows = array.reshape(-1, array.shape[-1])
             found[name] = np.maximum(found[name], np.abs(rows).max(axis=0, initial=0).astype(np.float64))
-        ctx.progress("measuring columns", done, total)
     return {name: np.where(np.asarray(most) < _MASK, most, np.nan) for name, most in found.items()}
-
-
-def _feeds(ctx: Context) -> Iterator[Mapping[str, np.ndarray]]:
-    for sample in ctx.calibration or ():
-        yield sample.feeds

@@ -61,7 +61,7 @@ def narrowed(array: np.ndarray, params: QParams) -> QParams:
 
     Args:
         array: float32, finite, of the shape that `params` was made for.
-        params: Where to begin; the result is in no channel worse. Zero points stay.
+        params: The first parameters; no channel becomes worse. Zero points stay.
     """
     best, least = params, squared_error(array, params)
     for fraction in _FRACTIONS[1:]:

@@ -1,8 +1,8 @@
-"""Matrix products and look-ups whose constant can be in few bits while activations stay in float: which they are.
+"""Which matrix products and look-ups can have their constant in few bits, with activations in float.
 
-A table that is looked up row by row and a weight stored as ``(N, K)`` are the same matrix with the same blocks along a
-row. So a model whose output head is tied to its embedding keeps one table, whether the head reads it through a
-Transpose, through transB, or as a transposed copy of the same numbers. `weight_only.weight_writer` writes them.
+A table whose rows are looked up and a weight stored as ``(N, K)`` are the same matrix, with the same blocks along a
+row. So a model whose output head shares the embedding keeps one table. The head may read it through a Transpose, by
+transB, or as a transposed copy of the same numbers. `weight_only.weight_writer` writes them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from modelopt.quant.weight_only.storage import STORED, is_stored
 
 PRODUCTS = frozenset({"MatMul", "Gemm"})
 FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
-"""What weights and activations may be in; scales are in the same type."""
+"""The types that weights and activations may have; scales get the same type."""
 IN_FUNCTION = "inside a function, which cannot hold an initializer"
 _IN_FEW_BITS = frozenset({"MatMulNBits", "GatherBlockQuantized"})
 
@@ -32,7 +32,7 @@ class MatrixUse:
 
     Attributes:
         node: The node.
-        weight: The constant that it reads, perhaps through a Transpose.
+        weight: The constant that it reads, directly or through a Transpose.
         transposed: The weight is stored as ``(N, K)``, a row for each output, or for each index that may be looked up;
             else as ``(K, N)``.
     """
@@ -58,7 +58,7 @@ Group = list[MatrixUse]
 
 @dataclass(frozen=True, eq=False)
 class Quantized:
-    """A weight's integers: uint8 of shape ``(N, K)``, and how they are read."""
+    """A weight's integers, uint8 of shape ``(N, K)``, with their parameters."""
 
     integers: np.ndarray
     params: BlockParams
@@ -66,7 +66,7 @@ class Quantized:
 
 
 def product(node: ir.Node) -> MatrixUse | str:
-    """What `node` is when its weight or table can be stored in few bits, else why it cannot."""
+    """`node` with its constant, or why that cannot be stored in few bits."""
     if node.op_type in _IN_FEW_BITS:
         return STORED
     if node.op_type == "Gather":
@@ -106,7 +106,7 @@ def _lookup(node: ir.Node) -> MatrixUse | str:
 
 
 def _behind_transpose(value: ir.Value) -> ir.Value | None:
-    """The constant matrix that a Transpose makes `value` of."""
+    """The constant matrix whose Transpose is `value`."""
     producer = value.producer()
     source = None if producer is None or not graph.is_standard(producer, "Transpose") else producer.inputs[0]
     tensor = graph.constant_tensor(source)
@@ -116,7 +116,7 @@ def _behind_transpose(value: ir.Value) -> ir.Value | None:
 
 
 def is_candidate(node: ir.Node) -> bool:
-    """Whether `node` is a matrix product or a look-up in a table of floats, quantized already or not."""
+    """Whether `node` is a matrix product or a look-up in a table of floats; also one that is quantized already."""
     if node.domain == CONTRIB:
         return node.op_type in _IN_FEW_BITS
     if graph.is_standard(node, "Gather"):
@@ -128,8 +128,8 @@ def is_candidate(node: ir.Node) -> bool:
 def grouped(verdicts: Mapping[ir.Node, MatrixUse | str]) -> tuple[list[Group], list[Skip]]:
     """Products and look-ups by weight and layout, and the refusals.
 
-    A weight that somebody else reads in float stays float for all: the file would hold both. A product by a transposed
-    copy of a table counts as one by the table.
+    A weight that another node reads in float stays in float: the file would hold both. A product by a transposed copy
+    of a table counts as one by the table.
     """
     verdicts = _tied(verdicts)
     groups: dict[tuple[ir.Value, bool], Group] = {}
@@ -234,7 +234,7 @@ def stored_bytes(of_shape: tuple[int, ...], grid: BlockGrid, dtype: ir.DataType)
 
 
 def takes_as_much(groups: Iterable[tuple[Group, BlockGrid]]) -> set[ir.Value]:
-    """The weights that would take no less in all the layouts in which they are read than in float."""
+    """The weights that would take no fewer bytes than in float, with all the layouts in which they are read."""
     found: dict[ir.Value, int] = {}
     floats: dict[ir.Value, int] = {}
     for group, grid in groups:

@@ -1,4 +1,4 @@
-"""The weights of matrix products, and tables, as integers, by one of three methods."""
+"""Rounding of weights and tables to integers by blocks: to nearest, HQQ or GPTQ."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class BlockRounding(Enum):
     """How integers are chosen.
 
     Attributes:
-        RTN: To the nearest.
-        HQQ: To the nearest, with scales and zero points that forgive outliers; needs no data.
-        GPTQ: With the error of each column made up for by the later ones; needs calibration data.
+        RTN: To nearest.
+        HQQ: To nearest, with scales and zero points that outliers change less; needs no data.
+        GPTQ: With the error of each column compensated by the later ones; needs calibration data.
     """
 
     RTN = "rtn"
@@ -68,7 +68,7 @@ def round_weights(
 def _batches(
     model: ir.Model, groups: Sequence[Group], ctx: Context, method: BlockRounding
 ) -> Iterator[tuple[list[int], Mapping[str, Hessian]]]:
-    """Which weights to round next, with what the data say of their inputs."""
+    """Which weights to round next, with the hessians of their inputs."""
     if method is not BlockRounding.GPTQ:
         yield list(range(len(groups))), {}
         return
@@ -80,7 +80,7 @@ def _batches(
 
 
 def _activation(group: Group) -> str | None:
-    """What the first product by a weight reads stands for what all of them read; None where it is only looked up."""
+    """The input of the first product by a weight, which stands for those of all; None where it is only looked up."""
     products = [one.node.inputs[0] for one in group if not one.is_lookup]
     return (products[0].name if products[0] is not None else None) if products else None
 

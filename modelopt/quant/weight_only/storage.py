@@ -1,12 +1,12 @@
-"""Large weights stored in 8 bits and computed with in float: for the size of the file only.
+"""Large weights stored in 8 bits and used in float: only the file becomes smaller.
 
     weight = Cast(integers) · scale            or  (Cast(integers) - zero_point) · scale
 
 and a Cast to float16 where the model has that: onnxruntime multiplies in float32 only.
 
-onnxruntime computes this once, when it loads the model, so that the latency is that of float. A DequantizeLinear it
-keeps for its integer kernels, and where none fits runs it at every inference: a Gemm of 768 × 3072 on four rows then
-takes 12 times as long.
+onnxruntime computes this once, when it loads the model, so the latency is that of float. It does not fold a
+DequantizeLinear, which its integer kernels need: without such a kernel it would run at every inference. A Gemm of
+768 × 3072 on four rows then takes 12 times as long.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from modelopt.quant.numerics.scheme import Grid, IntType, QParams, Symmetry
 
 STORED = "its weight is quantized already"
 _CHUNK = 2**20
-_FIRST_IR_WITH_PLAIN_INITIALIZERS = 4
 _SMALL = frozenset({ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT4, ir.DataType.UINT4})
 
 
@@ -35,7 +34,7 @@ class WeightUse:
     Attributes:
         node: The node.
         weight: The constant.
-        axes: The axes of which each index gets a scale of its own: outputs, or rows of a table.
+        axes: The axes with one scale for each index: outputs, or rows of a table.
     """
 
     node: ir.Node
@@ -94,7 +93,7 @@ def uses(node: ir.Node) -> Iterator[WeightUse]:
 
 
 def is_stored(value: ir.Value | None) -> bool:
-    """Whether `value` is computed from integers of 8 bits or fewer that the model holds: a weight quantized before."""
+    """Whether `value` is a weight that is quantized already: computed from stored integers of 8 bits or fewer."""
     while value is not None:
         producer = value.producer()
         if producer is None or producer.op_type not in {"Mul", "Sub", "Cast", "DequantizeLinear", "Transpose"}:
@@ -121,7 +120,7 @@ def params_of(array: np.ndarray, axes: tuple[int, ...], *, symmetric: bool) -> Q
 
 
 def quantize(array: np.ndarray, params: QParams) -> np.ndarray:
-    """The integers of `array`, computed in strips of the first axis, so that no second float copy is made."""
+    """The integers of `array`, computed for some indices of the first axis at a time, without a second float copy."""
     integers = np.empty(array.shape, params.grid.type.dtype)
     step = max(1, _CHUNK * len(array) // max(array.size, 1))
     scale, zero_point = params.scale, params.zero_point
@@ -136,7 +135,7 @@ def quantize(array: np.ndarray, params: QParams) -> np.ndarray:
 
 
 def why_not(array: np.ndarray, axes: tuple[int, ...]) -> str | None:
-    """Why float32 or float16 numbers do not become smaller and nearly the same, else None."""
+    """Why float32 or float16 numbers cannot be stored in 8 bits, or not in fewer bytes, else None."""
     scales = int(np.prod([array.shape[axis] for axis in axes]))
     if array.size + 4 * scales >= array.nbytes:
         return "a scale for each output would take as much as the float weight"
@@ -144,8 +143,8 @@ def why_not(array: np.ndarray, axes: tuple[int, ...]) -> str | None:
 
 
 def write(model: ir.Model, weight: ir.Value, integers: np.ndarray, params: QParams, names: graph.NameSource) -> None:
-    """Make all who read `weight` read the integers through the arithmetic above, in the scope that held the float."""
-    model.ir_version = max(model.ir_version, _FIRST_IR_WITH_PLAIN_INITIALIZERS)
+    """Let all readers of `weight` read the integers through the nodes above, in the graph that held the float."""
+    graph.allow_plain_initializers(model)
     producer = weight.producer()
     holder = weight.graph if producer is None else producer.graph
     if not isinstance(holder, ir.Graph):
