@@ -101,7 +101,7 @@ class QuantizeStatic(Pass):
     )
     integer_io: bool = option(
         default=False,
-        text="the model's inputs and outputs become integers where they are quantized; the metadata say with which scale",
+        text="inputs and outputs become integers where they are quantized; the metadata say with which scale",
     )
     include: tuple[str, ...] = option((), "only these kernels: globs over node names, re:EXPRESSION or op:TYPE")
     exclude: tuple[str, ...] = option((), "leave these nodes in float: globs, re:EXPRESSION or op:TYPE")
@@ -196,7 +196,7 @@ class QuantizeStatic(Pass):
         if self.format is QuantFormat.QOPERATOR:
             written = qoperator_writer.convert(model)
             skipped += written.skipped
-            facts["qoperators"] = written.nodes
+            facts["qoperators"] = written.rewrites
         if self.integer_io:
             converted = io_types.make_integer(model)
             skipped += converted.skipped

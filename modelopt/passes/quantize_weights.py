@@ -51,9 +51,9 @@ class QuantizeWeights(Pass):
 
     Each block has a scale. Tables are those whose rows Gather looks up. A weight that several nodes share is stored
     once, in the graph that held it, also where an output head shares the embedding. A weight that another node reads in
-    float stays in float, for the file would hold both. The blocked form holds tables in 8 bits: Gather takes no fewer. Papers
-    and algebra: `quant.numerics.hqq` and `quant.numerics.gptq`. Only the form matmulnbits, which is the default, needs
-    onnxruntime. Products of few rows (decoding) become faster, those of many rows often do not.
+    float stays in float, for the file would hold both. The blocked form holds tables in 8 bits: Gather takes no fewer.
+    Papers and algebra: `quant.numerics.hqq` and `quant.numerics.gptq`. Only the form matmulnbits, which is the default,
+    needs onnxruntime. Products of few rows (decoding) become faster, those of many rows often do not.
     """
 
     name: ClassVar[str] = "quantize-weights"

@@ -131,7 +131,7 @@ net (uint8[1,4] q) => (uint8[1,4] y)
 def test_a_bound_goes_where_saturation_repeats_it(body: str, zero_point: int, *, converts: bool) -> None:
     text = PIECE.replace("BODY", body).replace("ZERO", str(zero_point))
     before, after = model(text), model(text)
-    assert qoperator_writer.convert(after).nodes == converts
+    assert qoperator_writer.convert(after).rewrites == converts
     assert invariants.check(after) == []
     rng = np.random.default_rng(0)
     for _ in range(5):
@@ -147,7 +147,7 @@ def test_a_result_that_is_also_read_in_float_keeps_qdq() -> None:
         .replace("=> (uint8[1,4] y)", "=> (uint8[1,4] y, float[1,4] p)")
     )
     converted = qoperator_writer.convert(model(text))
-    assert converted.nodes == 0
+    assert converted.rewrites == 0
     assert "wanted in float" in converted.skipped[0].reason
 
 

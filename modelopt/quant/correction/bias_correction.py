@@ -7,14 +7,13 @@ on data (see `output_shift`), and the bias makes up for it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
 from modelopt.calibration.context import Context
-from modelopt.core.changes import Skip
+from modelopt.core.changes import Changes, Skip
 from modelopt.quant.correction import kernel_pairs
 from modelopt.quant.correction.kernel_pairs import KernelPair, dequantizer, output_channels
 from modelopt.quant.correction.output_shift import ShiftModel
@@ -23,23 +22,10 @@ from modelopt.quant.numerics import scheme
 _INT32 = np.iinfo(np.int32)
 
 
-@dataclass(frozen=True)
-class Corrected:
-    """What `correct` did.
-
-    Attributes:
-        kernels: How many kernels have another bias now.
-        skipped: Those that keep theirs, with the reason.
-    """
-
-    kernels: int
-    skipped: tuple[Skip, ...]
-
-
 def correct(
     reference: ir.Model, model: ir.Model, kernels: Sequence[KernelPair], ctx: Context, *, integer_bias: bool
-) -> Corrected:
-    """Measure the shift of each kernel on the calibration samples and add it to the bias.
+) -> Changes:
+    """Measure the shift of each kernel on the calibration samples and add it to the bias: a rewrite for each kernel.
 
     Args:
         reference: The float model; measuring changes it.
@@ -66,7 +52,7 @@ def correct(
         done += problem is None
         if problem is not None:
             skipped.append(Skip(graph.label(kernel.integer), f"its bias is not corrected: {problem}"))
-    return Corrected(done, tuple(skipped))
+    return Changes(done, tuple(skipped))
 
 
 def _why_not(kernel: KernelPair) -> str | None:

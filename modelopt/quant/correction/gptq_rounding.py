@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from modelopt import graph
 from modelopt.calibration.context import Context
-from modelopt.core.changes import Skip
+from modelopt.core.changes import Changes, Skip
 from modelopt.quant.correction import kernel_pairs
 from modelopt.quant.correction.kernel_pairs import KernelPair, dequantizer, weight_shape
 from modelopt.quant.numerics import im2col
@@ -45,21 +45,8 @@ class WeightRounding(Enum):
     GPTQ = "gptq"
 
 
-@dataclass(frozen=True)
-class Rounded:
-    """What `round_again` did.
-
-    Attributes:
-        kernels: How many kernels have other integers now.
-        skipped: Those that were left rounded to nearest, with the reason.
-    """
-
-    kernels: int
-    skipped: tuple[Skip, ...]
-
-
-def round_again(reference: ir.Model, kernels: Sequence[KernelPair], grid: Grid, ctx: Context) -> Rounded:
-    """Round the weights of `kernels` with error feedback, in place.
+def round_again(reference: ir.Model, kernels: Sequence[KernelPair], grid: Grid, ctx: Context) -> Changes:
+    """Round the weights of `kernels` with error feedback, in place: a rewrite for each kernel that changes.
 
     Args:
         reference: The float model; it is not changed.
@@ -82,7 +69,7 @@ def round_again(reference: ir.Model, kernels: Sequence[KernelPair], grid: Grid, 
     for batch in _batches(todo):
         hessians = _hessians(reference, batch, ctx)
         done += sum(_round(kernel, hessians[_Input.of(kernel)], grid) for kernel in batch)
-    return Rounded(done, tuple(skipped))
+    return Changes(done, tuple(skipped))
 
 
 def _why_not(kernel: KernelPair) -> str | None:

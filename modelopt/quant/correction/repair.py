@@ -54,10 +54,10 @@ class Repair:
             skipped = (Skip("model", _UNSATURATED),)
         elif self.rounding is WeightRounding.GPTQ:
             rounded = round_again(self.reference, self.kernels, rules.weights, ctx)
-            skipped, facts["weights_rounded_again"] = rounded.skipped, rounded.kernels
+            skipped, facts["weights_rounded_again"] = rounded.skipped, rounded.rewrites
         if self.correct_bias:
             corrected = bias_correction.correct(
                 self.reference, model, self.kernels, ctx, integer_bias=rules.integer_bias
             )
-            skipped, facts["biases_corrected"] = (*skipped, *corrected.skipped), corrected.kernels
+            skipped, facts["biases_corrected"] = (*skipped, *corrected.skipped), corrected.rewrites
         return Changes(0, skipped, facts)

@@ -7,7 +7,7 @@ Each constant is stored once, in int8, in the graph that held the float.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -178,13 +178,13 @@ class QdqWriter:
             if isinstance(reader.graph, ir.Graph) and reader.graph is not home:
                 in_bodies.setdefault(reader.graph, []).append(reader)
         for body, inside in in_bodies.items():
-            dequantize = self._node("DequantizeLinear", [integers, *numbers], name, value)
+            dequantize = self._dequantize([integers, *numbers], name, value.shape)
             body.insert_before(body[0], [dequantize])
             _read_instead(inside, value, dequantize.outputs[0])
         made = []
         nearby = [reader for reader in readers if reader.graph is home]
         if nearby or (all_readers and (value.uses() or value.is_graph_output())):
-            made.append(self._node("DequantizeLinear", [integers, *numbers], name, value))
+            made.append(self._dequantize([integers, *numbers], name, value.shape))
             if all_readers:
                 graph.replace_value(value, made[0].outputs[0])
             _read_instead(nearby, value, made[0].outputs[0])
@@ -196,11 +196,14 @@ class QdqWriter:
         else:
             home.insert_after(producer, [quantize, *made])
 
-    def _node(self, op_type: str, inputs: list[ir.Value], name: str, like: ir.Value) -> ir.Node:
-        floats = ir.Value(
-            name=self._names(f"{name}_dequantized"), shape=like.shape, type=ir.TensorType(ir.DataType.FLOAT)
-        )
-        return ir.Node("", op_type, inputs, outputs=[floats], name=self._names(f"{name}_{op_type}"))
+    def _dequantize(
+        self, inputs: Sequence[ir.Value], name: str, shape: ir.Shape | None, axis: int | None = None
+    ) -> ir.Node:
+        """A DequantizeLinear, not in a graph yet."""
+        floats = ir.Value(name=self._names(f"{name}_dequantized"), shape=shape, type=ir.TensorType(ir.DataType.FLOAT))
+        attributes = [] if axis is None else [ir.AttrInt64("axis", axis)]
+        name = self._names(f"{name}_DequantizeLinear")
+        return ir.Node("", "DequantizeLinear", inputs, attributes, outputs=[floats], name=name)
 
     def _store(self, constant: ir.Value, array: np.ndarray, params: QParams) -> _StoredConstant:
         """Add the integers of a constant, with scale and zero point, to the graph that holds it."""
@@ -215,18 +218,11 @@ class QdqWriter:
 
     def _dequantized(self, stored: _StoredConstant, before: ir.Node) -> ir.Value:
         """The output of a DequantizeLinear of stored integers, placed before `before`."""
-        attributes = [] if stored.axis is None else [ir.AttrInt64("axis", stored.axis)]
-        floats = ir.Value(
-            name=self._names(f"{stored.name}_dequantized"),
-            shape=ir.Shape(stored.shape),
-            type=ir.TensorType(ir.DataType.FLOAT),
-        )
-        name = self._names(f"{stored.name}_DequantizeLinear")
-        node = ir.Node("", "DequantizeLinear", stored.inputs, attributes, outputs=[floats], name=name)
         if before.graph is None:
             raise ValueError("a plan was made for another model")
+        node = self._dequantize(stored.inputs, stored.name, ir.Shape(stored.shape), stored.axis)
         before.graph.insert_before(before, [node])
-        return floats
+        return node.outputs[0]
 
     def _shared_constant(self, name: str, array: np.ndarray) -> ir.Value:
         """An initializer of the main graph; equal arrays share one, for many scales and zero points are equal."""

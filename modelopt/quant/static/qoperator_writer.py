@@ -8,32 +8,17 @@ the same. Gemm and other operators keep Q/DQ: only onnxruntime has integer opera
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.core.changes import Skip
+from modelopt.core.changes import Changes, Skip
 
 _FORMS = {"Conv": "QLinearConv", "MatMul": "QLinearMatMul"}
 _KERNELS = frozenset({*_FORMS, "Gemm"})
 
 
-@dataclass(frozen=True)
-class Converted:
-    """What `convert` did.
-
-    Attributes:
-        nodes: How many nodes became QLinearConv or QLinearMatMul.
-        skipped: The kernels that keep Q/DQ, with the reason.
-    """
-
-    nodes: int
-    skipped: tuple[Skip, ...]
-
-
-def convert(model: ir.Model) -> Converted:
+def convert(model: ir.Model) -> Changes:
     """Replace the nodes that ONNX has an integer operator for, in all scopes; the model's outputs do not change."""
     converted = 0
     skipped = []
@@ -52,7 +37,7 @@ def convert(model: ir.Model) -> Converted:
         else:
             _become_integer(node, quantize, operands)
             converted += 1
-    return Converted(converted, tuple(skipped))
+    return Changes(converted, tuple(skipped))
 
 
 def _is_wide(quantize: ir.Node) -> bool:

@@ -42,18 +42,6 @@ class WeightUse:
     axes: tuple[int, ...]
 
 
-def _first(_node: ir.Node, _rank: int) -> tuple[int, ...]:
-    return (0,)
-
-
-def _second(_node: ir.Node, _rank: int) -> tuple[int, ...]:
-    return (1,)
-
-
-def _directions_and_gates(_node: ir.Node, _rank: int) -> tuple[int, ...]:
-    return (0, 1)
-
-
 def _columns(node: ir.Node, rank: int) -> tuple[int, ...]:
     summed = rank - (1 if graph.attribute_int(node, "transB", 0) else 2)
     return tuple(axis for axis in range(rank) if axis != summed)
@@ -63,33 +51,33 @@ def _gathered(node: ir.Node, rank: int) -> tuple[int, ...]:
     return (graph.attribute_int(node, "axis", 0) % rank,)
 
 
-_Axes = Callable[[ir.Node, int], tuple[int, ...]]
+_Axes = tuple[int, ...] | Callable[[ir.Node, int], tuple[int, ...]]
 _POSITIONS: dict[tuple[str, str], tuple[tuple[int, ...], _Axes]] = {
-    ("", "Conv"): ((1,), _first),
-    ("", "ConvTranspose"): ((1,), _second),
+    ("", "Conv"): ((1,), (0,)),
+    ("", "ConvTranspose"): ((1,), (1,)),
     ("", "Gemm"): ((1,), _columns),
     ("", "MatMul"): ((1,), _columns),
     ("", "Gather"): ((0,), _gathered),
-    ("", "LSTM"): ((1, 2), _directions_and_gates),
-    ("", "GRU"): ((1, 2), _directions_and_gates),
-    ("", "RNN"): ((1, 2), _directions_and_gates),
-    (CONTRIB, "FusedConv"): ((1,), _first),
+    ("", "LSTM"): ((1, 2), (0, 1)),
+    ("", "GRU"): ((1, 2), (0, 1)),
+    ("", "RNN"): ((1, 2), (0, 1)),
+    (CONTRIB, "FusedConv"): ((1,), (0,)),
     (CONTRIB, "FusedGemm"): ((1,), _columns),
     (CONTRIB, "FusedMatMul"): ((1,), _columns),
     (CONTRIB, "Attention"): ((1,), _columns),
-    (CONTRIB, "EmbedLayerNormalization"): ((2, 3, 4), _first),
+    (CONTRIB, "EmbedLayerNormalization"): ((2, 3, 4), (0,)),
 }
 
 
 def uses(node: ir.Node) -> Iterator[WeightUse]:
     """The constants of at least two axes that `node` reads as weights, whatever their type."""
     domain = "" if node.domain in graph.STANDARD_DOMAINS else node.domain
-    positions, axes = _POSITIONS.get((domain, node.op_type), ((), _first))
+    positions, axes = _POSITIONS.get((domain, node.op_type), ((), ()))
     for position in positions:
         value = node.inputs[position] if position < len(node.inputs) else None
         tensor = graph.constant_tensor(value)
         if value is not None and tensor is not None and len(tensor.shape) >= 2:
-            yield WeightUse(node, value, axes(node, len(tensor.shape)))
+            yield WeightUse(node, value, axes(node, len(tensor.shape)) if callable(axes) else axes)
 
 
 def is_stored(value: ir.Value | None) -> bool:
