@@ -1,4 +1,4 @@
-"""Which weights to prune: what the user named, without what may not or need not be touched."""
+"""Which tensors to prune: those that the user named, without those that must not or need not change."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Selection:
 
     Attributes:
         weights: One for each tensor, seen from the first node that uses it.
-        refusals: (name, reason) of each tensor that stays although the user did not leave it out of `include`.
+        refusals: (name, reason) of each tensor that is included and stays as it is.
     """
 
     weights: tuple[Weight, ...]
@@ -30,7 +30,7 @@ class Selection:
 
 
 def select(model: ir.Model, *, include: Iterable[str], exclude: Iterable[str], min_elements: int) -> Selection:
-    """Choose by the names of tensors and of the nodes that use them, then by what the tensors are.
+    """Choose tensors by their names and those of the nodes that read them, then by their type and size.
 
     Args:
         model: The model; it is not changed.

@@ -24,9 +24,9 @@ from modelopt.core import targets
 from modelopt.core.changes import Changes
 from modelopt.core.errors import InputError
 from modelopt.graph import match
-from modelopt.passes.prune_magnitude import Pattern, PruneMagnitude, Scope
+from modelopt.passes.prune_magnitude import PruneMagnitude, Scope, SparsityPattern
 from modelopt.prune import masks
-from modelopt.prune.importance import magnitude
+from modelopt.prune.masks import magnitude
 from modelopt.prune.weights import Weight, reduction_rows
 
 
@@ -153,9 +153,9 @@ OPERANDS: list[tuple[str, tuple[int, ...], dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("op_type", "shape", "attributes"), OPERANDS)
-@pytest.mark.parametrize("pattern", [Pattern.TWO_OF_FOUR, Pattern.FOUR_OF_EIGHT])
+@pytest.mark.parametrize("pattern", [SparsityPattern.TWO_OF_FOUR, SparsityPattern.FOUR_OF_EIGHT])
 def test_patterns_hold_along_what_an_output_sums_over(
-    op_type: str, shape: tuple[int, ...], attributes: dict[str, Any], pattern: Pattern
+    op_type: str, shape: tuple[int, ...], attributes: dict[str, Any], pattern: SparsityPattern
 ) -> None:
     model = model_of(op_type, np.random.default_rng(3).standard_normal(shape).astype(np.float32), **attributes)
     prune(model, pattern=pattern)
@@ -165,7 +165,7 @@ def test_patterns_hold_along_what_an_output_sums_over(
     assert tensor is not None
     assert node.inputs[index] is not None
     rows = reduction_rows(weight_of(model), Weight(model.graph.initializers["w"], tensor, node, index))
-    zeros, group = {Pattern.TWO_OF_FOUR: (2, 4), Pattern.FOUR_OF_EIGHT: (4, 8)}[pattern]
+    zeros, group = {SparsityPattern.TWO_OF_FOUR: (2, 4), SparsityPattern.FOUR_OF_EIGHT: (4, 8)}[pattern]
     whole = rows.shape[1] // group * group
     assert ((rows[:, :whole].reshape(-1, group) == 0).sum(axis=1) == zeros).all()
     assert (rows[:, whole:] != 0).all()
@@ -244,8 +244,8 @@ def test_facts() -> None:
         ({"sparsity": 1.0}, "not in"),
         ({"sparsity": -0.1}, "not in"),
         ({"sparsity": math.nan}, "not in"),
-        ({"sparsity": 0.3, "pattern": Pattern.TWO_OF_FOUR}, "does not go with pattern 2:4"),
-        ({"scope": Scope.GLOBAL, "pattern": Pattern.FOUR_OF_EIGHT}, "does not go with pattern 4:8"),
+        ({"sparsity": 0.3, "pattern": SparsityPattern.TWO_OF_FOUR}, "does not go with pattern 2:4"),
+        ({"scope": Scope.GLOBAL, "pattern": SparsityPattern.FOUR_OF_EIGHT}, "does not go with pattern 4:8"),
     ],
 )
 def test_options_that_cannot_be(options: dict[str, Any], said: str) -> None:

@@ -20,7 +20,7 @@ from modelopt.core.targets import TargetKind
 from modelopt.graph import invariants
 from modelopt.graph.quantized_io import KEY, Affine, IntegerIo, declared
 from modelopt.passes.quantize_static import QuantizeStatic
-from modelopt.quant.static.io_types import take_away
+from modelopt.quant.static.io_types import make_integer
 from modelopt.runtime.worker_runner import WorkerRunner
 from tests.command_line import CNN, calibration, evaluation, modelopt
 from tests.quant_tools import context, model, run
@@ -85,9 +85,9 @@ net (float[4] x) => (float[4] y, float[4] x2)
   x2 = DequantizeLinear (b, two, zero)
 }"""
     made = ir.from_onnx_text(text)
-    taken = take_away(made)
-    assert taken.io.inputs == {}
-    assert set(taken.io.outputs) == {"y", "x2"}
+    converted = make_integer(made)
+    assert converted.io.inputs == {}
+    assert set(converted.io.outputs) == {"y", "x2"}
     assert [value.name for value in made.graph.outputs] == ["y", "x2"]
     assert not invariants.check(made)
 
@@ -102,9 +102,9 @@ net (float[4] x) => (float[4] y)
   y = DequantizeLinear (a, one, zero)
 }"""
     made = ir.from_onnx_text(text)
-    taken = take_away(made)
+    converted = make_integer(made)
     assert [value.dtype for value in made.graph.inputs] == [ir.DataType.UINT8]
-    assert taken.io.outputs == {}  # its integers are an input themselves
+    assert converted.io.outputs == {}  # its integers are an input themselves
     assert not invariants.check(made)
 
 

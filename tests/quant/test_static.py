@@ -11,9 +11,10 @@ import pytest
 from modelopt import graph
 from modelopt.core.errors import InputError
 from modelopt.graph import invariants
-from modelopt.passes.quantize_static import Activation, QuantizeStatic
+from modelopt.passes.quantize_static import QuantizeStatic
 from modelopt.quant.numerics.range_methods import Method
-from modelopt.quant.static.plan import Rules
+from modelopt.quant.static.activation_params import ActivationType
+from modelopt.quant.static.plan import SelectionRules
 from modelopt.quant.static.selection import select
 from modelopt.runtime import installation
 from modelopt.runtime.worker_runner import WorkerRunner
@@ -122,7 +123,7 @@ def test_each_target_gets_its_types(runner: WorkerRunner, target: str, kind: str
 
 def test_unsigned_activations_are_refused_where_there_are_none(runner: WorkerRunner) -> None:
     with pytest.raises(InputError, match="signed activations only"):
-        QuantizeStatic(activation=Activation.U8).apply(net(), context(runner, feeds(1, 3, 12, 12), "tensorrt"))
+        QuantizeStatic(activation=ActivationType.U8).apply(net(), context(runner, feeds(1, 3, 12, 12), "tensorrt"))
 
 
 def test_no_float_weight_is_left_behind(runner: WorkerRunner) -> None:
@@ -328,6 +329,6 @@ net (bool c, float[n,8] x) => (float[n,8] y)
     lost = "onnxruntime before 1.31 loses integers that a body reads from outside"
     for keeps in (True, False):
         monkeypatch.setattr(installation, "keeps_captured_integers", lambda keeps=keeps: keeps)
-        plan = select(given, Rules())
+        plan = select(given, SelectionRules())
         assert (lost in [skip.reason for skip in plan.skipped]) is not keeps
         assert bool(plan.choices) is keeps
