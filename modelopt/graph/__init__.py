@@ -15,6 +15,7 @@ from modelopt.graph.edits import (
     forget_shapes,
     import_domain,
     remove_if_dead,
+    remove_unread,
     remove_with_constants,
     replace_contents,
     replace_value,
@@ -46,6 +47,7 @@ from modelopt.graph.values import (
     why_not_sole,
 )
 from modelopt.graph.walking import (
+    CONTRIB_DOMAIN,
     STANDARD_DOMAINS,
     all_graphs,
     all_nodes,
@@ -58,6 +60,7 @@ from modelopt.graph.walking import (
 )
 
 __all__ = [
+    "CONTRIB_DOMAIN",
     "DATA_MOVEMENT",
     "STANDARD_DOMAINS",
     "NameSource",
@@ -94,6 +97,7 @@ __all__ = [
     "rank",
     "raw_bytes",
     "remove_if_dead",
+    "remove_unread",
     "remove_with_constants",
     "replace_contents",
     "replace_value",

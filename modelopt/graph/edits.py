@@ -177,6 +177,20 @@ def drop_unused_constants(values: Iterable[ir.Value | None]) -> None:
             value.graph.initializers.pop(value.name, None)
 
 
+def remove_unread(values: Iterable[ir.Value | None]) -> None:
+    """Remove the nodes and constants that make `values` where nothing reads them, and then what only these read."""
+    waiting = list(values)
+    while waiting:
+        value = waiting.pop()
+        producer = None if value is None else value.producer()
+        if producer is None:
+            drop_unused_constants([value])
+            continue
+        inputs = list(producer.inputs)
+        if remove_if_dead(producer):
+            waiting += inputs
+
+
 def remove_if_dead(node: ir.Node) -> bool:
     """Remove `node` when nothing uses any of its outputs; says whether it did."""
     if node.graph is None or any(out.uses() or out.is_graph_output() for out in node.outputs):

@@ -1,10 +1,31 @@
-"""Types of values that are no tensors: sequences, optionals, and maps, which onnx_ir has no type for."""
+"""Types: sets of floating-point types, and the types of sequences, optionals and maps (onnx_ir has none for maps)."""
 
 from __future__ import annotations
 
 import re
 
 import onnx_ir as ir
+
+FLOAT16_FLOAT32 = frozenset({ir.DataType.FLOAT16, ir.DataType.FLOAT})
+"""What onnxruntime has its fused operators for, on one provider or another."""
+
+FLOAT32_FLOAT64 = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE})
+
+IEEE_FLOATS = frozenset({ir.DataType.FLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE})
+"""The types of IEEE 754, in which numpy computes without help."""
+
+HALVES = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
+
+FLOATS = IEEE_FLOATS | HALVES
+
+FLOAT8 = frozenset(
+    {
+        ir.DataType.FLOAT8E4M3FN,
+        ir.DataType.FLOAT8E4M3FNUZ,
+        ir.DataType.FLOAT8E5M2,
+        ir.DataType.FLOAT8E5M2FNUZ,
+    }
+)
 
 MAP_MARK = "modelopt:map:"
 """How the denotation of a sequence type begins that stands for a map from keys to such elements.

@@ -7,13 +7,17 @@ import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from typing import Any, ClassVar
 
 import onnx_ir as ir
 
+from modelopt import graph
 from modelopt.calibration.context import Context
 from modelopt.core.changes import Changes, Effect
 from modelopt.core.signature import Signature
+from modelopt.graph.match import Mismatch
+from modelopt.patterns.rewriter import Rewrite, rewrite_nodes
 from modelopt.quant.static.overrides import Overrides
 
 
@@ -27,7 +31,7 @@ class Pass(ABC):
     """Base of all passes. Line 1 of a subclass's docstring is its summary; its fields are its options.
 
     Attributes:
-        name: What recipes call it.
+        name: What recipes call it: the name of the class in lower case, with hyphens (``FuseGelu``: ``fuse-gelu``).
         effect: What it claims about the outputs.
         needs_data: Whether it runs the model on calibration data.
         keeps_signature: Whether inputs and outputs stay as declared; where they do not, see `signature_after`.
@@ -51,12 +55,12 @@ class Pass(ABC):
     def __init_subclass__(cls) -> None:
         """Hold a subclass to the house rules, speaking to its author by name."""
         super().__init_subclass__()
-        for attribute in ("name", "effect"):
-            if attribute not in cls.__dict__:
-                raise TypeError(f"{cls.__name__} must set the class attribute {attribute!r}")
         derived = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", cls.__name__).lower()
-        if cls.name != derived:
+        if cls.__dict__.get("name", derived) != derived:
             raise TypeError(f"{cls.__name__}.name must be {derived!r}, not {cls.name!r}")
+        cls.name = derived
+        if not hasattr(cls, "effect"):
+            raise TypeError(f"{cls.__name__} must set the class attribute 'effect'")
         if not cls.__doc__:
             raise TypeError(f"{cls.__name__} needs a docstring: its first line is the pass's summary")
 
@@ -114,6 +118,29 @@ class Pass(ABC):
     def __str__(self) -> str:
         chosen = ", ".join(f"{key}={value}" for key, value in self.options().items())
         return f"{self.name}({chosen})" if chosen else self.name
+
+
+class RewritePass(Pass):
+    """A pass that looks at each node by itself and rewrites where its pattern holds, until it holds nowhere.
+
+    A subclass gives `rule`. The loop around it is `rewrite_nodes`, which also removes what nothing reads any more.
+    """
+
+    effect: ClassVar[Effect] = Effect.EXACT
+
+    def apply(self, model: ir.Model, ctx: Context) -> Changes:
+        """Apply the rule to every node of every scope."""
+        return rewrite_nodes(model, partial(self.rule, names=graph.NameSource(model)))
+
+    @abstractmethod
+    def rule(self, node: ir.Node, opset: int, names: graph.NameSource) -> Rewrite | Mismatch:
+        """The edit for the pattern that `node` belongs to, or why there is none. It changes nothing itself.
+
+        Args:
+            node: The node that the pattern starts or ends with.
+            opset: The version of the standard operators in its scope.
+            names: Names for the values that the edit makes.
+        """
 
 
 def plain(value: Any) -> Any:

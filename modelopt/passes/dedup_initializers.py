@@ -28,7 +28,6 @@ class DedupInitializers(Pass):
     inputs or outputs stay as they are: their values, or their names, belong to the caller.
     """
 
-    name: ClassVar[str] = "dedup-initializers"
     effect: ClassVar[Effect] = Effect.EXACT
 
     def apply(self, model: ir.Model, ctx: Context) -> Changes:

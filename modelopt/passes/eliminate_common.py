@@ -55,7 +55,6 @@ class EliminateCommon(Pass):
     as two layer normalizations of one input by other scales: sharing the mean would leave neither whole.
     """
 
-    name: ClassVar[str] = "eliminate-common"
     effect: ClassVar[Effect] = Effect.EXACT
 
     def apply(self, model: ir.Model, ctx: Context) -> Changes:

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.calibration.context import Context
-from modelopt.core.changes import Changes, Effect
 from modelopt.graph.match import NOT_HERE, Mismatch
-from modelopt.passes.base import Pass
+from modelopt.passes.base import RewritePass
 from modelopt.patterns.identities import HANDS_ON, same_in_another_shape
-from modelopt.patterns.rewriter import Rewrite, rewrite_nodes
+from modelopt.patterns.rewriter import Rewrite
 
 _NEUTRAL = {"Add": 0, "Sub": 0, "Mul": 1, "Div": 1, "Pow": 1}
 _COMMUTATIVE = frozenset({"Add", "Mul"})
 _FIRST_OPSET_WITH_BROADCASTING = 7
 
 
-@dataclass(frozen=True, kw_only=True)
-class EliminateIdentity(Pass):
+class EliminateIdentity(RewritePass):
     """Remove nodes that hand on what they are given: Identity, Dropout, and operators without an effect.
 
     A Cast to the type that is there, a Reshape or Expand to the shape that is there, a Transpose that moves nothing, a
@@ -29,22 +23,15 @@ class EliminateIdentity(Pass):
     Squeeze further up. Graph outputs keep their names. Shapes declared in the model are taken at their word.
     """
 
-    name: ClassVar[str] = "eliminate-identity"
-    effect: ClassVar[Effect] = Effect.EXACT
-
-    def apply(self, model: ir.Model, ctx: Context) -> Changes:
+    def rule(self, node: ir.Node, opset: int, names: graph.NameSource) -> Rewrite | Mismatch:
         """Rewrite all scopes."""
-        return rewrite_nodes(model, _rule)
-
-
-def _rule(node: ir.Node, opset: int) -> Rewrite | Mismatch:
-    source = _handed_on(node, opset)
-    if isinstance(source, Mismatch):
-        return source
-    if any(out.uses() or out.is_graph_output() for out in node.outputs[1:]):
-        return Mismatch("its second output is used")
-    reason = graph.can_replace(node.outputs[0], source)
-    return (lambda: _bypass(node, source)) if reason is None else Mismatch(reason)
+        source = _handed_on(node, opset)
+        if isinstance(source, Mismatch):
+            return source
+        if any(out.uses() or out.is_graph_output() for out in node.outputs[1:]):
+            return Mismatch("its second output is used")
+        reason = graph.can_replace(node.outputs[0], source)
+        return (lambda: _bypass(node, source)) if reason is None else Mismatch(reason)
 
 
 def _handed_on(node: ir.Node, opset: int) -> ir.Value | Mismatch:
@@ -89,4 +76,3 @@ def _bypass(node: ir.Node, source: ir.Value) -> None:
         source.shape = output.shape if source.shape is None else source.shape
         source.type = output.type if source.type is None else source.type
     graph.replace_value(output, source)
-    graph.remove_with_constants(node)

@@ -26,7 +26,6 @@ class FoldConstants(Pass):
     taken at their word.
     """
 
-    name: ClassVar[str] = "fold-constants"
     effect: ClassVar[Effect] = Effect.EXACT
 
     max_tensor_bytes: int = option(16 * 2**20, "never read, compute or store a larger tensor while folding")

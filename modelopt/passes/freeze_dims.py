@@ -32,7 +32,6 @@ class FreezeDims(Pass):
     of the new shape, which are what the result is compared on.
     """
 
-    name: ClassVar[str] = "freeze-dims"
     effect: ClassVar[Effect] = Effect.EXACT
     keeps_signature: ClassVar[bool] = False
 

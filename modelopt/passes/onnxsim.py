@@ -24,7 +24,6 @@ class Onnxsim(Pass):
     multiply a file, so a result that is much larger is refused. https://github.com/onnxsim/onnxsim
     """
 
-    name: ClassVar[str] = "onnxsim"
     effect: ClassVar[Effect] = Effect.EXACT
 
     max_growth: float = option(0.10, "how much of its weights' bytes the model may grow by, or 8 KiB if that is more")

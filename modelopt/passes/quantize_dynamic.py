@@ -36,7 +36,6 @@ class QuantizeDynamic(Pass):
     four to eight times as long.
     """
 
-    name: ClassVar[str] = "quantize-dynamic"
     effect: ClassVar[Effect] = Effect.APPROXIMATE
 
     per_channel: bool = option(default=True, text="one weight scale per output channel")
@@ -68,7 +67,7 @@ class QuantizeDynamic(Pass):
         for node in chosen:
             writer.rewrite(node)
         if chosen:
-            graph.import_domain(model, qattention.CONTRIB, 1)
+            graph.import_domain(model, graph.CONTRIB_DOMAIN, 1)
             selection.mark(model, self.name)
         facts: dict[str, Fact] = {
             "nodes_quantized": len(chosen),

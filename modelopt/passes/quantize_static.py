@@ -93,7 +93,6 @@ class QuantizeStatic(Pass):
     kernels follows them into int8; activations such as hardswish and squeeze-and-excite blocks stay whole in float.
     """
 
-    name: ClassVar[str] = "quantize-static"
     effect: ClassVar[Effect] = Effect.APPROXIMATE
     needs_data: ClassVar[bool] = True
 

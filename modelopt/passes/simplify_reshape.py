@@ -36,7 +36,6 @@ class SimplifyReshape(Pass):
     Symbols and shapes declared in the model are taken at their word.
     """
 
-    name: ClassVar[str] = "simplify-reshape"
     effect: ClassVar[Effect] = Effect.EXACT
 
     def apply(self, model: ir.Model, ctx: Context) -> Changes:
@@ -173,16 +172,4 @@ def _write(node: ir.Node, index: int, numbers: list[int], names: graph.NameSourc
     else:
         new = graph.add_initializer(scope, name, array)
     node.replace_input_with(index, new)
-    _remove_unused(old)
-
-
-def _remove_unused(value: ir.Value) -> None:
-    waiting = [value]
-    while waiting:
-        producer = waiting.pop().producer()
-        if producer is None or producer.op_type == "If":
-            continue
-        inputs = [source for source in producer.inputs if source is not None]
-        if graph.remove_if_dead(producer):
-            graph.drop_unused_constants(inputs)
-            waiting += [source for source in inputs if source.producer() is not None]
+    graph.remove_unread([old])

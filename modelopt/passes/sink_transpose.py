@@ -36,7 +36,6 @@ class SinkTranspose(Pass):
     and a normalization only where its axis stays the last.
     """
 
-    name: ClassVar[str] = "sink-transpose"
     effect: ClassVar[Effect] = Effect.EXACT
 
     def apply(self, model: ir.Model, ctx: Context) -> Changes:

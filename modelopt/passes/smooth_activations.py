@@ -33,7 +33,6 @@ class SmoothActivations(Pass):
     Refused: values that others read as well (a residual sum behind a normalization), and constants that are shared.
     """
 
-    name: ClassVar[str] = "smooth-activations"
     effect: ClassVar[Effect] = Effect.EXACT
     needs_data: ClassVar[bool] = True
 

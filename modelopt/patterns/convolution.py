@@ -18,11 +18,10 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.graph import match
 from modelopt.graph.match import Mismatch
+from modelopt.graph.types import IEEE_FLOATS
 
 MAX_COPY_BYTES = 16 * 1024
 """A weight that other nodes use too is copied for this node up to this size; beyond it the file would grow."""
-
-_FLOATS = frozenset({ir.DataType.FLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE})
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def as_convolution(node: ir.Node) -> Conv | Mismatch:
     weight = graph.constant_tensor(node.inputs[1])
     if weight is None:
         return Mismatch("the convolution's weight is not constant")
-    if weight.dtype not in _FLOATS:
+    if weight.dtype not in IEEE_FLOATS:
         return Mismatch(f"the convolution's weight is {weight.dtype.name.lower()}")
     group, shape = graph.attribute_int(node, "group", 1), weight.shape.numpy()
     if len(shape) < 3 or group < 1 or shape[0] % group:
@@ -180,7 +179,6 @@ def replace_tail(conv: Conv, absorbed: Absorbed, tail: ir.Node, names: graph.Nam
     """Give `conv` its new weights and let it take the place of `tail`, whose output keeps its name in the signature."""
     store(conv, absorbed, names)
     graph.replace_value(tail.outputs[0], conv.node.outputs[0])
-    graph.remove_with_constants(tail)
 
 
 def _set_input(node: ir.Node, index: int, array: np.ndarray, names: graph.NameSource) -> None:

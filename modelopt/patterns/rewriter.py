@@ -10,12 +10,7 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.core.changes import Changes, Skip
 from modelopt.graph.match import Mismatch
-
-CONTRIB = "com.microsoft"
-"""The domain of the operators that only onnxruntime has."""
-
-FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE})
-"""The floats that onnxruntime's CPU kernels compute in."""
+from modelopt.graph.types import IEEE_FLOATS
 
 Rewrite = Callable[[], None]
 """What a rule that matched returns: called at once, it edits the model."""
@@ -37,7 +32,7 @@ def rewrite_nodes(model: ir.Model, rule: Rule) -> Changes:
         rewrites += walk.rewrites
         if not walk.rewrites:
             if rewrites:
-                graph.import_domain(model, CONTRIB, 1)
+                graph.import_domain(model, graph.CONTRIB_DOMAIN, 1)
             return Changes(rewrites, walk.skipped)
 
 
@@ -49,7 +44,9 @@ def _walk(model: ir.Model, rule: Rule) -> Changes:
             if found.near:
                 skipped.append(Skip(graph.label(node), found.reason))
             continue
+        read = list(node.inputs)
         found()
+        graph.remove_unread([*node.outputs, *read])
         rewrites += 1
     return Changes(rewrites, tuple(skipped))
 
@@ -73,28 +70,22 @@ def why_not_private(last: ir.Node, inner: Iterable[ir.Node]) -> str | None:
 
 def collapse(
     last: ir.Node,
-    inner: Sequence[ir.Node],
     op_type: str,
     inputs: Sequence[ir.Value | None],
     attributes: Iterable[ir.Attr] = (),
     *,
     domain: str = "",
 ) -> None:
-    """Make `last` the operator that stands for the whole pattern, and remove the others, users before producers."""
-    old_inputs = list(last.inputs)
+    """Make `last`, the last node of a pattern, the operator that stands for all of it, and remove the others."""
+    read = list(last.inputs)
     graph.become(last, op_type, inputs, attributes, domain=domain)
-    graph.drop_unused_constants(old_inputs)
-    left = list(dict.fromkeys(inner))
-    while ready := [node for node in left if not any(value.uses() for value in node.outputs)]:
-        for node in ready:
-            graph.remove_with_constants(node)
-            left.remove(node)
+    graph.remove_unread(read)
 
 
 def number(value: ir.Value | None) -> float | None:
     """The number behind a constant that broadcasts to anything without raising its rank: shape () or (1,)."""
     tensor = graph.constant_tensor(value)
-    if tensor is None or len(tensor.shape) > 1 or tensor.dtype not in FLOATS:
+    if tensor is None or len(tensor.shape) > 1 or tensor.dtype not in IEEE_FLOATS:
         return None
     found = graph.scalar(value)
     return None if found is None else float(found)

@@ -107,13 +107,13 @@ class Writer:
                 zeros = np.zeros(graph.constant_tensor(weight).shape[1], np.float32)  # type: ignore[union-attr,arg-type]
                 bias = graph.add_initializer(_holder(weight, node), self._names(f"{weight.name}_bias"), zeros)
             reads = [x[0], stored.integers, bias, x[1], stored.scale, mask, x[2], stored.zero_point]
-            graph.become(node, "QAttention", reads, attributes, domain=qattention.CONTRIB)
+            graph.become(node, "QAttention", reads, attributes, domain=graph.CONTRIB_DOMAIN)
         else:
             made = self._product(node, "MatMulInteger", x, stored, bias)
             split, parts = self._split(node, made[-1].outputs[0], weight)
             body.insert_before(node, [*made, split])
             reads = [*parts, None, None, node.inputs[5]]
-            graph.become(node, "MultiHeadAttention", reads, attributes, domain=qattention.CONTRIB)
+            graph.become(node, "MultiHeadAttention", reads, attributes, domain=graph.CONTRIB_DOMAIN)
         graph.drop_unused_constants([weight])
 
     def _split(self, node: ir.Node, joined: ir.Value, weight: ir.Value) -> tuple[ir.Node, list[ir.Value]]:

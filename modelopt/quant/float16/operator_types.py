@@ -68,7 +68,6 @@ _FLOAT32_INPUTS: Mapping[str, frozenset[int]] = {
 _FLOAT32_OUTPUTS: Mapping[str, frozenset[int]] = {"LayerNormalization": frozenset({1, 2})}
 """stash_type says which type these have, and it is float32."""
 
-_CONTRIB_DOMAIN = "com.microsoft"
 _CONTRIB_BF16 = frozenset({"FastGelu", "QuickGelu", "RotaryEmbedding", "GroupQueryAttention", "MatMulNBits"})
 _CONTRIB = _CONTRIB_BF16 | frozenset(
     {"Attention", "MultiHeadAttention", "BiasGelu", "Gelu", "FusedMatMul", "SkipLayerNormalization"}
@@ -196,7 +195,7 @@ class Elements:
         for tie in found:
             if tie.output == index:
                 return next((self.of(body.outputs[place]) for body, place in tie.body_outputs), None)
-        if node.domain == _CONTRIB_DOMAIN and node.op_type in _CONTRIB:
+        if node.domain == graph.CONTRIB_DOMAIN and node.op_type in _CONTRIB:
             if index in _CONTRIB_INTEGER_OUTPUTS.get(node.op_type, ()):
                 return ir.DataType.INT32
             first = next((value for value in node.inputs if self.is_float(value)), None)
@@ -272,7 +271,7 @@ def _places(node: ir.Node, tie: Tie) -> Iterable[ir.Value]:
 
 def _contrib_ports(node: ir.Node, floats: list[int], made: list[int], half: HalfType) -> Ports | str:
     taken = _CONTRIB if half is HalfType.FP16 else _CONTRIB_BF16
-    if node.domain != _CONTRIB_DOMAIN or node.op_type not in taken:
+    if node.domain != graph.CONTRIB_DOMAIN or node.op_type not in taken:
         return f"operators of the domain {node.domain} stay in float32, except those known to take {half.title}"
     kept = _CONTRIB_FLOAT32_OUTPUTS.get(node.op_type, frozenset())
     return Ports(frozenset(floats), frozenset(i for i in made if i not in kept))

@@ -23,7 +23,6 @@ from modelopt.quant.static.kernels import KERNELS, candidate, fused_output
 from modelopt.quant.static.plan import Choice, Plan, Role, Rules
 from modelopt.runtime import installation
 
-_CONTRIB = "com.microsoft"
 _FUSED = frozenset(
     {
         *("Attention", "MultiHeadAttention", "PackedAttention", "PackedMultiHeadAttention", "GroupQueryAttention"),
@@ -82,7 +81,7 @@ def select(model: ir.Model, rules: Rules) -> Plan:
     skipped: list[Skip] = []
     in_bodies = installation.keeps_captured_integers()
     for node, in_function in _nodes(model):
-        if node.domain == _CONTRIB and node.op_type in _FUSED:
+        if node.domain == graph.CONTRIB_DOMAIN and node.op_type in _FUSED:
             skipped.append(Skip(graph.label(node), _FUSED_IN_FLOAT))
         table = embedding_tables.candidate(node)
         if table is None and (

@@ -18,7 +18,6 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.patterns.rewriter import CONTRIB
 from modelopt.quant.numerics import scheme
 from modelopt.quant.numerics.scheme import Grid, IntType, QParams, Symmetry
 
@@ -74,11 +73,11 @@ _POSITIONS: dict[tuple[str, str], tuple[tuple[int, ...], _Axes]] = {
     ("", "LSTM"): ((1, 2), _directions_and_gates),
     ("", "GRU"): ((1, 2), _directions_and_gates),
     ("", "RNN"): ((1, 2), _directions_and_gates),
-    (CONTRIB, "FusedConv"): ((1,), _first),
-    (CONTRIB, "FusedGemm"): ((1,), _columns),
-    (CONTRIB, "FusedMatMul"): ((1,), _columns),
-    (CONTRIB, "Attention"): ((1,), _columns),
-    (CONTRIB, "EmbedLayerNormalization"): ((2, 3, 4), _first),
+    (graph.CONTRIB_DOMAIN, "FusedConv"): ((1,), _first),
+    (graph.CONTRIB_DOMAIN, "FusedGemm"): ((1,), _columns),
+    (graph.CONTRIB_DOMAIN, "FusedMatMul"): ((1,), _columns),
+    (graph.CONTRIB_DOMAIN, "Attention"): ((1,), _columns),
+    (graph.CONTRIB_DOMAIN, "EmbedLayerNormalization"): ((2, 3, 4), _first),
 }
 
 

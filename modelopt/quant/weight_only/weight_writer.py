@@ -20,7 +20,6 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.core.errors import Refused
 from modelopt.core.runner import Runner
-from modelopt.patterns.rewriter import CONTRIB
 from modelopt.quant.numerics import blocks
 from modelopt.quant.numerics.blocks import BlockGrid, BlockParams
 from modelopt.quant.weight_only import matmul_nbits
@@ -70,7 +69,7 @@ class Writer:
             ir.AttrInt64("block_size", grid.block),
         ]
         for one in products:
-            self._replace(one, "MatMulNBits", [one.node.inputs[0], stored, *others], attributes, CONTRIB)
+            self._replace(one, "MatMulNBits", [one.node.inputs[0], stored, *others], attributes, graph.CONTRIB_DOMAIN)
         if len(products) < len(group):
             table = stored
             if products:
@@ -81,7 +80,7 @@ class Writer:
             for one in group:
                 if one.is_lookup:
                     self._look_up(one, [table, one.node.inputs[1], *others], grid, row_bytes * 8 // grid.bits - width)
-        graph.import_domain(self._model, CONTRIB, 1)
+        graph.import_domain(self._model, graph.CONTRIB_DOMAIN, 1)
 
     def _look_up(self, found: Product, inputs: list[ir.Value | None], grid: BlockGrid, padding: int) -> None:
         """Let a Gather look up packed rows; the last numbers of each may be padding, which is cut off."""
@@ -93,10 +92,12 @@ class Writer:
             ir.AttrInt64("quantize_axis", 1),
         ]
         if not padding:
-            graph.become(node, "GatherBlockQuantized", inputs, attributes, domain=CONTRIB)
+            graph.become(node, "GatherBlockQuantized", inputs, attributes, domain=graph.CONTRIB_DOMAIN)
         else:
             name = f"{node.outputs[0].name}_padded"
-            rows = self._insert("GatherBlockQuantized", inputs, attributes, node, name, element(found), domain=CONTRIB)
+            rows = self._insert(
+                "GatherBlockQuantized", inputs, attributes, node, name, element(found), domain=graph.CONTRIB_DOMAIN
+            )
             ends = [
                 self._constant(f"{name}_{part}", at) for part, at in (("start", 0), ("end", -padding), ("axis", -1))
             ]
