@@ -9,9 +9,8 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.consteval.branches import inline_constant_ifs
 from modelopt.consteval.by_runtime import answer
-from modelopt.consteval.loops import remove_idle_loops
+from modelopt.consteval.control_flow import inline_constant_ifs, remove_idle_loops
 from modelopt.consteval.region import Limits, Region
 from modelopt.core.changes import Changes, Skip
 from modelopt.core.runner import Runner

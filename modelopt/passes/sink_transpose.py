@@ -14,8 +14,8 @@ from modelopt.core.changes import Changes, Effect
 from modelopt.graph import match
 from modelopt.graph.match import Mismatch
 from modelopt.passes.base import Pass
+from modelopt.patterns.permutations import Perm, perm_of
 from modelopt.patterns.rewriter import Rewrite, rewrite_nodes
-from modelopt.patterns.transpose_axes import Perm, perm_of
 from modelopt.patterns.transpose_regions import Region, Use, best
 
 Known = frozenset[tuple[ir.Node, Perm]]

@@ -18,7 +18,8 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.graph.match import Mismatch
 from modelopt.patterns import runtime_kernels as protected
-from modelopt.patterns.transpose_axes import Moved, Perm, compose, inverse, on_other_axes, perm_of
+from modelopt.patterns.permutations import Perm, compose, inverse, perm_of
+from modelopt.patterns.transpose_axes import Moved, on_other_axes
 
 MAX_NODES = 300
 """More are not looked at from one Transpose."""
