@@ -13,7 +13,7 @@ def inline_constant_ifs(model: ir.Model) -> tuple[int, dict[str, str]]:
     Values of the branch get new names: the two branches, and other bodies, may use the same ones.
 
     Returns:
-        How many were inlined, and for each that was not its label and the reason.
+        The number of nodes that were inlined; by label, why each other one was not.
     """
     count, refused = 0, dict[str, str]()
     names: graph.NameSource | None = None
@@ -76,10 +76,12 @@ def _inline(node: ir.Node, branch: ir.Graph, names: graph.NameSource) -> None:
 
 
 def remove_idle_loops(model: ir.Model) -> tuple[int, dict[str, str]]:
-    """Hand on what each Loop starts with where its trip count is 0 or its first condition is false.
+    """Remove each Loop that runs no iteration: its trip count is 0 or its first condition is false.
+
+    The values that it starts with take the place of its outputs.
 
     Returns:
-        How many went, and for each that did not its label and the reason.
+        The number of loops that were removed; by label, why each other one was not.
     """
     count, refused = 0, dict[str, str]()
     for node in graph.all_nodes(model):
@@ -105,7 +107,7 @@ def _is_idle(node: ir.Node) -> bool:
 
 
 def _carried(node: ir.Node) -> tuple[ir.Value | None, ...]:
-    """The values that the loop starts with, which are its first outputs when it never turns."""
+    """The values that the loop starts with, which are its first outputs when it runs no iteration."""
     return tuple(node.inputs[2:])
 
 

@@ -95,7 +95,7 @@ def _clip(call: Call) -> list[np.ndarray]:
         largest = np.array(ml_dtypes.finfo(x.dtype).max, x.dtype)  # type: ignore[no-untyped-call]
         low, high = -largest if low is None else low, largest if high is None else high
         if np.isnan(low).any() or np.isnan(high).any():
-            raise LeftToRuntime  # the specification does not say what comes first
+            raise LeftToRuntime  # the specification does not say whether a bound of NaN wins
     if low is not None:
         x = np.asarray(np.maximum(x, low.reshape(())))
     if high is not None:

@@ -17,7 +17,7 @@ from modelopt import graph
 Dims = tuple[int | None, ...] | None
 """One entry per axis, None for an unknown size; None as a whole without a rank."""
 
-_LARGEST = 2**63 - 1  # JSON readers take no more, and no machine computes it
+_LARGEST = 2**63 - 1  # the largest integer that JSON readers take
 
 
 def counts(node: ir.Node) -> bool:

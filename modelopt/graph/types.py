@@ -7,12 +7,12 @@ import re
 import onnx_ir as ir
 
 FLOAT16_FLOAT32 = frozenset({ir.DataType.FLOAT16, ir.DataType.FLOAT})
-"""What onnxruntime has its fused operators for, on one provider or another."""
+"""The types for which onnxruntime has most of its fused operators."""
 
 FLOAT32_FLOAT64 = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE})
 
 IEEE_FLOATS = frozenset({ir.DataType.FLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE})
-"""The types of IEEE 754, in which numpy computes without help."""
+"""The floating-point types of IEEE 754, which are numpy's own too."""
 
 HALVES = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 
@@ -28,7 +28,7 @@ FLOAT8 = frozenset(
 )
 
 MAP_MARK = "modelopt:map:"
-"""How the denotation of a sequence type begins that stands for a map from keys to such elements.
+"""The denotation of a sequence type that stands for a map from keys to such elements begins with this text.
 
 The number of the keys' element type follows, then a colon and the denotation of the map itself. `io.model_proto` makes
 such types when a model is read, and maps of them again when it is written.

@@ -39,8 +39,8 @@ class Pass(ABC):
             options decide it, see `leaves_contrib`.
         finite_only: Whether an exact pass promises equal outputs for finite inputs only, because the operator that it
             makes treats NaN and infinities in another way.
-        prepares: Whether it only makes a model fit for the passes behind it: by itself it is no result.
-        shrinks: Whether the file's size is what it is for, so that a larger one is no result.
+        prepares: Whether it only prepares a model for the passes behind it: its result alone is not an optimization.
+        shrinks: Whether its purpose is a smaller file, so that a larger one is not an optimization.
     """
 
     name: ClassVar[str]
@@ -53,7 +53,7 @@ class Pass(ABC):
     shrinks: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
-        """Hold a subclass to the house rules, speaking to its author by name."""
+        """Derive the name of a subclass, and refuse one that claims no effect or has no summary."""
         super().__init_subclass__()
         derived = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", cls.__name__).lower()
         if cls.__dict__.get("name", derived) != derived:
@@ -73,7 +73,7 @@ class Pass(ABC):
         """
 
     def check(self) -> None:
-        """Refuse options that suit no model; asked before a model is read.
+        """Refuse options that suit no model. The engine calls it before it reads a model.
 
         Raises:
             InputError: An option cannot be read, or names what does not exist.
@@ -89,16 +89,16 @@ class Pass(ABC):
         return self.contrib
 
     def signature_after(self, signature: Signature) -> Signature:
-        """What this pass makes of a model's signature; a pass with ``keeps_signature = False`` says it here.
+        """The signature after this pass; a pass with ``keeps_signature = False`` overrides it.
 
         Data are opened for the signature that the recipe ends with, and must fit the original too.
         """
         return signature
 
     def declared_after(self, signature: Signature) -> Signature:
-        """What the model itself declares after this pass; the engine holds it to that.
+        """The signature that the model itself declares after this pass; the engine checks it.
 
-        It is another than `signature_after` where the model takes another type than the data have.
+        It differs from `signature_after` where the model takes another type than the data have.
         """
         return self.signature_after(signature)
 

@@ -27,7 +27,7 @@ class CancelConcat(RewritePass):
     """
 
     def rule(self, node: ir.Node, opset: int, names: graph.NameSource) -> Rewrite | Mismatch:
-        """Look at every Slice and Split of a Concat."""
+        """`node` is the Slice or Split behind the Concat."""
         if not graph.is_standard(node, "Slice") and not graph.is_standard(node, "Split"):
             return match.NOT_HERE
         concat = match.producer(node.inputs[0], "Concat")

@@ -19,7 +19,7 @@ _KEEP_ZERO = frozenset(
     {"Cast", "Expand", "Gather", "Identity", "Neg", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose"}
     | {"Unsqueeze"}
 )
-"""Operators that make zeros of a first input that holds zeros alone."""
+"""Operators whose output is all zeros when their first input is."""
 
 _MOST_BYTES = 2**24
 _MOST_VALUES = 100
@@ -34,7 +34,7 @@ class DropZeroStates(RewritePass):
     """
 
     def rule(self, node: ir.Node, opset: int, names: graph.NameSource) -> Rewrite | Mismatch:
-        """Drop them in all scopes."""
+        """`node` is the LSTM, GRU or RNN."""
         states = _STATES.get(node.op_type, ()) if node.domain in graph.STANDARD_DOMAINS else ()
         given = [at for at in states if at < len(node.inputs) and node.inputs[at] is not None]
         if not given:
@@ -67,7 +67,7 @@ def _is_zero(value: ir.Value | None) -> bool:
 
 
 def _made_of(value: ir.Value) -> list[ir.Value | None] | None:
-    """The values that must be zeros for `value` to be; None where that does not follow from any."""
+    """The values that make `value` all zeros when they are; None where no such values are known."""
     node = value.producer()
     if node is None or node.domain not in graph.STANDARD_DOMAINS:
         return None

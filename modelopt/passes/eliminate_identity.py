@@ -20,11 +20,11 @@ class EliminateIdentity(RewritePass):
 
     A Cast to the type that is there, a Reshape or Expand to the shape that is there, a Transpose that moves nothing, a
     Slice of everything, a Pad by nothing, a Concat of one, x · 1, x + 0 and the like; also an Unsqueeze that undoes a
-    Squeeze further up. Graph outputs keep their names. Shapes declared in the model are taken at their word.
+    Squeeze further up. Graph outputs keep their names. Shapes declared in the model are trusted.
     """
 
     def rule(self, node: ir.Node, opset: int, names: graph.NameSource) -> Rewrite | Mismatch:
-        """Rewrite all scopes."""
+        """`node` is the one that has no effect."""
         source = _handed_on(node, opset)
         if isinstance(source, Mismatch):
             return source
@@ -72,7 +72,7 @@ def _keeps_shape(source: ir.Value, number: ir.Value) -> bool:
 
 def _bypass(node: ir.Node, source: ir.Value) -> None:
     output = node.outputs[0]
-    if source.producer() is not None:  # what is declared of a graph input is the caller's
+    if source.producer() is not None:  # the declared type of a graph input is part of the signature
         source.shape = output.shape if source.shape is None else source.shape
         source.type = output.type if source.type is None else source.type
     graph.replace_value(output, source)

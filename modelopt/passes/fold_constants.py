@@ -23,7 +23,7 @@ class FoldConstants(Pass):
     DequantizeLinear and random operators stay, and so does whatever makes a graph output.
 
     Numbers follow the ONNX operator specification (https://onnx.ai/onnx/operators/); shapes declared in the model are
-    taken at their word.
+    trusted.
     """
 
     effect: ClassVar[Effect] = Effect.EXACT

@@ -31,7 +31,7 @@ class FoldGather(RewritePass):
     """
 
     def rule(self, node: ir.Node, opset: int, names: graph.NameSource) -> Rewrite | Mismatch:
-        """Look at every Gather with constant indices."""
+        """`node` is the Gather with constant indices."""
         taken = _read(node)
         source = None if taken is None else taken.data.producer()
         if taken is None or source is None or source.domain not in graph.STANDARD_DOMAINS:

@@ -28,7 +28,7 @@ class FuseBiasGelu(RewritePass):
     contrib: ClassVar[bool] = True
 
     def rule(self, node: ir.Node, opset: int, names: graph.NameSource) -> Rewrite | Mismatch:
-        """Fuse every one whose inner values nothing else uses."""
+        """`node` ends the Gelu."""
         gelu = _find(node)
         if gelu is None or gelu.x is None:
             return match.NOT_HERE

@@ -43,7 +43,7 @@ class FuseConvAffine(RewritePass):
     """
 
     def rule(self, node: ir.Node, opset: int, names: graph.NameSource) -> Rewrite | Mismatch:
-        """Fold every such operator, one after the other where there are several."""
+        """`node` is the Conv behind a map, or the map behind a convolution."""
         if graph.is_standard(node, "Conv"):
             return _before(names, node, opset)
         if is_affine(node):

@@ -24,11 +24,11 @@ class FuseConvBn(RewritePass):
     back.
 
     The normalization must follow the convolution directly: behind a Relu it is another function. Channels without
-    variance are folded too, unless their mean is so large that rounding would show: see `_affine.normalization`.
+    variance are folded too, unless their mean is so large that rounding would show: `patterns.affine.normalization`.
     """
 
     def rule(self, node: ir.Node, opset: int, names: graph.NameSource) -> Rewrite | Mismatch:
-        """Fold every normalization that directly follows a convolution of its own."""
+        """`node` is the BatchNormalization."""
         if not graph.is_standard(node, "BatchNormalization"):
             return match.NOT_HERE
         conv = convolution_before(node.inputs[0], node)

@@ -35,7 +35,7 @@ class FuseConvBranches(RewritePass):
     finite_only: ClassVar[bool] = True  # a small kernel is padded with zeros, and zero times NaN is NaN
 
     def rule(self, node: ir.Node, opset: int, names: graph.NameSource) -> Rewrite | Mismatch:
-        """Fuse every sum of two such branches; longer sums fold from the front."""
+        """`node` is the sum of two branches; longer sums fold from the front."""
         if not (graph.is_standard(node, "Add") or graph.is_standard(node, "Sum")) or len(node.inputs) != 2:
             return match.NOT_HERE
         refusal, (left, right) = match.NOT_HERE, node.inputs
@@ -56,11 +56,11 @@ class _Branch:
     Attributes:
         weight: float64, as Conv stores it.
         bias: float64, shape (C_out,).
-        group: How many groups of channels are convolved apart.
+        group: The number of groups.
         strides: For each spatial axis.
         dilations: For each spatial axis.
         begin: The padding before each spatial axis.
-        pads: That and the padding behind it.
+        pads: The padding before and behind each spatial axis, added.
     """
 
     weight: np.ndarray
@@ -105,7 +105,7 @@ def _fused(value: ir.Value, other: ir.Value, node: ir.Node, opset: int) -> tuple
 
 
 def _source(node: ir.Node) -> ir.Value | None:
-    """What the branch that ends in `node` is a function of, when that is one node."""
+    """The input of the branch that `node` is, when that is one node."""
     if graph.is_standard(node, "Conv") or graph.is_standard(node, "BatchNormalization"):
         return node.inputs[0]
     return variable(node) if is_affine(node) else None

@@ -27,7 +27,7 @@ class FuseGelu(RewritePass):
     """
 
     def rule(self, node: ir.Node, opset: int, names: graph.NameSource) -> Rewrite | Mismatch:
-        """The edit for the Gelu that ends with `node`."""
+        """`node` ends the Gelu."""
         gelu = find(node)
         if gelu is None:
             return match.NOT_HERE

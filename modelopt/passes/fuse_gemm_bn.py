@@ -36,7 +36,7 @@ class FuseGemmBn(RewritePass):
     """
 
     def rule(self, node: ir.Node, opset: int, names: graph.NameSource) -> Rewrite | Mismatch:
-        """Fold every such operator that directly follows a product of its own, one after the other."""
+        """`node` is the BatchNormalization, Mul, Add, Sub or Div behind the product."""
         is_norm = graph.is_standard(node, "BatchNormalization")
         if not is_norm and not is_affine(node):
             return match.NOT_HERE

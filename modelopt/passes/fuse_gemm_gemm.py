@@ -28,7 +28,7 @@ class FuseGemmGemm(RewritePass):
     finite_only: ClassVar[bool] = True  # opposite infinities meet in one order of the products and not in the other
 
     def rule(self, node: ir.Node, opset: int, names: graph.NameSource) -> Rewrite | Mismatch:
-        """Fuse every pair; longer chains fold from the front."""
+        """`node` is the second product; longer chains fold from the front."""
         head = product_before(node.inputs[0]) if is_product(node) else None
         if head is None:
             return match.NOT_HERE

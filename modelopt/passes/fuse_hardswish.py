@@ -31,7 +31,7 @@ class FuseHardswish(RewritePass):
     """
 
     def rule(self, node: ir.Node, opset: int, names: graph.NameSource) -> Rewrite | Mismatch:
-        """Rewrite every division by 6 that ends one of the two patterns."""
+        """`node` is the division by 6 that ends one of the two patterns."""
         pattern = find(node, opset)
         return pattern if isinstance(pattern, Mismatch) else partial(_rewrite, names, pattern)
 

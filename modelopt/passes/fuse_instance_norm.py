@@ -26,7 +26,7 @@ class FuseInstanceNorm(RewritePass):
     """
 
     def rule(self, node: ir.Node, opset: int, names: graph.NameSource) -> Rewrite | Mismatch:
-        """Fuse every one whose inner values nothing else uses."""
+        """`node` is the division by the root."""
         core = normalization.find(node)
         if core is None or not core.centered:
             return match.NOT_HERE

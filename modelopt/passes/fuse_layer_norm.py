@@ -29,7 +29,7 @@ class FuseLayerNorm(RewritePass):
     """
 
     def rule(self, node: ir.Node, opset: int, names: graph.NameSource) -> Rewrite | Mismatch:
-        """The edit for the normalization whose division is `node`."""
+        """`node` is the division by the root."""
         core = normalization.find(node)
         if core is None or not core.centered:
             return match.NOT_HERE

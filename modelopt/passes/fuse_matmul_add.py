@@ -25,7 +25,7 @@ class FuseMatmulAdd(RewritePass):
     """
 
     def rule(self, node: ir.Node, opset: int, names: graph.NameSource) -> Rewrite | Mismatch:
-        """Fuse every Add whose other operand is the product and nothing else uses it."""
+        """`node` is the Add."""
         operands = match.split_constant(node) if graph.is_standard(node, "Add") else None
         product = None if operands is None else match.producer(operands[0], "MatMul")
         if operands is None or product is None:

@@ -27,21 +27,21 @@ class FusePad(RewritePass):
     its own. AveragePool pads with zeros that it does not count: behind a Pad with 0 it has to count them
     (`count_include_pad`, since opset 7), so its own `pads`, if any, must be counted too.
 
-    Of NaN nothing is promised there: the standard does not say what MaxPool makes of it, and onnxruntime keeps or drops
-    it by its place among what the window holds, which both kinds of padding change (AveragePool and Conv keep it).
+    For NaN nothing is promised behind MaxPool: the specification does not define it, and onnxruntime keeps or drops it
+    by its position in the window, which both kinds of padding change (AveragePool and Conv keep it).
 
     Pools need pads smaller than their kernel (onnxruntime refuses others), and `ceil_mode` 0: their last window may lie
     outside of what was padded.
 
-    It has to pay: onnxruntime's convolutions treat the rim apart, at the price of all that the rim is. Measured against
-    Pad and Conv, 3×3 to 7×7 kernels gain 1.03 to 1.5 times, but 15×15 ones, and k×1 ones over a width of 1, take 1.4 to
-    4 times as long. So kernels over 7, and those of 1 along the last of several axes, are refused.
+    It has to be faster: onnxruntime's convolutions compute the padded border separately, and slower for each element.
+    Measured against Pad and Conv, 3×3 to 7×7 kernels gain 1.03 to 1.5 times, but 15×15 ones, and k×1 ones over a width
+    of 1, take 1.4 to 4 times as long. So kernels over 7, and those of 1 along the last of several axes, are refused.
     """
 
     finite_only: ClassVar[bool] = True  # onnxruntime's MaxPool skips NaN, or not, by where it stands in a window
 
     def rule(self, node: ir.Node, opset: int, names: graph.NameSource) -> Rewrite | Mismatch:
-        """Fuse every Pad that one such operator alone uses."""
+        """`node` is the Conv, MaxPool or AveragePool."""
         if not any(graph.is_standard(node, op_type) for op_type in ("Conv", "MaxPool", "AveragePool")):
             return match.NOT_HERE
         pad = match.producer(node.inputs[0], "Pad")
@@ -66,7 +66,7 @@ class FusePad(RewritePass):
 
 
 def _pads(pad: ir.Node, node: ir.Node, opset: int) -> tuple[int, ...] | Mismatch:
-    """Begins then ends, for each axis; `node`, which keeps the rank, may know it."""
+    """The begin of each axis, then the end of each; the rank may be known of the output of `node` alone."""
     if graph.attribute_string(pad, "mode", "constant") != "constant":
         return Mismatch("it does not pad with a constant")
     if opset < 11:
@@ -89,7 +89,7 @@ def _pads(pad: ir.Node, node: ir.Node, opset: int) -> tuple[int, ...] | Mismatch
 
 
 def _fill(pad: ir.Node, opset: int) -> float | None:
-    """What it pads with; None when that is computed."""
+    """The number it pads with; None when that is computed."""
     if opset < 11:
         return graph.attribute_float(pad, "value", 0.0)
     if len(pad.inputs) < 3 or pad.inputs[2] is None:

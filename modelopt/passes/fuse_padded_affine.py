@@ -29,7 +29,7 @@ class FusePaddedAffine(RewritePass):
     """
 
     def rule(self, node: ir.Node, opset: int, names: graph.NameSource) -> Rewrite | Mismatch:
-        """Fold every such multiplication of which the sum is for one convolution alone."""
+        """`node` is the Conv."""
         add = None if not graph.is_standard(node, "Conv") or node.inputs[0] is None else node.inputs[0].producer()
         if add is None or add.op_type not in {"Add", "Sub"} or not is_affine(add):
             return match.NOT_HERE

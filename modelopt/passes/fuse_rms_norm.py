@@ -23,7 +23,7 @@ class FuseRmsNorm(RewritePass):
     """
 
     def rule(self, node: ir.Node, opset: int, names: graph.NameSource) -> Rewrite | Mismatch:
-        """Fuse every one whose inner values nothing else uses."""
+        """`node` is the division by the root."""
         core = normalization.find(node)
         if core is None or core.centered:
             return match.NOT_HERE

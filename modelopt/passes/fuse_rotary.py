@@ -49,8 +49,8 @@ class _Tables:
     """Halves of tables, each made once for all layers.
 
     Attributes:
-        names: For what it makes.
-        known: The dimensions of the model.
+        names: Names for the values that it makes.
+        known: The symbolic dimensions of the model.
     """
 
     names: graph.NameSource

@@ -27,7 +27,7 @@ class FuseSilu(RewritePass):
     contrib: ClassVar[bool] = True
 
     def rule(self, node: ir.Node, opset: int, names: graph.NameSource) -> Rewrite | Mismatch:
-        """Fuse every one whose inner values nothing else uses."""
+        """`node` is the product that ends the pattern."""
         found = find(node)
         if found is None:
             return match.NOT_HERE

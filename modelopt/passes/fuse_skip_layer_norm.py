@@ -27,7 +27,7 @@ class FuseSkipLayerNorm(RewritePass):
     contrib: ClassVar[bool] = True
 
     def rule(self, node: ir.Node, opset: int, names: graph.NameSource) -> Rewrite | Mismatch:
-        """Fuse every normalization of a sum."""
+        """`node` is the LayerNormalization."""
         add = _sum_before(node) if graph.is_standard(node, "LayerNormalization") else None
         if add is None or match.split_constant(add) is not None:
             return match.NOT_HERE

@@ -42,7 +42,7 @@ class MergeCast(RewritePass):
     """
 
     def rule(self, node: ir.Node, opset: int, names: graph.NameSource) -> Rewrite | Mismatch:
-        """Merge every pair; longer chains fold from the front."""
+        """`node` is the second Cast; longer chains fold from the front."""
         first = match.producer(node.inputs[0], "Cast") if graph.is_standard(node, "Cast") else None
         if first is None or first.inputs[0] is None:
             return match.NOT_HERE

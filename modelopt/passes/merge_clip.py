@@ -34,7 +34,7 @@ class MergeClip(RewritePass):
     """
 
     def rule(self, node: ir.Node, opset: int, names: graph.NameSource) -> Rewrite | Mismatch:
-        """Merge every pair; longer chains fold from the front."""
+        """`node` is the second Relu or Clip; longer chains fold from the front."""
         first = None if not _is_clip(node) or node.inputs[0] is None else node.inputs[0].producer()
         if first is None or not _is_clip(first):
             return match.NOT_HERE

@@ -27,7 +27,7 @@ class MergeConcat(RewritePass):
     """
 
     def rule(self, node: ir.Node, opset: int, names: graph.NameSource) -> Rewrite | Mismatch:
-        """Merge every pair, and remove what is put together from all its parts."""
+        """`node` is the outer Concat."""
         if not graph.is_standard(node, "Concat") or len(node.inputs) < 2:
             return match.NOT_HERE
         whole = _whole(node, opset)

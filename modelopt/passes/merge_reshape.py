@@ -29,7 +29,7 @@ class MergeReshape(RewritePass):
     """
 
     def rule(self, node: ir.Node, opset: int, names: graph.NameSource) -> Rewrite | Mismatch:
-        """Merge every pair; longer chains fold from the front."""
+        """`node` is the Reshape; longer chains fold from the front."""
         middle = node.inputs[0] if graph.is_standard(node, "Reshape") else None
         first = None if middle is None else middle.producer()
         if middle is None or first is None or not any(graph.is_standard(first, op_type) for op_type in _SHAPE_ONLY):

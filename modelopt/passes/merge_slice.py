@@ -17,7 +17,7 @@ from modelopt.patterns.slice import Cut, read_slice
 _INT64_MAX = 2**63 - 1
 
 _MOST_READERS = 64
-"""Each of them looks at all of them."""
+"""A Slice with more readers is left alone: each reader checks all of them, so the time grows with the square."""
 
 
 class MergeSlice(RewritePass):
@@ -32,7 +32,7 @@ class MergeSlice(RewritePass):
     """
 
     def rule(self, node: ir.Node, opset: int, names: graph.NameSource) -> Rewrite | Mismatch:
-        """Merge every pair; longer chains fold from the front."""
+        """`node` is the second Slice; longer chains fold from the front."""
         first = match.producer(node.inputs[0], "Slice") if graph.is_standard(node, "Slice") else None
         if first is None:
             return match.NOT_HERE

@@ -24,7 +24,7 @@ class MergeTranspose(RewritePass):
     """
 
     def rule(self, node: ir.Node, opset: int, names: graph.NameSource) -> Rewrite | Mismatch:
-        """Merge every pair; longer chains fold from the front."""
+        """`node` is the second Transpose; longer chains fold from the front."""
         first = match.producer(node.inputs[0], "Transpose") if graph.is_standard(node, "Transpose") else None
         source = None if first is None else first.inputs[0]
         if first is None or source is None:
@@ -41,7 +41,7 @@ class MergeTranspose(RewritePass):
 
 
 def _composed(first: tuple[int, ...] | None, second: tuple[int, ...] | None) -> tuple[int, ...] | None:
-    """The permutation that does both, () when both reverse axes that nobody counted, None when they do not fit."""
+    """The permutation that does both; () when both reverse axes of an unknown rank; None when their ranks differ."""
     if first is None and second is None:
         return ()
     rank = len(first if first is not None else second or ())

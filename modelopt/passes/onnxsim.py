@@ -53,7 +53,7 @@ def _node_count(model: ir.Model) -> int:
 
 
 def _restore_signature(simplified: ir.Model, original: ir.Model) -> None:
-    """Declare the shapes of inputs and outputs as before: onnxsim writes what it inferred into them."""
+    """Restore the declared shapes of inputs and outputs, which onnxsim overwrites with inferred ones."""
     before, after = graph.signature(original), graph.signature(simplified)
     if _names_and_types(after) != _names_and_types(before):
         raise Refused(

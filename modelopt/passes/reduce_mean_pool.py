@@ -14,9 +14,9 @@ from modelopt.patterns import runtime_kernels as protected
 from modelopt.patterns.rewriter import Rewrite
 
 _SMALL_BYTES = 64
-_BLOCK = 16  # channels, with AVX-512; 8 with less
+_BLOCK = 16  # channels in onnxruntime's NCHWc layout with AVX-512; without it 8
 _KEEP_BLOCKS = frozenset({"Add", "BatchNormalization", "Clip", "HardSigmoid", "Mul", "Relu", "Sigmoid", "Tanh"})
-_FARTHEST = 8  # nodes between the convolution and the mean
+_FARTHEST = 8  # nodes between the convolution and the mean are searched
 
 
 class ReduceMeanPool(RewritePass):
@@ -33,7 +33,7 @@ class ReduceMeanPool(RewritePass):
     """
 
     def rule(self, node: ir.Node, opset: int, names: graph.NameSource) -> Rewrite | Mismatch:
-        """Rewrite every mean of a float32 tensor that a convolution makes."""
+        """`node` is the ReduceMean."""
         if not graph.is_standard(node, "ReduceMean") or node.inputs[0] is None:
             return match.NOT_HERE
         x = node.inputs[0]

@@ -35,7 +35,7 @@ class ShieldLayerNorm(RewritePass):
         return super().apply(model, ctx)
 
     def rule(self, node: ir.Node, opset: int, names: graph.NameSource) -> Rewrite | Mismatch:
-        """Rewrite every sum of two float32 activations that only a layer normalization reads."""
+        """`node` is the normalization, or ends a decomposed one."""
         x, readers = _normalized(node)
         add = match.producer(x, "Add")
         if x is None or add is None or any(graph.constant_tensor(value) is not None for value in add.inputs):

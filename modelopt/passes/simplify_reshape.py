@@ -33,7 +33,7 @@ class SimplifyReshape(Pass):
     is the same 0. Only a 0 that stands in the shape as a number is another thing, and is refused.
 
     A dimension that Expand leaves as it is becomes 1. A Slice up to the dimension's end goes to the largest integer.
-    Symbols and shapes declared in the model are taken at their word.
+    Symbols and shapes declared in the model are trusted.
     """
 
     effect: ClassVar[Effect] = Effect.EXACT

@@ -22,7 +22,7 @@ class Product:
         node: Gemm or MatMul.
         weight: float64, shape (K, N), scaled by alpha and transposed as `node` says.
         bias: float64, shape (N,), scaled by beta; None where there is none.
-        dtype: Of the stored weight.
+        dtype: The type of the stored weight.
     """
 
     node: ir.Node
@@ -71,7 +71,7 @@ def why_not_needed_once(node: ir.Node, tail: ir.Node) -> str | None:
 
 
 def rounded(wide: np.ndarray, dtype: np.dtype) -> np.ndarray | Mismatch:
-    """`wide` in `dtype`, unless that overflows or is so large that a sum of it does in one order and not in another."""
+    """`wide` rounded to `dtype`, unless it overflows there, or sums of it may in one order and not in another."""
     with np.errstate(over="ignore", under="ignore"):
         narrow = wide.astype(dtype)
     return (

@@ -14,7 +14,7 @@ Perm = tuple[int, ...]
 
 
 def compose(*perms: Perm) -> Perm:
-    """The one transposition that does these in turn."""
+    """The one permutation that does these in turn."""
     result = perms[0]
     for perm in perms[1:]:
         result = tuple(result[axis] for axis in perm)
@@ -22,12 +22,12 @@ def compose(*perms: Perm) -> Perm:
 
 
 def inverse(perm: Perm) -> Perm:
-    """What undoes it."""
+    """The permutation that undoes `perm`."""
     return tuple(int(axis) for axis in np.argsort(perm))
 
 
 def perm_of(node: ir.Node | None) -> Perm | None:
-    """The permutation of a Transpose; None for another operator, and where it reverses axes that nobody counted."""
+    """The permutation of a Transpose; None for another operator, and without `perm` for an unknown rank."""
     if node is None or not graph.is_standard(node, "Transpose"):
         return None
     perm, rank = graph.attribute_ints(node, "perm"), graph.rank(node.inputs[0])
@@ -37,7 +37,7 @@ def perm_of(node: ir.Node | None) -> Perm | None:
 
 
 def without(perm: Perm, outer: Sequence[int]) -> Perm:
-    """`perm` where the axes `outer` behind it, which are ``perm[axis]`` before it, are taken away."""
+    """`perm` for tensors without the axes `outer` of the output, which are the axes ``perm[axis]`` of the input."""
     gone = {perm[axis] for axis in outer}
     left = [axis for axis in range(len(perm)) if axis not in gone]
     return tuple(left.index(perm[axis]) for axis in range(len(perm)) if axis not in outer)
@@ -45,7 +45,7 @@ def without(perm: Perm, outer: Sequence[int]) -> Perm:
 
 def axis_in(axis: int, perm: Perm) -> int | Mismatch:
     """`axis` counted from the front."""
-    return axis % len(perm) if -len(perm) <= axis < len(perm) else Mismatch(f"axis {axis} is none of {len(perm)}")
+    return axis % len(perm) if -len(perm) <= axis < len(perm) else Mismatch(f"axis {axis} is outside rank {len(perm)}")
 
 
 def axes_in(axes: Sequence[int], perm: Perm) -> list[int] | Mismatch:

@@ -13,7 +13,7 @@ from modelopt.graph.match import Mismatch
 from modelopt.graph.types import IEEE_FLOATS
 
 Rewrite = Callable[[], None]
-"""What a rule that matched returns: called at once, it edits the model."""
+"""The edit that a rule returns where its pattern holds; the loop calls it at once."""
 
 Rule = Callable[[ir.Node, int], Rewrite | Mismatch]
 """(node, opset) → the edit or why not. It changes nothing itself."""
@@ -22,12 +22,13 @@ Rule = Callable[[ir.Node, int], Rewrite | Mismatch]
 def rewrite_nodes(model: ir.Model, rule: Rule) -> Changes:
     """Apply `rule` to every node in every scope until nothing matches, so that a second run finds nothing to do.
 
-    Each rule removes a node or an edge between two of its pattern's nodes, which bounds the walks. The refusals are
-    those of the last walk: what held then holds for the result.
+    Each rewrite removes a node, or an edge between two nodes of its pattern, so the walks come to an end. After a
+    rewrite, the nodes and constants that nothing reads any more are removed. The refusals are those of the last walk,
+    which sees the result.
     """
     rewrites = 0
     while True:
-        with np.errstate(all="ignore"):  # rules look at what they computed, and refuse NaN and infinity
+        with np.errstate(all="ignore"):  # rules check the constants that they compute for NaN and infinity
             walk = _walk(model, rule)
         rewrites += walk.rewrites
         if not walk.rewrites:
@@ -55,7 +56,7 @@ def _walk(model: ir.Model, rule: Rule) -> Changes:
 
 
 def why_not_private(last: ir.Node, inner: Iterable[ir.Node]) -> str | None:
-    """Why the nodes of a pattern that ends in `last` cannot go: something outside the pattern sees one; else None."""
+    """Why the nodes of a pattern that ends in `last` cannot be removed: others use one of them. None where none do."""
     inside = {last, *inner}
     for node in inside - {last}:
         if node.graph is not last.graph:

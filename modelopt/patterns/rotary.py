@@ -19,7 +19,7 @@ _SMALL_BYTES = 64
 
 @dataclass(frozen=True)
 class Rotary:
-    """A rotary embedding without what its tables are.
+    """A rotary embedding; `table` reads its cosines and sines.
 
     Attributes:
         last: The addition.
@@ -106,7 +106,7 @@ def _turned(value: ir.Value | None, opset: int) -> tuple[ir.Value, bool, tuple[i
 
 
 def _joins_pairs(reshape: ir.Node, x: ir.Value) -> bool:
-    """Whether it makes (batch, heads, length, size) of (batch, heads, length, size / 2, 2): all sizes but one tell."""
+    """Whether it makes (batch, heads, length, size) of (…, size / 2, 2); three known sizes are enough."""
     target = graph.constant(reshape.inputs[1], max_bytes=_SMALL_BYTES)
     if target is None or target.size != 4 or x.shape is None or graph.makes_empty(reshape):
         return False
@@ -134,7 +134,7 @@ def _part(value: ir.Value | None, opset: int, *, stacked: bool) -> _Part | None:
 
 
 def _negated(value: ir.Value | None) -> tuple[ir.Value | None, ir.Node | None]:
-    """What `value` is the negative of and the node that says so; `value` itself and None where it is of nothing."""
+    """The value that `value` is the negative of, and the node that negates it; else `value` itself and None."""
     negative = match.producer(value, "Neg")
     if negative is not None:
         return negative.inputs[0], negative
@@ -210,7 +210,7 @@ def _gathered(
     gather: ir.Node, axes: tuple[int, ...] | None, x: ir.Value, known: Symbolic, opset: int
 ) -> Table | Mismatch:
     data, positions = gather.inputs
-    cut = match.producer(data, "Slice")  # a row that it cuts off is one that Gather would not find
+    cut = match.producer(data, "Slice")  # the positions are below its end, or Gather would fail: it changes no row
     if cut is not None and _starts_at_first(cut, opset):
         data = cut.inputs[0]
     if graph.attribute_int(gather, "axis", 0) != 0 or axes not in ((1,), (-3,)) or positions is None:
@@ -264,7 +264,7 @@ def _first_rows(value: ir.Value, x: ir.Value, known: Symbolic, opset: int) -> Ta
 
 
 def halved(rows: ir.Value, *, interleaved: bool) -> np.ndarray | None:
-    """The rows without what they hold twice, of shape (positions, size / 2); None where it is not there twice."""
+    """One number for each pair, of shape (positions, size / 2); None where a row does not hold each number twice."""
     array = graph.constant(rows)
     if array is None:
         return None

@@ -1,7 +1,7 @@
-"""How operators work on axes in another order: what to change in each so that a Transpose behind it will do.
+"""How to run an operator before the Transpose of its input: what to change in it, and which Transpose follows it.
 
 With ``x' = Transpose(x, perm)``, axis ``i`` of ``x'`` is axis ``perm[i]`` of ``x``. For an operator with
-``f(x') = Transpose(f'(x), behind)`` this says what makes ``f'`` of ``f``, and ``behind``.
+``f(x') = Transpose(f'(x), behind)`` this module gives the edits that make ``f'`` of ``f``, and ``behind``.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ class Moved:
     """An operator on axes in another order.
 
     Attributes:
-        perm: What is taken from before its inputs.
-        behind: What its outputs are transposed by then.
-        carried: The positions of the inputs that `perm` is taken from; constants are not among them.
+        perm: The Transpose that is taken away before its inputs.
+        behind: The Transpose that its outputs need instead.
+        carried: The positions of the inputs that `perm` is taken away from; constants are not among them.
         edits: What to change in the operator.
     """
 
@@ -57,7 +57,7 @@ class Moved:
 def on_other_axes(
     names: graph.NameSource, node: ir.Node, perm: Perm, opset: int, ranks: Mapping[ir.Value, int]
 ) -> Moved | Mismatch:
-    """`node` on inputs from which `perm` is taken; `ranks` are known of values whose shape is not."""
+    """`node` on inputs without their Transpose by `perm`; `ranks` are those of values whose shape is not known."""
     kind = node.op_type if node.domain in graph.STANDARD_DOMAINS else ""
     if opset >= 7:
         if kind in _ELEMENTWISE:
@@ -100,7 +100,7 @@ def _is_only(node: ir.Node, index: int) -> bool:
 def _constant(
     names: graph.NameSource, node: ir.Node, index: int, tensor: ir.TensorProtocol, perm: Perm
 ) -> Edit | Mismatch:
-    """A constant beside what moves is moved too, when it is stored: ones are put before its shape first."""
+    """The edit that transposes a constant operand, after its shape is filled up with ones as broadcasting does."""
     value = node.inputs[index]
     if tensor.dtype == ir.DataType.STRING:
         return Mismatch(f"{graph.label(node)} has a constant of strings")

@@ -83,7 +83,7 @@ class Writer:
         stored = self._stored[table, layout]
         reads = (stored.integers, stored.scale, stored.zero_point)
         embedding_tables.look_up(node, reads, per_column=per_column, names=self._names)
-        graph.drop_if_unused(table)
+        graph.drop_unused_constants([table])
 
     def _rewrite_lstm(self, node: ir.Node) -> None:
         weights = [node.inputs[1], node.inputs[2]]
@@ -146,7 +146,7 @@ class Writer:
         last.shape = old.shape
         graph.replace_value(old, last)
         body.remove(node, safe=True)
-        graph.drop_if_unused(weight)
+        graph.drop_unused_constants([weight])
 
     def _product(
         self, node: ir.Node, op_type: str, x: tuple[ir.Value, ...], stored: Stored, bias: ir.Value | None
@@ -193,7 +193,7 @@ class Writer:
             _holder(bias, node), self._names(f"{bias.name}_channels"), array.reshape(-1, *[1] * spatial)
         )
         node.replace_input_with(2, None)
-        graph.drop_if_unused(bias)
+        graph.drop_unused_constants([bias])
         return shaped
 
     def _quantized(self, node: ir.Node, activation: ir.Value) -> tuple[ir.Value, ...]:

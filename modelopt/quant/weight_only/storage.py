@@ -172,4 +172,4 @@ def write(model: ir.Model, weight: ir.Value, integers: np.ndarray, params: QPara
     else:
         holder.insert_after(producer, nodes)
     weight.replace_all_uses_with(nodes[-1].outputs[0])
-    graph.drop_if_unused(weight)
+    graph.drop_unused_constants([weight])

@@ -102,7 +102,7 @@ class Writer:
                 self._constant(f"{name}_{part}", at) for part, at in (("start", 0), ("end", -padding), ("axis", -1))
             ]
             graph.become(node, "Slice", [rows, *ends])
-        graph.drop_if_unused(weight)
+        graph.drop_unused_constants([weight])
 
     def dequantized(self, group: Group, quantized: Quantized) -> None:
         """Let products by one weight, and look-ups in it, read it through a blocked DequantizeLinear.
@@ -150,7 +150,7 @@ class Writer:
             graph.become(node, "Reshape", [floats, whole])
         else:
             graph.become(node, "DequantizeLinear", rows, attributes)
-        graph.drop_if_unused(found.weight)
+        graph.drop_unused_constants([found.weight])
 
     def _constant(self, stem: str, number: int) -> ir.Value:
         return graph.add_initializer(self._model.graph, self._names(stem), np.array([number], np.int64))
