@@ -22,7 +22,6 @@ class ConvertFloat(Pass):
     float64 is rounded. A model is converted as a whole; only its inputs and outputs keep their types.
     """
 
-    name: ClassVar[str] = "convert-float"
     effect: ClassVar[Effect] = Effect.APPROXIMATE
     prepares: ClassVar[bool] = True
 

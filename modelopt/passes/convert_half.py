@@ -50,7 +50,6 @@ class ConvertHalf(Pass):
     operators that often do so are then converted where they do not.
     """
 
-    name: ClassVar[str] = "convert-half"
     effect: ClassVar[Effect] = Effect.APPROXIMATE
     keeps_signature: ClassVar[bool] = False
     shrinks: ClassVar[bool] = True

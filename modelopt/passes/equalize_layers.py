@@ -33,7 +33,6 @@ class EqualizeLayers(Pass):
     Refused: a Clip with an upper bound (Relu6), which does not scale; values that others read; weights that others use.
     """
 
-    name: ClassVar[str] = "equalize-layers"
     effect: ClassVar[Effect] = Effect.EXACT
 
     def apply(self, model: ir.Model, ctx: Context) -> Changes:

@@ -63,7 +63,6 @@ class PruneMagnitude(Pass):
     patterns, as the fact ``note`` says.
     """
 
-    name: ClassVar[str] = "prune-magnitude"
     effect: ClassVar[Effect] = Effect.LOSSY
 
     sparsity: float = option(_DEFAULT_SPARSITY, "share of the weights to set to zero, at least 0 and below 1")

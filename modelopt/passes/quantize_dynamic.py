@@ -15,7 +15,6 @@ from modelopt.core.targets import TargetKind
 from modelopt.graph import node_filters
 from modelopt.graph.opset_conversion import upgraded
 from modelopt.passes.base import Pass, option
-from modelopt.patterns.rewriter import CONTRIB
 from modelopt.quant.dynamic import lstm, product_gain, products, qattention
 from modelopt.quant.numerics import weight_range
 from modelopt.quant.numerics.scheme import Grid, IntType, Symmetry
@@ -39,7 +38,6 @@ class QuantizeDynamic(Pass):
     take four to eight times as long.
     """
 
-    name: ClassVar[str] = "quantize-dynamic"
     effect: ClassVar[Effect] = Effect.APPROXIMATE
 
     per_channel: bool = option(default=True, text="one weight scale per output channel")
@@ -71,7 +69,7 @@ class QuantizeDynamic(Pass):
         for node in chosen:
             writer.rewrite(node)
         if chosen:
-            graph.import_domain(model, CONTRIB, 1)
+            graph.import_domain(model, graph.CONTRIB_DOMAIN, 1)
             selection.mark(model, self.name)
         facts: dict[str, Fact] = {
             "nodes_quantized": len(chosen),

@@ -73,7 +73,6 @@ class QuantizeStatic(Pass):
     int8 as well. Activation functions such as hardswish, and squeeze-and-excite blocks, stay in float as a whole.
     """
 
-    name: ClassVar[str] = "quantize-static"
     effect: ClassVar[Effect] = Effect.APPROXIMATE
     needs_data: ClassVar[bool] = True
 

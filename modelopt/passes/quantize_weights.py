@@ -56,7 +56,6 @@ class QuantizeWeights(Pass):
     needs onnxruntime. Products of few rows (decoding) become faster, those of many rows often do not.
     """
 
-    name: ClassVar[str] = "quantize-weights"
     effect: ClassVar[Effect] = Effect.APPROXIMATE
     shrinks: ClassVar[bool] = True
     contrib: ClassVar[bool] = True

@@ -33,7 +33,6 @@ class SmoothActivations(Pass):
     Refused: activations that other nodes read as well (a residual sum behind a normalization), and shared constants.
     """
 
-    name: ClassVar[str] = "smooth-activations"
     effect: ClassVar[Effect] = Effect.EXACT
     needs_data: ClassVar[bool] = True
 

@@ -14,6 +14,7 @@ from modelopt.calibration.context import Context
 from modelopt.core.changes import Changes, Effect, Skip
 from modelopt.graph import node_filters
 from modelopt.graph.opset_conversion import upgraded
+from modelopt.graph.types import FLOAT16_FLOAT32
 from modelopt.passes.base import Pass, option
 from modelopt.quant.weight_only import matmul_nbits, storage
 from modelopt.quant.weight_only.storage import WeightUse
@@ -30,7 +31,6 @@ class StoreWeights(Pass):
     each row. The runtime computes the float weights when it loads the model, so memory is that of the float model.
     """
 
-    name: ClassVar[str] = "store-weights"
     effect: ClassVar[Effect] = Effect.APPROXIMATE
     shrinks: ClassVar[bool] = True
 
@@ -86,7 +86,7 @@ class StoreWeights(Pass):
         if reason is not None:
             return reason
         tensor = graph.constant_tensor(use.weight)
-        if tensor is None or tensor.dtype not in matmul_nbits.FLOATS:
+        if tensor is None or tensor.dtype not in FLOAT16_FLOAT32:
             found = "unknown" if tensor is None else tensor.dtype.name.lower()
             return f"its weight is {found}, not float32 or float16"
         if tensor.size < self.min_elements:

@@ -11,9 +11,8 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.core.errors import InputError, did_you_mean
 from modelopt.graph import match
+from modelopt.graph.types import FLOATS
 from modelopt.prune.weights import Weight, all_operands
-
-_FLOATS = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE})
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ def _why_not(value: ir.Value, min_elements: int) -> str | None:
     if tensor is None:
         overridable = graph.is_overridable(value) and value.const_value is not None
         return "it is also a graph input: a caller may override it" if overridable else "it is not constant"
-    if tensor.dtype not in _FLOATS:
+    if tensor.dtype not in FLOATS:
         return f"it is {tensor.dtype.name.lower()}"
     if len(tensor.shape) < 2:
         return "it has one axis only"

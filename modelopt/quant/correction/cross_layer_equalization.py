@@ -21,9 +21,9 @@ import onnx_ir as ir
 
 from modelopt import graph
 from modelopt.graph.match import Mismatch
+from modelopt.graph.types import FLOAT32_FLOAT64
 
 _ROUNDS = 32  # a limit: most models settle in a few
-_FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE})  # float16 activations could leave their range
 
 
 @dataclass(eq=False)
@@ -148,7 +148,7 @@ def as_layer(node: ir.Node, inputs: int | None = None) -> LinearLayer | Mismatch
     weight = graph.constant_tensor(value)
     if value is None or weight is None:
         return Mismatch("its weight is not constant")
-    if weight.dtype not in _FLOATS:
+    if weight.dtype not in FLOAT32_FLOAT64:  # float16 activations could leave their range
         return Mismatch(f"its weight is {weight.dtype.name.lower()}")
     if len(value.uses()) > 1 or value.is_graph_output():
         return Mismatch("its weight is shared")

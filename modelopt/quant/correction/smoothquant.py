@@ -19,7 +19,7 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.calibration.context import Context
 from modelopt.graph.match import Mismatch
-from modelopt.patterns.rewriter import CONTRIB
+from modelopt.graph.types import FLOAT32_FLOAT64
 from modelopt.quant.correction import kernel_pairs
 from modelopt.quant.correction.cross_layer_equalization import LinearLayer, as_layer
 
@@ -28,7 +28,7 @@ _MASK = 1e30  # numbers from here on are attention masks
 _SCALED_INPUTS: Mapping[tuple[str, str], tuple[int, ...]] = {
     ("", "LayerNormalization"): (1, 2),
     ("", "RMSNormalization"): (1,),
-    (CONTRIB, "SkipLayerNormalization"): (2, 3),
+    (graph.CONTRIB_DOMAIN, "SkipLayerNormalization"): (2, 3),
 }
 _PRODUCTS = frozenset({"Gemm", "MatMul"})
 _RECTIFIERS = frozenset({"Relu", "LeakyRelu", "PRelu"})
@@ -199,7 +199,7 @@ def _own(constants: Sequence[ir.Value], width: int) -> tuple[tuple[ir.Value, ...
     """`constants` if each is one float per column and has no other reader."""
     for value in constants:
         tensor = graph.constant_tensor(value)
-        if tensor is None or tensor.dtype not in {ir.DataType.FLOAT, ir.DataType.DOUBLE}:
+        if tensor is None or tensor.dtype not in FLOAT32_FLOAT64:
             return Mismatch(f"{value.name} is not a constant of floats")
         if tensor.size != width or tensor.shape[-1] != width:
             return Mismatch(f"{value.name} is not one number per column")

@@ -10,7 +10,6 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.patterns.rewriter import CONTRIB
 
 RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 OPERATOR = "DynamicQuantizeLSTM"
@@ -58,4 +57,4 @@ def become_int8(node: ir.Node, w: tuple[ir.Value, ir.Value, ir.Value], r: tuple[
     optional = [*node.inputs[3:_INPUTS], *[None] * (_INPUTS - len(node.inputs))]
     attributes = [attribute for name, attribute in node.attributes.items() if name != "layout"]
     read = [node.inputs[0], w[0], r[0], *optional, *w[1:], *r[1:]]
-    graph.become(node, OPERATOR, read, attributes, domain=CONTRIB)
+    graph.become(node, OPERATOR, read, attributes, domain=graph.CONTRIB_DOMAIN)

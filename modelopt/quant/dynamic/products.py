@@ -16,7 +16,6 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.patterns.rewriter import CONTRIB
 from modelopt.quant.dynamic import lstm, qattention
 from modelopt.quant.numerics import saturation, scheme
 from modelopt.quant.numerics.scheme import Grid, PerChannel, PerTensor
@@ -84,7 +83,7 @@ class DynamicWriter:
         stored = self._stored[table, layout]
         reads = (stored.integers, stored.scale, stored.zero_point)
         embedding_tables.look_up(node, reads, per_column=per_column, names=self._names)
-        graph.drop_if_unused(table)
+        graph.drop_unused_constants([table])
 
     def _rewrite_lstm(self, node: ir.Node) -> None:
         weights = [node.inputs[1], node.inputs[2]]
@@ -108,13 +107,13 @@ class DynamicWriter:
                 zeros = np.zeros(graph.constant_tensor(weight).shape[1], np.float32)  # type: ignore[union-attr,arg-type]
                 bias = graph.add_initializer(_holder(weight, node), self._names(f"{weight.name}_bias"), zeros)
             reads = [x[0], stored.integers, bias, x[1], stored.scale, mask, x[2], stored.zero_point]
-            graph.become(node, "QAttention", reads, attributes, domain=CONTRIB)
+            graph.become(node, "QAttention", reads, attributes, domain=graph.CONTRIB_DOMAIN)
         else:
             made = self._product(node, "MatMulInteger", x, stored, bias)
             split, parts = self._split(node, made[-1].outputs[0], weight)
             body.insert_before(node, [*made, split])
             reads = [*parts, None, None, node.inputs[5]]
-            graph.become(node, "MultiHeadAttention", reads, attributes, domain=CONTRIB)
+            graph.become(node, "MultiHeadAttention", reads, attributes, domain=graph.CONTRIB_DOMAIN)
         graph.drop_unused_constants([weight])
 
     def _split(self, node: ir.Node, projection: ir.Value, weight: ir.Value) -> tuple[ir.Node, list[ir.Value]]:
@@ -148,7 +147,7 @@ class DynamicWriter:
         last.shape = old.shape
         graph.replace_value(old, last)
         body.remove(node, safe=True)
-        graph.drop_if_unused(weight)
+        graph.drop_unused_constants([weight])
 
     def _product(
         self, node: ir.Node, op_type: str, x: tuple[ir.Value, ...], stored: StoredWeight, bias: ir.Value | None
@@ -195,7 +194,7 @@ class DynamicWriter:
             _holder(bias, node), self._names(f"{bias.name}_channels"), array.reshape(-1, *[1] * spatial)
         )
         node.replace_input_with(2, None)
-        graph.drop_if_unused(bias)
+        graph.drop_unused_constants([bias])
         return shaped
 
     def _quantized(self, node: ir.Node, activation: ir.Value) -> tuple[ir.Value, ...]:

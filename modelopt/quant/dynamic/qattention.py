@@ -10,7 +10,6 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.patterns.rewriter import CONTRIB
 
 _KEPT = ("num_heads", "scale", "unidirectional", "mask_filter_value")
 _LAST = 6  # input, weights, bias, mask_index, past, attention_bias
@@ -18,7 +17,7 @@ _LAST = 6  # input, weights, bias, mask_index, past, attention_bias
 
 def is_attention(node: ir.Node) -> bool:
     """Whether `node` is onnxruntime's Attention."""
-    return node.op_type == "Attention" and node.domain == CONTRIB
+    return node.op_type == "Attention" and node.domain == graph.CONTRIB_DOMAIN
 
 
 def why_not(node: ir.Node) -> str | None:

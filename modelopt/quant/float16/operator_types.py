@@ -12,7 +12,6 @@ import onnx_ir as ir
 
 from modelopt import graph
 from modelopt.graph import schemas
-from modelopt.patterns.rewriter import CONTRIB
 
 
 class HalfType(Enum):
@@ -200,7 +199,7 @@ class Elements:
         for shared_type in found:
             if shared_type.output == index:
                 return next((self.of(body.outputs[place]) for body, place in shared_type.body_outputs), None)
-        if node.domain == CONTRIB and node.op_type in _CONTRIB:
+        if node.domain == graph.CONTRIB_DOMAIN and node.op_type in _CONTRIB:
             if index in _CONTRIB_INTEGER_OUTPUTS.get(node.op_type, ()):
                 return ir.DataType.INT32
             first = next((value for value in node.inputs if self.is_float(value)), None)
@@ -283,7 +282,7 @@ def _places(node: ir.Node, shared_type: SharedType) -> Iterable[ir.Value]:
 
 def _contrib_changes(node: ir.Node, floats: list[int], made: list[int], half: HalfType) -> TypeChanges | str:
     taken = _CONTRIB if half is HalfType.FP16 else _CONTRIB_BF16
-    if node.domain != CONTRIB or node.op_type not in taken:
+    if node.domain != graph.CONTRIB_DOMAIN or node.op_type not in taken:
         return f"operators of the domain {node.domain} stay in float32, except those known to take {half.title}"
     kept = _CONTRIB_FLOAT32_OUTPUTS.get(node.op_type, frozenset())
     return TypeChanges(frozenset(floats), frozenset(i for i in made if i not in kept))

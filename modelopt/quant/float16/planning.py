@@ -16,6 +16,7 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.core.changes import Skip
 from modelopt.graph import node_filters
+from modelopt.graph.types import HALVES
 from modelopt.quant.float16 import sensitive_operators
 from modelopt.quant.float16.operator_types import Elements, HalfType, TypeChanges, any_input, fill
 from modelopt.quant.float16.ranges import Constant, ObservedRanges, judge, why_not_value
@@ -61,15 +62,14 @@ class HalfPlan:
 
 def why_not_model(model: ir.Model) -> str | None:
     """A reason when the model is half already, or quantized, else None."""
-    halves = {ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
     for scope, _, inside in graph.scopes(model):
         for value in () if inside else _values(scope):
             tensor = graph.constant_tensor(value)
             stated = value.type.dtype if isinstance(value.type, ir.TensorType) else None
-            if stated in halves or (tensor is not None and tensor.dtype in halves):
+            if stated in HALVES or (tensor is not None and tensor.dtype in HALVES):
                 return f"the model already holds half precision: {value.name}"
         for node in scope:
-            if not inside and _makes_half(node, halves):
+            if not inside and _makes_half(node):
                 return f"the model already holds half precision: {graph.label(node)}"
             if _QUANTIZED.search(node.op_type):
                 return (
@@ -86,11 +86,11 @@ def _values(scope: ir.Graph | ir.Function) -> Iterator[ir.Value]:
         yield from node.outputs
 
 
-def _makes_half(node: ir.Node, halves: set[ir.DataType]) -> bool:
+def _makes_half(node: ir.Node) -> bool:
     if graph.is_standard(node, "Cast"):
-        return graph.attribute_int(node, "to", 0) in {int(one) for one in halves}
+        return graph.attribute_int(node, "to", 0) in {int(one) for one in HALVES}
     filled = fill(node) if graph.is_standard(node, "ConstantOfShape") else None
-    return filled is not None and filled.dtype in halves
+    return filled is not None and filled.dtype in HALVES
 
 
 def decide(model: ir.Model, elements: Elements, rules: HalfRules) -> HalfPlan:

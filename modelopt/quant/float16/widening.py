@@ -13,10 +13,9 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.patterns.rewriter import CONTRIB
+from modelopt.graph.types import HALVES
 from modelopt.quant.float16.operator_types import Elements, fill, outside_functions
 
-HALVES = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 _READ_AS_WEIGHTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Gather", "LSTM", "GRU", "RNN"})
 _TYPE_ATTRIBUTES = frozenset({"to", "dtype", "output_dtype", "output_datatype"})
 _FLOAT = ir.TensorType(ir.DataType.FLOAT)
@@ -68,7 +67,9 @@ def why_not(model: ir.Model, types: frozenset[ir.DataType]) -> str | None:
         touched = any(_has_type(value, types) for value in (*node.inputs, *node.outputs))
         if touched and graph.is_standard(node, "BitCast"):
             return f"{graph.label(node)} reads the bits"
-        known = node.domain in {*graph.STANDARD_DOMAINS, CONTRIB} or node.op_identifier() in model.functions
+        known = (
+            node.domain in {*graph.STANDARD_DOMAINS, graph.CONTRIB_DOMAIN} or node.op_identifier() in model.functions
+        )
         if touched and not known:
             return f"it is not known whether {graph.label(node)} of the domain {node.domain} takes float32"
     return None

@@ -54,7 +54,7 @@ def _constant(node: ir.Node, index: int, factor: float, names: graph.NameSource)
         return old
     new = graph.constant_beside(old, node, names(f"{old.name}_scaled"), _scaled(array, factor))
     node.replace_input_with(index, new)
-    graph.drop_if_unused(old)
+    graph.drop_unused_constants([old])
     return new
 
 

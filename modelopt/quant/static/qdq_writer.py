@@ -138,20 +138,20 @@ class QdqWriter:
         if choice.role is Role.TABLE:
             per_column = stored.axis is not None
             embedding_tables.look_up(choice.node, stored.inputs, per_column=per_column, names=self._names)
-            graph.drop_if_unused(choice.weight)
+            graph.drop_unused_constants([choice.weight])
             return
         key = (choice.weight, id(choice.node.graph))
         if key not in self._read:
             self._read[key] = self._dequantized(stored, choice.node)
         choice.node.replace_input_with(1, self._read[key])
-        graph.drop_if_unused(choice.weight)
+        graph.drop_unused_constants([choice.weight])
         bias = graph.constant(choice.bias)
         if choice.bias is None or bias is None or not self._rules.integer_bias:
             return
         bias_params = scheme.bias_params(params, self._params[choice.inputs[0]].scale)
         integers = self._store(choice.bias, bias, bias_params)
         choice.node.replace_input_with(2, self._dequantized(integers, choice.node))
-        graph.drop_if_unused(choice.bias)
+        graph.drop_unused_constants([choice.bias])
 
     def _write_pair(self, value: ir.Value, readers: list[ir.Node], *, all_readers: bool) -> None:
         """Add a Q behind `value`, and a DQ in each graph of `readers`.

@@ -17,7 +17,6 @@ from modelopt.core.changes import Skip
 from modelopt.core.errors import InputError
 from modelopt.graph import node_filters
 from modelopt.io import provenance
-from modelopt.patterns.rewriter import CONTRIB
 from modelopt.quant.static import embedding_tables, existing_qdq, integer_operators
 from modelopt.quant.static.float_regions import before_logarithm, gate_nodes
 from modelopt.quant.static.kernels import KERNELS, candidate, fused_output
@@ -84,7 +83,7 @@ def select(model: ir.Model, rules: SelectionRules) -> QuantizationPlan:
     skipped: list[Skip] = []
     in_bodies = installation.keeps_captured_integers()
     for node, in_function in _nodes(model):
-        if node.domain == CONTRIB and node.op_type in _FUSED:
+        if node.domain == graph.CONTRIB_DOMAIN and node.op_type in _FUSED:
             skipped.append(Skip(graph.label(node), _FUSED_IN_FLOAT))
         table = embedding_tables.candidate(node)
         if table is None and (

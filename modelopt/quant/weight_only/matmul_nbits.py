@@ -15,13 +15,11 @@ import onnx_ir as ir
 
 from modelopt import graph
 from modelopt.core.changes import Skip
-from modelopt.patterns.rewriter import CONTRIB
+from modelopt.graph.types import FLOAT16_FLOAT32
 from modelopt.quant.numerics.blocks import BlockGrid, BlockParams
 from modelopt.quant.weight_only.storage import STORED, is_stored
 
 PRODUCTS = frozenset({"MatMul", "Gemm"})
-FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
-"""The types that weights and activations may have; scales get the same type."""
 IN_FUNCTION = "inside a function, which cannot hold an initializer"
 _IN_FEW_BITS = frozenset({"MatMulNBits", "GatherBlockQuantized"})
 
@@ -80,7 +78,7 @@ def product(node: ir.Node) -> MatrixUse | str:
         return STORED if is_stored(weight) else "its second input is an activation, not a constant weight"
     if len(tensor.shape) != 2:
         return f"its weight has {len(tensor.shape)} axes, not 2"
-    if tensor.dtype not in FLOATS:
+    if tensor.dtype not in FLOAT16_FLOAT32:
         return f"its weight is {tensor.dtype.name.lower()}, not float32 or float16"
     if graph.constant_tensor(node.inputs[0]) is not None:
         return "its first input is a constant"
@@ -117,11 +115,11 @@ def _behind_transpose(value: ir.Value) -> ir.Value | None:
 
 def is_candidate(node: ir.Node) -> bool:
     """Whether `node` is a matrix product or a look-up in a table of floats; also one that is quantized already."""
-    if node.domain == CONTRIB:
+    if node.domain == graph.CONTRIB_DOMAIN:
         return node.op_type in _IN_FEW_BITS
     if graph.is_standard(node, "Gather"):
         table = graph.constant_tensor(node.inputs[0])
-        return table is not None and table.dtype in FLOATS and len(table.shape) > 1
+        return table is not None and table.dtype in FLOAT16_FLOAT32 and len(table.shape) > 1
     return node.domain in graph.STANDARD_DOMAINS and node.op_type in PRODUCTS
 
 

@@ -18,7 +18,6 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.patterns.rewriter import CONTRIB
 from modelopt.quant.numerics import scheme
 from modelopt.quant.numerics.scheme import Grid, IntType, QParams, Symmetry
 
@@ -61,11 +60,11 @@ _POSITIONS: dict[tuple[str, str], tuple[tuple[int, ...], _Axes]] = {
     ("", "LSTM"): ((1, 2), (0, 1)),
     ("", "GRU"): ((1, 2), (0, 1)),
     ("", "RNN"): ((1, 2), (0, 1)),
-    (CONTRIB, "FusedConv"): ((1,), (0,)),
-    (CONTRIB, "FusedGemm"): ((1,), _columns),
-    (CONTRIB, "FusedMatMul"): ((1,), _columns),
-    (CONTRIB, "Attention"): ((1,), _columns),
-    (CONTRIB, "EmbedLayerNormalization"): ((2, 3, 4), (0,)),
+    (graph.CONTRIB_DOMAIN, "FusedConv"): ((1,), (0,)),
+    (graph.CONTRIB_DOMAIN, "FusedGemm"): ((1,), _columns),
+    (graph.CONTRIB_DOMAIN, "FusedMatMul"): ((1,), _columns),
+    (graph.CONTRIB_DOMAIN, "Attention"): ((1,), _columns),
+    (graph.CONTRIB_DOMAIN, "EmbedLayerNormalization"): ((2, 3, 4), (0,)),
 }
 
 
@@ -160,4 +159,4 @@ def write(model: ir.Model, weight: ir.Value, integers: np.ndarray, params: QPara
     else:
         holder.insert_after(producer, nodes)
     weight.replace_all_uses_with(nodes[-1].outputs[0])
-    graph.drop_if_unused(weight)
+    graph.drop_unused_constants([weight])

@@ -20,7 +20,6 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.core.errors import Refused
 from modelopt.core.runner import Runner
-from modelopt.patterns.rewriter import CONTRIB
 from modelopt.quant.numerics import blocks
 from modelopt.quant.numerics.blocks import BlockGrid, BlockParams
 from modelopt.quant.weight_only import matmul_nbits
@@ -69,7 +68,7 @@ class BlockWriter:
             ir.AttrInt64("block_size", grid.block),
         ]
         for one in products:
-            self._replace(one, "MatMulNBits", [one.node.inputs[0], stored, *others], attributes, CONTRIB)
+            self._replace(one, "MatMulNBits", [one.node.inputs[0], stored, *others], attributes, graph.CONTRIB_DOMAIN)
         if len(products) < len(group):
             table = stored
             if products:
@@ -80,7 +79,7 @@ class BlockWriter:
             for one in group:
                 if one.is_lookup:
                     self._look_up(one, [table, one.node.inputs[1], *others], grid, row_bytes * 8 // grid.bits - width)
-        graph.import_domain(self._model, CONTRIB, 1)
+        graph.import_domain(self._model, graph.CONTRIB_DOMAIN, 1)
 
     def _look_up(self, found: MatrixUse, inputs: list[ir.Value | None], grid: BlockGrid, padding: int) -> None:
         """Let a Gather look up packed rows; padding at the end of a row is removed."""
@@ -92,15 +91,17 @@ class BlockWriter:
             ir.AttrInt64("quantize_axis", 1),
         ]
         if not padding:
-            graph.become(node, "GatherBlockQuantized", inputs, attributes, domain=CONTRIB)
+            graph.become(node, "GatherBlockQuantized", inputs, attributes, domain=graph.CONTRIB_DOMAIN)
         else:
             name = f"{node.outputs[0].name}_padded"
-            rows = self._insert("GatherBlockQuantized", inputs, attributes, node, name, element(found), domain=CONTRIB)
+            rows = self._insert(
+                "GatherBlockQuantized", inputs, attributes, node, name, element(found), domain=graph.CONTRIB_DOMAIN
+            )
             ends = [
                 self._constant(f"{name}_{part}", at) for part, at in (("start", 0), ("end", -padding), ("axis", -1))
             ]
             graph.become(node, "Slice", [rows, *ends])
-        graph.drop_if_unused(weight)
+        graph.drop_unused_constants([weight])
 
     def dequantized(self, group: Group, quantized: Quantized) -> None:
         """Let products by one weight, and look-ups in it, read it through a blocked DequantizeLinear.
@@ -149,7 +150,7 @@ class BlockWriter:
             graph.become(node, "Reshape", [floats, whole])
         else:
             graph.become(node, "DequantizeLinear", rows, attributes)
-        graph.drop_if_unused(found.weight)
+        graph.drop_unused_constants([found.weight])
 
     def _constant(self, prefix: str, number: int) -> ir.Value:
         return graph.add_initializer(self._model.graph, self._names(prefix), np.array([number], np.int64))
