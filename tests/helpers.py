@@ -1,4 +1,4 @@
-"""Small models for tests of the foundation."""
+"""What tests of any folder share: small models, and the context of a pass that runs no model."""
 
 from __future__ import annotations
 
@@ -8,6 +8,20 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+
+from modelopt.calibration.context import Context
+from modelopt.core import targets
+
+
+class _NoRunner:
+    """Fails the test in which a pass runs a model."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"the pass asked the runner to {name}")
+
+
+WITHOUT_RUNNER = Context(runner=_NoRunner(), target=targets.resolve("x86-vnni"))
+"""The context of passes that run no model."""
 
 
 def weight(name: str, values: int, seed: int = 0) -> TensorProto:

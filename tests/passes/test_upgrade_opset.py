@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-
-
 import numpy as np
 import onnx
 import onnx_ir as ir

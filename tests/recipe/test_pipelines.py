@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-
 import hashlib
+import os
 import subprocess
 import sys
 from pathlib import Path

@@ -265,12 +265,14 @@ def test_a_wrong_feed_is_refused_with_the_runtimes_words(worker: Worker, linear:
         session.run({"other": np.zeros((1, 4), np.float32)})
 
 
-def test_telemetry_is_off_in_the_child(worker: Worker) -> None:
-    worker.versions()
-    environment = Path(f"/proc/{worker.pid}/environ")
-    if not environment.exists():
-        pytest.skip("no /proc here")
-    assert b"ORT_DISABLE_TELEMETRY=1" in environment.read_bytes().split(b"\0")
+def test_telemetry_is_off_in_the_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY")
+    with Worker() as worker:
+        worker.versions()
+        environment = Path(f"/proc/{worker.pid}/environ")
+        if not environment.exists():
+            pytest.skip("no /proc here")
+        assert b"ORT_DISABLE_TELEMETRY=1" in environment.read_bytes().split(b"\0")
 
 
 def test_native_prints_do_not_reach_the_pipe(monkeypatch: pytest.MonkeyPatch, linear: Path) -> None:
