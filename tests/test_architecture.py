@@ -102,3 +102,14 @@ def test_no_two_modules_share_a_name() -> None:
         if path.name not in {"__init__.py", "base.py"}:
             seen.setdefault(path.stem, []).append(str(path.relative_to(PACKAGE)))
     assert {name: places for name, places in seen.items() if len(places) > 1} == {}
+
+
+_TEST_MODULE = re.compile(r"\btests\.(\w+\.)*test_\w+")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("test_*.py")), ids=lambda path: path.stem)
+def test_no_test_file_imports_another_one(path: Path) -> None:
+    """What several test files need stands in a module of helpers, also where a test starts Python on a text."""
+    texts = (node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant))
+    named = [*_imports(path), *(text for text in texts if isinstance(text, str))]
+    assert [name for name in named if _TEST_MODULE.search(name)] == []
