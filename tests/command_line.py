@@ -177,3 +177,16 @@ def save(
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     path.write_bytes(model.SerializeToString())
     return path
+
+
+def save_endless(path: Path) -> Path:
+    """Write a model whose Loop counts to 2^60."""
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["c"], ["c_out"]), helper.make_node("Sin", ["v"], ["v_out"])],
+        "body",
+        [value("i", [], TensorProto.INT64), value("c", [], TensorProto.BOOL), value("v", [1])],
+        [value("c_out", [], TensorProto.BOOL), value("v_out", [1])],
+    )
+    nodes = [helper.make_node("Loop", ["trips", "go", "x"], ["y"], body=body)]
+    weights = {"trips": np.array(2**60, np.int64), "go": np.ones((), bool)}
+    return save(path, nodes, [value("x", [1])], [value("y", [1])], weights)

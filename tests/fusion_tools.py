@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 from modelopt import passes
 from modelopt.core.changes import Changes
 from tests.helpers import WITHOUT_RUNNER
+from tests.runtime_tools import session
 
 TRUE = np.ones((), np.bool_)
 """Feeds the condition of a model that is made with ``in_branch``."""
@@ -34,11 +34,8 @@ def apply(name: str, model: ir.Model) -> Changes:
 
 def run(model: ir.Model, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
     """The outputs on onnxruntime without its own optimizer."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return [np.asarray(output) for output in session.run(None, feeds)]
+    loaded = session(ir.to_proto(model).SerializeToString(), optimizer=False)
+    return [np.asarray(output) for output in loaded.run(None, feeds)]
 
 
 def assert_fuses(model: onnx.ModelProto, feeds: dict[str, np.ndarray], name: str, rewrites: int) -> ir.Model:

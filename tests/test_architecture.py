@@ -107,9 +107,19 @@ def test_no_two_modules_share_a_name() -> None:
 _TEST_MODULE = re.compile(r"\btests\.(\w+\.)*test_\w+")
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("test_*.py")), ids=lambda path: path.stem)
-def test_no_test_file_imports_another_one(path: Path) -> None:
+def _names_and_texts(path: Path) -> Iterator[str]:
+    yield from _imports(path)
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+def test_no_test_file_imports_another_one() -> None:
     """What several test files need stands in a module of helpers, also where a test starts Python on a text."""
-    texts = (node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant))
-    named = [*_imports(path), *(text for text in texts if isinstance(text, str))]
-    assert [name for name in named if _TEST_MODULE.search(name)] == []
+    imports = [
+        f"{path.relative_to(ROOT)} imports {found[0]}"
+        for path in sorted((ROOT / "tests").rglob("test_*.py"))
+        for text in _names_and_texts(path)
+        if (found := _TEST_MODULE.search(text))
+    ]
+    assert imports == []

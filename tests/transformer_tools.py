@@ -19,7 +19,6 @@ FLOAT, HALF, DOUBLE = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE
 NUMPY: dict[int, type[np.floating]] = {FLOAT: np.float32, HALF: np.float16, DOUBLE: np.float64}
 
 CONTRIB = "com.microsoft"
-
 Shape = Sequence[int | str]
 
 
@@ -122,7 +121,6 @@ ERF = {
 _LAST = ["Mul x a m", "Mul m half y"]
 
 _END = ["Mul x half h", "Mul h a y"]
-
 TANH = {
     "pow": ["Pow x three q", "Mul q c w", "Add x w u", "Mul u k v", "Tanh v t", "Add t one a", *_END],
     "products": ["Mul x x q", "Mul q x q3", "Mul c q3 w", "Add w x u", "Mul k u v", "Tanh v t", "Add one t a", *_END],

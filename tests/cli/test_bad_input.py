@@ -8,9 +8,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper
+from onnx import helper
 
-from tests.command_line import CALIB, CNN, COMMAND, MLP, PATIENCE, QUICK, environment, listing, modelopt, save, value
+from tests.command_line import (
+    CALIB,
+    CNN,
+    COMMAND,
+    MLP,
+    PATIENCE,
+    QUICK,
+    environment,
+    listing,
+    modelopt,
+    save,
+    save_endless,
+    value,
+)
 
 ROOT = os.geteuid() == 0
 
@@ -412,15 +425,7 @@ def test_a_model_that_eats_memory_while_it_is_loaded(tmp_path: Path) -> None:
 
 
 def test_a_model_that_never_ends(tmp_path: Path) -> None:
-    body = helper.make_graph(
-        [helper.make_node("Identity", ["c"], ["c_out"]), helper.make_node("Sin", ["v"], ["v_out"])],
-        "body",
-        [value("i", [], TensorProto.INT64), value("c", [], TensorProto.BOOL), value("v", [1])],
-        [value("c_out", [], TensorProto.BOOL), value("v_out", [1])],
-    )
-    nodes = [helper.make_node("Loop", ["trips", "go", "x"], ["y"], body=body)]
-    weights = {"trips": np.array(2**60, np.int64), "go": np.ones((), bool)}
-    model = save(tmp_path / "m.onnx", nodes, [value("x", [1])], [value("y", [1])], weights)
+    model = save_endless(tmp_path / "m.onnx")
     modelopt("fold", model, *LIMITED, cwd=tmp_path).refused(3, "took longer than 3 s")
 
 

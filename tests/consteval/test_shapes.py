@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime as ort
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -20,7 +19,6 @@ from modelopt.core.errors import InputError, Refused
 from modelopt.core.signature import known_equal, symbol_of
 from modelopt.engine import optimize
 from modelopt.graph import invariants
-from modelopt.io import serialize
 from modelopt.passes.eliminate_common import EliminateCommon
 from modelopt.passes.freeze_dims import FROZEN_KEY, FreezeDims
 from modelopt.passes.merge_reshape import MergeReshape
@@ -31,16 +29,13 @@ from modelopt.recipe.recipe import DataSpec, EvaluateSpec, Recipe
 from tests.command_line import MLP, modelopt
 from tests.helpers import WITHOUT_RUNNER
 from tests.paths import SAMPLE_MODELS
+from tests.runtime_tools import session
 
 
 def shape_of(model: ir.Model, size: tuple[int, ...]) -> tuple[int, ...] | None:
     """The shape of the output for an input of `size`, None where onnxruntime refuses."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        session = ort.InferenceSession(serialize.to_bytes(model), options)
-        (found,) = session.run(None, {"x": np.zeros(size, np.float32)})
+        (found,) = session(model, optimizer=False).run(None, {"x": np.zeros(size, np.float32)})
     except Exception:  # noqa: BLE001 - onnxruntime has many
         return None
     return tuple(found.shape)
@@ -149,8 +144,8 @@ def test_a_frozen_model_folds_further_and_is_verified_on_its_new_shape(tmp_path:
     frozen = onnx.load(tmp_path / "frozen.onnx")
     assert len(frozen.graph.node) < len(onnx.load(tmp_path / "free.onnx").graph.node)
     assert not any(node.op_type == "Shape" for node in frozen.graph.node)
-    session = ort.InferenceSession(tmp_path / "frozen.onnx")
-    assert [value.shape[0] for value in (*session.get_inputs(), *session.get_outputs())] == [3, 3]
+    loaded = session(tmp_path / "frozen.onnx")
+    assert [value.shape[0] for value in (*loaded.get_inputs(), *loaded.get_outputs())] == [3, 3]
 
 
 def test_a_second_run_changes_nothing_and_another_size_is_refused(tmp_path: Path) -> None:
@@ -300,7 +295,7 @@ def test_axes_become_inputs_in_bodies_too(context: Context) -> None:
     assert invariants.check(model) == []
     squeezes = [node for node in graph.all_nodes(model) if node.op_type == "Squeeze"]
     assert [graph.constant(node.inputs[1]).tolist() for node in squeezes] == [[0], [0]]  # type: ignore[union-attr]
-    ort.InferenceSession(serialize.to_bytes(model))
+    session(model)
 
 
 def test_functions_are_refused_for_the_converter_drops_them(context: Context) -> None:

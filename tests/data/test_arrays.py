@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import zipfile
@@ -299,11 +300,8 @@ def test_no_damage_is_a_traceback(tmp_path: Path, data: st.DataObject, suffix: s
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     path = tmp_path / f"x{suffix}"
     path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
-    try:
-        samples = list(open_data(str(path), [X], allow_nonfinite=True))
-    except ModeloptError:
-        return
-    assert all(isinstance(sample, Sample) for sample in samples)
+    with contextlib.suppress(ModeloptError):
+        assert all(isinstance(sample, Sample) for sample in open_data(str(path), [X], allow_nonfinite=True))
 
 
 def test_bombs_are_refused_before_they_unpack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import subprocess
-import sys
 
 import ml_dtypes
 import numpy as np
@@ -19,7 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 from modelopt.core.errors import InputError, ModeloptError
 from modelopt.io import protobuf_wire, serialize, tensor_slots
 from tests.helpers import big_model, body, info, model_of, rich_model, weight
-from tests.paths import ROOT, SAMPLE_MODELS
+from tests.paths import SAMPLE_MODELS
+from tests.runtime_tools import printed_under_hash_seeds
 
 SAMPLE = SAMPLE_MODELS / "digits_loop" / "model.onnx"
 
@@ -367,17 +365,7 @@ def test_the_same_model_gives_the_same_bytes_in_any_process() -> None:
         "data = serialize.to_bytes(serialize.from_bytes(rich_model().SerializeToString(deterministic=True))); "
         "print(hashlib.sha256(data).hexdigest())"
     )
-    digests = {
-        subprocess.run(
-            [sys.executable, "-c", code],
-            env={**os.environ, "PYTHONHASHSEED": seed},
-            cwd=ROOT,
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout
-        for seed in ("1", "2", "3")
-    }
+    digests = set(printed_under_hash_seeds(["-c", code], ("1", "2", "3")))
     assert len(digests) == 1
 
 

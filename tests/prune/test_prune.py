@@ -9,7 +9,6 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import onnx_ir as ir
-import onnxruntime as ort
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,6 +23,7 @@ from modelopt.prune import masks
 from modelopt.prune.masks import magnitude
 from modelopt.prune.weights import Weight, reduction_rows
 from tests.helpers import WITHOUT_RUNNER
+from tests.runtime_tools import session
 
 scores = hnp.arrays(np.float32, hnp.array_shapes(max_dims=3, max_side=9), elements=st.integers(0, 5).map(float))
 
@@ -163,8 +163,7 @@ def _sums(op_type: str, weight: np.ndarray, **attributes: Any) -> np.ndarray:
     model = model_of(op_type, weight, **attributes)
     shape = {"Gemm": (1, 4), "MatMul": (1, 4), "Conv": (1, 4, 1, 1), "ConvTranspose": (1, 4, 1, 1)}[op_type]
     model.graph.inputs[0].shape = ir.Shape(shape)
-    session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"])
-    return np.asarray(session.run(None, {model.graph.inputs[0].name or "": np.ones(shape, np.float32)})[0])
+    return np.asarray(session(model).run(None, {model.graph.inputs[0].name or "": np.ones(shape, np.float32)})[0])
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import onnx
@@ -18,8 +15,9 @@ from modelopt.consteval.folding import GREW_KEY, MIN_GROWTH_BYTES
 from modelopt.engine import loop
 from modelopt.graph import invariants
 from modelopt.io import serialize
-from tests.paths import LIGHT_MODELS, ROOT, SAMPLE_MODELS
+from tests.paths import LIGHT_MODELS, SAMPLE_MODELS
 from tests.pipeline_digests import STEPS, as_bytes
+from tests.runtime_tools import printed_under_hash_seeds
 
 SAMPLES = sorted(SAMPLE_MODELS.glob("*/model.onnx"))
 
@@ -37,17 +35,8 @@ def test_a_second_run_changes_nothing(path: Path, context: Context) -> None:
 
 
 def test_the_same_bytes_under_two_hash_seeds() -> None:
-    digests = [
-        subprocess.run(
-            [sys.executable, "-m", "tests.pipeline_digests", *map(str, SAMPLES)],
-            env={**os.environ, "PYTHONHASHSEED": seed},
-            cwd=ROOT,
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout.split()
-        for seed in ("1", "2")
-    ]
+    printed = printed_under_hash_seeds(["-m", "tests.pipeline_digests", *SAMPLES], ("1", "2"))
+    digests = [text.split() for text in printed]
     assert len(digests[0]) == len(SAMPLES)
     assert digests[0] == digests[1]
     assert len(set(digests[0])) == len({hashlib.sha256(path.read_bytes()).hexdigest() for path in SAMPLES})
