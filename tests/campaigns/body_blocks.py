@@ -26,7 +26,7 @@ def body_graph(inner: Builder, result: Value, inputs: Sequence[Any] = (), extra:
     return helper.make_graph(inner.nodes, inner.name("body"), list(inputs), [*extra, *outputs])
 
 
-def safe_block_block(b: Builder, x: Value) -> Value:
+def safe_block(b: Builder, x: Value) -> Value:
     blocks: list[Block] = [
         *(neutral_block, affine_block, clips_block, hardswish_block),
         *(transposes_block, reshapes_block, constant_chain_block),
@@ -44,7 +44,7 @@ def if_block(b: Builder, x: Value) -> Value:
     bodies = []
     for _ in range(2):
         inner = b.body()
-        bodies.append(body_graph(inner, safe_block_block(inner, x)))
+        bodies.append(body_graph(inner, safe_block(inner, x)))
     return b.op("If", condition, shape=x.shape, then_branch=bodies[0], else_branch=bodies[1])
 
 
@@ -58,7 +58,7 @@ def loop_block(b: Builder, x: Value) -> Value:
         helper.make_tensor_value_info(again, TensorProto.BOOL, []),
         helper.make_tensor_value_info(carried, TensorProto.FLOAT, [None] * len(x.shape)),
     ]
-    y = inner.op("Add", safe_block_block(inner, Value(carried, x.shape)), x, shape=x.shape)
+    y = inner.op("Add", safe_block(inner, Value(carried, x.shape)), x, shape=x.shape)
     onward = inner.op("Identity", again, shape=())
     flag = helper.make_tensor_value_info(onward.name, TensorProto.BOOL, [])
     body = body_graph(inner, y, inputs, [flag])
@@ -66,5 +66,5 @@ def loop_block(b: Builder, x: Value) -> Value:
 
 
 def residual_block(b: Builder, x: Value) -> Value:
-    y = safe_block_block(b, x)
+    y = safe_block(b, x)
     return b.op("Add", *((x, y) if b.chance(0.5) else (y, x)), shape=x.shape)
