@@ -11,8 +11,8 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from modelopt.graph import invariants
 from modelopt.measure.tolerance import OutputMismatch, compare_outputs
 from modelopt.recipe import pipelines
-from tests.passes.test_fuse import apply, run
-from tests.passes.test_fuse_transformer import NUMPY, node
+from tests.fusion_tools import apply, run
+from tests.transformer_tools import NUMPY, node
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 ROWS, SIZE, LENGTH = 12, 8, 5

@@ -17,7 +17,7 @@ from modelopt.quant.numerics.range_methods import Method
 from modelopt.quant.numerics.weight_range import WeightRange
 from modelopt.quant.static.activation_params import ActivationType
 from modelopt.runtime.worker_runner import WorkerRunner
-from tests.quant_tools import context, kernels, model, op_types, relative_error, run
+from tests.quant_tools import context, kernels, model, op_types, random_feeds, relative_error, run
 
 EVERYWHERE = QuantizeStatic(everywhere=True)
 BETWEEN = """
@@ -37,8 +37,7 @@ def between(body: str, version: int = 17) -> ir.Model:
 
 
 def feeds(n: int = 6) -> list[dict[str, np.ndarray]]:
-    rng = np.random.default_rng(1)
-    return [{"x": rng.standard_normal((1, 4, 6, 6)).astype(np.float32)} for _ in range(n)]
+    return random_feeds(1, 4, 6, 6, n=n)
 
 
 def quantized(net: ir.Model, runner: WorkerRunner, config: QuantizeStatic = EVERYWHERE) -> Changes:

@@ -14,7 +14,7 @@ from modelopt.passes.quantize_static import QuantFormat, QuantizeStatic
 from modelopt.quant.static import qoperator_writer
 from modelopt.runtime.worker_runner import WorkerRunner
 from tests.command_line import CNN, QUICK, calibration, modelopt
-from tests.quant_tools import context, model, op_types, relative_error, run
+from tests.quant_tools import context, model, op_types, random_feeds, relative_error, run
 
 NET = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -58,8 +58,7 @@ def net() -> ir.Model:
 
 
 def feeds(n: int = 6) -> list[dict[str, np.ndarray]]:
-    rng = np.random.default_rng(1)
-    return [{"x": rng.standard_normal((2, 3, 12, 12)).astype(np.float32)} for _ in range(n)]
+    return random_feeds(2, 3, 12, 12, n=n)
 
 
 def step_of(quantized: ir.Model, name: str) -> float:

@@ -27,7 +27,7 @@ from modelopt.recipe.recipe import parse
 from modelopt.runtime.worker_runner import WorkerRunner
 from tests.command_line import modelopt
 from tests.paths import SAMPLE_MODELS
-from tests.quant_tools import context, kernels, model, op_types, relative_error, run
+from tests.quant_tools import both_branches, context, kernels, model, op_types, relative_error, run
 
 RNG = np.random.default_rng(0)
 VIT = SAMPLE_MODELS / "digits_vit"
@@ -202,17 +202,7 @@ def test_tensorrt_gets_no_operators_of_onnxruntime(runner: WorkerRunner) -> None
 
 @pytest.mark.parametrize("form", [WeightFormat.MATMULNBITS, WeightFormat.BLOCKED])
 def test_a_weight_that_bodies_share_is_stored_once_where_it_was(runner: WorkerRunner, form: WeightFormat) -> None:
-    text = """
-    <ir_version: 8, opset_import: ["" : 17]>
-    net (float[n,48] x) => (float[n,40] y)
-    {
-      total = ReduceSum <keepdims = 0> (x)  zero = Constant <value_float = 0.0> ()  positive = Greater (total, zero)
-      y = If (positive) <
-        then_branch = a () => (float[n,40] p) { p = MatMul (x, w) },
-        else_branch = b () => (float[n,40] q) { q = MatMul (x, w) }
-      >
-    }
-    """
+    text = both_branches(48, 40)
     result = model(text, w=WEIGHT)
     assert QuantizeWeights(form=form, bits=8).apply(result, context(runner)).rewrites == 2
     assert invariants.check(result) == []
