@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from tests.paths import SAMPLE_MODELS
@@ -38,8 +39,11 @@ def evaluation(name: str) -> Path:
 
 MLP, CNN, EARLY_EXIT = (sample(name) for name in ("digits_mlp", "digits_cnn", "digits_earlyexit"))
 CALIB, EVAL = calibration("digits_mlp"), evaluation("digits_mlp")
+CNN_CALIB, CNN_EVAL = calibration("digits_cnn"), evaluation("digits_cnn")
 QUICK = ("--no-bench", "--no-verify")
 """Nothing is run and nothing is timed: for tests of what comes before that."""
+FAST = ("--budget", "0.2", "--warmup", "0", "--rounds", "2")
+"""Models are timed for as short as can be."""
 
 
 @dataclass(frozen=True)
@@ -177,3 +181,27 @@ def save(
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     path.write_bytes(model.SerializeToString())
     return path
+
+
+def save_endless(path: Path) -> Path:
+    """Write a model whose Loop counts to 2^60."""
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["c"], ["c_out"]), helper.make_node("Sin", ["v"], ["v_out"])],
+        "body",
+        [value("i", [], TensorProto.INT64), value("c", [], TensorProto.BOOL), value("v", [1])],
+        [value("c_out", [], TensorProto.BOOL), value("v_out", [1])],
+    )
+    nodes = [helper.make_node("Loop", ["trips", "go", "x"], ["y"], body=body)]
+    weights = {"trips": np.array(2**60, np.int64), "go": np.ones((), bool)}
+    return save(path, nodes, [value("x", [1])], [value("y", [1])], weights)
+
+
+def written(path: Path, content: bytes) -> Path:
+    """A new file with this content."""
+    path.write_bytes(content)
+    return path
+
+
+def op_types(path: Path) -> set[str]:
+    """The operators of the model at `path`."""
+    return {node.op_type for node in onnx.load(path).graph.node}

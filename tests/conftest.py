@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,11 +18,13 @@ from tests.machines.families import Family
 
 
 def pytest_configure() -> None:
-    """Take SIGINT as a terminal would send it, and let no test depend on how fast the machine is.
+    """Make the tests independent of who starts them and of how fast the machine is.
 
     A shell that starts a suite in the background has SIGINT ignored. What the tests start inherits that, and then
-    nothing could interrupt it.
+    nothing could interrupt it. onnxruntime reads whether it may report to its makers when it is imported, which test
+    modules do.
     """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     signal.signal(signal.SIGINT, signal.default_int_handler)
     settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("any machine")

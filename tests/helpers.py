@@ -1,4 +1,4 @@
-"""Small models for tests of the foundation."""
+"""What tests of any folder share: small models, and the context of a pass that runs no model."""
 
 from __future__ import annotations
 
@@ -8,6 +8,20 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+
+from modelopt.calibration.context import Context
+from modelopt.core import targets
+
+
+class _NoRunner:
+    """Fails the test in which a pass runs a model."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"the pass asked the runner to {name}")
+
+
+WITHOUT_RUNNER = Context(runner=_NoRunner(), target=targets.resolve("x86-vnni"))
+"""The context of passes that run no model."""
 
 
 def weight(name: str, values: int, seed: int = 0) -> TensorProto:
@@ -89,3 +103,34 @@ def big_model() -> onnx.ModelProto:
         functions=[function],
         domains=["local"],
     )
+
+
+def rich_model() -> onnx.ModelProto:
+    """A model that uses every corner of the format that modelopt keeps."""
+    model = big_model()
+    model.producer_name, model.producer_version, model.domain = "producer", "1.2", "org.example"
+    model.model_version, model.doc_string = 7, "doc"
+    model.metadata_props.add(key="characters", value="a\nb\tü")
+    graph = model.graph
+    graph.doc_string = "graph doc"
+    graph.metadata_props.add(key="g", value="1")
+    graph.node[0].doc_string = "node doc"
+    graph.node[0].name = "[red]a/b:c\x1b[0m"
+    graph.node[0].metadata_props.add(key="n", value="2")
+    graph.node[0].attribute[0].doc_string = "attribute doc"
+    graph.input[0].type.tensor_type.shape.dim[0].dim_param = "?"
+    graph.input[0].doc_string = "input doc"
+    graph.value_info.append(info("s", ("batch", 3)))
+    graph.initializer[0].doc_string = "tensor doc"
+    graph.initializer[0].metadata_props.add(key="t", value="3")
+    graph.initializer[2].metadata_props.add(key="small", value="4")
+    graph.quantization_annotation.add(tensor_name="w").quant_parameter_tensor_names.add(key="SCALE", value="scalar")
+    model.functions[0].doc_string = "function doc"
+    model.functions[0].attribute.append("alpha")
+    model.functions[0].attribute_proto.append(helper.make_attribute("table", weight("table", 700, 9)))
+    tensors = helper.make_attribute("tensors", [weight("t0", 800, 10), weight("t1", 2), weight("t2", 900, 11)])
+    model.graph.node.append(
+        helper.make_node("Custom", ["x", "", "s"], ["", "unused"], domain="local", s="text", f=1.5, ints=[1, 2])
+    )
+    model.graph.node[-1].attribute.append(tensors)
+    return model

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime as ort
 
 from modelopt import graph
 from modelopt.calibration.context import Context
@@ -19,6 +18,7 @@ from modelopt.data import Dataset, Sample
 from modelopt.io import serialize
 from modelopt.runtime import exact
 from modelopt.runtime.worker_runner import WorkerRunner
+from tests.runtime_tools import session
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,20 +55,38 @@ def model(text: str, **weights: np.ndarray) -> ir.Model:
     return ir.from_proto(proto)
 
 
+def both_branches(columns: int, results: int) -> str:
+    """The text of a model with an If: both branches multiply x by the weight ``w`` of the main graph."""
+    return f"""
+    <ir_version: 8, opset_import: ["" : 17]>
+    net (float[n,{columns}] x) => (float[n,{results}] y)
+    {{
+      total = ReduceSum <keepdims = 0> (x)  zero = Constant <value_float = 0.0> ()  positive = Greater (total, zero)
+      y = If (positive) <
+        then_branch = a () => (float[n,{results}] p) {{ p = MatMul (x, w) }},
+        else_branch = b () => (float[n,{results}] q) {{ q = MatMul (x, w) }}
+      >
+    }}
+    """
+
+
+def random_feeds(*shape: int, n: int = 6, name: str = "x") -> list[dict[str, np.ndarray]]:
+    """`n` feeds of the input `name`, normal and the same in each call."""
+    rng = np.random.default_rng(1)
+    return [{name: rng.standard_normal(shape).astype(np.float32)} for _ in range(n)]
+
+
 def run(model: ir.Model, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
     """The outputs on onnxruntime, after onnx's checker has passed the model."""
     data = serialize.to_bytes(model)
     onnx.checker.check_model(data)
-    session = ort.InferenceSession(exactly(data), _options(), providers=["CPUExecutionProvider"])
-    outputs: list[np.ndarray] = session.run(None, feeds)
+    outputs: list[np.ndarray] = session(exactly(data)).run(None, feeds)
     return outputs
 
 
 def kernels(model: ir.Model, folder: Path) -> Counter[str]:
     """How many nodes of each operator onnxruntime's optimizer leaves: what really runs."""
-    options = _options()
-    options.optimized_model_filepath = str(folder / "optimized.onnx")
-    ort.InferenceSession(serialize.to_bytes(model), options, providers=["CPUExecutionProvider"])
+    session(model, written=folder / "optimized.onnx")
     return Counter(node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node)
 
 
@@ -87,10 +105,3 @@ def exactly(content: bytes) -> bytes:
     twin = serialize.from_bytes(content)
     exact.unsigned_weights(twin)
     return serialize.to_bytes(twin)
-
-
-def _options() -> ort.SessionOptions:
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
-    return options

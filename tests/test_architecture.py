@@ -102,3 +102,24 @@ def test_no_two_modules_share_a_name() -> None:
         if path.name not in {"__init__.py", "base.py"}:
             seen.setdefault(path.stem, []).append(str(path.relative_to(PACKAGE)))
     assert {name: places for name, places in seen.items() if len(places) > 1} == {}
+
+
+_TEST_MODULE = re.compile(r"\btests\.(\w+\.)*test_\w+")
+
+
+def _names_and_texts(path: Path) -> Iterator[str]:
+    yield from _imports(path)
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+def test_no_test_file_imports_another_one() -> None:
+    """What several test files need stands in a module of helpers, also where a test starts Python on a text."""
+    imports = [
+        f"{path.relative_to(ROOT)} imports {found[0]}"
+        for path in sorted((ROOT / "tests").rglob("test_*.py"))
+        for text in _names_and_texts(path)
+        if (found := _TEST_MODULE.search(text))
+    ]
+    assert imports == []

@@ -1,4 +1,4 @@
-"""What calibration counts: streaming histograms that merge, the cache of them, and tensors made outputs to be seen.
+"""Calibration: streaming histograms of activations, a cache of them, and values in subgraphs made outputs to observe.
 
-It decides nothing about int8: which range is worth a scale is for `modelopt.quant`.
+It decides nothing about int8: `modelopt.quant` chooses ranges and scales.
 """

@@ -1,7 +1,7 @@
 """Counts values by bin: in C where installation found a compiler, else in numpy. The counts are the same.
 
-numpy has no counter that lets other threads go on, and its bincount reads the numbers three times: C takes a third of
-the time, and counts while the model runs.
+numpy's bincount keeps other threads from running, and reads the numbers three times. C takes a third of the time, and
+counts while the model runs.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-_LANES = 4  # neighbours are often equal, and a counter cannot be raised twice at once: each lane has its own
+_LANES = 4  # separate counters: neighbouring values are often equal, and one counter would have to be raised in turn
 _MOST_BINS = 2048
-_PARTS = {"C": 1 << 17, "numpy": 1 << 15}  # what is computed on the way to the counts stays in the cache
+_PARTS = {"C": 1 << 17, "numpy": 1 << 15}  # values at once: intermediate results fit in the cache
 
 
 def add(values: np.ndarray, per_unit: float, start: int, counts: np.ndarray) -> None:

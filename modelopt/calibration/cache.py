@@ -1,4 +1,4 @@
-"""Calibrations that were made, by model and data, so that what needs the same one runs it once; in a file if asked."""
+"""A cache of calibrations by model and data, so that passes that need the same one run it once; in a file if asked."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Seen:
     Attributes:
         collector: None for one that was not observed.
         reason: Why it was not; a clause whose subject is the tensor.
-        runs: How often a sample executed the body that it is in; None in the main graph.
+        runs: How often a sample executed its control-flow body, on average; None for the main graph.
     """
 
     collector: Collector | None = None
@@ -94,13 +94,13 @@ class Calibrations:
 
     def _read(self, path: Path) -> None:
         try:
-            told = msgspec.json.decode(path.read_bytes(), type=_File)
-            if told.format != _FORMAT:
-                raise ValueError(f"its format is {told.format!r}")
-            self._samples = {key: entry.samples for key, entry in told.entries.items()}
+            stored = msgspec.json.decode(path.read_bytes(), type=_File)
+            if stored.format != _FORMAT:
+                raise ValueError(f"its format is {stored.format!r}")
+            self._samples = {key: entry.samples for key, entry in stored.entries.items()}
             self._seen = {
                 key: {name: _seen(tensor) for name, tensor in entry.tensors.items()}
-                for key, entry in told.entries.items()
+                for key, entry in stored.entries.items()
             }
         except OSError as error:
             raise InputError(f"the calibration cache {path} cannot be read", note=error.strerror) from None
@@ -132,9 +132,9 @@ def key_of(model: ir.Model, data: Dataset) -> str:
     return hashlib.sha256(f"{total.hexdigest()} {data.digest()} {len(data)}".encode()).hexdigest()
 
 
-def _seen(told: _Tensor) -> Seen:
-    collector = None if told.state is None else Collector.restored(told.state, np.array(told.counts, np.int64))
-    return Seen(collector, told.reason, told.runs)
+def _seen(stored: _Tensor) -> Seen:
+    collector = None if stored.state is None else Collector.restored(stored.state, np.array(stored.counts, np.int64))
+    return Seen(collector, stored.reason, stored.runs)
 
 
 def _tensor(seen: Seen) -> _Tensor:

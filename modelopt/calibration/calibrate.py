@@ -1,4 +1,4 @@
-"""Run the calibration samples and keep what the activations were."""
+"""Runs the calibration samples and collects the values of activations."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Observations:
 
 
 def collect(
-    model: ir.Model, names: Sequence[str], ctx: Context, *, bins: int = BINS, told: Collection[str] = ()
+    model: ir.Model, names: Sequence[str], ctx: Context, *, bins: int = BINS, given_ranges: Collection[str] = ()
 ) -> Observations:
     """Observe values over all calibration samples, in one pass and flat memory.
 
@@ -58,7 +58,7 @@ def collect(
         names: Names of values of the main graph and of If, Loop and Scan bodies (see `observe`).
         ctx: Lends the runner, the samples, earlier calibrations and the progress.
         bins: Of the histograms; 1 where extremes are enough, which is cheaper.
-        told: The names of values whose range the user says: what was observed need not make a good one.
+        given_ranges: The names of values whose range the user gives: masks and constants are accepted there.
 
     Raises:
         InputError: There is no calibration data, or it is empty.
@@ -79,7 +79,7 @@ def collect(
             ctx.calibrations.add(key, samples, made)
         known = {**known, **made}
     seen = {name: known[name] for name in names}
-    reasons = {name: _why_not(one, told=name in told) for name, one in seen.items()}
+    reasons = {name: _why_not(one, has_given_range=name in given_ranges) for name, one in seen.items()}
     return Observations(
         {name: one.collector for name, one in seen.items() if one.collector is not None and reasons[name] is None},
         tuple(Skip(name, reason) for name, reason in reasons.items() if reason is not None),
@@ -94,8 +94,8 @@ def _run(
 ) -> tuple[dict[str, Seen], int, int | None]:
     """What was seen by name, the number of samples, and the child's peak memory."""
     shown = subgraph_outputs.expose(model, names)
-    told = ctx.runner.observe(shown.model, _feeds(data, ctx), shown.outputs, bins=bins)
-    if told.samples == 0:
+    observed = ctx.runner.observe(shown.model, _feeds(data, ctx), shown.outputs, bins=bins)
+    if observed.samples == 0:
         raise InputError("the calibration data holds no sample", hint="--calib data/ with at least one sample")
     seen: dict[str, Seen] = {}
     for name in names:
@@ -103,11 +103,11 @@ def _run(
             seen[name] = Seen(None, shown.hidden[name])
             continue
         counter = shown.counters.get(name)
-        runs = None if counter is None else told.collectors[counter].finite / told.samples
-        other = told.other.get(name)
+        runs = None if counter is None else observed.collectors[counter].finite / observed.samples
+        other = observed.other.get(name)
         reason = None if other is None else f"is {other}, not float32"
-        seen[name] = Seen(told.collectors[name] if reason is None else None, reason, runs)
-    return seen, told.samples, told.peak_bytes
+        seen[name] = Seen(observed.collectors[name] if reason is None else None, reason, runs)
+    return seen, observed.samples, observed.peak_bytes
 
 
 def _feeds(data: Dataset, ctx: Context) -> Iterator[Mapping[str, np.ndarray]]:
@@ -118,7 +118,7 @@ def _feeds(data: Dataset, ctx: Context) -> Iterator[Mapping[str, np.ndarray]]:
     ctx.progress("calibrating", total, total)
 
 
-def _why_not(seen: Seen, *, told: bool) -> str | None:
+def _why_not(seen: Seen, *, has_given_range: bool) -> str | None:
     """Why a tensor with these values is not quantized; a clause whose subject is the tensor."""
     collector = seen.collector
     if collector is None:
@@ -131,7 +131,7 @@ def _why_not(seen: Seen, *, told: bool) -> str | None:
         return f"held {collector.inf} infinities in calibration"
     if collector.finite == 0:
         return "was empty in every calibration sample"
-    if told:
+    if has_given_range:
         return None
     if max(abs(collector.low), abs(collector.high)) > _MASK:
         return f"holds a mask: its range is [{collector.low:.3g}, {collector.high:.3g}]"

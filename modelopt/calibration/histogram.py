@@ -1,9 +1,9 @@
-"""What is kept of the values of one tensor, in memory that depends neither on their number nor on their order.
+"""A streaming histogram of one tensor, in memory that depends neither on the number of values nor on their order.
 
-A `Collector` keeps exact extremes and counts, and a histogram on a grid whose step is a power of two: bin k counts the
-values whose quotient x / w, cut off towards zero, is k. When the range outgrows the bins the step doubles and
-neighbours join: cut(cut(x / w) / 2) = cut(x / 2w), so the counts are at all times what one pass at the final step would
-have counted, in whatever order the values came. That is why collectors of shards can be merged exactly.
+A `Collector` keeps exact extremes and counts, and a histogram whose bin width w is a power of two: bin k counts the
+values whose quotient x / w, cut off towards zero, is k. When the range becomes too large for the bins, w doubles and
+pairs of bins are added: cut(cut(x / w) / 2) = cut(x / 2w). So the counts are always those that one pass with the final
+width would give, in any order of the values. Therefore collectors of shards can be merged exactly.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from modelopt.calibration import bincount
 
 BINS = 2048
-"""Bins of a histogram; a collector with one bin keeps extremes alone, at a tenth of the cost."""
+"""Bins of a histogram; a collector with one bin keeps the extremes only, at a tenth of the cost."""
 
 _FINEST = 23  # bits below the largest magnitude: finer bins than float32's own steps would hold nothing
 _LEAST_EXPONENT = -120  # so that a bin's width and its reciprocal are normal float32
@@ -163,11 +163,11 @@ class Collector:
         return Histogram(self.low, self.high, self._start, width, self._counts.copy(), *means)
 
     def state(self) -> tuple[State, np.ndarray]:
-        """All of it as plain data, and the int64 counts; `restored` is the way back."""
+        """The collector as plain data, and the int64 counts; `restored` reads them."""
         low, high = (self.low, self.high) if self.finite else (None, None)
         sums = (hex(self._low_sum), hex(self._high_sum))
-        told = (self.samples, self.finite, self.nan, self.inf, low, high, *sums, self._exponent, self._start)
-        return State(self.bins, *told), self._counts
+        numbers = (self.samples, self.finite, self.nan, self.inf, low, high, *sums, self._exponent, self._start)
+        return State(self.bins, *numbers), self._counts
 
     @classmethod
     def restored(cls, state: State, counts: np.ndarray) -> Self:

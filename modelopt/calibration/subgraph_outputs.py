@@ -1,13 +1,13 @@
-"""Values inside If, Loop and Scan bodies as outputs of the main graph, where samples can show them.
+"""Makes values inside If, Loop and Scan bodies outputs of the main graph, so that calibration can observe them.
 
-A body's value leaves it flat, for ranges need no shape: then executions of any shape can be joined, and one that never
-happened is empty.
+A value leaves its body flat, for ranges need no shape. So executions of different shapes can be joined, and a body that
+is never executed gives an empty value.
 
-- If: the branch gives the flat value, every other branch an empty one.
-- Loop: a carried value that starts empty and grows by each iteration's.
-- Scan: one more scan output; its iterations have equal shapes, as all in a Scan body have.
+- If: the branch returns the flat value, every other branch an empty one.
+- Loop: a loop-carried value that starts empty; each iteration appends its value.
+- Scan: one more scan output; all iterations have equal shapes.
 
-Bodies inside bodies pass their values on outwards in the same way.
+Values of bodies inside bodies are passed outwards step by step in the same way.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _Path = tuple[tuple[ir.Node, ir.Graph], ...]
 
 @dataclass(frozen=True)
 class Exposed:
-    """A model to run, and where it shows what.
+    """A model to run, and the outputs to ask it for.
 
     Attributes:
         model: What to run: the model itself when no body's value is asked for, else a copy that shares its weights.
@@ -44,7 +44,7 @@ class Exposed:
 
 
 def expose(model: ir.Model, names: Sequence[str]) -> Exposed:
-    """Show values of the main graph and of bodies, in any depth, by outputs of the main graph.
+    """Make values of bodies, in any depth, outputs of the main graph.
 
     Args:
         model: It is not changed.
@@ -54,7 +54,7 @@ def expose(model: ir.Model, names: Sequence[str]) -> Exposed:
     if not wanted:
         return Exposed(model, {name: name for name in names})
     copy = model.clone()
-    writer = _Writer(copy)
+    writer = _SubgraphWriter(copy)
     outputs = {name: name for name in names if name not in wanted}
     counters: dict[str, str] = {}
     hidden = dict.fromkeys(wanted & _ambiguous(copy), _AMBIGUOUS)
@@ -74,9 +74,9 @@ def expose(model: ir.Model, names: Sequence[str]) -> Exposed:
 
 
 def named_apart(model: ir.Model) -> ir.Model:
-    """The model itself where each value outside functions has a name of its own, else a copy where that is so.
+    """The model itself if no two values outside functions have the same name, else a copy with different names.
 
-    Sibling bodies may use the same names, and calibration knows values by name.
+    Two bodies of one graph may use the same names, and calibration finds values by name.
     """
     if not _ambiguous(model):
         return model
@@ -127,7 +127,7 @@ def _why_hidden(path: _Path, opset: int) -> str | None:
     return None
 
 
-class _Writer:
+class _SubgraphWriter:
     """Adds outputs to the scopes of one model."""
 
     def __init__(self, model: ir.Model) -> None:
@@ -188,7 +188,7 @@ class _Writer:
         joined = ir.Node("", "Concat", [before, value], [ir.AttrInt64("axis", 0)], outputs=[after], name=after.name)
         body.append(joined)
         body.outputs.insert(carried + 1, after)
-        # The outputs behind it move on by one; each takes its name and its users along.
+        # The outputs behind it move by one position, with their names and users.
         self._output(node, value)
         for index in range(len(node.outputs) - 1, carried, -1):
             moved, place = node.outputs[index - 1], node.outputs[index]
@@ -216,5 +216,5 @@ class _Writer:
         made.name, made.type = self._names(f"{value.name}_outside"), ir.TensorType(ir.DataType.FLOAT)
         return made
 
-    def _value(self, stem: str) -> ir.Value:
-        return ir.Value(name=self._names(stem), type=ir.TensorType(ir.DataType.FLOAT))
+    def _value(self, prefix: str) -> ir.Value:
+        return ir.Value(name=self._names(prefix), type=ir.TensorType(ir.DataType.FLOAT))

@@ -2,6 +2,16 @@
 
 It trusts no size that a model declares. Ask `output_bytes` before `evaluate`: a 164-byte model can ask for 2^62
 elements. Kernels follow the ONNX operator specification: https://onnx.ai/onnx/operators/
+
+`onnx.reference` evaluates the same operators and would save these kernels. It was tried in their place, behind the
+same `output_bytes`, with onnx 1.23.2; the kernels stayed for these reasons:
+
+- Folding takes 1.5 to 4.3 times as long: BERT-base as exported 1.74 s against 0.41 s, with its sizes fixed 1.13 s
+  against 0.78 s, 540 constant nodes in 24 layers 0.73 s against 0.34 s (least of five interleaved runs).
+- Of the 151 cases in tests/consteval/test_folding.py it agrees with onnxruntime in 143, the kernels in all. Clip
+  without bounds lets infinity pass there; some GatherElements, Pad and OneHot fail or differ.
+- Of the onnx package's 625 node tests for these operators it passes all. The kernels pass 530 and give no wrong
+  result: they leave the other 95, most of them casts to types of 4 bits and less, to onnxruntime.
 """
 
 from __future__ import annotations
@@ -35,7 +45,7 @@ _KERNELS: dict[str, Kernel] = {
 OPERATORS = frozenset(_KERNELS)
 """The standard operators that have a kernel."""
 
-# The first three would undo a quantization; the others answer differently each time or, like Dropout, may.
+# Folding the first three would undo a quantization. The others are random; Dropout is in training mode.
 _NEVER = frozenset(
     {
         "DequantizeLinear",
@@ -93,7 +103,7 @@ def evaluate(node: ir.Node, inputs: Sequence[np.ndarray | None], opset: int) -> 
     """The outputs of `node`, or None when no kernel evaluates it.
 
     Each has the dtype of the specification; scalars stay 0-d. An output of 1 MiB or more may be a view of an input,
-    which nobody may write into; smaller ones are C-contiguous arrays of their own. Floating-point results agree with
+    and must not be written into; smaller ones are C-contiguous arrays of their own. Floating-point results agree with
     onnxruntime's up to the rounding of elementary functions and sums.
 
     Args:
@@ -110,7 +120,7 @@ def evaluate(node: ir.Node, inputs: Sequence[np.ndarray | None], opset: int) -> 
 
 
 def _own(array: np.ndarray) -> np.ndarray:
-    """A C-contiguous copy; a large weight that is merely permuted stays a view, and is copied when it is written."""
+    """A C-contiguous copy. A large weight that is only transposed stays a view, copied when the file is written."""
     permuted = array.base is not None and 0 not in array.strides
     return array if permuted and array.nbytes >= _VIEW_BYTES else np.array(array, order="C")
 

@@ -24,7 +24,7 @@ def answer(
 
     Args:
         pending: The nodes; their inputs must be known.
-        runner: Who runs them.
+        runner: Runs them in the child process.
         max_bytes: The largest result that is asked for. Its size must be declared in the model.
 
     Returns:
@@ -41,11 +41,11 @@ def answer(
 
 
 def _run(asked: Sequence[Pending], runner: Runner) -> tuple[dict[ir.Node, list[np.ndarray]], dict[ir.Node, str]]:
-    """Outputs by node, and reasons by node. What is refused together is halved, to find the one that is at fault."""
+    """Outputs by node, and reasons by node. A batch that onnxruntime refuses is halved, to find the node at fault."""
     try:
         arrays = next(iter(runner.run(_model(asked), [{}])))
     except (Refused, WorkerDied) as error:
-        if len(asked) == 1 or isinstance(error, WorkerDied):  # another death may take as long as the first
+        if len(asked) == 1 or isinstance(error, WorkerDied):  # each further crash or timeout may take as long
             cause = error.note or error.fact
             return {}, {item.node: f"onnxruntime did not evaluate it: {cause}" for item in asked}
     else:

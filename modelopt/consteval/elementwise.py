@@ -15,16 +15,7 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.consteval import sizes
 from modelopt.consteval.call import Call, Kernel, LeftToRuntime, NotEvaluable
-
-_FLOAT8 = frozenset(
-    {
-        ir.DataType.FLOAT8E4M3FN,
-        ir.DataType.FLOAT8E4M3FNUZ,
-        ir.DataType.FLOAT8E5M2,
-        ir.DataType.FLOAT8E5M2FNUZ,
-    }
-)
-_FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.BFLOAT16})
+from modelopt.graph.types import FLOAT8, FLOATS
 
 
 def is_float(dtype: np.dtype) -> bool:
@@ -104,7 +95,7 @@ def _clip(call: Call) -> list[np.ndarray]:
         largest = np.array(ml_dtypes.finfo(x.dtype).max, x.dtype)  # type: ignore[no-untyped-call]
         low, high = -largest if low is None else low, largest if high is None else high
         if np.isnan(low).any() or np.isnan(high).any():
-            raise LeftToRuntime  # the specification does not say what comes first
+            raise LeftToRuntime  # the specification does not say whether a bound of NaN wins
     if low is not None:
         x = np.asarray(np.maximum(x, low.reshape(())))
     if high is not None:
@@ -158,7 +149,7 @@ def convert(x: np.ndarray, target: np.dtype, *, saturate: bool = True) -> np.nda
         LeftToRuntime: Either type is not one of bool, 8- to 64-bit numbers, bfloat16 and float8.
     """
     for dtype in (x.dtype, target):
-        if dtype.kind not in "biuf" and ir.DataType.from_numpy(dtype) not in _FLOATS | _FLOAT8:
+        if dtype.kind not in "biuf" and ir.DataType.from_numpy(dtype) not in FLOATS | FLOAT8:
             raise LeftToRuntime
     if target.kind in "iu" and is_float(x.dtype):
         limits = np.iinfo(target)
@@ -168,7 +159,7 @@ def convert(x: np.ndarray, target: np.dtype, *, saturate: bool = True) -> np.nda
         return whole.astype(target)
     if target.kind == "b":
         return np.asarray(x.astype(np.float64) != 0) if x.dtype.kind == "V" else x.astype(np.bool_)
-    if ir.DataType.from_numpy(target) in _FLOAT8 and saturate:
+    if ir.DataType.from_numpy(target) in FLOAT8 and saturate:
         largest = float(ml_dtypes.finfo(target).max)  # type: ignore[no-untyped-call]
         # numpy's clip keeps NaN, which stays NaN; infinity becomes the largest number.
         return np.clip(x.astype(np.float32), -largest, largest).astype(target)

@@ -9,9 +9,8 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.consteval.branches import inline_constant_ifs
 from modelopt.consteval.by_runtime import answer
-from modelopt.consteval.loops import remove_idle_loops
+from modelopt.consteval.control_flow import inline_constant_ifs, remove_idle_loops
 from modelopt.consteval.region import Limits, Region
 from modelopt.core.changes import Changes, Skip
 from modelopt.core.runner import Runner
@@ -20,7 +19,7 @@ FREE_BYTES = 128
 """A result up to this size is worth storing even where it repeats one number."""
 
 MIN_GROWTH_BYTES = 8 * 2**10
-"""What a model may grow however small it is, so that small models fold too."""
+"""Every model may grow by this much, so that small models fold too."""
 
 GREW_KEY = "modelopt.folded_bytes"
 """The metadata entry that remembers what folding added, so that a second run does not spend the allowance again."""
@@ -66,7 +65,7 @@ class Folding:
         return Changes(rewrites, skipped, facts)
 
     def _evaluate(self, model: ir.Model, runner: Runner) -> tuple[Region, dict[ir.Node, str]]:
-        """The constant region, with onnxruntime's help where numpy has no kernel; and what it did not answer."""
+        """The constant region, evaluated by numpy or else onnxruntime; and why onnxruntime did not evaluate a node."""
         total = _EVALUATED_AT_ONCE * self.max_tensor_bytes + graph.weight_bytes(model)
         limits = Limits(self.max_tensor_bytes, total)
         answers: dict[ir.Node, list[np.ndarray]] = {}
@@ -87,10 +86,11 @@ class Folding:
 
 
 class _Plan:
-    """Which nodes of a region go, and which of their outputs are stored.
+    """Which nodes of a region are removed, and which of their outputs are stored as constants.
 
-    Consumers are decided before producers. A node whose outputs only nodes that go read is free; any other must be
-    worth its bytes, and where it is not it stays, so that its inputs are needed in turn.
+    Consumers are decided before producers. Where only removed nodes read the outputs of a node, it is removed too, and
+    nothing is stored. Any other node is removed where its outputs may be stored (`_why_not`). Where they may not, the
+    node stays, and its inputs have to be there for it.
     """
 
     def __init__(self, region: Region, allowance: int, grown: int) -> None:
@@ -142,7 +142,7 @@ class _Plan:
 
 
 def _text_bytes(node: ir.Node) -> int:
-    """About what the node itself takes in the file, and an initializer of the same name does not."""
+    """About the bytes that the node takes in the file beyond those of an initializer with the name of its output."""
     names = [node.name, node.op_type, *(value.name for value in node.inputs if value is not None), *node.attributes]
     return sum(len(name or "") + _FIELD_BYTES for name in names)
 
@@ -152,7 +152,7 @@ def _is_uniform(array: np.ndarray) -> bool:
 
 
 def _grown(model: ir.Model) -> int:
-    """What earlier folding added; 0 where the entry, which anybody may write, is no number of bytes."""
+    """The bytes that earlier folding added; 0 where the entry, which anyone may write, is not a number of bytes."""
     text = model.metadata_props.get(GREW_KEY, "")
     return int(text) if text.isdecimal() and len(text) <= _MOST_DIGITS else 0
 

@@ -120,7 +120,7 @@ def _substituted(value: ir.Value, sizes: Mapping[str, int]) -> ir.Shape | None:
 
 
 def _merged(learned: ir.Shape, declared: ir.Shape | None) -> ir.Shape:
-    """Axis by axis what was learned, else what was declared."""
+    """For each axis the inferred size, else the declared one."""
     if declared is None or len(declared) != len(learned):
         return learned
     return ir.Shape([mine if isinstance(mine, int) else theirs for mine, theirs in zip(learned, declared, strict=True)])

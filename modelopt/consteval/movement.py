@@ -91,7 +91,7 @@ def _slice(call: Call) -> list[np.ndarray]:
     index = [slice(None)] * data.ndim
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         if step < 0 and end >= _TO_THE_END:
-            raise LeftToRuntime  # the specification has nothing to slice, onnxruntime slices to the beginning
+            raise LeftToRuntime  # the specification makes it empty, onnxruntime slices to the beginning
         at = axis_in(axis, data.ndim)
         # Python clamps as the specification does, but for a start before the beginning that steps backwards: there the
         # specification starts at element 0 and Python at none.

@@ -37,7 +37,7 @@ def _reducer(function: Reduce, *, since: int = 18) -> Kernel:
         return [np.asarray(result).astype(x.dtype, copy=False)]
 
     def size(call: Call) -> int:
-        # Not the input's bytes: the sum over an empty axis makes something of nothing.
+        # The input's bytes are no bound: the sum over an empty axis has elements where the input has none.
         x = call.array(0)
         axes = _axes(call, since=since)
         return x.nbytes if axes is None else sizes.of_shape([1 if i in axes else d for i, d in enumerate(x.shape)], x)

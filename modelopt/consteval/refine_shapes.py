@@ -49,8 +49,8 @@ def refine(model: ir.Model, inference: ShapeInference) -> None:
     """Give values without a static shape the one that they have in a folded copy of `model`."""
     folded = model.clone()
     folding = Folding(_MAX_TENSOR_BYTES, max_growth=1.0)
-    with contextlib.suppress(ModeloptError):  # what was learned until then holds
-        for _ in range(_MAX_ROUNDS):  # a shape that is learned makes the next one a constant
+    with contextlib.suppress(ModeloptError):  # shapes inferred until then hold
+        for _ in range(_MAX_ROUNDS):  # a shape inferred in one round makes another one constant in the next
             if not folding.apply(folded, _NumpyOnly()).rewrites:
                 break
             _infer_anew(folded, inference)

@@ -12,7 +12,7 @@ from modelopt import consteval, graph
 from modelopt.consteval.facts import shape_fact
 
 _MOST_GOING = 1000
-"""How many nodes are followed from one: for each node of a chain this would be as many again."""
+"""At most so many nodes are followed from one: without it the time would grow with the square of a chain's length."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class Region:
         while waiting and len(going) < _MOST_GOING:
             for value in filter(None, waiting.pop().inputs):
                 if value.is_graph_output() or any(use.node not in going for use in value.uses()):
-                    continue  # looked at again when its last reader is found to go
+                    continue  # visited again when its last reader joins `going`
                 producer = value.producer()
                 if producer is None or value not in self.results:
                     tensor = graph.constant_tensor(value)

@@ -1,7 +1,7 @@
-"""What is known of integers that are computed from shapes: some are numbers, some are a dimension of some value.
+"""Integers that a model computes from shapes, such as the target of a Reshape, as far as they are known.
 
-A term is a number; a symbol (two dimensions of one symbol are equal); a dimension of one value, which is equal only to
-itself; or None, of which nothing is known.
+Each is a term: a number; a symbol (two dimensions of one symbol are equal); a dimension of one value, which is equal
+only to itself; or None, of which nothing is known.
 """
 
 from __future__ import annotations

@@ -10,11 +10,11 @@ from modelopt.graph.edits import (
     become,
     can_replace,
     constant_beside,
-    drop_if_unused,
     drop_unused_constants,
     forget_shapes,
     import_domain,
     remove_if_dead,
+    remove_unread,
     remove_with_constants,
     replace_contents,
     replace_value,
@@ -46,6 +46,7 @@ from modelopt.graph.values import (
     why_not_sole,
 )
 from modelopt.graph.walking import (
+    CONTRIB_DOMAIN,
     STANDARD_DOMAINS,
     all_graphs,
     all_nodes,
@@ -58,6 +59,7 @@ from modelopt.graph.walking import (
 )
 
 __all__ = [
+    "CONTRIB_DOMAIN",
     "DATA_MOVEMENT",
     "STANDARD_DOMAINS",
     "NameSource",
@@ -78,7 +80,6 @@ __all__ = [
     "constant_tensor",
     "declared_values",
     "dims",
-    "drop_if_unused",
     "drop_unused_constants",
     "forget_shapes",
     "import_domain",
@@ -94,6 +95,7 @@ __all__ = [
     "rank",
     "raw_bytes",
     "remove_if_dead",
+    "remove_unread",
     "remove_with_constants",
     "replace_contents",
     "replace_value",

@@ -14,9 +14,9 @@ _FIRST_IR_WITH_PLAIN_INITIALIZERS = 4
 
 
 def forget_shapes(model: ir.Model, *, keep: frozenset[str]) -> None:
-    """Drop what was inferred of intermediate values, so that it does not make the file grow; outputs keep theirs.
+    """Drop the inferred types and shapes of intermediate values, so that the file does not grow; outputs keep theirs.
 
-    So do the outputs of operators of other domains: nobody could infer them again.
+    So do the outputs of operators of other domains: onnx cannot infer them again.
     """
     for scope in all_graphs(model):
         outputs = set(scope.outputs)
@@ -177,6 +177,20 @@ def drop_unused_constants(values: Iterable[ir.Value | None]) -> None:
             value.graph.initializers.pop(value.name, None)
 
 
+def remove_unread(values: Iterable[ir.Value | None]) -> None:
+    """Remove the nodes and constants that make `values` where nothing reads them, and then what only these read."""
+    waiting = list(values)
+    while waiting:
+        value = waiting.pop()
+        producer = None if value is None else value.producer()
+        if producer is None:
+            drop_unused_constants([value])
+            continue
+        inputs = list(producer.inputs)
+        if remove_if_dead(producer):
+            waiting += inputs
+
+
 def remove_if_dead(node: ir.Node) -> bool:
     """Remove `node` when nothing uses any of its outputs; says whether it did."""
     if node.graph is None or any(out.uses() or out.is_graph_output() for out in node.outputs):
@@ -195,20 +209,8 @@ def _detach_bodies(node: ir.Node) -> None:
                 inner.replace_input_with(index, None)
 
 
-def drop_if_unused(value: ir.Value) -> bool:
-    """Remove a constant that nothing uses any more, initializer or Constant node; says whether it did."""
-    if value.uses() or value.is_graph_output() or value.is_graph_input():
-        return False
-    producer = value.producer()
-    if producer is not None:
-        return remove_if_dead(producer)
-    if value.graph is None or value.name is None or not isinstance(value.graph, ir.Graph):
-        return False
-    return value.graph.initializers.pop(value.name, None) is not None
-
-
 def replace_contents(model: ir.Model, other: ir.Model) -> None:
-    """Give `model` the graph, functions and versions of `other`, which is of no more use afterwards.
+    """Give `model` the graph, functions and versions of `other`, which must not be used afterwards.
 
     Metadata and producer stay those of `model`.
     """

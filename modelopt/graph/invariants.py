@@ -1,4 +1,4 @@
-"""What a valid model is, readable in one sitting.
+"""The rules that a valid model follows.
 
 `check` is pure Python: it never calls onnx's checker, which crashes on hostile files. It runs when a model is loaded
 (a violation is then the file's fault) and after every pass (then it is ours).
@@ -49,16 +49,16 @@ def check(model: ir.Model) -> list[Violation]:
 
 
 def require(model: ir.Model, step: str, expected: Signature, found: Signature) -> None:
-    """Hold a pass to what all of them must leave: a valid model with the inputs and outputs that it had.
+    """Check what a pass left: a valid model, with the inputs and outputs that the pass declares.
 
     Args:
-        model: What it left.
+        model: The model after the pass.
         step: The pass.
-        expected: The signature before it, with what it says that it changes.
+        expected: The signature before it, with the changes that it declares.
         found: The signature of `model`.
 
     Raises:
-        VerificationFailed: It is at fault.
+        VerificationFailed: The model is not valid, or has another signature.
     """
     violations, fact = check(model), f"the pass {step} left an invalid model"
     if not violations:
@@ -72,9 +72,9 @@ def require(model: ir.Model, step: str, expected: Signature, found: Signature) -
 
 
 def check_signature(expected: Signature, found: Signature) -> list[Violation]:
-    """What a pass made of a model's inputs and outputs beside what it says it does.
+    """How the signature after a pass differs from the one that the pass declares.
 
-    A size that was not known may be known now: shapes are inferred meanwhile.
+    A size that was not known before may be known now, because shapes are inferred between.
     """
     violations: list[Violation] = []
     for what, before, after in (
@@ -231,4 +231,4 @@ def _functions(model: ir.Model) -> Iterator[Violation]:
 
 
 class _Unbounded(Exception):
-    """A chain of function calls has no end, or none worth waiting for."""
+    """Functions call each other without end, or are nested more than `MAX_FUNCTION_DEPTH` deep."""

@@ -17,8 +17,7 @@ from modelopt import graph
 Dims = tuple[int | None, ...] | None
 """One entry per axis, None for an unknown size; None as a whole without a rank."""
 
-_CONTRIB = "com.microsoft"
-_LARGEST = 2**63 - 1  # JSON readers take no more, and no machine computes it
+_LARGEST = 2**63 - 1  # the largest integer that JSON readers take
 
 
 def counts(node: ir.Node) -> bool:
@@ -184,12 +183,12 @@ _COUNTERS: dict[tuple[str, str], Callable[[ir.Node], int | None]] = {
     ("", "RNN"): _recurrent,
     ("", "Einsum"): _einsum,
     ("", "Attention"): _attention,
-    (_CONTRIB, "FusedConv"): _conv(1),
-    (_CONTRIB, "FusedGemm"): _gemm(1),
-    (_CONTRIB, "QGemm"): _gemm(3),
-    (_CONTRIB, "FusedMatMul"): _matmul(1),
-    (_CONTRIB, "DynamicQuantizeMatMul"): _matmul(1),
-    (_CONTRIB, "MatMulIntegerToFloat"): _matmul(1),
-    (_CONTRIB, "MatMulNBits"): _matmul_nbits,
-    (_CONTRIB, "Attention"): _contrib_attention,
+    (graph.CONTRIB_DOMAIN, "FusedConv"): _conv(1),
+    (graph.CONTRIB_DOMAIN, "FusedGemm"): _gemm(1),
+    (graph.CONTRIB_DOMAIN, "QGemm"): _gemm(3),
+    (graph.CONTRIB_DOMAIN, "FusedMatMul"): _matmul(1),
+    (graph.CONTRIB_DOMAIN, "DynamicQuantizeMatMul"): _matmul(1),
+    (graph.CONTRIB_DOMAIN, "MatMulIntegerToFloat"): _matmul(1),
+    (graph.CONTRIB_DOMAIN, "MatMulNBits"): _matmul_nbits,
+    (graph.CONTRIB_DOMAIN, "Attention"): _contrib_attention,
 }

@@ -1,4 +1,4 @@
-"""A small vocabulary for matching patterns: a mismatch is data that says why, never an exception."""
+"""Helpers for matching patterns in a graph. What does not match is a `Mismatch` with a reason, not an exception."""
 
 from __future__ import annotations
 

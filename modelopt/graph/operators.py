@@ -1,4 +1,4 @@
-"""Sets of operators that several rooms ask about: one source for each."""
+"""Sets of operators that several folders use."""
 
 from __future__ import annotations
 

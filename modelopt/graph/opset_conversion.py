@@ -1,4 +1,4 @@
-"""A later opset by onnx's version converter: for `upgrade-opset`, and for passes that need one themselves."""
+"""Converts a model to a later opset with onnx's version converter, for `upgrade-opset` and passes that need one."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _why_not(model: ir.Model) -> str | None:
 
 
 def _learn_anew(model: ir.Model, runner: Runner) -> None:
-    """The types between are those of the old operators: the mask of Dropout was a float once, and is a bool."""
+    """Infer intermediate types again: the old operators had others (the mask of Dropout was a float, now a bool)."""
     known = [(value, value.type, value.shape) for node in graph.all_nodes(model) for value in node.outputs]
     graph.forget_shapes(model, keep=frozenset())
     try:
@@ -116,7 +116,7 @@ def _insert_first(scope: ir.Graph, node: ir.Node) -> None:
 
 
 def _name_apart(converted: ir.Model, original: ir.Model) -> None:
-    """The converter numbers its values by graph: in a body they shadow outer ones, which onnx's checker refuses."""
+    """Rename the converter's values in bodies: numbered by graph, they shadow outer ones, which onnx refuses."""
     own = {value.name for scope in graph.all_graphs(original) for value in _values(scope)}
     fresh, taken = graph.NameSource(converted), set[str | None]()
     for scope in graph.all_graphs(converted):
@@ -134,7 +134,7 @@ def _values(scope: ir.Graph | ir.Function) -> Iterator[ir.Value]:
 
 
 def _declare_as_before(converted: ir.Model, original: ir.Model) -> None:
-    """The converter infers shapes; what inputs and outputs promise is the caller's."""
+    """Restore the declared shapes of inputs and outputs, which the converter overwrites with inferred ones."""
     declared = {value.name: value for value in (*original.graph.inputs, *original.graph.outputs)}
     for value in (*converted.graph.inputs, *converted.graph.outputs):
         if value.name in declared:

@@ -1,6 +1,6 @@
 """Models that take or give integers where the original has floats, and what those integers stand for.
 
-Such a model says it in its metadata, and those who measure it convert: data, metrics and comparisons stay in float.
+Such a model says so in its metadata. What measures it converts, so that data, metrics and comparisons stay in float.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class IntegerIo(msgspec.Struct, frozen=True):
     outputs: dict[str, Affine] = {}
 
     def where(self, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> IntegerIo:
-        """Those that really have the type that is declared, given the numpy dtypes of inputs and outputs by name."""
+        """Those whose numpy dtype, given for inputs and outputs by name, is the declared one."""
         return IntegerIo(_real(self.inputs, inputs), _real(self.outputs, outputs))
 
 
@@ -69,7 +69,7 @@ def _real(listed: Mapping[str, Affine], dtypes: Mapping[str, str]) -> dict[str, 
 
 
 def declared(metadata: Mapping[str, str]) -> IntegerIo:
-    """What a model's metadata say; nothing where they say nothing that can be read: anyone may write there."""
+    """What the metadata declare; nothing where the entry is missing, or cannot be read: anyone may write it."""
     try:
         return msgspec.json.decode(metadata.get(KEY, "{}"), type=IntegerIo)
     except (msgspec.MsgspecError, ValueError):

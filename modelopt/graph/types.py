@@ -1,4 +1,4 @@
-"""Types of values that are no tensors: sequences, optionals, and maps, which onnx_ir has no type for."""
+"""Types: sets of floating-point types, and the types of sequences, optionals and maps (onnx_ir has none for maps)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,29 @@ import re
 
 import onnx_ir as ir
 
+FLOAT16_FLOAT32 = frozenset({ir.DataType.FLOAT16, ir.DataType.FLOAT})
+"""The types for which onnxruntime has most of its fused operators."""
+
+FLOAT32_FLOAT64 = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE})
+
+IEEE_FLOATS = frozenset({ir.DataType.FLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE})
+"""The floating-point types of IEEE 754, which are numpy's own too."""
+
+HALVES = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
+
+FLOATS = IEEE_FLOATS | HALVES
+
+FLOAT8 = frozenset(
+    {
+        ir.DataType.FLOAT8E4M3FN,
+        ir.DataType.FLOAT8E4M3FNUZ,
+        ir.DataType.FLOAT8E5M2,
+        ir.DataType.FLOAT8E5M2FNUZ,
+    }
+)
+
 MAP_MARK = "modelopt:map:"
-"""How the denotation of a sequence type begins that stands for a map from keys to such elements.
+"""The denotation of a sequence type that stands for a map from keys to such elements begins with this text.
 
 The number of the keys' element type follows, then a colon and the denotation of the map itself. `io.model_proto` makes
 such types when a model is read, and maps of them again when it is written.

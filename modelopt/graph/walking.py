@@ -8,6 +8,9 @@ import onnx_ir as ir
 
 STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
 
+CONTRIB_DOMAIN = "com.microsoft"
+"""The domain of the operators that only onnxruntime has (its ContribOperators.md)."""
+
 
 def all_nodes(model: ir.Model) -> Iterator[ir.Node]:
     """Every node in every scope: the main graph, bodies of If/Loop/Scan, functions.

@@ -19,7 +19,14 @@ from modelopt.quant.static.kernels import KERNELS
 from modelopt.quant.static.selection import why_already_quantized
 
 _FIRST_PER_CHANNEL_OPSET = 13
-_CONTRIB_DOMAINS = ("com.microsoft", "ai.onnx.ml", "ai.onnx.preview", "ai.onnx.training", "com.ms.", "org.pytorch.aten")
+_CONTRIB_DOMAINS = (
+    graph.CONTRIB_DOMAIN,
+    "ai.onnx.ml",
+    "ai.onnx.preview",
+    "ai.onnx.training",
+    "com.ms.",
+    "org.pytorch.aten",
+)
 _SHOWN = 3
 _ORDER = {"stops": 0, "hampers": 1, "note": 2}
 

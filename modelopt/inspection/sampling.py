@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt.core.errors import InputError
+from modelopt.graph.types import FLOAT8, FLOATS
 from modelopt.inspection.data import Sparsity
 from modelopt.io import mmap_files
 
@@ -25,9 +26,8 @@ DUPLICATE_BYTES = 64 * 2**20
 
 _BLOCK_BYTES = 64 * 2**10
 _END_BYTES = 4 * 2**10
-_FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
-_SIGNED_ZERO_FLOATS = _FLOATS | {ir.DataType.FLOAT8E4M3FN, ir.DataType.FLOAT8E5M2}
-_COUNTABLE = _SIGNED_ZERO_FLOATS | {ir.DataType.FLOAT8E4M3FNUZ, ir.DataType.FLOAT8E5M2FNUZ}
+_SIGNED_ZERO_FLOATS = FLOATS | {ir.DataType.FLOAT8E4M3FN, ir.DataType.FLOAT8E5M2}
+_COUNTABLE = FLOATS | FLOAT8
 
 
 def sparsity(tensors: Iterable[ir.TensorProtocol], *, budget_bytes: int = SPARSITY_BYTES) -> Sparsity:

@@ -7,13 +7,17 @@ import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from typing import Any, ClassVar
 
 import onnx_ir as ir
 
+from modelopt import graph
 from modelopt.calibration.context import Context
 from modelopt.core.changes import Changes, Effect
 from modelopt.core.signature import Signature
+from modelopt.graph.match import Mismatch
+from modelopt.patterns.rewriter import Rewrite, rewrite_nodes
 from modelopt.quant.static.overrides import Overrides
 
 
@@ -27,7 +31,7 @@ class Pass(ABC):
     """Base of all passes. Line 1 of a subclass's docstring is its summary; its fields are its options.
 
     Attributes:
-        name: What recipes call it.
+        name: What recipes call it: the name of the class in lower case, with hyphens (``FuseGelu``: ``fuse-gelu``).
         effect: What it claims about the outputs.
         needs_data: Whether it runs the model on calibration data.
         keeps_signature: Whether inputs and outputs stay as declared; where they do not, see `signature_after`.
@@ -35,8 +39,8 @@ class Pass(ABC):
             options decide it, see `leaves_contrib`.
         finite_only: Whether an exact pass promises equal outputs for finite inputs only, because the operator that it
             makes treats NaN and infinities in another way.
-        prepares: Whether it only makes a model fit for the passes behind it: by itself it is no result.
-        shrinks: Whether the file's size is what it is for, so that a larger one is no result.
+        prepares: Whether it only prepares a model for the passes behind it: its result alone is not an optimization.
+        shrinks: Whether its purpose is a smaller file, so that a larger one is not an optimization.
     """
 
     name: ClassVar[str]
@@ -49,14 +53,14 @@ class Pass(ABC):
     shrinks: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
-        """Hold a subclass to the house rules, speaking to its author by name."""
+        """Derive the name of a subclass, and refuse one that claims no effect or has no summary."""
         super().__init_subclass__()
-        for attribute in ("name", "effect"):
-            if attribute not in cls.__dict__:
-                raise TypeError(f"{cls.__name__} must set the class attribute {attribute!r}")
         derived = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", cls.__name__).lower()
-        if cls.name != derived:
+        if cls.__dict__.get("name", derived) != derived:
             raise TypeError(f"{cls.__name__}.name must be {derived!r}, not {cls.name!r}")
+        cls.name = derived
+        if not hasattr(cls, "effect"):
+            raise TypeError(f"{cls.__name__} must set the class attribute 'effect'")
         if not cls.__doc__:
             raise TypeError(f"{cls.__name__} needs a docstring: its first line is the pass's summary")
 
@@ -69,7 +73,7 @@ class Pass(ABC):
         """
 
     def check(self) -> None:
-        """Refuse options that suit no model; asked before a model is read.
+        """Refuse options that suit no model. The engine calls it before it reads a model.
 
         Raises:
             InputError: An option cannot be read, or names what does not exist.
@@ -85,16 +89,16 @@ class Pass(ABC):
         return self.contrib
 
     def signature_after(self, signature: Signature) -> Signature:
-        """What this pass makes of a model's signature; a pass with ``keeps_signature = False`` says it here.
+        """The signature after this pass; a pass with ``keeps_signature = False`` overrides it.
 
         Data are opened for the signature that the recipe ends with, and must fit the original too.
         """
         return signature
 
     def declared_after(self, signature: Signature) -> Signature:
-        """What the model itself declares after this pass; the engine holds it to that.
+        """The signature that the model itself declares after this pass; the engine checks it.
 
-        It is another than `signature_after` where the model takes another type than the data have.
+        It differs from `signature_after` where the model takes another type than the data have.
         """
         return self.signature_after(signature)
 
@@ -114,6 +118,29 @@ class Pass(ABC):
     def __str__(self) -> str:
         chosen = ", ".join(f"{key}={value}" for key, value in self.options().items())
         return f"{self.name}({chosen})" if chosen else self.name
+
+
+class RewritePass(Pass):
+    """A pass that looks at each node by itself and rewrites where its pattern holds, until it holds nowhere.
+
+    A subclass gives `rule`. The loop around it is `rewrite_nodes`, which also removes what nothing reads any more.
+    """
+
+    effect: ClassVar[Effect] = Effect.EXACT
+
+    def apply(self, model: ir.Model, ctx: Context) -> Changes:
+        """Apply the rule to every node of every scope."""
+        return rewrite_nodes(model, partial(self.rule, names=graph.NameSource(model)))
+
+    @abstractmethod
+    def rule(self, node: ir.Node, opset: int, names: graph.NameSource) -> Rewrite | Mismatch:
+        """The edit for the pattern that `node` belongs to, or why there is none. It changes nothing itself.
+
+        Args:
+            node: The node that the pattern starts or ends with.
+            opset: The version of the standard operators in its scope.
+            names: Names for the values that the edit makes.
+        """
 
 
 def plain(value: Any) -> Any:

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.calibration.context import Context
-from modelopt.core.changes import Changes, Effect
 from modelopt.graph import match
 from modelopt.graph.match import Mismatch
-from modelopt.passes.base import Pass
+from modelopt.passes.base import RewritePass
 from modelopt.patterns.concat import Joined, read_concat
-from modelopt.patterns.rewriter import Rewrite, rewrite_nodes
+from modelopt.patterns.rewriter import Rewrite
 from modelopt.patterns.slice import read_slice
 
 _SMALL_BYTES = 4096
 
 
-class CancelConcat(Pass):
+class CancelConcat(RewritePass):
     """Let Slice and Split hand on the parts that a Concat joined.
 
     A Slice of the joined axis, with step 1, that begins where a part begins and ends where it ends, is that part. A
@@ -29,31 +26,24 @@ class CancelConcat(Pass):
     What joins the parts of a Split, or Slices, again is for merge-concat.
     """
 
-    name: ClassVar[str] = "cancel-concat"
-    effect: ClassVar[Effect] = Effect.EXACT
-
-    def apply(self, model: ir.Model, ctx: Context) -> Changes:
-        """Look at every Slice and Split of a Concat."""
-        return rewrite_nodes(model, _rule)
-
-
-def _rule(node: ir.Node, opset: int) -> Rewrite | Mismatch:
-    if not graph.is_standard(node, "Slice") and not graph.is_standard(node, "Split"):
-        return match.NOT_HERE
-    concat = match.producer(node.inputs[0], "Concat")
-    joined = None if concat is None else read_concat(concat, opset)
-    if concat is None or joined is None:
-        return match.NOT_HERE
-    parts = _slice(node, joined, opset) if node.op_type == "Slice" else _split(node, joined, opset)
-    if isinstance(parts, Mismatch):
-        return parts
-    for output, part in zip(node.outputs, parts, strict=True):
-        if reason := graph.can_replace(output, part):
-            return Mismatch(reason)
-    outputs = [output for output in node.outputs if output.is_graph_output()]
-    if len({parts[node.outputs.index(output)] for output in outputs}) != len(outputs):
-        return Mismatch("two graph outputs would become one value")
-    return partial(_hand_on, node, concat, parts)
+    def rule(self, node: ir.Node, opset: int, names: graph.NameSource) -> Rewrite | Mismatch:
+        """`node` is the Slice or Split behind the Concat."""
+        if not graph.is_standard(node, "Slice") and not graph.is_standard(node, "Split"):
+            return match.NOT_HERE
+        concat = match.producer(node.inputs[0], "Concat")
+        joined = None if concat is None else read_concat(concat, opset)
+        if concat is None or joined is None:
+            return match.NOT_HERE
+        parts = _slice(node, joined, opset) if node.op_type == "Slice" else _split(node, joined, opset)
+        if isinstance(parts, Mismatch):
+            return parts
+        for output, part in zip(node.outputs, parts, strict=True):
+            if reason := graph.can_replace(output, part):
+                return Mismatch(reason)
+        outputs = [output for output in node.outputs if output.is_graph_output()]
+        if len({parts[node.outputs.index(output)] for output in outputs}) != len(outputs):
+            return Mismatch("two graph outputs would become one value")
+        return partial(_hand_on, node, parts)
 
 
 def _slice(node: ir.Node, joined: Joined, opset: int) -> list[ir.Value] | Mismatch:
@@ -93,8 +83,6 @@ def _sizes(node: ir.Node, size: int, opset: int) -> list[int] | None:
     return [size // count] * count if size % count == 0 else None
 
 
-def _hand_on(node: ir.Node, concat: ir.Node, parts: list[ir.Value]) -> None:
+def _hand_on(node: ir.Node, parts: list[ir.Value]) -> None:
     for output, part in zip(list(node.outputs), parts, strict=True):
         graph.replace_value(output, part)
-    graph.remove_with_constants(node)
-    graph.remove_with_constants(concat)

@@ -18,11 +18,10 @@ from modelopt.quant.float16 import widening
 class ConvertFloat(Pass):
     """Compute and store in float32 what has weights in float16, bfloat16 or float64.
 
-    Quantization to int8 starts from float32. Weights of half precision stay the same numbers, and results are rounded
-    less; float64 is rounded. A model is converted as a whole: inputs and outputs alone keep their types.
+    Quantization to int8 needs float32. Weights in half precision stay the same numbers, and results are rounded less;
+    float64 is rounded. A model is converted as a whole; only its inputs and outputs keep their types.
     """
 
-    name: ClassVar[str] = "convert-float"
     effect: ClassVar[Effect] = Effect.APPROXIMATE
     prepares: ClassVar[bool] = True
 

@@ -19,10 +19,10 @@ from modelopt.graph.opset_conversion import upgraded
 from modelopt.passes.base import Pass, option
 from modelopt.quant.float16 import planning, sensitive_operators
 from modelopt.quant.float16.operator_types import Elements, HalfType
-from modelopt.quant.float16.ranges import Observed, judge, observe
-from modelopt.quant.float16.writer import Writer
+from modelopt.quant.float16.ranges import ObservedRanges, judge, observe
+from modelopt.quant.float16.writer import HalfWriter
 
-_WORTH_STORING = 256
+_LEAST_ELEMENTS = 256  # of a constant: a smaller one saves less than its Cast costs (an estimate)
 _FIRST_BF16_OPSET = 13
 _OPSET = 17
 
@@ -45,12 +45,11 @@ class Compute(Enum):
 class ConvertHalf(Pass):
     """Compute and store in float16 or bfloat16, except where numbers would leave the range.
 
-    Accelerators compute faster in half; onnxruntime's CPU provider casts around most operators, so there the gain is
-    the size. Calibration data are optional: with them, activations that leave the range are found, and operators that
-    are suspected of it are converted where they do not.
+    Accelerators compute faster in half precision. onnxruntime's CPU provider adds Casts around most operators, so there
+    only the file becomes smaller. Calibration data are optional. They show which activations leave the range, and
+    operators that often do so are then converted where they do not.
     """
 
-    name: ClassVar[str] = "convert-half"
     effect: ClassVar[Effect] = Effect.APPROXIMATE
     keeps_signature: ClassVar[bool] = False
     shrinks: ClassVar[bool] = True
@@ -88,11 +87,11 @@ class ConvertHalf(Pass):
         return self._convert(model, ctx)
 
     def calibrates(self) -> bool:
-        """Float16 has a range that values can leave."""
+        """Float16 needs the ranges of activations: they can overflow."""
         return self.type is HalfType.FP16 and self.compute is not Compute.FLOAT
 
     def signature_after(self, signature: Signature) -> Signature:
-        """Outputs are half where they are asked for; data stay float32, and are rounded where a model takes half."""
+        """Outputs are half where that is asked for; data stay float32, and are rounded for inputs in half."""
         return signature if self.keep_io_types else replace(signature, outputs=_halved(signature.outputs))
 
     def declared_after(self, signature: Signature) -> Signature:
@@ -110,18 +109,18 @@ class ConvertHalf(Pass):
         on_cpu = ctx.target.kind not in ACCELERATORS
         return self.compute is Compute.FLOAT or (self.compute is Compute.AUTO and self.type is HalfType.BF16 and on_cpu)
 
-    def _plan(self, model: ir.Model, elements: Elements, ctx: Context) -> tuple[planning.Plan, Observed]:
-        seen = Observed({}, 0)
+    def _plan(self, model: ir.Model, elements: Elements, ctx: Context) -> tuple[planning.HalfPlan, ObservedRanges]:
+        seen = ObservedRanges({}, 0)
         if ctx.calibration is not None and self.type is HalfType.FP16:
             seen = observe(model, _activations(model, elements), ctx)
-        rules = planning.Rules(self.type, self.include, self.exclude, self.margin * self.type.largest, seen)
+        rules = planning.HalfRules(self.type, self.include, self.exclude, self.margin * self.type.largest, seen)
         return planning.decide(model, elements, rules), seen
 
     def _convert(self, model: ir.Model, ctx: Context) -> Changes:
         elements = Elements(model)
         plan, seen = self._plan(model, elements, ctx)
         limit = self.margin * self.type.largest
-        writer = Writer(model, elements, self.type, limit, half_io=not self.keep_io_types)
+        writer = HalfWriter(model, elements, self.type, limit, half_io=not self.keep_io_types)
         if plan.chosen:
             writer.write(plan)
         facts: dict[str, Fact] = {
@@ -136,7 +135,7 @@ class ConvertHalf(Pass):
 
     def _store(self, model: ir.Model) -> Changes:
         elements = Elements(model)
-        writer = Writer(model, elements, self.type, self.margin * self.type.largest)
+        writer = HalfWriter(model, elements, self.type, self.margin * self.type.largest)
         skipped: list[Skip] = []
         for value in _constants(model, elements):
             reason = self._why_not_stored(value)
@@ -167,7 +166,7 @@ def _halved(specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
     return tuple(replace(one, dtype="float16") if one.dtype == "float32" else one for one in specs)
 
 
-def _figures(writer: Writer) -> dict[str, Fact]:
+def _figures(writer: HalfWriter) -> dict[str, Fact]:
     figures = writer.figures
     found: dict[str, Fact] = {"constants_half": figures.constants, "casts": figures.casts}
     found |= {"numbers_clamped": figures.clamped} if figures.clamped else {}
@@ -187,7 +186,7 @@ def _activations(model: ir.Model, elements: Elements) -> list[str]:
 
 
 def _constants(model: ir.Model, elements: Elements) -> list[ir.Value]:
-    """float32 constants outside functions that are large enough to be worth a Cast."""
+    """float32 constants outside functions with at least `_LEAST_ELEMENTS` elements."""
     found: list[ir.Value] = []
     for scope, _, inside in graph.scopes(model):
         if inside or not isinstance(scope, ir.Graph):
@@ -195,6 +194,6 @@ def _constants(model: ir.Model, elements: Elements) -> list[ir.Value]:
         made = (node.outputs[0] for node in scope if graph.is_standard(node, "Constant"))
         for value in (*scope.initializers.values(), *made):
             tensor = graph.constant_tensor(value)
-            if tensor is not None and elements.is_float(value) and tensor.size >= _WORTH_STORING and value.uses():
+            if tensor is not None and elements.is_float(value) and tensor.size >= _LEAST_ELEMENTS and value.uses():
                 found.append(value)
     return found

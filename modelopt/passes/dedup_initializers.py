@@ -28,7 +28,6 @@ class DedupInitializers(Pass):
     inputs or outputs stay as they are: their values, or their names, belong to the caller.
     """
 
-    name: ClassVar[str] = "dedup-initializers"
     effect: ClassVar[Effect] = Effect.EXACT
 
     def apply(self, model: ir.Model, ctx: Context) -> Changes:
@@ -43,11 +42,11 @@ class DedupInitializers(Pass):
                 if role is not None:
                     skipped.append(Skip(item.value.name or "", f"equal to another tensor, but also a graph {role}"))
                     continue
-                twin = next((other for other in kept if _stands_in(other, item, visible)), None)
-                if twin is None:
+                equal = next((other for other in kept if _stands_in(other, item, visible)), None)
+                if equal is None:
                     kept.append(item)
                     continue
-                item.value.replace_all_uses_with(twin.value)
+                item.value.replace_all_uses_with(equal.value)
                 graph.drop_unused_constants([item.value])
                 rewrites += 1
                 saved_bytes += item.tensor.nbytes
@@ -98,7 +97,7 @@ def _stands_in(kept: _Item, item: _Item, visible: dict[ir.Graph, frozenset[ir.Gr
         return False
     if kept.value.is_initializer():
         return ours in visible[theirs]
-    return ours is theirs  # an outer Constant node may come after the body
+    return ours is theirs  # a Constant node of an outer scope may stand after the body
 
 
 def _is_hidden(kept: ir.Value, value: ir.Value, visible: dict[ir.Graph, frozenset[ir.Graph]]) -> bool:
@@ -140,7 +139,7 @@ def _type_and_shape(item: _Item) -> Hashable:
 
 
 def _ends(item: _Item) -> Hashable:
-    elements = item.tensor.numpy().flat  # a transposed matrix is not copied for this
+    elements = item.tensor.numpy().flat  # `flat` reads a transposed matrix without a copy
     return elements[:_ENDS_ELEMENTS].tobytes(), elements[-_ENDS_ELEMENTS:].tobytes()
 
 

@@ -26,7 +26,7 @@ _RANDOM = frozenset(
         "RandomUniformLike",
     }
 )
-# Constants are a matter of bytes, for dedup-initializers. Integer kernels are made of one pair for each reader.
+# Equal constants are for dedup-initializers. onnxruntime makes integer kernels of Q/DQ pairs with one reader each.
 _LEFT_ALONE = _RANDOM | {"Constant", "QuantizeLinear", "DequantizeLinear"}
 _DETERMINISTIC_DOMAINS = graph.STANDARD_DOMAINS | {"ai.onnx.ml"}
 _MAX_ATTRIBUTE_BYTES = 1024
@@ -55,7 +55,6 @@ class EliminateCommon(Pass):
     as two layer normalizations of one input by other scales: sharing the mean would leave neither whole.
     """
 
-    name: ClassVar[str] = "eliminate-common"
     effect: ClassVar[Effect] = Effect.EXACT
 
     def apply(self, model: ir.Model, ctx: Context) -> Changes:
@@ -75,15 +74,15 @@ def _merge_in(scope: ir.Graph | ir.Function, known: _Known, model: ir.Model, ops
         key = None if node.op_identifier() in model.functions else _key(node)
         if key is None:
             continue
-        twin = known.setdefault(key, node)
-        if twin is node:
+        equal = known.setdefault(key, node)
+        if equal is node:
             continue
-        reason = _why_not(node, twin) or protected.why_not_merge(node, twin, opset)
+        reason = _why_not(node, equal) or protected.why_not_merge(node, equal, opset)
         if reason is None:
-            _merge(node, twin)
+            _merge(node, equal)
             rewrites += 1
         else:
-            skipped.append(Skip(graph.label(node), f"equal to {graph.label(twin)}, but {reason}"))
+            skipped.append(Skip(graph.label(node), f"equal to {graph.label(equal)}, but {reason}"))
     return rewrites
 
 
@@ -114,13 +113,13 @@ def _attribute_key(attribute: ir.Attr) -> Hashable | None:
     return tensor.dtype, tuple(tensor.shape), tensor.tobytes()
 
 
-def _why_not(node: ir.Node, twin: ir.Node) -> str | None:
-    reasons = (graph.can_replace(old, new) for old, new in zip(node.outputs, twin.outputs, strict=True))
+def _why_not(node: ir.Node, equal: ir.Node) -> str | None:
+    reasons = (graph.can_replace(old, new) for old, new in zip(node.outputs, equal.outputs, strict=True))
     return next((reason for reason in reasons if reason is not None), None)
 
 
-def _merge(node: ir.Node, twin: ir.Node) -> None:
-    for old, new in zip(node.outputs, twin.outputs, strict=True):
+def _merge(node: ir.Node, equal: ir.Node) -> None:
+    for old, new in zip(node.outputs, equal.outputs, strict=True):
         new.shape = old.shape if new.shape is None else new.shape
         new.type = old.type if new.type is None else new.type
         if old.name:

@@ -21,7 +21,6 @@ class EliminateDead(Pass):
     stay, and so do initializers that are also graph inputs, and the import of the standard operators.
     """
 
-    name: ClassVar[str] = "eliminate-dead"
     effect: ClassVar[Effect] = Effect.EXACT
 
     def apply(self, model: ir.Model, ctx: Context) -> Changes:

@@ -2,49 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.calibration.context import Context
-from modelopt.core.changes import Changes, Effect
 from modelopt.graph.match import NOT_HERE, Mismatch
-from modelopt.passes.base import Pass
+from modelopt.passes.base import RewritePass
 from modelopt.patterns.identities import HANDS_ON, same_in_another_shape
-from modelopt.patterns.rewriter import Rewrite, rewrite_nodes
+from modelopt.patterns.rewriter import Rewrite
 
 _NEUTRAL = {"Add": 0, "Sub": 0, "Mul": 1, "Div": 1, "Pow": 1}
 _COMMUTATIVE = frozenset({"Add", "Mul"})
 _FIRST_OPSET_WITH_BROADCASTING = 7
 
 
-@dataclass(frozen=True, kw_only=True)
-class EliminateIdentity(Pass):
+class EliminateIdentity(RewritePass):
     """Remove nodes that hand on what they are given: Identity, Dropout, and operators without an effect.
 
     A Cast to the type that is there, a Reshape or Expand to the shape that is there, a Transpose that moves nothing, a
     Slice of everything, a Pad by nothing, a Concat of one, x · 1, x + 0 and the like; also an Unsqueeze that undoes a
-    Squeeze further up. Graph outputs keep their names. Shapes declared in the model are taken at their word.
+    Squeeze further up. Graph outputs keep their names. Shapes declared in the model are trusted.
     """
 
-    name: ClassVar[str] = "eliminate-identity"
-    effect: ClassVar[Effect] = Effect.EXACT
-
-    def apply(self, model: ir.Model, ctx: Context) -> Changes:
-        """Rewrite all scopes."""
-        return rewrite_nodes(model, _rule)
-
-
-def _rule(node: ir.Node, opset: int) -> Rewrite | Mismatch:
-    source = _handed_on(node, opset)
-    if isinstance(source, Mismatch):
-        return source
-    if any(out.uses() or out.is_graph_output() for out in node.outputs[1:]):
-        return Mismatch("its second output is used")
-    reason = graph.can_replace(node.outputs[0], source)
-    return (lambda: _bypass(node, source)) if reason is None else Mismatch(reason)
+    def rule(self, node: ir.Node, opset: int, names: graph.NameSource) -> Rewrite | Mismatch:
+        """`node` is the one that has no effect."""
+        source = _handed_on(node, opset)
+        if isinstance(source, Mismatch):
+            return source
+        if any(out.uses() or out.is_graph_output() for out in node.outputs[1:]):
+            return Mismatch("its second output is used")
+        reason = graph.can_replace(node.outputs[0], source)
+        return (lambda: _bypass(node, source)) if reason is None else Mismatch(reason)
 
 
 def _handed_on(node: ir.Node, opset: int) -> ir.Value | Mismatch:
@@ -85,8 +72,7 @@ def _keeps_shape(source: ir.Value, number: ir.Value) -> bool:
 
 def _bypass(node: ir.Node, source: ir.Value) -> None:
     output = node.outputs[0]
-    if source.producer() is not None:  # what is declared of a graph input is the caller's
+    if source.producer() is not None:  # the declared type of a graph input is part of the signature
         source.shape = output.shape if source.shape is None else source.shape
         source.type = output.type if source.type is None else source.type
     graph.replace_value(output, source)
-    graph.remove_with_constants(node)

@@ -1,4 +1,4 @@
-"""Bring the weights of consecutive layers to like ranges, channel by channel."""
+"""See `EqualizeLayers`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from modelopt.calibration.context import Context
 from modelopt.core.changes import Changes, Effect, Skip
 from modelopt.graph.match import Mismatch
 from modelopt.passes.base import Pass
-from modelopt.quant.correction.cross_layer_equalization import Layer, Pair, as_layer, settle
+from modelopt.quant.correction.cross_layer_equalization import LayerPair, LinearLayer, as_layer, settle
 
 _LAYERS = frozenset({"Conv", "Gemm", "MatMul"})
 _RECTIFIERS = frozenset({"Relu", "LeakyRelu", "PRelu", "Identity"})
@@ -24,23 +24,22 @@ _POOLS = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPoo
 class EqualizeLayers(Pass):
     """Scale channels between layers so that their weights have like ranges, for int8 with one scale per tensor.
 
-    Where Relu, LeakyRelu, PRelu or Clip to [0, ∞) alone stand between two of Conv, Gemm and MatMul, with pools, zero
-    Pads and flattening that keep channels apart, a channel may be divided behind the first and multiplied before the
-    second (Nagel et al. 2019, arXiv:1906.04721, section 4.1). Scales are powers of two, so that nothing is rounded
-    otherwise; channels whose ranges differ by less than 4 stay. Run it behind fusion: a BatchNormalization in between
-    stands in the way.
+    Cross-layer equalization (Nagel et al. 2019, arXiv:1906.04721, section 4.1): an output channel of the first layer is
+    divided by a number, and the input channel of the second layer is multiplied by it. The layers are Conv, Gemm and
+    MatMul. Only Relu, LeakyRelu, PRelu, Clip to [0, ∞), pools, Pads with zeros and flattening may stand between them.
+    The numbers are powers of two, so that no rounding changes. Channels whose ranges differ by less than a factor of 4
+    stay. Run it after fusion, which removes each BatchNormalization between layers.
 
     Refused: a Clip with an upper bound (Relu6), which does not scale; values that others read; weights that others use.
     """
 
-    name: ClassVar[str] = "equalize-layers"
     effect: ClassVar[Effect] = Effect.EXACT
 
     def apply(self, model: ir.Model, ctx: Context) -> Changes:
         """Equalize every pair, in all scopes."""
         skipped: list[Skip] = []
-        pairs: list[Pair] = []
-        layers: dict[ir.Node, Layer] = {}
+        pairs: list[LayerPair] = []
+        layers: dict[ir.Node, LinearLayer] = {}
         for node, opset in graph.nodes_with_opset(model):
             if not _is_layer(node):
                 continue
@@ -60,31 +59,31 @@ def _is_layer(node: ir.Node) -> bool:
     return any(graph.is_standard(node, op_type) for op_type in _LAYERS)
 
 
-def _pair(node: ir.Node, opset: int, layers: dict[ir.Node, Layer]) -> Pair | Mismatch:
+def _pair(node: ir.Node, opset: int, layers: dict[ir.Node, LinearLayer]) -> LayerPair | Mismatch:
     """`node` and the layer that reads it."""
     if opset < 7:
         return Mismatch(f"in opset {opset} constants broadcast by attributes")
     first = layers.get(node) or as_layer(node)
     if isinstance(first, Mismatch):
         return first
-    place = _Place(first.end, opset, node.op_type != "Conv")
+    position = _Position(first.end, opset, node.op_type != "Conv")
     while True:
-        behind = _next(place)
+        behind = _next(position)
         if isinstance(behind, Mismatch):
             return behind
         if isinstance(behind, ir.Node):
-            return _closed(first, behind, place)
-        place = behind
+            return _closed(first, behind, position)
+        position = behind
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Somewhere between two layers.
+class _Position:
+    """A position between two layers.
 
     Attributes:
-        value: What is there.
-        opset: The version it is written in.
-        flat: Whether channels lie along the last axis, one block of columns for each; else along axis 1 of an image.
+        value: The value there.
+        opset: The version of the standard operators.
+        flat: Whether channels are along the last axis, a block of columns for each; else along axis 1 of an image.
     """
 
     value: ir.Value
@@ -92,16 +91,18 @@ class _Place:
     flat: bool
 
 
-def _closed(first: Layer, node: ir.Node, place: _Place) -> Pair | Mismatch:
-    if (node.op_type == "Conv") == place.flat:
+def _closed(first: LinearLayer, node: ir.Node, position: _Position) -> LayerPair | Mismatch:
+    if (node.op_type == "Conv") == position.flat:
         return Mismatch(f"{graph.label(node)} does not sum over its channels")
     second = as_layer(node, first.outputs)
-    return Mismatch(f"{graph.label(node)}: {second.reason}") if isinstance(second, Mismatch) else Pair(first, second)
+    return (
+        Mismatch(f"{graph.label(node)}: {second.reason}") if isinstance(second, Mismatch) else LayerPair(first, second)
+    )
 
 
-def _next(place: _Place) -> _Place | ir.Node | Mismatch:
-    """The place behind the only reader of this one, or that reader when it is a layer."""
-    value = place.value
+def _next(position: _Position) -> _Position | ir.Node | Mismatch:
+    """The position behind the only reader of this one, or that reader if it is a layer."""
+    value = position.value
     node = graph.sole_consumer(value)
     if node is None:
         return Mismatch(graph.why_not_sole(value))
@@ -109,22 +110,22 @@ def _next(place: _Place) -> _Place | ir.Node | Mismatch:
         return Mismatch(f"{graph.label(node)} reads it")
     if node.op_type in _LAYERS:
         return node
-    reason = _why_not_through(node, place)
+    reason = _why_not_through(node, position)
     if reason is not None:
         return Mismatch(f"{graph.label(node)} {reason}")
-    return replace(place, value=node.outputs[0], flat=place.flat or node.op_type in {"Flatten", "Reshape"})
+    return replace(position, value=node.outputs[0], flat=position.flat or node.op_type in {"Flatten", "Reshape"})
 
 
-def _why_not_through(node: ir.Node, place: _Place) -> str | None:
+def _why_not_through(node: ir.Node, position: _Position) -> str | None:
     """Why channels cannot be scaled behind `node` instead of before it."""
     if node.op_type in _RECTIFIERS:
         return None
     if node.op_type == "Clip":
         return _why_not_clip(node)
-    if place.flat or (node.op_type in {"Flatten", "Reshape"} and not _flattens(node)):
+    if position.flat or (node.op_type in {"Flatten", "Reshape"} and not _flattens(node)):
         return "does not keep channels apart" if node.op_type in {"Flatten", "Reshape"} else "does not scale with it"
     if node.op_type == "Pad":
-        return _why_not_pad(node, place.opset)
+        return _why_not_pad(node, position.opset)
     return None if node.op_type in _POOLS | {"Flatten", "Reshape"} else "does not scale with it"
 
 

@@ -23,10 +23,9 @@ class FoldConstants(Pass):
     DequantizeLinear and random operators stay, and so does whatever makes a graph output.
 
     Numbers follow the ONNX operator specification (https://onnx.ai/onnx/operators/); shapes declared in the model are
-    taken at their word.
+    trusted.
     """
 
-    name: ClassVar[str] = "fold-constants"
     effect: ClassVar[Effect] = Effect.EXACT
 
     max_tensor_bytes: int = option(16 * 2**20, "never read, compute or store a larger tensor while folding")

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.calibration.context import Context
-from modelopt.core.changes import Changes, Effect
 from modelopt.graph import match
 from modelopt.graph.match import Mismatch
-from modelopt.passes.base import Pass
+from modelopt.passes.base import RewritePass
 from modelopt.patterns.concat import read_concat
-from modelopt.patterns.rewriter import Rewrite, rewrite_nodes
+from modelopt.patterns.rewriter import Rewrite
 from modelopt.patterns.rotary import axes_of
 
 _MAX_BYTES = 2**20
 
 
-class FoldGather(Pass):
+class FoldGather(RewritePass):
     """Let a Gather with constant indices read what it gathers from where that comes from.
 
     Along one axis, for constant indices ``i`` (fold-constants takes those of constants, and of known shapes):
@@ -33,12 +30,17 @@ class FoldGather(Pass):
     - ``gather(unsqueeze(x), 0)`` is ``x``.
     """
 
-    name: ClassVar[str] = "fold-gather"
-    effect: ClassVar[Effect] = Effect.EXACT
-
-    def apply(self, model: ir.Model, ctx: Context) -> Changes:
-        """Look at every Gather with constant indices."""
-        return rewrite_nodes(model, partial(_rule, graph.NameSource(model)))
+    def rule(self, node: ir.Node, opset: int, names: graph.NameSource) -> Rewrite | Mismatch:
+        """`node` is the Gather with constant indices."""
+        taken = _read(node)
+        source = None if taken is None else taken.data.producer()
+        if taken is None or source is None or source.domain not in graph.STANDARD_DOMAINS:
+            return match.NOT_HERE
+        if source.op_type == "Gather":
+            return _of_gather(names, taken, source)
+        if source.op_type == "Concat":
+            return _of_concat(names, taken, source, opset)
+        return _of_unsqueeze(taken, source, opset) if source.op_type == "Unsqueeze" else match.NOT_HERE
 
 
 @dataclass(frozen=True)
@@ -49,18 +51,6 @@ class _Taken:
     data: ir.Value
     indices: np.ndarray
     axis: int
-
-
-def _rule(names: graph.NameSource, node: ir.Node, opset: int) -> Rewrite | Mismatch:
-    taken = _read(node)
-    source = None if taken is None else taken.data.producer()
-    if taken is None or source is None or source.domain not in graph.STANDARD_DOMAINS:
-        return match.NOT_HERE
-    if source.op_type == "Gather":
-        return _of_gather(names, taken, source)
-    if source.op_type == "Concat":
-        return _of_concat(names, taken, source, opset)
-    return _of_unsqueeze(taken, source, opset) if source.op_type == "Unsqueeze" else match.NOT_HERE
 
 
 def _read(node: ir.Node) -> _Taken | None:
@@ -100,7 +90,7 @@ def _of_concat(names: graph.NameSource, taken: _Taken, source: ir.Node, opset: i
             continue
         if np.array_equal(indices, np.arange(span.start, span.end)):
             reason = graph.can_replace(taken.node.outputs[0], span.part)
-            return Mismatch(reason) if reason else partial(_replace, taken.node, span.part)
+            return Mismatch(reason) if reason else partial(graph.replace_value, taken.node.outputs[0], span.part)
         return partial(_read_from, names, taken, span.part, indices - span.start)
     return Mismatch("its indices are not in one part of known place")
 
@@ -114,29 +104,17 @@ def _of_unsqueeze(taken: _Taken, source: ir.Node, opset: int) -> Rewrite | Misma
     if taken.indices.ndim or int(taken.indices) not in {0, -1}:
         return Mismatch("it takes more than one, or one that is not there")
     reason = graph.can_replace(taken.node.outputs[0], inner)
-    return Mismatch(reason) if reason else partial(_replace, taken.node, inner)
+    return Mismatch(reason) if reason else partial(graph.replace_value, taken.node.outputs[0], inner)
 
 
 def _in_range(indices: np.ndarray, size: int) -> bool:
     return bool(((indices >= -size) & (indices < size)).all())
 
 
-def _replace(node: ir.Node, value: ir.Value) -> None:
-    source = None if node.inputs[0] is None else node.inputs[0].producer()
-    graph.replace_value(node.outputs[0], value)
-    graph.remove_with_constants(node)
-    if source is not None:
-        graph.remove_with_constants(source)
-
-
 def _read_from(names: graph.NameSource, taken: _Taken, data: ir.Value, indices: np.ndarray) -> None:
     node, old = taken.node, taken.node.inputs[1]
-    source = taken.data.producer()
     if old is None:
         raise ValueError(f"{graph.label(node)} has no indices")
     made = graph.constant_beside(old, node, names(f"{node.outputs[0].name}_indices"), indices)
     node.replace_input_with(0, data)
     node.replace_input_with(1, made)
-    graph.drop_unused_constants([old])
-    if source is not None:
-        graph.remove_with_constants(source)

@@ -21,7 +21,7 @@ FROZEN_KEY = "modelopt.frozen."
 """The start of metadata entries that remember what was frozen, so that a second run finds nothing to do."""
 
 _SHAPES_INSTEAD = "dimensions without a name are set with the shape of their input, such as x:1,3,224,224"
-"""The hint where somebody names a dimension by what names none."""
+"""The hint where a text such as ``*`` or ``?`` is given as the name of a dimension."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,6 @@ class FreezeDims(Pass):
     of the new shape, which are what the result is compared on.
     """
 
-    name: ClassVar[str] = "freeze-dims"
     effect: ClassVar[Effect] = Effect.EXACT
     keeps_signature: ClassVar[bool] = False
 
@@ -82,7 +81,7 @@ class FreezeDims(Pass):
         )
 
     def declared_after(self, signature: Signature) -> Signature:
-        """The same, with any size where an output has a dimension of its own: it follows from those of the inputs."""
+        """The same, but a symbol that only outputs have becomes a free size: it is computed from the inputs."""
         known, after = symbols_of(signature.inputs), self.signature_after(signature)
         return replace(after, outputs=tuple(_with_sizes_left_open(spec, known) for spec in after.outputs))
 
@@ -168,7 +167,7 @@ def _with_size(dim: Dim, sizes: Mapping[str, int]) -> Dim:
 
 
 def _set_symbols(model: ir.Model, sizes: Mapping[str, int]) -> None:
-    """In the main graph and its bodies: a function's symbols are its own."""
+    """Set symbols in the main graph and its bodies; those of a function are its own."""
     for scope, _, in_function in graph.scopes(model):
         if in_function:
             continue
@@ -183,7 +182,7 @@ def _sized(dim: int | ir.SymbolicDim, sizes: Mapping[str, int]) -> int | ir.Symb
 
 
 def _infer_again(model: ir.Model, runner: Runner) -> None:
-    """What was inferred from symbols is inferred from sizes; what inference cannot tell stays as it was."""
+    """Infer shapes again, from the sizes; a shape that inference does not find stays as it was."""
     outdated = {
         value: value.shape
         for node in graph.all_nodes(model)

@@ -23,7 +23,6 @@ class FreezeWeights(Pass):
     then it means that a caller may replace it, and with `every` no caller may any more.
     """
 
-    name: ClassVar[str] = "freeze-weights"
     effect: ClassVar[Effect] = Effect.EXACT
 
     every: bool = option(default=False, text="also where a caller may replace them: IR version 4 and later")

@@ -11,12 +11,11 @@ from modelopt import graph
 from modelopt.calibration.context import Context
 from modelopt.core.changes import Changes, Effect
 from modelopt.graph.match import Mismatch
+from modelopt.graph.types import FLOAT16_FLOAT32
 from modelopt.passes.base import Pass
 from modelopt.patterns import attention, qkv_projection
 from modelopt.patterns.attention_masks import Masks
-from modelopt.patterns.rewriter import CONTRIB, Rewrite, collapse, rewrite_nodes, why_not_private
-
-_FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16})
+from modelopt.patterns.rewriter import Rewrite, collapse, rewrite_nodes, why_not_private
 
 
 class FuseAttention(Pass):
@@ -36,7 +35,6 @@ class FuseAttention(Pass):
     layers of the first kind. A mask whose batch size does not fit is found by onnxruntime when it runs.
     """
 
-    name: ClassVar[str] = "fuse-attention"
     effect: ClassVar[Effect] = Effect.EXACT
     finite_only: ClassVar[bool] = True  # masks are added to scores; where the model selects by them, NaN stays out
     contrib: ClassVar[bool] = True
@@ -60,13 +58,13 @@ def _rule(masks: Masks, node: ir.Node, opset: int) -> Rewrite | Mismatch:
     inner = found.inner if projection is None else (*found.inner, *projection.nodes)
     if reason := _why_not(found, inner, opset):
         return Mismatch(reason)
-    return partial(_rewrite, masks, found, projection, inner)
+    return partial(_rewrite, masks, found, projection)
 
 
 def _why_not(found: attention.Attention, inner: tuple[ir.Node, ...], opset: int) -> str | None:
     if reason := why_not_private(found.last, inner):
         return reason
-    if opset < 11 or found.query.source.dtype not in _FLOATS:
+    if opset < 11 or found.query.source.dtype not in FLOAT16_FLOAT32:
         return "onnxruntime has the operator for float32 and float16 from opset 11 on"
     if any(graph.rank(one.source) != 3 for one in (found.query, found.key, found.value)):
         return "its queries, keys and values are not known to have three axes"
@@ -88,9 +86,7 @@ def _differ(left: int | ir.SymbolicDim, right: int | ir.SymbolicDim) -> bool:
     return isinstance(left, int) and isinstance(right, int) and left != right
 
 
-def _rewrite(
-    masks: Masks, found: attention.Attention, projection: qkv_projection.Projection | None, inner: tuple[ir.Node, ...]
-) -> None:
+def _rewrite(masks: Masks, found: attention.Attention, projection: qkv_projection.Projection | None) -> None:
     attributes = [ir.AttrInt64("num_heads", found.query.heads), ir.AttrFloat32("scale", found.scale)]
     mask, inputs = found.mask, list[ir.Value | None]()
     if mask is not None and found.fill is not None:
@@ -104,4 +100,4 @@ def _rewrite(
         mask = mask and masks.for_itself(found.last, mask)
     if mask is not None:
         inputs += [None, None, mask]
-    collapse(found.last, inner, op_type, inputs, attributes, domain=CONTRIB)
+    collapse(found.last, op_type, inputs, attributes, domain=graph.CONTRIB_DOMAIN)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.calibration.context import Context
-from modelopt.core.changes import Changes, Effect
 from modelopt.graph import match
 from modelopt.graph.match import Mismatch
-from modelopt.passes.base import Pass
+from modelopt.passes.base import RewritePass
 from modelopt.patterns.affine import is_affine, per_channel, variable
 from modelopt.patterns.convolution import (
     Absorbed,
@@ -25,10 +22,10 @@ from modelopt.patterns.convolution import (
     replace_tail,
     store,
 )
-from modelopt.patterns.rewriter import Rewrite, rewrite_nodes
+from modelopt.patterns.rewriter import Rewrite
 
 
-class FuseConvAffine(Pass):
+class FuseConvAffine(RewritePass):
     """Fold Mul, Add, Sub or Div by constants into the weights of the convolution before or behind them.
 
     With a constant ``c`` that is one number or one number per channel each is a map ``a · x + s``: Mul ``(c, 0)``, Add
@@ -45,20 +42,13 @@ class FuseConvAffine(Pass):
     The addition of 3 and the division by 6 of a hardswish are left to fuse-hardswish: the two run in any order.
     """
 
-    name: ClassVar[str] = "fuse-conv-affine"
-    effect: ClassVar[Effect] = Effect.EXACT
-
-    def apply(self, model: ir.Model, ctx: Context) -> Changes:
-        """Fold every such operator, one after the other where there are several."""
-        return rewrite_nodes(model, partial(_rule, graph.NameSource(model)))
-
-
-def _rule(names: graph.NameSource, node: ir.Node, opset: int) -> Rewrite | Mismatch:
-    if graph.is_standard(node, "Conv"):
-        return _before(names, node, opset)
-    if is_affine(node):
-        return _behind(names, node, opset)
-    return match.NOT_HERE
+    def rule(self, node: ir.Node, opset: int, names: graph.NameSource) -> Rewrite | Mismatch:
+        """`node` is the Conv behind a map, or the map behind a convolution."""
+        if graph.is_standard(node, "Conv"):
+            return _before(names, node, opset)
+        if is_affine(node):
+            return _behind(names, node, opset)
+        return match.NOT_HERE
 
 
 def _behind(names: graph.NameSource, node: ir.Node, opset: int) -> Rewrite | Mismatch:
@@ -90,7 +80,7 @@ def _before(names: graph.NameSource, node: ir.Node, opset: int) -> Rewrite | Mis
     if np.any(affine[1] != 0) and (reason := _why_no_shift(node, x)):
         return Mismatch(reason)
     absorbed = absorb_before(conv, *affine)
-    return absorbed if isinstance(absorbed, Mismatch) else partial(_replace_head, conv, absorbed, affine_node, x, names)
+    return absorbed if isinstance(absorbed, Mismatch) else partial(_replace_head, conv, absorbed, x, names)
 
 
 def _why_no_shift(conv: ir.Node, x: ir.Value) -> str | None:
@@ -100,7 +90,6 @@ def _why_no_shift(conv: ir.Node, x: ir.Value) -> str | None:
     return "the shift centres a graph input" if x.is_graph_input() else None
 
 
-def _replace_head(conv: Conv, absorbed: Absorbed, head: ir.Node, x: ir.Value, names: graph.NameSource) -> None:
+def _replace_head(conv: Conv, absorbed: Absorbed, x: ir.Value, names: graph.NameSource) -> None:
     store(conv, absorbed, names)
     conv.node.replace_input_with(0, x)
-    graph.remove_with_constants(head)

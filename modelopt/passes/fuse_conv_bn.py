@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import ClassVar
 
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.calibration.context import Context
-from modelopt.core.changes import Changes, Effect
 from modelopt.graph import match
 from modelopt.graph.match import Mismatch
-from modelopt.passes.base import Pass
+from modelopt.passes.base import RewritePass
 from modelopt.patterns.affine import normalization
 from modelopt.patterns.convolution import absorb_behind, convolution_before, replace_tail
-from modelopt.patterns.rewriter import Rewrite, rewrite_nodes
+from modelopt.patterns.rewriter import Rewrite
 
 
-class FuseConvBn(Pass):
+class FuseConvBn(RewritePass):
     """Fold BatchNormalization into the weights of the Conv or ConvTranspose before it.
 
     BatchNormalization-15 in inference mode is ``y = (x - mean) / sqrt(var + epsilon) · scale + bias`` per channel
@@ -27,23 +24,16 @@ class FuseConvBn(Pass):
     back.
 
     The normalization must follow the convolution directly: behind a Relu it is another function. Channels without
-    variance are folded too, unless their mean is so large that rounding would show: see `_affine.normalization`.
+    variance are folded too, unless their mean is so large that rounding would show: `patterns.affine.normalization`.
     """
 
-    name: ClassVar[str] = "fuse-conv-bn"
-    effect: ClassVar[Effect] = Effect.EXACT
-
-    def apply(self, model: ir.Model, ctx: Context) -> Changes:
-        """Fold every normalization that directly follows a convolution of its own."""
-        return rewrite_nodes(model, partial(_rule, graph.NameSource(model)))
-
-
-def _rule(names: graph.NameSource, node: ir.Node, opset: int) -> Rewrite | Mismatch:
-    if not graph.is_standard(node, "BatchNormalization"):
-        return match.NOT_HERE
-    conv = convolution_before(node.inputs[0], node)
-    if isinstance(conv, Mismatch):
-        return conv
-    affine = normalization(node, opset, conv.outputs)
-    absorbed = affine if isinstance(affine, Mismatch) else absorb_behind(conv, *affine)
-    return absorbed if isinstance(absorbed, Mismatch) else partial(replace_tail, conv, absorbed, node, names)
+    def rule(self, node: ir.Node, opset: int, names: graph.NameSource) -> Rewrite | Mismatch:
+        """`node` is the BatchNormalization."""
+        if not graph.is_standard(node, "BatchNormalization"):
+            return match.NOT_HERE
+        conv = convolution_before(node.inputs[0], node)
+        if isinstance(conv, Mismatch):
+            return conv
+        affine = normalization(node, opset, conv.outputs)
+        absorbed = affine if isinstance(affine, Mismatch) else absorb_behind(conv, *affine)
+        return absorbed if isinstance(absorbed, Mismatch) else partial(replace_tail, conv, absorbed, node, names)

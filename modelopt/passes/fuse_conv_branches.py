@@ -10,17 +10,15 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.calibration.context import Context
-from modelopt.core.changes import Changes, Effect
 from modelopt.graph import match
 from modelopt.graph.match import Mismatch
-from modelopt.passes.base import Pass
+from modelopt.passes.base import RewritePass
 from modelopt.patterns.affine import is_affine, normalization, per_channel, variable
-from modelopt.patterns.convolution import Absorbed, Conv, as_convolution, bias_of, rounded, store
-from modelopt.patterns.rewriter import Rewrite, rewrite_nodes
+from modelopt.patterns.convolution import Absorbed, Conv, as_convolution, bias_of, replace_tail, rounded
+from modelopt.patterns.rewriter import Rewrite
 
 
-class FuseConvBranches(Pass):
+class FuseConvBranches(RewritePass):
     """Fuse parallel branches over one input that are summed, as RepVGG and MobileOne train them, into one Conv.
 
     Convolution is linear in its weights: ``Conv(x, W₁, b₁) + Conv(x, W₂, b₂) = Conv(x, W₁ + W₂, b₁ + b₂)``, when
@@ -34,13 +32,21 @@ class FuseConvBranches(Pass):
     3×1) it would cost more than the two, and is refused.
     """
 
-    name: ClassVar[str] = "fuse-conv-branches"
-    effect: ClassVar[Effect] = Effect.EXACT
     finite_only: ClassVar[bool] = True  # a small kernel is padded with zeros, and zero times NaN is NaN
 
-    def apply(self, model: ir.Model, ctx: Context) -> Changes:
-        """Fuse every sum of two such branches; longer sums fold from the front."""
-        return rewrite_nodes(model, partial(_rule, graph.NameSource(model)))
+    def rule(self, node: ir.Node, opset: int, names: graph.NameSource) -> Rewrite | Mismatch:
+        """`node` is the sum of two branches; longer sums fold from the front."""
+        if not (graph.is_standard(node, "Add") or graph.is_standard(node, "Sum")) or len(node.inputs) != 2:
+            return match.NOT_HERE
+        refusal, (left, right) = match.NOT_HERE, node.inputs
+        if left is None or right is None:
+            return refusal
+        for value, other in ((left, right), (right, left)):
+            found = _fused(value, other, node, opset)
+            if not isinstance(found, Mismatch):
+                return partial(replace_tail, *found, node, names)
+            refusal = found if found.near else refusal
+        return refusal
 
 
 @dataclass(frozen=True)
@@ -50,11 +56,11 @@ class _Branch:
     Attributes:
         weight: float64, as Conv stores it.
         bias: float64, shape (C_out,).
-        group: How many groups of channels are convolved apart.
+        group: The number of groups.
         strides: For each spatial axis.
         dilations: For each spatial axis.
         begin: The padding before each spatial axis.
-        pads: That and the padding behind it.
+        pads: The padding before and behind each spatial axis, added.
     """
 
     weight: np.ndarray
@@ -68,20 +74,6 @@ class _Branch:
     def step(self, axis: int) -> int | None:
         """The dilation, None where a single tap has none."""
         return self.dilations[axis] if self.weight.shape[2 + axis] > 1 else None
-
-
-def _rule(names: graph.NameSource, node: ir.Node, opset: int) -> Rewrite | Mismatch:
-    if not (graph.is_standard(node, "Add") or graph.is_standard(node, "Sum")) or len(node.inputs) != 2:
-        return match.NOT_HERE
-    refusal, (left, right) = match.NOT_HERE, node.inputs
-    if left is None or right is None:
-        return refusal
-    for value, other in ((left, right), (right, left)):
-        found = _fused(value, other, node, opset)
-        if not isinstance(found, Mismatch):
-            return partial(_rewrite, names, node, other, *found)
-        refusal = found if found.near else refusal
-    return refusal
 
 
 def _fused(value: ir.Value, other: ir.Value, node: ir.Node, opset: int) -> tuple[Conv, Absorbed] | Mismatch:
@@ -113,7 +105,7 @@ def _fused(value: ir.Value, other: ir.Value, node: ir.Node, opset: int) -> tuple
 
 
 def _source(node: ir.Node) -> ir.Value | None:
-    """What the branch that ends in `node` is a function of, when that is one node."""
+    """The input of the branch that `node` is, when that is one node."""
     if graph.is_standard(node, "Conv") or graph.is_standard(node, "BatchNormalization"):
         return node.inputs[0]
     return variable(node) if is_affine(node) else None
@@ -174,12 +166,3 @@ def _sum(large: _Branch, small: _Branch) -> tuple[np.ndarray, np.ndarray] | Mism
     weight = large.weight.copy()
     weight[tuple(window)] += small.weight
     return weight, large.bias + small.bias
-
-
-def _rewrite(names: graph.NameSource, node: ir.Node, other: ir.Value, conv: Conv, absorbed: Absorbed) -> None:
-    producer = other.producer()
-    store(conv, absorbed, names)
-    graph.replace_value(node.outputs[0], conv.node.outputs[0])
-    graph.remove_if_dead(node)
-    if other is not conv.node.inputs[0] and producer is not None:
-        graph.remove_with_constants(producer)

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from functools import partial
 
 import onnx_ir as ir
 
-from modelopt.calibration.context import Context
-from modelopt.core.changes import Changes, Effect
+from modelopt import graph
 from modelopt.graph import match
 from modelopt.graph.match import Mismatch, NeedsOpset
-from modelopt.passes.base import Pass
+from modelopt.passes.base import RewritePass
 from modelopt.patterns.gelu import Gelu, find
-from modelopt.patterns.rewriter import Rewrite, collapse, rewrite_nodes, why_not_private
+from modelopt.patterns.rewriter import Rewrite, why_not_private
 
 FIRST_OPSET = 20
 
 
-class FuseGelu(Pass):
+class FuseGelu(RewritePass):
     """Fuse a decomposed Gelu into the operator Gelu.
 
     ``x · (1 + erf(x / √2)) / 2`` (Hendrycks, Gimpel 2016) is Gelu-20, and with ``tanh(√(2/π) · (x + 0.044715 · x³))``
@@ -27,27 +26,19 @@ class FuseGelu(Pass):
     operator is 2.4 times as fast. Below opset 20 there is no such operator; `fuse-bias-gelu` has one for onnxruntime.
     """
 
-    name: ClassVar[str] = "fuse-gelu"
-    effect: ClassVar[Effect] = Effect.EXACT
-
-    def apply(self, model: ir.Model, ctx: Context) -> Changes:
-        """Fuse every one whose inner values nothing else uses."""
-        return rewrite_nodes(model, rule)
-
-
-def rule(node: ir.Node, opset: int) -> Rewrite | Mismatch:
-    """The edit for the Gelu that ends with `node`."""
-    gelu = find(node)
-    if gelu is None:
-        return match.NOT_HERE
-    if reason := why_not_private(gelu.last, gelu.inner):
-        return Mismatch(reason)
-    if opset < FIRST_OPSET:
-        reason = f"opset {opset} has no Gelu: --opset 20 upgrades, or fuse-bias-gelu for onnxruntime"
-        return NeedsOpset(reason, opset=FIRST_OPSET)
-    return lambda: _rewrite(gelu)
+    def rule(self, node: ir.Node, opset: int, names: graph.NameSource) -> Rewrite | Mismatch:
+        """`node` ends the Gelu."""
+        gelu = find(node)
+        if gelu is None:
+            return match.NOT_HERE
+        if reason := why_not_private(gelu.last, gelu.inner):
+            return Mismatch(reason)
+        if opset < FIRST_OPSET:
+            reason = f"opset {opset} has no Gelu: --opset 20 upgrades, or fuse-bias-gelu for onnxruntime"
+            return NeedsOpset(reason, opset=FIRST_OPSET)
+        return partial(_rewrite, gelu)
 
 
 def _rewrite(gelu: Gelu) -> None:
     attributes = [] if gelu.approximate == "none" else [ir.AttrString("approximate", gelu.approximate)]
-    collapse(gelu.last, gelu.inner, "Gelu", [gelu.x], attributes)
+    graph.become(gelu.last, "Gelu", [gelu.x], attributes)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.calibration.context import Context
-from modelopt.core.changes import Changes, Effect
 from modelopt.graph import match
 from modelopt.graph.match import Mismatch
-from modelopt.passes.base import Pass
+from modelopt.passes.base import RewritePass
 from modelopt.patterns.affine import Affine, constant_of, is_affine, normalization, per_channel, variable
 from modelopt.patterns.gemm import (
     Product,
@@ -24,10 +21,10 @@ from modelopt.patterns.gemm import (
     why_not_needed_once,
     why_not_store,
 )
-from modelopt.patterns.rewriter import Rewrite, rewrite_nodes
+from modelopt.patterns.rewriter import Rewrite
 
 
-class FuseGemmBn(Pass):
+class FuseGemmBn(RewritePass):
     """Fold BatchNormalization, Mul, Add, Sub or Div by constants into the Gemm or MatMul before them.
 
     Each is a map ``a · y + s`` with one number, or one per column: ``a · (x · W + b) + s = x · (a · W) + (a · b + s)``,
@@ -38,37 +35,30 @@ class FuseGemmBn(Pass):
     Only constants of one number or of the shape of the last axis are per column; others are refused.
     """
 
-    name: ClassVar[str] = "fuse-gemm-bn"
-    effect: ClassVar[Effect] = Effect.EXACT
-
-    def apply(self, model: ir.Model, ctx: Context) -> Changes:
-        """Fold every such operator that directly follows a product of its own, one after the other."""
-        return rewrite_nodes(model, partial(_rule, graph.NameSource(model)))
-
-
-def _rule(names: graph.NameSource, node: ir.Node, opset: int) -> Rewrite | Mismatch:
-    is_norm = graph.is_standard(node, "BatchNormalization")
-    if not is_norm and not is_affine(node):
-        return match.NOT_HERE
-    head = product_before(node.inputs[0] if is_norm else variable(node))
-    x = None if head is None else head.inputs[0]
-    if head is None or x is None:
-        return match.NOT_HERE
-    if reason := why_not_needed_once(head, node):
-        return Mismatch(reason)
-    product = as_product(head, opset)
-    if isinstance(product, Mismatch):
-        return product
-    is_matrix = head.op_type == "Gemm" or graph.rank(x) == 2
-    affine = _affine(node, opset, product, is_matrix=is_matrix)
-    if isinstance(affine, Mismatch):
-        return affine
-    scale, shift = affine
-    if np.any(shift != 0) and (opset < 7 or not is_matrix):
-        return Mismatch("a product that is not known to be a matrix takes no shift")
-    if head.op_type == "MatMul" and np.all(scale == 1):
-        return Mismatch("fuse-matmul-add makes a Gemm of it")
-    return _stored(names, node, product, scale, shift)
+    def rule(self, node: ir.Node, opset: int, names: graph.NameSource) -> Rewrite | Mismatch:
+        """`node` is the BatchNormalization, Mul, Add, Sub or Div behind the product."""
+        is_norm = graph.is_standard(node, "BatchNormalization")
+        if not is_norm and not is_affine(node):
+            return match.NOT_HERE
+        head = product_before(node.inputs[0] if is_norm else variable(node))
+        x = None if head is None else head.inputs[0]
+        if head is None or x is None:
+            return match.NOT_HERE
+        if reason := why_not_needed_once(head, node):
+            return Mismatch(reason)
+        product = as_product(head, opset)
+        if isinstance(product, Mismatch):
+            return product
+        is_matrix = head.op_type == "Gemm" or graph.rank(x) == 2
+        affine = _affine(node, opset, product, is_matrix=is_matrix)
+        if isinstance(affine, Mismatch):
+            return affine
+        scale, shift = affine
+        if np.any(shift != 0) and (opset < 7 or not is_matrix):
+            return Mismatch("a product that is not known to be a matrix takes no shift")
+        if head.op_type == "MatMul" and np.all(scale == 1):
+            return Mismatch("fuse-matmul-add makes a Gemm of it")
+        return _stored(names, node, product, scale, shift)
 
 
 def _affine(node: ir.Node, opset: int, product: Product, *, is_matrix: bool) -> Affine | Mismatch:

@@ -9,16 +9,14 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.calibration.context import Context
-from modelopt.core.changes import Changes, Effect
 from modelopt.graph import match
 from modelopt.graph.match import Mismatch
-from modelopt.passes.base import Pass
+from modelopt.passes.base import RewritePass
 from modelopt.patterns.gemm import as_product, is_product, product_before, rounded, store, why_not_needed_once
-from modelopt.patterns.rewriter import Rewrite, rewrite_nodes
+from modelopt.patterns.rewriter import Rewrite
 
 
-class FuseGemmGemm(Pass):
+class FuseGemmGemm(RewritePass):
     """Fuse Gemm or MatMul behind Gemm or MatMul, without an activation between them, into one.
 
     ``(x · W₁ + b₁) · W₂ + b₂ = x · (W₁ · W₂) + (b₁ · W₂ + b₂)``. With ``W₁`` of shape (K, M) and ``W₂`` (M, N) it costs
@@ -27,41 +25,35 @@ class FuseGemmGemm(Pass):
     differs from that at run time by what reordering it would.
     """
 
-    name: ClassVar[str] = "fuse-gemm-gemm"
-    effect: ClassVar[Effect] = Effect.EXACT
     finite_only: ClassVar[bool] = True  # opposite infinities meet in one order of the products and not in the other
 
-    def apply(self, model: ir.Model, ctx: Context) -> Changes:
-        """Fuse every pair; longer chains fold from the front."""
-        return rewrite_nodes(model, partial(_rule, graph.NameSource(model)))
-
-
-def _rule(names: graph.NameSource, node: ir.Node, opset: int) -> Rewrite | Mismatch:
-    head = product_before(node.inputs[0]) if is_product(node) else None
-    if head is None:
-        return match.NOT_HERE
-    if reason := why_not_needed_once(head, node):
-        return Mismatch(reason)
-    first, second = as_product(head, opset), as_product(node, opset)
-    if isinstance(first, Mismatch):
-        return first
-    if isinstance(second, Mismatch):
-        return second
-    if first.weight.shape[1] != second.weight.shape[0] or first.dtype != second.dtype:
-        return Mismatch("the two weights do not fit each other")
-    new_size, old_size = first.weight.shape[0] * second.weight.shape[1], first.weight.size + second.weight.size
-    if new_size >= old_size:
-        return Mismatch(f"one weight would have {new_size} elements, the two have {old_size}")
-    for product in (first, second):
-        if len(product.node.inputs[1].uses()) > 1:  # type: ignore[union-attr]
-            return Mismatch("other nodes use a weight too, and one more would make the file larger")
-    wide = np.zeros(second.weight.shape[1]) if second.bias is None else second.bias
-    if first.bias is not None:
-        wide = first.bias @ second.weight + wide
-    has_bias = first.bias is not None or second.bias is not None
-    weight, bias = rounded(first.weight @ second.weight, first.dtype), rounded(wide, first.dtype)
-    if isinstance(weight, Mismatch):
-        return weight
-    if isinstance(bias, Mismatch):
-        return bias
-    return partial(store, names, node, head, second, weight, bias if has_bias else None)
+    def rule(self, node: ir.Node, opset: int, names: graph.NameSource) -> Rewrite | Mismatch:
+        """`node` is the second product; longer chains fold from the front."""
+        head = product_before(node.inputs[0]) if is_product(node) else None
+        if head is None:
+            return match.NOT_HERE
+        if reason := why_not_needed_once(head, node):
+            return Mismatch(reason)
+        first, second = as_product(head, opset), as_product(node, opset)
+        if isinstance(first, Mismatch):
+            return first
+        if isinstance(second, Mismatch):
+            return second
+        if first.weight.shape[1] != second.weight.shape[0] or first.dtype != second.dtype:
+            return Mismatch("the two weights do not fit each other")
+        new_size, old_size = first.weight.shape[0] * second.weight.shape[1], first.weight.size + second.weight.size
+        if new_size >= old_size:
+            return Mismatch(f"one weight would have {new_size} elements, the two have {old_size}")
+        for product in (first, second):
+            if len(product.node.inputs[1].uses()) > 1:  # type: ignore[union-attr]
+                return Mismatch("other nodes use a weight too, and one more would make the file larger")
+        wide = np.zeros(second.weight.shape[1]) if second.bias is None else second.bias
+        if first.bias is not None:
+            wide = first.bias @ second.weight + wide
+        has_bias = first.bias is not None or second.bias is not None
+        weight, bias = rounded(first.weight @ second.weight, first.dtype), rounded(wide, first.dtype)
+        if isinstance(weight, Mismatch):
+            return weight
+        if isinstance(bias, Mismatch):
+            return bias
+        return partial(store, names, node, head, second, weight, bias if has_bias else None)

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.calibration.context import Context
-from modelopt.core.changes import Changes, Effect
 from modelopt.graph.match import Mismatch
-from modelopt.passes.base import Pass
+from modelopt.passes.base import RewritePass
 from modelopt.patterns.hardswish import Hardswish, find
-from modelopt.patterns.rewriter import Rewrite, rewrite_nodes
+from modelopt.patterns.rewriter import Rewrite
 
 _ALPHA = float(np.float32(1 / 6))
 
 
-class FuseHardswish(Pass):
+class FuseHardswish(RewritePass):
     """Rewrite the decomposed hardswish, x · clip(x + 3, 0, 6) / 6, as x · HardSigmoid(x).
 
     HardSigmoid-6 is ``max(0, min(1, alpha · x + beta))``; with ``alpha = 1/6`` and ``beta = 0.5`` that is
@@ -33,22 +30,14 @@ class FuseHardswish(Pass):
     the pair works from opset 6. Exact up to the rounding of ``(x + 3) / 6`` against ``x / 6 + 0.5``.
     """
 
-    name: ClassVar[str] = "fuse-hardswish"
-    effect: ClassVar[Effect] = Effect.EXACT
-
-    def apply(self, model: ir.Model, ctx: Context) -> Changes:
-        """Rewrite every division by 6 that ends one of the two patterns."""
-        return rewrite_nodes(model, partial(_rule, graph.NameSource(model)))
-
-
-def _rule(names: graph.NameSource, node: ir.Node, opset: int) -> Rewrite | Mismatch:
-    pattern = find(node, opset)
-    return pattern if isinstance(pattern, Mismatch) else partial(_rewrite, names, pattern)
+    def rule(self, node: ir.Node, opset: int, names: graph.NameSource) -> Rewrite | Mismatch:
+        """`node` is the division by 6 that ends one of the two patterns."""
+        pattern = find(node, opset)
+        return pattern if isinstance(pattern, Mismatch) else partial(_rewrite, names, pattern)
 
 
 def _rewrite(names: graph.NameSource, pattern: Hardswish) -> None:
     last, x = pattern.last, pattern.x
-    old_inputs = list(last.inputs)
     attributes = (ir.AttrFloat32("alpha", _ALPHA), ir.AttrFloat32("beta", 0.5))
     if pattern.with_product:
         name = names(f"{x.name}_hardsigmoid")
@@ -57,6 +46,3 @@ def _rewrite(names: graph.NameSource, pattern: Hardswish) -> None:
         graph.become(last, "Mul", [x, gate])
     else:
         graph.become(last, "HardSigmoid", [x], attributes)
-    graph.drop_unused_constants(old_inputs)
-    for node in pattern.inner:
-        graph.remove_with_constants(node)

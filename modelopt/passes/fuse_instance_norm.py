@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import ClassVar
 
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.calibration.context import Context
-from modelopt.core.changes import Changes, Effect
 from modelopt.graph import match
 from modelopt.graph.match import Mismatch
-from modelopt.passes.base import Pass
+from modelopt.passes.base import RewritePass
 from modelopt.patterns import normalization
-from modelopt.patterns.rewriter import Rewrite, collapse, rewrite_nodes, why_not_private
+from modelopt.patterns.rewriter import Rewrite, collapse, why_not_private
 
 
-class FuseInstanceNorm(Pass):
+class FuseInstanceNorm(RewritePass):
     """Fuse a decomposed instance or group normalization into InstanceNormalization.
 
     ``(x - m) / √(mean((x - m)²) + ε) · scale + bias`` with means over all axes behind the second, and one scale and
@@ -28,37 +25,30 @@ class FuseInstanceNorm(Pass):
     it, expands it, and takes 1.8 times as long as for Reshape, InstanceNormalization, Reshape, Mul and Add.
     """
 
-    name: ClassVar[str] = "fuse-instance-norm"
-    effect: ClassVar[Effect] = Effect.EXACT
-
-    def apply(self, model: ir.Model, ctx: Context) -> Changes:
-        """Fuse every one whose inner values nothing else uses."""
-        return rewrite_nodes(model, partial(_rule, graph.NameSource(model)))
-
-
-def _rule(names: graph.NameSource, node: ir.Node, opset: int) -> Rewrite | Mismatch:
-    core = normalization.find(node)
-    if core is None or not core.centered:
-        return match.NOT_HERE
-    axes, rank = core.normalized_axes(), graph.rank(core.x)
-    if axes is None or rank is None:
-        return Mismatch("the rank of the input is not known")
-    if rank < 3 or axes != tuple(range(2 - rank, 0)):
-        return match.NOT_HERE if axes == (-1,) else Mismatch("it does not average over all axes behind the second")
-    channels = core.x.shape[1] if core.x.shape is not None else None
-    if not isinstance(channels, int):
-        return Mismatch("the number of channels is not known")
-    if core.x.dtype != ir.DataType.FLOAT:
-        return Mismatch("onnxruntime's InstanceNormalization is for float32")
-    trailing = (1,) * (rank - 2)
-    found = normalization.affine(core, frozenset({(channels, *trailing), (1, channels, *trailing)}))
-    if axes == (-1,) and found.scale is None and _is_scaled(found.last):
-        return match.NOT_HERE
-    if reason := why_not_private(found.last, found.inner):
-        return Mismatch(reason)
-    if opset < 6:
-        return Mismatch(f"opset {opset} has an InstanceNormalization that onnxruntime does not run")
-    return partial(_rewrite, names, core, found, channels)
+    def rule(self, node: ir.Node, opset: int, names: graph.NameSource) -> Rewrite | Mismatch:
+        """`node` is the division by the root."""
+        core = normalization.find(node)
+        if core is None or not core.centered:
+            return match.NOT_HERE
+        axes, rank = core.normalized_axes(), graph.rank(core.x)
+        if axes is None or rank is None:
+            return Mismatch("the rank of the input is not known")
+        if rank < 3 or axes != tuple(range(2 - rank, 0)):
+            return match.NOT_HERE if axes == (-1,) else Mismatch("it does not average over all axes behind the second")
+        channels = core.x.shape[1] if core.x.shape is not None else None
+        if not isinstance(channels, int):
+            return Mismatch("the number of channels is not known")
+        if core.x.dtype != ir.DataType.FLOAT:
+            return Mismatch("onnxruntime's InstanceNormalization is for float32")
+        trailing = (1,) * (rank - 2)
+        found = normalization.affine(core, frozenset({(channels, *trailing), (1, channels, *trailing)}))
+        if axes == (-1,) and found.scale is None and _is_scaled(found.last):
+            return match.NOT_HERE
+        if reason := why_not_private(found.last, found.inner):
+            return Mismatch(reason)
+        if opset < 6:
+            return Mismatch(f"opset {opset} has an InstanceNormalization that onnxruntime does not run")
+        return partial(_rewrite, names, core, found, channels)
 
 
 def _is_scaled(last: ir.Node) -> bool:
@@ -70,4 +60,4 @@ def _is_scaled(last: ir.Node) -> bool:
 def _rewrite(names: graph.NameSource, core: normalization.Core, found: normalization.Affine, channels: int) -> None:
     scale, bias = normalization.weights(core, found, channels, names, with_bias=True)
     epsilon = ir.AttrFloat32("epsilon", normalization.epsilon_of(core))
-    collapse(found.last, found.inner, "InstanceNormalization", [core.x, scale, bias], [epsilon])
+    collapse(found.last, "InstanceNormalization", [core.x, scale, bias], [epsilon])

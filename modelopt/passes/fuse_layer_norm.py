@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import ClassVar
 
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.calibration.context import Context
-from modelopt.core.changes import Changes, Effect
 from modelopt.graph import match
 from modelopt.graph.match import Mismatch, NeedsOpset
-from modelopt.passes.base import Pass
+from modelopt.passes.base import RewritePass
 from modelopt.patterns import normalization
-from modelopt.patterns.rewriter import Rewrite, collapse, rewrite_nodes, why_not_private
+from modelopt.patterns.rewriter import Rewrite, collapse, why_not_private
 
 FIRST_OPSET = 17
 
 
-class FuseLayerNorm(Pass):
+class FuseLayerNorm(RewritePass):
     """Fuse a decomposed layer normalization into LayerNormalization.
 
     ``(x - m) / √(mean((x - m)²) + ε) · scale + bias`` with ``m = mean(x)`` over the last axis (Ba, Kiros, Hinton 2016)
@@ -31,39 +28,31 @@ class FuseLayerNorm(Pass):
     is closer to the truth than what it replaces. Below opset 17 there is no such operator.
     """
 
-    name: ClassVar[str] = "fuse-layer-norm"
-    effect: ClassVar[Effect] = Effect.EXACT
-
-    def apply(self, model: ir.Model, ctx: Context) -> Changes:
-        """Fuse every one whose inner values nothing else uses."""
-        return rewrite_nodes(model, partial(rule, graph.NameSource(model)))
-
-
-def rule(names: graph.NameSource, node: ir.Node, opset: int) -> Rewrite | Mismatch:
-    """The edit for the normalization whose division is `node`."""
-    core = normalization.find(node)
-    if core is None or not core.centered:
-        return match.NOT_HERE
-    if (axes := core.normalized_axes()) != (-1,):
-        if axes is None:
-            return Mismatch("the rank of the input is not known")
-        return match.NOT_HERE if len(axes) > 1 else Mismatch(f"it averages over axis {axes[0]}, not the last")
-    size = core.x.shape[-1] if core.x.shape is not None else None
-    if not isinstance(size, int):
-        return Mismatch("the size of the last axis is not known")
-    rank = graph.rank(core.x) or 1
-    shapes = frozenset((*(1,) * leading, size) for leading in range(rank))
-    found = normalization.affine(core, shapes)
-    if reason := why_not_private(found.last, found.inner):
-        return Mismatch(reason)
-    if opset < FIRST_OPSET:
-        reason = f"opset {opset} has no LayerNormalization: upgrade-opset to 17 first (--opset 17)"
-        return NeedsOpset(reason, opset=FIRST_OPSET)
-    return partial(_rewrite, names, core, found, size)
+    def rule(self, node: ir.Node, opset: int, names: graph.NameSource) -> Rewrite | Mismatch:
+        """`node` is the division by the root."""
+        core = normalization.find(node)
+        if core is None or not core.centered:
+            return match.NOT_HERE
+        if (axes := core.normalized_axes()) != (-1,):
+            if axes is None:
+                return Mismatch("the rank of the input is not known")
+            return match.NOT_HERE if len(axes) > 1 else Mismatch(f"it averages over axis {axes[0]}, not the last")
+        size = core.x.shape[-1] if core.x.shape is not None else None
+        if not isinstance(size, int):
+            return Mismatch("the size of the last axis is not known")
+        rank = graph.rank(core.x) or 1
+        shapes = frozenset((*(1,) * leading, size) for leading in range(rank))
+        found = normalization.affine(core, shapes)
+        if reason := why_not_private(found.last, found.inner):
+            return Mismatch(reason)
+        if opset < FIRST_OPSET:
+            reason = f"opset {opset} has no LayerNormalization: upgrade-opset to 17 first (--opset 17)"
+            return NeedsOpset(reason, opset=FIRST_OPSET)
+        return partial(_rewrite, names, core, found, size)
 
 
 def _rewrite(names: graph.NameSource, core: normalization.Core, found: normalization.Affine, size: int) -> None:
     scale, bias = normalization.weights(core, found, size, names, with_bias=False)
     attributes = [ir.AttrInt64("axis", -1), ir.AttrFloat32("epsilon", normalization.epsilon_of(core))]
     inputs = [core.x, scale] if bias is None else [core.x, scale, bias]
-    collapse(found.last, found.inner, "LayerNormalization", inputs, attributes)
+    collapse(found.last, "LayerNormalization", inputs, attributes)

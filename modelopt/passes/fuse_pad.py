@@ -9,19 +9,17 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.calibration.context import Context
-from modelopt.core.changes import Changes, Effect
 from modelopt.graph import match
 from modelopt.graph.match import Mismatch
-from modelopt.passes.base import Pass
-from modelopt.patterns.rewriter import Rewrite, rewrite_nodes
+from modelopt.passes.base import RewritePass
+from modelopt.patterns.rewriter import Rewrite
 
 _NOT_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softmax", "Softplus", "Abs", "Exp", "Sqrt")
 
 _LARGEST_KERNEL = 7
 
 
-class FusePad(Pass):
+class FusePad(RewritePass):
     """Fuse a Pad by a constant into the `pads` of the Conv, MaxPool or AveragePool behind it.
 
     Conv pads with zeros: a Pad with 0 on spatial axes adds to its `pads`. MaxPool pads with what is never the largest:
@@ -29,52 +27,46 @@ class FusePad(Pass):
     its own. AveragePool pads with zeros that it does not count: behind a Pad with 0 it has to count them
     (`count_include_pad`, since opset 7), so its own `pads`, if any, must be counted too.
 
-    Of NaN nothing is promised there: the standard does not say what MaxPool makes of it, and onnxruntime keeps or drops
-    it by its place among what the window holds, which both kinds of padding change (AveragePool and Conv keep it).
+    For NaN nothing is promised behind MaxPool: the specification does not define it, and onnxruntime keeps or drops it
+    by its position in the window, which both kinds of padding change (AveragePool and Conv keep it).
 
     Pools need pads smaller than their kernel (onnxruntime refuses others), and `ceil_mode` 0: their last window may lie
     outside of what was padded.
 
-    It has to pay: onnxruntime's convolutions treat the rim apart, at the price of all that the rim is. Measured against
-    Pad and Conv, 3×3 to 7×7 kernels gain 1.03 to 1.5 times, but 15×15 ones, and k×1 ones over a width of 1, take 1.4 to
-    4 times as long. So kernels over 7, and those of 1 along the last of several axes, are refused.
+    It has to be faster: onnxruntime's convolutions compute the padded border separately, and slower for each element.
+    Measured against Pad and Conv, 3×3 to 7×7 kernels gain 1.03 to 1.5 times, but 15×15 ones, and k×1 ones over a width
+    of 1, take 1.4 to 4 times as long. So kernels over 7, and those of 1 along the last of several axes, are refused.
     """
 
-    name: ClassVar[str] = "fuse-pad"
-    effect: ClassVar[Effect] = Effect.EXACT
     finite_only: ClassVar[bool] = True  # onnxruntime's MaxPool skips NaN, or not, by where it stands in a window
 
-    def apply(self, model: ir.Model, ctx: Context) -> Changes:
-        """Fuse every Pad that one such operator alone uses."""
-        return rewrite_nodes(model, _rule)
-
-
-def _rule(node: ir.Node, opset: int) -> Rewrite | Mismatch:
-    if not any(graph.is_standard(node, op_type) for op_type in ("Conv", "MaxPool", "AveragePool")):
-        return match.NOT_HERE
-    pad = match.producer(node.inputs[0], "Pad")
-    if pad is None:
-        return match.NOT_HERE
-    if graph.sole_consumer(pad.outputs[0]) is None:
-        return Mismatch(f"{graph.label(pad)} has to stay: {graph.why_not_sole(pad.outputs[0])}")
-    pads = _pads(pad, node, opset)
-    if isinstance(pads, Mismatch):
-        return pads
-    axes = len(pads) // 2 - 2
-    old = graph.attribute_ints(node, "pads") or (0,) * 2 * axes
-    if graph.attribute_string(node, "auto_pad", "NOTSET") not in {"NOTSET", "VALID"}:
-        return Mismatch("the padding depends on the size of the input")
-    if axes < 1 or len(old) != 2 * axes:
-        return Mismatch("the two do not agree in rank")
-    if any(pads[:2]) or any(pads[axes + 2 : axes + 4]) or min(pads) < 0:
-        return Mismatch("it pads other axes than the spatial ones, or cuts")
-    new = tuple(a + b for a, b in zip(old, pads[2 : axes + 2] + pads[axes + 4 :], strict=True))
-    reason = _why_not(node, pad, opset, old, new)
-    return Mismatch(reason) if reason else partial(_rewrite, node, pad, new)
+    def rule(self, node: ir.Node, opset: int, names: graph.NameSource) -> Rewrite | Mismatch:
+        """`node` is the Conv, MaxPool or AveragePool."""
+        if not any(graph.is_standard(node, op_type) for op_type in ("Conv", "MaxPool", "AveragePool")):
+            return match.NOT_HERE
+        pad = match.producer(node.inputs[0], "Pad")
+        if pad is None:
+            return match.NOT_HERE
+        if graph.sole_consumer(pad.outputs[0]) is None:
+            return Mismatch(f"{graph.label(pad)} has to stay: {graph.why_not_sole(pad.outputs[0])}")
+        pads = _pads(pad, node, opset)
+        if isinstance(pads, Mismatch):
+            return pads
+        axes = len(pads) // 2 - 2
+        old = graph.attribute_ints(node, "pads") or (0,) * 2 * axes
+        if graph.attribute_string(node, "auto_pad", "NOTSET") not in {"NOTSET", "VALID"}:
+            return Mismatch("the padding depends on the size of the input")
+        if axes < 1 or len(old) != 2 * axes:
+            return Mismatch("the two do not agree in rank")
+        if any(pads[:2]) or any(pads[axes + 2 : axes + 4]) or min(pads) < 0:
+            return Mismatch("it pads other axes than the spatial ones, or cuts")
+        new = tuple(a + b for a, b in zip(old, pads[2 : axes + 2] + pads[axes + 4 :], strict=True))
+        reason = _why_not(node, pad, opset, old, new)
+        return Mismatch(reason) if reason else partial(_rewrite, node, pad, new)
 
 
 def _pads(pad: ir.Node, node: ir.Node, opset: int) -> tuple[int, ...] | Mismatch:
-    """Begins then ends, for each axis; `node`, which keeps the rank, may know it."""
+    """The begin of each axis, then the end of each; the rank may be known of the output of `node` alone."""
     if graph.attribute_string(pad, "mode", "constant") != "constant":
         return Mismatch("it does not pad with a constant")
     if opset < 11:
@@ -97,7 +89,7 @@ def _pads(pad: ir.Node, node: ir.Node, opset: int) -> tuple[int, ...] | Mismatch
 
 
 def _fill(pad: ir.Node, opset: int) -> float | None:
-    """What it pads with; None when that is computed."""
+    """The number it pads with; None when that is computed."""
     if opset < 11:
         return graph.attribute_float(pad, "value", 0.0)
     if len(pad.inputs) < 3 or pad.inputs[2] is None:
@@ -144,4 +136,3 @@ def _rewrite(node: ir.Node, pad: ir.Node, pads: tuple[int, ...]) -> None:
     if node.op_type == "AveragePool":
         node.attributes.add(ir.AttrInt64("count_include_pad", 1))
     node.replace_input_with(0, pad.inputs[0])
-    graph.remove_with_constants(pad)

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.calibration.context import Context
-from modelopt.core.changes import Changes, Effect
 from modelopt.graph import match
 from modelopt.graph.match import Mismatch
-from modelopt.passes.base import Pass
+from modelopt.passes.base import RewritePass
 from modelopt.patterns.affine import is_affine, per_channel, variable
 from modelopt.patterns.convolution import Absorbed, Conv, absorb_before, as_convolution, store
-from modelopt.patterns.rewriter import Rewrite, rewrite_nodes
+from modelopt.patterns.rewriter import Rewrite
 
 
-class FusePaddedAffine(Pass):
+class FusePaddedAffine(RewritePass):
     """Fold the multiplication of a Mul and Add before a padded Conv into its weights, and keep the addition.
 
     ``a · x + s`` with one number, or one per channel, before a Conv that pads: the zeros of the padding come after the
@@ -31,12 +28,23 @@ class FusePaddedAffine(Pass):
     an ``s / a`` that the dtype does not hold. Where the convolution does not pad, fuse-conv-affine does more.
     """
 
-    name: ClassVar[str] = "fuse-padded-affine"
-    effect: ClassVar[Effect] = Effect.EXACT
-
-    def apply(self, model: ir.Model, ctx: Context) -> Changes:
-        """Fold every such multiplication of which the sum is for one convolution alone."""
-        return rewrite_nodes(model, partial(_rule, graph.NameSource(model)))
+    def rule(self, node: ir.Node, opset: int, names: graph.NameSource) -> Rewrite | Mismatch:
+        """`node` is the Conv."""
+        add = None if not graph.is_standard(node, "Conv") or node.inputs[0] is None else node.inputs[0].producer()
+        if add is None or add.op_type not in {"Add", "Sub"} or not is_affine(add):
+            return match.NOT_HERE
+        mul = variable(add).producer()
+        if mul is None or mul.op_type not in {"Mul", "Div"} or not is_affine(mul):
+            return match.NOT_HERE
+        if not _pads(node):
+            return Mismatch("the convolution does not pad: fuse-conv-affine folds the addition too")
+        for part in (add, mul):
+            if part.graph is not node.graph:
+                return Mismatch(f"{graph.label(part)} is in an outer scope")
+            if graph.sole_consumer(part.outputs[0]) is None:
+                return Mismatch(f"{graph.label(part)} has to stay: {graph.why_not_sole(part.outputs[0])}")
+        found = _read(node, add, mul, opset)
+        return found if isinstance(found, Mismatch) else partial(_rewrite, names, found)
 
 
 @dataclass(frozen=True)
@@ -46,24 +54,6 @@ class _Match:
     mul: ir.Node
     absorbed: Absorbed
     constant: np.ndarray
-
-
-def _rule(names: graph.NameSource, node: ir.Node, opset: int) -> Rewrite | Mismatch:
-    add = None if not graph.is_standard(node, "Conv") or node.inputs[0] is None else node.inputs[0].producer()
-    if add is None or add.op_type not in {"Add", "Sub"} or not is_affine(add):
-        return match.NOT_HERE
-    mul = variable(add).producer()
-    if mul is None or mul.op_type not in {"Mul", "Div"} or not is_affine(mul):
-        return match.NOT_HERE
-    if not _pads(node):
-        return Mismatch("the convolution does not pad: fuse-conv-affine folds the addition too")
-    for part in (add, mul):
-        if part.graph is not node.graph:
-            return Mismatch(f"{graph.label(part)} is in an outer scope")
-        if graph.sole_consumer(part.outputs[0]) is None:
-            return Mismatch(f"{graph.label(part)} has to stay: {graph.why_not_sole(part.outputs[0])}")
-    found = _read(node, add, mul, opset)
-    return found if isinstance(found, Mismatch) else partial(_rewrite, names, found)
 
 
 def _pads(conv: ir.Node) -> bool:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import ClassVar
 
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.calibration.context import Context
-from modelopt.core.changes import Changes, Effect
 from modelopt.graph import match
 from modelopt.graph.match import Mismatch
-from modelopt.passes.base import Pass
+from modelopt.passes.base import RewritePass
 from modelopt.patterns import normalization
-from modelopt.patterns.rewriter import Rewrite, collapse, rewrite_nodes, why_not_private
+from modelopt.patterns.rewriter import Rewrite, collapse, why_not_private
 
 
-class FuseRmsNorm(Pass):
+class FuseRmsNorm(RewritePass):
     """Fuse a decomposed root-mean-square normalization into RMSNormalization.
 
     ``x / √(mean(x²) + ε) · scale`` over the last axis (Zhang, Sennrich 2019) is RMSNormalization-23 with ``axis = -1``;
@@ -25,33 +22,26 @@ class FuseRmsNorm(Pass):
     not accept it, and onnxruntime puts it there by itself at load: such models are left alone.
     """
 
-    name: ClassVar[str] = "fuse-rms-norm"
-    effect: ClassVar[Effect] = Effect.EXACT
-
-    def apply(self, model: ir.Model, ctx: Context) -> Changes:
-        """Fuse every one whose inner values nothing else uses."""
-        return rewrite_nodes(model, partial(_rule, graph.NameSource(model)))
-
-
-def _rule(names: graph.NameSource, node: ir.Node, opset: int) -> Rewrite | Mismatch:
-    core = normalization.find(node)
-    if core is None or core.centered:
-        return match.NOT_HERE
-    if core.normalized_axes() != (-1,):
-        return Mismatch("it does not average over the last axis")
-    size = core.x.shape[-1] if core.x.shape is not None else None
-    if not isinstance(size, int):
-        return Mismatch("the size of the last axis is not known")
-    rank = graph.rank(core.x) or 1
-    found = normalization.affine(core, frozenset((*(1,) * leading, size) for leading in range(rank)), ("Mul",))
-    if reason := why_not_private(found.last, found.inner):
-        return Mismatch(reason)
-    if opset < 23:
-        return Mismatch(f"opset {opset} has no RMSNormalization: upgrade-opset to 23 first (--opset 23)")
-    return partial(_rewrite, names, core, found, size)
+    def rule(self, node: ir.Node, opset: int, names: graph.NameSource) -> Rewrite | Mismatch:
+        """`node` is the division by the root."""
+        core = normalization.find(node)
+        if core is None or core.centered:
+            return match.NOT_HERE
+        if core.normalized_axes() != (-1,):
+            return Mismatch("it does not average over the last axis")
+        size = core.x.shape[-1] if core.x.shape is not None else None
+        if not isinstance(size, int):
+            return Mismatch("the size of the last axis is not known")
+        rank = graph.rank(core.x) or 1
+        found = normalization.affine(core, frozenset((*(1,) * leading, size) for leading in range(rank)), ("Mul",))
+        if reason := why_not_private(found.last, found.inner):
+            return Mismatch(reason)
+        if opset < 23:
+            return Mismatch(f"opset {opset} has no RMSNormalization: upgrade-opset to 23 first (--opset 23)")
+        return partial(_rewrite, names, core, found, size)
 
 
 def _rewrite(names: graph.NameSource, core: normalization.Core, found: normalization.Affine, size: int) -> None:
     scale, _ = normalization.weights(core, found, size, names, with_bias=False)
     attributes = [ir.AttrInt64("axis", -1), ir.AttrFloat32("epsilon", normalization.epsilon_of(core))]
-    collapse(found.last, found.inner, "RMSNormalization", [core.x, scale], attributes)
+    collapse(found.last, "RMSNormalization", [core.x, scale], attributes)

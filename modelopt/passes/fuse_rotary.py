@@ -15,11 +15,10 @@ from modelopt.consteval.symbolic import Symbolic
 from modelopt.core.changes import Changes, Effect
 from modelopt.graph import match
 from modelopt.graph.match import Mismatch
+from modelopt.graph.types import FLOAT16_FLOAT32
 from modelopt.passes.base import Pass
 from modelopt.patterns import rotary
-from modelopt.patterns.rewriter import CONTRIB, Rewrite, collapse, rewrite_nodes, why_not_private
-
-_FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16})
+from modelopt.patterns.rewriter import Rewrite, collapse, rewrite_nodes, why_not_private
 
 
 class FuseRotary(Pass):
@@ -37,7 +36,6 @@ class FuseRotary(Pass):
     where Gather takes them.
     """
 
-    name: ClassVar[str] = "fuse-rotary"
     effect: ClassVar[Effect] = Effect.EXACT
     contrib: ClassVar[bool] = True
 
@@ -51,8 +49,8 @@ class _Tables:
     """Halves of tables, each made once for all layers.
 
     Attributes:
-        names: For what it makes.
-        known: The dimensions of the model.
+        names: Names for the values that it makes.
+        known: The symbolic dimensions of the model.
     """
 
     names: graph.NameSource
@@ -83,7 +81,7 @@ def _rule(tables: _Tables, node: ir.Node, opset: int) -> Rewrite | Mismatch:
         return match.NOT_HERE
     if reason := why_not_private(found.last, found.inner):
         return Mismatch(reason)
-    if found.x.dtype not in _FLOATS:
+    if found.x.dtype not in FLOAT16_FLOAT32:
         return Mismatch("onnxruntime has the operator for float32 and float16")
     cosines = rotary.table(found.cosine, found.x, tables.known, opset)
     sines = rotary.table(found.sine, found.x, tables.known, opset)
@@ -111,6 +109,4 @@ def _rewrite(tables: _Tables, found: rotary.Rotary, cosines: rotary.Table, sines
         half = tables.half(one.rows, interleaved=found.interleaved)
         inputs.append(tables.store(one.rows, found.last, np.asarray(half), suffix))
     attributes = [ir.AttrInt64("interleaved", 1)] if found.interleaved else []
-    collapse(found.last, found.inner, "RotaryEmbedding", inputs, attributes, domain=CONTRIB)
-    for node in (*cosines.nodes, *sines.nodes):
-        graph.remove_with_constants(node)
+    collapse(found.last, "RotaryEmbedding", inputs, attributes, domain=graph.CONTRIB_DOMAIN)

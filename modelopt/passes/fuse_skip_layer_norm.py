@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar
 
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.calibration.context import Context
-from modelopt.core.changes import Changes, Effect
 from modelopt.core.signature import known_equal
 from modelopt.graph import match
 from modelopt.graph.match import Mismatch
-from modelopt.passes.base import Pass
-from modelopt.patterns.rewriter import CONTRIB, Rewrite, rewrite_nodes
+from modelopt.graph.types import FLOAT16_FLOAT32
+from modelopt.passes.base import RewritePass
+from modelopt.patterns.rewriter import Rewrite
 
-_FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16})
 
-
-class FuseSkipLayerNorm(Pass):
+class FuseSkipLayerNorm(RewritePass):
     """Fuse a residual addition and LayerNormalization into SkipLayerNormalization (onnxruntime only).
 
     ``LayerNormalization(x + skip, scale, bias)`` over the last axis of three is SkipLayerNormalization(x, skip, scale,
@@ -26,22 +24,16 @@ class FuseSkipLayerNorm(Pass):
     must have the shape of the sum. A constant bias added to one of them first becomes the operator's fifth input.
     """
 
-    name: ClassVar[str] = "fuse-skip-layer-norm"
-    effect: ClassVar[Effect] = Effect.EXACT
     contrib: ClassVar[bool] = True
 
-    def apply(self, model: ir.Model, ctx: Context) -> Changes:
-        """Fuse every normalization of a sum."""
-        return rewrite_nodes(model, _rule)
-
-
-def _rule(node: ir.Node, _opset: int) -> Rewrite | Mismatch:
-    add = _sum_before(node) if graph.is_standard(node, "LayerNormalization") else None
-    if add is None or match.split_constant(add) is not None:
-        return match.NOT_HERE
-    if reason := _why_not(node, add):
-        return Mismatch(reason)
-    return lambda: _rewrite(node, add)
+    def rule(self, node: ir.Node, opset: int, names: graph.NameSource) -> Rewrite | Mismatch:
+        """`node` is the LayerNormalization."""
+        add = _sum_before(node) if graph.is_standard(node, "LayerNormalization") else None
+        if add is None or match.split_constant(add) is not None:
+            return match.NOT_HERE
+        if reason := _why_not(node, add):
+            return Mismatch(reason)
+        return partial(_rewrite, node, add)
 
 
 def _sum_before(norm: ir.Node) -> ir.Node | None:
@@ -56,7 +48,7 @@ def _why_not(norm: ir.Node, add: ir.Node) -> str | None:
         return "the sum is in an outer scope"
     if graph.rank(total) != 3 or graph.attribute_int(norm, "axis", -1) not in {-1, 2}:
         return "it is not over the last of three axes"
-    if len(norm.outputs) > 1 or total.dtype not in _FLOATS:
+    if len(norm.outputs) > 1 or total.dtype not in FLOAT16_FLOAT32:
         return "it has further outputs, or its type is not float32 or float16"
     if not all(_has_shape(value, total) for value in add.inputs):
         return "the summands are not known to have one shape"
@@ -82,12 +74,11 @@ def _has_shape(value: ir.Value | None, other: ir.Value) -> bool:
 def _rewrite(norm: ir.Node, add: ir.Node) -> None:
     total, shared = add.outputs[0], _shared(add)
     x, skip = add.inputs
-    bias, biased = None, None
+    bias = None
     for first, second in ((x, skip), (skip, x)):
         found = _bias(first)
         if found is not None:
-            (biased, base, bias), other = found, second
-            x, skip = base, other
+            (x, bias), skip = found, second
             break
     scale, shift = norm.inputs[1], norm.inputs[2] if len(norm.inputs) > 2 else None
     inputs = [x, skip, scale, shift] if bias is None else [x, skip, scale, shift, bias]
@@ -97,7 +88,7 @@ def _rewrite(norm: ir.Node, add: ir.Node) -> None:
     if shared:
         unused = [ir.Value(name=""), ir.Value(name="")]
         outputs += [*unused, ir.Value(name=total.name, shape=total.shape, type=total.type)]
-    fused = ir.Node(CONTRIB, "SkipLayerNormalization", inputs, [epsilon], outputs=outputs, name=norm.name)
+    fused = ir.Node(graph.CONTRIB_DOMAIN, "SkipLayerNormalization", inputs, [epsilon], outputs=outputs, name=norm.name)
     # The sum may have users before the normalization: the fused node stands where the sum stood.
     anchor = norm if not shared else add
     if anchor.graph is None:
@@ -109,20 +100,17 @@ def _rewrite(norm: ir.Node, add: ir.Node) -> None:
     if shared:
         norm.replace_input_with(0, None)
         graph.replace_value(total, fused.outputs[3])
-    for node in (norm, add, biased):
-        if node is not None:
-            graph.remove_with_constants(node)
 
 
-def _bias(value: ir.Value | None) -> tuple[ir.Node, ir.Value, ir.Value] | None:
-    """The addition, its variable operand and its constant, when `value` is ``v + bias`` and nothing else uses it."""
+def _bias(value: ir.Value | None) -> tuple[ir.Value, ir.Value] | None:
+    """The variable operand and the constant, when `value` is ``v + bias`` and nothing else uses it."""
     add = match.producer(value, "Add")
     operands = None if add is None else match.split_constant(add)
     constant = None if operands is None else graph.constant_tensor(operands[1])
     if value is None or add is None or operands is None or constant is None or graph.sole_consumer(value) is None:
         return None
     same = _has_shape(operands[0], value)
-    return (add, operands[0], operands[1]) if len(constant.shape) == 1 and same else None
+    return operands if len(constant.shape) == 1 and same else None
 
 
 def _move_before(value: ir.Value | None, anchor: ir.Node) -> None:

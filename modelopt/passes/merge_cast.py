@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import ClassVar
 
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.calibration.context import Context
-from modelopt.core.changes import Changes, Effect
 from modelopt.graph import match
 from modelopt.graph.match import Mismatch
-from modelopt.passes.base import Pass
-from modelopt.patterns.rewriter import Rewrite, rewrite_nodes
+from modelopt.passes.base import RewritePass
+from modelopt.patterns.rewriter import Rewrite
 
 # (signed, bits of magnitude) of integers, (significand bits with the hidden one, exponent bits) of floats.
 _INTEGERS = {
@@ -35,7 +32,7 @@ _FLOATS = {
 }
 
 
-class MergeCast(Pass):
+class MergeCast(RewritePass):
     """Merge Cast after Cast into one where the first is lossless, and remove both when the type returns.
 
     For types A → B → C (Cast-13), when B holds every number of A, the second Cast meets the very numbers of A, so A → C
@@ -44,27 +41,20 @@ class MergeCast(Pass):
     or bool. Strings and 8-bit floats are left alone.
     """
 
-    name: ClassVar[str] = "merge-cast"
-    effect: ClassVar[Effect] = Effect.EXACT
-
-    def apply(self, model: ir.Model, ctx: Context) -> Changes:
-        """Merge every pair; longer chains fold from the front."""
-        return rewrite_nodes(model, _rule)
-
-
-def _rule(node: ir.Node, _opset: int) -> Rewrite | Mismatch:
-    first = match.producer(node.inputs[0], "Cast") if graph.is_standard(node, "Cast") else None
-    if first is None or first.inputs[0] is None:
-        return match.NOT_HERE
-    source = first.inputs[0]
-    if source.dtype is None:
-        return Mismatch("the type before the first conversion is not known")
-    middle, target = (ir.DataType(graph.attribute_int(cast, "to", 0)) for cast in (first, node))
-    if reason := _why_not(source.dtype, middle, target):
-        return Mismatch(reason)
-    if source.dtype == target and graph.can_replace(node.outputs[0], source) is None:
-        return partial(_remove, node, first, source)
-    return partial(_merge, node, first, source)
+    def rule(self, node: ir.Node, opset: int, names: graph.NameSource) -> Rewrite | Mismatch:
+        """`node` is the second Cast; longer chains fold from the front."""
+        first = match.producer(node.inputs[0], "Cast") if graph.is_standard(node, "Cast") else None
+        if first is None or first.inputs[0] is None:
+            return match.NOT_HERE
+        source = first.inputs[0]
+        if source.dtype is None:
+            return Mismatch("the type before the first conversion is not known")
+        middle, target = (ir.DataType(graph.attribute_int(cast, "to", 0)) for cast in (first, node))
+        if reason := _why_not(source.dtype, middle, target):
+            return Mismatch(reason)
+        if source.dtype == target and graph.can_replace(node.outputs[0], source) is None:
+            return partial(graph.replace_value, node.outputs[0], source)
+        return partial(node.replace_input_with, 0, source)
 
 
 def _why_not(source: ir.DataType, middle: ir.DataType, target: ir.DataType) -> str | None:
@@ -92,14 +82,3 @@ def _holds(wide: ir.DataType, narrow: ir.DataType) -> bool:
 
 def _name(dtype: ir.DataType) -> str:
     return dtype.name.lower()
-
-
-def _remove(node: ir.Node, first: ir.Node, source: ir.Value) -> None:
-    graph.replace_value(node.outputs[0], source)
-    graph.remove_if_dead(node)
-    graph.remove_if_dead(first)
-
-
-def _merge(node: ir.Node, first: ir.Node, source: ir.Value) -> None:
-    node.replace_input_with(0, source)
-    graph.remove_if_dead(first)

@@ -5,26 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import partial
-from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.calibration.context import Context
-from modelopt.core.changes import Changes, Effect
 from modelopt.graph import match
 from modelopt.graph.match import Mismatch
-from modelopt.passes.base import Pass
-from modelopt.patterns.rewriter import Rewrite, rewrite_nodes
+from modelopt.graph.types import IEEE_FLOATS
+from modelopt.passes.base import RewritePass
+from modelopt.patterns.rewriter import Rewrite
 
-_FLOATS = frozenset({ir.DataType.FLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE})
 _FLOAT_MAX = float(np.finfo(np.float32).max)
 
 Bounds = tuple[float, float]
 
 
-class MergeClip(Pass):
+class MergeClip(RewritePass):
     """Merge Relu or Clip behind Relu or Clip into one Clip, or into none.
 
     With ``clip(v) = min(max(v, low), high)``, which is monotone, ``clip₂(clip₁(x))`` is a clip to
@@ -36,32 +33,25 @@ class MergeClip(Pass):
     of the first one too, merging would keep both: refused, unless the second one does nothing.
     """
 
-    name: ClassVar[str] = "merge-clip"
-    effect: ClassVar[Effect] = Effect.EXACT
-
-    def apply(self, model: ir.Model, ctx: Context) -> Changes:
-        """Merge every pair; longer chains fold from the front."""
-        return rewrite_nodes(model, partial(_rule, graph.NameSource(model)))
-
-
-def _rule(names: graph.NameSource, node: ir.Node, opset: int) -> Rewrite | Mismatch:
-    first = None if not _is_clip(node) or node.inputs[0] is None else node.inputs[0].producer()
-    if first is None or not _is_clip(first):
-        return match.NOT_HERE
-    if opset < 6:
-        return Mismatch(f"Clip of opset {opset} is another operator")
-    inner, outer = _bounds(first, opset), _bounds(node, opset)
-    if isinstance(inner, Mismatch):
-        return inner
-    if isinstance(outer, Mismatch):
-        return outer
-    if outer[0] <= inner[0] and inner[1] <= outer[1]:
-        reason = graph.can_replace(node.outputs[0], first.outputs[0])
-        return Mismatch(reason) if reason else partial(_remove, node, first)
-    if graph.sole_consumer(first.outputs[0]) is None:
-        return Mismatch(f"{graph.label(first)} has to stay: {graph.why_not_sole(first.outputs[0])}")
-    low, high = (min(max(bound, outer[0]), outer[1]) for bound in inner)
-    return partial(_merge, names, node, first, (low, high), opset)
+    def rule(self, node: ir.Node, opset: int, names: graph.NameSource) -> Rewrite | Mismatch:
+        """`node` is the second Relu or Clip; longer chains fold from the front."""
+        first = None if not _is_clip(node) or node.inputs[0] is None else node.inputs[0].producer()
+        if first is None or not _is_clip(first):
+            return match.NOT_HERE
+        if opset < 6:
+            return Mismatch(f"Clip of opset {opset} is another operator")
+        inner, outer = _bounds(first, opset), _bounds(node, opset)
+        if isinstance(inner, Mismatch):
+            return inner
+        if isinstance(outer, Mismatch):
+            return outer
+        if outer[0] <= inner[0] and inner[1] <= outer[1]:
+            reason = graph.can_replace(node.outputs[0], first.outputs[0])
+            return Mismatch(reason) if reason else partial(graph.replace_value, node.outputs[0], first.outputs[0])
+        if graph.sole_consumer(first.outputs[0]) is None:
+            return Mismatch(f"{graph.label(first)} has to stay: {graph.why_not_sole(first.outputs[0])}")
+        low, high = (min(max(bound, outer[0]), outer[1]) for bound in inner)
+        return partial(_merge, names, node, first, (low, high), opset)
 
 
 def _is_clip(node: ir.Node) -> bool:
@@ -79,7 +69,7 @@ def _bounds(node: ir.Node, opset: int) -> Bounds | Mismatch:
         if not given:
             return Mismatch(f"{graph.label(node)} has no bounds")
         tensors = [graph.constant_tensor(value) for value in given.values()]
-        if any(tensor is None or tensor.size != 1 or tensor.dtype not in _FLOATS for tensor in tensors):
+        if any(tensor is None or tensor.size != 1 or tensor.dtype not in IEEE_FLOATS for tensor in tensors):
             return Mismatch(f"the bounds of {graph.label(node)} are not constant floats")
         largest = min(float(np.finfo(tensor.dtype.numpy()).max) for tensor in tensors if tensor is not None)
         low, high = (
@@ -94,13 +84,8 @@ def _given(node: ir.Node) -> Mapping[int, ir.Value]:
     return {index: value for index in (1, 2) if index < len(node.inputs) and (value := node.inputs[index]) is not None}
 
 
-def _remove(node: ir.Node, first: ir.Node) -> None:
-    graph.replace_value(node.outputs[0], first.outputs[0])
-    graph.remove_with_constants(node)
-
-
 def _merge(names: graph.NameSource, node: ir.Node, first: ir.Node, bounds: Bounds, opset: int) -> None:
-    x, old = first.inputs[0], [*node.inputs[1:], *first.inputs[1:]]
+    x = first.inputs[0]
     if opset < 11:
         graph.become(node, "Clip", [x], [ir.AttrFloat32("min", bounds[0]), ir.AttrFloat32("max", bounds[1])])
     else:
@@ -115,5 +100,3 @@ def _merge(names: graph.NameSource, node: ir.Node, first: ir.Node, bounds: Bound
             for bound, end in zip(bounds, ("low", "high"), strict=True)
         ]
         graph.become(node, "Clip", [x, *values[: 2 if values[1] else 1]])
-    graph.remove_if_dead(first)
-    graph.drop_unused_constants(old)

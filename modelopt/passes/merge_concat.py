@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import ClassVar
 
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.calibration.context import Context
-from modelopt.core.changes import Changes, Effect
 from modelopt.graph import match
 from modelopt.graph.match import Mismatch
-from modelopt.passes.base import Pass
-from modelopt.patterns.rewriter import Rewrite, rewrite_nodes
+from modelopt.passes.base import RewritePass
+from modelopt.patterns.rewriter import Rewrite
 from modelopt.patterns.slice import TO_THE_END, read_slice
 
 
-class MergeConcat(Pass):
+class MergeConcat(RewritePass):
     """Merge Concat of Concat along one axis, and remove a Concat of all the parts of a Split, or of Slices.
 
     - ``[[a, b], c] = [a, b, c]`` along the same axis. Nested chains copy the first parts again and again, merged they
@@ -29,31 +26,24 @@ class MergeConcat(Pass):
     Parts that others use stay; what is left without users is removed.
     """
 
-    name: ClassVar[str] = "merge-concat"
-    effect: ClassVar[Effect] = Effect.EXACT
-
-    def apply(self, model: ir.Model, ctx: Context) -> Changes:
-        """Merge every pair, and remove what is put together from all its parts."""
-        return rewrite_nodes(model, _rule)
-
-
-def _rule(node: ir.Node, opset: int) -> Rewrite | Mismatch:
-    if not graph.is_standard(node, "Concat") or len(node.inputs) < 2:
-        return match.NOT_HERE
-    whole = _whole(node, opset)
-    if isinstance(whole, ir.Value):
-        reason = graph.can_replace(node.outputs[0], whole)
-        return Mismatch(reason) if reason else partial(_remove, node, whole)
-    refusal = whole
-    for part in node.inputs:
-        inner = match.producer(part, "Concat")
-        if inner is None:
-            continue
-        reason = _why_not_merge(node, inner, opset)
-        if reason is None:
-            return partial(_merge, node, inner)
-        refusal = Mismatch(reason)
-    return refusal
+    def rule(self, node: ir.Node, opset: int, names: graph.NameSource) -> Rewrite | Mismatch:
+        """`node` is the outer Concat."""
+        if not graph.is_standard(node, "Concat") or len(node.inputs) < 2:
+            return match.NOT_HERE
+        whole = _whole(node, opset)
+        if isinstance(whole, ir.Value):
+            reason = graph.can_replace(node.outputs[0], whole)
+            return Mismatch(reason) if reason else partial(graph.replace_value, node.outputs[0], whole)
+        refusal = whole
+        for part in node.inputs:
+            inner = match.producer(part, "Concat")
+            if inner is None:
+                continue
+            reason = _why_not_merge(node, inner, opset)
+            if reason is None:
+                return partial(_merge, node, inner)
+            refusal = Mismatch(reason)
+        return refusal
 
 
 def _axis(node: ir.Node, opset: int) -> int | None:
@@ -79,7 +69,6 @@ def _merge(node: ir.Node, inner: ir.Node) -> None:
     node.resize_inputs(len(parts))
     for index, part in enumerate(parts):
         node.replace_input_with(index, part)
-    graph.remove_if_dead(inner)
 
 
 def _whole(node: ir.Node, opset: int) -> ir.Value | Mismatch:
@@ -124,12 +113,3 @@ def _sliced(node: ir.Node, parts: list[ir.Node], opset: int) -> ir.Value | Misma
     if at in {TO_THE_END, dim}:
         return source
     return Mismatch("the slices are not known to reach the end")
-
-
-def _remove(node: ir.Node, whole: ir.Value) -> None:
-    parts = [value.producer() for value in node.inputs if value is not None]
-    graph.replace_value(node.outputs[0], whole)
-    graph.remove_if_dead(node)
-    for part in dict.fromkeys(parts):
-        if part is not None:
-            graph.remove_with_constants(part)

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.calibration.context import Context
-from modelopt.core.changes import Changes, Effect
 from modelopt.core.signature import known_equal
 from modelopt.graph import match
 from modelopt.graph.match import Mismatch
-from modelopt.passes.base import Pass
-from modelopt.patterns.rewriter import Rewrite, rewrite_nodes
+from modelopt.passes.base import RewritePass
+from modelopt.patterns.rewriter import Rewrite
 
 _SHAPE_ONLY = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 _MAX_SHAPE_BYTES = 4096
 
 
-class MergeReshape(Pass):
+class MergeReshape(RewritePass):
     """Merge Reshape, Flatten, Squeeze or Unsqueeze and a Reshape after it into that Reshape.
 
     None of the four moves an element, so reshaping the first one's input to the same shape gives the same; ``-1``
@@ -31,30 +28,23 @@ class MergeReshape(Pass):
     Where others use the first one's output too it stays and only the Reshape is rewired.
     """
 
-    name: ClassVar[str] = "merge-reshape"
-    effect: ClassVar[Effect] = Effect.EXACT
-
-    def apply(self, model: ir.Model, ctx: Context) -> Changes:
-        """Merge every pair; longer chains fold from the front."""
-        return rewrite_nodes(model, _rule)
-
-
-def _rule(node: ir.Node, opset: int) -> Rewrite | Mismatch:
-    middle = node.inputs[0] if graph.is_standard(node, "Reshape") else None
-    first = None if middle is None else middle.producer()
-    if middle is None or first is None or not any(graph.is_standard(first, op_type) for op_type in _SHAPE_ONLY):
-        return match.NOT_HERE
-    source = first.inputs[0]
-    if source is None or opset < 5:
-        return Mismatch(f"Reshape of opset {opset} holds its shape in an attribute")
-    shape = graph.constant(node.inputs[1], max_bytes=_MAX_SHAPE_BYTES)
-    if shape is None:
-        return Mismatch("the new shape is not constant")
-    if not graph.attribute_int(node, "allowzero", 0):
-        for axis in np.flatnonzero(shape == 0):
-            if not _same_dim(source, middle, int(axis)):
-                return Mismatch(f"the new shape copies dimension {axis}, which may differ before the first")
-    return partial(_merge, node, first, source)
+    def rule(self, node: ir.Node, opset: int, names: graph.NameSource) -> Rewrite | Mismatch:
+        """`node` is the Reshape; longer chains fold from the front."""
+        middle = node.inputs[0] if graph.is_standard(node, "Reshape") else None
+        first = None if middle is None else middle.producer()
+        if middle is None or first is None or not any(graph.is_standard(first, op_type) for op_type in _SHAPE_ONLY):
+            return match.NOT_HERE
+        source = first.inputs[0]
+        if source is None or opset < 5:
+            return Mismatch(f"Reshape of opset {opset} holds its shape in an attribute")
+        shape = graph.constant(node.inputs[1], max_bytes=_MAX_SHAPE_BYTES)
+        if shape is None:
+            return Mismatch("the new shape is not constant")
+        if not graph.attribute_int(node, "allowzero", 0):
+            for axis in np.flatnonzero(shape == 0):
+                if not _same_dim(source, middle, int(axis)):
+                    return Mismatch(f"the new shape copies dimension {axis}, which may differ before the first")
+        return partial(node.replace_input_with, 0, source)
 
 
 def _same_dim(left: ir.Value, right: ir.Value, axis: int) -> bool:
@@ -62,8 +52,3 @@ def _same_dim(left: ir.Value, right: ir.Value, axis: int) -> bool:
     if one is None or other is None or axis >= min(len(one), len(other)):
         return False
     return known_equal(one[axis], other[axis])
-
-
-def _merge(node: ir.Node, first: ir.Node, source: ir.Value) -> None:
-    node.replace_input_with(0, source)
-    graph.remove_with_constants(first)

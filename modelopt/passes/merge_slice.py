@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.calibration.context import Context
-from modelopt.core.changes import Changes, Effect
 from modelopt.graph import match
 from modelopt.graph.match import Mismatch
-from modelopt.passes.base import Pass
-from modelopt.patterns.rewriter import Rewrite, rewrite_nodes
+from modelopt.passes.base import RewritePass
+from modelopt.patterns.rewriter import Rewrite
 from modelopt.patterns.slice import Cut, read_slice
 
 _INT64_MAX = 2**63 - 1
 
 _MOST_READERS = 64
-"""Each of them looks at all of them."""
+"""A Slice with more readers is left alone: each reader checks all of them, so the time grows with the square."""
 
 
-class MergeSlice(Pass):
+class MergeSlice(RewritePass):
     """Merge Slice of Slice with constant bounds into one Slice.
 
     Cuts of different axes do not meet: the merged one has both. Of one axis, with step 1 and bounds that count from the
@@ -34,26 +31,19 @@ class MergeSlice(Pass):
     refused. So are axes that count from the end of an unknown rank.
     """
 
-    name: ClassVar[str] = "merge-slice"
-    effect: ClassVar[Effect] = Effect.EXACT
-
-    def apply(self, model: ir.Model, ctx: Context) -> Changes:
-        """Merge every pair; longer chains fold from the front."""
-        return rewrite_nodes(model, partial(_rule, graph.NameSource(model)))
-
-
-def _rule(names: graph.NameSource, node: ir.Node, opset: int) -> Rewrite | Mismatch:
-    first = match.producer(node.inputs[0], "Slice") if graph.is_standard(node, "Slice") else None
-    if first is None:
-        return match.NOT_HERE
-    merged = _cuts(first, node, opset)
-    if isinstance(merged, Mismatch):
-        return merged
-    uses = first.outputs[0].uses()
-    stays = first.outputs[0].is_graph_output() or len(uses) > _MOST_READERS
-    if stays or not all(use.node is node or _goes_with(first, use.node, use.idx, opset) for use in uses):
-        return Mismatch(f"{graph.label(first)} has to stay: {graph.why_not_sole(first.outputs[0])}")
-    return partial(_merge, names, node, first, merged, opset)
+    def rule(self, node: ir.Node, opset: int, names: graph.NameSource) -> Rewrite | Mismatch:
+        """`node` is the second Slice; longer chains fold from the front."""
+        first = match.producer(node.inputs[0], "Slice") if graph.is_standard(node, "Slice") else None
+        if first is None:
+            return match.NOT_HERE
+        merged = _cuts(first, node, opset)
+        if isinstance(merged, Mismatch):
+            return merged
+        uses = first.outputs[0].uses()
+        stays = first.outputs[0].is_graph_output() or len(uses) > _MOST_READERS
+        if stays or not all(use.node is node or _goes_with(first, use.node, use.idx, opset) for use in uses):
+            return Mismatch(f"{graph.label(first)} has to stay: {graph.why_not_sole(first.outputs[0])}")
+        return partial(_merge, names, node, first, merged, opset)
 
 
 def _goes_with(first: ir.Node, node: ir.Node, index: int, opset: int) -> bool:
@@ -96,7 +86,6 @@ def _merged(cuts: list[list[Cut]]) -> list[Cut] | Mismatch:
 
 
 def _merge(names: graph.NameSource, node: ir.Node, first: ir.Node, cuts: list[Cut], opset: int) -> None:
-    old = [*node.inputs[1:], *first.inputs[1:]]
     columns = {name: [getattr(cut, name.removesuffix("s")) for cut in cuts] for name in ("starts", "ends", "steps")}
     columns["axes"] = [cut.axis for cut in cuts]
     if opset < 10:
@@ -113,5 +102,3 @@ def _merge(names: graph.NameSource, node: ir.Node, first: ir.Node, cuts: list[Cu
             for name in order
         ]
         graph.become(node, "Slice", [first.inputs[0], *values])
-    graph.remove_if_dead(first)
-    graph.drop_unused_constants(old)

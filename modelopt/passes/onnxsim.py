@@ -24,7 +24,6 @@ class Onnxsim(Pass):
     multiply a file, so a result that is much larger is refused. https://github.com/onnxsim/onnxsim
     """
 
-    name: ClassVar[str] = "onnxsim"
     effect: ClassVar[Effect] = Effect.EXACT
 
     max_growth: float = option(0.10, "how much of its weights' bytes the model may grow by, or 8 KiB if that is more")
@@ -54,7 +53,7 @@ def _node_count(model: ir.Model) -> int:
 
 
 def _restore_signature(simplified: ir.Model, original: ir.Model) -> None:
-    """Declare the shapes of inputs and outputs as before: onnxsim writes what it inferred into them."""
+    """Restore the declared shapes of inputs and outputs, which onnxsim overwrites with inferred ones."""
     before, after = graph.signature(original), graph.signature(simplified)
     if _names_and_types(after) != _names_and_types(before):
         raise Refused(

@@ -1,4 +1,4 @@
-"""Set the smallest weights to zero."""
+"""See `PruneMagnitude`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from modelopt.calibration.context import Context
 from modelopt.core.changes import Changes, Effect, Fact, Skip
 from modelopt.core.errors import InputError
 from modelopt.passes.base import Pass, option
-from modelopt.pruning import importance, masks
+from modelopt.pruning import masks
 from modelopt.pruning.tensors import select
 from modelopt.pruning.weights import Weight, reduction_rows
 
@@ -30,21 +30,21 @@ _DEFAULT_SPARSITY = 0.5
 
 
 class Scope(Enum):
-    """Where the smallest are searched: in each tensor apart, or in all tensors together."""
+    """Which weights are compared: those of each tensor by itself, or those of all tensors together."""
 
     LAYER = "layer"
     GLOBAL = "global"
 
 
-class Pattern(Enum):
-    """Which zeros are allowed: any, or so many of each group of consecutive weights."""
+class SparsityPattern(Enum):
+    """Where zeros are set: anywhere, or a fixed number in each group of consecutive weights."""
 
     UNSTRUCTURED = "unstructured"
     TWO_OF_FOUR = "2:4"
     FOUR_OF_EIGHT = "4:8"
 
 
-_GROUPS = {Pattern.TWO_OF_FOUR: (2, 4), Pattern.FOUR_OF_EIGHT: (4, 8)}
+_GROUPS = {SparsityPattern.TWO_OF_FOUR: (2, 4), SparsityPattern.FOUR_OF_EIGHT: (4, 8)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,35 +53,34 @@ class PruneMagnitude(Pass):
 
     Pruned are the weights of Conv, ConvTranspose, Gemm, MatMul, LSTM, GRU and RNN in every scope, whether in
     initializers or Constant nodes, each tensor once; a tensor that several nodes share stays shared. Biases and tensors
-    with one axis never are. Unstructured pruning of n weights makes ``floor(sparsity · n)`` zeros; ties go to the lower
-    index, and zeros that are already there count. The patterns ``2:4`` and ``4:8`` zero half of each group of
-    consecutive weights that one output sums over (see `modelopt.pruning.weights.reduction_rows`) and keep a remainder
-    shorter than a group.
+    with one axis are not pruned. Unstructured pruning of n weights makes ``floor(sparsity · n)`` zeros, with those that
+    are already there; of equal weights the one with the lower index comes first. The patterns ``2:4`` and ``4:8`` zero
+    half of each group of consecutive weights that one output sums over (see `modelopt.pruning.weights.reduction_rows`),
+    and keep a remainder shorter than a group.
 
-    The facts count over the tensors that were chosen; ``compressed_before_bytes`` and ``compressed_after_bytes`` are
-    zlib's, level 6, over their raw bytes one after the other. onnxruntime has no kernels for any of these patterns, as
-    the fact ``note`` says.
+    The facts count over the chosen tensors; ``compressed_before_bytes`` and ``compressed_after_bytes`` are the sizes of
+    their raw bytes, one after the other, compressed by zlib at level 6. onnxruntime has no kernels for any of these
+    patterns, as the fact ``note`` says.
     """
 
-    name: ClassVar[str] = "prune-magnitude"
     effect: ClassVar[Effect] = Effect.LOSSY
 
     sparsity: float = option(_DEFAULT_SPARSITY, "share of the weights to set to zero, at least 0 and below 1")
     scope: Scope = option(  # noqa: RUF009 - it is dataclasses.field
-        Scope.LAYER, "search the smallest in each layer apart, or in all (global)"
+        Scope.LAYER, "find the smallest weights in each layer by itself (layer), or in all layers together (global)"
     )
-    pattern: Pattern = option(  # noqa: RUF009 - it is dataclasses.field
-        Pattern.UNSTRUCTURED, "unstructured, or 2:4 or 4:8 zeros in groups"
+    pattern: SparsityPattern = option(  # noqa: RUF009 - it is dataclasses.field
+        SparsityPattern.UNSTRUCTURED, "unstructured, or 2:4 or 4:8 zeros in groups"
     )
     include: tuple[str, ...] = option((), "only nodes or tensors with these names: globs, re:EXPRESSION or op:TYPE")
     exclude: tuple[str, ...] = option((), "not nodes or tensors with these names: globs, re:EXPRESSION or op:TYPE")
     min_elements: int = option(256, "leave tensors with fewer weights alone")
 
     def __post_init__(self) -> None:
-        """Refuse options that contradict each other or ask for what cannot be."""
+        """Refuse options that are out of range or contradict each other."""
         if not 0 <= self.sparsity < 1:
             raise InputError(f"sparsity {self.sparsity} is not in [0, 1)", hint="--sparsity 0.5 halves the weights")
-        if self.pattern is Pattern.UNSTRUCTURED:
+        if self.pattern is SparsityPattern.UNSTRUCTURED:
             return
         if self.sparsity != _DEFAULT_SPARSITY:
             raise InputError(
@@ -119,7 +118,7 @@ class PruneMagnitude(Pass):
         return Changes(rewrites, tuple(skipped), _facts(before, after))
 
     def _masks(self, weights: Sequence[Weight]) -> list[np.ndarray]:
-        scores = [importance.magnitude(weight.tensor.numpy()) for weight in weights]
+        scores = [masks.magnitude(weight.tensor.numpy()) for weight in weights]
         if self.pattern in _GROUPS:
             return [_mask_in_groups(*pair, *_GROUPS[self.pattern]) for pair in zip(weights, scores, strict=True)]
         if self.scope is Scope.GLOBAL:

@@ -16,27 +16,28 @@ from modelopt.graph import node_filters
 from modelopt.graph.opset_conversion import upgraded
 from modelopt.passes.base import Pass, option
 from modelopt.quant.dynamic import lstm, product_gain, products, qattention
+from modelopt.quant.numerics import weight_range
 from modelopt.quant.numerics.scheme import Grid, IntType, Symmetry
+from modelopt.quant.numerics.weight_range import WeightRange
 from modelopt.quant.static import embedding_tables, float_regions, kernels, selection
-from modelopt.quant.static.plan import Choice
+from modelopt.quant.static.plan import NodeChoice
 
 _OPSET = 17  # DynamicQuantizeLinear needs 11
 _PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
 _NOT_ESTIMATED = frozenset({"Conv", "Gather"})
 _COLUMNS_OPSET = 13  # DequantizeLinear with an axis
-_CONTRIB = (lstm.OPERATOR, "QAttention", "MultiHeadAttention")
+_CONTRIB_OPERATORS = (lstm.OPERATOR, "QAttention", "MultiHeadAttention")
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizeDynamic(Pass):
     """Store weights of matrix products and tables in int8 and quantize activations at run time; needs no data.
 
-    LSTM become onnxruntime's DynamicQuantizeLSTM, and the projection in its Attention is computed in int8: operators
-    that only onnxruntime has. Convolutions stay in float unless asked for: with ranges measured at run time they take
-    four to eight times as long.
+    LSTM become onnxruntime's DynamicQuantizeLSTM, and the projection in its Attention is computed in int8; only
+    onnxruntime has these operators. Convolutions stay in float unless asked for: with ranges measured at run time they
+    take four to eight times as long.
     """
 
-    name: ClassVar[str] = "quantize-dynamic"
     effect: ClassVar[Effect] = Effect.APPROXIMATE
 
     per_channel: bool = option(default=True, text="one weight scale per output channel")
@@ -61,21 +62,22 @@ class QuantizeDynamic(Pass):
         if chosen and graph.opset(model) < 11:
             graph.replace_contents(model, upgraded(model, _OPSET, ctx.runner))
             chosen, skipped = self._choose(model, ctx)  # the same: the converter only rewrites what changed meaning
-        fitted = ctx.target.kind is TargetKind.X86_AVX2 and self.reduce_range is None
+        unsaturated = ctx.target.kind is TargetKind.X86_AVX2 and self.reduce_range is None
         grid = Grid(IntType.S8, Symmetry.SYMMETRIC, bool(self.reduce_range))
-        writer = products.Writer(model, grid, per_channel=self.per_channel, unsaturated=fitted)
+        writer = products.DynamicWriter(model, grid, per_channel=self.per_channel, unsaturated=unsaturated)
         before = _contrib(model)
         for node in chosen:
             writer.rewrite(node)
         if chosen:
-            graph.import_domain(model, qattention.CONTRIB, 1)
+            graph.import_domain(model, graph.CONTRIB_DOMAIN, 1)
             selection.mark(model, self.name)
         facts: dict[str, Fact] = {
             "nodes_quantized": len(chosen),
             "nodes_kept_float": len(skipped),
             "target": str(ctx.target),
-            "weights": f"int8 {'per channel' if self.per_channel else 'per tensor'}"
-            + (", 7 bits" if self.reduce_range else ", scaled so that no 16-bit sum saturates" if fitted else ""),
+            "weights": weight_range.description(
+                grid, per_channel=self.per_channel, weight_range=WeightRange.MAX, unsaturated=unsaturated
+            ),
         }
         made = sorted(set(_contrib(model)) - set(before))
         return Changes(len(chosen), tuple(skipped), facts | ({"onnxruntime_only": ", ".join(made)} if made else {}))
@@ -104,7 +106,7 @@ class QuantizeDynamic(Pass):
             [Skip(graph.label(node), reason) for node, reason in reasons.items() if reason is not None],
         )
 
-    def _why_not_looked_up(self, node: ir.Node, verdict: Choice | str, opset: int) -> str | None:
+    def _why_not_looked_up(self, node: ir.Node, verdict: NodeChoice | str, opset: int) -> str | None:
         if isinstance(verdict, str) or verdict.weight is None:
             return str(verdict)
         if opset < _COLUMNS_OPSET:
@@ -127,4 +129,4 @@ class QuantizeDynamic(Pass):
 
 
 def _contrib(model: ir.Model) -> list[str]:
-    return [node.op_type for node in graph.all_nodes(model) if node.op_type in _CONTRIB]
+    return [node.op_type for node in graph.all_nodes(model) if node.op_type in _CONTRIB_OPERATORS]

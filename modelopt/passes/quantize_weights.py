@@ -19,8 +19,8 @@ from modelopt.graph.opset_conversion import upgraded
 from modelopt.passes.base import Pass, option
 from modelopt.quant.numerics.blocks import BlockGrid
 from modelopt.quant.weight_only import matmul_nbits, weight_writer
-from modelopt.quant.weight_only.matmul_nbits import Group, Product
-from modelopt.quant.weight_only.rounding import Rounding, round_weights
+from modelopt.quant.weight_only.matmul_nbits import Group, MatrixUse
+from modelopt.quant.weight_only.rounding import BlockRounding, round_weights
 
 _BLOCKED_OPSET = 21  # DequantizeLinear with block_size, and the types int4 and uint4
 _LOOKUP_OPSET = 11  # Reshape with a computed shape, Slice with negative axes
@@ -31,7 +31,7 @@ _NO_GAIN = "its blocks would take no less than the float weight"
 _INT8, _FLOAT32 = 4, 1  # accuracy levels of MatMulNBits
 
 
-class Form(Enum):
+class WeightFormat(Enum):
     """How a model holds the weights.
 
     Attributes:
@@ -49,14 +49,13 @@ class Form(Enum):
 class QuantizeWeights(Pass):
     """Store weights of matrix products and tables in 2, 4 or 8 bits by blocks; activations stay in float.
 
-    Each block has a scale. Tables are those of which Gather looks up rows. A weight that several nodes share is stored
-    once, in the scope that held it, also where an output head is tied to an embedding; one that another node reads in
-    float stays, for the file would then hold both. The blocked form holds tables in 8 bits: Gather takes no fewer.
+    Each block has a scale. Tables are those whose rows Gather looks up. A weight that several nodes share is stored
+    once, in the graph that held it, also where an output head shares the embedding. A weight that another node reads in
+    float stays in float, for the file would hold both. The blocked form holds tables in 8 bits: Gather takes no fewer.
     Papers and algebra: `quant.numerics.hqq` and `quant.numerics.gptq`. Only the form matmulnbits, which is the default,
-    needs onnxruntime. Products of few rows (decoding) become faster, those of many rows need not.
+    needs onnxruntime. Products of few rows (decoding) become faster, those of many rows often do not.
     """
 
-    name: ClassVar[str] = "quantize-weights"
     effect: ClassVar[Effect] = Effect.APPROXIMATE
     shrinks: ClassVar[bool] = True
     contrib: ClassVar[bool] = True
@@ -69,11 +68,12 @@ class QuantizeWeights(Pass):
         None, "weights that share a scale: a power of two from 16 to 256; default: 32, with 8 bits 128"
     )
     symmetric: bool | None = option(None, "no zero points; default: only with 8 bits")
-    method: Rounding = option(  # noqa: RUF009 - it is dataclasses.field
-        Rounding.RTN, "how to round: rtn (to nearest), hqq (forgives outliers) or gptq (feeds errors back; needs data)"
+    method: BlockRounding = option(  # noqa: RUF009 - it is dataclasses.field
+        BlockRounding.RTN,
+        "how to round: rtn (to nearest), hqq (outliers count less) or gptq (error feedback; needs data)",
     )
-    form: Form = option(  # noqa: RUF009 - it is dataclasses.field
-        Form.AUTO, "auto (by target), matmulnbits (onnxruntime only) or blocked (opset 21)"
+    form: WeightFormat = option(  # noqa: RUF009 - it is dataclasses.field
+        WeightFormat.AUTO, "auto (by target), matmulnbits (onnxruntime only) or blocked (opset 21)"
     )
     clip: bool = option(default=True, text="search the range of each block for the least squared error")
     int8_compute: bool | None = option(
@@ -85,15 +85,15 @@ class QuantizeWeights(Pass):
     exclude: tuple[str, ...] = option((), "leave these nodes in float: globs, re:EXPRESSION or op:TYPE")
 
     def __post_init__(self) -> None:
-        """Refuse options that cannot be or contradict each other."""
+        """Refuse options that are impossible or contradict each other."""
         for bits in (self.bits, self.table_bits):
             if bits not in (None, *_BITS):
                 raise InputError(f"{bits} bits are not possible", hint="2, 4 or 8")
         if self.block_size not in (None, *_BLOCKS):
             raise InputError(f"block size {self.block_size} is not possible", hint=f"one of {_BLOCKS}")
-        if self.form is Form.BLOCKED and self.bits == 2:
+        if self.form is WeightFormat.BLOCKED and self.bits == 2:
             raise InputError("the blocked form holds 4 or 8 bits, not 2", hint="form matmulnbits holds 2 as well")
-        if self.form is Form.BLOCKED and self.int8_compute is not None:
+        if self.form is WeightFormat.BLOCKED and self.int8_compute is not None:
             raise InputError(
                 "in the blocked form the runtime chooses how to compute",
                 hint="leave out --weight-compute (in a recipe: int8-compute)",
@@ -101,11 +101,11 @@ class QuantizeWeights(Pass):
 
     def leaves_contrib(self) -> bool:
         """See `Pass.leaves_contrib`."""
-        return self.form is not Form.BLOCKED
+        return self.form is not WeightFormat.BLOCKED
 
     def calibrates(self) -> bool:
-        """GPTQ weighs the errors of weights by what calibration data multiply them with."""
-        return self.method is Rounding.GPTQ
+        """Gptq weights the rounding errors by the activations of calibration data."""
+        return self.method is BlockRounding.GPTQ
 
     def apply(self, model: ir.Model, ctx: Context) -> Changes:
         """See `Pass.apply`.
@@ -116,7 +116,7 @@ class QuantizeWeights(Pass):
                 converted.
         """
         node_filters.check_used((*self.include, *self.exclude), graph.all_nodes(model))
-        groups, skipped, forms = self._settle(model, ctx)
+        groups, skipped, forms = self._formats(model, ctx)
         if not groups:
             return Changes(skipped=tuple(skipped))
         grids = [self._grid(matmul_nbits.shape(group[0])[1], forms, is_table=_has_lookup(group)) for group in groups]
@@ -124,13 +124,15 @@ class QuantizeWeights(Pass):
         multiplied = [any(not one.is_lookup for one in group) for group in groups]
         elements = [matmul_nbits.element(group[0]) for group in groups]
         kinds = zip(grids, elements, written, multiplied, strict=True)
-        _check_kernels({(grid, kind) for grid, kind, form, used in kinds if form is Form.MATMULNBITS and used}, ctx)
+        _check_kernels(
+            {(grid, kind) for grid, kind, form, used in kinds if form is WeightFormat.MATMULNBITS and used}, ctx
+        )
         tables = sum(map(_has_lookup, groups))
         before = sum(matmul_nbits.float_bytes(group[0]) for group in groups)
         integers = round_weights(model, groups, grids, ctx, method=self.method, clip=self.clip)
-        writer = weight_writer.Writer(model, accuracy_level=_FLOAT32 if self.int8_compute is False else _INT8)
+        writer = weight_writer.BlockWriter(model, accuracy_level=_FLOAT32 if self.int8_compute is False else _INT8)
         for group, quantized, form in zip(groups, integers, written, strict=True):
-            write = writer.dequantized if form is Form.BLOCKED else writer.packed
+            write = writer.dequantized if form is WeightFormat.BLOCKED else writer.packed
             write(group, quantized)
         after = sum(
             matmul_nbits.stored_bytes(each.integers.shape, each.grid, kind)
@@ -141,22 +143,22 @@ class QuantizeWeights(Pass):
         facts |= {"tables_quantized": tables} if tables else {}
         return Changes(nodes, tuple(skipped), {**facts, "weights_before_bytes": before, "weights_after_bytes": after})
 
-    def _settle(self, model: ir.Model, ctx: Context) -> tuple[list[Group], list[Skip], _Forms]:
-        """What to quantize and in which forms, after raising the opset of `model` as far as they need.
+    def _formats(self, model: ir.Model, ctx: Context) -> tuple[list[Group], list[Skip], _WeightFormats]:
+        """What to quantize and in which formats, after converting `model` to the opset that they need.
 
-        A choice is made again after that: the nodes are the same, for the converter only rewrites what changed meaning.
+        The selection is repeated after the conversion, for the nodes are other objects then.
         """
-        forms = _Forms(self._form(ctx), self._form(ctx))
+        forms = _WeightFormats(self._form(ctx), self._form(ctx))
         groups, skipped = self._choose(model, forms)
         looked_up = [group[0] for group in groups if _has_lookup(group)]
         tables = {
             (self._grid(matmul_nbits.shape(one)[1], forms, is_table=True), matmul_nbits.element(one))
             for one in looked_up
         }
-        if forms.tables is Form.MATMULNBITS and any(
+        if forms.tables is WeightFormat.MATMULNBITS and any(
             weight_writer.why_not_look_up(*each, ctx.runner) for each in tables
         ):
-            forms = replace(forms, tables=Form.BLOCKED)
+            forms = replace(forms, tables=WeightFormat.BLOCKED)
             groups, skipped = self._choose(model, forms)
         least = max((forms.least_opset(group) for group in groups), default=0)
         if graph.opset(model) >= least:
@@ -164,28 +166,28 @@ class QuantizeWeights(Pass):
         try:
             graph.replace_contents(model, upgraded(model, max(least, _COMMON_OPSET), ctx.runner))
         except Refused as refusal:
-            if forms.products is Form.BLOCKED:
+            if forms.products is WeightFormat.BLOCKED:
                 raise
             forms = replace(forms, against_tables=f"it needs opset {least}: {refusal.fact}")
         return *self._choose(model, forms), forms
 
-    def _form(self, ctx: Context) -> Form:
-        if self.form is not Form.AUTO:
+    def _form(self, ctx: Context) -> WeightFormat:
+        if self.form is not WeightFormat.AUTO:
             return self.form
         portable = ctx.target.kind is TargetKind.TENSORRT and self.bits != 2
-        return Form.BLOCKED if portable and self.int8_compute is None else Form.MATMULNBITS
+        return WeightFormat.BLOCKED if portable and self.int8_compute is None else WeightFormat.MATMULNBITS
 
-    def _grid(self, width: int, forms: _Forms, *, is_table: bool) -> BlockGrid:
-        """Blocks longer than a row would only add padding."""
+    def _grid(self, width: int, forms: _WeightFormats, *, is_table: bool) -> BlockGrid:
+        """The blocks of a weight; they are not longer than a row, which would only add padding."""
         bits = (self.table_bits or self.bits) if is_table else self.bits
-        if is_table and forms.tables is Form.BLOCKED:
+        if is_table and forms.tables is WeightFormat.BLOCKED:
             bits = 8
         wanted = self.block_size or (128 if bits == 8 else 32)
         block = next((size for size in _BLOCKS if size >= min(width, wanted)), wanted)
         return BlockGrid(bits, block, bits == 8 if self.symmetric is None else self.symmetric)
 
-    def _choose(self, model: ir.Model, forms: _Forms) -> tuple[list[Group], list[Skip]]:
-        verdicts: dict[ir.Node, Product | str] = {}
+    def _choose(self, model: ir.Model, forms: _WeightFormats) -> tuple[list[Group], list[Skip]]:
+        verdicts: dict[ir.Node, MatrixUse | str] = {}
         for scope, _, in_function in graph.scopes(model):
             for node in scope:
                 if matmul_nbits.is_candidate(node):
@@ -198,7 +200,7 @@ class QuantizeWeights(Pass):
         skipped += [Skip(graph.label(node), _NO_GAIN) for node in left_out]
         return [group for group in groups if group[0].weight not in too_large], skipped
 
-    def _verdict(self, node: ir.Node, forms: _Forms) -> Product | str:
+    def _verdict(self, node: ir.Node, forms: _WeightFormats) -> MatrixUse | str:
         reason = node_filters.why_left_out(node, self.include, self.exclude)
         found = matmul_nbits.product(node)
         if reason is not None or isinstance(found, str):
@@ -217,26 +219,26 @@ class QuantizeWeights(Pass):
 
 
 @dataclass(frozen=True)
-class _Forms:
+class _WeightFormats:
     """How a model holds its weights.
 
     Attributes:
-        products: Those that only products read.
-        tables: Those that are looked up.
-        against_tables: Why no table can be held so.
+        products: The format of weights that only products read.
+        tables: The format of tables.
+        against_tables: Why tables cannot be quantized; None where they can.
     """
 
-    products: Form
-    tables: Form
+    products: WeightFormat
+    tables: WeightFormat
     against_tables: str | None = None
 
-    def of(self, group: Group) -> Form:
-        """How the weight of `group` is held."""
+    def of(self, group: Group) -> WeightFormat:
+        """The format of the weight of `group`."""
         return self.tables if _has_lookup(group) else self.products
 
     def least_opset(self, group: Group) -> int:
         """The opset that writing `group` needs; onnxruntime's own operators for products need none."""
-        if self.of(group) is Form.BLOCKED:
+        if self.of(group) is WeightFormat.BLOCKED:
             return _BLOCKED_OPSET
         return _LOOKUP_OPSET if _has_lookup(group) else 0
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from typing import ClassVar
 
 import onnx_ir as ir
@@ -15,8 +14,9 @@ from modelopt.core.errors import ModeloptError, Refused, WorkerDied
 from modelopt.core.plural import counted
 from modelopt.graph.match import Mismatch, NeedsOpset
 from modelopt.graph.opset_conversion import upgraded
-from modelopt.passes import fuse_gelu, fuse_layer_norm
 from modelopt.passes.base import Pass
+from modelopt.passes.fuse_gelu import FuseGelu
+from modelopt.passes.fuse_layer_norm import FuseLayerNorm
 from modelopt.patterns.rewriter import Rewrite
 
 
@@ -30,7 +30,6 @@ class RaiseOpset(Pass):
     no reason to convert: onnxruntime's CPU provider runs neither faster than what it makes of their parts.
     """
 
-    name: ClassVar[str] = "raise-opset"
     effect: ClassVar[Effect] = Effect.EXACT
 
     def apply(self, model: ir.Model, ctx: Context) -> Changes:
@@ -56,10 +55,10 @@ class RaiseOpset(Pass):
 
 def _looked_at(model: ir.Model) -> Iterator[Rewrite | Mismatch]:
     """What the fusions that need a later opset say of each node."""
-    rules = (partial(fuse_layer_norm.rule, graph.NameSource(model)), fuse_gelu.rule)
+    names = graph.NameSource(model)
     for node, opset in graph.nodes_with_opset(model):
-        for rule in rules:
-            yield rule(node, opset)
+        for fusion in (FuseLayerNorm(), FuseGelu()):
+            yield fusion.rule(node, opset, names)
 
 
 def _converted(model: ir.Model, version: int, ctx: Context) -> ir.Model | ModeloptError:

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import ClassVar
 
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.calibration.context import Context
-from modelopt.core.changes import Changes, Effect
 from modelopt.graph import match
 from modelopt.graph.match import Mismatch
-from modelopt.passes.base import Pass
+from modelopt.passes.base import RewritePass
 from modelopt.patterns import runtime_kernels as protected
-from modelopt.patterns.rewriter import Rewrite, rewrite_nodes
+from modelopt.patterns.rewriter import Rewrite
 
 _SMALL_BYTES = 64
-_BLOCK = 16  # channels, with AVX-512; 8 with less
+_BLOCK = 16  # channels in onnxruntime's NCHWc layout with AVX-512; without it 8
 _KEEP_BLOCKS = frozenset({"Add", "BatchNormalization", "Clip", "HardSigmoid", "Mul", "Relu", "Sigmoid", "Tanh"})
-_FARTHEST = 8  # nodes between the convolution and the mean
+_FARTHEST = 8  # nodes between the convolution and the mean are searched
 
 
-class ReduceMeanPool(Pass):
+class ReduceMeanPool(RewritePass):
     """Rewrite the mean over all spatial axes behind a convolution as GlobalAveragePool.
 
     ReduceMean of a tensor (batch, channels, spatial …) over exactly the axes behind the second is GlobalAveragePool-1,
@@ -35,38 +32,31 @@ class ReduceMeanPool(Pass):
     onnxruntime fuses; of the others the passes that fuse them see each first.
     """
 
-    name: ClassVar[str] = "reduce-mean-pool"
-    effect: ClassVar[Effect] = Effect.EXACT
-
-    def apply(self, model: ir.Model, ctx: Context) -> Changes:
-        """Rewrite every mean of a float32 tensor that a convolution makes."""
-        return rewrite_nodes(model, _rule)
-
-
-def _rule(node: ir.Node, opset: int) -> Rewrite | Mismatch:
-    if not graph.is_standard(node, "ReduceMean") or node.inputs[0] is None:
-        return match.NOT_HERE
-    x = node.inputs[0]
-    rank = graph.rank(x)
-    if rank is None:
-        return Mismatch("the rank of its input is not known")
-    axes = _axes(node, opset)
-    if axes is None:
-        return Mismatch("its axes are not constant, or it is over all")
-    if rank < 3 or {axis + rank if axis < 0 else axis for axis in axes} != set(range(2, rank)):
-        return Mismatch("it is not over all axes behind the second, and these alone")
-    if graph.attribute_int(node, "keepdims", 1) != 1:
-        return Mismatch("it takes its axes away: GlobalAveragePool would need a Reshape behind it")
-    if reason := protected.why_not_alter(node, opset):
-        return Mismatch(reason)
-    if x.dtype != ir.DataType.FLOAT:
-        return Mismatch("onnxruntime's GlobalAveragePool is for float32")
-    if x.shape is not None and 0 in list(x.shape):
-        return Mismatch("a mean of nothing is not a number, and there is no pool of nothing")
-    channels = x.shape[1] if x.shape is not None else None
-    if not isinstance(channels, int) or channels % _BLOCK or not _is_blocked(x):
-        return Mismatch("it is not of a convolution whose channels come in blocks: ReduceMean is as fast or faster")
-    return partial(_rewrite, node, x)
+    def rule(self, node: ir.Node, opset: int, names: graph.NameSource) -> Rewrite | Mismatch:
+        """`node` is the ReduceMean."""
+        if not graph.is_standard(node, "ReduceMean") or node.inputs[0] is None:
+            return match.NOT_HERE
+        x = node.inputs[0]
+        rank = graph.rank(x)
+        if rank is None:
+            return Mismatch("the rank of its input is not known")
+        axes = _axes(node, opset)
+        if axes is None:
+            return Mismatch("its axes are not constant, or it is over all")
+        if rank < 3 or {axis + rank if axis < 0 else axis for axis in axes} != set(range(2, rank)):
+            return Mismatch("it is not over all axes behind the second, and these alone")
+        if graph.attribute_int(node, "keepdims", 1) != 1:
+            return Mismatch("it takes its axes away: GlobalAveragePool would need a Reshape behind it")
+        if reason := protected.why_not_alter(node, opset):
+            return Mismatch(reason)
+        if x.dtype != ir.DataType.FLOAT:
+            return Mismatch("onnxruntime's GlobalAveragePool is for float32")
+        if x.shape is not None and 0 in list(x.shape):
+            return Mismatch("a mean of nothing is not a number, and there is no pool of nothing")
+        channels = x.shape[1] if x.shape is not None else None
+        if not isinstance(channels, int) or channels % _BLOCK or not _is_blocked(x):
+            return Mismatch("it is not of a convolution whose channels come in blocks: ReduceMean is as fast or faster")
+        return partial(graph.become, node, "GlobalAveragePool", [x])
 
 
 def _is_blocked(x: ir.Value | None) -> bool:
@@ -89,9 +79,3 @@ def _axes(node: ir.Node, opset: int) -> tuple[int, ...] | None:
         return graph.attribute_ints(node, "axes") or None
     array = graph.constant(node.inputs[1], max_bytes=_SMALL_BYTES) if len(node.inputs) > 1 else None
     return None if array is None or not array.size else tuple(int(axis) for axis in array.ravel())
-
-
-def _rewrite(node: ir.Node, x: ir.Value) -> None:
-    old_inputs = list(node.inputs)
-    graph.become(node, "GlobalAveragePool", [x])
-    graph.drop_unused_constants(old_inputs)

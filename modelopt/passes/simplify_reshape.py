@@ -33,10 +33,9 @@ class SimplifyReshape(Pass):
     is the same 0. Only a 0 that stands in the shape as a number is another thing, and is refused.
 
     A dimension that Expand leaves as it is becomes 1. A Slice up to the dimension's end goes to the largest integer.
-    Symbols and shapes declared in the model are taken at their word.
+    Symbols and shapes declared in the model are trusted.
     """
 
-    name: ClassVar[str] = "simplify-reshape"
     effect: ClassVar[Effect] = Effect.EXACT
 
     def apply(self, model: ir.Model, ctx: Context) -> Changes:
@@ -173,16 +172,4 @@ def _write(node: ir.Node, index: int, numbers: list[int], names: graph.NameSourc
     else:
         new = graph.add_initializer(scope, name, array)
     node.replace_input_with(index, new)
-    _remove_unused(old)
-
-
-def _remove_unused(value: ir.Value) -> None:
-    waiting = [value]
-    while waiting:
-        producer = waiting.pop().producer()
-        if producer is None or producer.op_type == "If":
-            continue
-        inputs = [source for source in producer.inputs if source is not None]
-        if graph.remove_if_dead(producer):
-            graph.drop_unused_constants(inputs)
-            waiting += [source for source in inputs if source.producer() is not None]
+    graph.remove_unread([old])

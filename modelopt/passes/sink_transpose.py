@@ -1,4 +1,4 @@
-"""Let operators that do not mind the order of axes run on what is not transposed, where that saves transpositions."""
+"""Run operators that work on any order of axes before a Transpose, where that saves Transpose nodes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from modelopt.core.changes import Changes, Effect
 from modelopt.graph import match
 from modelopt.graph.match import Mismatch
 from modelopt.passes.base import Pass
+from modelopt.patterns.permutations import Perm, perm_of
 from modelopt.patterns.rewriter import Rewrite, rewrite_nodes
-from modelopt.patterns.transpose_axes import Perm, perm_of
 from modelopt.patterns.transpose_regions import Region, Use, best
 
 Known = frozenset[tuple[ir.Node, Perm]]
-"""A region: its nodes, and what they would take from before their inputs."""
+"""A region: its nodes, each with the Transpose that would be taken away before its inputs."""
 
 
 class SinkTranspose(Pass):
@@ -36,7 +36,6 @@ class SinkTranspose(Pass):
     and a normalization only where its axis stays the last.
     """
 
-    name: ClassVar[str] = "sink-transpose"
     effect: ClassVar[Effect] = Effect.EXACT
 
     def apply(self, model: ir.Model, ctx: Context) -> Changes:
@@ -45,7 +44,7 @@ class SinkTranspose(Pass):
 
 
 def _rule(names: graph.NameSource, useless: set[Known], first: ir.Node, opset: int) -> Rewrite | Mismatch:
-    """Look behind the Transpose `first`; `useless` are the regions that came to nothing since the last edit."""
+    """Look behind the Transpose `first`; `useless` are the regions that saved nothing since the last edit."""
     perm = perm_of(first)
     if perm is None or first.inputs[0] is None or first.graph is None:
         return match.NOT_HERE
@@ -150,7 +149,7 @@ def _transposed(names: graph.NameSource, scope: ir.Graph | ir.Function, source: 
 
 
 def _insert(scope: ir.Graph | ir.Function, source: ir.Value, node: ir.Node) -> None:
-    """Put `node` right behind where `source` comes to be."""
+    """Insert `node` right behind the node that makes `source`."""
     producer = source.producer()
     if producer is not None and producer.graph is scope:
         scope.insert_after(producer, node)

@@ -1,4 +1,4 @@
-"""Move outlier channels of activations into the weights that read them."""
+"""See `SmoothActivations`."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from modelopt.core.changes import Changes, Effect, Skip
 from modelopt.core.errors import InputError
 from modelopt.graph.match import Mismatch
 from modelopt.passes.base import Pass, option
-from modelopt.quant.correction.cross_layer_equalization import Layer
-from modelopt.quant.correction.smoothquant import Site, column_maxima, site
+from modelopt.quant.correction.cross_layer_equalization import LinearLayer
+from modelopt.quant.correction.smoothquant import SmoothableActivation, column_maxima, smoothable
 
 _ROUNDS = 32
 
@@ -24,20 +24,19 @@ _ROUNDS = 32
 class SmoothActivations(Pass):
     """Move outlier channels of activations into the weights that read them, before int8 (SmoothQuant).
 
-    Xiao et al. 2022, arXiv:2211.10438: where Gemm and MatMul by constants alone read the result of a normalization, of
-    a Mul (and Add) by constants or of another such product, column j of it is divided by
-    ``s_j = max|X_j| ** alpha / max|W_j| ** (1 - alpha)`` and row j of their weights multiplied by it. The maxima of the
-    activations are measured on calibration data; s_j is rounded to a power of two, so that the outputs are the same to
-    the last bit.
+    Xiao et al. 2022, arXiv:2211.10438. The activation X is the result of a normalization, of a Mul (and Add) by
+    constants, or of a product, and only Gemm and MatMul by constants read it. Its column j is divided by
+    ``s_j = max|X_j| ** alpha / max|W_j| ** (1 - alpha)``, and row j of their weights is multiplied by it. The maxima of
+    the activations are measured on calibration data. s_j is rounded to a power of two, so that the outputs are the same
+    to the last bit.
 
-    Refused: values that others read as well (a residual sum behind a normalization), and constants that are shared.
+    Refused: activations that other nodes read as well (a residual sum behind a normalization), and shared constants.
     """
 
-    name: ClassVar[str] = "smooth-activations"
     effect: ClassVar[Effect] = Effect.EXACT
     needs_data: ClassVar[bool] = True
 
-    alpha: float = option(0.5, "how much of the difficulty goes into the weights, from 0 to 1")
+    alpha: float = option(0.5, "how much of the activations' range moves into the weights, from 0 to 1")
 
     def apply(self, model: ir.Model, ctx: Context) -> Changes:
         """Smooth every activation of the main graph that products read.
@@ -54,21 +53,21 @@ class SmoothActivations(Pass):
         if ctx.calibration is None:
             raise InputError("smooth-activations needs calibration data", hint="--calib data/")
         largest = column_maxima(model, [one.value for one in sites], ctx)
-        plans: dict[Site, _Columns] = {}
+        plans: dict[SmoothableActivation, _Columns] = {}
         for one in sites:
             name = one.value.name or ""
             if np.isnan(largest[name]).any() or largest[name].shape != (one.width,):
                 skipped.append(Skip(name, "held NaN, infinities or a mask in calibration"))
             else:
                 plans[one] = _Columns(largest[name], np.zeros(one.width, np.int64))
-        for _ in range(_ROUNDS):  # the weight of a product between two activations belongs to both
+        for _ in range(_ROUNDS):  # a product between two activations has a weight that both change
             if not any([self._smooth(one, columns) for one, columns in plans.items()]):  # noqa: C419 - each takes its step
                 break
         channels = [int(np.count_nonzero(columns.exponents)) for columns in plans.values()]
         facts = {"activations": len(sites), "channels_scaled": sum(channels)}
         return Changes(sum(count > 0 for count in channels), tuple(skipped), facts)
 
-    def _smooth(self, one: Site, columns: _Columns) -> bool:
+    def _smooth(self, one: SmoothableActivation, columns: _Columns) -> bool:
         exponents = one.exponents(columns.largest, self.alpha)
         if not exponents.any() or not one.move(exponents):
             return False
@@ -79,16 +78,16 @@ class SmoothActivations(Pass):
 
 @dataclass
 class _Columns:
-    """What is known of an activation's columns: max|X_j| now, and the powers of two that they were divided by."""
+    """The columns of an activation: max|X_j| now, and the powers of two that they were divided by."""
 
     largest: np.ndarray
     exponents: np.ndarray
 
 
-def _sites(model: ir.Model) -> tuple[list[Site], list[Skip]]:
-    sites: list[Site] = []
+def _sites(model: ir.Model) -> tuple[list[SmoothableActivation], list[Skip]]:
+    sites: list[SmoothableActivation] = []
     skipped: list[Skip] = []
-    layers: dict[ir.Node, Layer] = {}
+    layers: dict[ir.Node, LinearLayer] = {}
     seen: set[ir.Value] = set()
     for node in graph.all_nodes(model):
         if not (graph.is_standard(node, "Gemm") or graph.is_standard(node, "MatMul")):
@@ -107,10 +106,10 @@ def _sites(model: ir.Model) -> tuple[list[Site], list[Skip]]:
     return sites, skipped
 
 
-def _root(value: ir.Value, layers: dict[ir.Node, Layer]) -> Site | Mismatch:
-    """The site that `value` belongs to: what Reshapes make of an activation is still that activation."""
+def _root(value: ir.Value, layers: dict[ir.Node, LinearLayer]) -> SmoothableActivation | Mismatch:
+    """The activation that `value` comes from: a Reshape of an activation holds the same numbers."""
     node = value.producer()
     while node is not None and graph.is_standard(node, "Reshape") and node.inputs[0] is not None:
         value = node.inputs[0]
         node = value.producer()
-    return site(value, layers)
+    return smoothable(value, layers)

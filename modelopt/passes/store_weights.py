@@ -14,9 +14,10 @@ from modelopt.calibration.context import Context
 from modelopt.core.changes import Changes, Effect, Skip
 from modelopt.graph import node_filters
 from modelopt.graph.opset_conversion import upgraded
+from modelopt.graph.types import FLOAT16_FLOAT32
 from modelopt.passes.base import Pass, option
 from modelopt.quant.weight_only import matmul_nbits, storage
-from modelopt.quant.weight_only.storage import Use
+from modelopt.quant.weight_only.storage import WeightUse
 
 _BROADCASTING_OPSET = 7
 _COMMON_OPSET = 17
@@ -27,10 +28,9 @@ class StoreWeights(Pass):
     """Store large weights in 8 bits and compute with them in float: a smaller file, the latency of float.
 
     Weights of convolutions, matrix products and recurrent operators get a scale for each output, tables a scale for
-    each row. Runtimes multiply them out when they load the model; memory at run time is that of the float model.
+    each row. The runtime computes the float weights when it loads the model, so memory is that of the float model.
     """
 
-    name: ClassVar[str] = "store-weights"
     effect: ClassVar[Effect] = Effect.APPROXIMATE
     shrinks: ClassVar[bool] = True
 
@@ -67,26 +67,26 @@ class StoreWeights(Pass):
         facts = {"weights_stored": len(chosen), "weights_before_bytes": before, "weights_after_bytes": after}
         return Changes(len(chosen), tuple(skipped), facts if chosen else {})
 
-    def _choose(self, model: ir.Model) -> tuple[list[Use], list[Skip]]:
-        """The first reader of each weight decides which axes get scales; any scale is right for the others."""
-        verdicts: dict[ir.Value, Use | Skip] = {}
+    def _choose(self, model: ir.Model) -> tuple[list[WeightUse], list[Skip]]:
+        """Weights to store, and refusals. The first reader of each weight decides which axes get scales."""
+        verdicts: dict[ir.Value, WeightUse | Skip] = {}
         for use, in_function in _uses(model):
             reason = matmul_nbits.IN_FUNCTION if in_function else self._why_not(use)
             if reason is None:
                 verdicts.setdefault(use.weight, use)
             else:
                 verdicts[use.weight] = Skip(graph.label(use.node), reason)
-        chosen = [verdict for verdict in verdicts.values() if isinstance(verdict, Use)]
+        chosen = [verdict for verdict in verdicts.values() if isinstance(verdict, WeightUse)]
         skipped = [verdict for verdict in verdicts.values() if isinstance(verdict, Skip)]
         stored = [node for node in graph.all_nodes(model) if any(storage.is_stored(value) for value in node.inputs)]
         return chosen, [*skipped, *(Skip(graph.label(node), storage.STORED) for node in stored)]
 
-    def _why_not(self, use: Use) -> str | None:
+    def _why_not(self, use: WeightUse) -> str | None:
         reason = node_filters.why_left_out(use.node, self.include, self.exclude)
         if reason is not None:
             return reason
         tensor = graph.constant_tensor(use.weight)
-        if tensor is None or tensor.dtype not in matmul_nbits.FLOATS:
+        if tensor is None or tensor.dtype not in FLOAT16_FLOAT32:
             found = "unknown" if tensor is None else tensor.dtype.name.lower()
             return f"its weight is {found}, not float32 or float16"
         if tensor.size < self.min_elements:
@@ -96,7 +96,7 @@ class StoreWeights(Pass):
         return storage.why_not(tensor.numpy(), use.axes)
 
 
-def _uses(model: ir.Model) -> Iterator[tuple[Use, bool]]:
+def _uses(model: ir.Model) -> Iterator[tuple[WeightUse, bool]]:
     for scope, _, in_function in graph.scopes(model):
         for node in scope:
             for use in storage.uses(node):

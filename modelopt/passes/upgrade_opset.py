@@ -26,7 +26,6 @@ class UpgradeOpset(Pass):
     https://github.com/onnx/onnx/blob/main/docs/VersionConverter.md
     """
 
-    name: ClassVar[str] = "upgrade-opset"
     effect: ClassVar[Effect] = Effect.EXACT
 
     version: int = option(17, "the opset to convert to")

@@ -1,4 +1,4 @@
 """What several passes recognise in a graph: attention, normalization, convolutions with their constants and so on.
 
-It finds and never decides: no pattern imports a pass.
+A pattern only finds; passes decide what to do with it. No pattern imports a pass.
 """

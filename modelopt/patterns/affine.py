@@ -13,7 +13,7 @@ from modelopt.patterns import runtime_kernels as protected
 _OPERATORS = ("Mul", "Add", "Sub", "Div")
 
 _LOST = 1e-5
-"""The rounding that is let pass, as a share of the output: half of what passes without a look at a model's noise."""
+"""The largest accepted rounding error, as a share of the output: half of `measure.tolerance.FLOOR`."""
 
 Affine = tuple[np.ndarray, np.ndarray]
 """(a, s), both float64 with one number per channel."""

@@ -23,10 +23,10 @@ class Heads:
     Attributes:
         source: What is split, of shape (batch, length, packed · heads · size).
         part: Which third of `source` it is where all three are packed there, else None.
-        heads: How many.
-        size: Of one.
-        scale: What it is multiplied by.
-        nodes: All between `source` and the product that uses it, the last one first.
+        heads: The number of heads.
+        size: The size of one head.
+        scale: The number that it is multiplied by.
+        nodes: The nodes between `source` and the product that uses it, the last one first.
     """
 
     source: ir.Value
@@ -47,8 +47,8 @@ class Attention:
         query: Q.
         key: K.
         value: V.
-        scale: What the scores are multiplied by in all.
-        mask: What is added to them, or what decides where they are replaced, or None.
+        scale: The product of all numbers that the scores are multiplied by.
+        mask: A tensor that is added to them, or a condition that says where they are replaced, or None.
         fill: The number that replaces them and where it does so, or None where the mask is added.
     """
 
@@ -135,7 +135,7 @@ def _scores(value: ir.Value | None) -> _Scores | None:
 
 
 def _filled(where: ir.Node) -> _Scores | None:
-    """Scores that are replaced by a number so low that adding it to them comes to the same."""
+    """Scores that Where replaces by a number so low that adding it to a score gives that number."""
     for score, other in ((1, 2), (2, 1)):
         fill, scaled = number(where.inputs[other]), _scaled(where.inputs[score])
         if fill is not None and fill <= _LOWEST_THAT_ABSORBS and scaled is not None:
@@ -227,7 +227,7 @@ def _perm(node: ir.Node) -> tuple[int, ...] | None:
 
 
 def _width(source: ir.Value) -> int | None:
-    """The size of the last axis, also where only the product behind it tells."""
+    """The size of the last axis: the declared one, else the number of columns of the constant weight that makes it."""
     dim = source.shape[-1] if source.shape else None
     if isinstance(dim, int):
         return dim

@@ -1,4 +1,4 @@
-"""Gives attention masks a row for each query: onnxruntime's operators do not repeat one row over all of them."""
+"""Expands attention masks to a row for each query: onnxruntime's operators do not broadcast one row over them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Masks:
     """Expands masks of shape (batch, heads, 1, keys), each once where it can be shared.
 
     Attributes:
-        names: For what it makes.
+        names: Names for the values that it makes.
     """
 
     names: graph.NameSource
@@ -45,7 +45,7 @@ class Masks:
         return expanded
 
     def added(self, user: ir.Node, condition: ir.Value, fill: Fill, like: ir.Value) -> ir.Value:
-        """What is added to scores, of the type of `like`, instead of replacing them: 0 or the number of `fill`."""
+        """A mask to add in place of one that replaces scores: 0, or the number of `fill`, in the type of `like`."""
         scope = _scope(user)
         found = self._added.get((condition, fill, scope))
         if found is not None:

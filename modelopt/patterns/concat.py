@@ -1,4 +1,4 @@
-"""Where the parts of a Concat lie, for the passes that take some of it."""
+"""The positions of a Concat's parts along its axis, for the passes that take some of them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Joined:
     Attributes:
         axis: The one that is joined, counted from the front.
         spans: The parts, first ones first, up to the first one whose size is not known.
-        size: Of all parts together; None where one is not known.
+        size: The sum of the sizes of all parts; None where one is not known.
     """
 
     axis: int

@@ -18,11 +18,12 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.graph import match
 from modelopt.graph.match import Mismatch
+from modelopt.graph.types import IEEE_FLOATS
 
 MAX_COPY_BYTES = 16 * 1024
-"""A weight that other nodes use too is copied for this node up to this size; beyond it the file would grow."""
+"""A weight that other nodes use too is copied for this node up to this size; larger copies make the file grow.
 
-_FLOATS = frozenset({ir.DataType.FLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE})
+That is a bias of 4096 channels in float32."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Conv:
         weight: Its ``W`` as stored.
         inputs: C_in.
         outputs: C_out.
-        group: How many groups of channels are convolved apart.
+        group: The number of groups.
     """
 
     node: ir.Node
@@ -45,7 +46,7 @@ class Conv:
 
     @property
     def rank(self) -> int:
-        """Axes of its input, weight and output."""
+        """The number of axes of its input, weight and output."""
         return len(self.weight.shape)
 
 
@@ -69,7 +70,7 @@ def as_convolution(node: ir.Node) -> Conv | Mismatch:
     weight = graph.constant_tensor(node.inputs[1])
     if weight is None:
         return Mismatch("the convolution's weight is not constant")
-    if weight.dtype not in _FLOATS:
+    if weight.dtype not in IEEE_FLOATS:
         return Mismatch(f"the convolution's weight is {weight.dtype.name.lower()}")
     group, shape = graph.attribute_int(node, "group", 1), weight.shape.numpy()
     if len(shape) < 3 or group < 1 or shape[0] % group:
@@ -165,6 +166,7 @@ def _cast(wide: np.ndarray, dtype: np.dtype) -> np.ndarray | Mismatch:
 
 def is_huge(wide: np.ndarray, dtype: np.dtype) -> bool:
     """Whether sums of such numbers overflow in one order and not in another."""
+    # A sum of 1e13 numbers below the bound stays in range. For float16 the bound would be below its smallest number.
     return bool(dtype.itemsize > 2 and np.abs(wide).max(initial=0.0) > np.finfo(dtype).max * 1e-13)
 
 
@@ -180,7 +182,6 @@ def replace_tail(conv: Conv, absorbed: Absorbed, tail: ir.Node, names: graph.Nam
     """Give `conv` its new weights and let it take the place of `tail`, whose output keeps its name in the signature."""
     store(conv, absorbed, names)
     graph.replace_value(tail.outputs[0], conv.node.outputs[0])
-    graph.remove_with_constants(tail)
 
 
 def _set_input(node: ir.Node, index: int, array: np.ndarray, names: graph.NameSource) -> None:

@@ -10,9 +10,8 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.graph import match
 from modelopt.graph.match import Mismatch
+from modelopt.graph.types import IEEE_FLOATS
 from modelopt.patterns.convolution import MAX_COPY_BYTES, is_huge
-
-_FLOATS = frozenset({ir.DataType.FLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE})
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class Product:
         node: Gemm or MatMul.
         weight: float64, shape (K, N), scaled by alpha and transposed as `node` says.
         bias: float64, shape (N,), scaled by beta; None where there is none.
-        dtype: Of the stored weight.
+        dtype: The type of the stored weight.
     """
 
     node: ir.Node
@@ -42,7 +41,7 @@ def as_product(node: ir.Node, opset: int) -> Product | Mismatch:
     weight = graph.constant_tensor(node.inputs[1])
     if weight is None or graph.constant_tensor(node.inputs[0]) is not None:
         return Mismatch("it does not multiply by a constant matrix from the right")
-    if weight.dtype not in _FLOATS or len(weight.shape) != 2:
+    if weight.dtype not in IEEE_FLOATS or len(weight.shape) != 2:
         return Mismatch(f"its weight is {weight.dtype.name.lower()} of rank {len(weight.shape)}")
     dtype = weight.dtype.numpy()
     if node.op_type == "MatMul":
@@ -72,7 +71,7 @@ def why_not_needed_once(node: ir.Node, tail: ir.Node) -> str | None:
 
 
 def rounded(wide: np.ndarray, dtype: np.dtype) -> np.ndarray | Mismatch:
-    """`wide` in `dtype`, unless that overflows or is so large that a sum of it does in one order and not in another."""
+    """`wide` rounded to `dtype`, unless it overflows there, or sums of it may in one order and not in another."""
     with np.errstate(over="ignore", under="ignore"):
         narrow = wide.astype(dtype)
     return (
@@ -108,7 +107,6 @@ def store(
     if old is None:
         raise ValueError(f"{graph.label(like.node)} has no weight")
     transposed = graph.attribute_int(like.node, "transB", 0)
-    used = [*head.inputs[1:], *node.inputs[1:], *node.inputs[:1]]
     inputs = [x, old]
     if weight is not None:
         stored = np.array(weight.T if transposed else weight, order="C")
@@ -117,8 +115,6 @@ def store(
         inputs.append(graph.constant_beside(old, node, names(f"{old.name}_bias"), bias))
     op_type = "Gemm" if bias is not None or transposed else "MatMul"
     graph.become(node, op_type, inputs, [ir.AttrInt64("transB", 1)] if transposed else [])
-    graph.remove_if_dead(head)
-    graph.drop_unused_constants(used)
 
 
 def product_before(value: ir.Value | None) -> ir.Node | None:

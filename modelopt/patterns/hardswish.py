@@ -15,8 +15,7 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.graph import match
 from modelopt.graph.match import Mismatch
-
-_FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16})
+from modelopt.graph.types import FLOAT16_FLOAT32
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ def _bounds(clip: ir.Node, opset: int) -> tuple[float | None, float | None]:
 def _is(constant: ir.Value, number: float) -> bool:
     """Whether `constant` is one number, `number` as its type rounds it."""
     tensor = graph.constant_tensor(constant)
-    if tensor is None or tensor.size != 1 or tensor.dtype not in _FLOATS:
+    if tensor is None or tensor.size != 1 or tensor.dtype not in FLOAT16_FLOAT32:
         return False
     array = tensor.numpy()
     return bool(abs(float(array.item()) - number) <= number * np.finfo(array.dtype).eps)

@@ -149,13 +149,13 @@ def _unsqueeze(node: ir.Node, opset: int) -> bool:
 
 _RESHAPES = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})
 _REDUCES = frozenset({"ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum"})
-"""Of one number they make that number."""
+"""Reductions that return a single number unchanged."""
 
 
 def same_in_another_shape(node: ir.Node) -> ir.Value | None:
-    """The value that a node gives back its shape, which it had before a Squeeze, a Reshape or the like; else None.
+    """The value further up that has the elements and the shape of the output of `node`; else None.
 
-    None of these operators moves a number. A value with the same shape further up is the same.
+    Squeeze, Reshape and the like move no element, so a value before them that has the output's shape equals it.
     """
     wanted, value = graph.static_shape(node.outputs[0]), node.outputs[0]
     maker: ir.Node | None = node

@@ -16,7 +16,7 @@ from modelopt.patterns.slice import read_slice
 
 @dataclass(frozen=True)
 class Projection:
-    """Three thirds of ``x · W + b``: one weight that holds all, or one for each.
+    """Q, K and V as ``x · W + b``: one packed weight for all three, or one weight for each.
 
     Attributes:
         x: The input, of three axes.
@@ -70,7 +70,7 @@ def _cut(parts: tuple[Heads, ...], opset: int) -> Projection | None:
 
 
 def _cuts(node: ir.Node, output: ir.Value, index: int, width: int, opset: int) -> bool:
-    """Whether `output`, of that width, is the third number `index` of three axes' last one."""
+    """Whether `output` is third number `index` (from 0) of the last of three axes; `width` is the size of a third."""
     if graph.is_standard(node, "Split"):
         is_last = graph.attribute_int(node, "axis", 0) in {-1, 2}
         return is_last and len(node.outputs) == 3 and node.outputs[index] is output

@@ -10,15 +10,10 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.core.changes import Changes, Skip
 from modelopt.graph.match import Mismatch
-
-CONTRIB = "com.microsoft"
-"""The domain of the operators that only onnxruntime has."""
-
-FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE})
-"""The floats that onnxruntime's CPU kernels compute in."""
+from modelopt.graph.types import IEEE_FLOATS
 
 Rewrite = Callable[[], None]
-"""What a rule that matched returns: called at once, it edits the model."""
+"""The edit that a rule returns where its pattern holds; the loop calls it at once."""
 
 Rule = Callable[[ir.Node, int], Rewrite | Mismatch]
 """(node, opset) → the edit or why not. It changes nothing itself."""
@@ -27,17 +22,18 @@ Rule = Callable[[ir.Node, int], Rewrite | Mismatch]
 def rewrite_nodes(model: ir.Model, rule: Rule) -> Changes:
     """Apply `rule` to every node in every scope until nothing matches, so that a second run finds nothing to do.
 
-    Each rule removes a node or an edge between two of its pattern's nodes, which bounds the walks. The refusals are
-    those of the last walk: what held then holds for the result.
+    Each rewrite removes a node, or an edge between two nodes of its pattern, so the walks come to an end. After a
+    rewrite, the nodes and constants that nothing reads any more are removed. The refusals are those of the last walk,
+    which sees the result.
     """
     rewrites = 0
     while True:
-        with np.errstate(all="ignore"):  # rules look at what they computed, and refuse NaN and infinity
+        with np.errstate(all="ignore"):  # rules check the constants that they compute for NaN and infinity
             walk = _walk(model, rule)
         rewrites += walk.rewrites
         if not walk.rewrites:
             if rewrites:
-                graph.import_domain(model, CONTRIB, 1)
+                graph.import_domain(model, graph.CONTRIB_DOMAIN, 1)
             return Changes(rewrites, walk.skipped)
 
 
@@ -49,7 +45,9 @@ def _walk(model: ir.Model, rule: Rule) -> Changes:
             if found.near:
                 skipped.append(Skip(graph.label(node), found.reason))
             continue
+        read = list(node.inputs)
         found()
+        graph.remove_unread([*node.outputs, *read])
         rewrites += 1
     return Changes(rewrites, tuple(skipped))
 
@@ -58,7 +56,7 @@ def _walk(model: ir.Model, rule: Rule) -> Changes:
 
 
 def why_not_private(last: ir.Node, inner: Iterable[ir.Node]) -> str | None:
-    """Why the nodes of a pattern that ends in `last` cannot go: something outside the pattern sees one; else None."""
+    """Why the nodes of a pattern that ends in `last` cannot be removed: others use one of them. None where none do."""
     inside = {last, *inner}
     for node in inside - {last}:
         if node.graph is not last.graph:
@@ -73,28 +71,22 @@ def why_not_private(last: ir.Node, inner: Iterable[ir.Node]) -> str | None:
 
 def collapse(
     last: ir.Node,
-    inner: Sequence[ir.Node],
     op_type: str,
     inputs: Sequence[ir.Value | None],
     attributes: Iterable[ir.Attr] = (),
     *,
     domain: str = "",
 ) -> None:
-    """Make `last` the operator that stands for the whole pattern, and remove the others, users before producers."""
-    old_inputs = list(last.inputs)
+    """Make `last`, the last node of a pattern, the operator that stands for all of it, and remove the others."""
+    read = list(last.inputs)
     graph.become(last, op_type, inputs, attributes, domain=domain)
-    graph.drop_unused_constants(old_inputs)
-    left = list(dict.fromkeys(inner))
-    while ready := [node for node in left if not any(value.uses() for value in node.outputs)]:
-        for node in ready:
-            graph.remove_with_constants(node)
-            left.remove(node)
+    graph.remove_unread(read)
 
 
 def number(value: ir.Value | None) -> float | None:
     """The number behind a constant that broadcasts to anything without raising its rank: shape () or (1,)."""
     tensor = graph.constant_tensor(value)
-    if tensor is None or len(tensor.shape) > 1 or tensor.dtype not in FLOATS:
+    if tensor is None or len(tensor.shape) > 1 or tensor.dtype not in IEEE_FLOATS:
         return None
     found = graph.scalar(value)
     return None if found is None else float(found)

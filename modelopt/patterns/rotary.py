@@ -19,7 +19,7 @@ _SMALL_BYTES = 64
 
 @dataclass(frozen=True)
 class Rotary:
-    """A rotary embedding without what its tables are.
+    """A rotary embedding; `table` reads its cosines and sines.
 
     Attributes:
         last: The addition.
@@ -45,12 +45,10 @@ class Table:
     Attributes:
         rows: The constant, whose last two axes are (positions, size) and all others 1.
         positions: Which rows, int64 of shape (batch, length); None for the first ones.
-        nodes: What is between the constant and its use, the last one first.
     """
 
     rows: ir.Value
     positions: ir.Value | None
-    nodes: tuple[ir.Node, ...]
 
 
 @dataclass(frozen=True)
@@ -108,7 +106,7 @@ def _turned(value: ir.Value | None, opset: int) -> tuple[ir.Value, bool, tuple[i
 
 
 def _joins_pairs(reshape: ir.Node, x: ir.Value) -> bool:
-    """Whether it makes (batch, heads, length, size) of (batch, heads, length, size / 2, 2): all sizes but one tell."""
+    """Whether it makes (batch, heads, length, size) of (…, size / 2, 2); three known sizes are enough."""
     target = graph.constant(reshape.inputs[1], max_bytes=_SMALL_BYTES)
     if target is None or target.size != 4 or x.shape is None or graph.makes_empty(reshape):
         return False
@@ -136,7 +134,7 @@ def _part(value: ir.Value | None, opset: int, *, stacked: bool) -> _Part | None:
 
 
 def _negated(value: ir.Value | None) -> tuple[ir.Value | None, ir.Node | None]:
-    """What `value` is the negative of and the node that says so; `value` itself and None where it is of nothing."""
+    """The value that `value` is the negative of, and the node that negates it; else `value` itself and None."""
     negative = match.producer(value, "Neg")
     if negative is not None:
         return negative.inputs[0], negative
@@ -189,18 +187,16 @@ def _size(value: ir.Value | None) -> int | None:
 
 def table(value: ir.Value, x: ir.Value, known: Symbolic, opset: int) -> Table | Mismatch:
     """The rows that `value` holds for the positions of `x`, of shape (batch, heads, length, size)."""
-    nodes: list[ir.Node] = []
     unsqueeze = match.producer(value, "Unsqueeze")
     axes = None if unsqueeze is None else axes_of(unsqueeze, opset)
     if unsqueeze is not None and unsqueeze.inputs[0] is not None:
-        nodes.append(unsqueeze)
         value = unsqueeze.inputs[0]
     gather = match.producer(value, "Gather")
     if gather is not None:
-        return _gathered(gather, axes, x, known, opset, nodes)
+        return _gathered(gather, axes, x, known, opset)
     if unsqueeze is not None and not _is_leading(axes, graph.rank(value)):
         return Mismatch("its cosines or sines are not one row for each position")
-    return _first_rows(value, x, known, opset, nodes)
+    return _first_rows(value, x, known, opset)
 
 
 def _is_leading(axes: tuple[int, ...] | None, rank: int | None) -> bool:
@@ -211,13 +207,11 @@ def _is_leading(axes: tuple[int, ...] | None, rank: int | None) -> bool:
 
 
 def _gathered(
-    gather: ir.Node, axes: tuple[int, ...] | None, x: ir.Value, known: Symbolic, opset: int, nodes: list[ir.Node]
+    gather: ir.Node, axes: tuple[int, ...] | None, x: ir.Value, known: Symbolic, opset: int
 ) -> Table | Mismatch:
     data, positions = gather.inputs
-    nodes = [*nodes, gather]
-    cut = match.producer(data, "Slice")  # a row that it cuts off is one that Gather would not find
+    cut = match.producer(data, "Slice")  # the positions are below its end, or Gather would fail: it changes no row
     if cut is not None and _starts_at_first(cut, opset):
-        nodes.append(cut)
         data = cut.inputs[0]
     if graph.attribute_int(gather, "axis", 0) != 0 or axes not in ((1,), (-3,)) or positions is None:
         return Mismatch("its positions are not those of axis 2")
@@ -231,7 +225,7 @@ def _gathered(
         return Mismatch("its positions are not known to be of shape (batch, length)")
     if isinstance(dims[2], int) and dims[2] > tensor.shape.numpy()[0]:
         return Mismatch("onnxruntime's operator takes no input longer than its tables")
-    return Table(data, positions, tuple(nodes))
+    return Table(data, positions)
 
 
 def _starts_at_first(cut: ir.Node, opset: int) -> bool:
@@ -246,7 +240,7 @@ def _starts_at_first(cut: ir.Node, opset: int) -> bool:
     return graph.scalar(cut.inputs[1]) == 0 and axis in {0, -2} and step == 1
 
 
-def _first_rows(value: ir.Value, x: ir.Value, known: Symbolic, opset: int, nodes: list[ir.Node]) -> Table | Mismatch:
+def _first_rows(value: ir.Value, x: ir.Value, known: Symbolic, opset: int) -> Table | Mismatch:
     dims = known.dims(x)
     length = None if dims is None else dims[2]
     cut = match.producer(value, "Slice") if opset >= 10 else None
@@ -258,7 +252,7 @@ def _first_rows(value: ir.Value, x: ir.Value, known: Symbolic, opset: int, nodes
     if len(shape) < 2 or len(shape) > 4 or any(dim != 1 for dim in shape[:-2]):
         return Mismatch("its cosines or sines are not one row for each position")
     if cut is None:
-        return Table(source, None, tuple(nodes)) if shape[-2] == length else Mismatch("its length is not known")
+        return Table(source, None) if shape[-2] == length else Mismatch("its length is not known")
     axis = graph.scalar(cut.inputs[3]) if len(cut.inputs) > 3 else None
     step = graph.scalar(cut.inputs[4]) if len(cut.inputs) > 4 and cut.inputs[4] is not None else 1
     if graph.scalar(cut.inputs[1]) != 0 or axis not in {-2, len(shape) - 2} or step != 1:
@@ -266,11 +260,11 @@ def _first_rows(value: ir.Value, x: ir.Value, known: Symbolic, opset: int, nodes
     # A table of one row may be repeated for a longer x; of a larger one there are too few rows in either form.
     if length is None or known.terms(cut.inputs[2]) != (length,) or shape[-2] == 1:
         return Mismatch("the rows are not known to be as many as its length")
-    return Table(source, None, (*nodes, cut))
+    return Table(source, None)
 
 
 def halved(rows: ir.Value, *, interleaved: bool) -> np.ndarray | None:
-    """The rows without what they hold twice, of shape (positions, size / 2); None where it is not there twice."""
+    """One number for each pair, of shape (positions, size / 2); None where a row does not hold each number twice."""
     array = graph.constant(rows)
     if array is None:
         return None

@@ -31,10 +31,10 @@ class Pattern:
     """Nodes that become one kernel.
 
     Attributes:
-        kernel: What that kernel is called.
+        kernel: The name of that kernel.
         last: The node whose output is the pattern's.
         inner: The other nodes.
-        by_last_axis: Whether it is that kernel along the last axis only.
+        by_last_axis: Whether onnxruntime fuses it along the last axis only.
     """
 
     kernel: str
@@ -64,12 +64,12 @@ def why_not_alter(node: ir.Node, opset: int) -> str | None:
     return None if found is None else f"{graph.label(node)} is part of a {found.kernel}, which is one kernel"
 
 
-def why_not_merge(node: ir.Node, twin: ir.Node, opset: int) -> str | None:
+def why_not_merge(node: ir.Node, equal: ir.Node, opset: int) -> str | None:
     """Why two nodes that compute the same must both stay: each belongs to a pattern of its own; else None.
 
     Where the two patterns compute the same, too, they may become one, node by node.
     """
-    first, second = pattern_of(node, opset), pattern_of(twin, opset)
+    first, second = pattern_of(node, opset), pattern_of(equal, opset)
     found = first or second
     if found is None or (first is not None and second is not None and _equal(first, second)):
         return None

@@ -17,7 +17,7 @@ class Silu:
 
     Attributes:
         x: What it is a function of.
-        alpha: The factor under the curve.
+        alpha: The factor of `x` inside the sigmoid.
         inner: The nodes but for the product.
     """
 

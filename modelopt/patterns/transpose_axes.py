@@ -1,12 +1,12 @@
-"""How operators work on axes in another order: what to change in each so that a Transpose behind it will do.
+"""How to run an operator before the Transpose of its input: what to change in it, and which Transpose follows it.
 
 With ``x' = Transpose(x, perm)``, axis ``i`` of ``x'`` is axis ``perm[i]`` of ``x``. For an operator with
-``f(x') = Transpose(f'(x), behind)`` this says what makes ``f'`` of ``f``, and ``behind``.
+``f(x') = Transpose(f'(x), behind)`` this module gives the edits that make ``f'`` of ``f``, and ``behind``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,6 +16,7 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.graph.match import Mismatch
 from modelopt.patterns.convolution import MAX_COPY_BYTES
+from modelopt.patterns.permutations import Perm, axes_in, axis_in, inverse, without
 
 # fmt: off
 _ELEMENTWISE = frozenset({
@@ -33,7 +34,6 @@ _REDUCE_BY_INPUT = {
 # fmt: on
 _SMALL_BYTES = 1024
 
-Perm = tuple[int, ...]
 Edit = Callable[[], None]
 
 
@@ -42,9 +42,9 @@ class Moved:
     """An operator on axes in another order.
 
     Attributes:
-        perm: What is taken from before its inputs.
-        behind: What its outputs are transposed by then.
-        carried: The positions of the inputs that `perm` is taken from; constants are not among them.
+        perm: The Transpose that is taken away before its inputs.
+        behind: The Transpose that its outputs need instead.
+        carried: The positions of the inputs that `perm` is taken away from; constants are not among them.
         edits: What to change in the operator.
     """
 
@@ -54,33 +54,10 @@ class Moved:
     edits: tuple[Edit, ...] = ()
 
 
-def compose(*perms: Perm) -> Perm:
-    """The one transposition that does these in turn."""
-    result = perms[0]
-    for perm in perms[1:]:
-        result = tuple(result[axis] for axis in perm)
-    return result
-
-
-def inverse(perm: Perm) -> Perm:
-    """What undoes it."""
-    return tuple(int(axis) for axis in np.argsort(perm))
-
-
-def perm_of(node: ir.Node | None) -> Perm | None:
-    """The permutation of a Transpose; None for another operator, and where it reverses axes that nobody counted."""
-    if node is None or not graph.is_standard(node, "Transpose"):
-        return None
-    perm, rank = graph.attribute_ints(node, "perm"), graph.rank(node.inputs[0])
-    if perm is None:
-        return None if rank is None else tuple(reversed(range(rank)))
-    return perm if sorted(perm) == list(range(len(perm))) else None
-
-
 def on_other_axes(
     names: graph.NameSource, node: ir.Node, perm: Perm, opset: int, ranks: Mapping[ir.Value, int]
 ) -> Moved | Mismatch:
-    """`node` on inputs from which `perm` is taken; `ranks` are known of values whose shape is not."""
+    """`node` on inputs without their Transpose by `perm`; `ranks` are those of values whose shape is not known."""
     kind = node.op_type if node.domain in graph.STANDARD_DOMAINS else ""
     if opset >= 7:
         if kind in _ELEMENTWISE:
@@ -123,7 +100,7 @@ def _is_only(node: ir.Node, index: int) -> bool:
 def _constant(
     names: graph.NameSource, node: ir.Node, index: int, tensor: ir.TensorProtocol, perm: Perm
 ) -> Edit | Mismatch:
-    """A constant beside what moves is moved too, when it is stored: ones are put before its shape first."""
+    """The edit that transposes a constant operand, after its shape is filled up with ones as broadcasting does."""
     value = node.inputs[index]
     if tensor.dtype == ir.DataType.STRING:
         return Mismatch(f"{graph.label(node)} has a constant of strings")
@@ -139,7 +116,7 @@ def _constant(
 
 
 def _concat(names: graph.NameSource, node: ir.Node, perm: Perm, _opset: int) -> Moved | Mismatch:
-    axis = _axis(graph.attribute_int(node, "axis", 0), perm)
+    axis = axis_in(graph.attribute_int(node, "axis", 0), perm)
     if isinstance(axis, Mismatch):
         return axis
     carried: list[int] = []
@@ -162,12 +139,12 @@ def _along_axis(default: int) -> Callable[[graph.NameSource, ir.Node, Perm, int]
     def rule(_names: graph.NameSource, node: ir.Node, perm: Perm, opset: int) -> Moved | Mismatch:
         if node.op_type in {"Softmax", "LogSoftmax", "Hardmax"} and opset < 13:
             return Mismatch(f"{graph.label(node)} of opset {opset} works on a matrix")
-        axis = _axis(graph.attribute_int(node, "axis", default), perm)
+        axis = axis_in(graph.attribute_int(node, "axis", default), perm)
         if isinstance(axis, Mismatch):
             return axis
         behind = perm
         if node.op_type in {"ArgMax", "ArgMin"} and not graph.attribute_int(node, "keepdims", 1):
-            behind = _without(perm, [axis])
+            behind = without(perm, [axis])
         return Moved(perm, behind, (0,), (partial(_set, node, ir.AttrInt64("axis", perm[axis])),))
 
     return rule
@@ -176,14 +153,14 @@ def _along_axis(default: int) -> Callable[[graph.NameSource, ir.Node, Perm, int]
 def _slice(names: graph.NameSource, node: ir.Node, perm: Perm, opset: int) -> Moved | Mismatch:
     if opset < 10:
         count = len(graph.attribute_ints(node, "starts") or ())
-        outer = _axes_in(graph.attribute_ints(node, "axes") or tuple(range(count)), perm)
+        outer = axes_in(graph.attribute_ints(node, "axes") or tuple(range(count)), perm)
         if isinstance(outer, Mismatch):
             return outer
         return Moved(perm, perm, (0,), (partial(_set, node, ir.AttrInt64s("axes", [perm[axis] for axis in outer])),))
     axes = graph.constant(_input(node, 3), max_bytes=_SMALL_BYTES)
     if axes is None:
         return Mismatch(f"the axes of {graph.label(node)} are not known")
-    outer = _axes_in(axes.ravel().tolist(), perm)
+    outer = axes_in(axes.ravel().tolist(), perm)
     if isinstance(outer, Mismatch):
         return outer
     moved = np.array([perm[axis] for axis in outer], axes.dtype)
@@ -193,7 +170,7 @@ def _slice(names: graph.NameSource, node: ir.Node, perm: Perm, opset: int) -> Mo
 def _pad(names: graph.NameSource, node: ir.Node, perm: Perm, opset: int) -> Moved | Mismatch:
     if opset >= 18 and _input(node, 3) is not None:
         axes = graph.constant(_input(node, 3), max_bytes=_SMALL_BYTES)
-        outer = Mismatch("its axes are not known") if axes is None else _axes_in(axes.ravel().tolist(), perm)
+        outer = Mismatch("its axes are not known") if axes is None else axes_in(axes.ravel().tolist(), perm)
         if isinstance(outer, Mismatch) or axes is None:
             return Mismatch(f"the axes of {graph.label(node)} are not known")
         moved = np.array([perm[axis] for axis in outer], axes.dtype)
@@ -214,26 +191,26 @@ def _reduction(names: graph.NameSource, node: ir.Node, perm: Perm, opset: int) -
     keeps = bool(graph.attribute_int(node, "keepdims", 1))
     if axes is None and given is None and not (by_input and graph.attribute_int(node, "noop_with_empty_axes", 0)):
         return Moved(perm, perm if keeps else (), (0,))
-    outer = Mismatch("") if axes is None or not len(axes) else _axes_in([int(axis) for axis in axes], perm)
+    outer = Mismatch("") if axes is None or not len(axes) else axes_in([int(axis) for axis in axes], perm)
     if isinstance(outer, Mismatch):
         return Mismatch(f"the axes of {graph.label(node)} are not known")
     inner = sorted(perm[axis] for axis in outer)
     edit: Edit = partial(_set, node, ir.AttrInt64s("axes", inner))
     if by_input:
         edit = partial(_set_constant, names, node, 1, np.array(inner, np.int64))
-    return Moved(perm, perm if keeps else _without(perm, outer), (0,), (edit,))
+    return Moved(perm, perm if keeps else without(perm, outer), (0,), (edit,))
 
 
 def _squeeze(names: graph.NameSource, node: ir.Node, perm: Perm, opset: int) -> Moved | Mismatch:
     axes = graph.attribute_ints(node, "axes") if opset < 13 else graph.constant(_input(node, 1), max_bytes=_SMALL_BYTES)
-    outer = Mismatch("") if axes is None or not len(axes) else _axes_in([int(axis) for axis in axes], perm)
+    outer = Mismatch("") if axes is None or not len(axes) else axes_in([int(axis) for axis in axes], perm)
     if isinstance(outer, Mismatch):
         return Mismatch(f"the axes of {graph.label(node)} are not known")
     inner = sorted(perm[axis] for axis in outer)
     edit: Edit = partial(_set, node, ir.AttrInt64s("axes", inner))
     if opset >= 13:
         edit = partial(_set_constant, names, node, 1, np.array(inner, np.int64))
-    return Moved(perm, _without(perm, outer), (0,), (edit,))
+    return Moved(perm, without(perm, outer), (0,), (edit,))
 
 
 def _unsqueeze(_names: graph.NameSource, node: ir.Node, perm: Perm, opset: int) -> Moved | Mismatch:
@@ -265,25 +242,6 @@ _RULES: dict[str, Callable[[graph.NameSource, ir.Node, Perm, int], Moved | Misma
     "Squeeze": _squeeze,
     "Unsqueeze": _unsqueeze,
 }
-
-
-def _without(perm: Perm, outer: Sequence[int]) -> Perm:
-    """`perm` where the axes `outer` behind it, which are ``perm[axis]`` before it, are taken away."""
-    gone = {perm[axis] for axis in outer}
-    left = [axis for axis in range(len(perm)) if axis not in gone]
-    return tuple(left.index(perm[axis]) for axis in range(len(perm)) if axis not in outer)
-
-
-def _axis(axis: int, perm: Perm) -> int | Mismatch:
-    return axis % len(perm) if -len(perm) <= axis < len(perm) else Mismatch(f"axis {axis} is none of {len(perm)}")
-
-
-def _axes_in(axes: Sequence[int], perm: Perm) -> list[int] | Mismatch:
-    """The axes counted from the front, in the order in which they are written."""
-    found = [_axis(axis, perm) for axis in axes]
-    return next(
-        (each for each in found if isinstance(each, Mismatch)), [each for each in found if isinstance(each, int)]
-    )
 
 
 def _input(node: ir.Node, index: int) -> ir.Value | None:

@@ -1,10 +1,10 @@
 """Which nodes to run on axes in another order, so that fewer transpositions are left around them.
 
-Each value has one source: what is left of it when the Transpose nodes before it are taken away. Each use of it that is
-not a Transpose wants that source under some permutation. The nodes of a region take their inputs, and leave their
-outputs, in the order in which a Transpose before them found them; so the permutation that a use wants is the product of
-three: what the source was left under, the Transpose nodes between, and the inverse of what the user takes. Where the
-product is no permutation at all, no Transpose is needed; else one for each permutation of each source.
+The source of a value is the value before the Transpose nodes that make it. A region is a set of nodes that run on axes
+in another order: on inputs as they are before a Transpose. Each use of a source by an operator needs the source under
+one permutation, the product of three: the one that the source's own node leaves out when it is in the region, those of
+the Transpose nodes between, and the inverse of the one that the user leaves out. Where the product is the identity no
+Transpose is needed. Otherwise a source needs one Transpose for each distinct product.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.graph.match import Mismatch
 from modelopt.patterns import runtime_kernels as protected
-from modelopt.patterns.transpose_axes import Moved, Perm, compose, inverse, on_other_axes, perm_of
+from modelopt.patterns.permutations import Perm, compose, inverse, perm_of
+from modelopt.patterns.transpose_axes import Moved, on_other_axes
 
 MAX_NODES = 300
 """More are not looked at from one Transpose."""
@@ -50,8 +51,8 @@ class Region:
 
     Attributes:
         scope: The graph that they are in.
-        moved: For each node, what it takes to do so.
-        blockers: What ended it, as clauses.
+        moved: For each node, how it runs on them.
+        blockers: Why further nodes do not belong to it, as clauses.
     """
 
     scope: ir.Graph | ir.Function
@@ -59,10 +60,10 @@ class Region:
     blockers: list[str] = field(default_factory=list)
     _uses: dict[ir.Value, tuple[Use, ...]] = field(default_factory=dict)
 
-    # What belongs to it
+    # Which nodes belong to it
 
     def grow(self, names: graph.NameSource, first: ir.Node, perm: Perm, opset: int) -> None:
-        """Take in what follows the Transpose `first`, and what goes into that."""
+        """Add the nodes that read the Transpose `first`, those behind them, and those that make their other inputs."""
         waiting = [(node, perm) for node in _users(first.outputs[0])]
         ranks = {first.outputs[0]: len(perm)}
         while waiting and len(self.moved) < MAX_NODES:
@@ -102,10 +103,10 @@ class Region:
         self.moved = {node: moved for node, moved in self.moved.items() if node in kept}
         return list(found)
 
-    # What it costs
+    # What a choice of its nodes costs
 
     def sources(self, nodes: frozenset[ir.Node] | set[ir.Node]) -> dict[ir.Value, None]:
-        """The sources of all that these nodes take and leave."""
+        """The sources of the inputs and outputs of these nodes."""
         found: dict[ir.Value, None] = {}
         for node in nodes:
             for index in self.moved[node].carried:
@@ -170,8 +171,8 @@ def source_of(value: ir.Value, scope: ir.Graph | ir.Function) -> ir.Value:
 def best(region: Region, groups: list[frozenset[ir.Node]]) -> set[ir.Node] | None:
     """The nodes of `region` that save most; None where no choice saves a transposition, or elements of one.
 
-    From all of them, those are taken out one after the other without which it costs no more: so nothing moves that
-    need not.
+    It starts with all of them and takes out, one after the other, those without which the cost is no higher: so no
+    node moves that need not.
     """
     every = region.sources(set(region.moved))
     counted = region.sizes_are_known(every)

@@ -1,4 +1,4 @@
-"""Pruning: how much a weight matters, and which weights become zero.
+"""Pruning: which weights become zero.
 
 It measures no accuracy.
 """

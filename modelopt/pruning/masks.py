@@ -1,6 +1,6 @@
 """Which weights to set to zero: boolean masks over scores, exact in number and the same on every run.
 
-Ties go to the lower index, so equal scores never depend on a sorting algorithm.
+Of equal scores the one with the lower index is masked first, so that the result does not depend on a sorting algorithm.
 """
 
 from __future__ import annotations
@@ -11,8 +11,18 @@ from collections.abc import Sequence
 import numpy as np
 
 
+def magnitude(weights: np.ndarray) -> np.ndarray:
+    """The scores of magnitude pruning, ``|w|``: float32 or, for float64 weights, float64; same shape.
+
+    As in Han et al., "Learning both Weights and Connections for Efficient Neural Networks" (2015): the smaller the
+    score, the less a weight matters.
+    """
+    scores: np.ndarray = np.abs(weights.astype(np.float64 if weights.dtype == np.float64 else np.float32))
+    return scores
+
+
 def smallest(scores: np.ndarray, count: int) -> np.ndarray:
-    """A mask, of the shape of `scores`, of exactly the `count` smallest; takes time linear in their number.
+    """A mask of exactly the `count` smallest scores, in time linear in their number; same shape.
 
     Raises:
         ValueError: `count` is negative or more than there are, or a score is NaN.

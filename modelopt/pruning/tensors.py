@@ -1,4 +1,4 @@
-"""Which weights to prune: what the user named, without what may not or need not be touched."""
+"""Which tensors to prune: those that the user named, without those that must not or need not change."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.core.errors import InputError, did_you_mean
 from modelopt.graph import match
+from modelopt.graph.types import FLOATS
 from modelopt.pruning.weights import Weight, all_operands
-
-_FLOATS = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE})
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class Selection:
 
     Attributes:
         weights: One for each tensor, seen from the first node that uses it.
-        refusals: (name, reason) of each tensor that stays although the user did not leave it out of `include`.
+        refusals: (name, reason) of each tensor that is included and stays as it is.
     """
 
     weights: tuple[Weight, ...]
@@ -30,7 +29,7 @@ class Selection:
 
 
 def select(model: ir.Model, *, include: Iterable[str], exclude: Iterable[str], min_elements: int) -> Selection:
-    """Choose by the names of tensors and of the nodes that use them, then by what the tensors are.
+    """Choose tensors by their names and those of the nodes that read them, then by their type and size.
 
     Args:
         model: The model; it is not changed.
@@ -89,7 +88,7 @@ def _why_not(value: ir.Value, min_elements: int) -> str | None:
     if tensor is None:
         overridable = graph.is_overridable(value) and value.const_value is not None
         return "it is also a graph input: a caller may override it" if overridable else "it is not constant"
-    if tensor.dtype not in _FLOATS:
+    if tensor.dtype not in FLOATS:
         return f"it is {tensor.dtype.name.lower()}"
     if len(tensor.shape) < 2:
         return "it has one axis only"

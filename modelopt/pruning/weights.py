@@ -1,4 +1,4 @@
-"""Where a model keeps the weights that pruning may touch, and along which axis each is summed."""
+"""The weights of a model that can be pruned, and the axis that each output sums over."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Weight:
 
     @property
     def label(self) -> str:
-        """How messages call it: the tensor's name, and the node's."""
+        """Its name in messages: the tensor's, and the node's."""
         return f"{self.value.name} of {graph.label(self.node)}"
 
 
@@ -39,7 +39,7 @@ def all_operands(model: ir.Model) -> Iterator[tuple[ir.Node, int, ir.Value]]:
     """(node, index of the input, value) of each weight operand in every scope, constant or not, in the model's order.
 
     These are the kernels of Conv and ConvTranspose, the constant operands of Gemm and MatMul, and W and R of LSTM, GRU
-    and RNN. Biases are none of them.
+    and RNN; not biases.
     """
     for node in graph.all_nodes(model):
         for index in _operands(node):
@@ -64,7 +64,7 @@ def _is_stored(value: ir.Value | None) -> bool:
 
 
 def reduction_rows(array: np.ndarray, weight: Weight) -> np.ndarray:
-    """`array`, shaped like the weight, as (rows, k): a row holds what one output sums over.
+    """`array`, which has the weight's shape, as (rows, k): a row holds the numbers that one output sums over.
 
     ======================  =====================  =======================================
     operand                 shape                  rows

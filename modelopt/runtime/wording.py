@@ -7,6 +7,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from modelopt.graph.walking import CONTRIB_DOMAIN
+
 OURS = "the model that modelopt made"
 _MADE = frozenset({"result", "candidate"})
 _SHOWN_TYPES = 3
@@ -105,7 +107,7 @@ class Operator:
         return f"operator '{self.name}'{where}" + (f" in opset {self.opset}" if self.opset else "")
 
 
-_OWN_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "ai.onnx.training", "com.microsoft", "com.microsoft.nchwc"})
+_OWN_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "ai.onnx.training", CONTRIB_DOMAIN, "com.microsoft.nchwc"})
 
 
 def missing_operator(text: str) -> Operator | None:

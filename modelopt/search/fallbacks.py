@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from modelopt.passes.base import Pass
 from modelopt.passes.equalize_layers import EqualizeLayers
 from modelopt.passes.quantize_static import QuantizeStatic
-from modelopt.passes.quantize_weights import Form, QuantizeWeights
+from modelopt.passes.quantize_weights import QuantizeWeights, WeightFormat
 from modelopt.passes.smooth_activations import SmoothActivations
 from modelopt.passes.store_weights import StoreWeights
-from modelopt.quant.correction.gptq_rounding import Rounding
+from modelopt.quant.correction.gptq_rounding import WeightRounding
 from modelopt.quant.numerics.range_methods import Method
-from modelopt.quant.weight_only import rounding
+from modelopt.quant.weight_only.rounding import BlockRounding
 
 _SMALL_BLOCK = 16  # the smallest that MatMulNBits takes
 _TABLE_BITS = 8
@@ -40,7 +40,7 @@ def _of_weights(asked: QuantizeWeights, *, with_data: bool, with_tables: bool) -
 
     The last makes the model slower, so what keeps activations in int8 comes first.
     """
-    methods = [rounding.Rounding.HQQ, *([rounding.Rounding.GPTQ] if with_data else [])]
+    methods = [BlockRounding.HQQ, *([BlockRounding.GPTQ] if with_data else [])]
     listed = [dataclasses.replace(asked, method=method) for method in methods if method is not asked.method]
     yield from listed
     best = listed[-1] if listed else asked
@@ -50,7 +50,7 @@ def _of_weights(asked: QuantizeWeights, *, with_data: bool, with_tables: bool) -
     if with_tables and best.table_bits is None and best.bits < _TABLE_BITS:
         best = dataclasses.replace(best, table_bits=_TABLE_BITS)
         yield best
-    if asked.int8_compute is None and asked.form is not Form.BLOCKED:
+    if asked.int8_compute is None and asked.form is not WeightFormat.BLOCKED:
         for variant in dict.fromkeys((asked, best)):
             yield dataclasses.replace(variant, int8_compute=False)
 
@@ -67,4 +67,4 @@ def _of_static(asked: QuantizeStatic) -> Iterator[tuple[Pass | None, Pass]]:
     yield None, corrected
     yield EqualizeLayers(), corrected
     yield SmoothActivations(), corrected
-    yield None, dataclasses.replace(corrected, rounding=Rounding.GPTQ)
+    yield None, dataclasses.replace(corrected, rounding=WeightRounding.GPTQ)

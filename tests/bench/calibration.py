@@ -224,10 +224,10 @@ class Lab:
         """Calibrate what `quantize` would; see `Observations`."""
         from modelopt.calibration import calibrate
         from modelopt.calibration.histogram import BINS
-        from modelopt.quant.static.plan import Rules
+        from modelopt.quant.static.plan import SelectionRules
         from modelopt.quant.static.selection import select
 
-        names = sorted(str(value.name) for value in select(self.model, Rules()).activations())
+        names = sorted(str(value.name) for value in select(self.model, SelectionRules()).activations())
         return calibrate.collect(self.model, names, self.context, bins=BINS if percentile else 1)
 
     def feeds(self) -> Iterator[dict[str, np.ndarray]]:

@@ -81,7 +81,7 @@ def cases() -> Iterator[tuple[str, onnx.ModelProto, np.ndarray, np.ndarray]]:
         integers = {"z": zero, "w": weight, "zeros": np.zeros(outputs, np.int8), "middle": np.array(128, np.uint8)}
         text = HEADER.format(shape="n,c,h,v", kind="uint8[n,o,h,v]") + call
         window = im2col.Window((size, size), (1, 1), (1, 1), (size // 2,) * 4)
-        rows = im2col.sample_rows(x, window, groups, SIDE * SIDE, ZERO)
+        rows = saturation.conv_rows(im2col.rows(x, window, padding=ZERO), groups)
         pairs = zip(rows, saturation.conv_matrices(weight, groups), strict=True)
         sums = [(r.astype(np.int64) - ZERO) @ m if depthwise else with_saturation(r, m) for r, m in pairs]
         scaled = np.clip(np.rint(np.concatenate(sums, axis=1).astype(np.float32) / step) + 128, 0, 255)

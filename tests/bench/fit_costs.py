@@ -114,7 +114,7 @@ def products() -> None:
 
 def convolutions() -> None:
     """Dense convolutions, channels in fours and not."""
-    for title, widths in (("", (16, 32, 64, 128)), ("ragged_", (18, 34, 66))):
+    for title, widths in (("", (16, 32, 64, 128)), ("unaligned_", (18, 34, 66))):
         rows, saved, floats = [], [], []
         for width, size, stride in itertools.product(widths, (1, 3, 5), (1, 2)):
             side = 28 if width > 32 else 56

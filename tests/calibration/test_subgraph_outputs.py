@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime as ort
 import pytest
 
 from modelopt import graph
 from modelopt.calibration import subgraph_outputs
 from modelopt.graph import invariants
-from modelopt.io import serialize
 from tests.quant_tools import model, run
+from tests.runtime_tools import session
 
 HEADER = '<ir_version: 8, opset_import: ["" : 17]>'
 BRANCHES = (
@@ -65,8 +64,7 @@ def shown(text: str, names: list[str], feeds: dict[str, np.ndarray], **weights: 
     own = len(made.graph.outputs)
     made.graph.outputs.extend(values[name] for name in exposed.outputs.values())
     assert invariants.check(made) == []
-    session = ort.InferenceSession(serialize.to_bytes(made), providers=["CPUExecutionProvider"])
-    arrays = session.run(None, feeds)
+    arrays = session(made).run(None, feeds)
     for reference, candidate in zip(run(original, feeds), arrays[:own], strict=True):
         np.testing.assert_array_equal(reference, candidate)
     return dict(zip(exposed.outputs, arrays[own:], strict=True))

@@ -17,15 +17,20 @@ from modelopt.inspection.data import Inspection
 from modelopt.io import provenance
 from modelopt.passes import NAMES
 from modelopt.report import Report
-from tests.command_line import CALIB, CNN, EARLY_EXIT, EVAL, MLP, QUICK, calibration, evaluation, modelopt, sample
-
-FAST = ("--budget", "0.2", "--warmup", "0", "--rounds", "2")
-CNN_CALIB, CNN_EVAL = calibration("digits_cnn"), evaluation("digits_cnn")
-
-
-def op_types(path: Path) -> set[str]:
-    return {node.op_type for node in onnx.load(path).graph.node}
-
+from tests.command_line import (
+    CALIB,
+    CNN,
+    CNN_CALIB,
+    CNN_EVAL,
+    EARLY_EXIT,
+    EVAL,
+    FAST,
+    MLP,
+    QUICK,
+    modelopt,
+    op_types,
+    sample,
+)
 
 # Optimizing
 
@@ -244,11 +249,6 @@ def test_a_model_names_no_private_folder(tmp_path: Path) -> None:
     assert "data: eval.npz" in modelopt("log", "x.onnx", cwd=tmp_path).succeeded().out.decode()
 
 
-def test_completion(tmp_path: Path) -> None:
-    for shell in ("bash", "zsh", "fish"):
-        assert b"_MODELOPT_COMPLETE" in modelopt("completion", shell, cwd=tmp_path).succeeded().out
-
-
 def test_version(tmp_path: Path) -> None:
     assert modelopt("--version", cwd=tmp_path).succeeded().out.decode() == f"modelopt {__version__}\n"
 
@@ -294,145 +294,3 @@ def test_reports(tmp_path: Path) -> None:
     text = (tmp_path / "y.md").read_text()
     assert "| size |" in text
     assert "```yaml\nversion: 1" in text
-
-
-# Recipes
-
-
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["fuse", "--max-size", "99%"],
-        ["prune", "--sparsity", "0.3", "--scope", "global", "--exclude", "*bias*", "--seed", "3"],
-        ["quantize", "--calib", CNN_CALIB, "--calib-limit", "16", "--everywhere", "--target", "arm64"],
-        ["quantize", "--mode", "dynamic", "--everywhere", "--only", "--per-tensor"],
-    ],
-    ids=lambda command: " ".join(map(str, command[:3])),
-)
-def test_a_printed_recipe_does_what_the_command_does(tmp_path: Path, command: list[str]) -> None:
-    flags: list[str | Path] = [*command, CNN, "--no-bench"]
-    printed = modelopt(*flags, "--print-recipe", cwd=tmp_path).succeeded()
-    assert printed.created == set()
-    assert printed.err == ""
-    (tmp_path / "recipe.yaml").write_bytes(printed.out)
-    modelopt(*flags, "-o", "command.onnx", "--no-verify", cwd=tmp_path).succeeded()
-    modelopt("run", "recipe.yaml", CNN, "-o", "recipe.onnx", "--no-verify", cwd=tmp_path).succeeded()
-    assert (tmp_path / "command.onnx").read_bytes() == (tmp_path / "recipe.onnx").read_bytes()
-
-
-def test_a_printed_recipe_prints_itself(tmp_path: Path) -> None:
-    printed = modelopt("fold", CNN, "--max-drop", "1%", "--print-recipe", cwd=tmp_path).succeeded()
-    (tmp_path / "recipe.yaml").write_bytes(printed.out)
-    assert modelopt("run", "recipe.yaml", "--print-recipe", cwd=tmp_path).succeeded().out == printed.out
-
-
-def test_the_schema_of_recipes(tmp_path: Path) -> None:
-    schema = msgspec.json.decode(modelopt("run", "--schema", cwd=tmp_path).succeeded().out)
-    assert schema["required"] == ["version", "steps"]
-
-
-@pytest.mark.parametrize("command", [["quantize", "--mode", "dynamic", "--everywhere"], ["prune", "--scope", "global"]])
-def test_the_same_bytes_whatever_the_hash_seed(tmp_path: Path, command: list[str]) -> None:
-    outputs = []
-    for seed in ("0", "12345"):
-        env = {"PYTHONHASHSEED": seed}
-        modelopt(*command, EARLY_EXIT, "-o", f"{seed}.onnx", *QUICK, cwd=tmp_path, env=env).succeeded()
-        outputs.append((tmp_path / f"{seed}.onnx").read_bytes())
-    assert outputs[0] == outputs[1]
-
-
-# Gates
-
-
-def gate(run_code: int, err: str, created: frozenset[str], name: str) -> None:
-    assert run_code == 1
-    lines = [line for line in err.splitlines() if line.startswith("modelopt: error: ")]
-    assert len(lines) == 1
-    assert f"--{name}" in lines[0]
-    assert "FAILED" in err
-    assert "Traceback" not in err
-    assert created == set()
-
-
-@pytest.mark.parametrize(
-    ("name", "limit", "flags"),
-    [
-        ("max-size", "10kB", QUICK),
-        ("min-speedup", "100", FAST),
-        ("max-drop", "1%", ["--no-bench", "--eval", EVAL, "--sparsity", "0.98"]),
-    ],
-)
-def test_a_gate_that_fails(tmp_path: Path, name: str, limit: str, flags: list[str]) -> None:
-    command: list[str | Path] = ["prune", MLP, "-o", "x.onnx", f"--{name}", limit, *flags]
-    (tmp_path / "x.onnx").write_bytes(b"the old one")
-    run = modelopt(*command, cwd=tmp_path)
-    assert (tmp_path / "x.onnx").read_bytes() == b"the old one"
-    gate(run.code, run.err, run.created, name)
-    assert run.out == b""
-    assert "nothing was written" in run.err
-    assert "--keep" in run.err
-
-
-def test_a_gate_that_fails_and_keeps(tmp_path: Path) -> None:
-    run = modelopt("prune", MLP, "-o", "x.onnx", "--max-size", "50%", "--keep", *QUICK, cwd=tmp_path)
-    assert run.code == 1
-    assert run.created == {"x.onnx"}
-    assert "x.onnx was written all the same" in run.err
-    assert "nothing was written" not in run.err
-
-
-def test_a_gate_that_fails_as_json(tmp_path: Path) -> None:
-    run = modelopt("prune", MLP, "-o", "x.onnx", "--max-size", "50%", *QUICK, "--json", cwd=tmp_path)
-    assert run.code == 1
-    report = msgspec.json.decode(run.out, type=Report)
-    assert not report.written
-    assert [each.passed for each in report.gates] == [False]
-    assert run.created == set()
-
-
-def test_gates_that_hold(tmp_path: Path) -> None:
-    gates = ("--max-size", "100%", "--max-drop", "1%")
-    run = modelopt("fuse", CNN, "--eval", CNN_EVAL, "-o", "x.onnx", "--no-bench", *gates, cwd=tmp_path).succeeded()
-    assert "FAILED" not in run.err
-    assert "ok" in run.err
-
-
-def test_a_copy_beside_its_original_is_said_to_be_one(tmp_path: Path) -> None:
-    (tmp_path / "copy.onnx").write_bytes(MLP.read_bytes())
-    run = modelopt("compare", MLP, "copy.onnx", *FAST, cwd=tmp_path).succeeded()
-    assert f"copy.onnx is {MLP}, byte for byte" in run.out.decode()
-
-
-def test_no_command_and_help_print_the_help(tmp_path: Path) -> None:
-    help_ = modelopt("--help", cwd=tmp_path).succeeded().out
-    assert modelopt(cwd=tmp_path).succeeded().out == help_
-    assert modelopt("help", cwd=tmp_path).succeeded().out == help_
-    assert modelopt("help", "fuse", cwd=tmp_path).succeeded().out == modelopt("fuse", "--help", cwd=tmp_path).out
-    modelopt("help", "fusee", cwd=tmp_path).refused(2, "unknown command 'fusee'", "did you mean 'fuse'?")
-
-
-def completed(shell: str, *words: str, cwd: Path) -> list[str]:
-    """What `shell` is offered for the last word, a line each."""
-    variables = {"_MODELOPT_COMPLETE": f"{shell}_complete", "COMP_WORDS": " ".join(words)}
-    variables["COMP_CWORD"] = words[-1] if shell == "fish" else str(len(words) - 1)
-    return modelopt(cwd=cwd, env=variables).succeeded().out.decode().splitlines()
-
-
-@pytest.mark.parametrize(
-    "words",
-    [("quantize", "--calib"), ("quantize", "--eval"), ("bench", "--data"), ("fuse", "--metric"), ("fuse", "--report")],
-)
-def test_shells_complete_files_where_data_are_named(tmp_path: Path, words: tuple[str, ...]) -> None:
-    assert completed("bash", "modelopt", *words, "cal", cwd=tmp_path) == ["file,cal"]
-
-
-def test_shells_complete_words_where_words_are_known(tmp_path: Path) -> None:
-    assert completed("bash", "modelopt", "fuse", "--provider", "c", cwd=tmp_path) == ["plain,cpu", "plain,cuda"]
-    assert completed("bash", "modelopt", "fuse", "--metric", "top", cwd=tmp_path) == ["plain,top1", "plain,top5"]
-
-
-def test_fish_shows_descriptions_with_commas_whole(tmp_path: Path) -> None:
-    """The script splits each line at its first comma only."""
-    assert 'string split --max 1 "," $completion' in modelopt("completion", "fish", cwd=tmp_path).out.decode()
-    (line,) = completed("fish", "modelopt", "quantize", "--max-dr", cwd=tmp_path)
-    assert line == "plain,--max-drop\tFail if the metric falls by more than this, e.g. 1%."

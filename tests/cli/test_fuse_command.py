@@ -12,6 +12,7 @@ import yaml
 
 from modelopt.recipe import pipelines
 from tests.command_line import CNN, QUICK, modelopt, sample
+from tests.runtime_tools import session
 
 VIT = sample("digits_vit")
 FAST = ("--budget", "0.3", "--warmup", "0.1", "--rounds", "3")
@@ -91,12 +92,10 @@ def test_passes_say_where_their_operators_run(tmp_path: Path) -> None:
 
 def test_numbers_are_compared(tmp_path: Path) -> None:
     """The contrib result and the original agree here too, not only in the tool's own eyes."""
-    import onnxruntime as ort
-
     modelopt("fuse", VIT, "-o", "out.onnx", "--contrib", *QUICK, cwd=tmp_path).succeeded()
-    sessions = [ort.InferenceSession(path, providers=["CPUExecutionProvider"]) for path in (VIT, tmp_path / "out.onnx")]
+    sessions = [session(path) for path in (VIT, tmp_path / "out.onnx")]
     given = sessions[0].get_inputs()[0]
     shape = [dim if isinstance(dim, int) else 3 for dim in given.shape]
     feed = {given.name: np.random.default_rng(0).uniform(0, 1, shape).astype(np.float32)}
-    before, after = (session.run(None, feed)[0] for session in sessions)
+    before, after = (loaded.run(None, feed)[0] for loaded in sessions)
     np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-4)

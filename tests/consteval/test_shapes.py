@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import os
-
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime as ort
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -20,12 +15,10 @@ from onnx import TensorProto, helper
 
 from modelopt import graph, io
 from modelopt.calibration.context import Context
-from modelopt.core import targets
 from modelopt.core.errors import InputError, Refused
 from modelopt.core.signature import known_equal, symbol_of
 from modelopt.engine import optimize
 from modelopt.graph import invariants
-from modelopt.io import serialize
 from modelopt.passes.eliminate_common import EliminateCommon
 from modelopt.passes.freeze_dims import FROZEN_KEY, FreezeDims
 from modelopt.passes.merge_reshape import MergeReshape
@@ -34,27 +27,15 @@ from modelopt.passes.upgrade_opset import UpgradeOpset
 from modelopt.recipe import pipelines
 from modelopt.recipe.recipe import DataSpec, EvaluateSpec, Recipe
 from tests.command_line import MLP, modelopt
+from tests.helpers import WITHOUT_RUNNER
 from tests.paths import SAMPLE_MODELS
-
-
-class NoRunner:
-    """For passes that run nothing."""
-
-    def __getattr__(self, name: str) -> Any:
-        raise AssertionError(name)
-
-
-NOTHING = Context(runner=NoRunner(), target=targets.resolve("x86-vnni"))
+from tests.runtime_tools import session
 
 
 def shape_of(model: ir.Model, size: tuple[int, ...]) -> tuple[int, ...] | None:
     """The shape of the output for an input of `size`, None where onnxruntime refuses."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        session = ort.InferenceSession(serialize.to_bytes(model), options)
-        (found,) = session.run(None, {"x": np.zeros(size, np.float32)})
+        (found,) = session(model, optimizer=False).run(None, {"x": np.zeros(size, np.float32)})
     except Exception:  # noqa: BLE001 - onnxruntime has many
         return None
     return tuple(found.shape)
@@ -91,7 +72,7 @@ def test_a_constant_shape_does_what_the_computed_one_did(
     if op == "Expand":
         target = [max(term, 1) if isinstance(term, int) else term for term in target]
     before, after = computed(op, dims, target), computed(op, dims, target)
-    SimplifyReshape().apply(after, NOTHING)
+    SimplifyReshape().apply(after, WITHOUT_RUNNER)
     assert invariants.check(after) == []
     for turn in range(4):
         sizes = {"N": turn, "M": 0 if turn == 2 else 2}
@@ -110,7 +91,7 @@ def test_reading_terms_takes_time_in_proportion_to_the_nodes() -> None:
         f"""<ir_version: 10, opset_import: ["" : 20]>
         g (float[N, 4] x) => (float[A, B] y) {{ c0 = Shape (x) {steps} y = Reshape (x, c3000) }}"""
     )
-    changes = SimplifyReshape().apply(model, NOTHING)
+    changes = SimplifyReshape().apply(model, WITHOUT_RUNNER)
     assert changes.rewrites == 0
     assert "not known" in changes.skipped[0].reason
 
@@ -126,7 +107,7 @@ def test_in_a_function_the_shape_is_a_constant_node() -> None:
           u = Concat <axis = 0> (m, k) b = Reshape (a, u)
         }"""
     )
-    changes = SimplifyReshape().apply(model, NOTHING)
+    changes = SimplifyReshape().apply(model, WITHOUT_RUNNER)
     assert changes.rewrites == 1
     assert invariants.check(model) == []
     (function,) = model.functions.values()
@@ -140,7 +121,7 @@ def test_functions_and_their_calls_are_not_common() -> None:
         <domain: "l", opset_import: ["" : 20]>
         F (a) => (b) { n = RandomNormalLike (a) p = Exp (a) q = Exp (a) r = Add (p, q) b = Add (n, r) }"""
     )
-    changes = EliminateCommon().apply(model, NOTHING)
+    changes = EliminateCommon().apply(model, WITHOUT_RUNNER)
     assert changes.rewrites == 1
     assert [node.op_type for node in model.graph] == ["F", "F", "Sub"]
 
@@ -163,8 +144,8 @@ def test_a_frozen_model_folds_further_and_is_verified_on_its_new_shape(tmp_path:
     frozen = onnx.load(tmp_path / "frozen.onnx")
     assert len(frozen.graph.node) < len(onnx.load(tmp_path / "free.onnx").graph.node)
     assert not any(node.op_type == "Shape" for node in frozen.graph.node)
-    session = ort.InferenceSession(tmp_path / "frozen.onnx")
-    assert [value.shape[0] for value in (*session.get_inputs(), *session.get_outputs())] == [3, 3]
+    loaded = session(tmp_path / "frozen.onnx")
+    assert [value.shape[0] for value in (*loaded.get_inputs(), *loaded.get_outputs())] == [3, 3]
 
 
 def test_a_second_run_changes_nothing_and_another_size_is_refused(tmp_path: Path) -> None:
@@ -213,7 +194,7 @@ g (float[batch, n, ?, ?] x, float[4] k, float[-1, 2] m) => (float[a, b, c, d] y)
 )
 def test_what_does_not_fit_the_model_is_an_error(options: dict[str, Any], fact: str, hint: str | None) -> None:
     with pytest.raises(InputError) as caught:
-        FreezeDims(**options).apply(ir.from_onnx_text(X), NOTHING)
+        FreezeDims(**options).apply(ir.from_onnx_text(X), WITHOUT_RUNNER)
     assert fact in caught.value.fact
     assert hint is None or hint in (caught.value.hint or "")
 
@@ -314,7 +295,7 @@ def test_axes_become_inputs_in_bodies_too(context: Context) -> None:
     assert invariants.check(model) == []
     squeezes = [node for node in graph.all_nodes(model) if node.op_type == "Squeeze"]
     assert [graph.constant(node.inputs[1]).tolist() for node in squeezes] == [[0], [0]]  # type: ignore[union-attr]
-    ort.InferenceSession(serialize.to_bytes(model))
+    session(model)
 
 
 def test_functions_are_refused_for_the_converter_drops_them(context: Context) -> None:

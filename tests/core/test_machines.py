@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 
 from modelopt import graph
@@ -22,6 +21,7 @@ from modelopt.runtime.worker_runner import WorkerRunner
 from tests.command_line import calibration, evaluation, sample
 from tests.machines.families import BY_NAME, FAMILIES, Family
 from tests.quant_tools import context, exactly, model, run
+from tests.runtime_tools import session
 
 ThisMachineIs = Callable[[Family], None]
 TARGETS = [kind.value for kind in TargetKind]
@@ -122,8 +122,7 @@ def top1(content: bytes) -> float:
         labels = arrays["label"]
         (name,) = set(arrays) - {"label"}
         images = arrays[name]
-    session = ort.InferenceSession(exactly(content), providers=["CPUExecutionProvider"])
-    return float(np.mean(session.run(None, {name: images})[0].argmax(axis=1) == labels))
+    return float(np.mean(session(exactly(content)).run(None, {name: images})[0].argmax(axis=1) == labels))
 
 
 @pytest.mark.parametrize(

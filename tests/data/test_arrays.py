@@ -1,10 +1,7 @@
-"""Arrays from .npz and .npy: how they are cut, what is refused, and that no bytes end in a traceback."""
+"""Arrays from .npz and .npy: how they are cut into samples, and what is refused."""
 
 from __future__ import annotations
 
-import io
-import os
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,41 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from modelopt.core.errors import InputError, ModeloptError, Refused
-from modelopt.core.signature import Dim, TensorSpec
-from modelopt.data import Dataset, Sample, open_data, user_files
-
-
-def spec(name: str, *shape: Dim, dtype: str = "float32") -> TensorSpec:
-    return TensorSpec(name, dtype, shape)
-
-
-def unknown(name: str) -> TensorSpec:
-    return TensorSpec(name, "float32", None)
-
-
-def floats(*shape: int) -> np.ndarray:
-    return np.arange(np.prod(shape, dtype=int), dtype=np.float32).reshape(shape)
-
-
-def npz(folder: Path, name: str = "calib.npz", /, **arrays: Any) -> str:
-    path = folder / name
-    np.savez_compressed(path, **arrays)
-    return str(path)
-
-
-def error(kind: type[ModeloptError], *args: Any, **options: Any) -> ModeloptError:
-    with pytest.raises(kind) as caught:
-        list(open_data(*args, **options))
-    assert "\n" not in caught.value.fact
-    return caught.value
-
-
-def shapes(dataset: Dataset, name: str) -> list[tuple[int, ...]]:
-    return [sample.feeds[name].shape for sample in dataset]
-
-
-X = spec("x", "n", 4)
+from modelopt.core.errors import InputError, Refused
+from modelopt.core.signature import TensorSpec
+from modelopt.data import open_data
+from tests.data_tools import X, error, floats, npz, spec, unknown
 
 
 @pytest.mark.parametrize(
@@ -241,121 +207,6 @@ def test_tensors_only(tmp_path: Path) -> None:
     source = npz(tmp_path, x=floats(2, 4))
     error(Refused, source, [TensorSpec("x", "seq(tensor(float))", None)])
     error(Refused, source, [TensorSpec("x", "finfo", None)])
-
-
-def _npy(header: bytes, payload: bytes = b"", version: bytes = b"\x01\x00") -> bytes:
-    return b"\x93NUMPY" + version + len(header).to_bytes(2, "little") + header + payload
-
-
-def _pickled() -> bytes:
-    stream = io.BytesIO()
-    np.save(stream, np.array([None], dtype=object), allow_pickle=True)
-    return stream.getvalue()
-
-
-HOSTILE = {
-    "nothing": b"",
-    "text": b"hello",
-    "magic only": b"\x93NUMPY\x01\x00",
-    "version 9": _npy(b"{}", version=b"\x09\x00"),
-    "4 GB declared": _npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000, 4)}\n"),
-    "astronomic": _npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (" + b"9" * 300 + b", 4)}\n"),
-    "negative": _npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (-1, -4)}\n", bytes(16)),
-    "no width": _npy(b"{'descr': '<U0', 'fortran_order': False, 'shape': (1000000000000, 4)}\n"),
-    "endless empty": _npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000, 0)}\n"),
-    "nested": _npy(b"(" * 9000 + b"\n"),
-    "negations": _npy(b"-" * 9000 + b"1\n"),
-    "code": _npy(b"__import__('os').system('true')\n"),
-    "bad dtype": _npy(b"{'descr': 'nonsense', 'fortran_order': False, 'shape': (1, 4)}\n", bytes(16)),
-    "odd dtype": _npy(b"{'descr': [('a', 3)], 'fortran_order': False, 'shape': (1, 4)}\n", bytes(16)),
-    "record": _npy(b"{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (1, 4)}\n", bytes(16)),
-    "python 2": _npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (9L, 4L)}\n", bytes(16)),
-    "objects": _pickled(),
-}
-
-
-@pytest.mark.parametrize("inside_zip", [False, True])
-@pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_arrays_are_input_errors(tmp_path: Path, name: str, *, inside_zip: bool) -> None:
-    path = tmp_path / ("x.npz" if inside_zip else "x.npy")
-    if inside_zip:
-        with zipfile.ZipFile(path, "w") as archive:
-            archive.writestr("x.npy", HOSTILE[name])
-    else:
-        path.write_bytes(HOSTILE[name])
-    error(InputError, str(path), [X if name != "endless empty" else spec("x", "n", 0)])
-
-
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data(), suffix=st.sampled_from([".npz", ".npy"]))
-def test_no_damage_is_a_traceback(tmp_path: Path, data: st.DataObject, suffix: str) -> None:
-    stream = io.BytesIO()
-    if suffix == ".npz":
-        np.savez_compressed(stream, x=floats(2, 4), labels=np.arange(2))
-    else:
-        np.save(stream, floats(2, 4))
-    content = bytearray(stream.getvalue())
-    for _ in range(data.draw(st.integers(1, 4))):
-        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
-    path = tmp_path / f"x{suffix}"
-    path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
-    try:
-        samples = list(open_data(str(path), [X], allow_nonfinite=True))
-    except ModeloptError:
-        return
-    assert all(isinstance(sample, Sample) for sample in samples)
-
-
-def test_bombs_are_refused_before_they_unpack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(user_files, "MAX_ARRAY_BYTES", 1000)
-    assert "unpacks" in error(InputError, npz(tmp_path, x=floats(100, 4)), [X]).fact
-    np.save(tmp_path / "x.npy", floats(100, 4))
-    assert len(open_data(str(tmp_path / "x.npy"), [X])) == 100  # mapped: only a sample is in memory
-    assert "one sample" in error(InputError, str(tmp_path / "x.npy"), [unknown("x")]).fact
-
-
-def test_odd_archives(tmp_path: Path) -> None:
-    path = tmp_path / "x.npz"
-    stream = io.BytesIO()
-    np.save(stream, floats(2, 4))
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_BZIP2) as archive:
-        archive.writestr("x.npy", stream.getvalue())
-    assert "compressed" in error(InputError, str(path), [X]).fact
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("x.npy", stream.getvalue())
-        with pytest.warns(UserWarning, match="Duplicate"):
-            archive.writestr("x.npy", stream.getvalue())
-    assert "same name" in error(InputError, str(path), [X]).fact
-
-
-def test_a_file_that_changes_underway_is_an_error(tmp_path: Path) -> None:
-    dataset = open_data(npz(tmp_path, x=floats(2, 4)), [X])
-    npz(tmp_path, x=floats(3, 4))
-    with pytest.raises(InputError, match="changed"):
-        list(dataset)
-    (tmp_path / "calib.npz").unlink()
-    with pytest.raises(InputError, match="no such file"):
-        list(dataset)
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs on this system")
-def test_a_fifo_does_not_hang(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "x.npz")
-    assert "regular" in error(InputError, str(tmp_path / "x.npz"), [X]).fact
-    assert "regular" in error(InputError, str(tmp_path), [X]).fact
-
-
-def test_paths_that_are_no_data(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "notes.txt").write_text("hi")
-    (tmp_path / "feeds.py").write_text("")
-    assert "empty" in error(InputError, str(tmp_path / "empty"), [X]).fact
-    assert "not data" in error(InputError, str(tmp_path / "notes.txt"), [X]).fact
-    assert "feeds.py:function" in str(error(InputError, str(tmp_path / "feeds.py"), [X]).hint)
-    assert "holds no data" in error(InputError, str(tmp_path), [X]).fact
-    assert "does not exist either" in str(error(InputError, str(tmp_path / "a" / "b.npz"), [X]).hint)
-    error(InputError, "a\0b", [X])
-    error(InputError, "x" * 5000, [X])
 
 
 def test_npy_feeds_one_input(tmp_path: Path) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -29,21 +28,11 @@ from modelopt.measure.stats import proportion_interval
 from modelopt.passes.fuse_conv_bn import FuseConvBn
 from modelopt.passes.quantize_static import QuantizeStatic
 from modelopt.recipe.recipe import BenchSpec, EvaluateSpec, Gates, Recipe
-from modelopt.report import (
-    FileInfo,
-    GateResult,
-    ModelStats,
-    Offender,
-    Outcome,
-    PassResult,
-    Report,
-    SkipInfo,
-    Trial,
-    verdict,
-)
+from modelopt.report import GateResult, Offender, Outcome, Report, verdict
 from modelopt.report.summary import report_sections
 from modelopt.search.candidates import SearchResult
 from tests.command_line import CALIB, CNN, EVAL, MLP, QUICK, Ran, evaluation, modelopt, save, value
+from tests.report_tools import report, result, trial
 
 F = np.float32
 
@@ -122,40 +111,7 @@ def test_a_metric_that_is_no_share_cannot_be_the_contract(tmp_path: Path) -> Non
 
 # The verdict
 
-STATS = ModelStats(nodes=1, weight_bytes=1)
 FASTER = Ratio(point=1.5, low=1.4, high=1.6, verdict=Verdict.FASTER, processes=8)
-
-
-def result(step: str, effect: str, rewrites: int, *reasons: str) -> PassResult:
-    skipped = tuple(SkipInfo(node="n", reason=reason) for reason in reasons)
-    return PassResult(
-        step=step, effect=effect, rewrites=rewrites, skipped=skipped, facts={}, wall_ns=1, before=STATS, after=STATS
-    )
-
-
-def trial(group: str, outcome: Outcome, reason: str = "a reason") -> Trial:
-    return Trial(group=group, rewrites=1, kept=outcome is Outcome.KEPT, outcome=outcome, reason=reason)
-
-
-def report(*passes: PassResult, trials: Sequence[Trial] = (), written: bool = True, **more: Any) -> Report:
-    return Report(
-        input=FileInfo(path="m.onnx", size_bytes=1000),
-        output=FileInfo(path="x.onnx", size_bytes=400),
-        written=written,
-        recipe="",
-        target="",
-        seed=0,
-        passes=passes,
-        verification=None,
-        latency=None,
-        accuracy=None,
-        notes=(),
-        versions={},
-        trials=tuple(trials),
-        **({"gates": ()} | more),
-    )
-
-
 STATIC, DYNAMIC = "quantize-static", "quantize-dynamic(everywhere=True)"
 FUSED = result("fuse-conv-bn", "exact", 8)
 

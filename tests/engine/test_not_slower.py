@@ -22,7 +22,7 @@ from modelopt.recipe.recipe import BenchSpec, Gates, Recipe
 from modelopt.report import GateResult, Report, Trial
 from modelopt.search.candidates import SearchResult
 from tests.command_line import CNN, modelopt
-from tests.engine.test_claims import report, result
+from tests.report_tools import report, result
 
 SLOWER = Ratio(point=0.9, low=0.88, high=0.93, verdict=Verdict.SLOWER, processes=8)
 

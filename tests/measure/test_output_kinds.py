@@ -26,7 +26,8 @@ from modelopt.measure.heads import End, Head, heads_of
 from modelopt.measure.metric import aligned
 from modelopt.measure.output_kinds import LOOK, Kind, recognize
 from modelopt.measure.outputs import OutputScores
-from tests.campaigns.output_kinds import Case, cases, judged
+from tests.campaigns.known_outputs import Case, cases
+from tests.campaigns.output_kinds import judged
 from tests.command_line import modelopt, save, value
 
 F = np.float32

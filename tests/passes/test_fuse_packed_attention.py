@@ -10,8 +10,8 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from modelopt.graph import invariants
 from modelopt.measure.tolerance import OutputMismatch, compare_outputs
-from tests.passes.test_fuse import apply, run
-from tests.passes.test_fuse_transformer import assert_becomes, attention, model_of, node
+from tests.fusion_tools import apply, run
+from tests.transformer_tools import assert_becomes, attention, inferred_model, node
 
 
 def packed(form: str, *, biased: bool, order: str = "qkv") -> tuple[list[NodeProto], dict[str, np.ndarray]]:
@@ -44,7 +44,7 @@ def test_packed(form: str, biased: bool) -> None:
     nodes, weights = packed(form, biased=biased)
     feeds = {"x": np.random.default_rng(1).standard_normal((3, 5, 8)).astype(np.float32)}
     opset = 17 if form != "slices" else 12
-    assert_becomes(model_of(nodes, weights, {"x": ["N", "S", 8]}, opset=opset), "fuse-attention", feeds,
+    assert_becomes(inferred_model(nodes, weights, {"x": ["N", "S", 8]}, opset=opset), "fuse-attention", feeds,
                    ["Attention", "Add"])  # fmt: skip
 
 
@@ -53,7 +53,7 @@ def test_packed_but_not_as_one_product(order: str, outputs: tuple[str, ...]) -> 
     """In another order, or where a third or the product is needed, the parts are the inputs as they are."""
     nodes, weights = packed("split", biased=False, order=order)
     feeds = {"x": np.random.default_rng(1).standard_normal((3, 5, 8)).astype(np.float32)}
-    model = model_of(nodes, weights, {"x": ["N", "S", 8]}, opset=17, outputs=outputs)
+    model = inferred_model(nodes, weights, {"x": ["N", "S", 8]}, opset=17, outputs=outputs)
     assert_becomes(model, "fuse-attention", feeds, ["MatMul", "Split", "MultiHeadAttention", "Add"])
 
 

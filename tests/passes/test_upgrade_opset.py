@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-
-
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime as ort
 import pytest
 
 from modelopt import graph
@@ -18,6 +12,7 @@ from modelopt.calibration.context import Context
 from modelopt.core.errors import Refused
 from modelopt.io import serialize
 from modelopt.passes.upgrade_opset import UpgradeOpset
+from tests.runtime_tools import session
 
 
 def test_before_ir_version_4_what_became_an_input_is_a_constant_node(context: Context) -> None:
@@ -41,8 +36,7 @@ def test_before_ir_version_4_what_became_an_input_is_a_constant_node(context: Co
 
 
 def _run(model: ir.Model, x: np.ndarray, branch: bool) -> np.ndarray:
-    session = ort.InferenceSession(serialize.to_bytes(model))
-    (found,) = session.run(None, {"x": x, "c": np.array(branch)})
+    (found,) = session(model).run(None, {"x": x, "c": np.array(branch)})
     return np.asarray(found)
 
 

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-
 from collections import Counter
 from pathlib import Path
 

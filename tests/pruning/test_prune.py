@@ -3,47 +3,33 @@
 from __future__ import annotations
 
 import math
-import os
 import zlib
 from typing import Any
-
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import ml_dtypes
 import numpy as np
 import onnx_ir as ir
-import onnxruntime as ort
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from modelopt import graph
-from modelopt.calibration.context import Context
-from modelopt.core import targets
 from modelopt.core.changes import Changes
 from modelopt.core.errors import InputError
 from modelopt.graph import match
-from modelopt.passes.prune_magnitude import Pattern, PruneMagnitude, Scope
+from modelopt.passes.prune_magnitude import PruneMagnitude, Scope, SparsityPattern
 from modelopt.pruning import masks
-from modelopt.pruning.importance import magnitude
+from modelopt.pruning.masks import magnitude
 from modelopt.pruning.weights import Weight, reduction_rows
-
-
-class NoRunner:
-    """Magnitude pruning runs no model."""
-
-    def __getattr__(self, name: str) -> Any:
-        raise AssertionError(f"pruning asked the runner to {name}")
-
-
-CONTEXT = Context(runner=NoRunner(), target=targets.resolve("x86-vnni"))
+from tests.helpers import WITHOUT_RUNNER
+from tests.runtime_tools import session
 
 scores = hnp.arrays(np.float32, hnp.array_shapes(max_dims=3, max_side=9), elements=st.integers(0, 5).map(float))
 
 
 def prune(model: ir.Model, **options: Any) -> Changes:
-    return PruneMagnitude(**{"min_elements": 1, **options}).apply(model, CONTEXT)
+    return PruneMagnitude(**{"min_elements": 1, **options}).apply(model, WITHOUT_RUNNER)
 
 
 def value(name: str, array: np.ndarray) -> ir.Value:
@@ -153,9 +139,9 @@ OPERANDS: list[tuple[str, tuple[int, ...], dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("op_type", "shape", "attributes"), OPERANDS)
-@pytest.mark.parametrize("pattern", [Pattern.TWO_OF_FOUR, Pattern.FOUR_OF_EIGHT])
+@pytest.mark.parametrize("pattern", [SparsityPattern.TWO_OF_FOUR, SparsityPattern.FOUR_OF_EIGHT])
 def test_patterns_hold_along_what_an_output_sums_over(
-    op_type: str, shape: tuple[int, ...], attributes: dict[str, Any], pattern: Pattern
+    op_type: str, shape: tuple[int, ...], attributes: dict[str, Any], pattern: SparsityPattern
 ) -> None:
     model = model_of(op_type, np.random.default_rng(3).standard_normal(shape).astype(np.float32), **attributes)
     prune(model, pattern=pattern)
@@ -165,7 +151,7 @@ def test_patterns_hold_along_what_an_output_sums_over(
     assert tensor is not None
     assert node.inputs[index] is not None
     rows = reduction_rows(weight_of(model), Weight(model.graph.initializers["w"], tensor, node, index))
-    zeros, group = {Pattern.TWO_OF_FOUR: (2, 4), Pattern.FOUR_OF_EIGHT: (4, 8)}[pattern]
+    zeros, group = {SparsityPattern.TWO_OF_FOUR: (2, 4), SparsityPattern.FOUR_OF_EIGHT: (4, 8)}[pattern]
     whole = rows.shape[1] // group * group
     assert ((rows[:, :whole].reshape(-1, group) == 0).sum(axis=1) == zeros).all()
     assert (rows[:, whole:] != 0).all()
@@ -177,8 +163,7 @@ def _sums(op_type: str, weight: np.ndarray, **attributes: Any) -> np.ndarray:
     model = model_of(op_type, weight, **attributes)
     shape = {"Gemm": (1, 4), "MatMul": (1, 4), "Conv": (1, 4, 1, 1), "ConvTranspose": (1, 4, 1, 1)}[op_type]
     model.graph.inputs[0].shape = ir.Shape(shape)
-    session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"])
-    return np.asarray(session.run(None, {model.graph.inputs[0].name or "": np.ones(shape, np.float32)})[0])
+    return np.asarray(session(model).run(None, {model.graph.inputs[0].name or "": np.ones(shape, np.float32)})[0])
 
 
 @pytest.mark.parametrize(
@@ -229,7 +214,7 @@ def test_nan_and_inf() -> None:
 def test_facts() -> None:
     weight = np.random.default_rng(5).standard_normal((64, 64)).astype(np.float32)
     model = model_of("MatMul", weight)
-    facts = PruneMagnitude().apply(model, CONTEXT).facts
+    facts = PruneMagnitude().apply(model, WITHOUT_RUNNER).facts
     assert facts["sparsity"] == 0.5
     assert facts["zeros"] == 2048
     assert facts["compressed_before_bytes"] == len(zlib.compress(weight.tobytes(), 6))
@@ -244,8 +229,8 @@ def test_facts() -> None:
         ({"sparsity": 1.0}, "not in"),
         ({"sparsity": -0.1}, "not in"),
         ({"sparsity": math.nan}, "not in"),
-        ({"sparsity": 0.3, "pattern": Pattern.TWO_OF_FOUR}, "does not go with pattern 2:4"),
-        ({"scope": Scope.GLOBAL, "pattern": Pattern.FOUR_OF_EIGHT}, "does not go with pattern 4:8"),
+        ({"sparsity": 0.3, "pattern": SparsityPattern.TWO_OF_FOUR}, "does not go with pattern 2:4"),
+        ({"scope": Scope.GLOBAL, "pattern": SparsityPattern.FOUR_OF_EIGHT}, "does not go with pattern 4:8"),
     ],
 )
 def test_options_that_cannot_be(options: dict[str, Any], said: str) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime as ort
 import pytest
 
 from modelopt import graph
@@ -17,6 +16,7 @@ from modelopt.passes.quantize_static import QuantizeStatic
 from modelopt.runtime import installation
 from modelopt.runtime.worker_runner import WorkerRunner
 from tests.quant_tools import context, model, op_types, relative_error, run
+from tests.runtime_tools import session
 
 pytestmark = pytest.mark.skipif(
     not installation.keeps_captured_integers(), reason="this onnxruntime loses integers that a body reads from outside"
@@ -85,10 +85,7 @@ def samples(text: str) -> list[dict[str, np.ndarray]]:
 
 def in_scopes(quantized: ir.Model, folder: Path) -> dict[str | None, Counter[str]]:
     """Operators of each scope that onnxruntime's optimizer leaves."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.optimized_model_filepath = str(folder / "optimized.onnx")
-    ort.InferenceSession(serialize.to_bytes(quantized), options, providers=["CPUExecutionProvider"])
+    session(quantized, written=folder / "optimized.onnx")
     optimized = ir.load(folder / "optimized.onnx")
     return {scope.name: Counter(node.op_type for node in scope) for scope in graph.all_graphs(optimized)}
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 
 from modelopt.runtime import installation
 from tests.command_line import calibration, evaluation, modelopt, sample, shell
 from tests.quant_tools import exactly
+from tests.runtime_tools import session
 
 QUICK = "--no-bench --no-verify"
 PLAIN = ("--no-search", "--no-bench", "--no-verify")
@@ -21,9 +21,9 @@ PLAIN = ("--no-search", "--no-bench", "--no-verify")
 def accuracy(path: Path, data: Path, count: int = 200) -> float:
     """Top-1 on samples one at a time."""
     arrays = np.load(data)
-    session = ort.InferenceSession(exactly(path.read_bytes()), providers=["CPUExecutionProvider"])
-    (given,) = session.get_inputs()
-    answers = [session.run(None, {given.name: arrays[given.name][i : i + 1]})[0].argmax() for i in range(count)]
+    loaded = session(exactly(path.read_bytes()))
+    (given,) = loaded.get_inputs()
+    answers = [loaded.run(None, {given.name: arrays[given.name][i : i + 1]})[0].argmax() for i in range(count)]
     return float(np.mean(np.array(answers) == arrays["label"][:count]))
 
 

@@ -18,8 +18,9 @@ from modelopt.graph import invariants
 from modelopt.passes.equalize_layers import EqualizeLayers
 from modelopt.passes.quantize_static import QuantizeStatic
 from modelopt.passes.smooth_activations import SmoothActivations
-from modelopt.quant.correction import bias_correction, gptq_rounding
-from modelopt.quant.correction.gptq_rounding import Rounding
+from modelopt.quant.correction import output_shift
+from modelopt.quant.correction.gptq_rounding import WeightRounding
+from modelopt.quant.numerics import im2col
 from modelopt.quant.numerics.range_methods import Method
 from modelopt.runtime.worker_runner import WorkerRunner
 from tests.quant_tools import context, kernels, model, relative_error, run
@@ -167,7 +168,7 @@ def test_kernels_in_a_body_are_not_measured(runner: WorkerRunner) -> None:
     rng = np.random.default_rng(0)
     quantized = model(text, w=normal(rng, 16, 8), v=normal(rng, 8, 8), b=normal(rng, 8))
     feeds = [{"x": rng.standard_normal((1, 16), np.float32), "c": np.array(1, bool)} for _ in range(8)]
-    repaired = QuantizeStatic(everywhere=True, correct_bias=True, rounding=Rounding.GPTQ)
+    repaired = QuantizeStatic(everywhere=True, correct_bias=True, rounding=WeightRounding.GPTQ)
     changes = repaired.apply(quantized, context(runner, feeds))
     assert (changes.facts["biases_corrected"], changes.facts["weights_rounded_again"]) == (1, 1)
     assert sum("inside a control-flow body it is not measured" in skip.reason for skip in changes.skipped) == 2
@@ -178,10 +179,10 @@ def test_kernels_in_a_body_are_not_measured(runner: WorkerRunner) -> None:
 def test_a_shift_that_is_chance_is_not_corrected() -> None:
     rng = np.random.default_rng(0)
     noise = rng.standard_normal((64, 1000))
-    kept = bias_correction.shrunk(noise)
+    kept = output_shift.shrunk(noise)
     assert np.mean(kept**2) < np.mean(noise.mean(axis=0) ** 2) / 2
     real = noise + 10
-    assert np.allclose(bias_correction.shrunk(real), real.mean(axis=0), atol=0.5)
+    assert np.allclose(output_shift.shrunk(real), real.mean(axis=0), atol=0.5)
 
 
 def test_one_clipped_token_does_not_shift_the_others(runner: WorkerRunner) -> None:
@@ -203,9 +204,9 @@ def test_one_clipped_token_does_not_shift_the_others(runner: WorkerRunner) -> No
     assert mean_error(original, corrected, held_out) < 1.1 * mean_error(original, plain, held_out)
 
 
-# Rounding with error feedback
+# WeightRounding with error feedback
 
-GPTQ = QuantizeStatic(everywhere=True, rounding=Rounding.GPTQ)
+GPTQ = QuantizeStatic(everywhere=True, rounding=WeightRounding.GPTQ)
 DEEP = """
 <ir_version: 8, opset_import: ["" : 17]>
 net (float[n,4,10,10] x) => (float[n,6,5,5] y)
@@ -239,7 +240,7 @@ def test_error_feedback_lowers_the_error(runner: WorkerRunner, group: int) -> No
 
 
 @pytest.mark.parametrize("attributes", ["pads = [1,0,2,1]", "strides = [2,3]", "dilations = [2,1]", "pads = [0,0,0,0]"])
-def test_windows_times_weight_is_the_convolution(attributes: str) -> None:
+def test_rows_times_weight_are_the_convolution(attributes: str) -> None:
     text = f"""
     <ir_version: 8, opset_import: ["" : 17]>
     net (float[2,4,10,10] x) => (float[a,b,c,d] y) {{ y = Conv <{attributes}> (x, w) }}
@@ -248,15 +249,9 @@ def test_windows_times_weight_is_the_convolution(attributes: str) -> None:
     weight, images = normal(rng, 6, 4, 3, 2), rng.standard_normal((2, 4, 10, 10), np.float32)
     conv = model(text, w=weight)
     node = next(iter(conv.graph))
-    found = gptq_rounding.windows(
-        images,
-        (3, 2),
-        graph.attribute_ints(node, "strides") or (1, 1),
-        graph.attribute_ints(node, "dilations") or (1, 1),
-        graph.attribute_ints(node, "pads") or (0, 0, 0, 0),
-    )
+    found = im2col.rows(images, im2col.window_of(node, (3, 2)))
     expected = np.moveaxis(run(conv, {"x": images})[0], 1, 3).reshape(-1, 6)
-    np.testing.assert_allclose(found @ weight.reshape(6, -1).T, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.reshape(len(found), -1) @ weight.reshape(6, -1).T, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

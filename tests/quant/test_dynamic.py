@@ -13,7 +13,7 @@ from modelopt.graph import invariants
 from modelopt.passes.quantize_dynamic import QuantizeDynamic
 from modelopt.quant.numerics import saturation
 from modelopt.runtime.worker_runner import WorkerRunner
-from tests.quant_tools import context, kernels, model, op_types, relative_error, run
+from tests.quant_tools import both_branches, context, kernels, model, op_types, relative_error, run
 
 RNG = np.random.default_rng(0)
 WEIGHT = RNG.standard_normal((32, 32)).astype(np.float32)
@@ -57,17 +57,7 @@ def test_an_activation_is_quantized_once_and_a_weight_stored_once(runner: Worker
 
 
 def test_bodies_are_quantized_with_outer_and_inner_weights(runner: WorkerRunner) -> None:
-    text = """
-    <ir_version: 8, opset_import: ["" : 17]>
-    net (float[n,32] x) => (float[n,32] y)
-    {
-      total = ReduceSum <keepdims = 0> (x)  zero = Constant <value_float = 0.0> ()  positive = Greater (total, zero)
-      y = If (positive) <
-        then_branch = a () => (float[n,32] p) { p = MatMul (x, w) },
-        else_branch = b () => (float[n,32] q) { q = MatMul (x, w) }
-      >
-    }
-    """
+    text = both_branches(32, 32)
     result = quantized(text, runner)
     assert op_types(result)["MatMulInteger"] == 2
     assert "w" not in result.graph.initializers

@@ -10,9 +10,9 @@ import pytest
 
 from modelopt import graph
 from modelopt.graph import invariants
-from modelopt.passes.quantize_weights import Form, QuantizeWeights
+from modelopt.passes.quantize_weights import QuantizeWeights, WeightFormat
 from modelopt.quant.weight_only import weight_writer
-from modelopt.quant.weight_only.rounding import Rounding
+from modelopt.quant.weight_only.rounding import BlockRounding
 from modelopt.runtime.worker_runner import WorkerRunner
 from tests.quant_tools import context, model, op_types, relative_error, run
 
@@ -55,7 +55,7 @@ def tied(head: str, opset: int = 17) -> ir.Model:
 def test_rows_are_looked_up_in_few_bits(runner: WorkerRunner, bits: int, form: str, indices: np.ndarray) -> None:
     text = LOOKUP.replace("[n,m]", str(list(indices.shape)) if indices.ndim else "").replace("[n,m,k]", "")
     result = model(text, table=TABLE)
-    kind = QuantizeWeights(bits=bits, form=Form(form))
+    kind = QuantizeWeights(bits=bits, form=WeightFormat(form))
     assert kind.apply(result, context(runner)).rewrites == 1
     assert invariants.check(result) == []
     assert stored_bytes(result) < TABLE.nbytes * (0.36 if bits == 8 or form == "blocked" else 0.25)
@@ -72,9 +72,9 @@ def test_rows_are_looked_up_in_few_bits(runner: WorkerRunner, bits: int, form: s
 @pytest.mark.parametrize("head", HEADS)
 def test_a_tied_head_and_its_embedding_share_one_table(runner: WorkerRunner, head: str, bits: int, form: str) -> None:
     reference, result = tied(head), tied(head)
-    changes = QuantizeWeights(bits=bits, form=Form(form), int8_compute=None if form == "blocked" else False).apply(
-        result, context(runner)
-    )
+    changes = QuantizeWeights(
+        bits=bits, form=WeightFormat(form), int8_compute=None if form == "blocked" else False
+    ).apply(result, context(runner))
     assert (changes.rewrites, changes.facts["tables_quantized"], changes.skipped) == (2, 1, ())
     assert invariants.check(result) == []
     assert stored_bytes(result) < TABLE.nbytes * (0.36 if bits == 8 or form == "blocked" else 0.25)
@@ -82,7 +82,7 @@ def test_a_tied_head_and_its_embedding_share_one_table(runner: WorkerRunner, hea
     feeds = {"i": INDICES}
     error = relative_error(run(reference, feeds)[0], run(result, feeds)[0])
     assert error < LEAST_ERRORS[8 if form == "blocked" else bits]
-    again = QuantizeWeights(bits=bits, form=Form(form)).apply(result, context(runner))
+    again = QuantizeWeights(bits=bits, form=WeightFormat(form)).apply(result, context(runner))
     assert again.rewrites == 0
 
 
@@ -154,8 +154,8 @@ def test_without_such_an_operator_rows_are_dequantized(
     assert relative_error(run(reference, {"i": INDICES})[0], run(result, {"i": INDICES})[0]) < LEAST_ERRORS[8]
 
 
-@pytest.mark.parametrize("form", list(Form))
-def test_bodies_look_up_a_table_of_the_model(runner: WorkerRunner, form: Form) -> None:
+@pytest.mark.parametrize("form", list(WeightFormat))
+def test_bodies_look_up_a_table_of_the_model(runner: WorkerRunner, form: WeightFormat) -> None:
     text = """
     <ir_version: 8, opset_import: ["" : 17]>
     net (int64[n] i, bool c, float[4,64] x) => (float y, float z)
@@ -183,5 +183,5 @@ def test_gptq_rounds_a_tied_table_by_what_its_head_reads(runner: WorkerRunner) -
     text = text.replace("(float[n,m,k] y)", "(float y, float z)")
     for kind in (text, LOOKUP):
         result = model(kind, table=TABLE)
-        dataclasses.replace(IN_FLOAT, method=Rounding.GPTQ).apply(result, context(runner, feeds))
+        dataclasses.replace(IN_FLOAT, method=BlockRounding.GPTQ).apply(result, context(runner, feeds))
         assert relative_error(TABLE[INDICES], run(result, {"i": INDICES})[0]) < 0.3

@@ -19,7 +19,7 @@ from modelopt.quant.static import existing_qdq
 from modelopt.quant.static.selection import why_already_quantized
 from modelopt.recipe.pass_options import make_pass
 from modelopt.runtime.worker_runner import WorkerRunner
-from tests.quant_tools import context, kernels, model, op_types, relative_error, run
+from tests.quant_tools import context, kernels, model, op_types, random_feeds, relative_error, run
 
 EVERYWHERE = QuantizeStatic(everywhere=True)
 HALF = """
@@ -51,8 +51,7 @@ def half() -> ir.Model:
 
 
 def feeds() -> list[dict[str, np.ndarray]]:
-    rng = np.random.default_rng(1)
-    return [{"x": rng.standard_normal((4, 8)).astype(np.float32)} for _ in range(8)]
+    return random_feeds(4, 8, n=8)
 
 
 def test_what_is_missing_is_added_and_what_is_there_is_used(runner: WorkerRunner, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from modelopt.quant.float16.ranges import Extent, converted, extent
 from modelopt.runtime.worker_runner import WorkerRunner
 from tests.command_line import MLP, evaluation, modelopt, sample
 from tests.quant_tools import context, model, op_types, relative_error, run
+from tests.runtime_tools import session
 
 RNG = np.random.default_rng(0)
 WEIGHT = RNG.standard_normal((8, 8)).astype(np.float32)
@@ -277,10 +278,7 @@ def test_operators_of_onnxruntime_that_take_half(runner: WorkerRunner) -> None:
 
 def run_unchecked(subject: ir.Model) -> np.ndarray:
     """The output, without onnx's checker, which does not know other domains."""
-    import onnxruntime as ort
-
-    session = ort.InferenceSession(serialize.to_bytes(subject), providers=["CPUExecutionProvider"])
-    output: np.ndarray = session.run(None, {"x": FEEDS["x"][None]})[0]
+    output: np.ndarray = session(subject).run(None, {"x": FEEDS["x"][None]})[0]
     return output
 
 

@@ -9,7 +9,6 @@ import msgspec
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime as ort
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,10 +19,11 @@ from modelopt.core.targets import TargetKind
 from modelopt.graph import invariants
 from modelopt.graph.quantized_io import KEY, Affine, IntegerIo, declared
 from modelopt.passes.quantize_static import QuantizeStatic
-from modelopt.quant.static.io_types import take_away
+from modelopt.quant.static.io_types import make_integer
 from modelopt.runtime.worker_runner import WorkerRunner
 from tests.command_line import CNN, calibration, evaluation, modelopt
 from tests.quant_tools import context, model, run
+from tests.runtime_tools import session
 
 RNG = np.random.default_rng(0)
 CALIB, EVAL = calibration("digits_cnn"), evaluation("digits_cnn")
@@ -85,9 +85,9 @@ net (float[4] x) => (float[4] y, float[4] x2)
   x2 = DequantizeLinear (b, two, zero)
 }"""
     made = ir.from_onnx_text(text)
-    taken = take_away(made)
-    assert taken.io.inputs == {}
-    assert set(taken.io.outputs) == {"y", "x2"}
+    converted = make_integer(made)
+    assert converted.io.inputs == {}
+    assert set(converted.io.outputs) == {"y", "x2"}
     assert [value.name for value in made.graph.outputs] == ["y", "x2"]
     assert not invariants.check(made)
 
@@ -102,9 +102,9 @@ net (float[4] x) => (float[4] y)
   y = DequantizeLinear (a, one, zero)
 }"""
     made = ir.from_onnx_text(text)
-    taken = take_away(made)
+    converted = make_integer(made)
     assert [value.dtype for value in made.graph.inputs] == [ir.DataType.UINT8]
-    assert taken.io.outputs == {}  # its integers are an input themselves
+    assert converted.io.outputs == {}  # its integers are an input themselves
     assert not invariants.check(made)
 
 
@@ -157,8 +157,8 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     assert facts["input image"].startswith(f"{kind}, scale ")
     assert facts["output logits"].startswith(f"{kind}, scale ")
     assert report["accuracy"]["tasks"][0]["candidate"]["value"] > 0.98
-    session = ort.InferenceSession(tmp_path / "int.onnx", providers=["CPUExecutionProvider"])
-    assert [value.type for value in (*session.get_inputs(), *session.get_outputs())] == [f"tensor({kind})"] * 2
+    loaded = session(tmp_path / "int.onnx")
+    assert [value.type for value in (*loaded.get_inputs(), *loaded.get_outputs())] == [f"tensor({kind})"] * 2
     compared = modelopt("compare", CNN, "int.onnx", "--eval", EVAL, "--no-bench", "--json", cwd=tmp_path).succeeded()
     assert json.loads(compared.out)["accuracy"]["tasks"][0]["candidate"]["value"] > 0.98
 

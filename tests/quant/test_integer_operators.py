@@ -12,11 +12,12 @@ from modelopt import graph
 from modelopt.core.changes import Changes
 from modelopt.core.errors import InputError
 from modelopt.passes.quantize_dynamic import QuantizeDynamic
-from modelopt.passes.quantize_static import Activation, Form, QuantizeStatic
+from modelopt.passes.quantize_static import QuantFormat, QuantizeStatic
 from modelopt.quant.numerics.range_methods import Method
 from modelopt.quant.numerics.weight_range import WeightRange
+from modelopt.quant.static.activation_params import ActivationType
 from modelopt.runtime.worker_runner import WorkerRunner
-from tests.quant_tools import context, kernels, model, op_types, relative_error, run
+from tests.quant_tools import context, kernels, model, op_types, random_feeds, relative_error, run
 
 EVERYWHERE = QuantizeStatic(everywhere=True)
 BETWEEN = """
@@ -36,8 +37,7 @@ def between(body: str, version: int = 17) -> ir.Model:
 
 
 def feeds(n: int = 6) -> list[dict[str, np.ndarray]]:
-    rng = np.random.default_rng(1)
-    return [{"x": rng.standard_normal((1, 4, 6, 6)).astype(np.float32)} for _ in range(n)]
+    return random_feeds(1, 4, 6, 6, n=n)
 
 
 def quantized(net: ir.Model, runner: WorkerRunner, config: QuantizeStatic = EVERYWHERE) -> Changes:
@@ -56,10 +56,10 @@ MOVED = [
 ]
 
 
-@pytest.mark.parametrize("activation", [Activation.U8, Activation.S8])
+@pytest.mark.parametrize("activation", [ActivationType.U8, ActivationType.S8])
 @pytest.mark.parametrize(("op_type", "body"), MOVED, ids=[op_type for op_type, _ in MOVED])
 def test_what_only_moves_numbers_moves_integers(
-    runner: WorkerRunner, tmp_path: Path, op_type: str, body: str, activation: Activation
+    runner: WorkerRunner, tmp_path: Path, op_type: str, body: str, activation: ActivationType
 ) -> None:
     net, plain = (between(body) for _ in range(2))
     for one in (net, plain):
@@ -223,33 +223,37 @@ def test_weight_ranges_by_search_are_nearer(runner: WorkerRunner) -> None:
     assert distance[WeightRange.MSE] < distance[WeightRange.MAX]
 
 
-@pytest.mark.parametrize(("activation", "kind"), [(Activation.U16, "UINT16"), (Activation.S16, "INT16")])
-def test_activations_of_16_bits_load_and_are_nearer(runner: WorkerRunner, activation: Activation, kind: str) -> None:
+@pytest.mark.parametrize(("activation", "kind"), [(ActivationType.U16, "UINT16"), (ActivationType.S16, "INT16")])
+def test_activations_of_16_bits_load_and_are_nearer(
+    runner: WorkerRunner, activation: ActivationType, kind: str
+) -> None:
     body = "p = MaxPool <kernel_shape = [1, 1]> (u)  s = Add (p, u)  v = Relu (s)"
     errors = {}
-    for one in (Activation.U8, activation):
+    for one in (ActivationType.U8, activation):
         net = between(body)
         quantized(net, runner, QuantizeStatic(everywhere=True, activation=one, method=Method.MINMAX))
         errors[one] = relative_error(run(between(body), feeds()[0])[0], run(net, feeds()[0])[0])
     assert graph.opset(net) == 21
     points = [node.inputs[2] for node in net.graph if node.op_type == "QuantizeLinear"]
     assert {value.dtype.name for value in points if value is not None and value.dtype is not None} == {kind}
-    assert errors[activation] < 0.8 * errors[Activation.U8]
+    assert errors[activation] < 0.8 * errors[ActivationType.U8]
 
 
 def test_activations_of_16_bits_are_for_other_runtimes(runner: WorkerRunner) -> None:
-    changes = quantized(between("v = Relu (u)"), runner, QuantizeStatic(activation=Activation.U16))
+    changes = quantized(between("v = Relu (u)"), runner, QuantizeStatic(activation=ActivationType.U16))
     assert changes.rewrites == 0
     assert "in float: the model would be slower here" in changes.skipped[0].reason
     with pytest.raises(InputError, match="8-bit signed activations only"):
-        QuantizeStatic(everywhere=True, activation=Activation.S16).apply(
+        QuantizeStatic(everywhere=True, activation=ActivationType.S16).apply(
             between("v = Relu (u)"), context(runner, feeds(), "tensorrt")
         )
 
 
 def test_operators_of_8_bits_do_not_take_16(runner: WorkerRunner) -> None:
     net = between("v = Relu (u)")
-    changes = quantized(net, runner, QuantizeStatic(everywhere=True, activation=Activation.S16, format=Form.QOPERATOR))
+    changes = quantized(
+        net, runner, QuantizeStatic(everywhere=True, activation=ActivationType.S16, format=QuantFormat.QOPERATOR)
+    )
     assert changes.facts["qoperators"] == 0
     assert any("QLinearConv makes 8 bits, not 16" in skip.reason for skip in changes.skipped)
     run(net, feeds()[0])

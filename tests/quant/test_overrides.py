@@ -16,7 +16,7 @@ from modelopt import graph
 from modelopt.core.changes import Changes
 from modelopt.core.errors import InputError
 from modelopt.graph import invariants
-from modelopt.passes.quantize_static import Form, QuantizeStatic
+from modelopt.passes.quantize_static import QuantFormat, QuantizeStatic
 from modelopt.quant.numerics.scheme import Grid, IntType, Symmetry
 from modelopt.quant.static.overrides import Overrides, split
 from modelopt.recipe.dumping import dump
@@ -136,7 +136,7 @@ def test_what_is_moved_shares_a_scale(runner: WorkerRunner) -> None:
 
 
 def test_the_operator_form_holds_8_bits_only(runner: WorkerRunner) -> None:
-    result, changes = quantized(runner, {"b": {"type": "u16"}}, format=Form.QOPERATOR)
+    result, changes = quantized(runner, {"b": {"type": "u16"}}, format=QuantFormat.QOPERATOR)
     assert any("8 bits, not 16" in skip.reason for skip in changes.skipped)
     run(result, FEEDS[0])
 

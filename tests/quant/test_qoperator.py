@@ -10,11 +10,11 @@ import pytest
 
 from modelopt import graph
 from modelopt.graph import invariants
-from modelopt.passes.quantize_static import Form, QuantizeStatic
+from modelopt.passes.quantize_static import QuantFormat, QuantizeStatic
 from modelopt.quant.static import qoperator_writer
 from modelopt.runtime.worker_runner import WorkerRunner
 from tests.command_line import CNN, QUICK, calibration, modelopt
-from tests.quant_tools import context, model, op_types, relative_error, run
+from tests.quant_tools import context, model, op_types, random_feeds, relative_error, run
 
 NET = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -58,8 +58,7 @@ def net() -> ir.Model:
 
 
 def feeds(n: int = 6) -> list[dict[str, np.ndarray]]:
-    rng = np.random.default_rng(1)
-    return [{"x": rng.standard_normal((2, 3, 12, 12)).astype(np.float32)} for _ in range(n)]
+    return random_feeds(2, 3, 12, 12, n=n)
 
 
 def step_of(quantized: ir.Model, name: str) -> float:
@@ -74,7 +73,9 @@ def test_the_operators_compute_what_qdq_does(runner: WorkerRunner, target: str, 
     ctx = context(runner, feeds(), target)
     qdq, operators = net(), net()
     QuantizeStatic(everywhere=True, per_channel=per_channel).apply(qdq, ctx)
-    changes = QuantizeStatic(everywhere=True, per_channel=per_channel, format=Form.QOPERATOR).apply(operators, ctx)
+    changes = QuantizeStatic(everywhere=True, per_channel=per_channel, format=QuantFormat.QOPERATOR).apply(
+        operators, ctx
+    )
 
     assert invariants.check(operators) == []
     assert graph.signature(operators) == graph.signature(qdq)
@@ -94,7 +95,7 @@ def test_the_operators_compute_what_qdq_does(runner: WorkerRunner, target: str, 
 
 def test_a_second_run_changes_nothing(runner: WorkerRunner) -> None:
     quantized, ctx = net(), context(runner, feeds())
-    config = QuantizeStatic(everywhere=True, format=Form.QOPERATOR)
+    config = QuantizeStatic(everywhere=True, format=QuantFormat.QOPERATOR)
     config.apply(quantized, ctx)
     assert config.apply(quantized, ctx).rewrites == 0
 
@@ -129,7 +130,7 @@ net (uint8[1,4] q) => (uint8[1,4] y)
 def test_a_bound_goes_where_saturation_repeats_it(body: str, zero_point: int, *, converts: bool) -> None:
     text = PIECE.replace("BODY", body).replace("ZERO", str(zero_point))
     before, after = model(text), model(text)
-    assert qoperator_writer.convert(after).nodes == converts
+    assert qoperator_writer.convert(after).rewrites == converts
     assert invariants.check(after) == []
     rng = np.random.default_rng(0)
     for _ in range(5):
@@ -145,7 +146,7 @@ def test_a_result_that_is_also_read_in_float_keeps_qdq() -> None:
         .replace("=> (uint8[1,4] y)", "=> (uint8[1,4] y, float[1,4] p)")
     )
     converted = qoperator_writer.convert(model(text))
-    assert converted.nodes == 0
+    assert converted.rewrites == 0
     assert "wanted in float" in converted.skipped[0].reason
 
 

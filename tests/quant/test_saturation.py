@@ -103,11 +103,12 @@ def test_the_rows_of_a_convolution(attributes: str) -> None:
     expected = np.moveaxis(run(net, {"x": image})[0], 1, -1).reshape(-1, 6)
     node = net.graph[0]
     groups = 4 // channels
-    rows = im2col.sample_rows(image, im2col.window_of(node, (2, 3)), groups, 10_000, 9)
+    window = im2col.window_of(node, (2, 3))
+    rows = saturation.conv_rows(im2col.rows(image, window, im2col.evenly(10_000), 9), groups)
     matrices = saturation.conv_matrices(kernel, groups)
     found = [(part.astype(np.int64) - 9) @ matrix for part, matrix in zip(rows, matrices, strict=True)]
     np.testing.assert_array_equal(np.concatenate(found, axis=1), expected)
-    assert im2col.sample_rows(image, im2col.window_of(node, (2, 3)), groups, 5, 9).shape[1] == 5
+    assert len(im2col.rows(image, window, im2col.evenly(5), 9)) == 5
 
 
 NET = """

@@ -11,13 +11,14 @@ import pytest
 from modelopt import graph
 from modelopt.core.errors import InputError
 from modelopt.graph import invariants
-from modelopt.passes.quantize_static import Activation, QuantizeStatic
+from modelopt.passes.quantize_static import QuantizeStatic
 from modelopt.quant.numerics.range_methods import Method
-from modelopt.quant.static.plan import Rules
+from modelopt.quant.static.activation_params import ActivationType
+from modelopt.quant.static.plan import SelectionRules
 from modelopt.quant.static.selection import select
 from modelopt.runtime import installation
 from modelopt.runtime.worker_runner import WorkerRunner
-from tests.quant_tools import context, kernels, model, op_types, relative_error, run
+from tests.quant_tools import context, kernels, model, op_types, random_feeds, relative_error, run
 
 EVERYWHERE = QuantizeStatic(everywhere=True)
 NET = """
@@ -59,14 +60,9 @@ def net(text: str = NET) -> ir.Model:
     )
 
 
-def feeds(*shape: int, n: int = 6, name: str = "x") -> list[dict[str, np.ndarray]]:
-    rng = np.random.default_rng(1)
-    return [{name: rng.standard_normal(shape).astype(np.float32)} for _ in range(n)]
-
-
 @pytest.mark.parametrize("method", list(Method))
 def test_a_network_runs_in_integers_alone(runner: WorkerRunner, tmp_path: Path, method: Method) -> None:
-    quantized, samples = net(), feeds(2, 3, 12, 12)
+    quantized, samples = net(), random_feeds(2, 3, 12, 12)
     changes = QuantizeStatic(everywhere=True, method=method).apply(quantized, context(runner, samples))
 
     assert changes.rewrites == 8
@@ -78,12 +74,12 @@ def test_a_network_runs_in_integers_alone(runner: WorkerRunner, tmp_path: Path, 
     assert ran["QLinearGlobalAveragePool"] == 1
     assert ran["QuantizeLinear"] == 1
     assert ran["DequantizeLinear"] == ran["Conv"] == ran["Relu"] == ran["Clip"] == 0
-    held_out = feeds(2, 3, 12, 12, n=7)[-1]
+    held_out = random_feeds(2, 3, 12, 12, n=7)[-1]
     assert relative_error(run(net(), held_out)[0], run(quantized, held_out)[0]) < 0.08
 
 
 def test_a_second_run_changes_nothing(runner: WorkerRunner) -> None:
-    quantized, ctx = net(), context(runner, feeds(1, 3, 12, 12))
+    quantized, ctx = net(), context(runner, random_feeds(1, 3, 12, 12))
     EVERYWHERE.apply(quantized, ctx)
     before = ir.to_onnx_text(quantized)
     again = EVERYWHERE.apply(quantized, ctx)
@@ -96,7 +92,7 @@ def test_the_same_input_gives_the_same_model(runner: WorkerRunner) -> None:
     texts = []
     for _ in range(2):
         quantized = net()
-        EVERYWHERE.apply(quantized, context(runner, feeds(1, 3, 12, 12)))
+        EVERYWHERE.apply(quantized, context(runner, random_feeds(1, 3, 12, 12)))
         texts.append(ir.to_onnx_text(quantized))
     assert texts[0] == texts[1]
 
@@ -106,7 +102,7 @@ def test_the_same_input_gives_the_same_model(runner: WorkerRunner) -> None:
     [("x86-vnni", "UINT8", None), ("x86-avx2", "UINT8", None), ("arm64", "INT8", None), ("tensorrt", "INT8", 0)],
 )
 def test_each_target_gets_its_types(runner: WorkerRunner, target: str, kind: str, zero_point: int | None) -> None:
-    quantized, samples = net(), feeds(1, 3, 12, 12)
+    quantized, samples = net(), random_feeds(1, 3, 12, 12)
     changes = EVERYWHERE.apply(quantized, context(runner, samples, target))
     points = [node.inputs[2] for node in quantized.graph if node.op_type == "QuantizeLinear"]
     assert {value.dtype.name for value in points if value and value.dtype} == {kind}
@@ -122,12 +118,14 @@ def test_each_target_gets_its_types(runner: WorkerRunner, target: str, kind: str
 
 def test_unsigned_activations_are_refused_where_there_are_none(runner: WorkerRunner) -> None:
     with pytest.raises(InputError, match="signed activations only"):
-        QuantizeStatic(activation=Activation.U8).apply(net(), context(runner, feeds(1, 3, 12, 12), "tensorrt"))
+        QuantizeStatic(activation=ActivationType.U8).apply(
+            net(), context(runner, random_feeds(1, 3, 12, 12), "tensorrt")
+        )
 
 
 def test_no_float_weight_is_left_behind(runner: WorkerRunner) -> None:
     quantized = net()
-    EVERYWHERE.apply(quantized, context(runner, feeds(1, 3, 12, 12)))
+    EVERYWHERE.apply(quantized, context(runner, random_feeds(1, 3, 12, 12)))
     assert not {"w1", "w2", "w3", "w4", "b1", "b2", "b4"} & set(quantized.graph.initializers)
 
 
@@ -138,7 +136,7 @@ def test_a_shared_weight_is_stored_once(runner: WorkerRunner) -> None:
     { h = MatMul (x, w)  y = MatMul (h, w)  z = Gemm <transB = 1> (x, w) }
     """
     weight = np.random.default_rng(0).standard_normal((4, 4)).astype(np.float32)
-    quantized, samples = model(text, w=weight), feeds(1, 4)
+    quantized, samples = model(text, w=weight), random_feeds(1, 4)
     EVERYWHERE.apply(quantized, context(runner, samples))
     stored = [v for v in quantized.graph.initializers.values() if graph.static_shape(v) == (4, 4)]
     assert [value.dtype for value in stored] == [ir.DataType.INT8]
@@ -155,7 +153,7 @@ def test_a_weight_in_a_constant_node_is_quantized(runner: WorkerRunner) -> None:
     { w = Constant <value = float[2,2] {1, 2, 3, 4}> ()  y = MatMul (x, w) }
     """
     quantized = model(text)
-    EVERYWHERE.apply(quantized, context(runner, feeds(1, 2)))
+    EVERYWHERE.apply(quantized, context(runner, random_feeds(1, 2)))
     assert op_types(quantized)["Constant"] == 0
     assert any(value.dtype == ir.DataType.INT8 for value in quantized.graph.initializers.values())
 
@@ -172,7 +170,7 @@ def test_nan_and_masks_are_skipped_with_the_reason(runner: WorkerRunner) -> None
     }
     """
     quantized = model(text, w=np.eye(2, dtype=np.float32))
-    changes = EVERYWHERE.apply(quantized, context(runner, feeds(1, 2)))
+    changes = EVERYWHERE.apply(quantized, context(runner, random_feeds(1, 2)))
     assert changes.rewrites == 1
     reasons = {skip.reason for skip in changes.skipped}
     assert any("broken held" in reason and "infinities" in reason for reason in reasons)
@@ -183,7 +181,7 @@ def test_nan_and_masks_are_skipped_with_the_reason(runner: WorkerRunner) -> None
 @pytest.mark.parametrize("version", [11, 12])
 def test_an_old_opset_is_upgraded(runner: WorkerRunner, tmp_path: Path, version: int) -> None:
     old = net(NET.replace('"" : 17', f'"" : {version}'))
-    samples = feeds(1, 3, 12, 12)
+    samples = random_feeds(1, 3, 12, 12)
     reference = run(old, samples[0])[0]
     EVERYWHERE.apply(old, context(runner, samples))
     assert graph.opset(old) >= 13
@@ -194,7 +192,7 @@ def test_an_old_opset_is_upgraded(runner: WorkerRunner, tmp_path: Path, version:
 def test_an_old_opset_stays_when_nothing_pays(runner: WorkerRunner) -> None:
     old = net(NET.replace('"" : 17', '"" : 11'))
     before = ir.to_onnx_text(old)
-    changes = QuantizeStatic(include=("op:Conv",)).apply(old, context(runner, feeds(1, 3, 12, 12)))
+    changes = QuantizeStatic(include=("op:Conv",)).apply(old, context(runner, random_feeds(1, 3, 12, 12)))
     assert changes.rewrites == 0
     assert ir.to_onnx_text(old) == before
     assert any("save less" in skip.reason for skip in changes.skipped)
@@ -211,7 +209,7 @@ def test_hardswish_stays_whole(runner: WorkerRunner) -> None:
     }
     """
     quantized = model(text, w=np.random.default_rng(0).standard_normal((4, 4, 1, 1)).astype(np.float32))
-    EVERYWHERE.apply(quantized, context(runner, feeds(1, 4, 6, 6)))
+    EVERYWHERE.apply(quantized, context(runner, random_feeds(1, 4, 6, 6)))
     inside = [node for node in quantized.graph if node.op_type in {"Add", "Clip", "Mul", "Div"}]
     for node in inside[1:]:
         assert any(value is not None and value.producer() in inside for value in node.inputs)
@@ -225,7 +223,7 @@ def test_outputs_keep_their_names_and_readers(runner: WorkerRunner) -> None:
     { a = Conv (x, w)  b = Conv (a, w) }
     """
     weight = np.random.default_rng(0).standard_normal((4, 4, 1, 1)).astype(np.float32)
-    quantized, samples = model(text, w=weight), feeds(1, 4, 6, 6)
+    quantized, samples = model(text, w=weight), random_feeds(1, 4, 6, 6)
     EVERYWHERE.apply(quantized, context(runner, samples))
     assert [value.name for value in quantized.graph.outputs] == ["a", "b"]
     for reference, candidate in zip(run(model(text, w=weight), samples[0]), run(quantized, samples[0]), strict=True):
@@ -234,12 +232,12 @@ def test_outputs_keep_their_names_and_readers(runner: WorkerRunner) -> None:
 
 def test_samples_may_differ_in_shape(runner: WorkerRunner) -> None:
     quantized = net()
-    samples = [*feeds(1, 3, 12, 12, n=1), *feeds(4, 3, 12, 12, n=1)]
+    samples = [*random_feeds(1, 3, 12, 12, n=1), *random_feeds(4, 3, 12, 12, n=1)]
     assert EVERYWHERE.apply(quantized, context(runner, samples)).facts["samples"] == 2
 
 
 def test_include_and_exclude(runner: WorkerRunner) -> None:
-    samples = feeds(1, 3, 12, 12)
+    samples = random_feeds(1, 3, 12, 12)
     only = QuantizeStatic(everywhere=True, include=("op:Gemm",)).apply(net(), context(runner, samples))
     assert only.facts["kernels_quantized"] == 1
     without = QuantizeStatic(everywhere=True, exclude=("re:c[12]",)).apply(net(), context(runner, samples))
@@ -249,7 +247,7 @@ def test_include_and_exclude(runner: WorkerRunner) -> None:
 
 def test_a_pattern_that_names_nothing_is_refused(runner: WorkerRunner) -> None:
     with pytest.raises(InputError, match="names no node") as caught:
-        QuantizeStatic(exclude=("op:Cov",)).apply(net(), context(runner, feeds(1, 3, 12, 12)))
+        QuantizeStatic(exclude=("op:Cov",)).apply(net(), context(runner, random_feeds(1, 3, 12, 12)))
     assert caught.value.hint == "did you mean 'op:Conv'?"
 
 
@@ -269,7 +267,7 @@ def test_large_convolutions_between_floats_pay_and_small_ones_do_not(runner: Wor
     for channels in (8, 512):
         weight = np.ones((channels, channels, 1, 1), np.float32)
         quantized = model(text.replace("C", str(channels), 1).replace(",C,", f",{channels},"), w=weight)
-        changes = QuantizeStatic().apply(quantized, context(runner, feeds(1, channels, 8, 8, n=2)))
+        changes = QuantizeStatic().apply(quantized, context(runner, random_feeds(1, channels, 8, 8, n=2)))
         paid[channels] = changes.rewrites
     assert paid == {8: 0, 512: 1}
 
@@ -298,7 +296,7 @@ def test_forms(runner: WorkerRunner, shape: tuple[int, ...], body: str, weight: 
     free = ",".join("abcde"[: len(shape)])
     text = f'<ir_version: 8, opset_import: ["" : 17]> net (float[{dims}] x) => (float[{free}] y) {{ {body} }}'
     array = np.random.default_rng(0).standard_normal(weight).astype(np.float32)
-    float_model, quantized, samples = model(text, w=array), model(text, w=array), feeds(*shape)
+    float_model, quantized, samples = model(text, w=array), model(text, w=array), random_feeds(*shape)
     assert EVERYWHERE.apply(quantized, context(runner, samples)).rewrites > 0
     assert relative_error(run(float_model, samples[0])[0], run(quantized, samples[0])[0]) < 0.06
 
@@ -310,7 +308,7 @@ def test_unfolded_batchnorms_are_counted(runner: WorkerRunner) -> None:
     { c = Conv (x, w)  y = BatchNormalization (c, ones, ones, ones, ones) }
     """
     quantized = model(text, w=np.ones((4, 4, 1, 1), np.float32), ones=np.ones(4, np.float32))
-    changes = EVERYWHERE.apply(quantized, context(runner, feeds(1, 4, 6, 6)))
+    changes = EVERYWHERE.apply(quantized, context(runner, random_feeds(1, 4, 6, 6)))
     assert changes.facts["batchnorms_between"] == 1
 
 
@@ -328,6 +326,6 @@ net (bool c, float[n,8] x) => (float[n,8] y)
     lost = "onnxruntime before 1.31 loses integers that a body reads from outside"
     for keeps in (True, False):
         monkeypatch.setattr(installation, "keeps_captured_integers", lambda keeps=keeps: keeps)
-        plan = select(given, Rules())
+        plan = select(given, SelectionRules())
         assert (lost in [skip.reason for skip in plan.skipped]) is not keeps
         assert bool(plan.choices) is keeps

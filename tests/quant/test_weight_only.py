@@ -15,19 +15,19 @@ from hypothesis.extra import numpy as hnp
 from modelopt import graph
 from modelopt.core.errors import InputError
 from modelopt.graph import invariants
-from modelopt.passes.quantize_weights import Form, QuantizeWeights
+from modelopt.passes.quantize_weights import QuantizeWeights, WeightFormat
 from modelopt.passes.store_weights import StoreWeights
 from modelopt.quant.numerics import blocks, hqq
 from modelopt.quant.numerics.blocks import BlockGrid
 from modelopt.quant.numerics.gptq import gptq, objective
 from modelopt.quant.numerics.hessian import Hessian
 from modelopt.quant.weight_only import storage
-from modelopt.quant.weight_only.rounding import Rounding
+from modelopt.quant.weight_only.rounding import BlockRounding
 from modelopt.recipe.parsing import parse
 from modelopt.runtime.worker_runner import WorkerRunner
 from tests.command_line import modelopt
 from tests.paths import SAMPLE_MODELS
-from tests.quant_tools import context, kernels, model, op_types, relative_error, run
+from tests.quant_tools import both_branches, context, kernels, model, op_types, relative_error, run
 
 RNG = np.random.default_rng(0)
 VIT = SAMPLE_MODELS / "digits_vit"
@@ -154,13 +154,14 @@ def test_hessians_merge_and_leave_out_rows_that_are_not_finite() -> None:
 
 
 @pytest.mark.parametrize(
-    ("form", "bits"), [*((Form.MATMULNBITS, bits) for bits in (2, 4, 8)), (Form.BLOCKED, 4), (Form.BLOCKED, 8)]
+    ("form", "bits"),
+    [*((WeightFormat.MATMULNBITS, bits) for bits in (2, 4, 8)), (WeightFormat.BLOCKED, 4), (WeightFormat.BLOCKED, 8)],
 )
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_every_form_computes_with_the_dequantized_weight(
-    runner: WorkerRunner, form: Form, bits: int, symmetric: bool
+    runner: WorkerRunner, form: WeightFormat, bits: int, symmetric: bool
 ) -> None:
-    in_int8 = False if form is Form.MATMULNBITS else None
+    in_int8 = False if form is WeightFormat.MATMULNBITS else None
     result = model(PRODUCT, w=WEIGHT)
     kind = QuantizeWeights(bits=bits, form=form, symmetric=symmetric, block_size=32, clip=False, int8_compute=in_int8)
     assert kind.apply(result, context(runner)).rewrites == 1
@@ -168,7 +169,7 @@ def test_every_form_computes_with_the_dequantized_weight(
     grid = BlockGrid(bits, 32, symmetric)
     params = blocks.params_of(WEIGHT.T, grid)
     expected = FEEDS["x"] @ blocks.dequantize(blocks.quantize(WEIGHT.T, params, grid), params, grid).T
-    tolerance = 1e-5 if form is Form.MATMULNBITS else 0.02  # onnxruntime computes the blocked form in int8
+    tolerance = 1e-5 if form is WeightFormat.MATMULNBITS else 0.02  # onnxruntime computes the blocked form in int8
     assert relative_error(expected, run(result, FEEDS)[0]) < tolerance
     again = kind.apply(result, context(runner))
     assert again.rewrites == 0
@@ -177,15 +178,15 @@ def test_every_form_computes_with_the_dequantized_weight(
 
 def test_onnxruntime_fuses_four_bits_in_the_portable_form(runner: WorkerRunner, tmp_path: Path) -> None:
     result = model(PRODUCT, w=WEIGHT)
-    assert QuantizeWeights(form=Form.BLOCKED).apply(result, context(runner)).rewrites == 1
+    assert QuantizeWeights(form=WeightFormat.BLOCKED).apply(result, context(runner)).rewrites == 1
     assert graph.opset(result) >= 21
     found = kernels(result, tmp_path)
     assert found["MatMulNBits"] == 1
     assert found["DequantizeLinear"] == 0
 
 
-@pytest.mark.parametrize("form", [Form.MATMULNBITS, Form.BLOCKED])
-def test_a_gemm_keeps_its_bias(runner: WorkerRunner, form: Form) -> None:
+@pytest.mark.parametrize("form", [WeightFormat.MATMULNBITS, WeightFormat.BLOCKED])
+def test_a_gemm_keeps_its_bias(runner: WorkerRunner, form: WeightFormat) -> None:
     text = PRODUCT.replace("MatMul (x, w)", "Gemm <transB = 1> (x, w, b)")
     weights = {"w": WEIGHT.T.copy(), "b": 100 * np.arange(40, dtype=np.float32)}
     result = model(text, **weights)
@@ -199,19 +200,9 @@ def test_tensorrt_gets_no_operators_of_onnxruntime(runner: WorkerRunner) -> None
     assert set(op_types(result)) == {"DequantizeLinear", "MatMul"}
 
 
-@pytest.mark.parametrize("form", [Form.MATMULNBITS, Form.BLOCKED])
-def test_a_weight_that_bodies_share_is_stored_once_where_it_was(runner: WorkerRunner, form: Form) -> None:
-    text = """
-    <ir_version: 8, opset_import: ["" : 17]>
-    net (float[n,48] x) => (float[n,40] y)
-    {
-      total = ReduceSum <keepdims = 0> (x)  zero = Constant <value_float = 0.0> ()  positive = Greater (total, zero)
-      y = If (positive) <
-        then_branch = a () => (float[n,40] p) { p = MatMul (x, w) },
-        else_branch = b () => (float[n,40] q) { q = MatMul (x, w) }
-      >
-    }
-    """
+@pytest.mark.parametrize("form", [WeightFormat.MATMULNBITS, WeightFormat.BLOCKED])
+def test_a_weight_that_bodies_share_is_stored_once_where_it_was(runner: WorkerRunner, form: WeightFormat) -> None:
+    text = both_branches(48, 40)
     result = model(text, w=WEIGHT)
     assert QuantizeWeights(form=form, bits=8).apply(result, context(runner)).rewrites == 2
     assert invariants.check(result) == []
@@ -241,13 +232,13 @@ def test_gptq_beats_rounding_on_the_data_it_saw(runner: WorkerRunner) -> None:
     weights = {"w": WEIGHT, "v": WEIGHT[::-1].copy()}
     reference = run(model(text, **weights), {"x": inputs})[0]
     errors = {}
-    for method in Rounding:
+    for method in BlockRounding:
         result = model(text, **weights)
-        feeds = [{"x": inputs[i : i + 8]} for i in range(0, 64, 8)] if method is Rounding.GPTQ else None
+        feeds = [{"x": inputs[i : i + 8]} for i in range(0, 64, 8)] if method is BlockRounding.GPTQ else None
         kind = QuantizeWeights(method=method, int8_compute=False)
         assert kind.apply(result, context(runner, feeds)).rewrites == 2
         errors[method] = relative_error(reference, run(result, {"x": inputs})[0])
-    assert errors[Rounding.GPTQ] < 0.7 * errors[Rounding.RTN]
+    assert errors[BlockRounding.GPTQ] < 0.7 * errors[BlockRounding.RTN]
 
 
 def test_gptq_sees_what_bodies_compute(runner: WorkerRunner) -> None:
@@ -266,12 +257,12 @@ def test_gptq_sees_what_bodies_compute(runner: WorkerRunner) -> None:
     inputs = (RNG.standard_normal((64, 48)) @ RNG.standard_normal((48, 48))).astype(np.float32)
     reference = run(model(text, **weights), {"x": inputs})[0]
     errors = {}
-    for method in (Rounding.RTN, Rounding.GPTQ):
+    for method in (BlockRounding.RTN, BlockRounding.GPTQ):
         result = model(text, **weights)
         kind = QuantizeWeights(method=method, int8_compute=False)
         assert kind.apply(result, context(runner, [{"x": inputs[:32]}, {"x": inputs[32:]}])).rewrites == 2
         errors[method] = relative_error(reference, run(result, {"x": inputs})[0])
-    assert errors[Rounding.GPTQ] < 0.8 * errors[Rounding.RTN]
+    assert errors[BlockRounding.GPTQ] < 0.8 * errors[BlockRounding.RTN]
 
 
 def test_tables_can_be_stored_beside_quantized_products(runner: WorkerRunner) -> None:
@@ -293,7 +284,7 @@ def test_gptq_needs_data(runner: WorkerRunner) -> None:
     nothing: list[dict[str, np.ndarray]] = []
     for feeds in (None, nothing):
         with pytest.raises(InputError, match="calibration data"):
-            QuantizeWeights(method=Rounding.GPTQ).apply(model(PRODUCT, w=WEIGHT), context(runner, feeds))
+            QuantizeWeights(method=BlockRounding.GPTQ).apply(model(PRODUCT, w=WEIGHT), context(runner, feeds))
 
 
 def test_options_that_cannot_be() -> None:
@@ -302,9 +293,9 @@ def test_options_that_cannot_be() -> None:
     with pytest.raises(InputError, match="block size 48"):
         QuantizeWeights(block_size=48)
     with pytest.raises(InputError, match="4 or 8 bits"):
-        QuantizeWeights(bits=2, form=Form.BLOCKED)
+        QuantizeWeights(bits=2, form=WeightFormat.BLOCKED)
     with pytest.raises(InputError, match="the runtime chooses"):
-        QuantizeWeights(form=Form.BLOCKED, int8_compute=True)
+        QuantizeWeights(form=WeightFormat.BLOCKED, int8_compute=True)
 
 
 # Storage

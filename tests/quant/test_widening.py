@@ -12,7 +12,7 @@ from onnx import numpy_helper
 
 from modelopt import graph
 from modelopt.passes.convert_float import ConvertFloat
-from modelopt.passes.quantize_weights import Form, QuantizeWeights
+from modelopt.passes.quantize_weights import QuantizeWeights, WeightFormat
 from modelopt.passes.store_weights import StoreWeights
 from modelopt.runtime.worker_runner import WorkerRunner
 from tests.command_line import modelopt
@@ -61,9 +61,9 @@ def test_float32_of_another_precision(runner: WorkerRunner, dtype: str) -> None:
     np.testing.assert_allclose(found, expected, rtol=0.01, atol=0.01)
 
 
-@pytest.mark.parametrize("form", [Form.MATMULNBITS, Form.BLOCKED])
+@pytest.mark.parametrize("form", [WeightFormat.MATMULNBITS, WeightFormat.BLOCKED])
 @pytest.mark.parametrize("bits", [4, 8])
-def test_few_bits_for_weights_in_half_precision(runner: WorkerRunner, form: Form, bits: int) -> None:
+def test_few_bits_for_weights_in_half_precision(runner: WorkerRunner, form: WeightFormat, bits: int) -> None:
     """Activations, scales and the model's inputs and outputs stay float16."""
     before, after = model(text("float16"), **weights("float16")), model(text("float16"), **weights("float16"))
     changes = QuantizeWeights(bits=bits, form=form).apply(after, context(runner))
@@ -78,8 +78,8 @@ def test_few_bits_for_weights_in_half_precision(runner: WorkerRunner, form: Form
     assert relative_error(expected.astype(np.float32), found.astype(np.float32)) < {4: 0.2, 8: 0.03}[bits]
 
 
-@pytest.mark.parametrize("form", [Form.MATMULNBITS, Form.BLOCKED])
-def test_few_bits_for_a_table_in_half_precision(runner: WorkerRunner, form: Form) -> None:
+@pytest.mark.parametrize("form", [WeightFormat.MATMULNBITS, WeightFormat.BLOCKED])
+def test_few_bits_for_a_table_in_half_precision(runner: WorkerRunner, form: WeightFormat) -> None:
     """Tied to the output head, as in float32."""
     tied = """<ir_version: 8, opset_import: ["" : 17]> net (int64[n] i) => (float16[n,64] y)
     { e = Gather (t, i) r = Relu (e) y = Gemm <transB = 1> (r, t) }"""

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-
 import hashlib
-import subprocess
-import sys
 from pathlib import Path
 
 import onnx
@@ -23,10 +17,11 @@ from modelopt.engine import loop
 from modelopt.graph import invariants
 from modelopt.io import serialize
 from modelopt.recipe import pipelines
-from tests.paths import LIGHT_MODELS, ROOT, SAMPLE_MODELS
+from tests.paths import LIGHT_MODELS, SAMPLE_MODELS
+from tests.pipeline_digests import STEPS, as_bytes
+from tests.runtime_tools import printed_under_hash_seeds
 
 SAMPLES = sorted(SAMPLE_MODELS.glob("*/model.onnx"))
-STEPS = (*pipelines.expand("fold"), *pipelines.expand("fuse"))
 
 
 def test_every_pass_is_in_a_pipeline_or_left_out_with_a_reason() -> None:
@@ -50,12 +45,6 @@ def test_pipelines_are_exact() -> None:
     }
 
 
-def as_bytes(model: ir.Model) -> bytes:
-    """What the engine would write, without its own entry."""
-    graph.forget_shapes(model, keep=frozenset())
-    return serialize.to_bytes(model)
-
-
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.parent.name)
 def test_a_second_run_changes_nothing(path: Path, context: Context) -> None:
     model = ir.from_proto(onnx.load(path))
@@ -68,36 +57,9 @@ def test_a_second_run_changes_nothing(path: Path, context: Context) -> None:
     assert as_bytes(again) == once
 
 
-_DIGESTS = """
-import hashlib, sys
-from pathlib import Path
-import onnx, onnx_ir as ir
-from modelopt.engine import loop
-from modelopt.calibration.context import Context
-from modelopt.core import targets
-from modelopt.runtime.worker_runner import WorkerRunner
-from tests.recipe.test_pipelines import STEPS, as_bytes
-runner = WorkerRunner()
-for path in sys.argv[1:]:
-    model = ir.from_proto(onnx.load(path))
-    loop.apply(STEPS, model, Context(runner=runner, target=targets.resolve("x86-vnni")))
-    print(hashlib.sha256(as_bytes(model)).hexdigest())
-runner.close()
-"""
-
-
 def test_the_same_bytes_under_two_hash_seeds() -> None:
-    digests = [
-        subprocess.run(
-            [sys.executable, "-c", _DIGESTS, *map(str, SAMPLES)],
-            env={**os.environ, "PYTHONHASHSEED": seed},
-            cwd=ROOT,
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout.split()
-        for seed in ("1", "2")
-    ]
+    printed = printed_under_hash_seeds(["-m", "tests.pipeline_digests", *SAMPLES], ("1", "2"))
+    digests = [text.split() for text in printed]
     assert len(digests[0]) == len(SAMPLES)
     assert digests[0] == digests[1]
     assert len(set(digests[0])) == len({hashlib.sha256(path.read_bytes()).hexdigest() for path in SAMPLES})

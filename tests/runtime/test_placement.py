@@ -11,7 +11,7 @@ import pytest
 from modelopt.io import serialize
 from modelopt.passes.quantize_static import QuantizeStatic
 from modelopt.quant.static import measured_cost as measured
-from modelopt.quant.static.measured_cost import Region, losing
+from modelopt.quant.static.measured_cost import IntegerRegion, losing
 from modelopt.runtime.coverage import Coverage, Kind, NodeCost, coverage_of
 from modelopt.runtime.placement import coverage
 from modelopt.runtime.profiling import read_events
@@ -168,7 +168,7 @@ def test_a_region_is_charged_its_conversions() -> None:
     after = {"q1": (20, 20, 20), "a": (90, 90, 90), "d2": (20, 20, 20), "exp": (50, 50, 50), "b": (40, 40, 40)}
     assert losing(profile(FLOAT), profile(after, "a b"), two()) == ("a",)
     found = measured.regions(profile(FLOAT), profile(after, "a b"), two())
-    assert found == (Region(("a",), 100_000, 130_000), Region(("b",), 100_000, 40_000))
+    assert found == (IntegerRegion(("a",), 100_000, 130_000), IntegerRegion(("b",), 100_000, 40_000))
 
 
 def test_medians_decide_and_not_one_slow_run() -> None:

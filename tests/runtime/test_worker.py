@@ -8,14 +8,14 @@ import os
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 import pytest
-from onnx import NodeProto, TensorProto, ValueInfoProto, helper
+from onnx import TensorProto, helper
 
 from modelopt import graph
 from modelopt.core.errors import EnvironmentLacks, ExitCode, InputError, Refused, WorkerDied
@@ -26,30 +26,10 @@ from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Worker
 from modelopt.runtime.worker_runner import WorkerRunner
 from modelopt.runtime.worker_session import Session
+from tests.command_line import save, save_endless, value
 
 GIB = 2**30
 SPEC = SessionSpec(threads=1, spin=False)
-
-
-def value(name: str, shape: Sequence[int | str | None], dtype: int = TensorProto.FLOAT) -> ValueInfoProto:
-    return helper.make_tensor_value_info(name, dtype, shape)
-
-
-def save(
-    path: Path,
-    nodes: list[NodeProto],
-    inputs: list[ValueInfoProto],
-    outputs: list[ValueInfoProto],
-    weights: dict[str, np.ndarray] | None = None,
-) -> Path:
-    stored = [
-        helper.make_tensor(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape, array.ravel().tolist())
-        for name, array in (weights or {}).items()
-    ]
-    graph = helper.make_graph(nodes, "g", inputs, outputs, stored)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    path.write_bytes(model.SerializeToString())
-    return path
 
 
 WEIGHT = np.arange(12, dtype=np.float32).reshape(4, 3)
@@ -65,15 +45,7 @@ def linear(tmp_path: Path) -> Path:
 @pytest.fixture
 def endless(tmp_path: Path) -> Path:
     """A Loop that counts to 2^60."""
-    body = helper.make_graph(
-        [helper.make_node("Identity", ["c"], ["c_out"]), helper.make_node("Sin", ["v"], ["v_out"])],
-        "body",
-        [value("i", [], TensorProto.INT64), value("c", [], TensorProto.BOOL), value("v", [1])],
-        [value("c_out", [], TensorProto.BOOL), value("v_out", [1])],
-    )
-    nodes = [helper.make_node("Loop", ["trips", "go", "x"], ["y"], body=body)]
-    weights = {"trips": np.array(2**60), "go": np.ones((), bool)}
-    return save(tmp_path / "endless.onnx", nodes, [value("x", [1])], [value("y", [1])], weights)
+    return save_endless(tmp_path / "endless.onnx")
 
 
 @pytest.fixture
@@ -265,12 +237,14 @@ def test_a_wrong_feed_is_refused_with_the_runtimes_words(worker: Worker, linear:
         session.run({"other": np.zeros((1, 4), np.float32)})
 
 
-def test_telemetry_is_off_in_the_child(worker: Worker) -> None:
-    worker.versions()
-    environment = Path(f"/proc/{worker.pid}/environ")
-    if not environment.exists():
-        pytest.skip("no /proc here")
-    assert b"ORT_DISABLE_TELEMETRY=1" in environment.read_bytes().split(b"\0")
+def test_telemetry_is_off_in_the_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY")
+    with Worker() as worker:
+        worker.versions()
+        environment = Path(f"/proc/{worker.pid}/environ")
+        if not environment.exists():
+            pytest.skip("no /proc here")
+        assert b"ORT_DISABLE_TELEMETRY=1" in environment.read_bytes().split(b"\0")
 
 
 def test_native_prints_do_not_reach_the_pipe(monkeypatch: pytest.MonkeyPatch, linear: Path) -> None:

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from modelopt.passes.quantize_weights import Form, QuantizeWeights
+from modelopt.passes.quantize_weights import QuantizeWeights, WeightFormat
 from modelopt.report import Outcome
 from modelopt.search import exclusions
 from modelopt.search.accuracy import Judgement
@@ -281,7 +281,9 @@ def test_tables_get_more_bits_and_products_float32_before_nodes_are_given_back()
     assert computed == [None, None, False, False]  # the slower ones last
     assert [made.table_bits for made in tried(QuantizeWeights(), tables=True)] == [None, None, 8, None, 8]
     assert not any(made.int8_compute is False for made in tried(QuantizeWeights(int8_compute=True), tables=True))
-    assert not any(made.int8_compute is False for made in tried(QuantizeWeights(form=Form.BLOCKED), tables=True))
+    assert not any(
+        made.int8_compute is False for made in tried(QuantizeWeights(form=WeightFormat.BLOCKED), tables=True)
+    )
 
 
 def test_a_table_can_be_what_costs_accuracy() -> None:

@@ -1,4 +1,4 @@
-"""What makes an int8 or int4 model more accurate: rounding, bias correction, equalization, and where sums saturate.
+"""Corrections of int8 models: rounding, bias correction, equalization, SmoothQuant, and a report of saturating sums.
 
 It chooses no nodes: it corrects what the other parts of `modelopt.quant` have planned.
 """

@@ -1,7 +1,7 @@
-"""Rounding stored weights again, with error feedback, for the activations that they meet (GPTQ; see `gptq`).
+"""Round stored weights again with error feedback, for the activations that they are multiplied by (GPTQ; see `gptq`).
 
-The scales stay those of rounding to nearest; only integers change. A convolution is a product of its weight, one row
-per output channel, by the windows of the image.
+The scales stay those of rounding to nearest; only integers change. A convolution is a product: its weight, one row per
+output channel, times the rows of im2col.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import onnx_ir as ir
 
 from modelopt import graph
 from modelopt.calibration.context import Context
-from modelopt.core.changes import Skip
+from modelopt.core.changes import Changes, Skip
 from modelopt.quant.correction import kernel_pairs
-from modelopt.quant.correction.kernel_pairs import Kernel, dequantizer, weight_shape
+from modelopt.quant.correction.kernel_pairs import KernelPair, dequantizer, weight_shape
+from modelopt.quant.numerics import im2col
 from modelopt.quant.numerics.gptq import gptq
 from modelopt.quant.numerics.hessian import Hessian
 from modelopt.quant.numerics.scheme import Grid
@@ -27,42 +28,29 @@ SAMPLES = 128
 
 _MOST_INPUTS = 2304  # a hessian has the square of that, and its factorization takes the cube
 _MOST_BYTES = 256 << 20  # of hessians at a time; what does not fit is measured in another run
-_WINDOWS = (64, 1024)  # of a sample that are looked at, at least and at most
-_ROWS_PER_INPUT = 32  # with so many rows in all a hessian is known well enough
-_BAD = 1e30
+_POSITIONS = (64, 1024)  # output positions of a convolution, for each sample: at least and at most
+_ROWS_PER_INPUT = 32  # over all samples: so many rows for each column of a hessian are taken as enough (a guess)
+_MASK = 1e30  # numbers from here on are masks, not activations: such a sample is left out
 
 
-class Rounding(Enum):
+class WeightRounding(Enum):
     """How weights become integers.
 
     Attributes:
         NEAREST: Each by itself.
-        GPTQ: With what earlier columns lost made up for by later ones, on calibration data.
+        GPTQ: With the rounding error of earlier columns compensated by later ones, on calibration data.
     """
 
     NEAREST = "nearest"
     GPTQ = "gptq"
 
 
-@dataclass(frozen=True)
-class Rounded:
-    """What `round_again` did.
-
-    Attributes:
-        kernels: How many kernels have other integers now.
-        skipped: Those that were left rounded to nearest, with the reason.
-    """
-
-    kernels: int
-    skipped: tuple[Skip, ...]
-
-
-def round_again(reference: ir.Model, kernels: Sequence[Kernel], grid: Grid, ctx: Context) -> Rounded:
-    """Round the weights of `kernels` with error feedback, in place.
+def round_again(reference: ir.Model, kernels: Sequence[KernelPair], grid: Grid, ctx: Context) -> Changes:
+    """Round the weights of `kernels` with error feedback, in place: a rewrite for each kernel that changes.
 
     Args:
         reference: The float model; it is not changed.
-        kernels: Where.
+        kernels: The kernels whose weights are rounded.
         grid: The integers that weights may use.
         ctx: Lends the runner, the samples and the progress.
 
@@ -70,7 +58,7 @@ def round_again(reference: ir.Model, kernels: Sequence[Kernel], grid: Grid, ctx:
         Refused: onnxruntime does not run the model.
     """
     skipped: list[Skip] = []
-    todo: list[Kernel] = []
+    todo: list[KernelPair] = []
     for kernel in kernels:
         reason = _why_not(kernel)
         if reason is None:
@@ -80,11 +68,11 @@ def round_again(reference: ir.Model, kernels: Sequence[Kernel], grid: Grid, ctx:
     done = 0
     for batch in _batches(todo):
         hessians = _hessians(reference, batch, ctx)
-        done += sum(_round(kernel, hessians[_key(kernel)], grid) for kernel in batch)
-    return Rounded(done, tuple(skipped))
+        done += sum(_round(kernel, hessians[_Input.of(kernel)], grid) for kernel in batch)
+    return Changes(done, tuple(skipped))
 
 
-def _why_not(kernel: Kernel) -> str | None:
+def _why_not(kernel: KernelPair) -> str | None:
     reason = kernel_pairs.why_not(kernel)
     if reason is not None or kernel.float is None:
         return reason
@@ -106,13 +94,13 @@ def _why_not(kernel: Kernel) -> str | None:
     return f"each output sums over {inputs} inputs: feedback would take long" if inputs > _MOST_INPUTS else None
 
 
-def _inputs(kernel: Kernel) -> int:
+def _inputs(kernel: KernelPair) -> int:
     """How many inputs each output sums over."""
     shape = weight_shape(kernel.integer)
     return int(np.prod(shape)) // shape[0 if _is_stored_by_output(kernel.integer) else 1]
 
 
-def _groups(kernel: Kernel) -> int:
+def _groups(kernel: KernelPair) -> int:
     return graph.attribute_int(kernel.integer, "group", 1) if kernel.integer.op_type == "Conv" else 1
 
 
@@ -120,90 +108,68 @@ def _is_stored_by_output(node: ir.Node) -> bool:
     return node.op_type == "Conv" or bool(graph.attribute_int(node, "transB", 0))
 
 
-Key = tuple[str, int, tuple[tuple[int, ...], ...]]
-"""An activation, its groups of channels, and how it is cut into windows: kernels that agree on all share hessians."""
+@dataclass(frozen=True)
+class _Input:
+    """What kernels multiply their weights by; those that read the same share hessians.
+
+    Attributes:
+        name: The activation.
+        groups: Groups of channels, each with a hessian of its own.
+        window: How a convolution reads it; None for a product.
+    """
+
+    name: str
+    groups: int = 1
+    window: im2col.Window | None = None
+
+    @classmethod
+    def of(cls, kernel: KernelPair) -> _Input:
+        node = kernel.float
+        if node is None or node.inputs[0] is None:
+            raise ValueError("the kernel was not accepted")
+        name = node.inputs[0].name or ""
+        if node.op_type != "Conv":
+            return cls(name)
+        return cls(name, _groups(kernel), im2col.window_of(node, weight_shape(kernel.integer)[2:]))
 
 
-def _key(kernel: Kernel) -> Key:
-    node = kernel.float
-    if node is None or node.inputs[0] is None:
-        raise ValueError("the kernel was not accepted")
-    name = node.inputs[0].name or ""
-    if node.op_type != "Conv":
-        return name, 1, ()
-    window = weight_shape(kernel.integer)[2:]
-    steps = (graph.attribute_ints(node, each) or (1,) * len(window) for each in ("strides", "dilations"))
-    return name, _groups(kernel), (window, *steps, graph.attribute_ints(node, "pads") or (0,) * (2 * len(window)))
-
-
-def _batches(kernels: Sequence[Kernel]) -> Iterator[list[Kernel]]:
+def _batches(kernels: Sequence[KernelPair]) -> Iterator[list[KernelPair]]:
     """Kernels in order, as many at a time as have hessians of no more than `_MOST_BYTES`."""
-    batch: list[Kernel] = []
-    keys: dict[Key, int] = {}
+    batch: list[KernelPair] = []
+    sizes: dict[_Input, int] = {}
     for kernel in kernels:
-        size = 4 * _groups(kernel) * _inputs(kernel) ** 2
-        if batch and _key(kernel) not in keys and sum(keys.values()) + size > _MOST_BYTES:
+        read, size = _Input.of(kernel), 4 * _groups(kernel) * _inputs(kernel) ** 2
+        if batch and read not in sizes and sum(sizes.values()) + size > _MOST_BYTES:
             yield batch
-            batch, keys = [], {}
+            batch, sizes = [], {}
         batch.append(kernel)
-        keys[_key(kernel)] = size
+        sizes[read] = size
     if batch:
         yield batch
 
 
-def _hessians(model: ir.Model, kernels: Sequence[Kernel], ctx: Context) -> Mapping[Key, list[Hessian]]:
-    """For each key a hessian per group of channels."""
-    found = {_key(kernel): [Hessian(_inputs(kernel)) for _ in range(_groups(kernel))] for kernel in kernels}
-    names = sorted({name for name, *_ in found})
+def _hessians(model: ir.Model, kernels: Sequence[KernelPair], ctx: Context) -> Mapping[_Input, list[Hessian]]:
+    """For each input a hessian per group of channels."""
+    found = {_Input.of(kernel): [Hessian(_inputs(kernel)) for _ in range(_groups(kernel))] for kernel in kernels}
+    names = sorted({read.name for read in found})
     total = max(1, min(SAMPLES, len(ctx.calibration or ())))
     for arrays in ctx.runner.run(model, kernel_pairs.feeds(ctx, SAMPLES, "rounding weights"), outputs=names):
         seen = dict(zip(names, arrays, strict=True))
-        for (name, _, cut), hessians in found.items():
-            if not np.abs(seen[name]).max(initial=0) < _BAD:
+        for read, hessians in found.items():
+            array = seen[read.name]
+            if not np.abs(array).max(initial=0) < _MASK:
                 continue
-            most = int(np.clip(_ROWS_PER_INPUT * hessians[0].width // total, *_WINDOWS))
-            rows = windows(seen[name], *cut, most=most) if cut else seen[name]
+            most = int(np.clip(_ROWS_PER_INPUT * hessians[0].width // total, *_POSITIONS))
+            rows = array
+            if read.window is not None:
+                rows = im2col.rows(array, read.window, im2col.at_random(most))
+                rows = rows.reshape(len(rows), -1)
             for hessian, part in zip(hessians, np.split(rows, len(hessians), axis=-1), strict=True):
                 hessian.observe(part)
     return found
 
 
-def windows(
-    images: np.ndarray,
-    window: tuple[int, ...],
-    strides: tuple[int, ...],
-    dilations: tuple[int, ...],
-    pads: tuple[int, ...],
-    *,
-    most: int | None = None,
-) -> np.ndarray:
-    """What a convolution multiplies its weight by: float, shape (positions, C · window).
-
-    Args:
-        images: Shape (N, C, …).
-        window: Sizes of the kernel, one for each spatial axis.
-        strides: Of Conv.
-        dilations: Of Conv.
-        pads: Of Conv: all beginnings, then all ends.
-        most: Only so many of them, by lot.
-    """
-    axes = len(window)
-    padded = np.pad(images, ((0, 0), (0, 0), *zip(pads[:axes], pads[axes:], strict=True)))
-    spans = tuple((size - 1) * step + 1 for size, step in zip(window, dilations, strict=True))
-    if any(size < span for size, span in zip(padded.shape[2:], spans, strict=True)):
-        return np.zeros((0, images.shape[1] * int(np.prod(window))), images.dtype)
-    cut = np.lib.stride_tricks.sliding_window_view(padded, spans, axis=tuple(range(2, 2 + axes)))
-    cut = cut[(slice(None), slice(None), *(slice(None, None, step) for step in (*strides, *dilations)))]
-    at = np.moveaxis(cut, 1, 1 + axes)
-    count = int(np.prod(at.shape[: 1 + axes]))
-    taken = np.arange(count)
-    if most is not None and count > most:  # at even distances they could all be at one edge of the images
-        taken = np.random.default_rng(0).choice(count, most, replace=False)
-    chosen = np.unravel_index(taken, at.shape[: 1 + axes])
-    return np.asarray(at[chosen].reshape(len(chosen[0]), -1))
-
-
-def _round(kernel: Kernel, hessians: Sequence[Hessian], grid: Grid) -> bool:
+def _round(kernel: KernelPair, hessians: Sequence[Hessian], grid: Grid) -> bool:
     """Store other integers for one kernel; says whether any differ."""
     node, reader = kernel.integer, dequantizer(kernel.integer.inputs[1])
     weight = None if kernel.float is None else graph.constant(kernel.float.inputs[1])

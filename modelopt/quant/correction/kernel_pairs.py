@@ -1,4 +1,4 @@
-"""Integer kernels beside the float ones that they stand for, to measure and mend what quantization did to each."""
+"""Pairs of a float kernel and the integer kernel made of it, to measure and correct the error of quantization."""
 
 from __future__ import annotations
 
@@ -11,38 +11,34 @@ import onnx_ir as ir
 
 from modelopt import graph
 from modelopt.calibration.context import Context
-from modelopt.quant.static.plan import Plan, Role
-
-_MATRIX = 2
+from modelopt.quant.static.plan import QuantizationPlan, Role
 
 
 @dataclass(frozen=True)
-class Kernel:
-    """A node that computes in int8, twice.
+class KernelPair:
+    """A Conv, Gemm or MatMul before and after quantization.
 
     Attributes:
-        float: In the float model; None for one that is not in the main graph and cannot be measured.
-        integer: In the quantized model: it reads its weight and activation through DequantizeLinear.
+        float: The node in the float model; None for a node in a control-flow body, which cannot be measured.
+        integer: The node in the quantized model: it reads its weight and activation through DequantizeLinear.
     """
 
     float: ir.Node | None
     integer: ir.Node
 
 
-def pairs(reference: ir.Model, model: ir.Model, plan: Plan) -> list[Kernel]:
-    """The kernels of `plan` with their twins; `reference` is a clone of `model`, which is not quantized yet."""
-    twins = dict(zip(model.graph, reference.graph, strict=True))
-    return [Kernel(twins.get(choice.node), choice.node) for choice in plan.choices if choice.role is Role.KERNEL]
+def pairs(reference: ir.Model, model: ir.Model, plan: QuantizationPlan) -> list[KernelPair]:
+    """The kernels of `plan`, each with its node in `reference`: a clone of `model`, which is not quantized yet."""
+    clones = dict(zip(model.graph, reference.graph, strict=True))
+    kernels = [choice.node for choice in plan.choices if choice.role is Role.KERNEL]
+    return [KernelPair(clones.get(node), node) for node in kernels]
 
 
-def why_not(kernel: Kernel) -> str | None:
+def why_not(kernel: KernelPair) -> str | None:
     """Why a kernel cannot be measured."""
     if kernel.float is None:
         return "inside a control-flow body it is not measured"
-    if (
-        any(dequantizer(kernel.integer.inputs[i]) is None for i in (0, 1))
-        or len(weight_shape(kernel.integer)) < _MATRIX
-    ):
+    if any(dequantizer(kernel.integer.inputs[i]) is None for i in (0, 1)) or len(weight_shape(kernel.integer)) < 2:
         return "it does not read its operands through DequantizeLinear"
     return None
 
@@ -60,8 +56,16 @@ def weight_shape(node: ir.Node) -> tuple[int, ...]:
     return () if stored is None else tuple(stored.shape.numpy())
 
 
+def output_channels(node: ir.Node) -> int:
+    """How many output channels an integer kernel has."""
+    shape = weight_shape(node)
+    if node.op_type == "Conv":
+        return shape[0]
+    return shape[-2] if graph.attribute_int(node, "transB", 0) else shape[-1]
+
+
 def feeds(ctx: Context, most: int, what: str) -> Iterator[Mapping[str, np.ndarray]]:
-    """The first calibration samples; progress is told as `what`."""
+    """The first `most` calibration samples; progress is reported as `what`."""
     total = min(most, len(ctx.calibration or ()))
     for done, sample in enumerate(islice(ctx.calibration or (), most), 1):
         yield sample.feeds

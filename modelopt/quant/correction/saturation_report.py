@@ -1,8 +1,8 @@
-"""Which integer kernels of a Q/DQ model would lose sums on x86 without VNNI, whatever machine this is.
+"""Which integer kernels of a Q/DQ model saturate in 16-bit sums on x86 without VNNI; it is computed on any machine.
 
-A kernel whose weights pass the bound of `saturation.worst_pairs` is safe for any input. The others are multiplied out
-as that machine would, on what their inputs were for a few samples. Each is judged by itself: its input is exact, not
-what another kernel's saturation would have made of it.
+Weights within the bound of `saturation.worst_pairs` do not saturate, whatever the input. The other kernels are
+simulated on their inputs for a few samples. Each is simulated by itself: its input is exact, without the errors that
+saturation in earlier kernels would cause.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from modelopt.quant.numerics import im2col, saturation
 from modelopt.quant.numerics.saturation import Saturation
 
 _SAMPLES = 8
-_ROWS = 256  # per kernel, over all samples
+_ROWS = 256  # per kernel, over all samples: a choice that keeps the simulation to seconds
 _KERNELS = frozenset({"Conv", "Gemm", "MatMul"})
 
 
 @dataclass(frozen=True)
-class _Kernel:
-    """A kernel that might saturate: its u8 input with its zero point, and its int8 weight."""
+class _IntegerKernel:
+    """A kernel with a u8 activation, whose zero point is given, and an int8 weight."""
 
     node: ir.Node
     source: ir.Value
@@ -35,7 +35,7 @@ class _Kernel:
 
 
 def report(model: ir.Model, ctx: Context) -> tuple[tuple[Skip, ...], dict[str, Fact]]:
-    """The kernels that lose sums, and how many.
+    """The kernels that saturate or could, each with the reason, and how many.
 
     Args:
         model: A model in Q/DQ form; it is not changed.
@@ -44,9 +44,9 @@ def report(model: ir.Model, ctx: Context) -> tuple[tuple[Skip, ...], dict[str, F
     Raises:
         Refused: onnxruntime does not run the model.
     """
-    doubtful = [kernel for kernel in _kernels(model) if not _is_safe(kernel)]
-    simulated = [kernel for kernel in doubtful if kernel.node.graph is model.graph and _has_one_product(kernel)]
-    found = {kernel.node: f"{_DOUBT}; it was not simulated" for kernel in doubtful}
+    unproven = [kernel for kernel in _kernels(model) if not _is_safe(kernel)]
+    simulated = [kernel for kernel in unproven if kernel.node.graph is model.graph and _has_one_product(kernel)]
+    found = {kernel.node: f"{_COULD_SATURATE}; it was not simulated" for kernel in unproven}
     for kernel, loss in _simulated(model, simulated, ctx):
         if loss.saturated:
             found[kernel.node] = (
@@ -54,16 +54,16 @@ def report(model: ir.Model, ctx: Context) -> tuple[tuple[Skip, ...], dict[str, F
                 f" an error of {loss.relative_error:.1%} of its result"
             )
         else:
-            found[kernel.node] = f"{_DOUBT}; none did on {_SAMPLES} samples"
-    at_risk = sum(reason.startswith("at risk") for reason in found.values())
-    facts: dict[str, Fact] = {"kernels_saturating": at_risk, "kernels_that_could_saturate": len(found)}
+            found[kernel.node] = f"{_COULD_SATURATE}; none did on {_SAMPLES} samples"
+    saturating = sum(reason.startswith("at risk") for reason in found.values())
+    facts: dict[str, Fact] = {"kernels_saturating": saturating, "kernels_that_could_saturate": len(found)}
     return tuple(Skip(graph.label(node), reason) for node, reason in found.items()), facts
 
 
-_DOUBT = "some of its 16-bit sums could saturate on x86-avx2"
+_COULD_SATURATE = "some of its 16-bit sums could saturate on x86-avx2"
 
 
-def _kernels(model: ir.Model) -> Iterator[_Kernel]:
+def _kernels(model: ir.Model) -> Iterator[_IntegerKernel]:
     for node in graph.all_nodes(model):
         if node.op_type not in _KERNELS or node.domain not in graph.STANDARD_DOMAINS:
             continue
@@ -72,30 +72,32 @@ def _kernels(model: ir.Model) -> Iterator[_Kernel]:
             continue
         weight, zero_point = graph.constant(right.inputs[0]), _zero_point(left)
         if left.inputs[0] is not None and weight is not None and weight.dtype == np.int8 and zero_point is not None:
-            yield _Kernel(node, left.inputs[0], zero_point, weight)
+            yield _IntegerKernel(node, left.inputs[0], zero_point, weight)
 
 
 def _zero_point(node: ir.Node) -> int | None:
-    """That of a DequantizeLinear of u8; None for another type."""
+    """The zero point of a DequantizeLinear of u8; None for another type."""
     zero_point = graph.constant(node.inputs[2]) if len(node.inputs) > 2 else None
     return (
         None if zero_point is None or zero_point.dtype != np.uint8 or zero_point.size != 1 else int(zero_point.item())
     )
 
 
-def _is_safe(kernel: _Kernel) -> bool:
+def _is_safe(kernel: _IntegerKernel) -> bool:
     matrices = saturation.matrices_of(kernel.node, kernel.weight.shape)
     if matrices is None:
         return True
     return all(saturation.worst_pairs(m).max(initial=0) <= saturation.MOST for m in matrices(kernel.weight))
 
 
-def _has_one_product(kernel: _Kernel) -> bool:
-    """Whether each row of the input meets the same weights: not in a MatMul by a stack of matrices."""
+def _has_one_product(kernel: _IntegerKernel) -> bool:
+    """Whether all rows of the input are multiplied by the same matrix: not in a MatMul by a stack of matrices."""
     return kernel.node.op_type == "Conv" or kernel.weight.ndim <= 2
 
 
-def _simulated(model: ir.Model, kernels: Sequence[_Kernel], ctx: Context) -> Iterator[tuple[_Kernel, Saturation]]:
+def _simulated(
+    model: ir.Model, kernels: Sequence[_IntegerKernel], ctx: Context
+) -> Iterator[tuple[_IntegerKernel, Saturation]]:
     if not kernels or ctx.calibration is None:
         return
     count = min(_SAMPLES, len(ctx.calibration))
@@ -110,18 +112,17 @@ def _simulated(model: ir.Model, kernels: Sequence[_Kernel], ctx: Context) -> Ite
     yield from zip(kernels, seen, strict=True)
 
 
-def _loss(kernel: _Kernel, integers: np.ndarray, limit: int) -> Saturation:
+def _loss(kernel: _IntegerKernel, integers: np.ndarray, limit: int) -> Saturation:
     matrices = saturation.matrices_of(kernel.node, kernel.weight.shape)
     if matrices is None:
         return Saturation()
     if kernel.node.op_type == "Conv":
         window = im2col.window_of(kernel.node, kernel.weight.shape[2:])
-        groups = graph.attribute_int(kernel.node, "group", 1)
-        rows = im2col.sample_rows(integers, window, groups, limit, kernel.zero_point)
+        taken = im2col.rows(integers, window, im2col.evenly(limit), kernel.zero_point)
+        rows = saturation.conv_rows(taken, graph.attribute_int(kernel.node, "group", 1))
     else:
         flat = integers.reshape(-1, integers.shape[-1])
-        chosen = np.unique(np.linspace(0, len(flat) - 1, min(limit, len(flat))).astype(np.int64))
-        rows = flat[None, chosen]
+        rows = [flat[im2col.evenly(limit)(len(flat))]]
     total = Saturation()
     for part, matrix in zip(rows, matrices(kernel.weight), strict=True):
         total += saturation.simulate(part, matrix, kernel.zero_point)

@@ -1,16 +1,16 @@
-"""Moving outlier channels of activations into weights (SmoothQuant, Xiao et al. 2022, arXiv:2211.10438).
+"""SmoothQuant (Xiao et al. 2022, arXiv:2211.10438): the scale of outlier channels moves from activations to weights.
 
-A product is the same when column j of its input is divided by s_j and row j of its weight multiplied by it:
+A product stays the same if column j of its input is divided by s_j and row j of its weight is multiplied by s_j:
 
     X · W = (X · S⁻¹) · (S · W),    s_j = max|X_j| ** alpha / max|W_j| ** (1 - alpha)
 
-S⁻¹ goes into what makes X: the scale and bias of a normalization, or the output channels of another product. All that
-read X share one S. As in `equalize`, s_j is a power of two, so that nothing is rounded otherwise.
+S⁻¹ is put into the node that makes X: the scale and bias of a normalization, or the output channels of another product.
+All readers of X share one S. As in `cross_layer_equalization`, s_j is a power of two, so that no rounding changes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,34 +19,36 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.calibration.context import Context
 from modelopt.graph.match import Mismatch
-from modelopt.quant.correction.cross_layer_equalization import Layer, as_layer
+from modelopt.graph.types import FLOAT32_FLOAT64
+from modelopt.quant.correction import kernel_pairs
+from modelopt.quant.correction.cross_layer_equalization import LinearLayer, as_layer
 
-_LEAST = 0.75  # what is left of an exponent after rounding is at most 0.5, so that a second run moves nothing
-_MASK = 1e30
+_LEAST = 0.75  # rounding an exponent leaves at most 0.5 of it: so a second run changes nothing
+_MASK = 1e30  # numbers from here on are attention masks
 _SCALED_INPUTS: Mapping[tuple[str, str], tuple[int, ...]] = {
     ("", "LayerNormalization"): (1, 2),
     ("", "RMSNormalization"): (1,),
-    ("com.microsoft", "SkipLayerNormalization"): (2, 3),
+    (graph.CONTRIB_DOMAIN, "SkipLayerNormalization"): (2, 3),
 }
 _PRODUCTS = frozenset({"Gemm", "MatMul"})
 _RECTIFIERS = frozenset({"Relu", "LeakyRelu", "PRelu"})
 
 
 @dataclass(eq=False)
-class Site:
-    """An activation that only products read.
+class SmoothableActivation:
+    """An activation X that only products read.
 
     Attributes:
         value: X, shape (…, K).
-        constants: What is divided along its last axis, K; of nothing else's use.
-        source: The product whose output channels are divided, where X comes from one.
+        constants: The constants to divide along their last axis, K; no other node reads them.
+        source: The product whose output channels are divided, where a product makes X.
         readers: The products that read X.
     """
 
     value: ir.Value
     constants: tuple[ir.Value, ...]
-    source: Layer | None
-    readers: tuple[Layer, ...]
+    source: LinearLayer | None
+    readers: tuple[LinearLayer, ...]
 
     @property
     def width(self) -> int:
@@ -84,12 +86,12 @@ class Site:
         return True
 
 
-def site(value: ir.Value, layers: dict[ir.Node, Layer]) -> Site | Mismatch:
-    """`value` as a place to smooth, when products alone read it.
+def smoothable(value: ir.Value, layers: dict[ir.Node, LinearLayer]) -> SmoothableActivation | Mismatch:
+    """`value` as an activation that can be smoothed, or why it cannot.
 
     Args:
         value: An activation.
-        layers: Those known so far; new ones are added.
+        layers: The layers known so far; new ones are added.
     """
     products = _products(value)
     if isinstance(products, Mismatch):
@@ -98,15 +100,15 @@ def site(value: ir.Value, layers: dict[ir.Node, Layer]) -> Site | Mismatch:
     for reader in readers:
         if isinstance(reader, Mismatch):
             return reader
-    found = tuple(reader for reader in readers if isinstance(reader, Layer))
+    found = tuple(reader for reader in readers if isinstance(reader, LinearLayer))
     channels = {reader.weight.shape[2] for reader in found}
     if len(channels) != 1:
         return Mismatch("its readers disagree on its width")
     made = _source(value, channels.pop(), layers)
-    return made if isinstance(made, Mismatch) else Site(value, *made, found)
+    return made if isinstance(made, Mismatch) else SmoothableActivation(value, *made, found)
 
 
-def _layer(node: ir.Node, layers: dict[ir.Node, Layer]) -> Layer | Mismatch:
+def _layer(node: ir.Node, layers: dict[ir.Node, LinearLayer]) -> LinearLayer | Mismatch:
     if node not in layers:
         layer = as_layer(node)
         if isinstance(layer, Mismatch):
@@ -116,7 +118,10 @@ def _layer(node: ir.Node, layers: dict[ir.Node, Layer]) -> Layer | Mismatch:
 
 
 def _products(value: ir.Value) -> list[ir.Node] | Mismatch:
-    """The products that read `value` from the left, and nothing else does; Reshapes may keep its last axis."""
+    """The products that read `value` as their left operand, also through Reshapes that keep its last axis.
+
+    It is a mismatch if any other node reads it.
+    """
     if value.is_graph_output():
         return Mismatch("it is also a graph output")
     found: dict[ir.Node, None] = {}
@@ -142,9 +147,9 @@ def _keeps_columns(node: ir.Node) -> bool:
 
 
 def _source(
-    value: ir.Value, width: int, layers: dict[ir.Node, Layer]
-) -> tuple[tuple[ir.Value, ...], Layer | None] | Mismatch:
-    """The constants that are factors of `value`, or the product that makes it."""
+    value: ir.Value, width: int, layers: dict[ir.Node, LinearLayer]
+) -> tuple[tuple[ir.Value, ...], LinearLayer | None] | Mismatch:
+    """The constants that scale the columns of `value`, or the product that makes it."""
     node = value.producer()
     if node is None:
         return Mismatch("it is an input of the model")
@@ -161,9 +166,9 @@ def _source(
     if factors:
         return _own(factors, width)
     layer = _product_before(value, layers)
-    if isinstance(layer, Layer) and layer.outputs != width:
+    if isinstance(layer, LinearLayer) and layer.outputs != width:
         return Mismatch("its maker has another width")
-    return ((), layer) if isinstance(layer, Layer) else layer
+    return ((), layer) if isinstance(layer, LinearLayer) else layer
 
 
 def _factors(node: ir.Node, value: ir.Value) -> list[ir.Value]:
@@ -191,10 +196,10 @@ def _constant_operand(node: ir.Node) -> tuple[ir.Value, ir.Value] | None:
 
 
 def _own(constants: Sequence[ir.Value], width: int) -> tuple[tuple[ir.Value, ...], None] | Mismatch:
-    """`constants` when each is one float per column, and of nothing else's use."""
+    """`constants` if each is one float per column and has no other reader."""
     for value in constants:
         tensor = graph.constant_tensor(value)
-        if tensor is None or tensor.dtype not in {ir.DataType.FLOAT, ir.DataType.DOUBLE}:
+        if tensor is None or tensor.dtype not in FLOAT32_FLOAT64:
             return Mismatch(f"{value.name} is not a constant of floats")
         if tensor.size != width or tensor.shape[-1] != width:
             return Mismatch(f"{value.name} is not one number per column")
@@ -203,8 +208,8 @@ def _own(constants: Sequence[ir.Value], width: int) -> tuple[tuple[ir.Value, ...
     return (tuple(constants), None) if constants else Mismatch("its maker has no scale")
 
 
-def _product_before(value: ir.Value, layers: dict[ir.Node, Layer]) -> Layer | Mismatch:
-    """The product that makes `value`, through functions that scale with it."""
+def _product_before(value: ir.Value, layers: dict[ir.Node, LinearLayer]) -> LinearLayer | Mismatch:
+    """The product that makes `value`, through positively homogeneous functions."""
     node = value.producer()
     while node is not None and node.op_type in _RECTIFIERS and node.domain in graph.STANDARD_DOMAINS:
         read = node.inputs[0]
@@ -217,28 +222,22 @@ def _product_before(value: ir.Value, layers: dict[ir.Node, Layer]) -> Layer | Mi
     if node is None or node.op_type not in _PRODUCTS or node.domain not in graph.STANDARD_DOMAINS:
         return Mismatch("what makes it has no scale for each column")
     layer = _layer(node, layers)
-    if isinstance(layer, Layer) and layer.end is not value:
+    if isinstance(layer, LinearLayer) and layer.end is not value:
         return Mismatch(f"what {graph.label(node)} computes is needed as it is")
     return layer
 
 
 def column_maxima(model: ir.Model, values: Sequence[ir.Value], ctx: Context) -> Mapping[str, np.ndarray]:
-    """max|X_j| of each value over all samples, float64 of shape (K,); NaN where that is not a range.
+    """max|X_j| of each value over all samples, float64 of shape (K,); NaN for NaN, infinities and masks.
 
     Raises:
         Refused: onnxruntime does not run the model.
     """
     names = [value.name or "" for value in values]
     found: dict[str, np.ndarray | float] = dict.fromkeys(names, 0.0)
-    total = len(ctx.calibration or ())
-    for done, arrays in enumerate(ctx.runner.run(model, _feeds(ctx), outputs=names), 1):
+    feeds = kernel_pairs.feeds(ctx, len(ctx.calibration or ()), "measuring columns")
+    for arrays in ctx.runner.run(model, feeds, outputs=names):
         for name, array in zip(names, arrays, strict=True):
             rows = array.reshape(-1, array.shape[-1])
             found[name] = np.maximum(found[name], np.abs(rows).max(axis=0, initial=0).astype(np.float64))
-        ctx.progress("measuring columns", done, total)
     return {name: np.where(np.asarray(most) < _MASK, most, np.nan) for name, most in found.items()}
-
-
-def _feeds(ctx: Context) -> Iterator[Mapping[str, np.ndarray]]:
-    for sample in ctx.calibration or ():
-        yield sample.feeds

@@ -1,4 +1,4 @@
-"""int8 with ranges that are measured at every run: products, LSTM, attention and embedding tables.
+"""int8 with activation ranges that are measured at every run: products, LSTM, attention and embedding tables.
 
 It needs no calibration data, and reads none.
 """

@@ -1,7 +1,7 @@
 """LSTM with int8 weights: onnxruntime's DynamicQuantizeLSTM, which quantizes its input and its state at every step.
 
-Its weights are (directions, input, 4 · hidden), the transpose of the standard operator's; scales are (directions,) or
-(directions, 4 · hidden), and zero points zero (onnxruntime's ContribOperators.md).
+Its weights have shape (directions, input, 4 · hidden): the standard operator's, transposed. Scales have shape
+(directions,) or (directions, 4 · hidden); zero points are zero (onnxruntime's ContribOperators.md).
 """
 
 from __future__ import annotations
@@ -57,4 +57,4 @@ def become_int8(node: ir.Node, w: tuple[ir.Value, ir.Value, ir.Value], r: tuple[
     optional = [*node.inputs[3:_INPUTS], *[None] * (_INPUTS - len(node.inputs))]
     attributes = [attribute for name, attribute in node.attributes.items() if name != "layout"]
     read = [node.inputs[0], w[0], r[0], *optional, *w[1:], *r[1:]]
-    graph.become(node, OPERATOR, read, attributes, domain="com.microsoft")
+    graph.become(node, OPERATOR, read, attributes, domain=graph.CONTRIB_DOMAIN)

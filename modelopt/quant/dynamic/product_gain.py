@@ -1,8 +1,8 @@
-"""Whether quantizing activations at run time pays, by an estimate; the engine measures the result.
+"""Which products save more time in int8 than quantizing their activations at every run costs, by the cost model.
 
-Each run looks for the range of an activation, converts it once for all its readers, multiplies integers, and scales the
-products. So a reader saves time on its products, loses some on each element that it writes, and shares the conversion
-with its siblings.
+The engine measures the result. Each run finds the range of an activation, quantizes it once for all its readers,
+multiplies integers and scales the results. So a reader saves time on its multiply-adds and loses some on each element
+that it writes. All readers of an activation together must save more than its quantization costs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from modelopt.data.synthetic import DEFAULT_FREE_DIM
 from modelopt.quant.numerics.cost_model import DynamicCosts, dynamic_costs
 
 FREE_DIM = DEFAULT_FREE_DIM
-"""Taken for a size that is known only when the model runs; a batch is taken for 1. Benchmarks on noise do the same."""
+"""Stands for a size that is known only when the model runs; 1 stands for an unknown batch. Benchmarks do the same."""
 
 NO_KERNEL = "this target has no kernel that quantizes activations at run time: it would run on the CPU"
 UNPROFITABLE = (
@@ -27,11 +27,11 @@ UNPROFITABLE = (
 
 
 def refused(nodes: Iterable[ir.Node], kind: TargetKind) -> dict[ir.Node, str]:
-    """The nodes that are better left in float on a target, with the reason.
+    """The nodes that are slower in int8 on a target, with the reason.
 
     Args:
-        nodes: Gemm, MatMul, Attention and LSTM with constant weights, whose values know their shapes as far as possible
-            (see `consteval.known_shapes.inferred`); a size that is not known counts as `FREE_DIM`.
+        nodes: Gemm, MatMul, Attention and LSTM with constant weights, in a model with inferred shapes (see
+            `consteval.known_shapes.inferred`); an unknown size counts as `FREE_DIM`.
         kind: The target.
     """
     listed = list(nodes)
@@ -52,7 +52,7 @@ def refused(nodes: Iterable[ir.Node], kind: TargetKind) -> dict[ir.Node, str]:
 
 
 def _product_gain(node: ir.Node, costs: DynamicCosts) -> float:
-    """What the product alone saves, its input being in int8 already."""
+    """The time that the product itself saves: its input is int8 already."""
     depth, columns = _weight_sizes(node)
     return _rows(node) * columns * (depth * costs.saved_per_mac - costs.rescale)
 
@@ -62,7 +62,7 @@ def _quantization(node: ir.Node, costs: DynamicCosts) -> float:
 
 
 def _lstm_gain(node: ir.Node, costs: DynamicCosts) -> float:
-    """X is (steps, batch, I); W is (directions, 4H, I) and R (directions, 4H, H): one row of each at every step."""
+    """X is (steps, batch, I), W (directions, 4H, I) and R (directions, 4H, H): each step multiplies a row by both."""
     directions, gates, width = graph.constant_tensor(node.inputs[1]).shape.numpy()  # type: ignore[union-attr]
     depth = width + gates // 4
     steps, batch = (*_sizes(node.inputs[0]), None, None)[:2]
@@ -71,10 +71,7 @@ def _lstm_gain(node: ir.Node, costs: DynamicCosts) -> float:
 
 
 def _rows(node: ir.Node) -> float:
-    """How many rows the activation has: all its axes but the last, which is the weight's depth.
-
-    The first of two axes and more is taken for a batch of 1 where it is not known.
-    """
+    """How many rows the activation has: the product of all its axes but the last. An unknown first axis counts as 1."""
     sizes = _sizes(node.inputs[0])
     if len(sizes) < 2:
         return 1.0 if sizes else FREE_DIM
@@ -91,7 +88,7 @@ def _weight_sizes(node: ir.Node) -> tuple[int, int]:
 
 
 def _sizes(value: ir.Value | None) -> tuple[int | None, ...]:
-    """The shape with None for what is not known; empty when the rank is not."""
+    """The shape, with None for unknown sizes; empty when the rank is unknown."""
     if value is None or value.shape is None:
         return ()
     return tuple(dim if isinstance(dim, int) and dim >= 0 else None for dim in value.shape)

@@ -1,11 +1,11 @@
-"""Integer products whose activation ranges are measured at every run.
+"""Writes dynamic quantization: integer products whose activation ranges are measured at every run.
 
     x_q, x_scale, x_zero = DynamicQuantizeLinear(x)
     y = Cast(MatMulInteger(x_q, w_q, x_zero, w_zero)) · (x_scale · w_scale)      [+ bias]
 
-This is the form that onnxruntime fuses to DynamicQuantizeMatMul. Activations are u8; each distinct one is quantized
-once. LSTM and onnxruntime's Attention become operators of onnxruntime's own (see `recurrent` and `attention`). Tables
-that are looked up are stored in int8 (see `tables`).
+onnxruntime fuses these nodes to DynamicQuantizeMatMul. Activations are u8; each is quantized once for all its readers.
+LSTM and onnxruntime's Attention become onnxruntime's own operators (see `lstm` and `qattention`). Embedding tables are
+stored in int8 (see `embedding_tables`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from modelopt.quant.static import embedding_tables
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredWeight:
     """A weight in int8.
 
     Attributes:
@@ -37,7 +37,7 @@ class Stored:
     zero_point: ir.Value
 
 
-class Writer:
+class DynamicWriter:
     """Rewrites nodes of one model.
 
     Args:
@@ -53,11 +53,11 @@ class Writer:
         self._grid = weights
         self._per_channel = per_channel
         self._unsaturated = unsaturated
-        self._stored: dict[tuple[ir.Value, str], Stored] = {}
+        self._stored: dict[tuple[ir.Value, str], StoredWeight] = {}
         self._activations: dict[tuple[ir.Value, int], tuple[ir.Value, ...]] = {}
 
     def rewrite(self, node: ir.Node) -> None:
-        """Replace a node that `quantize-dynamic` accepted."""
+        """Quantize a node that the pass has accepted."""
         graph.allow_plain_initializers(self._model)
         if node.op_type == "Gather":
             self._rewrite_gather(node)
@@ -83,7 +83,7 @@ class Writer:
         stored = self._stored[table, layout]
         reads = (stored.integers, stored.scale, stored.zero_point)
         embedding_tables.look_up(node, reads, per_column=per_column, names=self._names)
-        graph.drop_if_unused(table)
+        graph.drop_unused_constants([table])
 
     def _rewrite_lstm(self, node: ir.Node) -> None:
         weights = [node.inputs[1], node.inputs[2]]
@@ -93,7 +93,7 @@ class Writer:
             graph.drop_unused_constants([weight])
 
     def _rewrite_attention(self, node: ir.Node) -> None:
-        """As QAttention, or with an added mask as a product, a Split and MultiHeadAttention."""
+        """Make an Attention QAttention, or with an added mask a product, a Split and MultiHeadAttention."""
         activation, weight = node.inputs[0], node.inputs[1]
         body, attributes = node.graph, qattention.kept_attributes(node)
         if activation is None or weight is None or body is None:
@@ -107,27 +107,28 @@ class Writer:
                 zeros = np.zeros(graph.constant_tensor(weight).shape[1], np.float32)  # type: ignore[union-attr,arg-type]
                 bias = graph.add_initializer(_holder(weight, node), self._names(f"{weight.name}_bias"), zeros)
             reads = [x[0], stored.integers, bias, x[1], stored.scale, mask, x[2], stored.zero_point]
-            graph.become(node, "QAttention", reads, attributes, domain=qattention.CONTRIB)
+            graph.become(node, "QAttention", reads, attributes, domain=graph.CONTRIB_DOMAIN)
         else:
             made = self._product(node, "MatMulInteger", x, stored, bias)
             split, parts = self._split(node, made[-1].outputs[0], weight)
             body.insert_before(node, [*made, split])
             reads = [*parts, None, None, node.inputs[5]]
-            graph.become(node, "MultiHeadAttention", reads, attributes, domain=qattention.CONTRIB)
+            graph.become(node, "MultiHeadAttention", reads, attributes, domain=graph.CONTRIB_DOMAIN)
         graph.drop_unused_constants([weight])
 
-    def _split(self, node: ir.Node, joined: ir.Value, weight: ir.Value) -> tuple[ir.Node, list[ir.Value]]:
-        """`joined` in three equal parts along its last axis."""
+    def _split(self, node: ir.Node, projection: ir.Value, weight: ir.Value) -> tuple[ir.Node, list[ir.Value]]:
+        """A Split of `projection` in three equal parts along its last axis, and the parts: queries, keys and values."""
         parts = [
-            ir.Value(name=self._names(f"{joined.name}_{part}"), type=ir.TensorType(ir.DataType.FLOAT)) for part in "qkv"
+            ir.Value(name=self._names(f"{projection.name}_{part}"), type=ir.TensorType(ir.DataType.FLOAT))
+            for part in "qkv"
         ]
         sizes = [graph.constant_tensor(weight).shape.numpy()[1] // 3] * 3  # type: ignore[union-attr]
-        reads, attributes = [joined], [ir.AttrInt64("axis", 2)]
+        reads, attributes = [projection], [ir.AttrInt64("axis", 2)]
         if graph.opset(self._model) < 13:
             attributes.append(ir.AttrInt64s("split", sizes))
         else:
             reads.append(
-                graph.add_initializer(_holder(weight, node), self._names(f"{joined.name}_sizes"), np.array(sizes))
+                graph.add_initializer(_holder(weight, node), self._names(f"{projection.name}_sizes"), np.array(sizes))
             )
         return ir.Node("", "Split", reads, attributes, outputs=parts, name=parts[0].name), parts
 
@@ -146,12 +147,12 @@ class Writer:
         last.shape = old.shape
         graph.replace_value(old, last)
         body.remove(node, safe=True)
-        graph.drop_if_unused(weight)
+        graph.drop_unused_constants([weight])
 
     def _product(
-        self, node: ir.Node, op_type: str, x: tuple[ir.Value, ...], stored: Stored, bias: ir.Value | None
+        self, node: ir.Node, op_type: str, x: tuple[ir.Value, ...], stored: StoredWeight, bias: ir.Value | None
     ) -> list[ir.Node]:
-        """The nodes of an integer product in float; the last one's output is the result."""
+        """The nodes of an integer product with its scaling and bias; the last node's output is the float result."""
         integers, scale, zero_point = x
         name = node.name or node.outputs[0].name or node.op_type
         if op_type == "ConvInteger":
@@ -193,18 +194,18 @@ class Writer:
             _holder(bias, node), self._names(f"{bias.name}_channels"), array.reshape(-1, *[1] * spatial)
         )
         node.replace_input_with(2, None)
-        graph.drop_if_unused(bias)
+        graph.drop_unused_constants([bias])
         return shaped
 
     def _quantized(self, node: ir.Node, activation: ir.Value) -> tuple[ir.Value, ...]:
-        """(u8, scale, zero point) of `activation`, made once in each scope that reads it."""
+        """(u8, scale, zero point) of `activation`, computed once in each graph that reads it."""
         body = node.graph
         key = (activation, id(body))
         if key in self._activations or body is None:
             return self._activations[key]
-        stem = activation.name or "value"
+        prefix = activation.name or "value"
         outputs = [
-            ir.Value(name=self._names(f"{stem}_{part}"), type=ir.TensorType(dtype))
+            ir.Value(name=self._names(f"{prefix}_{part}"), type=ir.TensorType(dtype))
             for part, dtype in (
                 ("u8", ir.DataType.UINT8),
                 ("u8_scale", ir.DataType.FLOAT),
@@ -216,8 +217,8 @@ class Writer:
         self._activations[key] = tuple(outputs)
         return self._activations[key]
 
-    def _store(self, node: ir.Node, weight: ir.Value) -> Stored:
-        """The weight in int8, stored once per layout, in the scope that held the float."""
+    def _store(self, node: ir.Node, weight: ir.Value) -> StoredWeight:
+        """The weight in int8, stored once per layout, in the graph that held the float weight."""
         transposed = node.op_type == "Gemm" and bool(graph.attribute_int(node, "transB", 0))
         layout = node.op_type if node.op_type in {"Conv", "LSTM"} else "transposed" if transposed else "plain"
         if (weight, layout) in self._stored:
@@ -237,11 +238,11 @@ class Writer:
 
     def _initializers(
         self, holder: ir.Graph, weight: ir.Value, arrays: tuple[np.ndarray, np.ndarray, np.ndarray]
-    ) -> Stored:
+    ) -> StoredWeight:
         name = self._names(f"{weight.name}_quantized")
         names = name, self._names(f"{name}_scale"), self._names(f"{name}_zero_point")
         made = (graph.add_initializer(holder, each, array) for each, array in zip(names, arrays, strict=True))
-        return Stored(*made)
+        return StoredWeight(*made)
 
     def _weight(self, array: np.ndarray, layout: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(int8, scale, zero point) of a matrix (depth, columns), a stack of them, or a convolution's kernel."""
@@ -249,7 +250,7 @@ class Writer:
         axis = 0 if layout == "Conv" else 1
         params = scheme.weight_params(array, PerChannel(axis) if per_channel else PerTensor(), self._grid)
         if self._unsaturated:
-            # ConvInteger gathers channel by channel, unlike QLinearConv: the rows of its matrix are the kernel's own.
+            # ConvInteger gathers its input channel by channel, unlike QLinearConv: the matrix is the weight as it is.
             params = saturation.fitted(array, params, _rows_of_conv if layout == "Conv" else saturation.stack)
         integers = scheme.quantize(array, params)
         scale = params.scale
@@ -278,7 +279,7 @@ def _rows_of_conv(integers: np.ndarray) -> list[np.ndarray]:
 
 
 def _holder(constant: ir.Value, node: ir.Node) -> ir.Graph:
-    """The graph that holds `constant`, so that all who see the float see its int8 as well."""
+    """The graph that holds `constant`: all nodes that can read the float can read its int8 there."""
     producer = constant.producer()
     scope = constant.graph if producer is None else producer.graph
     if isinstance(scope, ir.Graph):

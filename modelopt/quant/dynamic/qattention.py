@@ -1,7 +1,7 @@
-"""The projection inside onnxruntime's Attention in int8: Attention(x, [Wq Wk Wv], [bq bk bv]) as `fuse` makes it.
+"""onnxruntime's Attention(x, [Wq Wk Wv], [bq bk bv]) with its projection in int8.
 
-Without an added mask it becomes QAttention. That operator takes no added mask: with one, the projection is a product of
-its own, split in three for MultiHeadAttention, which is otherwise the same operator.
+Without an added mask it becomes QAttention. QAttention has no input for an added mask. With such a mask the projection
+becomes an integer product, which is split in three for MultiHeadAttention: the rest of the same operator.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ import onnx_ir as ir
 
 from modelopt import graph
 
-CONTRIB = "com.microsoft"
 _KEPT = ("num_heads", "scale", "unidirectional", "mask_filter_value")
 _LAST = 6  # input, weights, bias, mask_index, past, attention_bias
 
 
 def is_attention(node: ir.Node) -> bool:
     """Whether `node` is onnxruntime's Attention."""
-    return node.op_type == "Attention" and node.domain == CONTRIB
+    return node.op_type == "Attention" and node.domain == graph.CONTRIB_DOMAIN
 
 
 def why_not(node: ir.Node) -> str | None:
@@ -69,5 +68,5 @@ def has_added_mask(node: ir.Node) -> bool:
 
 
 def kept_attributes(node: ir.Node) -> list[ir.Attr]:
-    """The attributes that QAttention and MultiHeadAttention share with it."""
+    """The attributes that QAttention and MultiHeadAttention have as well."""
     return [node.attributes[name] for name in _KEPT if name in node.attributes]

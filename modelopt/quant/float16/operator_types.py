@@ -1,9 +1,9 @@
-"""The half types, and which inputs and outputs of a node hold float32 and may hold one of them instead."""
+"""The half types, and which inputs and outputs of a node change from float32 to one of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from enum import Enum
 
 import ml_dtypes
@@ -52,7 +52,7 @@ class HalfType(Enum):
 
     @property
     def whole(self) -> int:
-        """Up to where it holds every whole number."""
+        """The largest number up to which it holds every integer."""
         return 2048 if self is HalfType.FP16 else 256
 
 
@@ -68,7 +68,6 @@ _FLOAT32_INPUTS: Mapping[str, frozenset[int]] = {
 _FLOAT32_OUTPUTS: Mapping[str, frozenset[int]] = {"LayerNormalization": frozenset({1, 2})}
 """stash_type says which type these have, and it is float32."""
 
-_CONTRIB_DOMAIN = "com.microsoft"
 _CONTRIB_BF16 = frozenset({"FastGelu", "QuickGelu", "RotaryEmbedding", "GroupQueryAttention", "MatMulNBits"})
 _CONTRIB = _CONTRIB_BF16 | frozenset(
     {"Attention", "MultiHeadAttention", "BiasGelu", "Gelu", "FusedMatMul", "SkipLayerNormalization"}
@@ -82,14 +81,16 @@ _CONTRIB_INTEGER_OUTPUTS: Mapping[str, frozenset[int]] = {"EmbedLayerNormalizati
 
 
 @dataclass(frozen=True)
-class Tie:
-    """Places of a control-flow node that hold the same state: they have one type.
+class SharedType:
+    """Inputs and outputs of a control-flow node and of its bodies that must have one type.
+
+    They are a state variable of Loop or Scan, an input or output that Scan runs over, or an output of If.
 
     Attributes:
-        input: The node's input.
+        input: The position of the node's input.
         body_inputs: The inputs of its bodies.
         body_outputs: The bodies and the positions of their outputs.
-        output: The node's output.
+        output: The position of the node's output.
     """
 
     input: int | None
@@ -99,25 +100,25 @@ class Tie:
 
 
 @dataclass(frozen=True)
-class Ports:
-    """What changes its type when a node is converted.
+class TypeChanges:
+    """The inputs and outputs of a node that change their type when it is converted.
 
     Attributes:
         inputs: Positions of inputs.
         outputs: Positions of outputs.
-        ties: States of a control-flow node.
+        shared: For a control-flow node, what else has the same types.
     """
 
     inputs: frozenset[int] = frozenset()
     outputs: frozenset[int] = frozenset()
-    ties: tuple[Tie, ...] = field(default=())
+    shared: tuple[SharedType, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.inputs or self.outputs)
 
 
 class Elements:
-    """The element types of all values outside functions: what the model states, else what the specification implies."""
+    """The element types of all values outside functions: as the model declares them, else by the ONNX specification."""
 
     def __init__(self, model: ir.Model) -> None:
         self._version = graph.opset(model)
@@ -136,55 +137,57 @@ class Elements:
         """Whether the value is a float32 tensor."""
         return value is not None and self.of(value) == ir.DataType.FLOAT
 
-    def ports(self, node: ir.Node, half: HalfType) -> Ports | str:
-        """What changes when `node` is converted, or why it cannot be; without float32 the ports are empty."""
+    def changes(self, node: ir.Node, half: HalfType) -> TypeChanges | str:
+        """What changes its type when `node` is converted, or why it cannot be; nothing for a node without float32."""
         floats = [i for i, value in enumerate(node.inputs) if self.is_float(value)]
         made = [i for i, value in enumerate(node.outputs) if self.is_float(value)]
         if node.op_identifier() in self._functions:
-            return "it calls a function, and functions stay in float32" if floats or made else Ports()
+            return "it calls a function, and functions stay in float32" if floats or made else TypeChanges()
         unknown = [value for value in (*node.inputs, *node.outputs) if value is not None and self._is_open(value)]
         if unknown and (floats or made):
             return f"the type of {unknown[0].name} is not known, or it is not a tensor"
         if any(True for _ in graph.bodies(node)):
-            return self._control_ports(node)
+            return self._control_flow_changes(node)
         if not floats and not made:
-            return Ports()
+            return TypeChanges()
         if node.domain not in graph.STANDARD_DOMAINS:
-            return _contrib_ports(node, floats, made, half)
+            return _contrib_changes(node, floats, made, half)
         variables = schemas.type_variables(node, self._version)
         if variables is None:
             return f"onnx does not know {node.op_type} in opset {self._version}"
         allowed = {name for name, types in variables.allowed.items() if f"tensor({half.title})" in types}
         kept_in = _FLOAT32_INPUTS.get(node.op_type, frozenset())
         kept_out = _FLOAT32_OUTPUTS.get(node.op_type, frozenset())
-        ports = Ports(
+        changes = TypeChanges(
             frozenset(i for i in floats if variables.inputs[i] in allowed and i not in kept_in | any_input(node)),
             frozenset(i for i in made if variables.outputs[i] in allowed and i not in kept_out),
         )
-        if not ports and not any_input(node):
+        if not changes and not any_input(node):
             return f"{node.op_type} takes no {half.title} in opset {self._version}"
-        return ports
+        return changes
 
     def _is_open(self, value: ir.Value) -> bool:
         return bool(value.name) and self.of(value) is None
 
-    def _control_ports(self, node: ir.Node) -> Ports | str:
-        found = ties(node, self._version)
+    def _control_flow_changes(self, node: ir.Node) -> TypeChanges | str:
+        found = shared_types(node, self._version)
         if found is None:
             return "it has a body whose types are not followed"
-        floats = tuple(tie for tie in found if all(self.is_float(value) for value in _places(node, tie)))
-        return Ports(
-            frozenset(tie.input for tie in floats if tie.input is not None),
-            frozenset(tie.output for tie in floats if tie.output is not None),
+        floats = tuple(
+            shared_type for shared_type in found if all(self.is_float(value) for value in _places(node, shared_type))
+        )
+        return TypeChanges(
+            frozenset(shared_type.input for shared_type in floats if shared_type.input is not None),
+            frozenset(shared_type.output for shared_type in floats if shared_type.output is not None),
             floats,
         )
 
     def _scope(self, scope: ir.Graph) -> None:
         for node in scope:
-            found = ties(node, self._version) or ()
-            for tie in found:
-                for value in tie.body_inputs if tie.input is not None else ():
-                    given = node.inputs[tie.input] if tie.input is not None else None
+            found = shared_types(node, self._version) or ()
+            for shared_type in found:
+                for value in shared_type.body_inputs if shared_type.input is not None else ():
+                    given = node.inputs[shared_type.input] if shared_type.input is not None else None
                     if _stated(value) is None and given is not None:
                         self._known[value] = self.of(given)
             for body in graph.bodies(node):
@@ -192,11 +195,11 @@ class Elements:
             for index, value in enumerate(node.outputs):
                 self._known[value] = _stated(value) if value.type is not None else self._implied(node, index, found)
 
-    def _implied(self, node: ir.Node, index: int, found: Iterable[Tie]) -> ir.DataType | None:
-        for tie in found:
-            if tie.output == index:
-                return next((self.of(body.outputs[place]) for body, place in tie.body_outputs), None)
-        if node.domain == _CONTRIB_DOMAIN and node.op_type in _CONTRIB:
+    def _implied(self, node: ir.Node, index: int, found: Iterable[SharedType]) -> ir.DataType | None:
+        for shared_type in found:
+            if shared_type.output == index:
+                return next((self.of(body.outputs[place]) for body, place in shared_type.body_outputs), None)
+        if node.domain == graph.CONTRIB_DOMAIN and node.op_type in _CONTRIB:
             if index in _CONTRIB_INTEGER_OUTPUTS.get(node.op_type, ()):
                 return ir.DataType.INT32
             first = next((value for value in node.inputs if self.is_float(value)), None)
@@ -225,8 +228,15 @@ class Elements:
         return _parsed(next(iter(types))) if len(types) == 1 else None
 
 
+def outside_functions(model: ir.Model) -> Iterator[ir.Node]:
+    """The nodes of the main graph and of control-flow bodies, outer scopes first."""
+    for scope, _, in_function in graph.scopes(model):
+        if not in_function:
+            yield from scope
+
+
 def any_input(node: ir.Node) -> frozenset[int]:
-    """Positions of inputs that may have any float type as they come."""
+    """Positions of inputs that need no Cast: the operator takes any float type, and its result is the same."""
     return frozenset({0}) if node.op_type in _ANY_INPUT and node.domain in graph.STANDARD_DOMAINS else frozenset()
 
 
@@ -236,14 +246,14 @@ def fill(node: ir.Node) -> ir.TensorProtocol | None:
     return None if attribute is None or attribute.is_ref() else attribute.as_tensor()
 
 
-def ties(node: ir.Node, opset: int) -> tuple[Tie, ...] | None:
-    """The states of If, Loop and Scan; None for other nodes, and for the Scan of opset 8, which runs over a batch."""
+def shared_types(node: ir.Node, opset: int) -> tuple[SharedType, ...] | None:
+    """What of If, Loop and Scan has one type; None for other nodes, and for Scan of opset 8 (it runs over a batch)."""
     if node.domain not in graph.STANDARD_DOMAINS:
         return None
     outputs = range(len(node.outputs))
     bodies = tuple(graph.bodies(node))
     if node.op_type == "If":
-        return tuple(Tie(None, (), tuple((body, i) for body in bodies), i) for i in outputs)
+        return tuple(SharedType(None, (), tuple((body, i) for body in bodies), i) for i in outputs)
     if node.op_type == "Loop":
         states, first_in, first_out = len(node.inputs) - 2, 2, 1
     elif node.op_type == "Scan" and opset > 8:
@@ -252,30 +262,30 @@ def ties(node: ir.Node, opset: int) -> tuple[Tie, ...] | None:
         return None
     (body,) = bodies
     found = [
-        Tie(first_in + i, (body.inputs[first_in + i],), ((body, first_out + i),), i if i in outputs else None)
+        SharedType(first_in + i, (body.inputs[first_in + i],), ((body, first_out + i),), i if i in outputs else None)
         for i in range(states)
     ]
-    found += [Tie(i, (body.inputs[i],), (), None) for i in range(first_in + states, len(node.inputs))]
-    found += [Tie(None, (), ((body, first_out + i),), i) for i in range(states, len(node.outputs))]
+    found += [SharedType(i, (body.inputs[i],), (), None) for i in range(first_in + states, len(node.inputs))]
+    found += [SharedType(None, (), ((body, first_out + i),), i) for i in range(states, len(node.outputs))]
     return tuple(found)
 
 
-def _places(node: ir.Node, tie: Tie) -> Iterable[ir.Value]:
-    given = node.inputs[tie.input] if tie.input is not None else None
+def _places(node: ir.Node, shared_type: SharedType) -> Iterable[ir.Value]:
+    given = node.inputs[shared_type.input] if shared_type.input is not None else None
     if given is not None:
         yield given
-    yield from tie.body_inputs
-    yield from (body.outputs[place] for body, place in tie.body_outputs)
-    if tie.output is not None and node.outputs[tie.output].name:
-        yield node.outputs[tie.output]
+    yield from shared_type.body_inputs
+    yield from (body.outputs[place] for body, place in shared_type.body_outputs)
+    if shared_type.output is not None and node.outputs[shared_type.output].name:
+        yield node.outputs[shared_type.output]
 
 
-def _contrib_ports(node: ir.Node, floats: list[int], made: list[int], half: HalfType) -> Ports | str:
+def _contrib_changes(node: ir.Node, floats: list[int], made: list[int], half: HalfType) -> TypeChanges | str:
     taken = _CONTRIB if half is HalfType.FP16 else _CONTRIB_BF16
-    if node.domain != _CONTRIB_DOMAIN or node.op_type not in taken:
+    if node.domain != graph.CONTRIB_DOMAIN or node.op_type not in taken:
         return f"operators of the domain {node.domain} stay in float32, except those known to take {half.title}"
     kept = _CONTRIB_FLOAT32_OUTPUTS.get(node.op_type, frozenset())
-    return Ports(frozenset(floats), frozenset(i for i in made if i not in kept))
+    return TypeChanges(frozenset(floats), frozenset(i for i in made if i not in kept))
 
 
 def _stated(value: ir.Value) -> ir.DataType | None:

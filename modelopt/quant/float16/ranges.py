@@ -1,4 +1,4 @@
-"""What numbers half precision cannot hold: in constants, and in activations as samples show them."""
+"""Which numbers half precision cannot hold: those of constants, and those of activations on calibration samples."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from modelopt.calibration.histogram import Collector
 from modelopt.quant.float16.operator_types import HalfType
 
 MASK = 1e30
-"""From here on a number means "as low as possible": masks are -3.4e38 or close to it."""
+"""From this magnitude on a number is a mask, not a value: attention masks are -3.4e38 or close to it."""
 
 
 @dataclass(frozen=True)
 class Extent:
-    """How large the finite numbers of a tensor are, masks left out.
+    """How large the finite numbers of a tensor are, without masks.
 
     Attributes:
         largest: The largest magnitude; 0 when there is none.
@@ -33,11 +33,11 @@ class Extent:
 
 
 @dataclass(frozen=True)
-class Observed:
+class ObservedRanges:
     """What the samples showed.
 
     Attributes:
-        extents: By name of a value, where it was made at all.
+        extents: By the name of each value that was made in some sample.
         samples: How many were run.
     """
 
@@ -45,7 +45,7 @@ class Observed:
     samples: int
 
 
-def observe(model: ir.Model, names: Sequence[str], ctx: Context) -> Observed:
+def observe(model: ir.Model, names: Sequence[str], ctx: Context) -> ObservedRanges:
     """The extents of values, those in bodies included, over all calibration samples; see `calibrate.collect`.
 
     Raises:
@@ -53,12 +53,12 @@ def observe(model: ir.Model, names: Sequence[str], ctx: Context) -> Observed:
         Refused: onnxruntime does not load or run the model.
     """
     if ctx.calibration is None:
-        return Observed({}, 0)
+        return ObservedRanges({}, 0)
     memory = ctx.calibrations or Calibrations()
     samples = collect(model, names, replace(ctx, calibrations=memory), bins=1).samples
     known = memory.known(key_of(model, ctx.calibration), 1)
     found = {name: extent(known[name].collector) for name in names}
-    return Observed({name: one for name, one in found.items() if one is not None}, samples)
+    return ObservedRanges({name: one for name, one in found.items() if one is not None}, samples)
 
 
 def extent(seen: Collector | None) -> Extent | None:
@@ -70,7 +70,7 @@ def extent(seen: Collector | None) -> Extent | None:
 
 
 def why_not_value(name: str, seen: Extent, half: HalfType, limit: float) -> str | None:
-    """Why an activation stays in float32: it is larger than `limit`, or too small; a clause."""
+    """Why an activation stays in float32, as a clause: it is larger than `limit`, or too small; else None."""
     if seen.nan:
         return f"{name} held NaN in calibration"
     if seen.largest > limit:
@@ -100,7 +100,7 @@ class Constant:
 
 
 def judge(value: ir.Value, half: HalfType) -> Constant:
-    """What converting a constant would do; 0 numbers beyond for a value that is none."""
+    """What converting a constant would do to it; nothing for a value that is not constant."""
     array = graph.constant(value)
     if array is None or not array.size:
         return Constant(0, only_masks=True, only_negative=True, largest=0.0, vanishes=False)
@@ -125,7 +125,7 @@ def converted(array: np.ndarray, half: HalfType, clamp: float) -> tuple[np.ndarr
     Args:
         array: Of any shape.
         half: The type.
-        clamp: What stands for finite numbers beyond the type's range.
+        clamp: The magnitude that replaces finite numbers beyond the type's range.
 
     Returns:
         The array, how many numbers were clamped, and how many became 0.

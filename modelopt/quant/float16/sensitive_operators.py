@@ -1,4 +1,4 @@
-"""Where half precision goes wrong by the structure of a graph, whatever the numbers are."""
+"""Operators and parts of a graph that half precision makes wrong, whatever their numbers are."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.quant.float16.operator_types import Elements, HalfType, any_input
+from modelopt.quant.float16.operator_types import Elements, HalfType, any_input, outside_functions
 
 MOVERS = frozenset(
     {"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Concat", "Split", "Slice", "Gather"}
@@ -106,30 +106,30 @@ def why_sensitive(node: ir.Node, half: HalfType, *, observed: bool) -> str | Non
 
 
 def counted(model: ir.Model, elements: Elements, half: HalfType) -> dict[ir.Node, str]:
-    """Float arithmetic on whole numbers (sizes, positions) that becomes a size, an angle or an answer again."""
+    """Float arithmetic on integers (sizes, positions) whose result becomes an integer, an angle or a comparison."""
     positions = _positions(model, elements)
     carriers = MOVERS | _ARITHMETIC | {"MatMul", "Range"}
     reason = f"it computes a size or a position, and {half.title} holds whole numbers only up to {half.whole}"
     found: dict[ir.Node, str] = {}
-    for node in _outside_functions(model):
+    for node in outside_functions(model):
         becomes_whole = node.op_type == "Cast" and elements.of(node.outputs[0]) in _COUNTS
         if node.op_type in _COMPARISONS | {"Sin", "Cos", "Tan"} or becomes_whole:
             found |= dict.fromkeys(_upstream(node, lambda value: value in positions, carriers), reason)
         if becomes_whole:
-            found |= dict.fromkeys(_upstream(node, _only_here, MOVERS | _ARITHMETIC), reason)
+            found |= dict.fromkeys(_upstream(node, _has_one_reader, MOVERS | _ARITHMETIC), reason)
     return found
 
 
 def crashing(model: ir.Model) -> dict[ir.Node, str]:
-    """The Transposes that must not be half in front of a MatMul: onnxruntime 1.32 and older crash on what comes of it.
+    """The Transposes that must not be half before a MatMul: onnxruntime up to 1.32 would crash when it loads them.
 
-    Where the product reads half and has no kernel for it, onnxruntime sets a Cast between the two; so do we where the
-    product stays in float32. Its fusion of MatMul and Transpose then swaps Cast and Transpose before it asks whether
-    both factors have the same rank, and where they do not it leaves a graph with open ends. It asks that only where
-    the first axis goes behind the batch axes.
+    A Cast stands between the two where the MatMul stays in float32, and where onnxruntime has no half kernel for it.
+    The fusion of MatMul and Transpose then swaps Cast and Transpose, before it tests whether both factors have the
+    same rank. Where they do not, it leaves a graph whose nodes are not connected. It makes this test only where the
+    Transpose moves the first axis behind the batch axes.
     """
     found: dict[ir.Node, str] = {}
-    for node in _outside_functions(model):
+    for node in outside_functions(model):
         if graph.is_standard(node, "Transpose") and _moves_first_axis(node):
             readers = (user for user, _ in node.outputs[0].uses() if user.op_type in _PRODUCTS)
             if not all(_has_equal_ranks(user) for user in readers):
@@ -166,18 +166,18 @@ def _rank(value: ir.Value | None) -> int | None:
 
 
 def logarithms(model: ir.Model) -> dict[ir.Node, str]:
-    """What makes the argument of a logarithm: what float16 rounds to 0 would become -inf."""
+    """The nodes that make the argument of a logarithm: what float16 rounds to 0 would become -inf."""
     reason = "a logarithm reads its result, and what float16 rounds to 0 would become -inf"
     found: dict[ir.Node, str] = {}
-    for node in _outside_functions(model):
+    for node in outside_functions(model):
         if graph.is_standard(node, "Log"):
-            chain = _upstream(node, _only_here, MOVERS | _ARITHMETIC | _SUMS_BEFORE_LOG)
+            chain = _upstream(node, _has_one_reader, MOVERS | _ARITHMETIC | _SUMS_BEFORE_LOG)
             found |= dict.fromkeys(chain, reason)
     return found
 
 
 def reaches_softmax(node: ir.Node) -> bool:
-    """Whether the result goes on to a softmax through additions, selections and movements: then it may be a mask."""
+    """Whether a softmax reads the result through additions, selections and movers: then it may be an attention mask."""
     seen: set[ir.Node] = set()
     waiting = [node]
     while waiting:
@@ -195,7 +195,7 @@ def reaches_softmax(node: ir.Node) -> bool:
 def _positions(model: ir.Model, elements: Elements) -> set[ir.Value]:
     """float32 values computed from whole numbers and constants alone."""
     found: set[ir.Value] = set()
-    for node in _outside_functions(model):
+    for node in outside_functions(model):
         if node.domain not in graph.STANDARD_DOMAINS or not any(elements.is_float(out) for out in node.outputs):
             continue
         floats = [value for value in node.inputs if elements.is_float(value) and graph.constant_tensor(value) is None]
@@ -221,7 +221,7 @@ def _upstream(node: ir.Node, follows: Callable[[ir.Value], bool], through: froze
 
 
 def _begins(node: ir.Node) -> bool:
-    """Whether small results come of ordinary numbers here: what is before it may be half."""
+    """Whether the node makes small numbers of ordinary ones: the nodes before it may be half."""
     return node.op_type in _SQUARES or is_square(node)
 
 
@@ -230,14 +230,8 @@ def is_square(node: ir.Node) -> bool:
     return node.op_type == "Mul" and node.inputs[0] is node.inputs[1]
 
 
-def _only_here(value: ir.Value) -> bool:
-    """Whether one node alone reads the numbers of an activation; twice, if it squares it."""
+def _has_one_reader(value: ir.Value) -> bool:
+    """Whether a single node reads the numbers of an activation (twice, if it squares them)."""
     readers = {user for user, index in value.uses() if index not in any_input(user)}
     readers |= {user for user, _ in value.uses() if graph.is_standard(user, "Cast")}
     return graph.constant_tensor(value) is None and len(readers) == 1 and not value.is_graph_output()
-
-
-def _outside_functions(model: ir.Model) -> Iterator[ir.Node]:
-    for scope, _, inside in graph.scopes(model):
-        if not inside:
-            yield from scope

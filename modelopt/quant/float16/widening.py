@@ -1,34 +1,33 @@
-"""Half precision and double precision become float32; the model's inputs and outputs keep their types.
+"""float16, bfloat16 and float64 become float32; the model's inputs and outputs keep their types.
 
-float16 and bfloat16 numbers are float32 numbers, so that weights stay what they are; those of float64 are rounded. What
-is computed is rounded less than in half precision. Functions stay as they are.
+float32 holds all float16 and bfloat16 numbers, so these weights do not change, and results are rounded less. float64
+weights are rounded. Functions stay as they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.quant.float16.operator_types import Elements, fill
+from modelopt.graph.types import HALVES
+from modelopt.quant.float16.operator_types import Elements, fill, outside_functions
 
-HALVES = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 _READ_AS_WEIGHTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Gather", "LSTM", "GRU", "RNN"})
 _TYPE_ATTRIBUTES = frozenset({"to", "dtype", "output_dtype", "output_datatype"})
-_RUNTIME = "com.microsoft"
 _FLOAT = ir.TensorType(ir.DataType.FLOAT)
 _LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass
-class Figures:
+class WideningCounts:
     """What was changed.
 
     Attributes:
-        nodes: Nodes that make float32 now, Casts that are gone included.
+        nodes: Nodes that make float32 now, the removed Casts included.
         constants: Constants stored in float32.
         casts: Casts at the model's inputs and outputs.
     """
@@ -39,7 +38,7 @@ class Figures:
 
 
 def weight_types(model: ir.Model) -> frozenset[ir.DataType]:
-    """Which of float16, bfloat16 and float64 operators that have weights read them in, Casts of them seen through."""
+    """Which of float16, bfloat16 and float64 the operators with weights read them in, directly or through a Cast."""
     found: set[ir.DataType] = set()
     for node in graph.all_nodes(model):
         if node.op_type in _READ_AS_WEIGHTS and node.domain in graph.STANDARD_DOMAINS:
@@ -64,11 +63,13 @@ def why_not(model: ir.Model, types: frozenset[ir.DataType]) -> str | None:
         for node in function:
             if any(_mentions(node, one) for one in types):
                 return f"the function {function.name} names a type of its own: {graph.label(node)}"
-    for node in _outside_functions(model):
+    for node in outside_functions(model):
         touched = any(_has_type(value, types) for value in (*node.inputs, *node.outputs))
         if touched and graph.is_standard(node, "BitCast"):
             return f"{graph.label(node)} reads the bits"
-        known = node.domain in {*graph.STANDARD_DOMAINS, _RUNTIME} or node.op_identifier() in model.functions
+        known = (
+            node.domain in {*graph.STANDARD_DOMAINS, graph.CONTRIB_DOMAIN} or node.op_identifier() in model.functions
+        )
         if touched and not known:
             return f"it is not known whether {graph.label(node)} of the domain {node.domain} takes float32"
     return None
@@ -88,46 +89,46 @@ class Widener:
 
     Args:
         model: The model, changed in place.
-        types: What becomes float32. Constants in another half type do so where Casts to float32 alone read them.
+        types: The types that become float32; constants in the other half type, too, if only Casts to float32 read them.
     """
 
     def __init__(self, model: ir.Model, types: frozenset[ir.DataType]) -> None:
-        self.figures = Figures()
+        self.figures = WideningCounts()
         self._model = model
         self._types = types
         self._names = graph.NameSource(model)
         self._elements = Elements(model)
-        for node in _outside_functions(model):  # asked before anything changes
+        for node in outside_functions(model):  # look the types up before anything changes
             for value in (*node.inputs, *node.outputs):
                 if value is not None:
                     self._elements.of(value)
         self._outputs = [(value, value.type) for value in model.graph.outputs]
 
     def write(self) -> None:
-        """Convert everything; the signature stays."""
+        """Rewrite the model."""
         for value in list(self._model.graph.inputs):
             if _has_type(value, self._types):
-                self._enter(value)
+                self._cast_input(value)
         for scope, _, inside in list(graph.scopes(self._model)):
             if isinstance(scope, ir.Graph) and not inside:
                 self._scope(scope)
         for index, (value, type_) in enumerate(self._outputs):
             if self._is_wanted(type_) and not value.is_graph_input():
-                self._leave(value, index, type_)
-        for node in list(_outside_functions(self._model)):
+                self._cast_output(value, index, type_)
+        for node in list(outside_functions(self._model)):
             self._drop_cast(node)
 
     def _is_wanted(self, type_: ir.TypeProtocol | None) -> bool:
         return type_ is not None and type_.dtype in self._types
 
-    def _enter(self, value: ir.Value) -> None:
-        """An input of the model, or a weight that a caller may replace, keeps its type: a Cast stands behind it."""
+    def _cast_input(self, value: ir.Value) -> None:
+        """Cast an input of the model, or a weight that a caller may replace: it keeps its type."""
         users = [(user, index) for user, index in value.uses() if not graph.is_standard(user, "Cast")]
         if users:
             self._cast(value, users, _FLOAT)
 
-    def _leave(self, value: ir.Value, index: int, type_: ir.TypeProtocol | None) -> None:
-        """An output of the model keeps its type and its name: a Cast stands before it."""
+    def _cast_output(self, value: ir.Value, index: int, type_: ir.TypeProtocol | None) -> None:
+        """Cast to an output of the model: it keeps its type and its name."""
         first = next(i for i, (other, _) in enumerate(self._outputs) if other is value)
         outputs = self._model.graph.outputs
         if first != index:
@@ -158,8 +159,6 @@ class Widener:
             user.replace_input_with(index, made)
         self.figures.casts += 1
         return made
-
-    # Inside
 
     def _scope(self, scope: ir.Graph) -> None:
         for value in list(scope.initializers.values()):
@@ -208,7 +207,7 @@ class Widener:
         return True
 
     def _drop_cast(self, node: ir.Node) -> None:
-        """A Cast from float32 to float32 hands on what it reads."""
+        """Remove a Cast from float32 to float32."""
         if not graph.is_standard(node, "Cast") or graph.attribute_int(node, "to", 0) != ir.DataType.FLOAT.value:
             return
         given, made = node.inputs[0], node.outputs[0]
@@ -245,12 +244,6 @@ def _has_type(value: ir.Value | None, types: frozenset[ir.DataType]) -> bool:
     tensor = graph.constant_tensor(value)
     dtype = tensor.dtype if tensor is not None else None if value.type is None else value.type.dtype
     return dtype in types
-
-
-def _outside_functions(model: ir.Model) -> Iterator[ir.Node]:
-    for scope, _, inside in graph.scopes(model):
-        if not inside:
-            yield from scope
 
 
 def is_beyond(model: ir.Model, types: frozenset[ir.DataType]) -> str | None:

@@ -1,4 +1,4 @@
-"""Write a plan into a model: types change, constants are stored in half, and a Cast stands where types meet."""
+"""Write a plan into a model: types change, constants are stored in half, and Casts are added where types differ."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.quant.float16.operator_types import Elements, HalfType, Ports, any_input, fill
-from modelopt.quant.float16.planning import Plan
+from modelopt.quant.float16.operator_types import Elements, HalfType, TypeChanges, any_input, fill
+from modelopt.quant.float16.planning import HalfPlan
 from modelopt.quant.float16.ranges import converted
 
-_SMALL = 1024
+_SMALL = 1024  # elements: a constant up to this is stored in both types rather than cast (a choice)
 _BOUNDS = frozenset({"Clip", "Max", "Min"})
 
 
 @dataclass
-class Figures:
+class HalfCounts:
     """What was written.
 
     Attributes:
         casts: Cast nodes added.
         constants: Constants stored in the half type.
-        clamped: Numbers in them that stood beyond the type's range.
+        clamped: Numbers in them that were beyond the type's range.
         vanished: Numbers in them that became 0.
     """
 
@@ -35,7 +35,7 @@ class Figures:
 
 
 @dataclass
-class _Place:
+class _ConstantUse:
     """Where a constant is read: an input of a node, or an output of a graph."""
 
     holder: ir.Node | ir.Graph
@@ -43,28 +43,28 @@ class _Place:
     half: bool
 
     def put(self, value: ir.Value) -> None:
-        """Read `value` instead."""
+        """Let the node or graph read `value` instead."""
         if isinstance(self.holder, ir.Node):
             self.holder.replace_input_with(self.index, value)
         else:
             self.holder.outputs[self.index] = value
 
 
-class Writer:
+class HalfWriter:
     """Rewrites one model; use it once.
 
     Args:
         model: The model, changed in place.
         elements: Its types before the change.
         half: The type.
-        limit: What stands for masks beyond the range, where they are added to something.
+        limit: The magnitude that replaces masks beyond the range, where they are added to something.
         half_io: The model's float32 inputs and outputs become half as well.
     """
 
     def __init__(
         self, model: ir.Model, elements: Elements, half: HalfType, limit: float, *, half_io: bool = False
     ) -> None:
-        self.figures = Figures()
+        self.figures = HalfCounts()
         self._model = model
         self._elements = elements
         self._half = half
@@ -73,25 +73,25 @@ class Writer:
         self._names = graph.NameSource(model)
         self._halves: set[ir.Value] = set()
         self._casts: dict[ir.Value, ir.Value] = {}
-        self._constants: dict[ir.Value, list[_Place]] = {}
+        self._constants: dict[ir.Value, list[_ConstantUse]] = {}
 
-    def write(self, plan: Plan) -> None:
-        """Convert the nodes of the plan; the names of inputs and outputs stay."""
+    def write(self, plan: HalfPlan) -> None:
+        """Convert the nodes of the plan; the model's inputs and outputs keep their names."""
         if self._half_io:
             for value in self._model.graph.inputs:
                 if self._elements.is_float(value) and not value.is_initializer():
                     self._become_half(value)
-        for node, ports in plan.chosen.items():
-            self._convert(node, ports)
+        for node, changes in plan.chosen.items():
+            self._convert(node, changes)
         for scope, _, inside in list(graph.scopes(self._model)):
             if isinstance(scope, ir.Graph) and not inside:
                 self._connect(scope, plan)
         for value, places in self._constants.items():
-            self._settle(value, places)
+            self._convert_constant(value, places)
 
     def store(self, value: ir.Value) -> None:
-        """Keep a constant in the half type and cast it back for all that read it; an output keeps its name."""
-        places = [_Place(node, index, half=False) for node, index in value.uses()]
+        """Store a constant in the half type, and cast it to float32 for all that read it; outputs keep their names."""
+        places = [_ConstantUse(node, index, half=False) for node, index in value.uses()]
         outputs = list(self._outputs_of(value))
         self._narrow(value, [*places, *outputs])
         wide = self._cast(value, ir.DataType.FLOAT)
@@ -100,18 +100,18 @@ class Writer:
         if outputs:
             self._exchange_names(value, wide, self._half.title)
 
-    def _outputs_of(self, value: ir.Value) -> Iterator[_Place]:
+    def _outputs_of(self, value: ir.Value) -> Iterator[_ConstantUse]:
         for scope in graph.all_graphs(self._model) if value.is_graph_output() else ():
             if isinstance(scope, ir.Graph):
-                yield from (_Place(scope, i, half=False) for i, out in enumerate(scope.outputs) if out is value)
+                yield from (_ConstantUse(scope, i, half=False) for i, out in enumerate(scope.outputs) if out is value)
 
     # Nodes
 
-    def _convert(self, node: ir.Node, ports: Ports) -> None:
-        for index in ports.outputs:
+    def _convert(self, node: ir.Node, changes: TypeChanges) -> None:
+        for index in changes.outputs:
             self._become_half(node.outputs[index])
-        for tie in ports.ties:
-            for value in tie.body_inputs:
+        for shared_type in changes.shared:
+            for value in shared_type.body_inputs:
                 self._become_half(value)
         if graph.is_standard(node, "Cast"):
             node.attributes.add(ir.AttrInt64("to", int(self._half.element)))
@@ -129,28 +129,28 @@ class Writer:
 
     # Between nodes
 
-    def _connect(self, scope: ir.Graph, plan: Plan) -> None:
+    def _connect(self, scope: ir.Graph, plan: HalfPlan) -> None:
         halves = {
             (body, place)
-            for ports in plan.chosen.values()
-            for tie in ports.ties
-            for body, place in tie.body_outputs
+            for changes in plan.chosen.values()
+            for shared_type in changes.shared
+            for body, place in shared_type.body_outputs
             if body is scope
         }
         for node in list(scope):
-            ports = plan.chosen.get(node, Ports())
+            changes = plan.chosen.get(node, TypeChanges())
             for index, value in enumerate(node.inputs):
                 if index not in any_input(node):
-                    self._want(value, _Place(node, index, half=index in ports.inputs))
+                    self._read_as(value, _ConstantUse(node, index, half=index in changes.inputs))
         for index, value in enumerate(scope.outputs):
             if scope is not self._model.graph:
-                self._want(value, _Place(scope, index, half=(scope, index) in halves))
+                self._read_as(value, _ConstantUse(scope, index, half=(scope, index) in halves))
             elif graph.constant_tensor(value) is not None:
-                self._want(value, _Place(scope, index, half=False))
+                self._read_as(value, _ConstantUse(scope, index, half=False))
             elif self._elements.is_float(value) and not value.is_graph_input():
-                self._give_out(value, index)
+                self._convert_output(value, index)
 
-    def _want(self, value: ir.Value | None, place: _Place) -> None:
+    def _read_as(self, value: ir.Value | None, place: _ConstantUse) -> None:
         if value is None or not self._elements.is_float(value):
             return
         if graph.constant_tensor(value) is not None:
@@ -158,8 +158,8 @@ class Writer:
         elif place.half != (value in self._halves):
             place.put(self._cast(value, self._half.element if place.half else ir.DataType.FLOAT))
 
-    def _give_out(self, value: ir.Value, index: int) -> None:
-        """An output of the model keeps its name; what is cast to make it gets another."""
+    def _convert_output(self, value: ir.Value, index: int) -> None:
+        """Give an output of the model its type; it keeps its name, and the value before the Cast gets another."""
         scope = self._model.graph
         if (value in self._halves) == self._half_io:
             return
@@ -170,26 +170,26 @@ class Writer:
         scope.outputs[index] = other
 
     def _exchange_names(self, value: ir.Value, cast: ir.Value, title: str) -> None:
-        """Give the name of an output to what is cast to make it; `value` gets another."""
+        """Give the name of the output `value` to the result of its Cast, and another name to `value`."""
         name = value.name
         value.name = self._names(f"{name}_{title}")
         cast.name = name
 
     def _cast(self, value: ir.Value, to: ir.DataType) -> ir.Value:
-        """`value` in the other type, by one Cast beside what makes it."""
+        """`value` in the other type, by one Cast behind the node that makes it."""
         if value not in self._casts:
             title = "float32" if to == ir.DataType.FLOAT else self._half.title
             name = self._names(f"{value.name}_{title}")
             out = ir.Value(name=name, shape=value.shape, type=ir.TensorType(to))
             node = ir.node("Cast", [value], {"to": int(to)}, outputs=[out], name=name)
-            _place_behind(value, node)
+            _insert_behind(value, node)
             self._casts[value] = out
             self.figures.casts += 1
         return self._casts[value]
 
     # Constants
 
-    def _settle(self, value: ir.Value, places: list[_Place]) -> None:
+    def _convert_constant(self, value: ir.Value, places: list[_ConstantUse]) -> None:
         wanted = [place for place in places if place.half]
         if not wanted:
             return
@@ -197,25 +197,25 @@ class Writer:
             self._narrow(value, places)
             return
         tensor = graph.constant_tensor(value)
-        twin = self._twin(value, wanted) if tensor is not None and tensor.size <= _SMALL else None
+        copy = self._half_copy(value, wanted) if tensor is not None and tensor.size <= _SMALL else None
         for place in wanted:
-            place.put(twin or self._cast(value, self._half.element))
+            place.put(copy or self._cast(value, self._half.element))
 
-    def _narrow(self, value: ir.Value, places: list[_Place]) -> None:
+    def _narrow(self, value: ir.Value, places: list[_ConstantUse]) -> None:
         graph.set_constant(value, self._converted(value, places))
 
-    def _twin(self, value: ir.Value, places: list[_Place]) -> ir.Value:
-        """A copy in the half type, beside a constant that others read in float32."""
+    def _half_copy(self, value: ir.Value, places: list[_ConstantUse]) -> ir.Value:
+        """A copy of a constant in the half type; others read the constant in float32."""
         array = self._converted(value, places)
         name = self._names(f"{value.name}_{self._half.title}")
         if value.producer() is None and isinstance(value.graph, ir.Graph):
             return graph.add_initializer(value.graph, name, array)
         tensor = ir.tensor(array)
         out = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype))
-        _place_behind(value, ir.node("Constant", [], {"value": tensor}, outputs=[out], name=name))
+        _insert_behind(value, ir.node("Constant", [], {"value": tensor}, outputs=[out], name=name))
         return out
 
-    def _converted(self, value: ir.Value, places: list[_Place]) -> np.ndarray:
+    def _converted(self, value: ir.Value, places: list[_ConstantUse]) -> np.ndarray:
         array = graph.constant(value)
         if array is None:
             raise ValueError(f"{value!r} is not a constant")
@@ -227,7 +227,7 @@ class Writer:
         return narrow
 
 
-def _place_behind(value: ir.Value, node: ir.Node) -> None:
+def _insert_behind(value: ir.Value, node: ir.Node) -> None:
     producer = value.producer()
     scope = value.graph if producer is None else producer.graph
     if not isinstance(scope, ir.Graph):

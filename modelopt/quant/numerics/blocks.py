@@ -1,4 +1,4 @@
-"""Weights in few bits with a scale and a zero point for each block of consecutive inputs; the numbers only.
+"""Block-wise quantization of weights: a scale and a zero point for each block of consecutive inputs; numbers only.
 
 A weight is a matrix of shape ``(N, K)``, a row for each output. Each run of `block` columns shares a scale and an
 integer zero point, and w is read back as ``(q - zero_point) · scale`` with q in ``[0, 2^bits)``, as onnxruntime's
@@ -15,8 +15,8 @@ import numpy as np
 
 _TINY = float(np.finfo(np.float32).tiny)
 _HUGE = float(np.finfo(np.float32).max)
-_CHUNK = 2**17  # elements worked on at once, so that temporaries stay in the cache and memory stays flat
-_SHRINKS = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
+_CHUNK = 2**17  # elements computed at once, so that temporaries fit in the cache and memory does not grow
+_SHRINKS = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7)  # of the full range, tried for the least error: a choice
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What kernels cost in int8 and in float on each kind of machine: the constants of all estimates, and their source.
 
 `quant.static.region_gain` and `quant.dynamic.product_gain` compute with them. tests/bench/fit_costs.py fits them again:
-it times each shape in float and in int8 in turn, one thread, and takes the least squares of the differences.
+it times each shape in float and in int8 by turns on one thread, and fits the differences by least squares.
 
 - With VNNI: the mean of a Xeon (Sapphire Rapids) and an EPYC (Zen 4), onnxruntime 1.32. The two differ by up to a
   factor of two.
@@ -19,20 +19,20 @@ from modelopt.core.targets import TargetKind
 
 @dataclass(frozen=True)
 class StaticCosts:
-    """Nanoseconds of one core; only their ratios matter.
+    """Nanoseconds on one core; only their ratios matter.
 
     Attributes:
-        saved_per_mac: Time of a float multiply-add less that of an integer one, in products.
-        saved_in_conv: The same in dense convolutions, whose float kernels are better.
-        product_rescale: For each element that a product writes.
-        rescale: For each element that a convolution writes.
-        depthwise: What each element of a depthwise convolution costs more than in float.
-        gather: For each tap and pixel of a convolution with a window: integers are gathered before they are multiplied.
-        ragged_saved_in_conv: `saved_in_conv` where channels do not come in fours, on which the fast kernels insist.
-        ragged_rescale: `rescale` there.
-        ragged_gather: `gather` there.
-        convert: For each element quantized, and for each dequantized, per reader.
-        launch: For each Q or DQ that runs, whatever its size.
+        saved_per_mac: A float multiply-add less an integer one, in products.
+        saved_in_conv: The same in dense convolutions, whose float kernels are faster.
+        product_rescale: Scaling each element that a product writes.
+        rescale: Scaling each element that a convolution writes.
+        depthwise: The loss for each element of a depthwise convolution.
+        gather: Gathering the input, for each output pixel and kernel position of a convolution larger than 1 × 1.
+        unaligned_saved_in_conv: `saved_in_conv` where channels are no multiple of four: the fast kernels need that.
+        unaligned_rescale: `rescale` there.
+        unaligned_gather: `gather` there.
+        convert: Each element that is quantized, and each that is dequantized, per reader.
+        launch: Each Q or DQ that runs, whatever its size.
     """
 
     saved_per_mac: float
@@ -41,14 +41,14 @@ class StaticCosts:
     rescale: float
     depthwise: float
     gather: float
-    ragged_saved_in_conv: float
-    ragged_rescale: float
-    ragged_gather: float
+    unaligned_saved_in_conv: float
+    unaligned_rescale: float
+    unaligned_gather: float
     convert: float
     launch: float
 
 
-# Fitted to 16 products, 24 convolutions with channels in fours, 18 without, and 18 depthwise ones.
+# Fitted to 16 products, 24 convolutions with multiples of four channels, 18 with others, and 18 depthwise ones.
 _STATIC_VNNI = StaticCosts(
     saved_per_mac=0.014,
     product_rescale=0.24,
@@ -56,9 +56,9 @@ _STATIC_VNNI = StaticCosts(
     rescale=0.06,
     depthwise=0.2,
     gather=0.8,
-    ragged_saved_in_conv=0.0125,
-    ragged_rescale=0.75,
-    ragged_gather=2.0,
+    unaligned_saved_in_conv=0.0125,
+    unaligned_rescale=0.75,
+    unaligned_gather=2.0,
     convert=0.16,
     launch=700.0,
 )
@@ -69,9 +69,9 @@ _STATIC_AVX2 = StaticCosts(
     rescale=0.0,
     depthwise=0.17,
     gather=0.0,
-    ragged_saved_in_conv=0.0136,
-    ragged_rescale=1.19,
-    ragged_gather=1.9,
+    unaligned_saved_in_conv=0.0136,
+    unaligned_rescale=1.19,
+    unaligned_gather=1.9,
     convert=0.14,
     launch=500.0,
 )
@@ -89,14 +89,14 @@ def static_costs(kind: TargetKind) -> StaticCosts | None:
 
 @dataclass(frozen=True)
 class DynamicCosts:
-    """Nanoseconds of one core; only their ratios matter.
+    """Nanoseconds on one core; only their ratios matter.
 
     Attributes:
-        saved_per_mac: Time of a float multiply-add less that of an integer one.
-        convert: For each element quantized: its share in finding the range, too.
-        rescale: For each element written.
-        launch: For each activation quantized, whatever its size.
-        step: For each step of a recurrent operator, which quantizes its state.
+        saved_per_mac: A float multiply-add less an integer one.
+        convert: Each element that is quantized, with its part in finding the range.
+        rescale: Each element that is written.
+        launch: Each activation that is quantized, whatever its size.
+        step: Each step of a recurrent operator, which quantizes its state.
     """
 
     saved_per_mac: float

@@ -1,8 +1,8 @@
-"""Rounding with error feedback: each column's rounding error is made up for by the columns not yet rounded.
+"""Rounding with error feedback: the columns not yet rounded compensate the rounding error of each column.
 
 Frantar et al. 2022, "GPTQ", arXiv:2210.17323 (after Optimal Brain Surgeon, Hassibi and Stork 1993). Numbers only:
-scales and zero points are given (static groups), so that columns may be taken in any order and the same function
-serves per-tensor, per-channel and block-wise grids.
+scales and zero points are given ("static groups"), so that columns may be rounded in any order, and one function does
+per-tensor, per-channel and block-wise quantization.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def gptq(
 ) -> np.ndarray:
     """Integers q in [low, high] with a small tr(E H Eᵀ), E = weight - (q - zero_point) · scale.
 
-    A row that feedback does not improve is rounded to nearest, so that the result is never worse than that.
+    A row that feedback does not improve is rounded to nearest, so the result is never worse than that.
 
     Args:
         weight: Finite floats, shape ``(N, K)``: a row per output, a column per input. (A MatMul's weight transposed; a
@@ -37,8 +37,8 @@ def gptq(
         low: The smallest integer used.
         high: The largest integer used.
         damping: Added to the diagonal, as a part of its mean.
-        by_importance: Take columns by falling diagonal ("act-order"), so that what matters is rounded while there are
-            many columns left to make up for it.
+        by_importance: Round columns by decreasing diagonal ("act-order"): the important ones first, while many columns
+            are left to compensate their error.
 
     Returns:
         int32, shape ``(N, K)``.

@@ -1,7 +1,7 @@
-"""How much each pair of a product's inputs matters together: the mean of x xᵀ over calibration rows.
+"""The hessian of a product's squared error: the mean of x xᵀ over the calibration rows x of its input.
 
-For y = W x the squared error of a changed W' is tr((W - W') H (W - W')ᵀ) with H = mean(x xᵀ), up to a factor. Memory is
-one float32 matrix of K × K, whatever the number of samples; two collectors of the same input merge.
+For y = W x the mean squared error of a changed W' is tr((W - W') H (W - W')ᵀ) with H = mean(x xᵀ). Memory is one
+float32 matrix of K × K, whatever the number of samples; collectors of the same input can be merged.
 """
 
 from __future__ import annotations
@@ -75,11 +75,11 @@ class Hessian:
 def observe_inputs(model: ir.Model, widths: Mapping[str, int], ctx: Context) -> Iterator[dict[str, Hessian]]:
     """Hessians of activations over the calibration data, in groups that fit in memory together.
 
-    Each group is one pass over the data; most models need one. What a body that never runs reads, and what cannot be
-    observed there (see `observe`), keeps a hessian without rows.
+    Each group is one pass over the data; most models need one. An activation in a body that never runs, or that cannot
+    be observed (see `subgraph_outputs`), keeps a hessian without rows.
 
     Args:
-        model: The float model; it is not changed while groups are drawn.
+        model: The float model; it must not change before the last group is drawn.
         widths: The last dimension of each activation, by its name: values of any scope but functions.
         ctx: Lends the runner, the samples and the progress.
 

@@ -1,9 +1,9 @@
 """Half-quadratic quantization: scales and zero points that minimize sum |w - dq(q(w))|^p with p < 1, without data.
 
-Badri and Shaji 2023, "Half-Quadratic Quantization of Large Machine Learning Models" (Mobius Labs). The norm with p < 1
-forgives outliers. It is split with an auxiliary error e: a proximal step shrinks the residual to e, then the numbers of
-the block are fitted to w - e by least squares. There the zero point is a float and the scale stays. onnxruntime
-computes in integers only with an integer zero point, so here it is rounded, and the scale is fitted as well.
+Badri and Shaji 2023, "Half-Quadratic Quantization of Large Machine Learning Models" (Mobius Labs). With p < 1 outliers
+count less. The problem is split with an auxiliary error e: a proximal step shrinks the residual to e, then the
+parameters of the block are fitted to w - e by least squares. In the paper the zero point is a float and the scale is
+fixed. onnxruntime needs an integer zero point, so it is rounded here, and the scale is fitted as well.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def refine(weight: np.ndarray, start: BlockParams, grid: BlockGrid) -> BlockPara
 
     Args:
         weight: Finite float32, shape ``(N, K)``.
-        start: Where to begin, e.g. `blocks.params_of`.
+        start: The first parameters, such as those of `blocks.params_of`.
         grid: The integers.
     """
     scales, zeros = np.empty_like(start.scale), np.empty_like(start.zero_point)
@@ -47,7 +47,7 @@ def loss(weight: np.ndarray, params: BlockParams, grid: BlockGrid) -> np.ndarray
 def _refine(
     blocks: np.ndarray, scale: np.ndarray, zero_point: np.ndarray, grid: BlockGrid
 ) -> tuple[np.ndarray, np.ndarray]:
-    # The shrinkage is not scale free: the published constants are for weights of size 1. Powers of two divide exactly.
+    # The published constants are for weights of size 1, so blocks are divided by a power of two, which is exact.
     _, exponent = np.frexp(np.maximum(np.abs(blocks).max(axis=2, keepdims=True), _LEAST_SCALE))
     size = np.ldexp(np.float32(1), exponent - 1)
     blocks = blocks / size
@@ -82,7 +82,7 @@ def _loss(residual: np.ndarray) -> np.ndarray:
 
 
 def _shrunk(residual: np.ndarray, beta: float) -> np.ndarray:
-    """The proximal step of |e|^p: what of the residual is treated as an outlier."""
+    """The proximal step of |e|^p: the part of the residual that is treated as an outlier."""
     size = np.abs(residual)
     threshold = np.maximum(size, np.float32(1e-12)) ** np.float32(P - 1) / np.float32(beta)
     return np.asarray(np.sign(residual) * np.maximum(size - threshold, 0))

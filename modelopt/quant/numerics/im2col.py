@@ -1,9 +1,10 @@
-"""The rows that a convolution multiplies by its kernel (im2col), for a bounded sample of its output positions."""
+"""The rows that a convolution multiplies by its kernel (im2col), for some of its output positions."""
 
 from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,13 +15,13 @@ from modelopt import graph
 
 @dataclass(frozen=True)
 class Window:
-    """Where a convolution's kernel reads, axis by axis.
+    """The attributes of a convolution that say where its kernel reads, axis by axis.
 
     Attributes:
         kernel: Positions of the kernel.
         strides: Steps between outputs.
         dilations: Steps between positions of the kernel.
-        pads: What is added before and behind each axis, as ONNX writes it: all befores, then all behinds.
+        pads: As in ONNX: the padding before each axis, then the padding behind each axis.
         auto_pad: ``NOTSET``, ``VALID``, ``SAME_UPPER`` or ``SAME_LOWER``.
     """
 
@@ -43,37 +44,48 @@ def window_of(node: ir.Node, kernel: tuple[int, ...]) -> Window:
     )
 
 
-def sample_rows(image: np.ndarray, window: Window, groups: int, limit: int, padding: int) -> np.ndarray:
-    """Up to `limit` rows, evenly spread over the outputs.
+Choice = Callable[[int], np.ndarray]
+"""Chooses output positions: from how many there are, the indices of those to look at."""
+
+
+def evenly(limit: int) -> Choice:
+    """Up to `limit` output positions at even distances."""
+    return lambda total: np.unique(np.linspace(0, total - 1, min(limit, total)).astype(np.int64))
+
+
+def at_random(limit: int) -> Choice:
+    """Up to `limit` output positions, by a fixed seed: at even distances all could be at one edge of the images."""
+    return lambda total: (
+        np.random.default_rng(0).choice(total, limit, replace=False) if total > limit else np.arange(total)
+    )
+
+
+def rows(image: np.ndarray, window: Window, choose: Choice = np.arange, padding: int = 0) -> np.ndarray:
+    """What a convolution multiplies its weight by at some of its output positions.
 
     Args:
-        image: (batch, channels, sizes…).
+        image: Shape (batch, channels, sizes…).
         window: What the kernel reads.
-        groups: How many groups the channels fall into.
-        limit: How many outputs to look at.
-        padding: What stands outside the image: the zero point.
+        choose: Which output positions.
+        padding: The number outside of the image: 0, or the zero point of integers.
 
     Returns:
-        (groups, rows, positions · channels per group) in the image's dtype, positions first.
+        Shape (output positions, channels, kernel positions), in the image's dtype.
     """
     sizes = image.shape[2:]
     begins, counts = zip(*(_axis(window, axis, size) for axis, size in enumerate(sizes)), strict=True)
-    total = image.shape[0] * math.prod(counts)
-    chosen = np.unravel_index(
-        np.unique(np.linspace(0, total - 1, min(limit, total)).astype(np.int64)) if total else np.zeros(0, np.int64),
-        (image.shape[0], *counts),
-    )
-    starts = [place * stride - begin for place, stride, begin in zip(chosen[1:], window.strides, begins, strict=True)]
-    columns = []
-    for offsets in itertools.product(*(range(size) for size in window.kernel)):
-        places = [start + at * step for start, at, step in zip(starts, offsets, window.dilations, strict=True)]
-        inside = np.logical_and.reduce([(p >= 0) & (p < size) for p, size in zip(places, sizes, strict=True)])
-        clipped = tuple(np.clip(p, 0, size - 1) for p, size in zip(places, sizes, strict=True))
-        pixels = np.moveaxis(image, 1, -1)[(chosen[0], *clipped)]
-        columns.append(np.where(inside[:, None], pixels, np.array(padding, image.dtype)))
-    rows = np.stack(columns, axis=1)  # (rows, positions, channels)
-    parts = np.split(rows, groups, axis=2)
-    return np.stack([part.reshape(len(part), -1) for part in parts])
+    outputs = (image.shape[0], *counts)
+    total = math.prod(outputs)
+    batch, *places = np.unravel_index(choose(total) if total else np.zeros(0, np.int64), outputs)
+    starts = [place * stride - begin for place, stride, begin in zip(places, window.strides, begins, strict=True)]
+    channels_last = np.moveaxis(image, 1, -1)
+    taps = []
+    for offsets in itertools.product(*map(range, window.kernel)):
+        pixels = [start + at * step for start, at, step in zip(starts, offsets, window.dilations, strict=True)]
+        inside = np.logical_and.reduce([(p >= 0) & (p < size) for p, size in zip(pixels, sizes, strict=True)])
+        clipped = (np.clip(p, 0, size - 1) for p, size in zip(pixels, sizes, strict=True))
+        taps.append(np.where(inside[:, None], channels_last[(batch, *clipped)], np.array(padding, image.dtype)))
+    return np.stack(taps, axis=-1)
 
 
 def _axis(window: Window, axis: int, size: int) -> tuple[int, int]:

@@ -1,9 +1,9 @@
-"""From a histogram to the range that is worth an 8-bit grid.
+"""Calibration methods: the range to quantize, computed from the histogram of an activation.
 
 Percentile and entropy follow Migacz, "8-bit inference with TensorRT" (GTC 2017), generalised to grids with a zero
-point; the mean squared error is that of Banner et al. 2019 (arXiv:1810.05723), taken from the histogram instead of
-from a fitted distribution. The moving average is the plain mean over samples that onnxruntime's MinMaxCalibrater
-computes: an exponential one would depend on the samples' order, and shards of it could not be added up.
+point. The mean squared error is that of Banner et al. 2019 (arXiv:1810.05723), computed from the histogram instead of a
+fitted distribution. The moving average is the plain mean over samples, as in onnxruntime's MinMaxCalibrater: an
+exponential average would depend on the order of the samples, and those of shards could not be added.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from modelopt.quant.numerics.scheme import Grid, Symmetry
 _FRACTIONS = np.linspace(1.0, 0.1, 46)
 _ROUNDS = 2
 _MOST_ROUNDS = 20  # two or three are needed
-_REACH = 8  # bins on either side that tell what a bin would hold without a spike
-_MIN_BINS_PER_LEVEL = 2  # with fewer, Q equals P and every cut looks free
+_REACH = 8  # bins on either side whose median is what a bin would hold without a spike
+_MIN_BINS_PER_LEVEL = 2  # with fewer, Q equals P, and the divergence of every cut is 0
 
 
 class Method(Enum):
@@ -80,8 +80,9 @@ def _levels(grid: Grid) -> int:
 def _without_spikes(histogram: Histogram) -> Histogram:
     """Bring bins that stand out from their surroundings down to twice their median.
 
-    Relu's zeros, and the values that a uniform background gives, fill single bins. One that shares a level with other
-    bins costs more divergence than any cut, so the narrowest range won: it has the fewest bins for each level.
+    The zeros that Relu makes, and the constant values of a uniform image background, fill single bins. Such a bin in
+    one level with others costs more divergence than any cut. Then the narrowest range would win, for it has the fewest
+    bins in each level.
     """
     counts = histogram.counts
     if counts.size <= _REACH:
@@ -102,7 +103,7 @@ def _folded(histogram: Histogram) -> Histogram:
 
 
 def _percentile(histogram: Histogram, percentile: float, *, one_sided: bool) -> tuple[float, float]:
-    # A whole number of values must not become one less by rounding at one end and not at the other.
+    # Without rounding to 6 digits, a whole number of values could become one less at one end only.
     cut = round((1.0 - percentile / 100.0) * (1.0 if one_sided else 0.5) * histogram.total, 6)
     upto = np.cumsum(histogram.counts)
     edges = histogram.edges
@@ -114,7 +115,7 @@ def _percentile(histogram: Histogram, percentile: float, *, one_sided: bool) -> 
 
 
 def _least(histogram: Histogram, cost: Callable[[float, float], float]) -> tuple[float, float]:
-    """Shrink one end after the other, twice, over fractions of the full range; the wider range wins ties."""
+    """Search the end with the least cost, one after the other and twice; of equal costs the wider range is taken."""
     least, most = min(histogram.low, 0.0), max(histogram.high, 0.0)
     if least == most:
         return histogram.low, histogram.high
@@ -157,9 +158,9 @@ def _behind(values: np.ndarray) -> np.ndarray:
 def _least_squared_error(histogram: Histogram, grid: Grid) -> tuple[float, float]:
     """The range of least squared error: clipped values lose (x - cut)², the others step² / 12 in the mean.
 
-    Rounding itself is left out: its error has a local minimum each few bins, none of which means anything for other
-    data, while this sum is smooth, and the same within a bin from any histogram of the values. Those of bin 0 become 0,
-    at no cost. Each end is set to its best cut in turn, until neither moves.
+    The exact rounding error is not used: it has a local minimum every few bins, and these differ from data to data. The
+    sum used here is smooth, and nearly the same for any histogram of the values. Values in bin 0 become 0 and cost
+    nothing. Each end is set to its best cut in turn, until neither changes.
     """
     centers, counts = histogram.centers, histogram.counts.astype(np.float64)
     bins = np.arange(histogram.start, histogram.start + counts.size)
@@ -171,7 +172,7 @@ def _least_squared_error(histogram: Histogram, grid: Grid) -> tuple[float, float
     def best(end: _Side, other: float, lost: float) -> int:
         step = (end.cuts + other) / grid.steps
         total = end.error + (rounded - lost - end.beyond) * step * step / 12
-        return int(total.size - 1 - np.argmin(total[::-1]))  # the wider range wins ties
+        return int(total.size - 1 - np.argmin(total[::-1]))  # of equal errors the wider range
 
     high, low = above.cuts.size - 1, below.cuts.size - 1
     for _ in range(_MOST_ROUNDS):

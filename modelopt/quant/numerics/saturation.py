@@ -1,12 +1,12 @@
-"""What x86 without VNNI makes of u8 × s8 products: ``vpmaddubsw`` adds two of them in 16 bits and saturates.
+"""Saturation on x86 without VNNI: ``vpmaddubsw`` adds two u8 × s8 products in 16 bits and saturates.
 
-onnxruntime's kernels for such machines (QgemmU8S8KernelAvx2, ConvSymKernelAvx2, those for AVX512 without VNNI) take the
-depth of a product two at a time, (0, 1), (2, 3) …, clip each pair's sum to int16, and add the pairs in 32 bits. The
-depth of a convolution runs over positions first and channels last. Depthwise kernels widen to 16 bits first and are
-exact, and so is u8 × u8.
+onnxruntime's kernels for such machines (QgemmU8S8KernelAvx2, ConvSymKernelAvx2, those for AVX512 without VNNI) go
+through the depth of a product in pairs, (0, 1), (2, 3) …. They saturate the sum of each pair to int16, and add these
+sums in 32 bits. The depth of a convolution is ordered by kernel position first and channel last. Depthwise kernels
+multiply in 16 bits and are exact; so is u8 × u8.
 
-A u8 is at most 255, so a pair of weights cannot saturate when neither the positive nor the negative ones of the two
-sum up to more than 128: that bound is exact, and needs no data.
+A u8 is at most 255. So a pair cannot saturate if its positive weights sum up to 128 or less, and its negative weights
+to -128 or more. This bound is exact, and needs no data.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ _CHUNK = 2**21  # pair sums held at once
 
 @dataclass(frozen=True)
 class Saturation:
-    """What products lose; losses add up.
+    """The error that saturation makes; the errors of several samples can be added.
 
     Attributes:
-        sums: How many pair sums were looked at.
+        sums: How many pair sums were computed.
         saturated: How many of them do not fit in 16 bits.
-        lost: Sum of the squares of what the results lose.
-        exact: Sum of the squares of the exact results, the zero point taken off.
+        lost: Sum of the squared errors of the results.
+        exact: Sum of the squares of the exact results, with the zero point subtracted.
     """
 
     sums: int = 0
@@ -56,7 +56,7 @@ class Saturation:
 
     @property
     def relative_error(self) -> float:
-        """Root mean square of what is lost over that of the exact results; infinite where those are all zero."""
+        """Root mean square of the errors over that of the exact results; infinite where those are all zero."""
         if not self.lost:
             return 0.0
         return math.sqrt(self.lost / self.exact) if self.exact else math.inf
@@ -102,6 +102,17 @@ def conv_matrices(kernel: np.ndarray, groups: int) -> list[np.ndarray]:
     return [part.T for part in np.split(flat, groups)]
 
 
+def conv_rows(rows: np.ndarray, groups: int) -> list[np.ndarray]:
+    """The rows (n, positions · channels) that meet `conv_matrices`, one array per group.
+
+    Args:
+        rows: Shape (n, channels, positions), as `im2col.rows` returns them.
+        groups: How many groups.
+    """
+    positions_first = np.moveaxis(rows, 1, 2)
+    return [part.reshape(len(part), -1) for part in np.split(positions_first, groups, axis=2)]
+
+
 def worst_pairs(integers: np.ndarray) -> np.ndarray:
     """For each column the largest sum of the positive, or of the negative, weights of a pair, as an absolute value.
 
@@ -132,9 +143,9 @@ def fit_kernels(array: np.ndarray, params: QParams, nodes: Iterable[ir.Node]) ->
         matrices = matrices_of(node, array.shape)
         if matrices is None:
             continue
-        # Channels that are not in fours may be regrouped (see `stem`), and then any two of a column may meet.
-        regrouped = node.op_type == "Conv" and array.shape[1] % 4 != 0
-        params = fitted(array, params, partial(_extremes, matrices) if regrouped else matrices)
+        # `first_convolution` may change the order of channels that are no multiple of four: then any two can be a pair.
+        may_be_reordered = node.op_type == "Conv" and array.shape[1] % 4 != 0
+        params = fitted(array, params, partial(_extremes, matrices) if may_be_reordered else matrices)
     return params
 
 
@@ -145,7 +156,7 @@ def _extremes(matrices: Callable[[np.ndarray], Iterable[np.ndarray]], integers: 
 
 
 def fitted(array: np.ndarray, params: QParams, matrices: Callable[[np.ndarray], Iterable[np.ndarray]]) -> QParams:
-    """Parameters with scales raised as far as it takes for no pair to saturate, whatever the input.
+    """Parameters with scales that are raised until no pair saturates, whatever the input.
 
     Args:
         array: The float weights.
@@ -164,14 +175,14 @@ def fitted(array: np.ndarray, params: QParams, matrices: Callable[[np.ndarray], 
 
 
 def simulate(rows: np.ndarray, integers: np.ndarray, zero_point: int = 0) -> Saturation:
-    """Multiply as ``vpmaddubsw`` does and say what is lost.
+    """Multiply as ``vpmaddubsw`` does, and return the error.
 
     Only pairs whose bound is above `MOST` are multiplied out; the others cannot saturate.
 
     Args:
         rows: uint8, (rows, depth).
         integers: int8, (depth, columns).
-        zero_point: Of the rows; the kernel corrects for it afterwards, so it changes only what the error is held to.
+        zero_point: Of the rows; the kernel corrects for it afterwards, so it changes `exact` only.
     """
     weights = _pairs(integers.astype(np.int32))
     inputs = _pairs(rows.T.astype(np.int32))

@@ -1,4 +1,4 @@
-"""The numbers of uniform affine quantization, and nothing about graphs.
+"""Uniform affine quantization: the arithmetic only.
 
 A real x is stored as the integer q = clip(round(x / scale) + zero_point, low, high), and read back as
 (q - zero_point) * scale (Jacob et al. 2018, arXiv:1712.05877; ONNX QuantizeLinear rounds half to even).
@@ -13,8 +13,8 @@ import numpy as np
 
 _TINY = float(np.finfo(np.float32).tiny)  # the smallest normal float32: runtimes flush what is below it to zero
 _HUGE = float(np.finfo(np.float32).max)
-_BIAS_LIMIT = 2**30  # half of int32: the other half is left to the sum that the bias is added to
-_DEAD_BIAS_STEPS = 2**20
+_BIAS_LIMIT = 2**30  # half of int32: the other half is for the sum that the bias is added to
+_DEAD_BIAS_STEPS = 2**20  # so that float32 holds bias / scale exactly, with bits to spare
 
 
 class IntType(Enum):
@@ -168,7 +168,7 @@ def weight_params(array: np.ndarray, granularity: Granularity, grid: Grid = WEIG
     Args:
         array: float32, finite, at least one element.
         granularity: Per tensor, or per index of an axis.
-        grid: s8 symmetric unless told otherwise.
+        grid: The integers; s8 symmetric by default.
     """
     if isinstance(granularity, PerTensor):
         return params_from_range(float(array.min()), float(array.max()), grid)
@@ -179,9 +179,8 @@ def weight_params(array: np.ndarray, granularity: Granularity, grid: Grid = WEIG
 def raise_for_bias(weight: QParams, activation_scale: np.ndarray, bias: np.ndarray | None) -> QParams:
     """Raise weight scales until the bias fits in int32 at activation_scale · weight_scale.
 
-    BatchNorm folded into a dead channel leaves weights near zero beside an ordinary bias. There a raised scale
-    costs nothing: |bias| > 2^30 steps dwarfs any sum of u8 × s8 products. A channel whose weights are all zero takes
-    whatever scale makes its bias precise.
+    A BatchNormalization folded into a channel that is always 0 leaves weights near zero and an ordinary bias. A raised
+    scale costs no accuracy there: a bias of more than 2^30 steps is much larger than any sum of u8 × s8 products.
 
     Args:
         weight: Symmetric parameters.
@@ -197,7 +196,7 @@ def raise_for_bias(weight: QParams, activation_scale: np.ndarray, bias: np.ndarr
 
 
 def free_dead_channels(weight: QParams, array: np.ndarray, activation_scale: np.ndarray, bias: np.ndarray) -> QParams:
-    """Give channels whose weights are all zero a scale that keeps their bias to 20 bits.
+    """Give channels whose weights are all zero a scale that makes their bias precise to 20 bits.
 
     Args:
         weight: Per-channel symmetric parameters of `array`; per tensor they are returned as they are.
@@ -249,6 +248,5 @@ def _spread(params: QParams, rank: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _as_scale(wanted: np.ndarray) -> np.ndarray:
-    # float32 rounds to nearest: a scale rounded down would leave the ends of the range outside by an ulp, which the
-    # bound of scale / 2 absorbs.
+    # A scale that float32 rounds down leaves the ends of the range outside by one ulp, far less than scale / 2.
     return np.asarray(np.clip(wanted, _TINY, _HUGE), np.float32)

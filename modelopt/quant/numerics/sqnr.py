@@ -1,6 +1,6 @@
-"""How well integers hold one tensor: the signal-to-quantization-noise ratio, 10 · log10(Σx² / Σ(x - x')²) in decibels.
+"""The signal-to-quantization-noise ratio of one tensor, 10 · log10(Σx² / Σ(x - x')²) in decibels.
 
-That of an activation is read off the histogram that calibration kept, so it costs no run.
+For an activation it is computed from the histogram of calibration, so it needs no run.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from modelopt.core.changes import TensorError
 from modelopt.quant.numerics.scheme import QParams, dequantize, quantize
 
 _CHANNELS = 32
-"""So many output channels stand for a large weight."""
+"""How many output channels of a large weight are used."""
 
 _LARGE = 1 << 16
 
 
 def of_activation(name: str, histogram: Histogram, params: QParams) -> TensorError:
-    """That of an activation with this histogram."""
+    """The error of an activation with this histogram."""
     return TensorError(name, "activation", *_range(params), _decibels(histogram.centers, params, histogram.counts))
 
 
 def of_weight(name: str, array: np.ndarray, params: QParams) -> TensorError:
-    """That of a weight; of a large one a few channels stand for all."""
+    """The error of a weight; for a large one, that of some of its channels."""
     some = params
     if params.axis is not None and array.size > _LARGE:
         channels = np.linspace(0, array.shape[params.axis] - 1, _CHANNELS).astype(np.int64)

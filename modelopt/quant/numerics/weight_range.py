@@ -1,7 +1,8 @@
-"""How far the integers of a weight reach: to its extremes, or less for a smaller error.
+"""The range of a weight: its extremes, or a narrower range with a smaller error.
 
-A few large weights in a channel stretch the step of all others. Cutting them off costs their own error and narrows the
-step of the rest; the search (that of Banner et al. 2019, arXiv:1810.05723, on the weights themselves) tries both.
+A few large weights in a channel make the step between integers large for all others. Clipping them costs an error at
+these weights, and makes the step smaller for the rest. The search (Banner et al. 2019, arXiv:1810.05723, here on the
+weights themselves) finds the range with the least squared error.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 from modelopt.quant.numerics import scheme
 from modelopt.quant.numerics.scheme import Granularity, Grid, QParams
 
-_FRACTIONS = tuple(np.linspace(1.0, 0.3, 36).tolist())
+_FRACTIONS = tuple(np.linspace(1.0, 0.3, 36).tolist())  # of the full range: steps of 2 %, a choice, not fitted
 _CHUNK = 2**18  # elements at once: a copy in float64 stays in the processor's cache
 
 
@@ -23,7 +24,7 @@ class WeightRange(Enum):
 
     Attributes:
         MAX: Its extremes.
-        MSE: The part of them with the least squared error, for each scale.
+        MSE: For each scale, the part of this range with the least squared error.
     """
 
     MAX = "max"
@@ -45,12 +46,22 @@ def weight_params(
     return params if weight_range is WeightRange.MAX else narrowed(array, params)
 
 
+def description(grid: Grid, *, per_channel: bool, weight_range: WeightRange, unsaturated: bool) -> str:
+    """How reports name the integers of weights: ``int8 per channel, 7 bits``."""
+    return (
+        f"{grid.type.value} {'per channel' if per_channel else 'per tensor'}"
+        + (", 7 bits" if grid.reduced else "")
+        + (", mse" if weight_range is WeightRange.MSE else "")
+        + (", scaled so that no 16-bit sum saturates" if unsaturated else "")
+    )
+
+
 def narrowed(array: np.ndarray, params: QParams) -> QParams:
     """The parameters with the least squared error among `params` and those with scales down to 0.3 of theirs.
 
     Args:
         array: float32, finite, of the shape that `params` was made for.
-        params: Where to begin; the result is in no channel worse. Zero points stay.
+        params: The first parameters; no channel becomes worse. Zero points stay.
     """
     best, least = params, squared_error(array, params)
     for fraction in _FRACTIONS[1:]:

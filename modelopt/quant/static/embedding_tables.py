@@ -1,8 +1,8 @@
-"""Tables that are looked up: stored in int8, a quarter of the bytes; the rows found are computed with in float.
+"""Embedding tables in int8: a quarter of the bytes. The rows that Gather finds are dequantized, and used in float.
 
     y = Gather(table, indices)    becomes    y = DequantizeLinear(Gather(integers, indices), scale, 0)
 
-Each index of the last axis has a scale (a column of an embedding), which a row that was found still has.
+There is one scale for each column, so that any row that is found has all scales.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.quant.static.plan import Choice, Role
+from modelopt.quant.static.plan import NodeChoice, Role
 
 _LEAST = 4096
-"""Elements; a smaller table saves less than the DequantizeLinear costs."""
+"""Elements; a smaller table saves less than its DequantizeLinear costs (an estimate)."""
 
 
-def candidate(node: ir.Node) -> Choice | str | None:
-    """The choice for a Gather from a constant table, the reason against it, or None when it is another node."""
+def candidate(node: ir.Node) -> NodeChoice | str | None:
+    """The choice for a Gather from a constant table, or the reason against it; None for another node."""
     if not graph.is_standard(node, "Gather"):
         return None
     table = node.inputs[0]
@@ -29,20 +29,20 @@ def candidate(node: ir.Node) -> Choice | str | None:
         return f"its table has fewer than {_LEAST} elements"
     if not np.isfinite(tensor.numpy()).all():
         return "its table holds NaN or Inf"
-    return Choice(node, Role.TABLE, (), table, column_axis(node, len(tensor.shape)))
+    return NodeChoice(node, Role.TABLE, (), table, column_axis(node, len(tensor.shape)))
 
 
 def column_axis(node: ir.Node, rank: int) -> int | None:
-    """The axis whose indices have scales, for a Gather from a table of this rank; None where it looks columns up."""
-    looked_up = graph.attribute_int(node, "axis", 0) % rank
-    return None if looked_up == rank - 1 else rank - 1
+    """The axis with one scale for each index, for a Gather from a table of this rank; None where it gathers columns."""
+    gathered = graph.attribute_int(node, "axis", 0) % rank
+    return None if gathered == rank - 1 else rank - 1
 
 
 def look_up(node: ir.Node, stored: tuple[ir.Value, ...], *, per_column: bool, names: graph.NameSource) -> None:
-    """Make the Gather `node` find integers and dequantize them.
+    """Make a Gather read integers, and dequantize what it finds.
 
     Args:
-        node: The node; it becomes the DequantizeLinear.
+        node: The Gather; it becomes the DequantizeLinear.
         stored: The int8 table, its scale and its zero point.
         per_column: There is a scale for each index of the last axis.
         names: Free names.

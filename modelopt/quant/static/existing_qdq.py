@@ -1,4 +1,4 @@
-"""What a model already holds of integers when it comes to us: Q/DQ and integer operators of another tool."""
+"""Q/DQ and integer operators that a model already holds: those of an earlier run or of another tool."""
 
 from __future__ import annotations
 
@@ -36,13 +36,18 @@ def params_of(value: ir.Value) -> QParams | None:
 
 
 def is_quantized_next(value: ir.Value) -> bool:
-    """Whether all that reads `value` is one QuantizeLinear with one scale: a kernel that makes it ends there."""
+    """Whether the only reader of `value` is a QuantizeLinear with one scale: a kernel that makes it fuses with that."""
     reader = graph.sole_consumer(value)
     return reader is not None and reader.op_type == "QuantizeLinear" and params(reader) is not None
 
 
 def params(node: ir.Node, *, wide: bool = False) -> QParams | None:
-    """Those of a QuantizeLinear or DequantizeLinear with constant numbers, one of each; with `wide` of 16 bits, too."""
+    """The parameters of a Q or DQ with a constant scale and zero point, one of each; None for any other.
+
+    Args:
+        node: A QuantizeLinear or DequantizeLinear.
+        wide: Accept 16 bits as well.
+    """
     if len(node.inputs) < 3:
         return None
     scale, zero_point = graph.constant(node.inputs[1]), graph.constant(node.inputs[2])

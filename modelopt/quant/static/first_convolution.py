@@ -1,14 +1,21 @@
-"""First convolutions on few channels, regrouped so that the integer kernel takes four bytes at a time.
+"""The first convolution, which reads an image: its input gets a multiple of four channels.
 
-onnxruntime's fast integer convolution wants input channels in fours; an image has three, and the general path costs
-twice as much. Both rewrites are exact in integers, and leave the output and its scale alone:
+onnxruntime's fast integer convolution needs a multiple of four input channels. An image has three, and the general
+kernel takes twice as long. Both rewrites are exact in integers, and keep the output and its scale:
 
-- With stride s, blocks of s × s pixels become channels. Output o reads input s·o − p + j, j < k. With l = −p mod s this
-  is pixel (l + j) mod s of block o − (p + l)/s + (l + j) div s: a convolution with stride 1 over blocks. It needs sides
-  that are known and multiples of s.
-- Else a channel of zeros is appended, which weights of zero read.
+- Space to depth: with stride s, each block of s × s pixels becomes one pixel with s · s times as many channels, and the
+  convolution has stride 1 over blocks. It needs sides that are known and multiples of s.
+- Else a channel of zeros is appended, with weights of zero.
 
 SpaceToDepth comes before QuantizeLinear: not every release of onnxruntime has it for integers.
+
+The arithmetic of space to depth, for one axis with kernel size k, stride s and p pixels of padding before it: output o
+reads the pixels s·o - p + j with 0 ≤ j < k. A convolution with stride 1 over blocks has to start at a block. So the
+kernel gets l = -p mod s zeros before it, and p + l = s·f is a whole number f of blocks. Then pixel s·o - p + j is
+
+    s·(o - f) + (l + j)  =  pixel (l + j) mod s of block o - f + (l + j) div s
+
+The window over blocks begins f blocks before the input and takes ceil((l + k) / s) blocks.
 """
 
 from __future__ import annotations
@@ -21,22 +28,22 @@ import onnx_ir as ir
 
 from modelopt import graph
 
-_LANES = 4
-_BLOCKS = (2, 4)
-_MOST_CHANNELS = 64  # of a block: more are read well as they are
+_MULTIPLE = 4  # of input channels, for the fast kernel
+_BLOCK_SIZES = (2, 4)
+_MOST_CHANNELS = 64  # of a block; a larger first convolution is fast enough without the rewrite (a guess)
 
 
 @dataclass(frozen=True)
-class _Stem:
-    """A convolution of a quantized float input, as the writer leaves it.
+class _FirstConv:
+    """A convolution of an activation that is quantized from float, as the Q/DQ writer leaves it.
 
     Attributes:
-        conv: The node.
+        conv: The Conv.
         source: The float activation that is quantized for it.
         quantize: The QuantizeLinear of `source`.
-        dequantize: What `conv` reads.
+        dequantize: The DequantizeLinear that `conv` reads.
         weight: int8 (out, in, height, width), symmetric, read by `conv` alone.
-        array: Its numbers.
+        array: The numbers of `weight`.
     """
 
     conv: ir.Node
@@ -48,18 +55,18 @@ class _Stem:
 
 
 def regroup(model: ir.Model) -> int:
-    """Rewrite the convolutions of `model`, which holds Q/DQ, that gain by it; says how many."""
+    """Rewrite the first convolutions of `model`, which holds Q/DQ; returns how many."""
     names = graph.NameSource(model)
     count = 0
     for node in list(model.graph):
-        stem = _match(node)
-        if stem is None or stem.array.shape[1] % _LANES == 0:
+        first = _match(node)
+        if first is None or first.array.shape[1] % _MULTIPLE == 0:
             continue
-        count += _blocks(stem, names) or _pad(stem, names)
+        count += _space_to_depth(first, names) or _append_channel(first, names)
     return count
 
 
-def _match(conv: ir.Node) -> _Stem | None:
+def _match(conv: ir.Node) -> _FirstConv | None:
     if not graph.is_standard(conv, "Conv") or graph.attribute_int(conv, "group", 1) != 1:
         return None
     dequantize, stored = _producer(conv.inputs[0], "DequantizeLinear"), _producer(conv.inputs[1], "DequantizeLinear")
@@ -80,7 +87,7 @@ def _match(conv: ir.Node) -> _Stem | None:
         or _from_integers(source)
     ):
         return None
-    return _Stem(conv, source, quantize, dequantize, weight, array)
+    return _FirstConv(conv, source, quantize, dequantize, weight, array)
 
 
 def _producer(value: ir.Value | None, op_type: str) -> ir.Node | None:
@@ -96,136 +103,142 @@ def _is_symmetric(dequantize: ir.Node) -> bool:
 
 
 def _from_integers(source: ir.Value) -> bool:
-    """Whether an integer kernel makes `source`: a step between would part it from its QuantizeLinear."""
+    """Whether an integer kernel makes `source`: it fuses with the QuantizeLinear, so nothing may come between."""
     producer = source.producer()
-    reads = () if producer is None else producer.inputs
-    return any(_producer(value, "DequantizeLinear") is not None for value in reads)
+    inputs = () if producer is None else producer.inputs
+    return any(_producer(value, "DequantizeLinear") is not None for value in inputs)
 
 
-def taps_of(conv: ir.Node, shape: Sequence[int]) -> int | None:
-    """How many taps the window of a float convolution will have when it is regrouped; None when it will not be.
+def window_positions(conv: ir.Node, shape: Sequence[int]) -> int | None:
+    """How many positions the kernel of a float convolution will have after the rewrite; None without a rewrite.
 
     Args:
         conv: A Conv.
-        shape: Its weight's.
+        shape: The shape of its weight.
     """
     source = conv.inputs[0]
     if source is None or source.producer() is not None or len(shape) != 4 or max(shape[2:]) == 1:
         return None
-    if shape[1] % _LANES == 0 or graph.attribute_int(conv, "group", 1) != 1:
+    if shape[1] % _MULTIPLE == 0 or graph.attribute_int(conv, "group", 1) != 1:
         return None
     axes = _axes(conv, shape, source)
     if axes is not None:
         return axes[0].blocks * axes[1].blocks
-    return shape[2] * shape[3] if shape[1] % _LANES == _LANES - 1 else None
+    return shape[2] * shape[3] if shape[1] % _MULTIPLE == _MULTIPLE - 1 else None
 
 
 @dataclass(frozen=True)
 class _Axis:
-    """One axis of a convolution over blocks.
+    """One axis of a convolution over blocks; the letters are those of the module's docstring.
 
     Attributes:
-        stride: Pixels of a block.
+        stride: s, pixels of a block.
         size: Blocks of the input.
-        lead: Pixels of zero weight before the window.
-        blocks: Blocks that the window takes.
-        begin: Blocks of padding before the input.
-        end: Blocks of padding behind it.
+        zeros: l, zeros of the weight before the kernel.
+        blocks: Blocks of the window.
+        begin: f, blocks of padding before the input.
+        end: Blocks of padding behind the input.
     """
 
     stride: int
     size: int
-    lead: int
+    zeros: int
     blocks: int
     begin: int
     end: int
 
 
 def _axes(conv: ir.Node, shape: Sequence[int], source: ir.Value) -> tuple[_Axis, _Axis] | None:
-    """Both axes of the convolution over blocks; None where blocks do not fit."""
+    """Both axes of the convolution over blocks; None where space to depth does not apply."""
     strides = graph.attribute_ints(conv, "strides") or (1, 1)
     pads = graph.attribute_ints(conv, "pads") or (0, 0, 0, 0)
     s, sides = strides[0], tuple(source.shape or ())[2:]
-    plain = graph.attribute_string(conv, "auto_pad", "NOTSET") == "NOTSET" and len(set(strides)) == 1
-    if not plain or set(graph.attribute_ints(conv, "dilations") or (1,)) != {1}:
+    # Blocks are square, and a kernel with dilations has no neighbouring pixels to join.
+    explicit = graph.attribute_string(conv, "auto_pad", "NOTSET") == "NOTSET" and len(set(strides)) == 1
+    if not explicit or set(graph.attribute_ints(conv, "dilations") or (1,)) != {1}:
         return None
-    if s not in _BLOCKS or shape[1] * s * s > _MOST_CHANNELS or min(shape[2:]) < s:
+    # A kernel that is smaller than its stride does not read every pixel: blocks would only add work.
+    if s not in _BLOCK_SIZES or shape[1] * s * s > _MOST_CHANNELS or min(shape[2:]) < s:
         return None
     known = [side for side in sides if isinstance(side, int) and side > 0 and side % s == 0]
     if len(known) != 2 or len(sides) != 2:
         return None
     rows, columns = (_axis(side, shape[2 + i], s, pads[i], pads[2 + i]) for i, side in enumerate(known))
+    # Conv does not read the last blocks where the padding is negative, which ONNX does not allow.
     return None if rows.end < 0 or columns.end < 0 else (rows, columns)
 
 
 def _axis(side: int, kernel: int, s: int, begin: int, end: int) -> _Axis:
-    lead = -begin % s
-    blocks = -(-(lead + kernel) // s)
+    zeros = -begin % s
+    blocks = -(-(zeros + kernel) // s)
+    padding = (begin + zeros) // s
+    # The last output reads up to block outputs - 1 + blocks - 1, counted from the first block of padding.
     outputs = (side + begin + end - kernel) // s + 1
-    first = (begin + lead) // s
-    return _Axis(s, side // s, lead, blocks, first, outputs + blocks - 1 - first - side // s)
+    size = side // s
+    return _Axis(s, size, zeros, blocks, padding, (outputs - 1 + blocks) - padding - size)
 
 
-def _blocks(stem: _Stem, names: graph.NameSource) -> bool:
-    """Blocks of stride × stride pixels as channels; says whether it was done."""
-    axes = _axes(stem.conv, stem.array.shape, stem.source)
+def _space_to_depth(first: _FirstConv, names: graph.NameSource) -> bool:
+    """Make blocks of stride × stride pixels channels; returns whether it was done."""
+    axes = _axes(first.conv, first.array.shape, first.source)
     if axes is None:
         return False
-    (outputs, channels, *window), (y, x), s = stem.array.shape, axes, axes[0].stride
+    (outputs, channels, *window), (y, x), s = first.array.shape, axes, axes[0].stride
+    # SpaceToDepth puts the pixels of a block before the channels, row by row: the weight takes the same order.
     wide = np.zeros((outputs, channels, y.blocks * s, x.blocks * s), np.int8)
-    wide[:, :, y.lead : y.lead + window[0], x.lead : x.lead + window[1]] = stem.array
+    wide[:, :, y.zeros : y.zeros + window[0], x.zeros : x.zeros + window[1]] = first.array
     blocked = wide.reshape(outputs, channels, y.blocks, s, x.blocks, s).transpose(0, 3, 5, 1, 2, 4)
-    graph.set_constant(stem.weight, blocked.reshape(outputs, s * s * channels, y.blocks, x.blocks))
-    _declare(stem)
-    batch = None if stem.source.shape is None else stem.source.shape[0]
+    graph.set_constant(first.weight, blocked.reshape(outputs, s * s * channels, y.blocks, x.blocks))
+    _declare(first)
+    batch = None if first.source.shape is None else first.source.shape[0]
     shape = ir.Shape((batch, channels * s * s, y.size, x.size))
-    moved = ir.Value(name=names(f"{stem.source.name}_blocks"), shape=shape, type=stem.source.type)
-    node = ir.Node("", "SpaceToDepth", [stem.source], [ir.AttrInt64("blocksize", s)], outputs=[moved])
-    integers = ir.Value(name=names(f"{moved.name}_quantized"), shape=shape, type=stem.quantize.outputs[0].type)
-    quantize = ir.Node("", "QuantizeLinear", [moved, *stem.quantize.inputs[1:]], outputs=[integers])
-    _read_through(stem, [node, quantize], integers, names)
-    stem.conv.attributes.add(ir.AttrInt64s("kernel_shape", [y.blocks, x.blocks]))
-    stem.conv.attributes.add(ir.AttrInt64s("strides", [1, 1]))
-    stem.conv.attributes.add(ir.AttrInt64s("pads", [y.begin, x.begin, y.end, x.end]))
+    moved = ir.Value(name=names(f"{first.source.name}_blocks"), shape=shape, type=first.source.type)
+    node = ir.Node("", "SpaceToDepth", [first.source], [ir.AttrInt64("blocksize", s)], outputs=[moved])
+    integers = ir.Value(name=names(f"{moved.name}_quantized"), shape=shape, type=first.quantize.outputs[0].type)
+    quantize = ir.Node("", "QuantizeLinear", [moved, *first.quantize.inputs[1:]], outputs=[integers])
+    _read_through(first, [node, quantize], integers, names)
+    first.conv.attributes.add(ir.AttrInt64s("kernel_shape", [y.blocks, x.blocks]))
+    first.conv.attributes.add(ir.AttrInt64s("strides", [1, 1]))
+    first.conv.attributes.add(ir.AttrInt64s("pads", [y.begin, x.begin, y.end, x.end]))
     return True
 
 
-def _pad(stem: _Stem, names: graph.NameSource) -> bool:
-    """One channel more, where that makes them fours; says whether it was done."""
-    channels = stem.array.shape[1]
-    if channels % _LANES != _LANES - 1:
+def _append_channel(first: _FirstConv, names: graph.NameSource) -> bool:
+    """Add one channel where that makes a multiple of four; returns whether it was done."""
+    channels = first.array.shape[1]
+    if channels % _MULTIPLE != _MULTIPLE - 1:
         return False
-    scope = stem.conv.graph
-    integers = stem.quantize.outputs[0]
+    scope = first.conv.graph
+    integers = first.quantize.outputs[0]
     shape = None if integers.shape is None else ir.Shape((integers.shape[0], channels + 1, *integers.shape[2:]))
-    graph.set_constant(stem.weight, np.pad(stem.array, ((0, 0), (0, 1), (0, 0), (0, 0))))
-    _declare(stem)
+    graph.set_constant(first.weight, np.pad(first.array, ((0, 0), (0, 1), (0, 0), (0, 0))))
+    _declare(first)
     amounts = np.array([0, 0, 0, 0, 0, 1, 0, 0], np.int64)
     pads = graph.add_initializer(scope, names(f"{integers.name}_channel"), amounts)  # type: ignore[arg-type]
     padded = ir.Value(name=names(f"{integers.name}_padded"), shape=shape, type=integers.type)
-    node = ir.Node("", "Pad", [integers, pads, stem.quantize.inputs[2]], outputs=[padded])
-    _read_through(stem, [node], padded, names)
+    node = ir.Node("", "Pad", [integers, pads, first.quantize.inputs[2]], outputs=[padded])
+    _read_through(first, [node], padded, names)
     return True
 
 
-def _read_through(stem: _Stem, made: list[ir.Node], integers: ir.Value, names: graph.NameSource) -> None:
-    """Let the convolution read `integers`, which the nodes `made` compute; what nobody reads any more goes."""
-    old = stem.dequantize
+def _read_through(first: _FirstConv, made: list[ir.Node], integers: ir.Value, names: graph.NameSource) -> None:
+    """Let the convolution read `integers`, which the nodes `made` compute; remove the Q and DQ without readers."""
+    old = first.dequantize
     floats = ir.Value(name=names(f"{integers.name}_dequantized"), shape=integers.shape, type=old.outputs[0].type)
     made.append(ir.Node("", "DequantizeLinear", [integers, *old.inputs[1:]], outputs=[floats]))
     for node in made:
         node.name = names(f"{node.outputs[0].name}_{node.op_type}")
-    scope = stem.conv.graph
+    scope = first.conv.graph
     if scope is None:
         raise ValueError("the convolution belongs to no graph")
-    scope.insert_before(stem.conv, made)
-    stem.conv.replace_input_with(0, floats)
+    scope.insert_before(first.conv, made)
+    first.conv.replace_input_with(0, floats)
     if graph.remove_if_dead(old):
-        graph.remove_if_dead(stem.quantize)
+        graph.remove_if_dead(first.quantize)
 
 
-def _declare(stem: _Stem) -> None:
+def _declare(first: _FirstConv) -> None:
     """Give the dequantized weight the shape of the weight."""
-    read = stem.conv.inputs[1]
+    read = first.conv.inputs[1]
     if read is not None:
-        read.shape = stem.weight.shape
+        read.shape = first.weight.shape

@@ -1,8 +1,8 @@
-"""Where int8 does harm whatever the range: inside x · f(x), and before a logarithm.
+"""Parts of a graph that stay in float whatever their ranges are: x · f(x), and what a logarithm reads.
 
-Hardswish (HardSigmoid(x) · x, or x · Clip(x + 3) / 6), SiLU, GELU and squeeze-and-excite blocks have this shape. Their
-pieces are cheap in float and numerous: Q/DQ between them costs more than integers save, and the tiny convolutions of
-a squeeze-and-excite block see one pixel.
+Hardswish (HardSigmoid(x) · x, or x · Clip(x + 3) / 6), SiLU, GELU and squeeze-and-excite blocks are of the form
+x · f(x). They consist of many cheap nodes: Q/DQ between these costs more than integers save. The convolutions of a
+squeeze-and-excite block read one pixel only.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from modelopt import graph
 
 _POOLS = frozenset({"GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax", "AveragePool"})
 _HEAVY = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-_MOST_NODES = 24
+_MOST_NODES = 24  # of f(x): more are a branch of the network, not an activation function (a choice, not fitted)
 _MAGNITUDE_STEPS = _HEAVY | {
     *("Abs", "Add", "Cast", "Concat", "Div", "Flatten", "Gather", "Max", "Mul", "Neg", "Pad", "Pow", "ReduceL2"),
     *("ReduceMean", "ReduceSum", "ReduceSumSquare", "Reshape", "Slice", "Split", "Sqrt", "Squeeze", "Sub", "Sum"),
@@ -22,7 +22,7 @@ _MAGNITUDE_STEPS = _HEAVY | {
 
 
 def gate_nodes(model: ir.Model) -> set[ir.Node]:
-    """The nodes of all scopes that belong to x · f(x), the product included."""
+    """The nodes of all scopes that compute x · f(x), the Mul included."""
     found: set[ir.Node] = set()
     for node in graph.all_nodes(model):
         if not graph.is_standard(node, "Mul") or len(node.inputs) != 2:
@@ -59,7 +59,7 @@ def _region(source: ir.Value, gate: ir.Value) -> set[ir.Node]:
 
 
 def _has_heavy_work(source: ir.Value, region: set[ir.Node]) -> bool:
-    """Whether the region convolves more than one pixel: then it is no mere gate, and integers may pay."""
+    """Whether the region convolves more than one pixel: then int8 may save more time than Q/DQ costs."""
     if not any(node.op_type in _HEAVY for node in region):
         return False
     return any(use.node in region and use.node.op_type not in _POOLS for use in source.uses())
@@ -68,8 +68,8 @@ def _has_heavy_work(source: ir.Value, region: set[ir.Node]) -> bool:
 def before_logarithm(model: ir.Model) -> set[ir.Node]:
     """The nodes of all scopes that a Log reads through linear steps, absolute values, squares and roots alone.
 
-    Int8's error is absolute and a logarithm makes it relative: a spectrogram in decibels does not survive it. What
-    saturates (Relu, Clip, Sigmoid, Softmax …) ends the search.
+    The error of int8 is absolute, and a logarithm makes it relative to the value: a spectrogram in decibels becomes
+    wrong where it is quiet. The search ends at operators that saturate (Relu, Clip, Sigmoid, Softmax …).
     """
     found: set[ir.Node] = set()
     todo = [node for node in graph.all_nodes(model) if graph.is_standard(node, "Log")]

@@ -1,4 +1,4 @@
-"""alpha · A · B + beta · C, with alpha and beta put into the constants B and C: integer kernels take neither."""
+"""Gemm is alpha · A · B + beta · C. Integer kernels take no alpha and beta, so the constants B and C are scaled."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.quant.static.plan import Choice, Plan
+from modelopt.quant.static.plan import NodeChoice, QuantizationPlan
 
 
 def factors(node: ir.Node) -> tuple[float, float]:
@@ -19,7 +19,7 @@ def factors(node: ir.Node) -> tuple[float, float]:
 
 
 def why_not_folded(node: ir.Node) -> str | None:
-    """Why alpha and beta cannot be put into the constants of a Gemm, else None."""
+    """Why the constants of a Gemm cannot be scaled by alpha and beta, else None."""
     for factor, value, name in zip(factors(node), node.inputs[1:], ("alpha", "beta"), strict=False):
         array = graph.constant(value)
         if factor == 1.0 or array is None:
@@ -30,14 +30,14 @@ def why_not_folded(node: ir.Node) -> str | None:
     return None
 
 
-def unscaled(model: ir.Model, plan: Plan) -> Plan:
-    """`plan` for the model after alpha and beta of the nodes in it went into their constants."""
+def unscaled(model: ir.Model, plan: QuantizationPlan) -> QuantizationPlan:
+    """`plan` after the constants of its nodes are scaled by alpha and beta; `model` is changed in place."""
     names = graph.NameSource(model)
     choices = [choice if factors(choice.node) == (1.0, 1.0) else _fold(choice, names) for choice in plan.choices]
     return replace(plan, choices=tuple(choices))
 
 
-def _fold(choice: Choice, names: graph.NameSource) -> Choice:
+def _fold(choice: NodeChoice, names: graph.NameSource) -> NodeChoice:
     node = choice.node
     alpha, beta = factors(node)
     weight, bias = (_constant(node, i, factor, names) for i, factor in ((1, alpha), (2, beta)))
@@ -47,14 +47,14 @@ def _fold(choice: Choice, names: graph.NameSource) -> Choice:
 
 
 def _constant(node: ir.Node, index: int, factor: float, names: graph.NameSource) -> ir.Value | None:
-    """The constant that `node` reads there from now on: `factor` times what it read."""
+    """The constant at an input of `node`, `factor` times what it was."""
     old = node.inputs[index] if len(node.inputs) > index else None
     array = graph.constant(old)
     if old is None or array is None or factor == 1.0:
         return old
     new = graph.constant_beside(old, node, names(f"{old.name}_scaled"), _scaled(array, factor))
     node.replace_input_with(index, new)
-    graph.drop_if_unused(old)
+    graph.drop_unused_constants([old])
     return new
 
 

@@ -1,8 +1,8 @@
-"""What onnxruntime computes on integers between the kernels, in all releases since 1.24 and opsets since 13.
+"""The operators between kernels that onnxruntime computes on integers, in releases since 1.24 and opsets since 13.
 
-*Movers* keep the scale of their input: onnxruntime drops Q/DQ around them where both sides have the same. *Glue* has
-integer kernels of its own (QLinearAdd, QLinearConcat …). Found by looking at what its optimizer leaves of
-Q → DQ → operator → Q → DQ, for u8 and s8.
+*Movers* keep the scale of their input: onnxruntime removes Q/DQ around them where both sides have the same. *Glue* are
+operators with integer kernels of their own (QLinearAdd, QLinearConcat …). The lists were found by experiment: what its
+optimizer leaves of Q → DQ → operator → Q → DQ, for u8 and s8.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.quant.static.plan import Plan
+from modelopt.quant.static.plan import QuantizationPlan
 
 MOVERS = frozenset(
     {
@@ -31,30 +31,28 @@ _IN_FLOAT = frozenset(
         *("ReduceMean", "ReduceSum", "Relu", "Softplus", "SpaceToDepth", "Sub", "Sum", "Tanh"),
     }
 )
-_MOST_OF_EXPONENT = 0.07
-"""The step of Softmax's input: rounding to half of it changes each result by up to 3.5 %."""
+_MOST_SOFTMAX_SCALE = 0.07
+"""The largest scale for the input of Softmax: rounding, by half a step, changes each result by up to 3.5 %."""
 
 
 def is_known(node: ir.Node) -> bool:
-    """Whether the operator may stand between kernels, with an integer kernel or known to have none."""
+    """Whether it is known if onnxruntime has an integer kernel for this operator."""
     return node.op_type in MOVERS | GLUE | _IN_FLOAT and node.domain in graph.STANDARD_DOMAINS
 
 
 def activations(node: ir.Node) -> tuple[ir.Value, ...]:
-    """The inputs of a known operator that would be integers; shapes, indices and conditions are not."""
+    """The inputs of a known operator that would be quantized; shapes, indices and conditions are not."""
     if node.op_type in MOVERS:
         listed = node.inputs[:1]
     elif node.op_type == "Where":
         listed = node.inputs[1:3]
     else:
-        listed = (
-            [value for value in node.inputs if graph.constant_tensor(value) is None] if is_float(node) else node.inputs
-        )
+        listed = [value for value in node.inputs if not (is_float(node) and graph.constant_tensor(value) is not None)]
     return tuple(value for value in listed if value is not None)
 
 
 def is_float(node: ir.Node) -> bool:
-    """Whether onnxruntime is known to compute the operator in float."""
+    """Whether onnxruntime computes the operator in float only."""
     return node.op_type in _IN_FLOAT
 
 
@@ -77,16 +75,16 @@ def _extrapolates(node: ir.Node) -> bool:
     return graph.attribute_string(node, "coordinate_transformation_mode", "") == "tf_crop_and_resize"
 
 
-def unfit(plan: Plan, step: Callable[[ir.Value], float]) -> dict[ir.Node, str]:
-    """The nodes of `plan` that the observed ranges do not let compute in int8, with the reason.
+def unfit(plan: QuantizationPlan, step: Callable[[ir.Value], float]) -> dict[ir.Node, str]:
+    """The nodes of `plan` that lose too much accuracy in int8 with the observed ranges, with the reason.
 
     Args:
         plan: What would compute in int8.
-        step: The scale that an activation of the plan would get.
+        step: The scale of an activation of the plan.
     """
     softmaxes = {choice.node: step(choice.inputs[0]) for choice in plan.choices if choice.node.op_type == "Softmax"}
     return {
         node: f"a step of its input would change its results by {math.expm1(min(size, 10)):.0%}"
         for node, size in softmaxes.items()
-        if size > _MOST_OF_EXPONENT
+        if size > _MOST_SOFTMAX_SCALE
     }

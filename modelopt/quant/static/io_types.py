@@ -1,4 +1,4 @@
-"""Take the Q and DQ at the rim of a model away: its inputs and outputs become the integers behind them.
+"""Integer types for the inputs and outputs of a quantized model, without Q and DQ there.
 
 x → QuantizeLinear → x_quantized → …      becomes    x (u8) → …
 … → y_quantized → DequantizeLinear → y    becomes    … → y (u8)
@@ -18,26 +18,26 @@ from modelopt.quant.static import existing_qdq
 
 
 @dataclass(frozen=True)
-class Taken:
-    """What `take_away` did.
+class IntegerIoResult:
+    """What `make_integer` did.
 
     Attributes:
-        io: What is integers now.
-        skipped: The float32 inputs and outputs that are not, with the reason.
+        io: The inputs and outputs that are integers now.
+        skipped: The inputs and outputs that stay float32, with the reason.
     """
 
     io: IntegerIo
     skipped: tuple[Skip, ...]
 
 
-def take_away(model: ir.Model) -> Taken:
-    """Make inputs and outputs integers where a Q reads them or a DQ makes them; `model` is changed in place."""
+def make_integer(model: ir.Model) -> IntegerIoResult:
+    """Make inputs integers where a Q reads them, and outputs where a DQ makes them; `model` is changed in place."""
     inputs: dict[str, Affine] = {}
     outputs: dict[str, Affine] = {}
     skipped: list[Skip] = []
     for value in list(model.graph.inputs):
         if value.dtype == ir.DataType.FLOAT and value.name and value.name not in model.graph.initializers:
-            found = _take_input(value)
+            found = _make_input_integer(value)
             if isinstance(found, Affine):
                 inputs[value.name] = found
             else:
@@ -45,7 +45,7 @@ def take_away(model: ir.Model) -> Taken:
     for index, value in enumerate(model.graph.outputs):
         if value.dtype == ir.DataType.FLOAT and value.name:
             name = value.name
-            found = _take_output(model.graph, index, value)
+            found = _make_output_integer(model.graph, index, value)
             if isinstance(found, Affine):
                 outputs[name] = found
             else:
@@ -54,10 +54,10 @@ def take_away(model: ir.Model) -> Taken:
     io = IntegerIo({**before.inputs, **inputs}, {**before.outputs, **outputs})
     if inputs or outputs:
         model.metadata_props[KEY] = msgspec.json.encode(io).decode()
-    return Taken(io, tuple(skipped))
+    return IntegerIoResult(io, tuple(skipped))
 
 
-def _take_input(value: ir.Value) -> Affine | str:
+def _make_input_integer(value: ir.Value) -> Affine | str:
     readers = [use.node for use in value.uses()]
     if value.is_graph_output() or any(reader.op_type != "QuantizeLinear" for reader in readers) or not readers:
         return "nodes read it in float"
@@ -72,12 +72,12 @@ def _take_input(value: ir.Value) -> Affine | str:
     return affine
 
 
-def _take_output(scope: ir.Graph, index: int, value: ir.Value) -> Affine | str:
-    maker = value.producer()
-    if maker is None or maker.op_type != "DequantizeLinear" or maker.graph is not scope or maker.inputs[0] is None:
+def _make_output_integer(scope: ir.Graph, index: int, value: ir.Value) -> Affine | str:
+    dequantize = value.producer()
+    if dequantize is None or dequantize.op_type != "DequantizeLinear" or dequantize.graph is not scope:
         return "it is made in float"
-    affine, integers = _affine(maker), maker.inputs[0]
-    if affine is None:
+    affine, integers = _affine(dequantize), dequantize.inputs[0]
+    if affine is None or integers is None:
         return "it has more than one scale"
     if value.uses() or sum(value is other for other in scope.outputs) > 1:
         return "nodes read it in float"
@@ -87,7 +87,7 @@ def _take_output(scope: ir.Graph, index: int, value: ir.Value) -> Affine | str:
     integers.type = ir.TensorType(ir.DataType[affine.dtype.upper()])
     name = value.name
     scope.outputs[index] = integers
-    graph.remove_with_constants(maker)
+    graph.remove_with_constants(dequantize)
     integers.name = name
     return affine
 

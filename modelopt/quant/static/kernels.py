@@ -1,4 +1,4 @@
-"""Conv, Gemm and MatMul as candidates for int8: what their constants and attributes allow."""
+"""Which Conv, Gemm and MatMul can be computed in int8, by their constants and attributes."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import onnx_ir as ir
 
 from modelopt import graph
 from modelopt.quant.static import existing_qdq, gemm_scale
-from modelopt.quant.static.plan import Choice, Role
+from modelopt.quant.static.plan import NodeChoice, Role
 
 KERNELS = frozenset({"Conv", "Gemm", "MatMul"})
 
 
-def candidate(node: ir.Node) -> Choice | str:
-    """The choice for a kernel by what its constants allow, or the reason against it."""
+def candidate(node: ir.Node) -> NodeChoice | str:
+    """The choice for a kernel, or why its constants or attributes rule int8 out."""
     activation = node.inputs[0]
     weight = node.inputs[1] if len(node.inputs) > 1 else None
     bias = node.inputs[2] if len(node.inputs) > 2 else None
@@ -23,18 +23,10 @@ def candidate(node: ir.Node) -> Choice | str:
         return "its first input is a constant"
     if existing_qdq.has_integer_weight(node):
         return existing_qdq.ALREADY
-    problem = _weight_problem(weight)
-    if problem:
+    problem = _weight_problem(weight) or _bias_problem(bias, node, weight) or _gemm_problem(node)
+    if problem is not None:
         return problem
-    if bias is not None:
-        problem = _bias_problem(bias, node, weight)
-        if problem:
-            return problem
-    if node.op_type == "Gemm":
-        problem = _gemm_problem(node)
-        if problem:
-            return problem
-    return Choice(node, Role.KERNEL, (activation,), weight, _channel_axis(node, weight), bias)
+    return NodeChoice(node, Role.KERNEL, (activation,), weight, _channel_axis(node, weight), bias)
 
 
 def why_not(node: ir.Node) -> str | None:
@@ -60,7 +52,9 @@ def _weight_problem(weight: ir.Value) -> str | None:
     return None
 
 
-def _bias_problem(bias: ir.Value, node: ir.Node, weight: ir.Value) -> str | None:
+def _bias_problem(bias: ir.Value | None, node: ir.Node, weight: ir.Value) -> str | None:
+    if bias is None:
+        return None
     array = graph.constant(bias)
     if array is None:
         return "its bias is not a constant"
@@ -74,6 +68,8 @@ def _bias_problem(bias: ir.Value, node: ir.Node, weight: ir.Value) -> str | None
 
 
 def _gemm_problem(node: ir.Node) -> str | None:
+    if node.op_type != "Gemm":
+        return None
     if graph.attribute_int(node, "transA", 0):
         return "its activation is transposed (transA)"
     return gemm_scale.why_not_folded(node)
@@ -89,9 +85,10 @@ def _channel_axis(node: ir.Node, weight: ir.Value) -> int | None:
 
 
 def fused_output(node: ir.Node) -> ir.Value:
-    """What the integer kernel of `node` writes: its output, or that of a Relu or Clip that runtimes fuse to it.
+    """What the integer kernel of `node` writes: its output, or that of a Relu or Clip that runtimes fuse with it.
 
-    Quantization saturates, so a Relu, or a Clip whose bounds hold 0 between them, is what the Q after it does anyway.
+    A QuantizeLinear saturates. So with the range of its output it does the work of a Relu, and of a Clip whose bounds
+    have 0 between them.
     """
     output = node.outputs[0]
     follower = graph.sole_consumer(output)

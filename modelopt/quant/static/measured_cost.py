@@ -1,7 +1,7 @@
-"""Which integers pay, by measurement: profiles of the float and the integer model, compared region by region.
+"""Which kernels are slower in int8, by measurement: profiles of the float and the int8 model, compared by region.
 
-A region is a connected set of nodes that computed in integers, with the Q/DQ inside it and at its rim. It replaced the
-float kernels of the same nodes; where it takes longer than they did, it is better left in float.
+A region is a connected set of nodes that computed in integers, with the Q/DQ inside it and at its boundary. It replaced
+the float kernels of the same nodes. Where it takes longer than they did, its kernels should stay in float.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from modelopt.quant.static.kernels import KERNELS
 from modelopt.runtime.coverage import Coverage, Kind, NodeCost
 
 MARGIN = 0.05
-"""How much longer the integers may take, as a fraction, before they count as a loss: noise must not undo a gain."""
+"""How much longer a region may take in int8, as a fraction, before it counts as slower: profiles are noisy."""
 
 LEAST_NS = 5_000
-"""A loss smaller than this is within what the profiler resolves."""
+"""Differences below this are within the resolution of onnxruntime's profiler, which counts microseconds."""
 
 
 @dataclass(frozen=True)
-class Region:
+class IntegerRegion:
     """Nodes that compute in integers together.
 
     Attributes:
-        kernels: The names of its convolutions and products, in graph order; the others follow them.
+        kernels: The names of its convolutions and products, in graph order.
         float_ns: Median time of the same nodes in the float model.
         integer_ns: Median time of the region with its Q/DQ.
     """
@@ -38,7 +38,7 @@ class Region:
     integer_ns: int
 
     def loses(self, margin: float = MARGIN) -> bool:
-        """Whether the integers cost more than they save; a tie is no loss."""
+        """Whether int8 is slower, by more than the margin."""
         return self.integer_ns > self.float_ns * (1 + margin) and self.integer_ns - self.float_ns > LEAST_NS
 
 
@@ -55,28 +55,28 @@ def losing(before: Coverage, after: Coverage, quantized: ir.Model, *, margin: fl
     return tuple(name for region in found if region.loses(margin) for name in region.kernels)
 
 
-def regions(before: Coverage, after: Coverage, quantized: ir.Model) -> tuple[Region, ...]:
-    """The regions of `quantized` in graph order, with what they cost and what they replaced."""
+def regions(before: Coverage, after: Coverage, quantized: ir.Model) -> tuple[IntegerRegion, ...]:
+    """The regions of `quantized` in graph order, with their times in float and in int8."""
     was = {cost.node: cost for cost in before.nodes}
     now = {cost.node: cost for cost in after.nodes}
     held = {graph.name_of(node) for node in graph.all_nodes(quantized)}
     groups = _groups(quantized, was, now)
-    totals = _Added(after, held), _Added(before, frozenset(was) & held)
+    overhead_now, overhead_before = _LayoutOverhead(after, held), _LayoutOverhead(before, frozenset(was) & held)
     found = []
     for group in groups:
         names = [graph.name_of(node) for node in group]
         kernels = tuple(graph.name_of(node) for node in group if node.op_type in KERNELS and graph.name_of(node) in was)
         source = [name for name in names if name in was]
-        fused_before = [*source, *(name for name in _rim(group) if _split_off(name, was, now))]
-        integers = totals[0].spread(_run_sums(now, dict.fromkeys([*names, *fused_before])))
-        floats = totals[1].spread(_run_sums(was, source))
+        fused_before = [*source, *(name for name in _boundary_nodes(group) if _split_off(name, was, now))]
+        integers = overhead_now.spread(_run_sums(now, dict.fromkeys([*names, *fused_before])))
+        floats = overhead_before.spread(_run_sums(was, source))
         if kernels:
-            found.append(Region(kernels, _median(floats), _median(integers)))
+            found.append(IntegerRegion(kernels, _median(floats), _median(integers)))
     return tuple(found)
 
 
 def _groups(model: ir.Model, was: Mapping[str, NodeCost], now: Mapping[str, NodeCost]) -> list[list[ir.Node]]:
-    """Nodes that computed in integers and those that quantization added, joined where a value leads to another."""
+    """Nodes that computed in integers and those that quantization added, joined where one reads the other."""
     nodes = list(graph.all_nodes(model))
     taking = {node for node in nodes if _takes_part(node, was, now)}
     group_of: dict[ir.Node, list[ir.Node]] = {}
@@ -106,19 +106,19 @@ def _neighbours(node: ir.Node) -> list[ir.Node]:
     return [*makers, *(use.node for out in node.outputs for use in out.uses())]
 
 
-def _rim(group: Sequence[ir.Node]) -> list[str]:
-    """The names of the nodes that touch a region from outside."""
+def _boundary_nodes(group: Sequence[ir.Node]) -> list[str]:
+    """The names of the nodes outside of a region that read it or that it reads."""
     inside = set(group)
     return [graph.name_of(near) for node in group for near in _neighbours(node) if near not in inside]
 
 
 def _split_off(name: str, was: Mapping[str, NodeCost], now: Mapping[str, NodeCost]) -> bool:
-    """Whether a node that was fused with another has a kernel of its own now: Q/DQ came between them."""
+    """Whether a node that was fused with another has a kernel of its own now, because Q/DQ came between them."""
     return name in was and name in now and was[name].within is not None and now[name].within is None
 
 
 def _run_sums(costs: Mapping[str, NodeCost], names: Sequence[str] | Mapping[str, None]) -> list[int]:
-    """For each profiled run the time of the nodes `names`."""
+    """The time of the nodes `names` together, in each profiled run."""
     rows = [costs[name].runs_ns for name in names if name in costs and costs[name].runs_ns]
     return [sum(run) for run in zip(*rows, strict=False)]
 
@@ -127,8 +127,8 @@ def _median(runs_ns: Sequence[float]) -> int:
     return int(statistics.median(runs_ns)) if runs_ns else 0
 
 
-class _Added:
-    """What the runtime added for layout, which belongs to no node: everyone pays in proportion to its own time."""
+class _LayoutOverhead:
+    """The time of nodes that the runtime adds to change layouts, spread over all nodes in proportion to their time."""
 
     def __init__(self, coverage: Coverage, held: frozenset[str] | set[str]) -> None:
         own = sum(cost.median_ns for cost in coverage.nodes if cost.node in held)
@@ -136,5 +136,5 @@ class _Added:
         self._factor = 1 + added / own if own else 1.0
 
     def spread(self, runs_ns: Sequence[int]) -> list[float]:
-        """The times with their part of it."""
+        """The times with their part of the overhead."""
         return [each * self._factor for each in runs_ns]

@@ -1,4 +1,4 @@
-"""What the names of overrides stand for in a model, and which of them take effect."""
+"""Which tensors and nodes of a model the names of overrides mean."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from modelopt.quant.static.overrides import Overrides, Setting, Type
 
 
 @dataclass(frozen=True)
-class Resolved:
+class ResolvedOverrides:
     """Overrides by the tensors of one model.
 
     Attributes:
         tensors: By tensor name, the setting and the name that the user gave.
         in_float: By node, the name that the user gave.
-        wanted: The names that the user gave for what is to be integers.
+        wanted: The names that the user gave for tensors that are to be integers.
     """
 
     tensors: Mapping[str, tuple[Setting, str]]
@@ -29,16 +29,16 @@ class Resolved:
     wanted: tuple[str, ...] = ()
 
     def of(self, value: ir.Value) -> Setting | None:
-        """What is said of `value`."""
+        """The override of `value`."""
         found = self.tensors.get(value.name or "")
         return None if found is None else found[0]
 
 
-def resolve(model: ir.Model, overrides: Overrides) -> Resolved:
-    """Find what the names stand for: a tensor of this name, else tensors or nodes that match; the last match counts.
+def resolve(model: ir.Model, overrides: Overrides) -> ResolvedOverrides:
+    """Find what each name means: a tensor of this name, else the tensors or nodes that match it; the last match counts.
 
     Raises:
-        InputError: A name stands for nothing.
+        InputError: A name means nothing in this model.
     """
     nodes = list(graph.all_nodes(model))
     values = {value.name: value for value in _values(model, nodes) if value.name}
@@ -59,27 +59,27 @@ def resolve(model: ir.Model, overrides: Overrides) -> Resolved:
         made = [] if setting.type is Type.F32 else [out.name for node in matched for out in _made(node)]
         tensors |= {each: (setting, name) for each in (*listed, *made) if each}
     wanted = [name for name, setting in overrides.settings.items() if setting.type is not Type.F32]
-    return Resolved(tensors, in_float, tuple(wanted))
+    return ResolvedOverrides(tensors, in_float, tuple(wanted))
 
 
 def _made(node: ir.Node) -> Iterable[ir.Value]:
-    """What a node makes, and what a Relu or Clip that is fused to it makes of that: one of them is quantized."""
+    """The output of a node, and that of a Relu or Clip that is fused with it: one of them is quantized."""
     return (node.outputs[0], fused_output(node)) if node.outputs else ()
 
 
-def settings_of(sources: Mapping[ir.Value, ir.Value], said: Resolved) -> dict[ir.Value, Setting]:
-    """What is said of each source activation, of itself or of what it is moved to: they share a scale.
+def settings_of(sources: Mapping[ir.Value, ir.Value], overrides: ResolvedOverrides) -> dict[ir.Value, Setting]:
+    """The override of each source activation: its own, or that of an activation that shares its scale.
 
     Args:
-        sources: For each quantized activation, the one whose parameters it takes.
-        said: What the user says.
+        sources: For each quantized activation, the one whose parameters it takes (see `qdq_writer.sources`).
+        overrides: What the user gave.
 
     Raises:
         InputError: Two settings for one scale differ.
     """
     found: dict[ir.Value, tuple[Setting, str]] = {}
     for value, source in sources.items():
-        setting = said.of(value)
+        setting = overrides.of(value)
         if setting is None:
             continue
         before, name = found.setdefault(source, (setting, value.name or ""))

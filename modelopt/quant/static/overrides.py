@@ -1,4 +1,4 @@
-"""What the user says of single tensors and nodes: a type, a scale, a zero point or a range in place of what is found.
+"""Overrides: a type, a scale, a zero point or a range that the user gives for single tensors and nodes.
 
     override:
       logits: {type: u16}                  # 16 bits for this activation, 8 for the others
@@ -6,8 +6,8 @@
       image: {scale: 0.0078125, zero-point: 128}
       op:Softmax: {type: f32}              # these nodes stay in float
 
-A name is that of a tensor, or of a node, where it stands for what the node makes:
-see `modelopt.quant.static.override_targets`.
+A name is that of a tensor, or of a node, and then means what the node makes: see
+`modelopt.quant.static.override_targets`.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Type(Enum):
 
 @dataclass(frozen=True)
 class Setting:
-    """What is said of one name; None where nothing is.
+    """The override of one name; None for what it does not set.
 
     Attributes:
         type: What it is stored as.
@@ -83,13 +83,13 @@ class Setting:
     high: float | None = None
 
     @property
-    def says_numbers(self) -> bool:
-        """Whether more than a type is said."""
+    def sets_numbers(self) -> bool:
+        """Whether it sets more than a type."""
         return any(number is not None for number in (self.scale, self.zero_point, self.low, self.high))
 
     @property
-    def says_range(self) -> bool:
-        """Whether nothing need be observed: a scale, or both ends of the range."""
+    def sets_range(self) -> bool:
+        """Whether no range has to be observed: it sets a scale, or both ends of the range."""
         return self.scale is not None or None not in {self.low, self.high}
 
     def grid(self, usual: Grid) -> Grid:
@@ -102,15 +102,16 @@ class Setting:
 
         Args:
             name: How errors call it.
-            usual: The integers where no type is said.
-            low: The lower end of the range where none is said.
-            high: The upper one.
+            usual: The integers where it sets no type.
+            low: The observed lower end of the range.
+            high: The observed upper end.
 
         Raises:
             InputError: The range is empty, or the zero point is none of the integers.
         """
         grid = self.grid(usual)
-        least, most = (said if said is not None else seen for said, seen in ((self.low, low), (self.high, high)))
+        least = low if self.low is None else self.low
+        most = high if self.high is None else self.high
         if least > most:
             fact = f"the range of '{name}' would be {least:g} to {most:g}"
             raise InputError(fact, note=f"{low:g} to {high:g} was observed", hint="say range: [min, max]")
@@ -134,13 +135,13 @@ class Setting:
 
 
 def _scale_around(zero_point: int, low: float, high: float, grid: Grid) -> float:
-    """The least scale at which the integers on both sides of a zero point reach both ends, as far as there are any."""
+    """The smallest scale with which the integers below and above a zero point reach both ends of the range."""
     ends = [(high, grid.high - zero_point), (-low, zero_point - grid.low)]
     return max((end / steps for end, steps in ends if steps), default=0.0) or 1.0
 
 
 class Overrides:
-    """Settings by name; a value that is compared and hashed as such, and prints as the mapping that made it."""
+    """Settings by name: an immutable value, compared by its content, that prints as the mapping that made it."""
 
     def __init__(self, settings: Mapping[str, Setting] | None = None) -> None:
         self._settings = dict(settings or {})
@@ -279,6 +280,6 @@ def _plain(setting: Setting) -> dict[str, Any]:
     found: dict[str, Any] = {} if setting.type is None else {"type": setting.type.value}
     if setting.low is not None and setting.high is not None:
         found["range"] = [setting.low, setting.high]
-    said = {"scale": setting.scale, "zero-point": setting.zero_point}
-    said |= {"min": setting.low, "max": setting.high} if "range" not in found else {}
-    return found | {key: value for key, value in said.items() if value is not None}
+    numbers = {"scale": setting.scale, "zero-point": setting.zero_point}
+    numbers |= {"min": setting.low, "max": setting.high} if "range" not in found else {}
+    return found | {key: value for key, value in numbers.items() if value is not None}

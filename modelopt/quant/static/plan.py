@@ -1,4 +1,4 @@
-"""What a plan to quantize is: nodes chosen, with what is stored and what is quantized around them."""
+"""The plan of static quantization: the nodes that compute in int8, with their weights, biases and activations."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from modelopt.core.changes import Skip
 
 
 class Role(Enum):
-    """Why a node takes part.
+    """The kind of a node in the plan.
 
     Attributes:
-        KERNEL: Conv, Gemm or MatMul with a constant weight: where int8 pays.
-        TABLE: Gather from a constant table: integers are looked up, and computed with in float.
-        GLUE: Add, Concat, pools, table look-ups between kernels: computed in int8 when all around is.
-        MOVER: Reshape, Transpose, MaxPool …: moves integers as they are and keeps their scale.
+        KERNEL: Conv, Gemm or MatMul with a constant weight: here int8 saves time.
+        TABLE: Gather from a constant table: it gathers integers, which are dequantized at once.
+        GLUE: Add, Concat, pools, activation functions between kernels: in int8 when their neighbours are.
+        MOVER: Reshape, Transpose, MaxPool …: it moves integers as they are and keeps their scale.
     """
 
     KERNEL = "kernel"
@@ -28,18 +28,18 @@ class Role(Enum):
 
 
 @dataclass(frozen=True)
-class Choice:
+class NodeChoice:
     """One node that will compute in int8.
 
     Attributes:
         node: The node.
-        role: Why it takes part.
+        role: Its kind.
         inputs: The activations it reads in int8.
         weight: The constant that is stored in int8.
-        weight_axis: The output-channel axis of `weight`; None when only one scale for all of it is possible.
+        weight_axis: The output-channel axis of `weight`; None where all of it must have one scale.
         bias: The constant that is stored in int32.
-        output: What is quantized after it: its output, or that of the Relu or Clip fused to it; None for float.
-        others: Further results that are quantized as `output` is (Split).
+        output: Its output that is quantized, or that of the Relu or Clip fused with it; None for an output in float.
+        others: Further outputs that are quantized as `output` is (Split).
     """
 
     node: ir.Node
@@ -53,21 +53,21 @@ class Choice:
 
     @property
     def written(self) -> tuple[ir.Value, ...]:
-        """What is quantized after it."""
+        """The outputs that are quantized."""
         return () if self.output is None else (self.output, *self.others)
 
 
 @dataclass(frozen=True)
-class Rules:
-    """What the user asked for.
+class SelectionRules:
+    """What the user asked for, and what calibration and the cost model found.
 
     Attributes:
-        include: Patterns of kernels to consider (see `filters`); empty for all.
+        include: Patterns of kernels to consider (see `node_filters`); empty for all.
         exclude: Patterns of nodes to leave in float.
         banned: Reasons, by name, not to quantize an activation or a weight.
-        unfit: Reasons not to compute a node in int8 with the ranges that were observed.
-        unprofitable: Kernels that cost more in int8 than they save (see `region_gain`).
-        integer_io: Quantize the outputs of the model, too, where what makes them can end in integers.
+        unfit: Reasons not to compute a node in int8 with the observed ranges.
+        unprofitable: Kernels that cost more time in int8 than they save (see `region_gain`).
+        integer_io: Quantize the outputs of the model as well, where integer kernels make them.
     """
 
     include: tuple[str, ...] = ()
@@ -79,19 +79,19 @@ class Rules:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What will be int8.
+class QuantizationPlan:
+    """The nodes that will compute in int8.
 
     Attributes:
         choices: In graph order.
         skipped: The candidates that stay float, with the reason.
     """
 
-    choices: tuple[Choice, ...]
+    choices: tuple[NodeChoice, ...]
     skipped: tuple[Skip, ...]
 
     def activations(self) -> tuple[ir.Value, ...]:
-        """The values that get Q/DQ, each once, in order of first use."""
+        """The activations that get Q/DQ, each once, in order of first use."""
         values: dict[ir.Value, None] = {}
         for choice in self.choices:
             values.update(dict.fromkeys(choice.inputs))

@@ -1,40 +1,25 @@
-"""Conv and MatMul between Q and DQ as the operators QLinearConv and QLinearMatMul, for runtimes that fuse no Q/DQ.
+"""Conv and MatMul between DQ and Q become QLinearConv and QLinearMatMul, for runtimes that do not fuse Q/DQ.
 
     DQ(x), DQ(w), DQ(b) → Conv [→ Relu or Clip] → Q    becomes    QLinearConv(x, w, b)
 
-The integers are those that a runtime which fuses the same nodes computes. A Relu or Clip goes where the saturation of Q
-does the same. Other operators, and Gemm, have integer forms among onnxruntime's own operators only: they keep Q/DQ.
+A runtime that fuses the same nodes computes the same integers. A Relu or Clip is removed where the saturation of Q does
+the same. Gemm and other operators keep Q/DQ: only onnxruntime has integer operators for them, ONNX has none.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.core.changes import Skip
+from modelopt.core.changes import Changes, Skip
 
 _FORMS = {"Conv": "QLinearConv", "MatMul": "QLinearMatMul"}
 _KERNELS = frozenset({*_FORMS, "Gemm"})
 
 
-@dataclass(frozen=True)
-class Converted:
-    """What `convert` did.
-
-    Attributes:
-        nodes: How many nodes became QLinearConv or QLinearMatMul.
-        skipped: The kernels that keep Q/DQ, with the reason.
-    """
-
-    nodes: int
-    skipped: tuple[Skip, ...]
-
-
-def convert(model: ir.Model) -> Converted:
-    """Rewrite what has an integer operator in ONNX's own set, in all scopes; the outputs stay."""
+def convert(model: ir.Model) -> Changes:
+    """Replace the nodes that ONNX has an integer operator for, in all scopes; the model's outputs do not change."""
     converted = 0
     skipped = []
     for node in list(graph.all_nodes(model)):
@@ -52,7 +37,7 @@ def convert(model: ir.Model) -> Converted:
         else:
             _become_integer(node, quantize, operands)
             converted += 1
-    return Converted(converted, tuple(skipped))
+    return Changes(converted, tuple(skipped))
 
 
 def _is_wide(quantize: ir.Node) -> bool:
@@ -61,7 +46,7 @@ def _is_wide(quantize: ir.Node) -> bool:
 
 
 def _operands(node: ir.Node) -> list[ir.Node] | None:
-    """The DequantizeLinear behind each input of a node, else None: a bias in float, scales that do not fit."""
+    """The DequantizeLinear of each input; None where the integer operator cannot hold one (a bias in float)."""
     found = [_dequantizer(value) for value in node.inputs if value is not None]
     operands = [dequantizer for dequantizer in found if dequantizer is not None]
     if len(operands) != len(node.inputs) or len(operands) < 2:
@@ -78,7 +63,7 @@ def _operands(node: ir.Node) -> list[ir.Node] | None:
 
 
 def _is_bias(dequantizer: ir.Node, activation: np.ndarray, weight: np.ndarray) -> bool:
-    """Whether the int32 scale is the product that the integer operator takes for granted."""
+    """Whether the scale of an int32 bias is the product of the other two, as the integer operator assumes."""
     scale = graph.constant(dequantizer.inputs[1])
     product = activation.astype(np.float64) * weight
     return scale is not None and np.allclose(np.broadcast_to(scale, product.shape), product, rtol=1e-6, atol=0)
@@ -110,7 +95,7 @@ def _dequantizer(value: ir.Value | None) -> ir.Node | None:
 
 
 def _quantizer_behind(node: ir.Node) -> ir.Node | None:
-    """The QuantizeLinear that alone reads what `node` makes, directly or through a Relu or Clip that it repeats."""
+    """The only reader of `node`, if it is a QuantizeLinear; a Relu or Clip between them must be without effect."""
     if len(node.outputs) != 1 or not node.inputs:
         return None
     reader = graph.sole_consumer(node.outputs[0])
@@ -126,7 +111,7 @@ def _quantizer_behind(node: ir.Node) -> ir.Node | None:
 
 
 def _bounds(node: ir.Node, source: ir.Value) -> tuple[float, float] | None:
-    """Between what a Relu or Clip of `source` leaves a number; None for other nodes and unknown bounds."""
+    """The bounds of a Relu or Clip of `source`; None for other nodes and unknown bounds."""
     if graph.is_standard(node, "Relu"):
         return 0.0, np.inf
     if not graph.is_standard(node, "Clip") or node.inputs[0] is not source:

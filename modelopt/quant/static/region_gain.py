@@ -8,6 +8,7 @@ depthwise convolution never pays alone, but it does where without it a chain of 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 import onnx_ir as ir
@@ -15,18 +16,18 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.quant.numerics.cost_model import StaticCosts
 from modelopt.quant.static import first_convolution
-from modelopt.quant.static.plan import Choice, Plan, Role
+from modelopt.quant.static.plan import NodeChoice, QuantizationPlan, Role
 
-_LANES = 16
+_VECTOR = 16  # float and int8 kernels compute so many output channels at once, and pad to it
 
 
 def unprofitable(
-    plan: Plan,
+    plan: QuantizationPlan,
     elements: Callable[[ir.Value], float],
     costs: StaticCosts,
     executions: Callable[[ir.Value], float] = lambda _value: 1.0,
 ) -> set[ir.Node]:
-    """The kernels of `plan` that would cost more in int8 than they save.
+    """The kernels of `plan` that would cost more time in int8 than they save.
 
     A connected region of int8 nodes is judged as a whole. Its kernels at the boundary may each lose time; the kernels
     inside gain it back, and would lose their int8 inputs if the ones at the boundary were dropped one by one.
@@ -34,13 +35,13 @@ def unprofitable(
     Args:
         plan: The candidates.
         elements: How many elements an activation of the plan has, per run.
-        costs: The target's.
-        executions: How often an activation is made per run: other than once in the body of a Loop, Scan or If.
+        costs: The costs on the target.
+        executions: How often an activation is made per run: not once in the body of a Loop, Scan or If.
     """
-    model = _Estimate(plan, elements, costs, executions)
+    estimate = _Estimate(plan, elements, costs, executions)
     dropped: set[ir.Node] = set()
     for region in _regions(plan):
-        if model.gain(region) < 0:
+        if estimate.gain(region) < 0:
             dropped.update(choice.node for choice in region if choice.role is Role.KERNEL)
     return dropped
 
@@ -48,7 +49,7 @@ def unprofitable(
 class _Estimate:
     def __init__(
         self,
-        plan: Plan,
+        plan: QuantizationPlan,
         elements: Callable[[ir.Value], float],
         costs: StaticCosts,
         executions: Callable[[ir.Value], float],
@@ -59,8 +60,8 @@ class _Estimate:
         self._all = {choice.node for choice in plan.choices}
         self._makers = {value: choice.node for choice in plan.choices for value in choice.written}
 
-    def gain(self, region: Iterable[Choice]) -> float:
-        """What computing `region` in int8 saves, all else in the plan being int8; negative when it costs."""
+    def gain(self, region: Iterable[NodeChoice]) -> float:
+        """The time that computing `region` in int8 saves while the rest of the plan is int8; negative for a loss."""
         listed = list(region)
         saved = sum(self._saved(choice) for choice in listed)
         touched = dict.fromkeys(value for choice in listed for value in _touched(choice))
@@ -69,45 +70,48 @@ class _Estimate:
         return saved - more
 
     def _conversions(self, value: ir.Value, integers: set[ir.Node]) -> float:
-        """The cost of quantizing and dequantizing `value` when the nodes `integers` compute in int8."""
+        """The time for quantizing and dequantizing `value` when the nodes `integers` compute in int8."""
         readers = [use.node for use in value.uses()]
-        in_float = sum(node not in integers for node in readers) + value.is_graph_output()
-        made_in_integers = self._makers.get(value) in integers
-        times = in_float if made_in_integers else int(any(node in integers for node in readers))
-        return times * (self._costs.launch * self._executions(value) + self._costs.convert * self._elements(value))
+        if self._makers.get(value) in integers:  # one DequantizeLinear for each reader in float
+            count = sum(node not in integers for node in readers) + value.is_graph_output()
+        else:  # one QuantizeLinear for all readers in int8
+            count = int(any(node in integers for node in readers))
+        return count * (self._costs.launch * self._executions(value) + self._costs.convert * self._elements(value))
 
-    def _saved(self, choice: Choice) -> float:
+    def _saved(self, choice: NodeChoice) -> float:
+        """The time that the node itself saves: its activations are int8 already."""
         tensor = graph.constant_tensor(choice.weight)
         if choice.role is not Role.KERNEL or tensor is None:
             return 0.0
-        costs, shape = self._costs, tensor.numpy().shape
-        if choice.node.op_type != "Conv":
-            depth = tensor.size // shape[choice.weight_axis if choice.weight_axis is not None else -1]
-            rows = self._elements(choice.inputs[0]) / max(depth, 1)
-            return float(
-                rows * (tensor.size * costs.saved_per_mac - tensor.size / max(depth, 1) * costs.product_rescale)
-            )
-        if choice.output is None:
-            return 0.0
-        written = self._elements(choice.output)
-        if shape[1] == 1 and graph.attribute_int(choice.node, "group", 1) > 1:
+        shape = tensor.numpy().shape
+        if choice.node.op_type == "Conv":
+            return 0.0 if choice.output is None else self._saved_by_conv(choice.node, shape, choice.output)
+        costs, axis = self._costs, -1 if choice.weight_axis is None else choice.weight_axis
+        depth = max(tensor.size // shape[axis], 1)
+        rows = self._elements(choice.inputs[0]) / depth
+        return float(rows * (tensor.size * costs.saved_per_mac - tensor.size / depth * costs.product_rescale))
+
+    def _saved_by_conv(self, conv: ir.Node, shape: tuple[int, ...], output: ir.Value) -> float:
+        """Multiply-adds saved, less gathering the input of a kernel of several positions, less rescaling the output."""
+        costs, written = self._costs, self._elements(output)
+        outputs, inputs = shape[:2]
+        if inputs == 1 and graph.attribute_int(conv, "group", 1) > 1:
             return -written * costs.depthwise
-        taps = tensor.size // (shape[0] * shape[1])
-        regrouped = first_convolution.taps_of(choice.node, shape)
-        ragged = shape[0] % 4 != 0 or (shape[1] % 4 != 0 and regrouped is None)
-        saved, gather, rescale = (
-            (costs.ragged_saved_in_conv, costs.ragged_gather, costs.ragged_rescale)
-            if ragged
-            else (costs.saved_in_conv, costs.gather, costs.rescale)
-        )
-        gathered = gather * (regrouped or taps) if taps > 1 else 0.0
-        computed = tensor.size / shape[0] * (-(-shape[0] // _LANES) * _LANES)  # both pad channels to the vector's width
-        return float(written * ((computed * saved - gathered) / shape[0] - rescale))
+        size = math.prod(shape)
+        positions = size // (outputs * inputs)
+        rewritten = first_convolution.window_positions(conv, shape)
+        if outputs % 4 or (inputs % 4 and rewritten is None):
+            saved, gather, rescale = costs.unaligned_saved_in_conv, costs.unaligned_gather, costs.unaligned_rescale
+        else:
+            saved, gather, rescale = costs.saved_in_conv, costs.gather, costs.rescale
+        gathered = gather * (rewritten or positions) if positions > 1 else 0.0
+        computed = size / outputs * (-(-outputs // _VECTOR) * _VECTOR)
+        return float(written * ((computed * saved - gathered) / outputs - rescale))
 
 
-def _regions(plan: Plan) -> list[list[Choice]]:
+def _regions(plan: QuantizationPlan) -> list[list[NodeChoice]]:
     """The choices in groups that touch the same quantized activations."""
-    group_of: dict[ir.Value, list[Choice]] = {}
+    group_of: dict[ir.Value, list[NodeChoice]] = {}
     for choice in plan.choices:
         merged = [choice]
         for value in _touched(choice):
@@ -117,5 +121,5 @@ def _regions(plan: Plan) -> list[list[Choice]]:
     return list({id(group): group for group in group_of.values()}.values())
 
 
-def _touched(choice: Choice) -> tuple[ir.Value, ...]:
+def _touched(choice: NodeChoice) -> tuple[ir.Value, ...]:
     return (*choice.inputs, *choice.written)

@@ -1,8 +1,8 @@
 """Which nodes compute in int8, and why the others do not. Nothing is changed here.
 
-*Kernels* (Conv, Gemm, MatMul with constant weights) are where int8 pays. *Glue* (Add, Mul, Concat, pools, look-ups)
-and *movers* (Reshape, Transpose, MaxPool) follow when all they read is in int8 anyway and what they make is wanted in
-int8: alone they would only add Q/DQ.
+*Kernels* (Conv, Gemm, MatMul with constant weights) save time in int8. *Glue* (Add, Mul, Concat, pools) and *movers*
+(Reshape, Transpose, MaxPool) become int8 where all they read is int8 and something reads their result in int8. By
+themselves they would only add Q/DQ.
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ from modelopt.io import provenance
 from modelopt.quant.static import embedding_tables, existing_qdq, integer_operators
 from modelopt.quant.static.float_regions import before_logarithm, gate_nodes
 from modelopt.quant.static.kernels import KERNELS, candidate, fused_output
-from modelopt.quant.static.plan import Choice, Plan, Role, Rules
+from modelopt.quant.static.plan import NodeChoice, QuantizationPlan, Role, SelectionRules
 from modelopt.runtime import installation
 
-_CONTRIB = "com.microsoft"
 _FUSED = frozenset(
     {
         *("Attention", "MultiHeadAttention", "PackedAttention", "PackedMultiHeadAttention", "GroupQueryAttention"),
@@ -40,49 +39,51 @@ _UNPROFITABLE = "int8 is estimated to save less here than quantizing and dequant
 
 
 def why_already_quantized(model: ir.Model, asked_by: str = "") -> str | None:
-    """A reason to leave the integers of the model as they are, else None.
+    """A reason to leave the model as it is because it is quantized already, else None.
 
-    A model that holds some and leaves kernels in float may be completed, unless it was us who left them: what does not
-    pay or costs accuracy stays float for a reason.
+    Another tool may have quantized a part of the kernels: the rest can be added. Where modelopt quantized it, the rest
+    is in float for a reason: it would be slower or less accurate in int8.
 
     Args:
         model: The model.
-        asked_by: The pass that asks: what it marked earlier in the same run it leaves alone, too.
+        asked_by: The pass that asks: what it has quantized earlier in the same run (see `mark`) it leaves as it is.
     """
     node = existing_qdq.first_integer_node(model)
-    if node is None or not (
-        _is_ours(model, asked_by) or not any(_could_be_integer(other) for other in graph.all_nodes(model))
-    ):
+    if node is None:
+        return None
+    has_candidates = any(_could_be_integer(other) for other in graph.all_nodes(model))
+    if has_candidates and not _is_by_modelopt(model, asked_by):
         return None
     return f"the model is already quantized: it holds {graph.label(node)}"
 
 
 def mark(model: ir.Model, by: str) -> None:
-    """Remember, until the file's provenance says it, that the pass `by` is done with the model."""
+    """Note in the model that the pass `by` has quantized it: the provenance says so only when the file is written."""
     model.meta[_MARK + by] = True
 
 
-def _is_ours(model: ir.Model, asked_by: str) -> bool:
+def _is_by_modelopt(model: ir.Model, asked_by: str) -> bool:
+    if _MARK + asked_by in model.meta:
+        return True
     try:
-        history = provenance.read(model)
-    except InputError:
-        history = ()
-    return _MARK + asked_by in model.meta or any("quantize-" in entry.recipe for entry in history)
+        return any("quantize-" in entry.recipe for entry in provenance.read(model))
+    except InputError:  # the metadata hold something else under this key
+        return False
 
 
 def _could_be_integer(node: ir.Node) -> bool:
-    return node.op_type in KERNELS and node.domain in graph.STANDARD_DOMAINS and isinstance(candidate(node), Choice)
+    return node.op_type in KERNELS and node.domain in graph.STANDARD_DOMAINS and isinstance(candidate(node), NodeChoice)
 
 
-def select(model: ir.Model, rules: Rules) -> Plan:
-    """Choose the nodes that compute in int8, in the main graph and in bodies; functions stay as they are."""
+def select(model: ir.Model, rules: SelectionRules) -> QuantizationPlan:
+    """Choose the nodes that compute in int8, in the main graph and in control-flow bodies; functions stay in float."""
     floats = dict.fromkeys(before_logarithm(model), BEFORE_LOG) | dict.fromkeys(gate_nodes(model), _IN_GATE)
-    kernels: dict[ir.Node, Choice] = {}
-    looked_up: list[Choice] = []
+    kernels: dict[ir.Node, NodeChoice] = {}
+    tables: list[NodeChoice] = []
     skipped: list[Skip] = []
     in_bodies = installation.keeps_captured_integers()
     for node, in_function in _nodes(model):
-        if node.domain == _CONTRIB and node.op_type in _FUSED:
+        if node.domain == graph.CONTRIB_DOMAIN and node.op_type in _FUSED:
             skipped.append(Skip(graph.label(node), _FUSED_IN_FLOAT))
         table = embedding_tables.candidate(node)
         if table is None and (
@@ -90,22 +91,23 @@ def select(model: ir.Model, rules: Rules) -> Plan:
         ):
             continue
         verdict = _IN_FUNCTION if in_function else _kernel(node, table, floats, rules)
-        if isinstance(verdict, Choice) and not in_bodies and node.graph is not model.graph:
+        if isinstance(verdict, NodeChoice) and not in_bodies and node.graph is not model.graph:
             verdict = _LOST_IN_BODIES
-        if not isinstance(verdict, Choice):
+        if not isinstance(verdict, NodeChoice):
             skipped.append(Skip(graph.label(node), verdict))
         elif verdict.role is Role.TABLE:
-            looked_up.append(verdict)
+            tables.append(verdict)
         else:
             kernels[node] = verdict
-    chosen, left_out = _follow(model, kernels, floats, rules)
-    return Plan((*looked_up, *chosen), (*skipped, *left_out))
+    chosen, left_out = _with_neighbours(model, kernels, floats, rules)
+    return QuantizationPlan((*tables, *chosen), (*skipped, *left_out))
 
 
-def to_observe(model: ir.Model, plan: Plan) -> list[str]:
-    """The names of what calibration has to show.
+def to_observe(model: ir.Model, plan: QuantizationPlan) -> list[str]:
+    """The names of the activations to observe in calibration.
 
-    That is what will be quantized, and what kernels in bodies make: a body that no sample executes stays in float.
+    These are the activations that will be quantized, and the outputs of kernels in bodies: a body that no sample
+    executes stays in float.
     """
     made = [fused_output(c.node) for c in plan.choices if c.role is Role.KERNEL and c.node.graph is not model.graph]
     return sorted({value.name or "" for value in (*plan.activations(), *made)})
@@ -118,13 +120,14 @@ def _nodes(model: ir.Model) -> Iterator[tuple[ir.Node, bool]]:
             yield node, in_function
 
 
-def _kernel(node: ir.Node, table: Choice | str | None, floats: Mapping[ir.Node, str], rules: Rules) -> Choice | str:
+def _kernel(
+    node: ir.Node, table: NodeChoice | str | None, floats: Mapping[ir.Node, str], rules: SelectionRules
+) -> NodeChoice | str:
     if node.op_type == "ConvTranspose":
         return "onnxruntime has no integer kernel for ConvTranspose"
-    if rules.include and not any(node_filters.names_node(pattern, node) for pattern in rules.include):
-        return "not included"
-    if any(node_filters.names_node(pattern, node) for pattern in rules.exclude):
-        return "excluded"
+    left_out = node_filters.why_left_out(node, rules.include, rules.exclude)
+    if left_out is not None:
+        return left_out
     if table is not None:
         return _unless_banned(table, rules)
     if node in floats:
@@ -140,35 +143,36 @@ def _kernel(node: ir.Node, table: Choice | str | None, floats: Mapping[ir.Node, 
     return choice
 
 
-def _unless_banned(choice: Choice | str, rules: Rules) -> Choice | str:
+def _unless_banned(choice: NodeChoice | str, rules: SelectionRules) -> NodeChoice | str:
     """The choice, or why its weight stays in float."""
     name = "" if isinstance(choice, str) or choice.weight is None else choice.weight.name or ""
     return f"its weight {name} {rules.banned[name]}" if name in rules.banned else choice
 
 
-def _follow(
-    model: ir.Model, kernels: dict[ir.Node, Choice], floats: Mapping[ir.Node, str], rules: Rules
-) -> tuple[list[Choice], list[Skip]]:
-    """Kernels and the glue and movers between them, in graph order, outer scopes first.
+def _with_neighbours(
+    model: ir.Model, kernels: dict[ir.Node, NodeChoice], floats: Mapping[ir.Node, str], rules: SelectionRules
+) -> tuple[list[NodeChoice], list[Skip]]:
+    """The kernels, and the glue and movers between them, in graph order, outer scopes first; and why others are not.
 
-    Forward: a node can follow when all it reads is available in int8. Backward: it does when its result is wanted so.
+    Two walks over the graph. The first, forwards, finds the nodes that can compute in int8, because all that they read
+    is available in int8. The second, backwards, takes those of them whose result something reads in int8.
     """
     available = {value for choice in kernels.values() for value in (*choice.inputs, fused_output(choice.node))}
-    can: dict[ir.Node, Choice] = dict(kernels)
+    can: dict[ir.Node, NodeChoice] = dict(kernels)
     skipped: list[Skip] = []
     in_bodies = installation.keeps_captured_integers()
     nodes = [
         node for node, in_function in _nodes(model) if not in_function and (in_bodies or node.graph is model.graph)
     ]
     for node in nodes:
-        choice = None if node in kernels else _follower(node, available, floats, rules)
-        if isinstance(choice, Choice):
+        choice = None if node in kernels else _neighbour(node, available, floats, rules)
+        if isinstance(choice, NodeChoice):
             can[node] = choice
             available.update(_written(choice))
         elif choice is not None:
             skipped.append(Skip(graph.label(node), choice))
     wanted: set[ir.Value] = set(model.graph.outputs) if rules.integer_io else set()
-    chosen: list[Choice] = []
+    chosen: list[NodeChoice] = []
     for node in reversed(nodes):
         if node not in can:
             continue
@@ -185,14 +189,14 @@ def _follow(
     return chosen[::-1], skipped
 
 
-def _written(choice: Choice) -> tuple[ir.Value, ...]:
+def _written(choice: NodeChoice) -> tuple[ir.Value, ...]:
     return tuple(choice.node.outputs) if choice.role is Role.MOVER else (fused_output(choice.node),)
 
 
-def _follower(
-    node: ir.Node, available: set[ir.Value], floats: Mapping[ir.Node, str], rules: Rules
-) -> Choice | str | None:
-    """The choice for a node that can follow its inputs into int8, the reason why not, or None for no candidate."""
+def _neighbour(
+    node: ir.Node, available: set[ir.Value], floats: Mapping[ir.Node, str], rules: SelectionRules
+) -> NodeChoice | str | None:
+    """The choice for glue or a mover whose inputs are available in int8, or why not; None for any other node."""
     if not integer_operators.is_known(node):
         return None
     mover = node.op_type in integer_operators.MOVERS
@@ -201,8 +205,9 @@ def _follower(
         return None
     if node in floats:
         return floats[node]
-    if any(node_filters.names_node(pattern, node) for pattern in rules.exclude):
-        return "excluded"
+    excluded = node_filters.why_left_out(node, (), rules.exclude)
+    if excluded is not None:
+        return excluded
     if node in rules.unfit:
         return rules.unfit[node]
     for value in data:
@@ -216,4 +221,4 @@ def _follower(
     output = node.outputs[0] if mover else fused_output(node)
     if not mover and output.name and output.name in rules.banned:
         return f"its result {output.name} {rules.banned[output.name]}"
-    return Choice(node, Role.MOVER if mover else Role.GLUE, data)
+    return NodeChoice(node, Role.MOVER if mover else Role.GLUE, data)

@@ -1,8 +1,8 @@
-"""Matrix products and look-ups whose constant can be in few bits while activations stay in float: which they are.
+"""Which matrix products and look-ups can have their constant in few bits, with activations in float.
 
-A table that is looked up row by row and a weight stored as ``(N, K)`` are the same matrix with the same blocks along a
-row. So a model whose output head is tied to its embedding keeps one table, whether the head reads it through a
-Transpose, through transB, or as a transposed copy of the same numbers. `weight_only.weight_writer` writes them.
+A table whose rows are looked up and a weight stored as ``(N, K)`` are the same matrix, with the same blocks along a
+row. So a model whose output head shares the embedding keeps one table. The head may read it through a Transpose, by
+transB, or as a transposed copy of the same numbers. `weight_only.weight_writer` writes them.
 """
 
 from __future__ import annotations
@@ -15,24 +15,22 @@ import onnx_ir as ir
 
 from modelopt import graph
 from modelopt.core.changes import Skip
-from modelopt.patterns.rewriter import CONTRIB
+from modelopt.graph.types import FLOAT16_FLOAT32
 from modelopt.quant.numerics.blocks import BlockGrid, BlockParams
 from modelopt.quant.weight_only.storage import STORED, is_stored
 
 PRODUCTS = frozenset({"MatMul", "Gemm"})
-FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
-"""What weights and activations may be in; scales are in the same type."""
 IN_FUNCTION = "inside a function, which cannot hold an initializer"
 _IN_FEW_BITS = frozenset({"MatMulNBits", "GatherBlockQuantized"})
 
 
 @dataclass(frozen=True)
-class Product:
+class MatrixUse:
     """A MatMul or Gemm by a constant matrix, or a Gather of rows of one.
 
     Attributes:
         node: The node.
-        weight: The constant that it reads, perhaps through a Transpose.
+        weight: The constant that it reads, directly or through a Transpose.
         transposed: The weight is stored as ``(N, K)``, a row for each output, or for each index that may be looked up;
             else as ``(K, N)``.
     """
@@ -52,21 +50,21 @@ class Product:
         return 0 if self.is_lookup else 1
 
 
-Group = list[Product]
+Group = list[MatrixUse]
 """Products and look-ups of one weight in one layout; never empty."""
 
 
 @dataclass(frozen=True, eq=False)
 class Quantized:
-    """A weight's integers: uint8 of shape ``(N, K)``, and how they are read."""
+    """A weight's integers, uint8 of shape ``(N, K)``, with their parameters."""
 
     integers: np.ndarray
     params: BlockParams
     grid: BlockGrid
 
 
-def product(node: ir.Node) -> Product | str:
-    """What `node` is when its weight or table can be stored in few bits, else why it cannot."""
+def product(node: ir.Node) -> MatrixUse | str:
+    """`node` with its constant, or why that cannot be stored in few bits."""
     if node.op_type in _IN_FEW_BITS:
         return STORED
     if node.op_type == "Gather":
@@ -80,7 +78,7 @@ def product(node: ir.Node) -> Product | str:
         return STORED if is_stored(weight) else "its second input is an activation, not a constant weight"
     if len(tensor.shape) != 2:
         return f"its weight has {len(tensor.shape)} axes, not 2"
-    if tensor.dtype not in FLOATS:
+    if tensor.dtype not in FLOAT16_FLOAT32:
         return f"its weight is {tensor.dtype.name.lower()}, not float32 or float16"
     if graph.constant_tensor(node.inputs[0]) is not None:
         return "its first input is a constant"
@@ -90,10 +88,10 @@ def product(node: ir.Node) -> Product | str:
         if graph.attribute_float(node, "alpha", 1.0) != 1.0 or graph.attribute_float(node, "beta", 1.0) != 1.0:
             return "alpha or beta is not 1"
     by_columns = node.op_type == "Gemm" and bool(graph.attribute_int(node, "transB", 0))
-    return Product(node, weight, by_columns is (through is None))
+    return MatrixUse(node, weight, by_columns is (through is None))
 
 
-def _lookup(node: ir.Node) -> Product | str:
+def _lookup(node: ir.Node) -> MatrixUse | str:
     table = node.inputs[0]
     tensor = graph.constant_tensor(table)
     if table is None or tensor is None or len(node.inputs) < 2 or node.inputs[1] is None:
@@ -102,11 +100,11 @@ def _lookup(node: ir.Node) -> Product | str:
         return f"its table has {len(tensor.shape)} axes, not 2"
     if graph.attribute_int(node, "axis", 0) % 2:
         return "it looks up columns of its table, not rows"
-    return Product(node, table, transposed=True)
+    return MatrixUse(node, table, transposed=True)
 
 
 def _behind_transpose(value: ir.Value) -> ir.Value | None:
-    """The constant matrix that a Transpose makes `value` of."""
+    """The constant matrix whose Transpose is `value`."""
     producer = value.producer()
     source = None if producer is None or not graph.is_standard(producer, "Transpose") else producer.inputs[0]
     tensor = graph.constant_tensor(source)
@@ -116,26 +114,26 @@ def _behind_transpose(value: ir.Value) -> ir.Value | None:
 
 
 def is_candidate(node: ir.Node) -> bool:
-    """Whether `node` is a matrix product or a look-up in a table of floats, quantized already or not."""
-    if node.domain == CONTRIB:
+    """Whether `node` is a matrix product or a look-up in a table of floats; also one that is quantized already."""
+    if node.domain == graph.CONTRIB_DOMAIN:
         return node.op_type in _IN_FEW_BITS
     if graph.is_standard(node, "Gather"):
         table = graph.constant_tensor(node.inputs[0])
-        return table is not None and table.dtype in FLOATS and len(table.shape) > 1
+        return table is not None and table.dtype in FLOAT16_FLOAT32 and len(table.shape) > 1
     return node.domain in graph.STANDARD_DOMAINS and node.op_type in PRODUCTS
 
 
-def grouped(verdicts: Mapping[ir.Node, Product | str]) -> tuple[list[Group], list[Skip]]:
+def grouped(verdicts: Mapping[ir.Node, MatrixUse | str]) -> tuple[list[Group], list[Skip]]:
     """Products and look-ups by weight and layout, and the refusals.
 
-    A weight that somebody else reads in float stays float for all: the file would hold both. A product by a transposed
-    copy of a table counts as one by the table.
+    A weight that another node reads in float stays in float: the file would hold both. A product by a transposed copy
+    of a table counts as one by the table.
     """
     verdicts = _tied(verdicts)
     groups: dict[tuple[ir.Value, bool], Group] = {}
     skipped: list[Skip] = []
     for node, verdict in verdicts.items():
-        if isinstance(verdict, Product):
+        if isinstance(verdict, MatrixUse):
             reader = _float_reader(verdict.weight, verdicts)
             if reader is None:
                 groups.setdefault((verdict.weight, verdict.transposed), []).append(verdict)
@@ -145,7 +143,7 @@ def grouped(verdicts: Mapping[ir.Node, Product | str]) -> tuple[list[Group], lis
     return list(groups.values()), skipped
 
 
-def _float_reader(weight: ir.Value, verdicts: Mapping[ir.Node, Product | str]) -> str | None:
+def _float_reader(weight: ir.Value, verdicts: Mapping[ir.Node, MatrixUse | str]) -> str | None:
     if weight.is_graph_output():
         return "a graph output"
     for use in weight.uses():
@@ -154,14 +152,14 @@ def _float_reader(weight: ir.Value, verdicts: Mapping[ir.Node, Product | str]) -
             return "a graph output"
         for reader, index in [(use.node, use.idx)] if read is None else read.uses():
             found = verdicts.get(reader)
-            if not isinstance(found, Product) or index != found.index:
+            if not isinstance(found, MatrixUse) or index != found.index:
                 return graph.label(reader)
     return None
 
 
-def _tied(verdicts: Mapping[ir.Node, Product | str]) -> dict[ir.Node, Product | str]:
+def _tied(verdicts: Mapping[ir.Node, MatrixUse | str]) -> dict[ir.Node, MatrixUse | str]:
     """The verdicts, with products by transposed copies of tables as products by the tables."""
-    found = [verdict for verdict in verdicts.values() if isinstance(verdict, Product)]
+    found = [verdict for verdict in verdicts.values() if isinstance(verdict, MatrixUse)]
     tables = list(dict.fromkeys(one.weight for one in found if one.is_lookup))
     copies: dict[ir.Value, ir.Value] = {}
     for weight in dict.fromkeys(one.weight for one in found if not one.transposed and one.weight not in tables):
@@ -170,7 +168,7 @@ def _tied(verdicts: Mapping[ir.Node, Product | str]) -> dict[ir.Node, Product | 
             copies[weight] = table
     return {
         node: replace(verdict, weight=copies[verdict.weight], transposed=not verdict.transposed)
-        if isinstance(verdict, Product) and verdict.weight in copies
+        if isinstance(verdict, MatrixUse) and verdict.weight in copies
         else verdict
         for node, verdict in verdicts.items()
     }
@@ -194,7 +192,7 @@ def holder(weight: ir.Value) -> ir.Graph:
     return found
 
 
-def shape(found: Product) -> tuple[int, int]:
+def shape(found: MatrixUse) -> tuple[int, int]:
     """(N, K): how many outputs the weight has, and how many inputs each sums over."""
     tensor = graph.constant_tensor(found.weight)
     if tensor is None:
@@ -203,7 +201,7 @@ def shape(found: Product) -> tuple[int, int]:
     return (first, second) if found.transposed else (second, first)
 
 
-def matrix(found: Product) -> np.ndarray:
+def matrix(found: MatrixUse) -> np.ndarray:
     """The weight as float32 of shape ``(N, K)``; a view where it is stored so."""
     array = graph.constant(found.weight)
     if array is None:
@@ -211,7 +209,7 @@ def matrix(found: Product) -> np.ndarray:
     return np.asarray(array if found.transposed else array.T, np.float32)
 
 
-def element(found: Product) -> ir.DataType:
+def element(found: MatrixUse) -> ir.DataType:
     """The type of the weight, which the activation has too."""
     tensor = graph.constant_tensor(found.weight)
     if tensor is None:
@@ -219,7 +217,7 @@ def element(found: Product) -> ir.DataType:
     return tensor.dtype
 
 
-def float_bytes(found: Product) -> int:
+def float_bytes(found: MatrixUse) -> int:
     """Bytes of the weight as it is."""
     rows, width = shape(found)
     return int(element(found).itemsize) * rows * width
@@ -234,7 +232,7 @@ def stored_bytes(of_shape: tuple[int, ...], grid: BlockGrid, dtype: ir.DataType)
 
 
 def takes_as_much(groups: Iterable[tuple[Group, BlockGrid]]) -> set[ir.Value]:
-    """The weights that would take no less in all the layouts in which they are read than in float."""
+    """The weights that would take no fewer bytes than in float, with all the layouts in which they are read."""
     found: dict[ir.Value, int] = {}
     floats: dict[ir.Value, int] = {}
     for group, grid in groups:

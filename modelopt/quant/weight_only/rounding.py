@@ -1,4 +1,4 @@
-"""The weights of matrix products, and tables, as integers, by one of three methods."""
+"""Rounding of weights and tables to integers by blocks: to nearest, HQQ or GPTQ."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from modelopt.quant.weight_only import matmul_nbits
 from modelopt.quant.weight_only.matmul_nbits import Group, Quantized
 
 
-class Rounding(Enum):
+class BlockRounding(Enum):
     """How integers are chosen.
 
     Attributes:
-        RTN: To the nearest.
-        HQQ: To the nearest, with scales and zero points that forgive outliers; needs no data.
-        GPTQ: With the error of each column made up for by the later ones; needs calibration data.
+        RTN: To nearest.
+        HQQ: To nearest, with scales and zero points that outliers change less; needs no data.
+        GPTQ: With the error of each column compensated by the later ones; needs calibration data.
     """
 
     RTN = "rtn"
@@ -33,7 +33,13 @@ class Rounding(Enum):
 
 
 def round_weights(
-    model: ir.Model, groups: Sequence[Group], grids: Sequence[BlockGrid], ctx: Context, *, method: Rounding, clip: bool
+    model: ir.Model,
+    groups: Sequence[Group],
+    grids: Sequence[BlockGrid],
+    ctx: Context,
+    *,
+    method: BlockRounding,
+    clip: bool,
 ) -> list[Quantized]:
     """The integers of each group's weight, in the order of the groups.
 
@@ -60,10 +66,10 @@ def round_weights(
 
 
 def _batches(
-    model: ir.Model, groups: Sequence[Group], ctx: Context, method: Rounding
+    model: ir.Model, groups: Sequence[Group], ctx: Context, method: BlockRounding
 ) -> Iterator[tuple[list[int], Mapping[str, Hessian]]]:
-    """Which weights to round next, with what the data say of their inputs."""
-    if method is not Rounding.GPTQ:
+    """Which weights to round next, with the hessians of their inputs."""
+    if method is not BlockRounding.GPTQ:
         yield list(range(len(groups))), {}
         return
     names = [_activation(group) for group in groups]
@@ -74,16 +80,22 @@ def _batches(
 
 
 def _activation(group: Group) -> str | None:
-    """What the first product by a weight reads stands for what all of them read; None where it is only looked up."""
+    """The input of the first product by a weight, which stands for those of all; None where it is only looked up."""
     products = [one.node.inputs[0] for one in group if not one.is_lookup]
     return (products[0].name if products[0] is not None else None) if products else None
 
 
 def _rounded(
-    weight: np.ndarray, grid: BlockGrid, method: Rounding, hessian: Hessian | None, scales: ir.DataType, *, clip: bool
+    weight: np.ndarray,
+    grid: BlockGrid,
+    method: BlockRounding,
+    hessian: Hessian | None,
+    scales: ir.DataType,
+    *,
+    clip: bool,
 ) -> Quantized:
     params = blocks.params_of(weight, grid, clip=clip)
-    if method is Rounding.HQQ:
+    if method is BlockRounding.HQQ:
         params = hqq.refine(weight, params, grid)
     if scales != ir.DataType.FLOAT:
         narrow = np.maximum(params.scale.astype(scales.numpy()), np.finfo(scales.numpy()).smallest_subnormal)

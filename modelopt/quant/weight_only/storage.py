@@ -1,12 +1,12 @@
-"""Large weights stored in 8 bits and computed with in float: for the size of the file only.
+"""Large weights stored in 8 bits and used in float: only the file becomes smaller.
 
     weight = Cast(integers) · scale            or  (Cast(integers) - zero_point) · scale
 
 and a Cast to float16 where the model has that: onnxruntime multiplies in float32 only.
 
-onnxruntime computes this once, when it loads the model, so that the latency is that of float. A DequantizeLinear it
-keeps for its integer kernels, and where none fits runs it at every inference: a Gemm of 768 × 3072 on four rows then
-takes 12 times as long.
+onnxruntime computes this once, when it loads the model, so the latency is that of float. It does not fold a
+DequantizeLinear, which its integer kernels need: without such a kernel it would run at every inference. A Gemm of
+768 × 3072 on four rows then takes 12 times as long.
 """
 
 from __future__ import annotations
@@ -18,41 +18,27 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.patterns.rewriter import CONTRIB
 from modelopt.quant.numerics import scheme
 from modelopt.quant.numerics.scheme import Grid, IntType, QParams, Symmetry
 
 STORED = "its weight is quantized already"
 _CHUNK = 2**20
-_FIRST_IR_WITH_PLAIN_INITIALIZERS = 4
 _SMALL = frozenset({ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT4, ir.DataType.UINT4})
 
 
 @dataclass(frozen=True)
-class Use:
+class WeightUse:
     """A node that reads a constant as its weight.
 
     Attributes:
         node: The node.
         weight: The constant.
-        axes: The axes of which each index gets a scale of its own: outputs, or rows of a table.
+        axes: The axes with one scale for each index: outputs, or rows of a table.
     """
 
     node: ir.Node
     weight: ir.Value
     axes: tuple[int, ...]
-
-
-def _first(_node: ir.Node, _rank: int) -> tuple[int, ...]:
-    return (0,)
-
-
-def _second(_node: ir.Node, _rank: int) -> tuple[int, ...]:
-    return (1,)
-
-
-def _directions_and_gates(_node: ir.Node, _rank: int) -> tuple[int, ...]:
-    return (0, 1)
 
 
 def _columns(node: ir.Node, rank: int) -> tuple[int, ...]:
@@ -64,37 +50,37 @@ def _gathered(node: ir.Node, rank: int) -> tuple[int, ...]:
     return (graph.attribute_int(node, "axis", 0) % rank,)
 
 
-_Axes = Callable[[ir.Node, int], tuple[int, ...]]
+_Axes = tuple[int, ...] | Callable[[ir.Node, int], tuple[int, ...]]
 _POSITIONS: dict[tuple[str, str], tuple[tuple[int, ...], _Axes]] = {
-    ("", "Conv"): ((1,), _first),
-    ("", "ConvTranspose"): ((1,), _second),
+    ("", "Conv"): ((1,), (0,)),
+    ("", "ConvTranspose"): ((1,), (1,)),
     ("", "Gemm"): ((1,), _columns),
     ("", "MatMul"): ((1,), _columns),
     ("", "Gather"): ((0,), _gathered),
-    ("", "LSTM"): ((1, 2), _directions_and_gates),
-    ("", "GRU"): ((1, 2), _directions_and_gates),
-    ("", "RNN"): ((1, 2), _directions_and_gates),
-    (CONTRIB, "FusedConv"): ((1,), _first),
-    (CONTRIB, "FusedGemm"): ((1,), _columns),
-    (CONTRIB, "FusedMatMul"): ((1,), _columns),
-    (CONTRIB, "Attention"): ((1,), _columns),
-    (CONTRIB, "EmbedLayerNormalization"): ((2, 3, 4), _first),
+    ("", "LSTM"): ((1, 2), (0, 1)),
+    ("", "GRU"): ((1, 2), (0, 1)),
+    ("", "RNN"): ((1, 2), (0, 1)),
+    (graph.CONTRIB_DOMAIN, "FusedConv"): ((1,), (0,)),
+    (graph.CONTRIB_DOMAIN, "FusedGemm"): ((1,), _columns),
+    (graph.CONTRIB_DOMAIN, "FusedMatMul"): ((1,), _columns),
+    (graph.CONTRIB_DOMAIN, "Attention"): ((1,), _columns),
+    (graph.CONTRIB_DOMAIN, "EmbedLayerNormalization"): ((2, 3, 4), (0,)),
 }
 
 
-def uses(node: ir.Node) -> Iterator[Use]:
+def uses(node: ir.Node) -> Iterator[WeightUse]:
     """The constants of at least two axes that `node` reads as weights, whatever their type."""
     domain = "" if node.domain in graph.STANDARD_DOMAINS else node.domain
-    positions, axes = _POSITIONS.get((domain, node.op_type), ((), _first))
+    positions, axes = _POSITIONS.get((domain, node.op_type), ((), ()))
     for position in positions:
         value = node.inputs[position] if position < len(node.inputs) else None
         tensor = graph.constant_tensor(value)
         if value is not None and tensor is not None and len(tensor.shape) >= 2:
-            yield Use(node, value, axes(node, len(tensor.shape)))
+            yield WeightUse(node, value, axes(node, len(tensor.shape)) if callable(axes) else axes)
 
 
 def is_stored(value: ir.Value | None) -> bool:
-    """Whether `value` is computed from integers of 8 bits or fewer that the model holds: a weight quantized before."""
+    """Whether `value` is a weight that is quantized already: computed from stored integers of 8 bits or fewer."""
     while value is not None:
         producer = value.producer()
         if producer is None or producer.op_type not in {"Mul", "Sub", "Cast", "DequantizeLinear", "Transpose"}:
@@ -121,7 +107,7 @@ def params_of(array: np.ndarray, axes: tuple[int, ...], *, symmetric: bool) -> Q
 
 
 def quantize(array: np.ndarray, params: QParams) -> np.ndarray:
-    """The integers of `array`, computed in strips of the first axis, so that no second float copy is made."""
+    """The integers of `array`, computed for some indices of the first axis at a time, without a second float copy."""
     integers = np.empty(array.shape, params.grid.type.dtype)
     step = max(1, _CHUNK * len(array) // max(array.size, 1))
     scale, zero_point = params.scale, params.zero_point
@@ -136,7 +122,7 @@ def quantize(array: np.ndarray, params: QParams) -> np.ndarray:
 
 
 def why_not(array: np.ndarray, axes: tuple[int, ...]) -> str | None:
-    """Why float32 or float16 numbers do not become smaller and nearly the same, else None."""
+    """Why float32 or float16 numbers cannot be stored in 8 bits, or not in fewer bytes, else None."""
     scales = int(np.prod([array.shape[axis] for axis in axes]))
     if array.size + 4 * scales >= array.nbytes:
         return "a scale for each output would take as much as the float weight"
@@ -144,19 +130,19 @@ def why_not(array: np.ndarray, axes: tuple[int, ...]) -> str | None:
 
 
 def write(model: ir.Model, weight: ir.Value, integers: np.ndarray, params: QParams, names: graph.NameSource) -> None:
-    """Make all who read `weight` read the integers through the arithmetic above, in the scope that held the float."""
-    model.ir_version = max(model.ir_version, _FIRST_IR_WITH_PLAIN_INITIALIZERS)
+    """Let all readers of `weight` read the integers through the nodes above, in the graph that held the float."""
+    graph.allow_plain_initializers(model)
     producer = weight.producer()
     holder = weight.graph if producer is None else producer.graph
     if not isinstance(holder, ir.Graph):
         raise ValueError("the weight belongs to no graph")
-    stem = weight.name or "weight"
-    stored = graph.add_initializer(holder, names(f"{stem}_quantized"), integers)
-    scale = graph.add_initializer(holder, names(f"{stem}_scale"), params.scale)
+    prefix = weight.name or "weight"
+    stored = graph.add_initializer(holder, names(f"{prefix}_quantized"), integers)
+    scale = graph.add_initializer(holder, names(f"{prefix}_scale"), params.scale)
     nodes = [ir.node("Cast", [stored], {"to": ir.DataType.FLOAT.value})]
     if np.any(params.zero_point):
         zero_point = params.zero_point.astype(np.float32)
-        zero = graph.add_initializer(holder, names(f"{stem}_zero_point"), zero_point)
+        zero = graph.add_initializer(holder, names(f"{prefix}_zero_point"), zero_point)
         nodes.append(ir.node("Sub", [nodes[-1].outputs[0], zero]))
     nodes.append(ir.node("Mul", [nodes[-1].outputs[0], scale]))
     tensor = graph.constant_tensor(weight)
@@ -165,7 +151,7 @@ def write(model: ir.Model, weight: ir.Value, integers: np.ndarray, params: QPara
         nodes.append(ir.node("Cast", [nodes[-1].outputs[0]], {"to": dtype.value}))
     for node in nodes:
         made = node.outputs[0]
-        made.name = node.name = names(f"{stem}_{node.op_type}")
+        made.name = node.name = names(f"{prefix}_{node.op_type}")
         made.shape, made.type = ir.Shape(integers.shape), ir.TensorType(ir.DataType.FLOAT)
     nodes[-1].outputs[0].type = ir.TensorType(dtype)
     if producer is None:
@@ -173,4 +159,4 @@ def write(model: ir.Model, weight: ir.Value, integers: np.ndarray, params: QPara
     else:
         holder.insert_after(producer, nodes)
     weight.replace_all_uses_with(nodes[-1].outputs[0])
-    graph.drop_if_unused(weight)
+    graph.drop_unused_constants([weight])

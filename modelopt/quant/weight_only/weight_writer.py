@@ -1,10 +1,10 @@
-"""How matrix products and look-ups with constants in few bits are written, and whether onnxruntime computes them.
+"""Writes matrix products and look-ups with constants in few bits, and tests whether onnxruntime computes them.
 
-Two forms. onnxruntime's own operators read the packed integers: ``MatMulNBits`` in its inner loop, and
+There are two forms. onnxruntime's own operators read the packed integers: ``MatMulNBits`` in its inner loop, and
 ``GatherBlockQuantized`` only the rows that are looked up. The portable form is a blocked DequantizeLinear (opset 21).
-Before a MatMul it reads the layout ``(K, N)``, which onnxruntime fuses to MatMulNBits; with any other layout it would
-write out the whole float weight at every run, as 1.24 does where it first makes a Gemm of a MatMul and an Add of two
-axes. Behind a Gather it reads the rows found and their scales.
+Before a MatMul it has the layout ``(K, N)``, which onnxruntime fuses to MatMulNBits. With any other layout onnxruntime
+would compute the whole float weight at every run; 1.24 does so where it first fuses a MatMul and an Add to a Gemm.
+Behind a Gather it reads the rows found and their scales.
 
     y = Gather(table, i)   becomes   y = GatherBlockQuantized(integers, i, scale, zero_point)
                            or        y = DequantizeLinear(Gather(integers, i), Gather(scale, i), Gather(zero_point, i))
@@ -20,20 +20,18 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.core.errors import Refused
 from modelopt.core.runner import Runner
-from modelopt.patterns.rewriter import CONTRIB
 from modelopt.quant.numerics import blocks
 from modelopt.quant.numerics.blocks import BlockGrid, BlockParams
 from modelopt.quant.weight_only import matmul_nbits
-from modelopt.quant.weight_only.matmul_nbits import Group, Product, Quantized, element, holder
+from modelopt.quant.weight_only.matmul_nbits import Group, MatrixUse, Quantized, element, holder
 
 _Tensor = ir.Tensor[np.ndarray]
-_FIRST_IR_WITH_PLAIN_INITIALIZERS = 4
 _FIRST_IR_WITH_INT4 = 10
 _PROBE_ROWS = 16
 _INT8_ERROR = 0.05  # int8 activations are off by less than 1 %; a kernel that misreads the weight, by more than 50 %
 
 
-class Writer:
+class BlockWriter:
     """Rewrites products of one model.
 
     Args:
@@ -45,12 +43,12 @@ class Writer:
         self._model = model
         self._names = graph.NameSource(model)
         self._accuracy_level = accuracy_level
-        model.ir_version = max(model.ir_version, _FIRST_IR_WITH_PLAIN_INITIALIZERS)
+        graph.allow_plain_initializers(model)
 
     def packed(self, group: Group, quantized: Quantized) -> None:
-        """Make products by one weight MatMulNBits, and look-ups in it GatherBlockQuantized.
+        """Make the products by one weight MatMulNBits, and the look-ups in it GatherBlockQuantized.
 
-        Both read the same bytes; where there are both, the look-ups read them as a matrix, through a Reshape that
+        Both read the same bytes. Where there are both, the look-ups read them through a Reshape to a matrix, which
         onnxruntime computes when it loads the model.
         """
         grid, (rows, width) = quantized.grid, quantized.integers.shape
@@ -70,7 +68,7 @@ class Writer:
             ir.AttrInt64("block_size", grid.block),
         ]
         for one in products:
-            self._replace(one, "MatMulNBits", [one.node.inputs[0], stored, *others], attributes, CONTRIB)
+            self._replace(one, "MatMulNBits", [one.node.inputs[0], stored, *others], attributes, graph.CONTRIB_DOMAIN)
         if len(products) < len(group):
             table = stored
             if products:
@@ -81,10 +79,10 @@ class Writer:
             for one in group:
                 if one.is_lookup:
                     self._look_up(one, [table, one.node.inputs[1], *others], grid, row_bytes * 8 // grid.bits - width)
-        graph.import_domain(self._model, CONTRIB, 1)
+        graph.import_domain(self._model, graph.CONTRIB_DOMAIN, 1)
 
-    def _look_up(self, found: Product, inputs: list[ir.Value | None], grid: BlockGrid, padding: int) -> None:
-        """Let a Gather look up packed rows; the last numbers of each may be padding, which is cut off."""
+    def _look_up(self, found: MatrixUse, inputs: list[ir.Value | None], grid: BlockGrid, padding: int) -> None:
+        """Let a Gather look up packed rows; padding at the end of a row is removed."""
         node, weight = found.node, found.weight
         attributes = [
             ir.AttrInt64("bits", grid.bits),
@@ -93,23 +91,26 @@ class Writer:
             ir.AttrInt64("quantize_axis", 1),
         ]
         if not padding:
-            graph.become(node, "GatherBlockQuantized", inputs, attributes, domain=CONTRIB)
+            graph.become(node, "GatherBlockQuantized", inputs, attributes, domain=graph.CONTRIB_DOMAIN)
         else:
             name = f"{node.outputs[0].name}_padded"
-            rows = self._insert("GatherBlockQuantized", inputs, attributes, node, name, element(found), domain=CONTRIB)
+            rows = self._insert(
+                "GatherBlockQuantized", inputs, attributes, node, name, element(found), domain=graph.CONTRIB_DOMAIN
+            )
             ends = [
                 self._constant(f"{name}_{part}", at) for part, at in (("start", 0), ("end", -padding), ("axis", -1))
             ]
             graph.become(node, "Slice", [rows, *ends])
-        graph.drop_if_unused(weight)
+        graph.drop_unused_constants([weight])
 
     def dequantized(self, group: Group, quantized: Quantized) -> None:
         """Let products by one weight, and look-ups in it, read it through a blocked DequantizeLinear.
 
-        Where weight and product are in one graph each product gets its own, which onnxruntime fuses with it. Those in
-        bodies share one beside the weight: fusing it with a weight of an outer graph, onnxruntime 1.32 does not load.
-        Where there are look-ups, rows are stored, of 8 bits, which Gather takes, and products read them through a
-        Transpose of the integers, which onnxruntime computes when it loads the model.
+        A product in the graph of the weight gets a DequantizeLinear of its own, which onnxruntime fuses with it.
+        Products in control-flow bodies share one beside the weight: onnxruntime 1.32 does not load a model where it
+        fuses one with a weight of an outer graph. Where there are look-ups, rows of 8 bits are stored, which Gather
+        can read. Products then read them through a Transpose of the integers, which onnxruntime computes when it loads
+        the model.
         """
         self._model.ir_version = max(self._model.ir_version, _FIRST_IR_WITH_INT4)
         by_rows = any(one.is_lookup for one in group)
@@ -129,8 +130,8 @@ class Writer:
                 shared = floats = shared or self._dequantize(one, by_columns, grid, first)
             self._replace(one, "MatMul", [one.node.inputs[0], floats], [], "")
 
-    def _look_up_dequantized(self, found: Product, stored: list[ir.Value], grid: BlockGrid) -> None:
-        """Dequantize the rows found, as a matrix where the index may be a scalar: blocks need two axes there."""
+    def _look_up_dequantized(self, found: MatrixUse, stored: list[ir.Value], grid: BlockGrid) -> None:
+        """Dequantize the rows that a Gather finds; as a matrix where the index may be a scalar: blocks need 2 axes."""
         node, indices = found.node, found.node.inputs[1]
         name, width = node.outputs[0].name, matmul_nbits.shape(found)[1]
         flat = not graph.rank(indices)
@@ -149,15 +150,15 @@ class Writer:
             graph.become(node, "Reshape", [floats, whole])
         else:
             graph.become(node, "DequantizeLinear", rows, attributes)
-        graph.drop_if_unused(found.weight)
+        graph.drop_unused_constants([found.weight])
 
-    def _constant(self, stem: str, number: int) -> ir.Value:
-        return graph.add_initializer(self._model.graph, self._names(stem), np.array([number], np.int64))
+    def _constant(self, prefix: str, number: int) -> ir.Value:
+        return graph.add_initializer(self._model.graph, self._names(prefix), np.array([number], np.int64))
 
     def _transposed(self, stored: ir.Value, home: ir.Graph) -> ir.Value:
         return self._insert("Transpose", [stored], [], home[0], f"{stored.name}_transposed", stored.dtype)
 
-    def _dequantize(self, found: Product, inputs: list[ir.Value], grid: BlockGrid, before: ir.Node) -> ir.Value:
+    def _dequantize(self, found: MatrixUse, inputs: list[ir.Value], grid: BlockGrid, before: ir.Node) -> ir.Value:
         attributes = [ir.AttrInt64("axis", 0), ir.AttrInt64("block_size", grid.block)]
         name = f"{found.weight.name}_dequantized"
         return self._insert("DequantizeLinear", inputs, attributes, before, name, element(found))
@@ -168,19 +169,19 @@ class Writer:
         inputs: Sequence[ir.Value | None],
         attributes: list[ir.Attr],
         before: ir.Node,
-        stem: str,
+        prefix: str,
         dtype: ir.DataType | None,
         domain: str = "",
     ) -> ir.Value:
         """The output of a new node before another one."""
-        out = self._value(stem, dtype)
+        out = self._value(prefix, dtype)
         _scope(before).insert_before(
             before, [ir.Node(domain, op_type, inputs, attributes, outputs=[out], name=out.name)]
         )
         return out
 
     def _replace(
-        self, found: Product, op_type: str, inputs: list[ir.Value | None], attributes: list[ir.Attr], domain: str
+        self, found: MatrixUse, op_type: str, inputs: list[ir.Value | None], attributes: list[ir.Attr], domain: str
     ) -> None:
         node = found.node
         bias = node.inputs[2] if node.op_type == "Gemm" and len(node.inputs) > 2 else None
@@ -196,8 +197,8 @@ class Writer:
             graph.remove_with_constants(transpose)
         graph.drop_unused_constants([read, found.weight])
 
-    def _store(self, first: Product, tensors: list[_Tensor]) -> list[ir.Value]:
-        """Initializers in the scope that held the float weight, so that all who saw it see them."""
+    def _store(self, first: MatrixUse, tensors: list[_Tensor]) -> list[ir.Value]:
+        """Initializers in the graph that held the float weight, where all its readers can read them."""
         home = holder(first.weight)
         values = []
         for held, part in zip(tensors, ("quantized", "scale", "zero_point"), strict=False):
@@ -208,19 +209,19 @@ class Writer:
             values.append(value)
         return values
 
-    def _value(self, stem: str, dtype: ir.DataType | None) -> ir.Value:
-        return ir.Value(name=self._names(stem), type=None if dtype is None else ir.TensorType(dtype))
+    def _value(self, prefix: str, dtype: ir.DataType | None) -> ir.Value:
+        return ir.Value(name=self._names(prefix), type=None if dtype is None else ir.TensorType(dtype))
 
 
 def why_not_multiply(grid: BlockGrid, dtype: ir.DataType, runner: Runner) -> str | None:
-    """Why the installed onnxruntime does not compute MatMulNBits with such blocks, else None; it is asked to."""
+    """Why the installed onnxruntime does not compute MatMulNBits with such blocks, else None; found by a run."""
     integers, params = _probe(grid)
     x = ir.Value(name="x", shape=ir.Shape((1, grid.block)), type=ir.TensorType(dtype))
     weight = blocks.dequantize(integers, params, grid)
     held = ir.Value(name="w", const_value=ir.tensor(weight.astype(dtype.numpy()), name="w"))
     node = ir.node("Gemm", [x, held], {"transB": 1})
     feed = np.linspace(-1, 1, grid.block, dtype=np.float32)[None]
-    group = [Product(node, held, transposed=True)]
+    group = [MatrixUse(node, held, transposed=True)]
     feeds = {"x": feed.astype(dtype.numpy())}
     return _why_not(group, Quantized(integers, params, grid), feeds, feed @ weight.T, runner)
 
@@ -233,7 +234,7 @@ def why_not_look_up(grid: BlockGrid, dtype: ir.DataType, runner: Runner) -> str 
     held = ir.Value(name="w", const_value=ir.tensor(table.astype(dtype.numpy()), name="w"))
     node = ir.node("Gather", [held, i], {"axis": 0})
     feed = np.array([_PROBE_ROWS - 1, 0])
-    group = [Product(node, held, transposed=True)]
+    group = [MatrixUse(node, held, transposed=True)]
     return _why_not(group, Quantized(integers, params, grid), {"i": feed}, table[feed], runner)
 
 
@@ -247,14 +248,14 @@ def _probe(grid: BlockGrid) -> tuple[np.ndarray, BlockParams]:
 def _why_not(
     group: Group, quantized: Quantized, feeds: dict[str, np.ndarray], expected: np.ndarray, runner: Runner
 ) -> str | None:
-    """Why a model of one node does not compute what is expected when it is written in onnxruntime's form."""
+    """Why onnxruntime does not compute the expected result of one node written with its own operators, else None."""
     node, held = group[0].node, group[0].weight
     y = node.outputs[0]
     y.name, y.shape, y.type = "y", ir.Shape(expected.shape), ir.TensorType(element(group[0]))
     given = [value for value in node.inputs if value is not None and value is not held]
     scope = ir.Graph(given, [y], nodes=[node], initializers=[held], opset_imports={"": 17}, name="probe")
     model = ir.Model(scope, ir_version=8)
-    Writer(model).packed(group, quantized)
+    BlockWriter(model).packed(group, quantized)
     try:
         ((found,),) = runner.run(model, [feeds])
     except Refused as refusal:
@@ -283,7 +284,7 @@ def _tensor(array: np.ndarray, dtype: ir.DataType) -> _Tensor:
 
 
 def _after(values: Sequence[ir.Value]) -> ir.Node:
-    """The node behind the last of the nodes that make `values`, which stand at the beginning of their graph."""
+    """The first node behind those that make `values`, which are at the beginning of their graph."""
     makers = {value.producer() for value in values}
     scope = holder(values[0])
     return next(node for node in scope if node not in makers)

@@ -1,0 +1,101 @@
+"""Models that are made to drive the terminal, to eat memory or never to end are refused in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import helper
+
+from tests.command_line import CALIB, QUICK, modelopt, save, save_endless, value
+
+ESCAPES = "\x1b[31mred\x1b[0m\n[bold]two[/bold]\r\x07"
+
+
+@pytest.fixture
+def hostile_names(tmp_path: Path) -> Path:
+    nodes = [
+        helper.make_node("Identity", ["x" + ESCAPES], ["h" + ESCAPES], name="n" + ESCAPES),
+        helper.make_node("Gemm", ["h" + ESCAPES, "w" + ESCAPES], ["y" + ESCAPES], name="g" + ESCAPES),
+    ]
+    weights = {"w" + ESCAPES: np.eye(20, dtype=np.float32)}
+    return save(
+        tmp_path / "names.onnx",
+        nodes,
+        [value("x" + ESCAPES, ["b" + ESCAPES, 20])],
+        [value("y" + ESCAPES, ["b" + ESCAPES, 20])],
+        weights,
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["inspect", "-v"],
+        ["prune", "--explain", "-v", "-o", "x.onnx", *QUICK],
+        ["quantize", "--calib", "random", "--explain", "-o", "x.onnx", "--no-bench"],
+        ["quantize", "--calib", CALIB, "-o", "x.onnx", *QUICK],
+        ["bench", "--rounds", "2", "--budget", "0.1", "--warmup", "0"],
+    ],
+    ids=lambda arguments: " ".join(map(str, arguments[:2])),
+)
+def test_hostile_names_never_drive_the_terminal(
+    tmp_path: Path, hostile_names: Path, arguments: list[str | Path]
+) -> None:
+    run = modelopt(*arguments, hostile_names, cwd=tmp_path)
+    shown = run.out.decode() + run.err
+    assert run.code in {0, 2}, run.err
+    assert "Traceback" not in shown
+    assert not set("\x1b\r\x07") & set(shown)
+    if run.code == 2:
+        run.refused(2)
+
+
+def test_hostile_names_in_a_markdown_report(tmp_path: Path, hostile_names: Path) -> None:
+    modelopt("prune", hostile_names, "-o", "x.onnx", "--report", "x.md", *QUICK, cwd=tmp_path).succeeded()
+    text = (tmp_path / "x.md").read_text()
+    assert not set("\x1b\r\x07") & set(text)
+
+
+def test_an_operator_that_onnxruntime_does_not_know(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Frobnicate", ["x"], ["h"]), helper.make_node("Relu", ["h"], ["y"])]
+    model = save(tmp_path / "m.onnx", nodes, [value("x", ["n", 4])], [value("y", ["n", 4])])
+    modelopt("fold", model, "-o", "x.onnx", cwd=tmp_path).refused(3, "Frobnicate")
+
+
+LIMITED = ("--timeout", "3", "--memory-limit", "300MB", "--no-bench", "-o", "x.onnx")
+
+
+def test_a_model_that_needs_terabytes(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("ConstantOfShape", ["shape"], ["zeros"]),
+        helper.make_node("ReduceSum", ["zeros"], ["sum"], keepdims=0),
+        helper.make_node("Add", ["x", "sum"], ["y"]),
+    ]
+    weights = {"shape": np.array([2**40], np.int64)}
+    model = save(tmp_path / "m.onnx", nodes, [value("x", [1])], [value("y", [1])], weights)
+    modelopt("fold", model, *LIMITED, cwd=tmp_path).refused(3)
+
+
+def test_a_model_that_eats_memory_while_it_is_loaded(tmp_path: Path) -> None:
+    """Each Concat doubles; onnxruntime folds them all at load."""
+    nodes = [helper.make_node("Concat", [f"v{i}", f"v{i}"], [f"v{i + 1}"], axis=0) for i in range(30)]
+    nodes.append(helper.make_node("ReduceSum", ["v30"], ["sum"], keepdims=0))
+    nodes.append(helper.make_node("Add", ["x", "sum"], ["y"]))
+    model = save(tmp_path / "m.onnx", nodes, [value("x", [1])], [value("y", [1])], {"v0": np.ones(1, np.float32)})
+    modelopt("fold", model, *LIMITED, cwd=tmp_path).refused(3)
+
+
+def test_a_model_that_never_ends(tmp_path: Path) -> None:
+    model = save_endless(tmp_path / "m.onnx")
+    modelopt("fold", model, *LIMITED, cwd=tmp_path).refused(3, "took longer than 3 s")
+
+
+def test_an_input_of_absurd_size(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Relu", ["x"], ["y"])]
+    model = save(tmp_path / "m.onnx", nodes, [value("x", [2**62])], [value("y", [2**62])])
+    told = modelopt("fold", model, *LIMITED, cwd=tmp_path).succeeded()
+    assert "Nothing changed: the output is a copy of the input" in told.err  # what runs on nothing needs no proof then
+    bounded = [*LIMITED[:4], "--budget", "1"]
+    modelopt("bench", model, *bounded, cwd=tmp_path).refused(2, "x", "larger than memory")

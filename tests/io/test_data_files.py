@@ -1,0 +1,231 @@
+"""The data files beside outputs: when there is one, how it is named, and when it goes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import TensorProto, helper
+
+from modelopt import graph, io
+from modelopt.core.errors import EnvironmentLacks, Refused
+from modelopt.io import staging
+from tests.helpers import model_of, weight
+from tests.io_tools import Pipe, W, external, external_source, load, model_file, names_in, save, weight_of
+from tests.paths import ROOT
+
+
+def _data(folder: Path) -> list[str]:
+    return [name for name in names_in(folder) if name.endswith(".data")]
+
+
+def test_external_data_go_to_a_file_named_by_its_content(tmp_path: Path, folder: Path) -> None:
+    save(external_source(tmp_path), folder / "m.onnx")
+
+    (data,) = _data(folder)
+    assert names_in(folder) == ["m.onnx", data]
+    assert data.startswith("m.onnx.")
+    assert np.array_equal(weight_of(load(folder / "m.onnx")), W)
+
+    save(external_source(tmp_path, 1), folder / "other.onnx")
+    assert len({name.removeprefix("m.onnx.").removeprefix("other.onnx.") for name in _data(folder)}) == 2
+
+
+@pytest.mark.parametrize("unchanged", [False, True])
+def test_weights_come_into_the_model_file_where_they_fit(tmp_path: Path, folder: Path, unchanged: bool) -> None:
+    source = external_source(tmp_path)
+    with io.staged(source.model, folder / "m.onnx", source=source, unchanged=unchanged) as staged:
+        staged.commit()
+    assert names_in(folder) == ["m.onnx"]
+    loaded = load(folder / "m.onnx")
+    assert not loaded.has_external_data
+    assert np.array_equal(weight_of(loaded), W)
+
+
+def test_a_model_too_large_for_one_file_is_refused_where_one_is_asked_for(
+    source: io.Loaded, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(staging, "MAX_INLINE_BYTES", 1000)
+    never = io.ExternalData.NEVER
+    with (
+        pytest.raises(Refused, match="does not fit into one file"),
+        io.staged(source.model, folder / "m.onnx", source=source, unchanged=False, external_data=never),
+    ):
+        pass
+    assert names_in(folder) == []
+
+
+def test_a_model_with_strings_and_external_data_is_written(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "w.bin").write_bytes(W.tobytes())
+    model = external("w.bin")
+    model.graph.initializer.append(
+        TensorProto(name="names", data_type=TensorProto.STRING, dims=[2], string_data=[b"a", b"b" * 2000])
+    )
+    save(load(model_file(tmp_path, model)), folder / "m.onnx")
+
+    again = onnx.load(folder / "m.onnx", load_external_data=False)
+    assert again.graph.initializer[1].string_data == [b"a", b"b" * 2000]
+
+
+def test_a_replaced_output_takes_its_data_file_with_it(tmp_path: Path, folder: Path) -> None:
+    save(external_source(tmp_path), folder / "m.onnx")
+    (old,) = _data(folder)
+    unrelated = folder / "m.onnx.0123456789ab.data"
+    unrelated.write_bytes(b"named like ours, but the old output does not use it")
+
+    save(external_source(tmp_path, 1), folder / "m.onnx")
+
+    assert old not in _data(folder)
+    assert len(_data(folder)) == 2
+    assert unrelated.exists()
+    assert np.array_equal(weight_of(load(folder / "m.onnx")), W + 1)
+
+
+def test_a_replaced_output_without_external_data_takes_the_old_data_with_it(
+    tmp_path: Path, folder: Path, source: io.Loaded
+) -> None:
+    save(external_source(tmp_path), folder / "m.onnx")
+    save(source, folder / "m.onnx")
+    assert names_in(folder) == ["m.onnx"]
+
+
+def test_a_data_file_stays_while_another_model_uses_it(tmp_path: Path, folder: Path) -> None:
+    save(external_source(tmp_path), folder / "m.onnx")
+    (folder / "copy.onnx").write_bytes((folder / "m.onnx").read_bytes())
+    save(external_source(tmp_path, 1), folder / "m.onnx")
+    assert np.array_equal(weight_of(load(folder / "copy.onnx")), W)
+
+
+def test_the_input_keeps_its_data_whatever_it_is_called(tmp_path: Path, folder: Path) -> None:
+    save(external_source(tmp_path), folder / "m.onnx")
+    (folder / "copy").write_bytes((folder / "m.onnx").read_bytes())
+    copy = load(folder / "copy")
+    initializer = copy.model.graph.initializers["w"]
+    initializer.const_value = ir.tensor(W * 2, name="w")
+
+    save(copy, folder / "m.onnx")
+
+    assert np.array_equal(weight_of(load(folder / "copy")), W)
+    assert np.array_equal(weight_of(load(folder / "m.onnx")), W * 2)
+
+
+def test_writing_the_same_again_never_breaks_what_is_there(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    external = external_source(tmp_path)
+    save(external, folder / "m.onnx")
+    before = names_in(folder)
+
+    save(external, folder / "m.onnx")
+    assert names_in(folder) == before
+    always = io.ExternalData.ALWAYS
+    with io.staged(external.model, folder / "m.onnx", source=external, unchanged=True, external_data=always):
+        pass  # not committed: the data file belongs to the old output
+    assert names_in(folder) == before
+
+    def torn(_payloads: object) -> Iterable[bytes]:
+        yield b"half of the"
+        assert np.array_equal(weight_of(load(folder / "m.onnx")), W)  # the old output is whole all the time
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(staging, "_aligned", torn)
+    with pytest.raises(EnvironmentLacks):
+        save(external, folder / "m.onnx")
+    assert names_in(folder) == before
+    assert np.array_equal(weight_of(load(folder / "m.onnx")), W)
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path, folder: Path, source: io.Loaded) -> None:
+    code = (
+        "import os, signal, sys; from pathlib import Path; from modelopt import io\n"
+        "source = io.load(Path(sys.argv[1]), scratch=Path('.'))\n"
+        "into = {'unchanged': False, 'external_data': io.ExternalData.ALWAYS}\n"
+        "with io.staged(source.model, Path(sys.argv[2]), source=source, **into):\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    victim = external_source(tmp_path)
+    save(source, folder / "m.onnx")
+    subprocess.run(
+        [sys.executable, "-c", code, str(victim.path), str(folder / "m.onnx")],
+        cwd=ROOT,
+        check=False,
+    )
+    assert len(names_in(folder)) == 3  # the old output, and what was staged: a model and its data
+    assert np.array_equal(weight_of(load(folder / "m.onnx")), weight_of(source))
+    (folder / f".m.onnx.{os.getppid()}.tmp.onnx").write_bytes(b"of a process that runs")
+    (folder / f".m.onnx.{os.getpid()}.tmp.onnx").write_bytes(b"of one that had our number")
+    (folder / ".m.onnx.99999999999999999999.tmp.data").write_bytes(b"of no process at all")
+    (folder / ".m.onnx.notes.tmp.onnx").write_bytes(b"not ours")
+
+    with io.staged(source.model, folder / "m.onnx", source=source, unchanged=False) as staged:
+        staged.commit()
+
+    assert names_in(folder) == [f".m.onnx.{os.getppid()}.tmp.onnx", ".m.onnx.notes.tmp.onnx", "m.onnx"]
+
+
+def test_large_models_get_a_data_file(source: io.Loaded, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(staging, "MAX_INLINE_BYTES", 10_000)
+    save(source, folder / "m.onnx")
+
+    assert len(_data(folder)) == 1
+    loaded = load(folder / "m.onnx")
+    assert loaded.has_external_data
+    assert graph.weight_bytes(loaded.model) == graph.weight_bytes(source.model)
+    assert not source.has_external_data
+    monkeypatch.setattr(sys, "stdout", Pipe())
+    with pytest.raises(Refused, match="does not fit into one file"):
+        save(source, io.STDIO)
+
+
+def test_a_candidate_of_many_weights_keeps_them_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = load(
+        model_file(tmp_path, model_of([helper.make_node("Add", ["x", "w"], ["y"])], initializers=[weight("w", 500)]))
+    )
+    monkeypatch.setattr(staging, "MAX_INLINE_BYTES", 1000)
+    for _ in range(2):  # the second replaces the first
+        io.remove_aside(tmp_path / "c.onnx")
+        io.write_aside(loaded.model, tmp_path / "c.onnx")
+    assert (tmp_path / "c.onnx.data").stat().st_size == 2000
+    assert np.array_equal(weight_of(load(tmp_path / "c.onnx")), weight_of(loaded))
+
+
+def _write_sparsely(path: Path, chunks: Iterable[bytes | memoryview], **_: object) -> None:
+    with path.open("xb") as file:
+        for chunk in chunks:
+            if len(chunk) > 1 << 20:
+                file.write(chunk[:8])
+                file.seek(len(chunk) - 16, os.SEEK_CUR)
+                file.write(chunk[-8:])
+            else:
+                file.write(chunk)
+
+
+@pytest.mark.slow
+def test_a_model_above_two_gigabytes_goes_in_and_out(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = 2**31 + 2**20
+    with (tmp_path / "w.bin").open("wb") as file:  # a hole with a number at each end
+        file.write(b"\x01" * 4)
+        file.truncate(size - 4)
+        file.seek(size - 4)
+        file.write(b"\x02" * 4)
+    loaded = load(model_file(tmp_path, external("w.bin", dims=[size // 4])))
+    assert graph.weight_bytes(loaded.model) == size > io.MAX_INLINE_BYTES
+    monkeypatch.setattr(staging, "write_chunks", _write_sparsely)
+
+    save(loaded, folder / "m.onnx")
+
+    again = weight_of(load(folder / "m.onnx"))
+    assert again.nbytes == size
+    assert (again[0].tobytes(), again[-1].tobytes()) == (b"\x01" * 4, b"\x02" * 4)
+    assert (folder / "m.onnx").stat().st_size < 1000
+    assert sum(path.stat().st_blocks for path in folder.iterdir()) * 512 < 1 << 20

@@ -1,0 +1,156 @@
+"""Outputs are whole or not there, and have the permissions and links of any file."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from modelopt import io
+from modelopt.core.errors import EnvironmentLacks, InputError
+from tests.io_tools import SAMPLE, external_source, load, names_in, save, weight_of
+from tests.paths import ROOT
+
+
+def test_a_staged_model_loads_before_it_has_its_name(source: io.Loaded, folder: Path) -> None:
+    with io.staged(source.model, folder / "m.onnx", source=source, unchanged=False) as staged:
+        assert not (folder / "m.onnx").exists()
+        assert np.array_equal(weight_of(load(staged.path)), weight_of(source))
+        assert staged.size_bytes == staged.path.stat().st_size
+        staged.commit()
+    assert names_in(folder) == ["m.onnx"]
+
+
+def test_without_changes_the_bytes_are_copied(folder: Path, tmp_path: Path) -> None:
+    odd = tmp_path / "odd.onnx"
+    odd.write_bytes(SAMPLE.read_bytes() + b"\xf2\xff\x03\x00")  # an unknown field at the end
+    save(load(odd), folder / "m.onnx", unchanged=True)
+    assert (folder / "m.onnx").read_bytes() == odd.read_bytes()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, GeneratorExit])
+def test_an_interruption_keeps_the_old_output(source: io.Loaded, folder: Path, error: type[BaseException]) -> None:
+    (folder / "m.onnx").write_bytes(b"old")
+    with pytest.raises(error), io.staged(source.model, folder / "m.onnx", source=source, unchanged=False):
+        raise error
+    assert (folder / "m.onnx").read_bytes() == b"old"
+    assert names_in(folder) == ["m.onnx"]
+
+
+def test_without_commit_nothing_remains(source: io.Loaded, folder: Path) -> None:
+    with io.staged(source.model, folder / "m.onnx", source=source, unchanged=False):
+        pass
+    assert names_in(folder) == []
+
+
+@pytest.mark.parametrize("failing_write", [0, 1])
+def test_a_full_disk_leaves_nothing_behind(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, failing_write: int
+) -> None:
+    external = external_source(tmp_path)
+    (folder / "m.onnx").write_bytes(b"old")
+    real = os.fsync
+    calls = []
+
+    def fsync(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) > failing_write:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(EnvironmentLacks, match="no room to write") as caught:
+        save(external, folder / "m.onnx")
+    assert caught.value.note == "No space left on device"
+    assert names_in(folder) == ["m.onnx"]
+    assert (folder / "m.onnx").read_bytes() == b"old"
+
+
+def test_a_limit_on_file_sizes_is_a_full_disk(source: io.Loaded, folder: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from modelopt import io; from modelopt.core import errors\n"
+        "source = io.load(Path(sys.argv[1]), scratch=Path('.'))\n"
+        "try:\n"
+        "    with io.staged(source.model, Path(sys.argv[2]), source=source, unchanged=False): pass\n"
+        "except errors.EnvironmentLacks as error: print(error.note)\n"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code, str(source.path), str(folder / "m.onnx")],
+        cwd=ROOT,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)),
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    assert answer.stdout == "File too large\n", answer.stderr
+    assert names_in(folder) == []
+
+
+def test_outputs_have_the_permissions_of_any_new_file(source: io.Loaded, folder: Path) -> None:
+    old = os.umask(0o027)
+    try:
+        save(source, folder / "m.onnx")
+        save(load(folder / "m.onnx"), folder / "copy.onnx", unchanged=True)
+    finally:
+        os.umask(old)
+    for path in folder.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+def test_an_output_that_is_a_link_stays_one(source: io.Loaded, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (folder / "m.onnx").symlink_to(tmp_path / "real" / "target.onnx")
+
+    save(source, folder / "m.onnx")  # it leads nowhere yet
+    save(source, folder / "m.onnx")
+
+    assert (folder / "m.onnx").is_symlink()
+    assert names_in(tmp_path / "real") == ["target.onnx"]
+    assert np.array_equal(weight_of(load(tmp_path / "real" / "target.onnx")), weight_of(source))
+
+
+def test_outputs_that_cannot_be_are_refused(source: io.Loaded, folder: Path) -> None:
+    (folder / "loop.onnx").symlink_to("loop.onnx")
+    os.mkfifo(folder / "fifo")
+    before = names_in(folder)
+    for output, fact in (
+        (folder, "is a directory"),
+        (folder / "missing" / "m.onnx", "missing does not exist"),
+        (folder / "loop.onnx", "cannot be written to"),
+        (folder / "fifo", "is not a regular file"),
+        (Path("/dev/null"), "is not a regular file"),
+        (folder / f"{'n' * 250}.onnx", "cannot be written to"),
+        (source.path / "m.onnx", r"cannot be written to|does not exist"),
+    ):
+        with pytest.raises(InputError, match=fact):
+            save(source, output)
+    assert names_in(folder) == before
+
+
+def test_a_folder_without_permission_is_refused(
+    source: io.Loaded, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deny(*_args: object, **_options: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", deny)  # root may write anywhere
+    with pytest.raises(InputError, match="out cannot be written to") as caught:
+        save(source, folder / "m.onnx")
+    assert caught.value.note == "Permission denied"
+
+
+def test_the_same_file_by_other_names(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"")
+    (tmp_path / "b").symlink_to("a")
+    os.link(tmp_path / "a", tmp_path / "c")
+    assert io.same_file(tmp_path / "a", tmp_path / "b")
+    assert io.same_file(tmp_path / "a", tmp_path / "c")
+    assert not io.same_file(tmp_path / "a", tmp_path / "d")
