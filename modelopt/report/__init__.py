@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from modelopt.core.changes import Skip, TensorError
 from modelopt.measure.evaluate import Accuracy
 from modelopt.measure.latency import BenchResult
 from modelopt.measure.speed import Ratio
@@ -30,23 +31,6 @@ class FileInfo(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     size_bytes: int
     sha256: str | None = None
-
-
-class SkipInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """A refusal: see `modelopt.passes.base.Skip`."""
-
-    node: str
-    reason: str
-
-
-class TensorInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """A tensor that was quantized: see `modelopt.passes.base.TensorError`."""
-
-    name: str
-    kind: str
-    low: float
-    high: float
-    sqnr_db: float | None
 
 
 class ModelStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,9 +65,9 @@ class PassResult(msgspec.Struct, frozen=True, kw_only=True):
     effect: str
     contrib: bool = False
     rewrites: int
-    skipped: tuple[SkipInfo, ...]
+    skipped: tuple[Skip, ...]
     facts: dict[str, Any]
-    tensors: tuple[TensorInfo, ...] = ()
+    tensors: tuple[TensorError, ...] = ()
     wall_ns: int
     before: ModelStats
     after: ModelStats
@@ -172,7 +156,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     kept: bool
     outcome: Outcome
     reason: str
-    skipped: tuple[SkipInfo, ...] = ()
+    skipped: tuple[Skip, ...] = ()
 
 
 class Offender(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,6 +15,7 @@ from onnx import helper
 from modelopt import data
 from modelopt.cli import optimizing
 from modelopt.core import targets
+from modelopt.core.changes import Skip
 from modelopt.core.errors import InputError
 from modelopt.core.signature import Signature, TensorSpec
 from modelopt.core.targets import Target, TargetKind
@@ -37,7 +38,6 @@ from modelopt.report import (
     Outcome,
     PassResult,
     Report,
-    SkipInfo,
     Trial,
     verdict,
 )
@@ -127,7 +127,7 @@ FASTER = Ratio(point=1.5, low=1.4, high=1.6, verdict=Verdict.FASTER, processes=8
 
 
 def result(step: str, effect: str, rewrites: int, *reasons: str) -> PassResult:
-    skipped = tuple(SkipInfo(node="n", reason=reason) for reason in reasons)
+    skipped = tuple(Skip("n", reason) for reason in reasons)
     return PassResult(
         step=step, effect=effect, rewrites=rewrites, skipped=skipped, facts={}, wall_ns=1, before=STATS, after=STATS
     )
