@@ -9,7 +9,8 @@ import numpy as np
 
 from modelopt.core.errors import InputError
 from modelopt.data.script import load_function
-from modelopt.measure.metric import Outputs, TaskMetric
+from modelopt.measure.metric import Outputs
+from modelopt.measure.task_metric import TaskMetric
 
 _USER_ERRORS = (
     *(ArithmeticError, AssertionError, AttributeError, BufferError, EOFError, ImportError, LookupError, MemoryError),

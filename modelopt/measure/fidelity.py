@@ -96,12 +96,11 @@ class Fidelity(Metric):
             notes.append(f"{self._reshaped} of {self._n} samples give outputs of another shape")
         if self._nonfinite:
             notes.append(f"{self._nonfinite:,} values are NaN or infinite in one of the two only")
-        return Score(
-            name=self.name,
-            value=value,
-            n=self._compared if n is None else n,
-            low=None if interval is None else interval.low,
-            high=None if interval is None else interval.high,
+        return Score.of(
+            self.name,
+            value,
+            self._compared if n is None else n,
+            interval,
             unit=self.unit,
             higher_is_better=self.higher_is_better,
             nonfinite=self._nonfinite,

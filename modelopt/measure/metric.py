@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
 
 from modelopt.core.errors import InputError
-from modelopt.measure.chance import Chance
 from modelopt.measure.stats import (
-    Delta,
     Interval,
     Units,
     mean_interval,
-    paired_difference_interval,
     proportion_interval,
 )
 
@@ -51,6 +48,33 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
     higher_is_better: bool
     nonfinite: int = 0
     note: str | None = None
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        value: float | None,
+        n: int,
+        interval: Interval | None,
+        *,
+        unit: str,
+        higher_is_better: bool,
+        nonfinite: int = 0,
+        note: str | None = None,
+    ) -> Score:
+        """A score with both ends of an interval, or without."""
+        low, high = (None, None) if interval is None else (interval.low, interval.high)
+        return cls(
+            name=name,
+            value=value,
+            n=n,
+            low=low,
+            high=high,
+            unit=unit,
+            higher_is_better=higher_is_better,
+            nonfinite=nonfinite,
+            note=note,
+        )
 
 
 class Metric(ABC):
@@ -123,125 +147,22 @@ class Tally:
         return Units(np.array(self._sums, np.float64), np.array(self._counts, np.float64))
 
     def interval(self) -> Interval | None:
-        """Wilson's for items that are right or wrong, else Student's."""
+        """Wilson's for items that are right or wrong, else Student's; None where no item was taken in."""
+        if not self.n:
+            return None
         units = self.units
         if units.is_binary:
             return proportion_interval(float(units.sums.sum()), len(units.sums))
         return mean_interval(units)
 
+    def share_interval(self) -> Interval | None:
+        """The interval within 0 and 1."""
+        return clipped(self.interval(), 0.0, 1.0)
+
 
 def clipped(interval: Interval | None, low: float, high: float) -> Interval | None:
     """The interval within the bounds that the figure itself has."""
     return interval and Interval(low=max(low, interval.low), high=min(high, interval.high))
-
-
-class TaskMetric(Metric):
-    """A metric of how well a model does its task: it scores either model alone, and the two against each other.
-
-    Samples whose outputs hold no element are passed over where they do not fit; a model that gives nothing that fits
-    where the other does has everything wrong there.
-
-    Args:
-        inferred: The metric was not asked for by name: samples that it does not suit are passed over. Otherwise they
-            are an error.
-    """
-
-    def __init__(self, *, inferred: bool = False) -> None:
-        self._inferred = inferred
-        self._reference = Tally()
-        self._candidate = Tally()
-        self._nonfinite = 0
-        self._samples = 0
-        self._unscored = 0
-        self._why: str | None = None
-
-    @abstractmethod
-    def items(self, outputs: Outputs, label: np.ndarray | None) -> tuple[np.ndarray, bool]:
-        """Score one sample: float64[k], one number per item, and whether the items hang together.
-
-        Raises:
-            InputError: The outputs or the label are not of a kind that the metric can score; `Unfit` where those of
-                other samples may be.
-        """
-
-    def update(self, reference: Outputs, candidate: Outputs, label: np.ndarray | None) -> None:
-        """See `Metric.update`."""
-        self._samples += 1
-        self._nonfinite += count_nonfinite_mismatches(reference, candidate)
-        before = self._fitting(reference, label, required=not self._inferred)
-        after = self._fitting(candidate, label, required=False)
-        known = before or after
-        wrong = (np.zeros(0), True) if known is None else (np.zeros_like(known[0]), known[1])
-        (items, together), (others, _) = before or wrong, after or wrong
-        if not (items.size or others.size):
-            self._unscored += 1
-            return
-        self._reference.add(items, together=together)
-        self._candidate.add(others, together=together)
-
-    def _fitting(self, outputs: Outputs, label: np.ndarray | None, *, required: bool) -> tuple[np.ndarray, bool] | None:
-        """The `items` of one model; None where it has none that fit."""
-        try:
-            return self.items(outputs, label)
-        except Unfit as unfit:
-            if required and any(out.size for out in outputs):
-                raise
-            self._why = self._why or unfit.fact
-            return None
-
-    def pass_over(self, samples: int) -> None:
-        """Count samples that held nothing to score."""
-        self._samples += samples
-        self._unscored += samples
-
-    @property
-    def units(self) -> int:
-        """How many independent units the original was scored on."""
-        return len(self._reference.units.sums)
-
-    def cautions(self) -> Iterator[str]:
-        """What the reader must know of the scores."""
-        if self._unscored and self._reference.n:
-            left = self._samples - self._unscored
-            yield f"{self.name} is over {left} of {self._samples} samples: elsewhere {self._why or 'there are no rows'}"
-
-    def chance(self) -> Chance | None:
-        """How the original's score stands to guessing; None where that is not known."""
-        return None
-
-    def score(self) -> Score:
-        """See `Metric.score`."""
-        return self._score(self._candidate, self._nonfinite)
-
-    def reference_score(self) -> Score:
-        """The original model's score."""
-        return self._score(self._reference, 0)
-
-    def delta(self) -> Delta | None:
-        """Candidate minus reference, paired sample by sample; None where one of the two has no item at all."""
-        if not (self._reference.n and self._candidate.n):
-            return None
-        with np.errstate(invalid="ignore"):  # a resample may hold only samples without items
-            found = paired_difference_interval(self._reference.units, self._candidate.units)
-        if found.low is None or found.high is None or np.isfinite([found.low, found.high]).all():
-            return found
-        return Delta(point=found.point, low=None, high=None)
-
-    def _score(self, tally: Tally, nonfinite: int) -> Score:
-        interval = tally.interval() if tally.n else None
-        if self.unit == "share":
-            interval = clipped(interval, 0.0, 1.0)
-        return Score(
-            name=self.name,
-            value=tally.units.mean if tally.n else None,
-            n=tally.n,
-            low=None if interval is None else interval.low,
-            high=None if interval is None else interval.high,
-            unit=self.unit,
-            higher_is_better=self.higher_is_better,
-            nonfinite=nonfinite,
-            note=None if tally.n else NOTHING_COMPARED,
-        )
 
 
 def is_float(values: np.ndarray) -> bool:

@@ -3,36 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 import numpy as np
 
 from modelopt.core.errors import InputError, did_you_mean
-from modelopt.measure import comparing
-from modelopt.measure.agreement import Agreement
-from modelopt.measure.comparing import ERROR_BOUND, Measure, RelativeError
-from modelopt.measure.fidelity import EXACT, Cosine, Fidelity, Sqnr
+from modelopt.measure.fidelity import EXACT, Fidelity
 from modelopt.measure.heads import Head
+from modelopt.measure.measures_by_kind import ERROR_BOUND, MEASURES, measures_for
 from modelopt.measure.metric import Outputs, Score, Unfit, aligned, is_blank
-from modelopt.measure.output_kinds import LOOK, Kind, Recognized, recognize
+from modelopt.measure.output_kinds import LOOK, OutputKind, Recognized, recognize
+from modelopt.measure.output_measure import Measure
+from modelopt.measure.relative_error import RelativeError
 
 IGNORE = "ignore"
 """The name of no measure: the output does not count."""
 
-_NAMED: dict[str, Callable[[], Measure | Fidelity]] = {
-    "argmax-agreement": comparing.ClassAgreement,
-    "sequence-agreement": comparing.SequenceAgreement,
-    "threshold-agreement": comparing.ThresholdAgreement,
-    "rank-agreement": comparing.RankAgreement,
-    "neighbor-agreement": comparing.NeighborAgreement,
-    "similarity-agreement": comparing.SimilarityAgreement,
-    "relative-error": comparing.RelativeError,
-    "sample-agreement": comparing.SampleAgreement,
-    "agreement": Agreement,
-    "cosine": Cosine,
-    "sqnr": Sqnr,
-}
 _BUFFERED_BYTES = 256 * 2**20
 
 
@@ -41,7 +28,7 @@ class OutputScore(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         output: Its name.
-        kind: What it stands for, in words: see `kinds.Kind`.
+        kind: What it stands for, in words: see `OutputKind`.
         why: Why it was taken for that.
         scores: By each measure that compared something.
         error: The error relative to the output's size; None where it has no numbers.
@@ -102,11 +89,11 @@ def parse_named(name: str) -> tuple[str, str] | None:
     output, equals, measure = name.rpartition("=")
     if not equals or measure.rpartition(":")[0].endswith(".py"):
         return None
-    if measure not in _NAMED and measure != IGNORE:
+    if measure not in MEASURES and measure != IGNORE:
         raise InputError(
             f"unknown metric '{measure}' for output '{output}'",
-            note=f"metrics for an output: {', '.join((*_NAMED, IGNORE))}",
-            hint=did_you_mean(measure, (*_NAMED, IGNORE)),
+            note=f"metrics for an output: {', '.join((*MEASURES, IGNORE))}",
+            hint=did_you_mean(measure, (*MEASURES, IGNORE)),
         )
     return output, measure
 
@@ -195,18 +182,16 @@ class _Output:
             return
         self._known = found
         if self._named is not None:
-            self._measures = [_NAMED[self._named]()]
-        elif found.kind is Kind.VALUES:
-            self._measures = [Agreement(inferred=True)]
+            self._measures = [MEASURES[self._named]()]
         else:
             shape = next((a.shape for a, _ in self._waiting if a.size), ())
-            self._measures = list(comparing.measures_for(found, shape))
+            self._measures = measures_for(found, shape)
         for a, b in self._waiting:
             self._compare(a, b)
         self._waiting = []
 
     def _compare(self, a: np.ndarray, b: np.ndarray) -> None:
-        pair = None if self._known is not None and self._known.kind is Kind.VALUES else aligned(a, b)
+        pair = None if self._known is not None and self._known.kind is OutputKind.VALUES else aligned(a, b)
         for measure in self._measures:
             if isinstance(measure, Fidelity):
                 self._by_fidelity(measure, a, b)
@@ -228,7 +213,7 @@ class _Output:
             return None
         scores = [measure.score() for measure in self._measures]
         compared = tuple(score for score in scores if lost_by(score) is not None)
-        error = None if self._known.kind is Kind.VALUES else self._error.score()
+        error = None if self._known.kind is OutputKind.VALUES else self._error.score()
         if not compared and (error is None or error.value is None):
             return None
         bound = None if self._named is not None else ERROR_BOUND.get(self._known.kind)

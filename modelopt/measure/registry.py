@@ -11,8 +11,9 @@ from modelopt.core.errors import InputError, did_you_mean
 from modelopt.measure.agreement import Agreement, ArgmaxAgreement
 from modelopt.measure.custom import Custom
 from modelopt.measure.fidelity import Cosine, Fidelity, MaxAbsError, Sqnr
-from modelopt.measure.metric import Metric, Outputs, TaskMetric, is_float
+from modelopt.measure.metric import Metric, Outputs, is_float
 from modelopt.measure.outputs import parse_named
+from modelopt.measure.task_metric import TaskMetric
 from modelopt.measure.topk import TopK, find_scores
 
 _NAMED: dict[str, Callable[[], Metric]] = {
@@ -42,7 +43,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Choice:
+class MetricChoice:
     """The metrics of an evaluation.
 
     Attributes:
@@ -98,7 +99,7 @@ def parse_all(names: Sequence[str]) -> Asked:
     return asked
 
 
-def choose(asked: Asked, outputs: Outputs) -> Choice:
+def choose(asked: Asked, outputs: Outputs) -> MetricChoice:
     """The metrics for a model, judged by the first sample; `task_for` finds one that uses the labels.
 
     Args:
@@ -107,7 +108,7 @@ def choose(asked: Asked, outputs: Outputs) -> Choice:
         outputs: The reference's outputs for the first sample.
     """
     inferred = not (asked.tasks or asked.fidelity)
-    return Choice(asked.tasks, asked.fidelity or fidelity_set(outputs), inferred=inferred)
+    return MetricChoice(asked.tasks, asked.fidelity or fidelity_set(outputs), inferred=inferred)
 
 
 def task_for(reference: Outputs, candidate: Outputs, label: np.ndarray) -> TaskMetric | None:

@@ -64,7 +64,7 @@ _NORMAL = float(np.finfo(np.float32).tiny)
 _BY_DTYPE = {"float16": FLOAT16, "bfloat16": BFLOAT16}
 
 
-class Kind(Enum):
+class Difference(Enum):
     """In what two outputs differ."""
 
     STRUCTURE = "dtype or shape"
@@ -110,7 +110,7 @@ class OutputMismatch(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     index: tuple[int, ...] | None = None
     max_relative_error: float | None = None
-    kind: Kind = Kind.STRUCTURE
+    kind: Difference = Difference.STRUCTURE
     share: float = 0.0
 
     def __str__(self) -> str:
@@ -191,9 +191,9 @@ def _compare(
     if before.shape != after.shape:
         return OutputMismatch(output=name, reason=f"its shape is {list(after.shape)} instead of {list(before.shape)}")
     if not is_float(before):
-        return _first(before != after, before, after, name, Kind.UNEQUAL) or 0.0
+        return _first(before != after, before, after, name, Difference.UNEQUAL) or 0.0
     a, b = np.asarray(before, np.float64), np.asarray(after, np.float64)
-    odd = _first(nonfinite.mismatch(a, b), a, b, name, Kind.NONFINITE)
+    odd = _first(nonfinite.mismatch(a, b), a, b, name, Difference.NONFINITE)
     if odd is not None:
         return odd
     finite = np.isfinite(a) & np.isfinite(b)
@@ -211,18 +211,22 @@ def _rounding(a: np.ndarray, b: np.ndarray, name: str, tolerance: Tolerance) -> 
     if scale < _NORMAL:  # zero, or denormals: they have no digits to compare
         if largest <= tolerance.of_zero:
             return 0.0
-        return OutputMismatch(output=name, reason=seen, index=index, kind=Kind.ROUNDING)
+        return OutputMismatch(output=name, reason=seen, index=index, kind=Difference.ROUNDING)
     relative, rms = _distance(a, b)
     if relative <= tolerance.of_scale and rms <= tolerance.of_rms:
         return relative
     reason = f"{seen}, {relative:.2g} of the largest magnitude; root mean square error {rms:.2g}"
-    return OutputMismatch(output=name, reason=reason, index=index, max_relative_error=relative, kind=Kind.ROUNDING)
+    return OutputMismatch(
+        output=name, reason=reason, index=index, max_relative_error=relative, kind=Difference.ROUNDING
+    )
 
 
-_WORDS = {Kind.UNEQUAL: "unequal", Kind.NONFINITE: "NaN or infinite on one side only"}
+_WORDS = {Difference.UNEQUAL: "unequal", Difference.NONFINITE: "NaN or infinite on one side only"}
 
 
-def _first(wrong: np.ndarray, before: np.ndarray, after: np.ndarray, name: str, kind: Kind) -> OutputMismatch | None:
+def _first(
+    wrong: np.ndarray, before: np.ndarray, after: np.ndarray, name: str, kind: Difference
+) -> OutputMismatch | None:
     if not np.any(wrong):
         return None
     index = _index(np.argmax(wrong), wrong.shape)

@@ -6,7 +6,8 @@ import numpy as np
 
 from modelopt.core.errors import InputError
 from modelopt.measure.chance import Chance, Guesses
-from modelopt.measure.metric import Outputs, TaskMetric, Unfit, is_float
+from modelopt.measure.metric import Outputs, Unfit, is_float
+from modelopt.measure.task_metric import TaskMetric
 
 
 class TopK(TaskMetric):

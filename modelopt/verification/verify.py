@@ -19,7 +19,7 @@ from modelopt.measure.metric import NOTHING_COMPARED
 from modelopt.measure.precision import Precision, precisions
 from modelopt.measure.slices import SliceErrors
 from modelopt.measure.stability import REPEATS, UNSTABLE, blanked, unstable
-from modelopt.measure.tolerance import NOISIEST, Kind, OutputMismatch, Tolerance, compare_outputs
+from modelopt.measure.tolerance import NOISIEST, Difference, OutputMismatch, Tolerance, compare_outputs
 from modelopt.passes.base import Pass
 from modelopt.report import PassResult, Verification
 from modelopt.runtime.session import Optimization, SessionSpec
@@ -293,13 +293,13 @@ class Verify:
         found = compare(plain)
         if isinstance(found, float):
             return found
-        if found.kind is Kind.ROUNDING and not feed.is_extreme:
+        if found.kind is Difference.ROUNDING and not feed.is_extreme:
             most = [NOISIEST if each.has_noise else each.tolerance for each in known]
             if isinstance(beyond := compare(most), OutputMismatch):
                 return beyond
         noisy = self._noise().of(position)
         tolerances = rounding_noise.tolerances([reference], [[variant] for variant in noisy], known)
-        if found.kind is Kind.ROUNDING:
+        if found.kind is Difference.ROUNDING:
             found = compare(tolerances)
         elif self._is_noise(found, feed, reference, noisy):
             return 0.0
@@ -355,7 +355,9 @@ class Verify:
                     self._add_slices(own, feed, reference, moved)
             variants.append(own)
         found = slices.worst(variants)
-        return None if found is None else OutputMismatch(output=found.output, reason=str(found), kind=Kind.ROUNDING)
+        return (
+            None if found is None else OutputMismatch(output=found.output, reason=str(found), kind=Difference.ROUNDING)
+        )
 
     def _of_parts(self) -> list[Precision]:
         """In what each of the arrays that are compared is computed."""

@@ -22,7 +22,8 @@ import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 from modelopt.measure.heads import heads_of
-from modelopt.measure.output_kinds import Kind, Recognized, recognize
+from modelopt.measure.output_kinds import OutputKind as Kind
+from modelopt.measure.output_kinds import Recognized, recognize
 from modelopt.measure.outputs import OutputScore, OutputScores
 
 SAMPLES = 200

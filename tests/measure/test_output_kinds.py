@@ -11,21 +11,14 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from modelopt.core.errors import InputError
-from modelopt.measure.comparing import (
-    ClassAgreement,
-    Measure,
-    NeighborAgreement,
-    RankAgreement,
-    RelativeError,
-    SampleAgreement,
-    SequenceAgreement,
-    SimilarityAgreement,
-    ThresholdAgreement,
-)
+from modelopt.measure.classification_agreement import ClassAgreement, SequenceAgreement, ThresholdAgreement
 from modelopt.measure.heads import End, Head, heads_of
 from modelopt.measure.metric import aligned
-from modelopt.measure.output_kinds import LOOK, Kind, recognize
+from modelopt.measure.output_kinds import LOOK, OutputKind, recognize
+from modelopt.measure.output_measure import Measure
 from modelopt.measure.outputs import OutputScores
+from modelopt.measure.ranking_agreement import NeighborAgreement, RankAgreement, SimilarityAgreement
+from modelopt.measure.relative_error import RelativeError, SampleAgreement
 from tests.campaigns.output_kinds import Case, cases, judged
 from tests.command_line import modelopt, save, value
 
@@ -90,7 +83,7 @@ def test_a_vocabulary_is_known_by_its_layer() -> None:
 # What an output stands for
 
 
-def kind_of(values: np.ndarray, head: Head | None = None) -> Kind | None:
+def kind_of(values: np.ndarray, head: Head | None = None) -> OutputKind | None:
     found = recognize(head or Head(), [row[None] for row in values])
     return None if found is None else found.kind
 
@@ -104,16 +97,16 @@ def test_a_vector_of_free_length_holds_a_number_a_row() -> None:
     rows = [np.random.default_rng(i).normal(size=5).astype(F) for i in range(8)]
     known = recognize(Head(dims=(None,)), rows)
     assert known is not None
-    assert known.kind is Kind.NUMBER
+    assert known.kind is OutputKind.NUMBER
     fixed = recognize(Head(dims=(5,)), rows)
     assert fixed is not None
-    assert fixed.kind is not Kind.NUMBER
+    assert fixed.kind is not OutputKind.NUMBER
 
 
 def test_small_numbers_are_no_probabilities() -> None:
     values = np.abs(np.random.default_rng(0).normal(size=(16, 4, 10, 10))).astype(F) * 0.1
-    assert kind_of(values) is Kind.SIGNAL
-    assert kind_of(values, Head(End.SIGMOID)) is Kind.LABELS
+    assert kind_of(values) is OutputKind.SIGNAL
+    assert kind_of(values, Head(End.SIGMOID)) is OutputKind.LABELS
 
 
 def test_scores_that_are_never_sure_have_a_threshold_of_their_own() -> None:
@@ -121,7 +114,7 @@ def test_scores_that_are_never_sure_have_a_threshold_of_their_own() -> None:
     values[3][0, 2] = 0.3
     known = recognize(Head(End.SIGMOID), values)
     assert known is not None
-    assert known.kind is Kind.LABELS
+    assert known.kind is OutputKind.LABELS
     assert known.threshold == pytest.approx(0.15)
 
 
@@ -129,7 +122,7 @@ def test_rows_that_change_length_are_a_signal() -> None:
     rng = np.random.default_rng(0)
     found = recognize(Head(), [rng.normal(size=(1, n)).astype(F) for n in (40, 50, 60)])
     assert found is not None
-    assert found.kind is Kind.SIGNAL
+    assert found.kind is OutputKind.SIGNAL
 
 
 # Measures
