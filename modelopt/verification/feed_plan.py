@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from modelopt.verification.feeds import Maker, Shape, Values
+from modelopt.verification.feed_maker import Maker
+from modelopt.verification.feeds import Shape, Values
 
 BATCHES = (1, 2, 3)
 """Batch sizes of constructed feeds, where the batch is free."""

@@ -11,18 +11,15 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
 from modelopt.core.signature import FIRST, LATER, Dim, Signature, TensorSpec, is_free, name_in, symbol_of, symbols_of
 from modelopt.data.dtypes import holds_floats
 from modelopt.data.synthetic import lengths_to_try, long_lengths
+from modelopt.verification.feeds import Shape
 from modelopt.verification.input_sizes import lengths_in, sizes_of
 from modelopt.verification.input_uses import InputUse, uses_of
-
-if TYPE_CHECKING:
-    from modelopt.verification.feeds import Shape
 
 MAX_TIES = 8
 """How many ways to tie free dimensions are tried."""
