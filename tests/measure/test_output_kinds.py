@@ -341,7 +341,7 @@ def test_pruning_that_ruins_an_output_breaks_the_contract(tmp_path: Path, build:
     flags = ("--sparsity", "0.9", "--eval", data, "--max-drop", "1%", "--no-bench", "-o", "out.onnx")
     done = modelopt("prune", model, *flags, cwd=tmp_path)
     assert done.code == 1, done.err
-    assert "outputs beside the original's" in done.err
+    assert "outputs compared with the original's" in done.err
     assert not (tmp_path / "out.onnx").exists()
 
 
