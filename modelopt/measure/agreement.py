@@ -1,4 +1,4 @@
-"""How often the candidate decides as the reference does, without labels."""
+"""Metrics without labels: how often the candidate gives the same class, token or value as the reference."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class ArgmaxAgreement(_Share):
         self._position: int | None = None
 
     def compare(self, reference: Outputs, candidate: Outputs) -> bool:
-        """See `Fidelity.compare`; rows of a sequence hang together, rows of a batch do not."""
+        """See `Fidelity.compare`; rows of a sequence are one unit, rows of a batch are independent."""
         position = class_scores(reference) if self._position is None else self._position
         if position is None or not _are_scores(reference[position]):
             raise Unfit(

@@ -1,4 +1,4 @@
-"""The machine and software that a figure was measured on: without them it means nothing."""
+"""The machine and the software that a figure was measured on."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def describe(*, threads: int, onnxruntime: str, load_average: float | None) -> E
     Args:
         threads: Intra-op threads as in `SessionSpec`; 0 means all usable cores.
         onnxruntime: Its version, from `Worker.versions`.
-        load_average: Of before the bench, which is a load itself.
+        load_average: Read before the bench, which adds to the load itself.
     """
     cores = usable_cores()
     return Environment(

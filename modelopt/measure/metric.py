@@ -1,4 +1,7 @@
-"""What a metric is: fed sample by sample, it ends as a score with an interval; memory grows by two numbers a unit."""
+"""The base of metrics: samples go in one by one, and a score with its interval comes out.
+
+Memory grows by two numbers for each unit of the score.
+"""
 
 from __future__ import annotations
 
@@ -20,20 +23,20 @@ from modelopt.measure.stats import (
 Outputs = Sequence[np.ndarray]
 
 NOTHING_COMPARED = "no output element was compared"
-"""The note of a figure that no sample said anything about: it is no evidence, and no gate passes on it."""
+"""The note of a score for which no sample had anything to compare: no gate passes on it."""
 
 
 class Score(msgspec.Struct, frozen=True, kw_only=True):
-    """A figure, how many items it is over, and its 95 % interval.
+    """A score, the number of items that it is over, and its 95 % interval.
 
     Attributes:
         name: The metric's name, as ``--metric`` takes it.
-        value: None where the figure has no finite value; `note` says why.
-        n: Items that it is over.
+        value: None where the score has no finite value; `note` says why.
+        n: The number of items.
         low: Lower end of the interval; None where there is no interval.
         high: Upper end; None where there is none, or where it has no bound.
         unit: ``share``, ``dB`` …; empty where the metric has none.
-        higher_is_better: Which way is up.
+        higher_is_better: Whether a higher score is better.
         nonfinite: Values of the candidate's outputs that are NaN or infinite where the reference's are not, or the
             reverse.
         note: One clause that a reader needs, e.g. ``"exact"``.
@@ -83,7 +86,7 @@ class Metric(ABC):
     Attributes:
         name: As ``--metric`` takes it.
         unit: Of the score.
-        higher_is_better: Which way is up.
+        higher_is_better: Whether a higher score is better.
     """
 
     name: str
@@ -97,7 +100,7 @@ class Metric(ABC):
         Args:
             reference: The original model's outputs.
             candidate: The other model's outputs for the same inputs, in the same order.
-            label: What is true of the sample, None if not known.
+            label: The true answer for the sample; None where it is not known.
 
         Raises:
             InputError: The outputs or the label are not of a kind that the metric can score.
@@ -113,16 +116,16 @@ class Unfit(InputError):
 
 
 class Tally:
-    """Collects items, each of them a unit of its own or all of one sample together."""
+    """Collects scored items. An item is an independent unit of its own, or all items of a sample are one unit."""
 
     def __init__(self) -> None:
         self._sums = array("d")
         self._counts = array("d")
 
     def add(self, items: np.ndarray, *, together: bool) -> None:
-        """Take in the items of one sample, float64[k]; `together` when they are not independent.
+        """Take in the items of one sample, float64[k]; `together` when they are one unit.
 
-        A sample without items is a unit only beside another tally, whose items for it are kept: see `TaskMetric`.
+        A sample without items still adds a unit, so that two tallies of the same samples stay paired: see `TaskMetric`.
         """
         if together:
             self._sums.append(float(items.sum()))
@@ -161,7 +164,7 @@ class Tally:
 
 
 def clipped(interval: Interval | None, low: float, high: float) -> Interval | None:
-    """The interval within the bounds that the figure itself has."""
+    """The interval within the bounds of the score itself."""
     return interval and Interval(low=max(low, interval.low), high=min(high, interval.high))
 
 
@@ -171,7 +174,7 @@ def is_float(values: np.ndarray) -> bool:
 
 
 def count_nonfinite_mismatches(reference: Outputs, candidate: Outputs) -> int:
-    """Values that are NaN or infinite on one side and not the same on the other; outputs of unlike shape are left."""
+    """Values that are non-finite in one model and not the same in the other, in outputs of equal shape."""
     return sum(
         int(np.sum(nonfinite_mismatch(before, after)))
         for before, after in zip(reference, candidate, strict=True)
@@ -189,8 +192,9 @@ def nonfinite_mismatch(reference: np.ndarray, candidate: np.ndarray) -> np.ndarr
 def aligned(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     """Two outputs as finite float64 arrays of one shape; None where neither holds anything to compare.
 
-    What has another shape becomes zeros, or ones where the other is zeros already. What is NaN or infinite in both
-    alike becomes 0 in both; what is so in one of them differs, and becomes 0 there, or 1 against a 0.
+    An output of another shape becomes zeros, or ones where the other holds only zeros. Values that are NaN, or the same
+    infinity, in both become 0 in both. A value that is non-finite in one model only becomes 0 there, or 1 where the
+    other value is 0, so that it counts as a difference.
     """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if a.shape != b.shape:

@@ -29,7 +29,7 @@ _NAMED: dict[str, Callable[[], Metric]] = {
 
 @dataclass(frozen=True)
 class Asked:
-    """What the user named.
+    """The metrics that the user named.
 
     Attributes:
         tasks: Metrics that score each model against labels.
@@ -49,7 +49,7 @@ class MetricChoice:
     Attributes:
         tasks: Score each model against labels.
         fidelity: Compare the candidate's outputs with the reference's.
-        inferred: The user named no metric: labels that are classes are used where `task_for` finds a metric for them.
+        inferred: The user named no metric, so `task_for` may find one that uses the labels.
     """
 
     tasks: tuple[TaskMetric, ...]
@@ -58,7 +58,7 @@ class MetricChoice:
 
 
 def names() -> tuple[str, ...]:
-    """What ``--metric`` knows besides ``file.py:function``."""
+    """The names that ``--metric`` takes besides ``file.py:function``."""
     return tuple(_NAMED)
 
 
@@ -114,7 +114,7 @@ def choose(asked: Asked, outputs: Outputs) -> MetricChoice:
 def task_for(reference: Outputs, candidate: Outputs, label: np.ndarray) -> TaskMetric | None:
     """The metric for labels that are class numbers which fit an output of one of the models; None for others.
 
-    The outputs of one sample may hold no row that labels fit, and those of the next do.
+    The outputs of one sample may hold no rows that fit the labels, while those of the next do.
     """
     return TopK(1, inferred=True) if _are_classes(reference, label) or _are_classes(candidate, label) else None
 
@@ -122,7 +122,7 @@ def task_for(reference: Outputs, candidate: Outputs, label: np.ndarray) -> TaskM
 UNUSED_LABELS = (
     "the labels are not class numbers that fit an output, so they are not used: --metric file.py:function can"
 )
-"""What the reader is told where `task_for` found no metric on any sample."""
+"""The note where `task_for` found no metric on any sample."""
 
 
 def fidelity_set(outputs: Outputs) -> tuple[Fidelity, ...]:

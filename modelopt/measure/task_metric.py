@@ -13,10 +13,10 @@ from modelopt.measure.stats import Delta, paired_difference_interval
 
 
 class TaskMetric(Metric):
-    """A metric of how well a model does its task: it scores either model alone, and the two against each other.
+    """A metric of how well a model does its task: it scores each model, and their difference.
 
-    Samples whose outputs hold no element are passed over where they do not fit; a model that gives nothing that fits
-    where the other does has everything wrong there.
+    A sample that fits neither model's outputs is passed over. Where the outputs of only one model fit, all answers of
+    the other count as wrong.
 
     Args:
         inferred: The metric was not asked for by name: samples that it does not suit are passed over. Otherwise they
@@ -34,7 +34,7 @@ class TaskMetric(Metric):
 
     @abstractmethod
     def items(self, outputs: Outputs, label: np.ndarray | None) -> tuple[np.ndarray, bool]:
-        """Score one sample: float64[k], one number per item, and whether the items hang together.
+        """Score one sample: float64[k], one number per item, and whether they are one unit.
 
         Raises:
             InputError: The outputs or the label are not of a kind that the metric can score; `Unfit` where those of
@@ -67,7 +67,7 @@ class TaskMetric(Metric):
             return None
 
     def pass_over(self, samples: int) -> None:
-        """Count samples that held nothing to score."""
+        """Count samples that hold nothing to score."""
         self._samples += samples
         self._unscored += samples
 
@@ -77,13 +77,13 @@ class TaskMetric(Metric):
         return len(self._reference.units.sums)
 
     def cautions(self) -> Iterator[str]:
-        """What the reader must know of the scores."""
+        """Notes on the scores for the reader."""
         if self._unscored and self._reference.n:
             left = self._samples - self._unscored
             yield f"{self.name} is over {left} of {self._samples} samples: elsewhere {self._why or 'there are no rows'}"
 
     def chance(self) -> Chance | None:
-        """How the original's score stands to guessing; None where that is not known."""
+        """How the original's score compares with guessing; None where that is not known."""
         return None
 
     def score(self) -> Score:

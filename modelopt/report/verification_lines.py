@@ -40,11 +40,11 @@ def verification_lines(report: Report) -> Iterator[str]:
         yield f"Not executed or compared: {'; '.join(missed)}."
     if verification.finite_only:
         names = ", ".join(verification.finite_only)
-        yield f"For NaN and infinities the answers differ, as these passes say they may: {names}."
+        yield f"These passes changed outputs for NaN and infinities, as they declare: {names}."
 
 
 def _feeds(verification: Verification) -> str:
-    """What both models ran on, in words."""
+    """The number and source of the feeds, in words."""
     real = f"real ({verification.source})"
     if not verification.constructed:
         return counted(verification.real, f"{real} feed")
@@ -53,7 +53,7 @@ def _feeds(verification: Verification) -> str:
 
 
 def error_bound(error: float) -> str:
-    """The next power of ten, or half of it, that is not below the error."""
+    """The smallest of 1, 2 and 5 times a power of ten that is not below the error."""
     exponent = math.floor(math.log10(error))
     steps = (step * 10.0**exponent for step in (1, 2, 5, 10))
     return f"{next(step for step in steps if step >= error * (1 - 1e-9)):.0e}".replace("e-0", "e-")

@@ -1,4 +1,4 @@
-"""Feeds together with what the original answers to them."""
+"""Feeds together with the outputs of the original."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from modelopt.verification.feeds import Feed
 
 @dataclass
 class Answers:
-    """Feeds that the original answers, in the order that they were tried."""
+    """The feeds that the original runs on, in the order in which they were tried, and its outputs."""
 
     session: Session
     feeds: list[Feed] = field(default_factory=list)
@@ -21,7 +21,7 @@ class Answers:
     why_not: str | None = None
 
     def take(self, feed: Feed) -> bool:
-        """Run the original; a feed that it refuses is left out."""
+        """Run the original; a feed that it does not run on is left out."""
         try:
             outputs = self.session.run(feed.arrays)
         except Refused as refusal:

@@ -17,7 +17,7 @@ from modelopt.verification.feed_maker import Maker
 from modelopt.verification.feeds import Feed, Shape, Values
 
 MAX_FOR_BRANCHES = 8
-"""How many feeds are added to reach branches that others do not."""
+"""How many feeds are added at most to reach branches that no other feed reaches."""
 
 _FACTORS = (1.0, -1.0, 10.0, -10.0, 100.0, -100.0, 1000.0, -1000.0, 1.0, 1.0, 1.0, 1.0)
 _FILLS = (1.0, -1.0, 10.0, -10.0, 1000.0, -1000.0)
@@ -27,7 +27,7 @@ _LENGTHS_FOR_BRANCHES = (1, 2, 4, 16, 33, 65, 130)
 def reach_regions(
     answers: Answers, maker: Maker, worker: Worker, load: Callable[[], ir.Model], scratch: Path
 ) -> tuple[str, ...]:
-    """Add feeds that execute what others do not; returns what none executes."""
+    """Add feeds that execute bodies which no other feed executes; returns the bodies that none executes."""
     regions = Regions(load(), scratch / "regions.onnx", worker)
     wanted = set(regions.names.values())
     try:
@@ -40,7 +40,7 @@ def reach_regions(
                     answers.feeds.append(feed)
                     answers.outputs.append(outputs)
                     missing -= reached
-    except Refused as refusal:  # the profiler, or unoptimized kernels, do not take the model
+    except Refused as refusal:  # the model does not run with the profiler, or with unoptimized kernels
         return (f"unknown which branches ran ({refusal.note or refusal.fact})",)
     finally:
         regions.close()
@@ -48,7 +48,7 @@ def reach_regions(
 
 
 def _vary(more: Answers, maker: Maker, known: Sequence[Feed]) -> None:
-    """Feeds unlike the others in scale, sign and size, and in what integers, booleans and whole tensors say."""
+    """Try feeds of other scales, signs and sizes, and such where a whole tensor holds one number."""
     ordinary = next((feed for feed in known if feed.values == (Values.ORDINARY,)), None)
     if ordinary is None:
         return

@@ -27,8 +27,8 @@ class Maker:
     Attributes:
         signature: The model's.
         uses: What the graph does with its inputs.
-        seed: Each feed depends on the seed, on its number and on what it is to be, on nothing else.
-        fit: What all feeds have in common.
+        seed: With its number and its values it determines a feed.
+        fit: How the inputs depend on each other.
     """
 
     signature: Signature
@@ -38,7 +38,7 @@ class Maker:
 
     @property
     def has_floats(self) -> bool:
-        """Whether scales and signs mean something."""
+        """Whether some input holds floats, which have scales and signs."""
         return any(holds_floats(spec) for spec in self.signature.inputs)
 
     @property
@@ -48,11 +48,11 @@ class Maker:
 
     @property
     def has_constants(self) -> bool:
-        """Whether the graph asks an input for a number."""
+        """Whether the graph compares an input with a number."""
         return any(self._use(spec).constants for spec in self.signature.inputs)
 
     def constants(self) -> tuple[float, ...]:
-        """The numbers that the graph asks inputs of floats for, and a step to each side of them."""
+        """The numbers that the graph compares inputs of floats with, and the numbers one below and above them."""
         asked = [
             constant for spec in self.signature.inputs if holds_floats(spec) for constant in self._use(spec).constants
         ]
@@ -64,7 +64,7 @@ class Maker:
         return any(spec.shape and is_free(spec.shape[0]) for spec in self.signature.inputs)
 
     def free_lengths(self) -> tuple[str, ...]:
-        """Names of the free dimensions that are not the batch and follow from nothing else; unnamed ones as ``?``."""
+        """Names of the free dimensions that are not the batch and depend on no other; unnamed ones as ``?``."""
         batch = symbols_of(self.signature.inputs, FIRST)
         dims = [dim for spec in self.signature.inputs for dim in (spec.shape or ())[1:] if is_free(dim)]
         names = dict.fromkeys(symbol or "?" for symbol in map(symbol_of, dims) if symbol not in batch)
@@ -75,7 +75,7 @@ class Maker:
         return sum(math.prod(each) for each in self.shapes(shape, shape.batch))
 
     def ranges(self, shape: Shape) -> dict[str, tuple[int, int]]:
-        """Between which integers each input lies, both ends included, by its name; without those that are anything."""
+        """The range of integers of each input, both ends included, by its name; inputs without a range are left out."""
         found = {}
         for spec in self.signature.inputs:
             use = self._use(spec)
@@ -92,7 +92,7 @@ class Maker:
         """A feed.
 
         Args:
-            number: Which one: it seeds the draw, and picks the value of a lone integer.
+            number: The number of the feed: it seeds the draw, and selects the value of a single integer.
             shape: Its sizes.
             values: One entry for each row of the batch, or one for all.
 
@@ -129,7 +129,7 @@ class Maker:
         return shapes_of(self.signature.inputs, free_dims=sizes, batch=batch, free_dim=shape.length)
 
     def _lone(self, spec: TensorSpec, shape: Shape) -> float | None:
-        """The one number that an input of few numbers holds because of the `fit`; None where it is drawn."""
+        """The number that the `fit` gives to an input of one number, or one for each sample; None where it is drawn."""
         is_one = spec.shape is not None and all(dim == 1 for dim in spec.shape)
         if not is_few(spec) or (holds_floats(spec) and not is_one):
             return None
@@ -144,7 +144,7 @@ class Maker:
         return NUMERALS if self.fit.integers is Integers.PLAIN else self._use(spec).words
 
     def words(self) -> dict[str, Words]:
-        """What inputs of strings are drawn from, by name."""
+        """The strings that each input of strings is drawn from, by name."""
         return {spec.name: self._words(spec) for spec in self.signature.inputs if spec.dtype == "string"}
 
     def _use(self, spec: TensorSpec) -> InputUse:

@@ -19,7 +19,7 @@ UNUSUAL_SLACK = 10.0
 
 
 class Values(Enum):
-    """What a feed, or one row of it, is made of."""
+    """The kind of values in a feed, or in one row of it."""
 
     ORDINARY = "standard normal"
     SCALED_UP = "standard normal times 10"
@@ -32,7 +32,7 @@ class Values(Enum):
 
 
 EXTREME = frozenset({Values.LARGE, Values.NAN, Values.INFINITE})
-"""Values on which the runtime's own kernels may answer differently."""
+"""Values for which the runtime's own kernels may give different outputs."""
 
 NONFINITE = frozenset({Values.NAN, Values.INFINITE})
 
@@ -43,8 +43,8 @@ class Feed:
 
     Attributes:
         arrays: By input.
-        values: What it is made of, row by row or once for all; empty for the user's own data.
-        sizes: Sizes of the free dimensions that it has, by name (``""``: the batch).
+        values: The kinds of its values, one for each row or one for all; empty for the user's data.
+        sizes: Its sizes of the free dimensions, by name (``""``: the batch).
     """
 
     arrays: dict[str, np.ndarray]
@@ -74,18 +74,18 @@ class Feed:
 
     @property
     def slack(self) -> float:
-        """How many times the usual rounding counts as rounding: at unusual scales kernels lose digits.
+        """The factor of the tolerance on this feed: at unusual scales kernels lose digits.
 
-        What is wrong only there is wrong by much more.
+        A mistake that only such a feed shows is larger by much more than this factor.
         """
         return 1.0 if self.is_real or set(self.values) == {Values.ORDINARY} else UNUSUAL_SLACK
 
     @property
     def nonfinite(self) -> Nonfinite:
-        """What must coincide of the NaN and infinities in the outputs.
+        """Which NaN and infinities in the outputs must be equal.
 
-        What NaN reaches is NaN in any order of operations. Infinities that meet, and sums that overflow, give NaN in
-        one order and not in another: what the original answers with NaN is open then.
+        NaN in an input gives NaN in any order of operations. The difference of two infinities, and sums that overflow,
+        give NaN in one order of operations and not in another: where the original gives NaN any value is accepted then.
         """
         if not {Values.INFINITE, Values.LARGE}.isdisjoint(self.values):
             return Nonfinite.FINITE_WHERE_NOT_NAN
@@ -97,9 +97,9 @@ class Shape:
     """Sizes of free dimensions.
 
     Attributes:
-        batch: Of the batch.
-        length: Of all others.
-        lengths: Of single ones, by name.
+        batch: The size of the batch.
+        length: The size of all others.
+        lengths: Sizes of single dimensions, by name, in place of `length`.
     """
 
     batch: int

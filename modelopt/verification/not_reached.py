@@ -15,7 +15,7 @@ def not_reached(feeds: Sequence[Feed], signature: Signature, uses: Mapping[str, 
 
 
 def _sizes_above(feeds: Sequence[Feed], signature: Signature) -> Iterator[str]:
-    """The sizes of free dimensions that feeds end at."""
+    """The largest sizes of free dimensions in the feeds."""
     batches: list[int] = []
     lengths: dict[str, list[int]] = {}
     firsts = symbols_of(signature.inputs, FIRST)
@@ -36,7 +36,7 @@ def _sizes_above(feeds: Sequence[Feed], signature: Signature) -> Iterator[str]:
 
 
 def _trips_above(feeds: Sequence[Feed], uses: Mapping[str, InputUse]) -> Iterator[str]:
-    """The trip counts that feeds end at."""
+    """The largest trip counts in the feeds."""
     for name, use in uses.items():
         counts = [int(feed.arrays[name].max()) for feed in feeds if use.is_count and feed.arrays[name].size]
         if counts:

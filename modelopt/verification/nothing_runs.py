@@ -13,10 +13,10 @@ class NothingRuns(InputError):
     """A model runs on none of the inputs that were made for it.
 
     Args:
-        kind: What they are.
-        why: What onnxruntime says of the first of them.
+        kind: The kind of inputs: ``constructed`` or ``random``.
+        why: The message of onnxruntime for the first of them.
         hint: What helps.
-        feed: How to give it an input that it runs on.
+        feed: The flag with an example of an input that the model may run on.
     """
 
     def __init__(self, kind: str, why: str | None, *, hint: str, feed: str) -> None:
@@ -28,8 +28,8 @@ def nothing_runs(kind: str, why: str | None, signature: Signature, *, hint: str)
     """The error where a model runs on none of the inputs that were made for it.
 
     Args:
-        kind: What they are.
-        why: What onnxruntime says of the first of them.
+        kind: The kind of inputs: ``constructed`` or ``random``.
+        why: The message of onnxruntime for the first of them.
         signature: The model's.
         hint: What helps, unless the signature itself is at fault.
     """

@@ -1,4 +1,4 @@
-"""Chooses the feeds of a verification: the user's data first, then constructed ones, each tried on the original."""
+"""Chooses the feeds of a verification: the user's data first, then constructed feeds that the original runs on."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ from modelopt.verification.not_reached import not_reached
 from modelopt.verification.nothing_runs import GIVE_DATA, nothing_runs
 
 PATIENCE_SECONDS = 60.0
-"""After so long no further feeds are constructed; the report says so."""
+"""After this time no further feeds are constructed; the report says so."""
 
 PATIENCE_TO_START_SECONDS = 20.0
-"""After so long without a feed that the original answers none is looked for any more."""
+"""After this time without a feed that the original runs on, the search ends."""
 
 MAX_VALUES = 2**25
-"""Larger feeds are not tried, unless nothing smaller is there."""
+"""Larger feeds are not tried, except for the first."""
 
 
 @dataclass(frozen=True)
 class Original:
-    """What is known of the original before passes change it.
+    """The facts of the original that are read before passes change it.
 
     Attributes:
         path: Its file.
-        signature: What it takes and gives.
-        needs: What its graph asks of its inputs.
-        is_heavy: Whether a run takes long.
-        has_regions: Whether a run may leave out a part of it.
-        is_random: Whether it holds operators that may answer differently each time.
+        signature: Its inputs and outputs.
+        needs: What its graph requires of its inputs.
+        is_heavy: Whether its weights are large, so that a run takes long.
+        has_regions: Whether it has bodies that a run may leave out.
+        is_random: Whether it holds random operators.
     """
 
     path: Path
@@ -59,26 +59,26 @@ class Original:
 
     @staticmethod
     def of(model: ir.Model, path: Path, signature: Signature) -> Original:
-        """Read it from the model that `path` holds."""
+        """The facts of the model in the file `path`."""
         is_random = any(map(_may_draw, graph.all_nodes(model)))
         is_heavy = graph.weight_bytes(model) > HEAVY_BYTES
         return Original(path, signature, Needs.of(model), is_heavy, has_regions(model), is_random)
 
 
 def _may_draw(node: ir.Node) -> bool:
-    """Whether a node may answer differently each time; Dropout does where it is told that it trains."""
+    """Whether a node may give other outputs each time; Dropout does with its training_mode input."""
     return node.op_type in RANDOM_OPERATORS and (node.op_type != "Dropout" or len(node.inputs) > 2)
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Feeds and what the original answers to them.
+    """Feeds and the outputs of the original for them.
 
     Attributes:
         feeds: The user's first.
         outputs: The original's outputs for each.
-        names: What each of the outputs is called.
-        whole: For each of them the position of the original's output that it is, or is a part of.
+        names: The name of each of the outputs.
+        whole: For each of them the position of the model's output that it is, or is a part of.
         not_executed: Parts of the original that no feed executes, in words.
         unstable: Positions of outputs that differ between two runs on the same inputs; `outputs` has no elements there.
     """
@@ -105,15 +105,15 @@ def prepare(
     seed: int,
     clock: Callable[[], float] = time.monotonic,
 ) -> Prepared:
-    """Feeds that reach as much of the original as can be reached, or as `PATIENCE_SECONDS` allow.
+    """The feeds: they reach as much of the graph as possible within `PATIENCE_SECONDS`.
 
     Args:
         original: The model.
-        real: The user's data; what the original answers to them decides nothing.
-        worker: Runs it.
-        load: Gives the model anew.
+        real: The user's data; the original must run on it.
+        worker: Runs the original.
+        load: Gives the model in memory.
         scratch: A directory.
-        seed: Of constructed feeds.
+        seed: The seed of constructed feeds.
         clock: Gives seconds.
 
     Raises:
@@ -160,7 +160,7 @@ def _construct(
     real: Sequence[dict[str, np.ndarray]],
     clock: Callable[[], float],
 ) -> int:
-    """Take the constructed feeds that the original answers; returns how many were left out for want of time."""
+    """Take the constructed feeds that the original answers; returns how many were left out because time ran out."""
     started = clock()
     found = _first(answers, maker, original.needs, real, lambda: clock() - started > PATIENCE_TO_START_SECONDS)
     if found is None:
@@ -185,7 +185,7 @@ def _first(
     real: Sequence[dict[str, np.ndarray]],
     is_late: Callable[[], bool],
 ) -> tuple[Shape, Maker] | None:
-    """A shape that the original runs on, and how inputs are drawn for it; its feed is taken."""
+    """The first shape that the original runs on, and the maker of its feed, which is taken."""
     for number, (shape, fit) in enumerate(_shapes_to_try(maker.signature, needs, real)):
         if number >= LIKELY_ATTEMPTS and is_late():
             break
@@ -200,7 +200,7 @@ def _first(
 def _shapes_to_try(
     signature: Signature, needs: Needs, real: Sequence[dict[str, np.ndarray]]
 ) -> Iterator[tuple[Shape, Fit]]:
-    """Small sizes first: they are quick, and the user's data have the others."""
+    """Small sizes first, because they run quickly; then those of the user's data."""
     trying = attempts(signature, needs)
     likely = [(Shape(1, each.length), each.fit) for each in itertools.islice(trying, LIKELY_ATTEMPTS)]
     yield from likely
@@ -211,7 +211,7 @@ def _shapes_to_try(
 
 
 def _sizes_of(feed: Mapping[str, np.ndarray], inputs: Sequence[TensorSpec]) -> dict[str, int]:
-    """The sizes that a feed has for the free dimensions that have names, but for those of first axes."""
+    """The sizes of a feed's free dimensions, by name, except for those of first axes."""
     batch = symbols_of(inputs, FIRST)
     return {
         symbol: size
