@@ -103,11 +103,11 @@ def _standing(score: float, low: float | None, units: int, level: float, expecte
 
 def caution(name: str, score: float, chance: Chance) -> str | None:
     """The note or warning where the original's score is not clearly above chance, else None."""
-    best = f"{chance.level:.3g} is scored without looking at the input"
+    best = f"answers that ignore the input score {chance.level:.3g}"
     if chance.standing is Standing.AT_CHANCE:
         return (
             f"the original itself scores no better than chance ({score:.3g} of {chance.classes} classes): check "
-            "--preprocess and the labels; this says nothing about the contract"
+            "--preprocess and the labels; such a score cannot show a loss of accuracy"
         )
     if chance.standing is Standing.UNCLEAR:
         return f"the original's {name} of {score:.3g} is not clearly above chance ({best})"

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from modelopt.measure.metric import Score, Tally
-from modelopt.measure.output_measure import Measure
+from modelopt.measure.metric import Measure, Score, Tally
 
 _LONG = 64
 
@@ -63,7 +62,7 @@ class ClassAgreement(Measure):
         for part, whole in zip(kept, counted, strict=True):
             if whole > 0:
                 tally.add_sums(float(part), float(whole))
-        return self.share(tally) if tally.n else self.made(1.0, int(same.sum()))
+        return self.share(tally) if tally.n else self.scored(1.0, int(same.sum()))
 
 
 class SequenceAgreement(Measure):
@@ -132,4 +131,4 @@ class ThresholdAgreement(Measure):
 
     def score(self) -> Score:
         """See `Measure.score`."""
-        return self.made(1.0, self._seen) if self._seen and not self._tally.n else self.share(self._tally)
+        return self.scored(1.0, self._seen) if self._seen and not self._tally.n else self.share(self._tally)

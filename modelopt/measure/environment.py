@@ -18,13 +18,9 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     """Where a figure comes from; what cannot be read is None.
 
     Attributes:
-        cpu: The processor's marketing name.
         machine: The architecture (``x86_64``).
-        system: The operating system and its release.
         cores: Processors that this process may use.
         threads: Intra-op threads of the sessions.
-        python: Python's version.
-        onnxruntime: onnxruntime's version.
         load_average: Runnable processes over the last minute, before the bench began.
         governor: The CPU frequency governor.
     """

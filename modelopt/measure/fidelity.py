@@ -96,16 +96,8 @@ class Fidelity(Metric):
             notes.append(f"{self._reshaped} of {self._n} samples give outputs of another shape")
         if self._nonfinite:
             notes.append(f"{self._nonfinite:,} values are NaN or infinite in one of the two only")
-        return Score.of(
-            self.name,
-            value,
-            self._compared if n is None else n,
-            interval,
-            unit=self.unit,
-            higher_is_better=self.higher_is_better,
-            nonfinite=self._nonfinite,
-            note="; ".join(notes) or None,
-        )
+        n = self._compared if n is None else n
+        return self.scored(value, n, interval, nonfinite=self._nonfinite, note="; ".join(notes))
 
     def nothing(self) -> Score | None:
         """The score where nothing was compared, else None."""

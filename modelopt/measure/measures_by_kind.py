@@ -9,9 +9,8 @@ import numpy as np
 from modelopt.measure.agreement import Agreement
 from modelopt.measure.classification_agreement import ClassAgreement, SequenceAgreement, ThresholdAgreement
 from modelopt.measure.fidelity import Cosine, Fidelity, Sqnr
-from modelopt.measure.metric import Score
+from modelopt.measure.metric import Measure, Score
 from modelopt.measure.output_kinds import OutputKind, Recognized
-from modelopt.measure.output_measure import Measure
 from modelopt.measure.ranking_agreement import NeighborAgreement, RankAgreement, SimilarityAgreement
 from modelopt.measure.relative_error import RelativeError, SampleAgreement
 

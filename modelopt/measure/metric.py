@@ -52,46 +52,45 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
     nonfinite: int = 0
     note: str | None = None
 
-    @classmethod
-    def of(
-        cls,
-        name: str,
-        value: float | None,
-        n: int,
-        interval: Interval | None,
-        *,
-        unit: str,
-        higher_is_better: bool,
-        nonfinite: int = 0,
-        note: str | None = None,
-    ) -> Score:
-        """A score with both ends of an interval, or without."""
-        low, high = (None, None) if interval is None else (interval.low, interval.high)
-        return cls(
-            name=name,
-            value=value,
-            n=n,
-            low=low,
-            high=high,
-            unit=unit,
-            higher_is_better=higher_is_better,
-            nonfinite=nonfinite,
-            note=note,
-        )
 
-
-class Metric(ABC):
-    """Base of all metrics.
+class Scorer(ABC):
+    """What ends in a score: the metrics over all outputs, and the measures of one output.
 
     Attributes:
         name: As ``--metric`` takes it.
-        unit: Of the score.
+        unit: The unit of the score.
         higher_is_better: Whether a higher score is better.
     """
 
     name: str
     unit: str
     higher_is_better: bool
+
+    @abstractmethod
+    def score(self) -> Score:
+        """The candidate's score over all samples so far; without a value where these held nothing to score."""
+
+    def scored(
+        self, value: float | None, n: int, interval: Interval | None = None, *, nonfinite: int = 0, note: str = ""
+    ) -> Score:
+        """A score; without a value and a note it says that nothing was compared."""
+        low, high = (None, None) if interval is None else (interval.low, interval.high)
+        told = note or (NOTHING_COMPARED if value is None else None)
+        return Score(
+            name=self.name,
+            value=value,
+            n=n,
+            low=low,
+            high=high,
+            unit=self.unit,
+            higher_is_better=self.higher_is_better,
+            nonfinite=nonfinite,
+            note=told,
+        )
+
+
+class Metric(Scorer):
+    """Base of the metrics over all outputs."""
 
     @abstractmethod
     def update(self, reference: Outputs, candidate: Outputs, label: np.ndarray | None) -> None:
@@ -105,10 +104,6 @@ class Metric(ABC):
         Raises:
             InputError: The outputs or the label are not of a kind that the metric can score.
         """
-
-    @abstractmethod
-    def score(self) -> Score:
-        """The candidate's score over all samples so far; without a value where these held nothing to score."""
 
 
 class Unfit(InputError):
@@ -166,6 +161,30 @@ class Tally:
 def clipped(interval: Interval | None, low: float, high: float) -> Interval | None:
     """The interval within the bounds of the score itself."""
     return interval and Interval(low=max(low, interval.low), high=min(high, interval.high))
+
+
+class Measure(Scorer):
+    """Base of the measures of one output; `name` is what ``--metric OUTPUT=NAME`` takes. No labels are needed.
+
+    The score is a share of equal answers, or an error relative to the size of the output. A contract bounds the share
+    that is not equal, or the error.
+    """
+
+    unit = "share"
+    higher_is_better = True
+
+    @abstractmethod
+    def update(self, a: np.ndarray, b: np.ndarray) -> None:
+        """Take in one sample.
+
+        Args:
+            a: The reference's values, float64, with at least one element.
+            b: The candidate's, of the same shape; both without NaN and infinity: see `aligned`.
+        """
+
+    def share(self, tally: Tally) -> Score:
+        """The share of items that count as equal."""
+        return self.scored(tally.units.mean if tally.n else None, tally.n, tally.share_interval())
 
 
 def is_float(values: np.ndarray) -> bool:

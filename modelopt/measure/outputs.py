@@ -12,9 +12,8 @@ from modelopt.core.errors import InputError, did_you_mean
 from modelopt.measure.fidelity import EXACT, Fidelity
 from modelopt.measure.heads import Head
 from modelopt.measure.measures_by_kind import ERROR_BOUND, MEASURES, measures_for
-from modelopt.measure.metric import Outputs, Score, Unfit, aligned, is_blank
+from modelopt.measure.metric import Measure, Outputs, Score, Unfit, aligned, is_blank
 from modelopt.measure.output_kinds import LOOK, OutputKind, Recognized, recognize
-from modelopt.measure.output_measure import Measure
 from modelopt.measure.relative_error import RelativeError
 
 IGNORE = "ignore"

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from modelopt.measure.metric import Score, Tally, clipped
-from modelopt.measure.output_measure import Measure
+from modelopt.measure.metric import Measure, Score, Tally, clipped
 from modelopt.measure.stats import Units, mean_interval
 
 _RANKED_ROWS = 2000
@@ -27,9 +26,9 @@ class _PairOrder(Measure):
             pairs: float64[rows], pairs of each row that do not tie.
         """
         if not pairs.any():
-            return self.made(None, 0)
+            return self.scored(None, 0)
         units = Units(same[pairs > 0], pairs[pairs > 0])
-        return self.made(units.mean, len(pairs), clipped(mean_interval(units), 0.0, 1.0))
+        return self.scored(units.mean, len(pairs), clipped(mean_interval(units), 0.0, 1.0))
 
 
 class RankAgreement(_PairOrder):
@@ -51,7 +50,7 @@ class RankAgreement(_PairOrder):
         """See `Measure.score`."""
         a, b = (np.array(values[:_RANKED_ROWS]) for values in (self._before, self._after))
         if len(a) < _FEWEST_TO_RANK:
-            return self.made(None, 0)
+            return self.scored(None, 0)
         same, pairs = np.zeros(len(a)), np.zeros(len(a))
         tie = _TIE * float(a.std())
         for row in range(len(a)):
@@ -105,7 +104,7 @@ class NeighborAgreement(_Vectors):
         """See `Measure.score`."""
         found = self.cosines(_RANKED_ROWS)
         if found is None:
-            return self.made(None, 0)
+            return self.scored(None, 0)
         before, after = found
         nearest = before.max(1)
         middle = np.nanmedian(np.where(np.isfinite(before), before, np.nan), axis=1)
@@ -114,7 +113,7 @@ class NeighborAgreement(_Vectors):
         near = np.where(apart > 0, (still - middle) / np.where(apart > 0, apart, 1), 1.0).clip(0.0, 1.0)
         tally = Tally()
         tally.add(near, together=False)
-        return self.made(float(near.mean()), len(before), tally.share_interval())
+        return self.scored(float(near.mean()), len(before), tally.share_interval())
 
 
 class SimilarityAgreement(_Vectors):
@@ -130,7 +129,7 @@ class SimilarityAgreement(_Vectors):
         """See `Measure.score`."""
         found = self.cosines(_COMPARED_VECTORS)
         if found is None:
-            return self.made(None, 0)
+            return self.scored(None, 0)
         n = len(found[0])
         same, pairs = np.zeros(n), np.zeros(n)
         for row in range(n):

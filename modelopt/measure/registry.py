@@ -120,7 +120,7 @@ def task_for(reference: Outputs, candidate: Outputs, label: np.ndarray) -> TaskM
 
 
 UNUSED_LABELS = (
-    "the labels are not class numbers that fit an output, so they are not used: --metric file.py:function can"
+    "the labels are not class numbers that fit an output, so they are not used: --metric file.py:function can use them"
 )
 """The note where `task_for` found no metric on any sample."""
 

@@ -6,8 +6,7 @@ import math
 
 import numpy as np
 
-from modelopt.measure.metric import Score, Tally
-from modelopt.measure.output_measure import Measure
+from modelopt.measure.metric import Measure, Score, Tally
 from modelopt.measure.stats import Interval, Units, mean_interval
 
 _SCALES_APART = 8.0
@@ -60,16 +59,17 @@ class RelativeError(_Errors):
     """
 
     name = "relative-error"
+    higher_is_better = False
 
     def score(self) -> Score:
         """See `Measure.score`."""
         if not self._noise:
-            return self.made(None, 0, better=False)
+            return self.scored(None, 0)
         noise, signal = np.array(self._noise), np.array(self._signal)
         errors = [_error(noise[:, group].sum(1), signal[:, group].sum(1)) for group in _groups(signal.sum(0))]
         worst, interval = max(errors, key=lambda each: each[0])
         n = sum(self._counts) * len(self._noise[0])
-        return self.made(worst, n, interval, better=False)
+        return self.scored(worst, n, interval)
 
 
 class SampleAgreement(_Errors):
@@ -84,13 +84,13 @@ class SampleAgreement(_Errors):
     def score(self) -> Score:
         """See `Measure.score`."""
         if not self._noise:
-            return self.made(None, 0)
+            return self.scored(None, 0)
         noise, signal, sums = (np.array(each) for each in (self._noise, self._signal, self._sums))
         counts = np.array(self._counts, np.float64)
         variance = signal.sum(0) / counts.sum() - (sums.sum(0) / counts.sum()) ** 2
         varies = variance > _CONSTANT * signal.sum(0) / counts.sum()
         if not varies.any():
-            return self.made(None, 0)
+            return self.scored(None, 0)
         off = (noise[:, varies] / counts[:, None] / variance[varies]).mean(1)
         tally = Tally()
         tally.add((off < _OFF**2).astype(np.float64), together=False)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from modelopt.measure.chance import Chance
-from modelopt.measure.metric import NOTHING_COMPARED, Metric, Outputs, Score, Tally, Unfit, count_nonfinite_mismatches
+from modelopt.measure.metric import Metric, Outputs, Score, Tally, Unfit, count_nonfinite_mismatches
 from modelopt.measure.stats import Delta, paired_difference_interval
 
 
@@ -105,15 +105,5 @@ class TaskMetric(Metric):
         return Delta(point=found.point, low=None, high=None)
 
     def _score(self, tally: Tally, nonfinite: int) -> Score:
-        value = tally.units.mean if tally.n else None
         interval = tally.share_interval() if self.unit == "share" else tally.interval()
-        return Score.of(
-            self.name,
-            value,
-            tally.n,
-            interval,
-            unit=self.unit,
-            higher_is_better=self.higher_is_better,
-            nonfinite=nonfinite,
-            note=None if tally.n else NOTHING_COMPARED,
-        )
+        return self.scored(tally.units.mean if tally.n else None, tally.n, interval, nonfinite=nonfinite)

@@ -54,7 +54,7 @@ def of_samples(processes: Sequence[ProcessTimings], *, n_feeds: int, plan: Timin
     n = sum(len(samples) for each in processes for samples in each.rounds)
     far = sum(_outliers(each.rounds, n_feeds) for each in processes)
     if far > _MANY_OUTLIERS * n:
-        yield f"{far} of {n} samples are far outliers: something else used the machine: end it and repeat"
+        yield f"{far} of {n} samples are far outliers: other programs used the machine: end them and repeat"
 
 
 def of_percentiles(processes: Processes) -> str | None:

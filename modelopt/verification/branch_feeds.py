@@ -11,10 +11,9 @@ import onnx_ir as ir
 
 from modelopt.core.errors import Refused
 from modelopt.runtime.worker import Worker
-from modelopt.verification.answers import Answers
 from modelopt.verification.executed import Regions
 from modelopt.verification.feed_maker import Maker
-from modelopt.verification.feeds import Feed, Shape, Values
+from modelopt.verification.feeds import Answers, Feed, Shape, Values
 
 MAX_FOR_BRANCHES = 8
 """How many feeds are added at most to reach branches that no other feed reaches."""

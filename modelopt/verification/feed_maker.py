@@ -42,11 +42,6 @@ class Maker:
         return any(holds_floats(spec) for spec in self.signature.inputs)
 
     @property
-    def has_integers(self) -> bool:
-        """Whether some input holds integers, or floats that stand for them."""
-        return any(not holds_floats(spec) or self._use(spec).is_bounded for spec in self.signature.inputs)
-
-    @property
     def has_constants(self) -> bool:
         """Whether the graph compares an input with a number."""
         return any(self._use(spec).constants for spec in self.signature.inputs)

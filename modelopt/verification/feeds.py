@@ -12,7 +12,9 @@ from enum import Enum
 
 import numpy as np
 
+from modelopt.core.errors import Refused
 from modelopt.measure.tolerance import Nonfinite
+from modelopt.runtime.worker_session import Session
 
 UNUSUAL_SLACK = 10.0
 """See `Feed.slack`."""
@@ -105,3 +107,24 @@ class Shape:
     batch: int
     length: int
     lengths: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class Answers:
+    """The feeds that the original runs on, in the order in which they were tried, and its outputs."""
+
+    session: Session
+    feeds: list[Feed] = field(default_factory=list)
+    outputs: list[list[np.ndarray]] = field(default_factory=list)
+    why_not: str | None = None
+
+    def take(self, feed: Feed) -> bool:
+        """Run the original; a feed that it does not run on is left out."""
+        try:
+            outputs = self.session.run(feed.arrays)
+        except Refused as refusal:
+            self.why_not = self.why_not or refusal.note
+            return False
+        self.feeds.append(feed)
+        self.outputs.append(outputs)
+        return True

@@ -118,11 +118,6 @@ def uses_of(model: ir.Model) -> dict[str, InputUse]:
     return {name: replace(_use_of(model, value), words=words.get(name, ())) for name, value in inputs.items()}
 
 
-def ranges_of(model: ir.Model) -> dict[str, tuple[int, int]]:
-    """The range of integers of each bounded input, both ends included, by its name."""
-    return {name: use.integers() for name, use in uses_of(model).items() if use.is_bounded}
-
-
 def _use_of(model: ir.Model, value: ir.Value) -> InputUse:
     found = _Found()
     waiting = deque([_Place(value)])

@@ -17,14 +17,13 @@ from modelopt.core.signature import FIRST, Signature, TensorSpec, is_free, symbo
 from modelopt.measure.stability import MORE_REPEATS, RANDOM_OPERATORS, REPEATS, blanked, unstable
 from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Worker
-from modelopt.verification.answers import Answers
 from modelopt.verification.branch_feeds import reach_regions
 from modelopt.verification.executed import has_regions
 from modelopt.verification.feed_maker import Maker
 from modelopt.verification.feed_plan import HEAVY_BYTES, plan
-from modelopt.verification.feeds import Feed, Shape, Values
+from modelopt.verification.feeds import Answers, Feed, Shape, Values
 from modelopt.verification.fitting import LIKELY_ATTEMPTS, Fit, Needs, attempts, with_names
-from modelopt.verification.not_reached import not_reached
+from modelopt.verification.input_uses import InputUse
 from modelopt.verification.nothing_runs import GIVE_DATA, nothing_runs
 
 PATIENCE_SECONDS = 60.0
@@ -139,7 +138,7 @@ def prepare(
         missed = (f"{left_out} more constructed feeds, because runs of this model take long",)
     elif original.has_regions:
         missed = reach_regions(answers, maker, worker, load, scratch)
-    beyond = not_reached(answers.feeds, original.signature, original.needs.uses)
+    beyond = (*_sizes_above(answers.feeds, original.signature), *_trips_above(answers.feeds, original.needs.uses))
     info = answers.session.info
     names = tuple(output.name for output in info.outputs)
     moving = _unstable(answers, MORE_REPEATS if original.is_random else REPEATS)
@@ -228,3 +227,32 @@ def _stacked(feeds: Sequence[dict[str, np.ndarray]], signature: Signature) -> di
     if any(len({feed[name].shape[1:] for feed in feeds}) > 1 for name in feeds[0]):
         return None
     return {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}
+
+
+def _sizes_above(feeds: Sequence[Feed], signature: Signature) -> Iterator[str]:
+    """The largest sizes of free dimensions in the feeds."""
+    batches: list[int] = []
+    lengths: dict[str, list[int]] = {}
+    firsts = symbols_of(signature.inputs, FIRST)
+    for feed in feeds:
+        for spec in signature.inputs:
+            for axis, (dim, size) in enumerate(zip(spec.shape or (), feed.arrays[spec.name].shape, strict=False)):
+                if not is_free(dim):
+                    continue
+                if axis == 0 or symbol_of(dim) in firsts:
+                    batches.append(size)
+                else:
+                    lengths.setdefault(symbol_of(dim) or "?", []).append(size)
+    if batches:
+        yield f"batch sizes above {max(batches)}"
+    for name, sizes in lengths.items():
+        what = "free dimensions" if name == "?" else f"sizes of '{name}'"
+        yield f"{what} above {max(sizes)}"
+
+
+def _trips_above(feeds: Sequence[Feed], uses: Mapping[str, InputUse]) -> Iterator[str]:
+    """The largest trip counts in the feeds."""
+    for name, use in uses.items():
+        counts = [int(feed.arrays[name].max()) for feed in feeds if use.is_count and feed.arrays[name].size]
+        if counts:
+            yield f"more than {max(counts)} trips by '{name}'"
