@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from modelopt.report import FileInfo, ModelStats, Outcome, PassResult, Report, SkipInfo, Trial
+from modelopt.core.changes import Skip
+from modelopt.report import FileInfo, ModelStats, Outcome, PassResult, Report, Trial
 
 STATS = ModelStats(nodes=1, weight_bytes=1)
 
 
 def result(step: str, effect: str, rewrites: int, *reasons: str) -> PassResult:
     """What the engine says of one pass."""
-    skipped = tuple(SkipInfo(node="n", reason=reason) for reason in reasons)
+    skipped = tuple(Skip("n", reason) for reason in reasons)
     return PassResult(
         step=step, effect=effect, rewrites=rewrites, skipped=skipped, facts={}, wall_ns=1, before=STATS, after=STATS
     )

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+import msgspec
+
 
 class Effect(Enum):
     """What a pass claims about the outputs of the model it leaves; the engine checks the claim.
@@ -21,8 +23,7 @@ class Effect(Enum):
     LOSSY = "lossy"
 
 
-@dataclass(frozen=True)
-class Skip:
+class Skip(msgspec.Struct, frozen=True):
     """A place where a pass could have acted and did not, and why.
 
     Attributes:
@@ -37,16 +38,15 @@ class Skip:
 Fact = str | int | float | bool
 
 
-@dataclass(frozen=True)
-class TensorError:
-    """How well the integers of one tensor hold its numbers.
+class TensorError(msgspec.Struct, frozen=True):
+    """The range and the quantization error of one quantized tensor.
 
     Attributes:
-        name: The tensor's.
+        name: The tensor's name.
         kind: ``activation`` or ``weight``.
-        low: The smallest number that the integers stand for, in any channel.
-        high: The largest.
-        sqnr_db: Signal over quantization noise in decibels; None where nothing is lost, or nothing is there.
+        low: The smallest number that the integers represent, in any channel.
+        high: The largest number that they represent.
+        sqnr_db: The signal-to-quantization-noise ratio in decibels; None where there is no error, or no value.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Changes:
         rewrites: How many places were rewritten; 0 promises that the model is untouched.
         skipped: The refusals, for ``--explain``.
         facts: Named figures for the report, e.g. ``{"sparsity": 0.5}``; units are in the names.
-        tensors: What was quantized, and how well integers hold it.
+        tensors: The tensors that were quantized, with their errors.
     """
 
     rewrites: int = 0

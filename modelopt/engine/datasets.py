@@ -25,7 +25,7 @@ from modelopt.recipe.recipe import DataSpec, Recipe
 from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Worker
 from modelopt.verification.fitting import Needs
-from modelopt.verification.prepare import GIVE_DATA
+from modelopt.verification.nothing_runs import GIVE_DATA
 
 RANDOM_SAMPLES = 16
 """How many random samples stand in for data when outputs are compared without any: a guess."""

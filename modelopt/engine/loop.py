@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 
@@ -18,7 +17,7 @@ from modelopt.engine.observers import Observer
 from modelopt.graph import invariants
 from modelopt.passes.base import Pass
 from modelopt.recipe.recipe import Step, UntilStable
-from modelopt.report import ModelStats, PassResult, SkipInfo, TensorInfo
+from modelopt.report import ModelStats, PassResult
 
 MAX_ROUNDS = 10
 """How often a group of passes is repeated at most. It is a guess, and guards against passes that undo each other."""
@@ -111,9 +110,9 @@ def _apply_one(step: Pass, model: ir.Model, context: Context, observers: Sequenc
         effect=step.effect.value,
         contrib=step.leaves_contrib(),
         rewrites=changes.rewrites,
-        skipped=tuple(SkipInfo(node=skip.node, reason=skip.reason) for skip in changes.skipped),
+        skipped=changes.skipped,
         facts=dict(changes.facts),
-        tensors=tuple(TensorInfo(**dataclasses.asdict(tensor)) for tensor in changes.tensors),
+        tensors=changes.tensors,
         wall_ns=wall_ns,
         before=before,
         after=_stats(model) if changes.rewrites else before,

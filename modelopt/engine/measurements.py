@@ -14,7 +14,7 @@ from modelopt.engine.result_file import StagedResult
 from modelopt.measure.evaluate import evaluate
 from modelopt.measure.latency import run_bench
 from modelopt.measure.metric import NOTHING_COMPARED
-from modelopt.measure.schedule import Plan
+from modelopt.measure.schedule import TimingPlan
 from modelopt.recipe.recipe import BenchSpec
 from modelopt.report import Latency, Verification
 from modelopt.runtime import placement
@@ -100,7 +100,7 @@ def time_both(
     limits: Limits | None,
     progress: Progress,
     *,
-    precision: float = Plan().precision,
+    precision: float = TimingPlan().precision,
 ) -> Latency:
     """Time two models in interleaved rounds, until the ratio is known to `precision` or the budget is spent.
 

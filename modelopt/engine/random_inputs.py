@@ -10,9 +10,11 @@ from modelopt.core.errors import ModeloptError, Refused
 from modelopt.core.signature import Signature
 from modelopt.data.synthetic import NO_RANDOM, RandomDataset, is_picture
 from modelopt.runtime.worker_session import Session
-from modelopt.verification.feeds import Maker, Shape
+from modelopt.verification.feed_maker import Maker
+from modelopt.verification.feeds import Shape
 from modelopt.verification.fitting import LIKELY_ATTEMPTS, Needs, attempts, with_names
-from modelopt.verification.prepare import MAX_VALUES, PATIENCE_TO_START_SECONDS, nothing_runs
+from modelopt.verification.nothing_runs import nothing_runs
+from modelopt.verification.prepare import MAX_VALUES, PATIENCE_TO_START_SECONDS
 
 _PICTURE_SIDE = 224
 """The side of a random image, in pixels, where the model leaves it free: that of most ImageNet models. With the least

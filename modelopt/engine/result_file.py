@@ -10,14 +10,14 @@ from pathlib import Path
 import msgspec
 
 from modelopt import graph, io
-from modelopt.core.changes import Effect
+from modelopt.core.changes import Effect, Skip
 from modelopt.core.targets import ACCELERATORS
 from modelopt.engine import output_paths, settings
 from modelopt.engine.opening import OpenRun
 from modelopt.io.staging import Metadata
 from modelopt.passes.base import Pass
 from modelopt.recipe.recipe import Recipe
-from modelopt.report import PassResult, SkipInfo, verdict
+from modelopt.report import PassResult, verdict
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def _without_effect(results: Sequence[PassResult], asked: Pass | None, reason: s
     """The results of passes whose changes are dropped."""
     found = []
     for result in results:
-        why = (SkipInfo(node="model", reason=reason),) if reason and result.step == str(asked) else ()
+        why = (Skip("model", reason),) if reason and result.step == str(asked) else ()
         skipped = why or result.skipped
         found.append(
             msgspec.structs.replace(result, rewrites=0, skipped=skipped, facts={}, tensors=(), after=result.before)

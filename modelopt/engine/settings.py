@@ -6,8 +6,8 @@ import msgspec
 
 from modelopt.core import targets
 from modelopt.core.changes import Effect
-from modelopt.measure.latency import BenchSpec as Bench
-from modelopt.measure.schedule import Plan
+from modelopt.measure.latency import TimingSpec
+from modelopt.measure.schedule import TimingPlan
 from modelopt.recipe.recipe import BenchSpec, Recipe, metric_names
 from modelopt.runtime.session import SessionSpec
 
@@ -65,15 +65,17 @@ def judging_spec(recipe: Recipe) -> SessionSpec:
     return msgspec.structs.replace(session_spec(recipe.bench), spin=False, exact=is_exact(recipe))
 
 
-def bench_spec(bench: BenchSpec, baseline: SessionSpec | None = None, *, precision: float = Plan().precision) -> Bench:
+def bench_spec(
+    bench: BenchSpec, baseline: SessionSpec | None = None, *, precision: float = TimingPlan().precision
+) -> TimingSpec:
     """The recipe's bench section as the benchmark takes it."""
-    plan = Plan(
+    plan = TimingPlan(
         budget_ns=int(bench.budget_seconds * 1e9),
         warmup_ns=int(bench.warmup_seconds * 1e9),
         precision=precision,
         processes=bench.processes,
-        max_processes=max(bench.processes, Plan().max_processes),
+        max_processes=max(bench.processes, TimingPlan().max_processes),
         min_rounds=bench.rounds,
-        max_rounds=max(bench.rounds, Plan().max_rounds),
+        max_rounds=max(bench.rounds, TimingPlan().max_rounds),
     )
-    return Bench(session=session_spec(bench), plan=plan, baseline=baseline)
+    return TimingSpec(session=session_spec(bench), plan=plan, baseline=baseline)

@@ -1,4 +1,4 @@
-"""Measures models: latency, accuracy, and how close outputs are, each with its uncertainty.
+"""Measures latency, accuracy and the difference of outputs, each with its uncertainty.
 
-It changes no model, and judges no gate.
+It changes no model and judges no gate.
 """

@@ -1,4 +1,4 @@
-"""How often the candidate decides as the reference does, without labels."""
+"""Metrics without labels: how often the candidate gives the same class, token or value as the reference."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from modelopt.measure.metric import (
     Score,
     Tally,
     Unfit,
-    clipped,
     is_float,
     nonfinite_mismatch,
 )
@@ -19,20 +18,34 @@ from modelopt.measure.metric import (
 _CLASSES = range(2, 100_001)
 
 
-class ArgmaxAgreement(Fidelity):
-    """The share of rows of class scores whose highest class is the same in both models."""
+class _Share(Fidelity):
+    """The share of items that are equal in both models."""
 
-    name = "argmax-agreement"
     unit = "share"
     higher_is_better = True
 
     def __init__(self, *, inferred: bool = False) -> None:
         super().__init__(inferred=inferred)
         self._tally = Tally()
+
+    def score(self) -> Score:
+        """See `Metric.score`."""
+        if not self._tally.n:
+            return self.made(None, n=0, note=NOTHING_COMPARED)
+        return self.made(self._tally.units.mean, self._tally.share_interval(), n=self._tally.n)
+
+
+class ArgmaxAgreement(_Share):
+    """The share of rows of class scores whose highest class is the same in both models."""
+
+    name = "argmax-agreement"
+
+    def __init__(self, *, inferred: bool = False) -> None:
+        super().__init__(inferred=inferred)
         self._position: int | None = None
 
     def compare(self, reference: Outputs, candidate: Outputs) -> bool:
-        """See `Fidelity.compare`; rows of a sequence hang together, rows of a batch do not."""
+        """See `Fidelity.compare`; rows of a sequence are one unit, rows of a batch are independent."""
         position = class_scores(reference) if self._position is None else self._position
         if position is None or not _are_scores(reference[position]):
             raise Unfit(
@@ -46,23 +59,11 @@ class ArgmaxAgreement(Fidelity):
             self._tally.add(same, together=reference[position].ndim > 2)
         return bool(same.size)
 
-    def score(self) -> Score:
-        """See `Metric.score`."""
-        if not self._tally.n:
-            return self.made(None, n=0, note=NOTHING_COMPARED)
-        return self.made(self._tally.units.mean, clipped(self._tally.interval(), 0.0, 1.0), n=self._tally.n)
 
-
-class Agreement(Fidelity):
+class Agreement(_Share):
     """The share of equal elements in outputs that are not floating-point numbers: classes, tokens, masks, strings."""
 
     name = "agreement"
-    unit = "share"
-    higher_is_better = True
-
-    def __init__(self, *, inferred: bool = False) -> None:
-        super().__init__(inferred=inferred)
-        self._tally = Tally()
 
     def compare(self, reference: Outputs, candidate: Outputs) -> bool:
         """See `Fidelity.compare`."""
@@ -77,12 +78,6 @@ class Agreement(Fidelity):
         if items.size:
             self._tally.add(items, together=True)
         return bool(items.size)
-
-    def score(self) -> Score:
-        """See `Metric.score`."""
-        if not self._tally.n:
-            return self.made(None, n=0, note=NOTHING_COMPARED)
-        return self.made(self._tally.units.mean, clipped(self._tally.interval(), 0.0, 1.0), n=self._tally.n)
 
 
 def class_scores(outputs: Outputs) -> int | None:

@@ -1,4 +1,4 @@
-"""Outputs with the samples of a batch on their first axis, wherever the model has them, so that rows are samples."""
+"""Moves the axis of an output that holds the samples of a batch to the front, so that each row is a sample."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ def batch_axis(head: Head, output: np.ndarray, rows: int | None) -> int:
     """The axis of an output that holds the samples of a batch.
 
     Args:
-        head: How the graph ends there: it knows the axis where a name says so.
+        head: How the graph ends there; it gives the axis where the model names it.
         output: What a sample gives.
-        rows: How many samples of a batch that is a slice of; None where that is not known.
+        rows: How many samples the batch holds; None where that is not known.
 
     Returns:
-        The axis of the name, else the only one that has the batch's size, else the first.
+        The axis that the model names, else the only axis of the batch's size, else the first.
     """
     if head.batch_axis is not None:
         return head.batch_axis if head.batch_axis < output.ndim else 0

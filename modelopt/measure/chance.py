@@ -1,4 +1,7 @@
-"""Whether a score against labels says anything: a model that guesses loses no accuracy, whatever is done to it."""
+"""Whether the original scores better than guessing.
+
+A model that only guesses loses no accuracy whatever is done to it, so its score says nothing of a change.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ _SLIGHT = 0.2
 
 
 class Standing(Enum):
-    """How a score stands to what guessing gives."""
+    """How a score compares with that of guessing."""
 
     ABOVE = "above chance"
     UNCLEAR = "not clearly above chance"
@@ -28,10 +31,10 @@ class Chance(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         classes: How many classes the model has.
-        level: The larger of k / classes and the share of the k most frequent labels: what answers that ignore the
-            input score at best.
-        expected: What answers score that are as frequent as the original's and have nothing to do with the labels.
-        standing: How the original's score stands to both.
+        level: The larger of k / classes and the share of the k most frequent labels: the best score of answers that
+            ignore the input.
+        expected: The score of answers with the frequencies of the original's, drawn independently of the labels.
+        standing: How the original's score compares with both.
     """
 
     classes: int
@@ -41,7 +44,7 @@ class Chance(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Guesses:
-    """Counts labels and answers: what is known of them without their being paired.
+    """Counts how often each label and each answer occurs.
 
     Args:
         k: How many answers a row has.
@@ -67,10 +70,11 @@ class Guesses:
             counted.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
 
     def chance(self, score: float | None, low: float | None, units: int) -> Chance | None:
-        """How the original's score stands to chance; None where nothing was scored.
+        """How the original's score compares with chance; None where nothing was scored.
 
-        A score is *at chance* where its interval reaches down to what is expected of answers that ignore the input, and
-        its agreement beyond that is slight at most: so a model that does well on few samples is not called a guesser.
+        A score is *at chance* where the lower end of its interval is not above the expected score of answers that
+        ignore the input, and Cohen's kappa is slight at most. A good model that was scored on few samples fails
+        the second condition.
 
         Args:
             score: The original's.
@@ -98,12 +102,12 @@ def _standing(score: float, low: float | None, units: int, level: float, expecte
 
 
 def caution(name: str, score: float, chance: Chance) -> str | None:
-    """What the reader must know of the original's score where that is not above chance, else None."""
-    best = f"{chance.level:.3g} is scored without looking at the input"
+    """The note or warning where the original's score is not clearly above chance, else None."""
+    best = f"answers that ignore the input score {chance.level:.3g}"
     if chance.standing is Standing.AT_CHANCE:
         return (
             f"the original itself scores no better than chance ({score:.3g} of {chance.classes} classes): check "
-            "--preprocess and the labels; this says nothing about the contract"
+            "--preprocess and the labels; such a score cannot show a loss of accuracy"
         )
     if chance.standing is Standing.UNCLEAR:
         return f"the original's {name} of {score:.3g} is not clearly above chance ({best})"

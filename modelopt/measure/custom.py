@@ -1,4 +1,4 @@
-"""A metric of the user's own: ``file.py:function``, run only because it is written like that."""
+"""A metric that the user wrote: ``--metric file.py:function``. The file runs only because the user names it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 
 from modelopt.core.errors import InputError
 from modelopt.data.script import load_function
-from modelopt.measure.metric import Outputs, TaskMetric
+from modelopt.measure.metric import Outputs
+from modelopt.measure.task_metric import TaskMetric
 
 _USER_ERRORS = (
     *(ArithmeticError, AssertionError, AttributeError, BufferError, EOFError, ImportError, LookupError, MemoryError),
@@ -23,7 +24,7 @@ class Custom(TaskMetric):
     The function takes the model's outputs for one sample, a list of arrays, and its label (an array or None), and
     returns one number per item (a frame, a row, a box) as an array float[k], or one number. The items of a sample are
     taken to be alike: the interval is over samples. ``score.higher_is_better = False`` after the function's definition
-    turns the metric round; ``score.unit = "Hz"`` names its unit.
+    makes lower scores better; ``score.unit = "Hz"`` names its unit.
 
     Raises:
         InputError: The file does not exist or raises, or holds no such function.

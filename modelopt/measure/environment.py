@@ -1,4 +1,4 @@
-"""The machine and software that a figure was measured on: without them it means nothing."""
+"""The machine and the software that a figure was measured on."""
 
 from __future__ import annotations
 
@@ -18,13 +18,9 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     """Where a figure comes from; what cannot be read is None.
 
     Attributes:
-        cpu: The processor's marketing name.
         machine: The architecture (``x86_64``).
-        system: The operating system and its release.
         cores: Processors that this process may use.
         threads: Intra-op threads of the sessions.
-        python: Python's version.
-        onnxruntime: onnxruntime's version.
         load_average: Runnable processes over the last minute, before the bench began.
         governor: The CPU frequency governor.
     """
@@ -51,7 +47,7 @@ def describe(*, threads: int, onnxruntime: str, load_average: float | None) -> E
     Args:
         threads: Intra-op threads as in `SessionSpec`; 0 means all usable cores.
         onnxruntime: Its version, from `Worker.versions`.
-        load_average: Of before the bench, which is a load itself.
+        load_average: Read before the bench, which adds to the load itself.
     """
     cores = usable_cores()
     return Environment(

@@ -1,8 +1,8 @@
 """How close the candidate's outputs are to the reference's, without labels.
 
 An output without elements in a sample is not compared there, and equal non-finite values (both NaN, both the same
-infinity) are left out: a metric that is left with nothing has no value. A value that is non-finite on one side only
-counts as zero there and is reported; against a zero it counts as one. An output of another shape counts as all zeros.
+infinity) are left out. A metric with nothing left to compare has no value. A value that is non-finite in one model only
+counts as 0 there, or as 1 where the other value is 0, and is reported. An output of another shape counts as all zeros.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ EXACT = "exact"
 
 
 class Fidelity(Metric):
-    """What the metrics below share: they count what they compare, and what they cannot.
+    """Base of the metrics without labels: it counts the samples that were compared and those that could not be.
 
     Args:
         inferred: The metric was not asked for by name: samples that it does not suit are passed over. Otherwise they
@@ -71,7 +71,7 @@ class Fidelity(Metric):
 
     @property
     def suits(self) -> bool:
-        """Whether any sample so far had outputs of the kind that the metric compares, if only without elements."""
+        """Whether any sample so far had outputs of the kind that the metric compares, with or without elements."""
         return self._fitting > 0
 
     @abstractmethod
@@ -90,23 +90,14 @@ class Fidelity(Metric):
         n: int | None = None,
         note: str | None = None,
     ) -> Score:
-        """A score with what all of them report."""
+        """A score with the notes on shapes and non-finite values."""
         notes = [note] if note else []
         if self._reshaped:
             notes.append(f"{self._reshaped} of {self._n} samples give outputs of another shape")
         if self._nonfinite:
             notes.append(f"{self._nonfinite:,} values are NaN or infinite in one of the two only")
-        return Score(
-            name=self.name,
-            value=value,
-            n=self._compared if n is None else n,
-            low=None if interval is None else interval.low,
-            high=None if interval is None else interval.high,
-            unit=self.unit,
-            higher_is_better=self.higher_is_better,
-            nonfinite=self._nonfinite,
-            note="; ".join(notes) or None,
-        )
+        n = self._compared if n is None else n
+        return self.scored(value, n, interval, nonfinite=self._nonfinite, note="; ".join(notes))
 
     def nothing(self) -> Score | None:
         """The score where nothing was compared, else None."""
@@ -166,7 +157,7 @@ class Sqnr(Fidelity):
         if not signal[worst]:
             return self.made(None, note="an output of the reference is zero everywhere")
         units = Units(np.array(self._noise[worst]), np.array(self._signal[worst]))
-        # The interval is that of noise / signal, turned round; no noise at its lower end is no bound in dB.
+        # The interval is that of noise / signal, with its ends exchanged; where its lower end is 0, dB have no bound.
         interval = mean_interval(units)
         low = None if interval is None else _decibels(interval.high)
         high = None if interval is None or interval.low <= 0 else _decibels(interval.low)
@@ -197,7 +188,7 @@ class MaxAbsError(Fidelity):
 
 @dataclass(frozen=True)
 class _Pair:
-    """What there is to compare of one output of one sample.
+    """The values of one output in one sample.
 
     Attributes:
         position: Of the output.

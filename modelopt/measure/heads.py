@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from modelopt import graph
 from modelopt.data.batch_axis import batch_name
+from modelopt.measure.producers import producers, varying_inputs
 
 _SOFTMAX = frozenset({"Softmax", "LogSoftmax", "Hardmax"})
 _SIGMOID = frozenset({"Sigmoid", "HardSigmoid"})
@@ -21,8 +22,12 @@ _KEEP_ORDER = frozenset(
         *("QuantizeLinear", "DequantizeLinear", "Upsample", "ZipMap"),
     }
 )
-_LAYER_NORMS = frozenset({"LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"})
-_SKIP_LAYER_NORMS = frozenset({"SkipLayerNormalization", "SkipSimplifiedLayerNormalization"})
+_LAYER_NORMS = frozenset(
+    {
+        *("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"),
+        *("SkipLayerNormalization", "SkipSimplifiedLayerNormalization"),
+    }
+)
 _POOLING = frozenset(
     {
         *("Mul", "Div", "Add", "Sub", "Sum", "ReduceSum", "ReduceMean", "ReduceMax", "Gather", "GatherND", "Slice"),
@@ -30,7 +35,7 @@ _POOLING = frozenset(
         *("Where", "Expand", "QuantizeLinear", "DequantizeLinear"),
     }
 )
-"""What takes one vector out of those of a sequence, by a mask or without."""
+"""Operators that reduce the vectors of a sequence to one, or take one of them, with a mask or without."""
 _POOLING_STEPS = 40
 _VOCABULARY = 1000
 _WIDENS = 2
@@ -49,7 +54,7 @@ class End(Enum):
 
 @dataclass(frozen=True)
 class Head:
-    """How an output ends.
+    """How the graph ends at an output.
 
     Attributes:
         end: The last operator that is more than a change of shape or dtype.
@@ -86,21 +91,11 @@ def _head(output: ir.Value, batch: str | None) -> Head:
 
 
 def _is_hidden(output: ir.Value) -> bool:
-    """Whether an output is made of normalized hidden states by pooling alone, as encoders make their embeddings."""
-    waiting, seen = [output], {output}
-    for _ in range(_POOLING_STEPS):
-        if not waiting:
-            break
-        node = waiting.pop().producer()
-        if node is None:
-            continue
-        if node.op_type in _LAYER_NORMS or node.op_type in _SKIP_LAYER_NORMS or _is_layer_norm(node):
-            return True
-        if node.op_type in _POOLING:
-            read = [each for each in node.inputs if each is not None and graph.constant_tensor(each) is None]
-            waiting += [each for each in reversed(read) if each not in seen]
-            seen.update(read)
-    return False
+    """Whether an output is pooled from the hidden states of an encoder, which a layer normalization gives."""
+    return any(
+        node.op_type in _LAYER_NORMS or _is_layer_norm(node)
+        for node in producers(output, lambda node: node.op_type in _POOLING, _POOLING_STEPS)
+    )
 
 
 def _is_layer_norm(node: ir.Node) -> bool:
@@ -115,13 +110,13 @@ def _is_layer_norm(node: ir.Node) -> bool:
 
 
 def _chain(value: ir.Value | None, kinds: tuple[str, ...]) -> Iterator[str]:
-    """The operators that a value comes from, the last first, as long as they are among `kinds`."""
+    """The operators that a value comes from, along first inputs, the last first, as long as they are among `kinds`."""
     for _ in kinds:
         node = None if value is None else value.producer()
         if node is None or node.op_type not in kinds:
             return
         yield node.op_type
-        value = next((each for each in node.inputs if each is not None and graph.constant_tensor(each) is None), None)
+        value = next(iter(varying_inputs(node)), None)
 
 
 def _end(value: ir.Value) -> tuple[End, bool]:
@@ -143,7 +138,7 @@ def _end(value: ir.Value) -> tuple[End, bool]:
             return (End.OTHER, False) if weight is None else (End.LINEAR, _is_vocabulary(producer, weight))
         if kind not in _KEEP_ORDER:
             break
-        varying = [read for read in producer.inputs if read is not None and graph.constant_tensor(read) is None]
+        varying = varying_inputs(producer)
         if not varying:
             break
         value = varying[0]
@@ -157,7 +152,7 @@ def _weight(linear: ir.Node) -> ir.TensorProtocol | None:
     if producer is not None and producer.op_type == "DequantizeLinear":
         read = producer.inputs[0]
     elif producer is not None and producer.op_type == "Transpose":
-        read = producer.inputs[0]  # the token embedding is stored once, and read turned round
+        read = producer.inputs[0]  # the output layer shares the weight of the token embedding, transposed
     return graph.constant_tensor(read)
 
 

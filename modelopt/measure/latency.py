@@ -1,4 +1,4 @@
-"""Latency of models beside each other, in several fresh child processes each, of which one runs at a time."""
+"""The latency of several models, each in several fresh child processes, of which one runs at a time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from modelopt.core.errors import InputError
 from modelopt.core.progress import Progress, silent
 from modelopt.measure import environment, noise_floor, speed, stats, timing_warnings
 from modelopt.measure.environment import Environment
-from modelopt.measure.schedule import Plan, Slice, Timer, Timings, by_process, in_turn, time_processes
+from modelopt.measure.schedule import Slice, Timer, TimingPlan, Timings, by_process, in_turn, time_processes
 from modelopt.measure.speed import Ratio
 from modelopt.runtime import cores
 from modelopt.runtime.limits import Limits
@@ -25,18 +25,18 @@ from modelopt.runtime.worker import Worker
 from modelopt.runtime.worker_session import Session
 
 
-class BenchSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """What to time and how much.
+class TimingSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """How to open the sessions and how much to time.
 
     Attributes:
         session: Provider, threads, optimization; spinning as users get it.
         plan: Budget, precision, processes.
-        baseline: How to open the first model's session, where that differs (another provider); None as `session`.
+        baseline: How to open the first model's session, where that differs (another provider); None for `session`.
     """
 
     session: SessionSpec = SessionSpec()
     baseline: SessionSpec | None = None
-    plan: Plan = Plan()
+    plan: TimingPlan = TimingPlan()
 
 
 class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,7 +111,7 @@ class _Process:
 
 
 class _Entrant:
-    """A model, how to open it, and what its processes said of themselves."""
+    """A model, how to open it, and what was measured at the start of its processes."""
 
     def __init__(self, path: Path, spec: SessionSpec, placement: Placement) -> None:
         self.path = path
@@ -140,7 +140,7 @@ class _Entrant:
 def run_bench(
     paths: Sequence[Path],
     feeds: Sequence[Mapping[str, np.ndarray]],
-    spec: BenchSpec | None = None,
+    spec: TimingSpec | None = None,
     *,
     limits: Limits | None = None,
     progress: Progress = silent,
@@ -148,8 +148,8 @@ def run_bench(
     """Time models on the same inputs, in interleaved rounds, in several fresh processes each.
 
     Each model of a group gets a child process, which is stopped (SIGSTOP) while another one runs: idle onnxruntime
-    threads spin and would slow a neighbour by half. Before that, a profiled run in a child of its own makes sure that
-    the requested provider runs the model at all.
+    threads spin and would slow the other by half. Before that, a profiled run in a separate child makes sure that the
+    requested provider runs the model.
 
     Args:
         paths: The models, already through io's gate; ratios are to the first.
@@ -172,7 +172,7 @@ def run_bench(
         raise ValueError("no model to time")
     if not feeds:
         raise InputError("there is no input to time the model on", hint="give data, or time on random inputs")
-    spec = spec or BenchSpec()
+    spec = spec or TimingSpec()
     entrants = []
     for number, path in enumerate(paths):
         progress(f"loading {path.name}", number, len(paths))
@@ -191,11 +191,11 @@ def run_bench(
 
 
 def _placed_alike(processes: Mapping[int, _Process], threads: int) -> Timer:
-    """Time each slice of a round on the cores where the first one ran, which the system chose.
+    """Time each slice of a round on the cores where the system ran the first slice.
 
-    Without that, a thread runs on whatever core it happens to sit on, and so for the life of its process: of two
-    identical models one is then up to a fifth slower. Where all cores are used onnxruntime binds its threads by itself,
-    all but the main one, which gets the core that is left.
+    Otherwise a thread may stay on one core for the life of its process, and of two identical models one is up to a
+    fifth slower. Where all cores are used onnxruntime binds its threads itself, except for the main thread, which gets
+    the remaining core.
     """
     everywhere = cores.everywhere()
     if not 0 < threads < len(everywhere.main):
@@ -225,7 +225,7 @@ def _group(
     threads: int,
     limits: Limits | None,
 ) -> Iterator[Timer]:
-    """One fresh process for each model; which of them starts first changes from group to group."""
+    """One fresh process for each model; the order of their starts changes from group to group."""
     with contextlib.ExitStack() as stack:
         workers = [stack.enter_context(Worker(limits)) for _ in entrants]
         places = range(len(entrants))
@@ -240,7 +240,7 @@ def _result(
     timings: Sequence[Timings],
     number: int,
     n_feeds: int,
-    spec: BenchSpec,
+    spec: TimingSpec,
     env: Environment,
     floor: float,
 ) -> BenchResult:
@@ -260,7 +260,7 @@ def _result(
 
 
 def _warnings(
-    entrant: _Entrant, timings: Sequence[Timings], number: int, n_feeds: int, spec: BenchSpec, env: Environment
+    entrant: _Entrant, timings: Sequence[Timings], number: int, n_feeds: int, spec: TimingSpec, env: Environment
 ) -> Iterator[str]:
     elsewhere = entrant.placement.warning()
     if elsewhere is not None:

@@ -1,42 +1,42 @@
-"""What a metric is: fed sample by sample, it ends as a score with an interval; memory grows by two numbers a unit."""
+"""The base of metrics: samples go in one by one, and a score with its interval comes out.
+
+Memory grows by two numbers for each unit of the score.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
 
 from modelopt.core.errors import InputError
-from modelopt.measure.chance import Chance
 from modelopt.measure.stats import (
-    Delta,
     Interval,
     Units,
     mean_interval,
-    paired_difference_interval,
     proportion_interval,
 )
 
 Outputs = Sequence[np.ndarray]
 
 NOTHING_COMPARED = "no output element was compared"
-"""The note of a figure that no sample said anything about: it is no evidence, and no gate passes on it."""
+"""The note of a score for which no sample had anything to compare: no gate passes on it."""
 
 
 class Score(msgspec.Struct, frozen=True, kw_only=True):
-    """A figure, how many items it is over, and its 95 % interval.
+    """A score, the number of items that it is over, and its 95 % interval.
 
     Attributes:
         name: The metric's name, as ``--metric`` takes it.
-        value: None where the figure has no finite value; `note` says why.
-        n: Items that it is over.
+        value: None where the score has no finite value; `note` says why.
+        n: The number of items.
         low: Lower end of the interval; None where there is no interval.
         high: Upper end; None where there is none, or where it has no bound.
         unit: ``share``, ``dB`` …; empty where the metric has none.
-        higher_is_better: Which way is up.
+        higher_is_better: Whether a higher score is better.
         nonfinite: Values of the candidate's outputs that are NaN or infinite where the reference's are not, or the
             reverse.
         note: One clause that a reader needs, e.g. ``"exact"``.
@@ -53,18 +53,44 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
     note: str | None = None
 
 
-class Metric(ABC):
-    """Base of all metrics.
+class Scorer(ABC):
+    """What ends in a score: the metrics over all outputs, and the measures of one output.
 
     Attributes:
         name: As ``--metric`` takes it.
-        unit: Of the score.
-        higher_is_better: Which way is up.
+        unit: The unit of the score.
+        higher_is_better: Whether a higher score is better.
     """
 
     name: str
     unit: str
     higher_is_better: bool
+
+    @abstractmethod
+    def score(self) -> Score:
+        """The candidate's score over all samples so far; without a value where these held nothing to score."""
+
+    def scored(
+        self, value: float | None, n: int, interval: Interval | None = None, *, nonfinite: int = 0, note: str = ""
+    ) -> Score:
+        """A score; without a value and a note it says that nothing was compared."""
+        low, high = (None, None) if interval is None else (interval.low, interval.high)
+        told = note or (NOTHING_COMPARED if value is None else None)
+        return Score(
+            name=self.name,
+            value=value,
+            n=n,
+            low=low,
+            high=high,
+            unit=self.unit,
+            higher_is_better=self.higher_is_better,
+            nonfinite=nonfinite,
+            note=told,
+        )
+
+
+class Metric(Scorer):
+    """Base of the metrics over all outputs."""
 
     @abstractmethod
     def update(self, reference: Outputs, candidate: Outputs, label: np.ndarray | None) -> None:
@@ -73,15 +99,11 @@ class Metric(ABC):
         Args:
             reference: The original model's outputs.
             candidate: The other model's outputs for the same inputs, in the same order.
-            label: What is true of the sample, None if not known.
+            label: The true answer for the sample; None where it is not known.
 
         Raises:
             InputError: The outputs or the label are not of a kind that the metric can score.
         """
-
-    @abstractmethod
-    def score(self) -> Score:
-        """The candidate's score over all samples so far; without a value where these held nothing to score."""
 
 
 class Unfit(InputError):
@@ -89,16 +111,16 @@ class Unfit(InputError):
 
 
 class Tally:
-    """Collects items, each of them a unit of its own or all of one sample together."""
+    """Collects scored items. An item is an independent unit of its own, or all items of a sample are one unit."""
 
     def __init__(self) -> None:
         self._sums = array("d")
         self._counts = array("d")
 
     def add(self, items: np.ndarray, *, together: bool) -> None:
-        """Take in the items of one sample, float64[k]; `together` when they are not independent.
+        """Take in the items of one sample, float64[k]; `together` when they are one unit.
 
-        A sample without items is a unit only beside another tally, whose items for it are kept: see `TaskMetric`.
+        A sample without items still adds a unit, so that two tallies of the same samples stay paired: see `TaskMetric`.
         """
         if together:
             self._sums.append(float(items.sum()))
@@ -123,125 +145,46 @@ class Tally:
         return Units(np.array(self._sums, np.float64), np.array(self._counts, np.float64))
 
     def interval(self) -> Interval | None:
-        """Wilson's for items that are right or wrong, else Student's."""
+        """Wilson's for items that are right or wrong, else Student's; None where no item was taken in."""
+        if not self.n:
+            return None
         units = self.units
         if units.is_binary:
             return proportion_interval(float(units.sums.sum()), len(units.sums))
         return mean_interval(units)
 
+    def share_interval(self) -> Interval | None:
+        """The interval within 0 and 1."""
+        return clipped(self.interval(), 0.0, 1.0)
+
 
 def clipped(interval: Interval | None, low: float, high: float) -> Interval | None:
-    """The interval within the bounds that the figure itself has."""
+    """The interval within the bounds of the score itself."""
     return interval and Interval(low=max(low, interval.low), high=min(high, interval.high))
 
 
-class TaskMetric(Metric):
-    """A metric of how well a model does its task: it scores either model alone, and the two against each other.
+class Measure(Scorer):
+    """Base of the measures of one output; `name` is what ``--metric OUTPUT=NAME`` takes. No labels are needed.
 
-    Samples whose outputs hold no element are passed over where they do not fit; a model that gives nothing that fits
-    where the other does has everything wrong there.
-
-    Args:
-        inferred: The metric was not asked for by name: samples that it does not suit are passed over. Otherwise they
-            are an error.
+    The score is a share of equal answers, or an error relative to the size of the output. A contract bounds the share
+    that is not equal, or the error.
     """
 
-    def __init__(self, *, inferred: bool = False) -> None:
-        self._inferred = inferred
-        self._reference = Tally()
-        self._candidate = Tally()
-        self._nonfinite = 0
-        self._samples = 0
-        self._unscored = 0
-        self._why: str | None = None
+    unit = "share"
+    higher_is_better = True
 
     @abstractmethod
-    def items(self, outputs: Outputs, label: np.ndarray | None) -> tuple[np.ndarray, bool]:
-        """Score one sample: float64[k], one number per item, and whether the items hang together.
+    def update(self, a: np.ndarray, b: np.ndarray) -> None:
+        """Take in one sample.
 
-        Raises:
-            InputError: The outputs or the label are not of a kind that the metric can score; `Unfit` where those of
-                other samples may be.
+        Args:
+            a: The reference's values, float64, with at least one element.
+            b: The candidate's, of the same shape; both without NaN and infinity: see `aligned`.
         """
 
-    def update(self, reference: Outputs, candidate: Outputs, label: np.ndarray | None) -> None:
-        """See `Metric.update`."""
-        self._samples += 1
-        self._nonfinite += count_nonfinite_mismatches(reference, candidate)
-        before = self._fitting(reference, label, required=not self._inferred)
-        after = self._fitting(candidate, label, required=False)
-        known = before or after
-        wrong = (np.zeros(0), True) if known is None else (np.zeros_like(known[0]), known[1])
-        (items, together), (others, _) = before or wrong, after or wrong
-        if not (items.size or others.size):
-            self._unscored += 1
-            return
-        self._reference.add(items, together=together)
-        self._candidate.add(others, together=together)
-
-    def _fitting(self, outputs: Outputs, label: np.ndarray | None, *, required: bool) -> tuple[np.ndarray, bool] | None:
-        """The `items` of one model; None where it has none that fit."""
-        try:
-            return self.items(outputs, label)
-        except Unfit as unfit:
-            if required and any(out.size for out in outputs):
-                raise
-            self._why = self._why or unfit.fact
-            return None
-
-    def pass_over(self, samples: int) -> None:
-        """Count samples that held nothing to score."""
-        self._samples += samples
-        self._unscored += samples
-
-    @property
-    def units(self) -> int:
-        """How many independent units the original was scored on."""
-        return len(self._reference.units.sums)
-
-    def cautions(self) -> Iterator[str]:
-        """What the reader must know of the scores."""
-        if self._unscored and self._reference.n:
-            left = self._samples - self._unscored
-            yield f"{self.name} is over {left} of {self._samples} samples: elsewhere {self._why or 'there are no rows'}"
-
-    def chance(self) -> Chance | None:
-        """How the original's score stands to guessing; None where that is not known."""
-        return None
-
-    def score(self) -> Score:
-        """See `Metric.score`."""
-        return self._score(self._candidate, self._nonfinite)
-
-    def reference_score(self) -> Score:
-        """The original model's score."""
-        return self._score(self._reference, 0)
-
-    def delta(self) -> Delta | None:
-        """Candidate minus reference, paired sample by sample; None where one of the two has no item at all."""
-        if not (self._reference.n and self._candidate.n):
-            return None
-        with np.errstate(invalid="ignore"):  # a resample may hold only samples without items
-            found = paired_difference_interval(self._reference.units, self._candidate.units)
-        if found.low is None or found.high is None or np.isfinite([found.low, found.high]).all():
-            return found
-        return Delta(point=found.point, low=None, high=None)
-
-    def _score(self, tally: Tally, nonfinite: int) -> Score:
-        interval = tally.interval() if tally.n else None
-        if self.unit == "share":
-            interval = clipped(interval, 0.0, 1.0)
-        return Score(
-            name=self.name,
-            value=tally.units.mean if tally.n else None,
-            n=tally.n,
-            low=None if interval is None else interval.low,
-            high=None if interval is None else interval.high,
-            unit=self.unit,
-            higher_is_better=self.higher_is_better,
-            nonfinite=nonfinite,
-            note=None if tally.n else NOTHING_COMPARED,
-        )
+    def share(self, tally: Tally) -> Score:
+        """The share of items that count as equal."""
+        return self.scored(tally.units.mean if tally.n else None, tally.n, tally.share_interval())
 
 
 def is_float(values: np.ndarray) -> bool:
@@ -250,7 +193,7 @@ def is_float(values: np.ndarray) -> bool:
 
 
 def count_nonfinite_mismatches(reference: Outputs, candidate: Outputs) -> int:
-    """Values that are NaN or infinite on one side and not the same on the other; outputs of unlike shape are left."""
+    """Values that are non-finite in one model and not the same in the other, in outputs of equal shape."""
     return sum(
         int(np.sum(nonfinite_mismatch(before, after)))
         for before, after in zip(reference, candidate, strict=True)
@@ -268,8 +211,9 @@ def nonfinite_mismatch(reference: np.ndarray, candidate: np.ndarray) -> np.ndarr
 def aligned(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     """Two outputs as finite float64 arrays of one shape; None where neither holds anything to compare.
 
-    What has another shape becomes zeros, or ones where the other is zeros already. What is NaN or infinite in both
-    alike becomes 0 in both; what is so in one of them differs, and becomes 0 there, or 1 against a 0.
+    An output of another shape becomes zeros, or ones where the other holds only zeros. Values that are NaN, or the same
+    infinity, in both become 0 in both. A value that is non-finite in one model only becomes 0 there, or 1 where the
+    other value is 0, so that it counts as a difference.
     """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if a.shape != b.shape:

@@ -1,4 +1,4 @@
-"""The noise floor of this machine: by how much a model seems to differ from its own copy, kept between runs.
+"""The noise floor of this machine: the ratio of latencies that a model and its own copy show, kept between runs.
 
 It is measured when the user asks for it (``bench --calibrate-noise``), and stored per processor and number of threads
 in ``$XDG_CACHE_HOME/modelopt/noise.json`` (``~/.cache`` where that is not set). Nothing else is written there.

@@ -1,51 +1,37 @@
-"""Every output held against the original's, each by what it stands for; the worst decides. No labels are needed."""
+"""Compares each output with the original's by the measures of its kind; the output that loses most decides."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 import numpy as np
 
 from modelopt.core.errors import InputError, did_you_mean
-from modelopt.measure import comparing
-from modelopt.measure.agreement import Agreement
-from modelopt.measure.comparing import ERROR_BOUND, Measure, RelativeError
-from modelopt.measure.fidelity import EXACT, Cosine, Fidelity, Sqnr
+from modelopt.measure.fidelity import EXACT, Fidelity
 from modelopt.measure.heads import Head
-from modelopt.measure.metric import Outputs, Score, Unfit, aligned, is_blank
-from modelopt.measure.output_kinds import LOOK, Kind, Recognized, recognize
+from modelopt.measure.measures_by_kind import ERROR_BOUND, MEASURES, measures_for
+from modelopt.measure.metric import Measure, Outputs, Score, Unfit, aligned, is_blank
+from modelopt.measure.output_kinds import LOOK, OutputKind, Recognized, recognize
+from modelopt.measure.relative_error import RelativeError
 
 IGNORE = "ignore"
-"""The name of no measure: the output does not count."""
+"""Given in place of a measure: the output is not compared."""
 
-_NAMED: dict[str, Callable[[], Measure | Fidelity]] = {
-    "argmax-agreement": comparing.ClassAgreement,
-    "sequence-agreement": comparing.SequenceAgreement,
-    "threshold-agreement": comparing.ThresholdAgreement,
-    "rank-agreement": comparing.RankAgreement,
-    "neighbor-agreement": comparing.NeighborAgreement,
-    "similarity-agreement": comparing.SimilarityAgreement,
-    "relative-error": comparing.RelativeError,
-    "sample-agreement": comparing.SampleAgreement,
-    "agreement": Agreement,
-    "cosine": Cosine,
-    "sqnr": Sqnr,
-}
 _BUFFERED_BYTES = 256 * 2**20
 
 
 class OutputScore(msgspec.Struct, frozen=True, kw_only=True):
-    """One output beside the original's.
+    """How one output compares with the original's.
 
     Attributes:
         output: Its name.
-        kind: What it stands for, in words: see `kinds.Kind`.
-        why: Why it was taken for that.
-        scores: By each measure that compared something.
+        kind: What it stands for, in words: see `OutputKind`.
+        why: The evidence for the kind.
+        scores: The scores of the measures that compared something.
         error: The error relative to the output's size; None where it has no numbers.
-        bound: What `error` may at most be where the answers agree; None where only the scores count.
+        bound: The largest `error` that is accepted where the answers agree; None where only the scores count.
     """
 
     output: str
@@ -57,7 +43,7 @@ class OutputScore(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def decisive(self) -> Score | None:
-        """The score by which most is lost: the error too where it is above its bound; None if nothing was compared."""
+        """The score by which most is lost, the error included where it exceeds its bound; None without scores."""
         scores = (*self.scores, self.error) if self.is_too_far and self.error is not None else self.scores
         known = [(lost, score) for score in scores if (lost := lost_by(score)) is not None]
         return max(known, key=lambda each: each[0])[1] if known else None
@@ -70,13 +56,13 @@ class OutputScore(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_too_far(self) -> bool:
-        """Whether the values are further off than equal answers excuse."""
+        """Whether the error exceeds its bound."""
         lost = None if self.error is None else lost_by(self.error)
         return lost is not None and self.bound is not None and lost > self.bound
 
 
 def lost_by(score: Score) -> float | None:
-    """What a score says is lost, as a share: 0 where both outputs are the same; None where nothing was compared."""
+    """The loss that a score stands for, as a share: 0 for equal outputs; None where nothing was compared."""
     if score.unit == "dB":
         return relative_error(score)
     if score.value is None:
@@ -85,7 +71,7 @@ def lost_by(score: Score) -> float | None:
 
 
 def relative_error(sqnr: Score) -> float | None:
-    """The root of noise over signal: 0 without noise, infinite where there was only noise."""
+    """The root of noise over signal, from a score in dB: 0 without noise, infinite where the reference is zero."""
     if sqnr.value is not None:
         return float(10 ** (-sqnr.value / 20))
     if not sqnr.n:
@@ -102,17 +88,17 @@ def parse_named(name: str) -> tuple[str, str] | None:
     output, equals, measure = name.rpartition("=")
     if not equals or measure.rpartition(":")[0].endswith(".py"):
         return None
-    if measure not in _NAMED and measure != IGNORE:
+    if measure not in MEASURES and measure != IGNORE:
         raise InputError(
             f"unknown metric '{measure}' for output '{output}'",
-            note=f"metrics for an output: {', '.join((*_NAMED, IGNORE))}",
-            hint=did_you_mean(measure, (*_NAMED, IGNORE)),
+            note=f"metrics for an output: {', '.join((*MEASURES, IGNORE))}",
+            hint=did_you_mean(measure, (*MEASURES, IGNORE)),
         )
     return output, measure
 
 
 def require_outputs(named: Iterable[str], names: Sequence[str]) -> None:
-    """Refuse the name of an output that the model does not have.
+    """Refuse names of outputs that the model does not have.
 
     Raises:
         InputError: There is one.
@@ -131,7 +117,7 @@ class OutputScores:
 
     Args:
         names: The outputs' names, in order.
-        heads: How the graph ends there; an output that is not among them ends in anything.
+        heads: How the graph ends at each output; nothing is known of outputs that are not among them.
         named: The measure that the user named for an output.
 
     Raises:
@@ -147,7 +133,7 @@ class OutputScores:
         }
 
     def keep_named(self) -> None:
-        """Compare only the outputs that the user named a measure for: something else decides about the others."""
+        """Compare only the outputs that the user named a measure for, because other metrics decide."""
         self._each = {position: each for position, each in self._each.items() if each.is_named}
 
     def update(self, reference: Outputs, candidate: Outputs) -> None:
@@ -161,7 +147,7 @@ class OutputScores:
 
 
 class _Output:
-    """One output. Its first samples are kept until its kind is settled."""
+    """One output. Its first samples are kept until its kind is known."""
 
     def __init__(self, name: str, head: Head, named: str | None) -> None:
         self.name = name
@@ -187,7 +173,7 @@ class _Output:
                 self._settle()
 
     def _settle(self) -> None:
-        """Settle the kind by the original's answers; where it has none, by those that the candidate has instead."""
+        """Find the kind from the original's outputs, or from the candidate's where the original's hold no element."""
         found = recognize(self._head, [a for a, _ in self._waiting]) or recognize(
             self._head, [b for _, b in self._waiting]
         )
@@ -195,18 +181,16 @@ class _Output:
             return
         self._known = found
         if self._named is not None:
-            self._measures = [_NAMED[self._named]()]
-        elif found.kind is Kind.VALUES:
-            self._measures = [Agreement(inferred=True)]
+            self._measures = [MEASURES[self._named]()]
         else:
             shape = next((a.shape for a, _ in self._waiting if a.size), ())
-            self._measures = list(comparing.measures_for(found, shape))
+            self._measures = measures_for(found, shape)
         for a, b in self._waiting:
             self._compare(a, b)
         self._waiting = []
 
     def _compare(self, a: np.ndarray, b: np.ndarray) -> None:
-        pair = None if self._known is not None and self._known.kind is Kind.VALUES else aligned(a, b)
+        pair = None if self._known is not None and self._known.kind is OutputKind.VALUES else aligned(a, b)
         for measure in self._measures:
             if isinstance(measure, Fidelity):
                 self._by_fidelity(measure, a, b)
@@ -228,12 +212,12 @@ class _Output:
             return None
         scores = [measure.score() for measure in self._measures]
         compared = tuple(score for score in scores if lost_by(score) is not None)
-        error = None if self._known.kind is Kind.VALUES else self._error.score()
+        error = None if self._known.kind is OutputKind.VALUES else self._error.score()
         if not compared and (error is None or error.value is None):
             return None
         bound = None if self._named is not None else ERROR_BOUND.get(self._known.kind)
         if not compared and error is not None:
-            # Too few samples to say anything of the answers: the error is all there is, and decides as for a signal.
+            # Too few samples to compare answers: the error decides, as it does for a signal.
             compared, bound = (error,), None
         return OutputScore(
             output=self.name,

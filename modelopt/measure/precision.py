@@ -1,4 +1,4 @@
-"""In what precision each output of a model is computed: what an exact rewrite may move it by depends on that."""
+"""The precision in which each output of a model is computed: the tolerance of exact rewrites depends on it."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _NO_FLOATS = frozenset({"Shape", "Size", "Equal", "Less", "LessOrEqual", "Greate
 
 
 class Precision(IntEnum):
-    """How coarsely an output is computed; of two ways to it the coarser one counts.
+    """How coarsely an output is computed; of several paths to it the coarsest counts.
 
     Attributes:
-        FULL: In float32 or float64 throughout.
-        ROUNDED: Some value on the way is rounded to half precision, but nothing is computed in it.
+        FULL: Everything is computed in float32 or float64.
+        ROUNDED: Some value on the path is rounded to float16, but no operator computes in it.
         ROUNDED_BFLOAT16: The same with bfloat16.
-        STEPPED: Some value on the way is quantized to integers: rounding moves outputs in rare large steps.
-        HALF: Some operator on the way computes in float16.
+        STEPPED: Some value on the path is quantized to integers: few values change by rounding, but by large steps.
+        HALF: Some operator on the path computes in float16.
         BFLOAT16: Some operator computes in bfloat16, or in fewer bits.
     """
 
@@ -40,7 +40,7 @@ class Precision(IntEnum):
 
     @property
     def tolerance(self) -> Tolerance:
-        """What counts as rounding before the model's own noise is known."""
+        """The tolerance before the model's own noise is known."""
         return _TOLERANCES[self]
 
     @property
@@ -66,7 +66,7 @@ _TOLERANCES = {
 
 @dataclass(frozen=True)
 class _Level:
-    """Of a value: the precision behind it, and whether it is itself stored in half precision."""
+    """The precision in which a value was computed, and the half precision that it is stored in, if it is."""
 
     precision: Precision
     half: Precision | None = None  # HALF or BFLOAT16
@@ -82,7 +82,7 @@ def precisions(model: ir.Model) -> tuple[Precision, ...]:
 
 
 def _levels_of(scope: ir.Graph | ir.Function, outer: Mapping[int, _Level], model: ir.Model) -> dict[int, _Level]:
-    """By the identity of each value of a scope what is known of it; `outer` holds what the scope may capture."""
+    """The level of each value of a scope, by identity; `outer` holds the values that the scope may capture."""
     levels = dict(outer)
     for node in scope:
         level = _after(node, levels, model)
@@ -107,7 +107,7 @@ def _half(dtype: ir.DataType | None) -> Precision | None:
 
 
 def _after(node: ir.Node, levels: Mapping[int, _Level], model: ir.Model) -> _Level:
-    """What is known of a node's outputs."""
+    """The level of a node's outputs."""
     read = [_level(value, levels) for value in node.inputs]
     inner = [
         _level(out, found)

@@ -11,8 +11,9 @@ from modelopt.core.errors import InputError, did_you_mean
 from modelopt.measure.agreement import Agreement, ArgmaxAgreement
 from modelopt.measure.custom import Custom
 from modelopt.measure.fidelity import Cosine, Fidelity, MaxAbsError, Sqnr
-from modelopt.measure.metric import Metric, Outputs, TaskMetric, is_float
+from modelopt.measure.metric import Metric, Outputs, is_float
 from modelopt.measure.outputs import parse_named
+from modelopt.measure.task_metric import TaskMetric
 from modelopt.measure.topk import TopK, find_scores
 
 _NAMED: dict[str, Callable[[], Metric]] = {
@@ -28,7 +29,7 @@ _NAMED: dict[str, Callable[[], Metric]] = {
 
 @dataclass(frozen=True)
 class Asked:
-    """What the user named.
+    """The metrics that the user named.
 
     Attributes:
         tasks: Metrics that score each model against labels.
@@ -42,13 +43,13 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Choice:
+class MetricChoice:
     """The metrics of an evaluation.
 
     Attributes:
         tasks: Score each model against labels.
         fidelity: Compare the candidate's outputs with the reference's.
-        inferred: The user named no metric: labels that are classes are used where `task_for` finds a metric for them.
+        inferred: The user named no metric, so `task_for` may find one that uses the labels.
     """
 
     tasks: tuple[TaskMetric, ...]
@@ -57,7 +58,7 @@ class Choice:
 
 
 def names() -> tuple[str, ...]:
-    """What ``--metric`` knows besides ``file.py:function``."""
+    """The names that ``--metric`` takes besides ``file.py:function``."""
     return tuple(_NAMED)
 
 
@@ -98,7 +99,7 @@ def parse_all(names: Sequence[str]) -> Asked:
     return asked
 
 
-def choose(asked: Asked, outputs: Outputs) -> Choice:
+def choose(asked: Asked, outputs: Outputs) -> MetricChoice:
     """The metrics for a model, judged by the first sample; `task_for` finds one that uses the labels.
 
     Args:
@@ -107,21 +108,21 @@ def choose(asked: Asked, outputs: Outputs) -> Choice:
         outputs: The reference's outputs for the first sample.
     """
     inferred = not (asked.tasks or asked.fidelity)
-    return Choice(asked.tasks, asked.fidelity or fidelity_set(outputs), inferred=inferred)
+    return MetricChoice(asked.tasks, asked.fidelity or fidelity_set(outputs), inferred=inferred)
 
 
 def task_for(reference: Outputs, candidate: Outputs, label: np.ndarray) -> TaskMetric | None:
     """The metric for labels that are class numbers which fit an output of one of the models; None for others.
 
-    The outputs of one sample may hold no row that labels fit, and those of the next do.
+    The outputs of one sample may hold no rows that fit the labels, while those of the next do.
     """
     return TopK(1, inferred=True) if _are_classes(reference, label) or _are_classes(candidate, label) else None
 
 
 UNUSED_LABELS = (
-    "the labels are not class numbers that fit an output, so they are not used: --metric file.py:function can"
+    "the labels are not class numbers that fit an output, so they are not used: --metric file.py:function can use them"
 )
-"""What the reader is told where `task_for` found no metric on any sample."""
+"""The note where `task_for` found no metric on any sample."""
 
 
 def fidelity_set(outputs: Outputs) -> tuple[Fidelity, ...]:

@@ -1,4 +1,4 @@
-"""Resampling: the bootstrap, and what it needs that numpy lacks."""
+"""The bootstrap, and the quantiles and trimmed means that numpy lacks."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def bootstrap(
     Args:
         n: How many independent rows there are; at least 2.
         statistic: Takes row numbers int[k, n] and gives float64[k], one figure for each resample.
-        confidence: Of the interval.
+        confidence: The confidence of the interval.
         resamples: How many resamples to draw.
         seed: Seeds the draw.
     """

@@ -1,8 +1,8 @@
-"""How much the rounding of a model's own arithmetic moves its outputs: what an exact rewrite may move them by.
+"""The rounding noise of a model's own arithmetic: an exact rewrite may change outputs by as much.
 
-A rewrite that is exact rounds weights anew and sums in another order. So does running the original without
-onnxruntime's fusions, or with feeds or weights that are one rounding away. What that does to an output depends on
-the model: most keep seven digits, one that takes logarithms of spectra keeps four.
+An exact rewrite rounds weights again and sums in another order. The original does the same when it runs without
+onnxruntime's fusions, or with feeds or weights that differ by one rounding step. The effect depends on the model: most
+outputs keep seven digits, those of a model that takes logarithms of spectra keep four.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from modelopt.measure.precision import Precision
 from modelopt.measure.tolerance import NOISIEST, Tolerance, distance
 
 FACTOR = 8.0
-"""How many times the noise that was seen still counts as rounding: few feeds show less than the worst."""
+"""Differences up to so many times the measured noise count as rounding, because a few feeds do not show the worst."""
 
-_SMALLEST_WEIGHT = 8  # below are sizes, scales and bounds, which an ulp may turn into another shape
+_SMALLEST_WEIGHT = 8  # smaller ones hold sizes, scales and bounds, where one rounding step may change a shape
 
 Outputs = Sequence[Sequence[np.ndarray]]
 """For each feed the outputs in order."""
 
 
 def nudged_feeds(feeds: Mapping[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """The feeds with every float one rounding step up, down, or where it is; feeds of zeros a rounding step of 1.
+    """The feeds with each float moved by one rounding step up or down, or not moved.
 
-    The sums inside a model round at the scale of its weights, even where all that it is fed are zeros.
+    Inputs of zeros move by the rounding step of 1: the sums inside a model round at the scale of its weights.
     """
     return {name: _nudged_feed(array, rng) if array.dtype == np.float32 else array for name, array in feeds.items()}
 
@@ -56,12 +56,12 @@ def _nudged(array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def tolerances(reference: Outputs, variants: Sequence[Outputs], precisions: Sequence[Precision]) -> list[Tolerance]:
     """One tolerance for each output: `FACTOR` times its noise, at least that of its precision, at most `NOISIEST`.
 
-    Noise is not believed where integers or half precision compute: rounding moves such outputs in rare large steps.
+    Where integers or half precision compute the noise is not used: rounding changes few values there, by large steps.
 
     Args:
         reference: The original's outputs for some feeds.
         variants: Its outputs for the same feeds under changes that only rounding makes.
-        precisions: In what each output is computed.
+        precisions: The precision of each output.
     """
     found = [precision.tolerance for precision in precisions]
     for variant in variants:

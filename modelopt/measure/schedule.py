@@ -1,4 +1,4 @@
-"""The order and length of what is timed: several fresh processes of each model, and rounds that alternate inside them.
+"""The order and length of timed runs: several fresh processes of each model, and interleaved rounds inside them.
 
 A `Group` starts processes and a `Timer` runs models and says how long each run took, so tests drive both with a
 simulated machine and clock.
@@ -27,7 +27,7 @@ class Slice(NamedTuple):
         model: Which model.
         feed: On which feed.
         runs: How many runs to time.
-        lead_in: Runs before these that are not timed.
+        lead_in: Untimed runs before these.
         leads: Whether it is the first slice of a round; the others are compared with it.
     """
 
@@ -52,21 +52,21 @@ _OVERTIME = 3
 _SHARE = 2
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class TimingPlan(msgspec.Struct, frozen=True, kw_only=True):
     """How much to time.
 
     Attributes:
         budget_ns: Wall time, starts of processes included; one process of each model is timed in any case.
         warmup_ns: Nanoseconds of warm-up runs per process, at most.
-        precision: The relative half-width of the interval that is wanted.
+        precision: The wanted relative half-width of the interval.
         processes: Fresh processes of each model, at least. Their spread says how many more `precision` needs.
-        max_processes: After which to stop whatever the precision.
+        max_processes: Fresh processes of each model, at most, whatever the precision.
         process_ns: Nanoseconds of slices per process, as far as `min_rounds` allow; more where processes take long to
             start and to warm up, so that a third of the time at most goes into that.
         min_rounds: Rounds in each process, at least.
-        max_rounds: And at most.
-        slice_ns: How long a model's slice of a round should take: the machine's speed drifts between two slices, so
-            that short ones are compared more fairly than long ones.
+        max_rounds: Rounds in each process, at most.
+        slice_ns: How long a model's slice of a round should take. The machine's speed drifts between two slices, so
+            short slices compare better than long ones.
         max_runs: Runs in a slice, at most.
     """
 
@@ -124,24 +124,24 @@ def time_processes(
     group: Group,
     n_models: int,
     n_feeds: int,
-    plan: Plan,
+    plan: TimingPlan,
     clock: Callable[[], int],
     progress: Progress = silent,
 ) -> list[Timings]:
     """Time models in several fresh processes each, and in interleaved rounds within a group of processes.
 
-    A process keeps its memory layout for life, and with it a speed of its own: only other processes show by how much
-    that moves a figure. `plan.processes` groups are timed first. Their spread fixes, once, how many groups give
+    A process keeps its memory layout, and with it a speed of its own. Only several processes show how much that changes
+    a figure. `plan.processes` groups are timed first. Their spread fixes, once, how many groups give
     `plan.precision` (Stein 1945, "A two-sample test for a linear hypothesis whose power is independent of the
-    variance"): to look after every group and stop at a narrow interval would make intervals too narrow. A difference
-    that is many times as large as its uncertainty ends it after five.
+    variance"): a check after every group that stops at a narrow interval would give intervals that are too narrow. A
+    difference that is many times as large as its uncertainty ends the timing after five groups.
 
     Args:
         group: Starts a process for each model.
         n_models: Models 0 to n-1; ratios are to the first.
         n_feeds: Feeds 0 to n-1, which rounds take in turn.
         plan: How much.
-        clock: Nanoseconds; what it is at the first call is the start of the budget.
+        clock: Gives nanoseconds; the budget starts at its first call.
         progress: Told of nanoseconds spent, of the budget.
 
     Returns:
@@ -171,12 +171,12 @@ def time_processes(
     return found
 
 
-def processes_wanted(logs: Sequence[np.ndarray], plan: Plan) -> int:
+def processes_wanted(logs: Sequence[np.ndarray], plan: TimingPlan) -> int:
     """How many processes of each model to time, from what the ones so far say.
 
     Args:
-        logs: For each ratio that is wanted its logarithm in each pair of processes, float64[processes].
-        plan: The fewest and the most, and the precision.
+        logs: The logarithms of each wanted ratio in the pairs of processes, float64[processes].
+        plan: The fewest and the most processes, and the precision.
     """
     look = min(speed.FEWEST, plan.processes)
     if len(logs[0]) >= look and all(speed.is_clear(each[:look]) for each in logs):
@@ -188,7 +188,7 @@ def processes_wanted(logs: Sequence[np.ndarray], plan: Plan) -> int:
 
 
 def in_turn(turn: int, n_models: int) -> list[int]:
-    """The order of models in a turn: each is first in turn, and of two each is before the other in every second one."""
+    """The order of models in a turn: each is first in turn, and of two models each is earlier in half of them."""
     first = turn // 2 if n_models > 2 else 0
     order = [(first + place) % n_models for place in range(n_models)]
     return order[::-1] if turn % 2 else order
@@ -208,7 +208,7 @@ def _logs(found: Sequence[Timings]) -> list[np.ndarray]:
     return [logs - logs.mean()]
 
 
-def _warm_all(timer: Timer, number: int, n_models: int, n_feeds: int, plan: Plan) -> dict[int, ProcessTimings]:
+def _warm_all(timer: Timer, number: int, n_models: int, n_feeds: int, plan: TimingPlan) -> dict[int, ProcessTimings]:
     """Warm each model up, in an order that changes from group to group."""
     return {model: _warm_up(timer, model, n_feeds, plan) for model in in_turn(number, n_models)}
 
@@ -217,15 +217,15 @@ def _time_rounds(
     timer: Timer,
     warm: dict[int, ProcessTimings],
     n_feeds: int,
-    plan: Plan,
+    plan: TimingPlan,
     share_ns: int,
     is_late: Callable[[], bool],
 ) -> None:
     """Time all models in rounds.
 
     A round times every model on one feed, the same for all: the ratio inside a round compares like with like. The order
-    changes from round to round, so that a linear drift favours nobody. Where other programs make the runs many times as
-    long as they were, the rounds end early, after a whole turn of feeds.
+    changes from round to round, so that a linear drift cancels. Where other programs make the runs many times as long
+    as during the warm-up, the rounds end early, after all feeds had a turn.
     """
     order = list(warm)
     longest_ns = max(each.slice_ns for each in warm.values())
@@ -244,10 +244,10 @@ def _time_rounds(
             spent_ns += sum(samples)
 
 
-def _warm_up(timer: Timer, model: int, n_feeds: int, plan: Plan) -> ProcessTimings:
+def _warm_up(timer: Timer, model: int, n_feeds: int, plan: TimingPlan) -> ProcessTimings:
     """Run until three batches in a row agree within 5 %, or the warm-up budget is spent; find the runs per round.
 
-    One run is made in any case: it says how long a run is.
+    At least one run is made, to know how long a run takes.
     """
     timings = ProcessTimings()
     medians: list[float] = []

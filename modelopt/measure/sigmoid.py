@@ -1,4 +1,7 @@
-"""Where an output is a sigmoid: onnxruntime computes it to an absolute precision, so its small values are rounding."""
+"""Outputs that are sigmoids: onnxruntime rounds a sigmoid to an absolute precision, so small values may differ.
+
+A tolerance relative to the largest value of the output would refuse such differences.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,20 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
+from modelopt.measure.producers import producers
 
 ROUNDING = 2.0**-22
-"""What the kernel in MLAS is off by, at most, twice: a ratio of polynomials near -1/2 to which 1/2 is added. A sigmoid
-below 1e-6 keeps one or two digits, where a scale taken from the output's largest value asks for five."""
+"""Twice the largest error of the kernel in MLAS, which adds 1/2 to a ratio of polynomials near -1/2.
 
-_HANDS_ON = graph.DATA_MOVEMENT | {"Clip", "Max", "Min", "ReduceMax", "MaxPool"}
+A sigmoid below 1e-6 therefore keeps one or two digits, where a tolerance relative to the output's scale asks for five.
+"""
+
+_KEEP_VALUES = graph.DATA_MOVEMENT | {"Clip", "Max", "Min", "ReduceMax", "MaxPool"}
 _MOST_NODES = 1000
 
 
 def positions(model: ir.Model) -> frozenset[int]:
-    """Which of the outputs hold values of a Sigmoid, moved or chosen from but not computed with."""
+    """The positions of outputs that hold values of a Sigmoid, moved or selected but not computed with."""
     return frozenset(at for at, value in enumerate(model.graph.outputs) if _is_sigmoid(value))
 
 
@@ -39,15 +45,8 @@ def settled(expected: Sequence[np.ndarray], found: Sequence[np.ndarray], where: 
 
 
 def _is_sigmoid(value: ir.Value) -> bool:
-    waiting: list[ir.Value | None] = [value]
-    seen: set[ir.Node] = set()
-    while waiting and len(seen) < _MOST_NODES:
-        node = None if (each := waiting.pop()) is None else each.producer()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if graph.is_standard(node, "Sigmoid"):
-            return True
-        if node.op_type in _HANDS_ON and node.domain in graph.STANDARD_DOMAINS:
-            waiting += node.inputs
-    return False
+    return any(graph.is_standard(node, "Sigmoid") for node in producers(value, _keeps_values, _MOST_NODES))
+
+
+def _keeps_values(node: ir.Node) -> bool:
+    return node.op_type in _KEEP_VALUES and node.domain in graph.STANDARD_DOMAINS

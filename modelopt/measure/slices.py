@@ -1,7 +1,7 @@
-"""Errors of the slices of outputs along each axis: a channel of small numbers beside one of large ones is judged too.
+"""Errors of the slices of an output along each axis, so that channels of small numbers are compared too.
 
-An error that is nothing beside the largest value of a tensor may be all there is of one of its columns: the scores
-beside boxes in pixels, the second head of two that were concatenated.
+An error may be small relative to the largest value of a tensor and still destroy one of its columns: the scores beside
+boxes in pixels, or the second of two concatenated outputs.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from modelopt.measure.metric import is_float
 from modelopt.measure.rounding_noise import FACTOR
 
 FLOOR = 2e-4
-"""What the root mean square error of a slice may be, relative to that of its values, without a look at the noise."""
+"""The relative root mean square error of a slice that is accepted before the noise is measured; chosen by hand."""
 
 MIN_VALUES = 4
-"""Slices of fewer values, over all feeds, are not judged: sums that cancel leave single values without digits."""
+"""Slices of fewer values, over all feeds, are not compared: single values lose all digits where sums cancel."""
 
 _MAX_SLICES = 65_536
-_ALL = -1  # stands for all axes but the first, where they have the same sizes in all feeds: single places
+_ALL = -1  # all axes but the first together, where they have the same sizes in all feeds: a slice is a single place
 _NO_DIGITS = 1e-30
 
 
@@ -31,8 +31,8 @@ class SliceMismatch:
 
     Attributes:
         output: The output's name.
-        axis: The axis that it is a slice along; None for all axes but the first together.
-        index: Which one.
+        axis: The axis of the slice; None for all axes but the first together.
+        index: The index along the axis.
         error: The root mean square of its error over that of its values.
     """
 
@@ -51,7 +51,7 @@ class SliceMismatch:
 class SliceErrors:
     """Squared errors and squares of each slice of each output, summed over feeds.
 
-    Feeds count alike whatever the scale of their outputs: each is divided by its own.
+    Each feed's outputs are divided by their scale, so that all feeds count alike.
 
     Args:
         names: The outputs' names.
@@ -63,7 +63,7 @@ class SliceErrors:
         self._shapes: dict[int, tuple[int, ...]] = {}
 
     def add(self, reference: Sequence[np.ndarray], candidate: Sequence[np.ndarray]) -> None:
-        """Take in the outputs for one feed; what is no float, has no axis or another shape is left out."""
+        """Take in the outputs for one feed, without those that are no floats, have no axis, or have another shape."""
         for position, (before, after) in enumerate(zip(reference, candidate, strict=True)):
             if not is_float(before) or not before.ndim or not before.size or before.shape != after.shape:
                 continue
@@ -98,10 +98,10 @@ class SliceErrors:
             yield key, np.sqrt(np.where(judged, errors, 0.0) / np.where(judged, squares, 1.0))
 
     def worst(self, noise: Sequence[SliceErrors] = ()) -> SliceMismatch | None:
-        """The slice that is the furthest beyond what rounding explains, None where all are within.
+        """The slice that exceeds its accepted error by the largest factor; None where none does.
 
         Args:
-            noise: What changes that only rounding makes do to the reference's outputs, for the same feeds.
+            noise: The errors of the reference under rounding changes, for the same feeds.
         """
         allowed: dict[tuple[int, int], np.ndarray] = {}
         for each in noise:

@@ -20,18 +20,20 @@ FLOOR = 0.01
 """A ratio nearer to 1 than this is no difference: an error that is the same in all processes is not in the interval."""
 
 ALIKE = 0.05
-"""Two models are called alike in speed where the whole interval is nearer to 1 than this."""
+"""Two models have no measurable difference in speed where the whole interval is nearer to 1 than this."""
 
 FEWEST = 5
-"""Pairs of processes from which on their own spread is taken for what it is."""
+"""From this many pairs of processes on, their own spread gives the interval."""
 
 FIRST = 8
-"""Pairs of processes whose spread says how many are needed."""
+"""The spread of this many pairs of processes decides how many are needed."""
 
 PROCESS_SPREAD = 0.03
-"""The standard deviation of the ratio of two processes of one model, where too few were timed to know it: 1 to 3 % on
-the machines that `tests/bench/trust.py` ran on. Memory is laid out differently in each process (Mytkowicz et al. 2009,
-"Producing wrong data without doing anything obviously wrong!")."""
+"""The assumed standard deviation of the ratio of two processes of one model, where too few were timed to measure it.
+
+It was 1 to 3 % on the machines that `tests/bench/trust.py` ran on. Memory is laid out differently in each process
+(Mytkowicz et al. 2009, "Producing wrong data without doing anything obviously wrong!").
+"""
 
 LATENCY_PRECISION = 0.05
 """The relative half-width that is wanted of a latency by itself, which moves with the machine."""
@@ -43,7 +45,7 @@ _CLEAR = 4.0
 
 
 class Verdict(Enum):
-    """What a ratio of latencies says."""
+    """The conclusion from a ratio of latencies."""
 
     FASTER = "faster"
     SLOWER = "slower"
@@ -58,7 +60,7 @@ class Ratio(msgspec.Struct, frozen=True, kw_only=True):
         point: The estimate.
         low: Lower end of the confidence interval.
         high: Upper end. The interval covers what differs between processes and between rounds.
-        verdict: What may be claimed about b.
+        verdict: The conclusion about b.
         processes: How many pairs of fresh processes it comes from.
     """
 
@@ -83,7 +85,7 @@ def paired_ratio(a_ns: Processes, b_ns: Processes, *, confidence: float = CONFID
     Args:
         a_ns: Processes of rounds of samples in nanoseconds; a round holds at least one.
         b_ns: As many processes of as many rounds, each taken beside the round of `a_ns` at its position.
-        confidence: Of the interval.
+        confidence: The confidence of the interval.
         floor: A ratio nearer to 1 than this is no difference, whatever the interval says.
 
     Raises:
@@ -141,7 +143,7 @@ def processes_needed(logs: np.ndarray, precision: float) -> int:
 
 
 def wanted_half_width(logs: np.ndarray, precision: float) -> float:
-    """`precision`, or a quarter of a difference that is large: that needs no such precision."""
+    """`precision`, or a quarter of a difference that is large: a large difference needs less precision."""
     return max(precision, abs(float(logs.mean())) / _CLEAR)
 
 

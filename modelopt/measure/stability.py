@@ -1,6 +1,7 @@
-"""Whether a model answers the same inputs in the same way twice: noise, dropout in training mode, draws without a seed.
+"""Whether a model gives the same outputs twice for the same inputs.
 
-Nothing can be held against outputs that differ by themselves.
+Random operators without a seed and dropout in training mode change outputs from run to run. Such outputs cannot be
+compared with those of another model.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import numpy as np
 from modelopt.measure.tolerance import NOISIEST, OutputMismatch, compare_outputs
 
 UNSTABLE = "the original's outputs differ between two runs on the same inputs"
-"""What is said where they do."""
+"""The note where they do."""
 
 RANDOM_OPERATORS = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial", "Dropout"}
@@ -20,10 +21,10 @@ RANDOM_OPERATORS = frozenset(
 """Operators that may answer differently each time; Dropout does only in training mode."""
 
 REPEATS = 2
-"""How often a model runs again on inputs that it answered."""
+"""How often a model runs again on the same inputs."""
 
 MORE_REPEATS = 8
-"""How often where it holds `RANDOM_OPERATORS`: draws may agree by chance."""
+"""How often it runs again where it holds `RANDOM_OPERATORS`: two draws may agree by chance."""
 
 
 def unstable(
@@ -33,7 +34,7 @@ def unstable(
 
     Args:
         run: Runs the model once more on the same inputs.
-        first: What it answered.
+        first: Its outputs.
         repeats: How often to run it.
     """
     found: set[int] = set()
@@ -46,11 +47,11 @@ def unstable(
 
 
 def blanked(outputs: Sequence[np.ndarray], positions: Collection[int]) -> list[np.ndarray]:
-    """The outputs, those at these positions without elements: metrics and comparisons pass over them."""
+    """The outputs, with those at these positions emptied, so that metrics and comparisons leave them out."""
     return [output.reshape(-1)[:0] if i in positions else output for i, output in enumerate(outputs)]
 
 
 def said(names: Sequence[str], positions: Collection[int]) -> str:
-    """What the reader must know of outputs that are not compared; nothing is said of an empty set."""
+    """The note on outputs that were not compared."""
     listed = ", ".join(f"'{names[position]}'" for position in sorted(positions))
     return f"{UNSTABLE}: {listed} {'was' if len(positions) == 1 else 'were'} not compared"

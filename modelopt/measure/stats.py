@@ -35,7 +35,7 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Units(NamedTuple):
-    """What is resampled: independent units, each the sum of a score over `counts` items.
+    """Independent units for resampling, each the sum of a score over `counts` items.
 
     Frames of one recording are alike, so the recording is the unit and its frames are the items; taking each frame for
     a unit would make the interval far too narrow.
@@ -103,7 +103,7 @@ def proportion_interval(successes: float, n: int, *, confidence: float = CONFIDE
 def mean_interval(units: Units, *, confidence: float = CONFIDENCE) -> Interval | None:
     """Student's t interval of the mean over all items, a ratio of sums over units (Cochran 1977, §6.4).
 
-    None for a single unit, which says nothing of how units vary.
+    None for a single unit, which does not show how units vary.
     """
     n = len(units.sums)
     if n < 2:

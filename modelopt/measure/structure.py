@@ -1,8 +1,7 @@
-"""Sequences and maps in comparisons: their values count, and only where what holds them together is equal.
+"""Sequences and maps in comparisons: their values are compared, under the condition that keys and shapes are equal.
 
-A session gives such an output as two arrays (see `modelopt.runtime.parts`): its values, and the keys or shapes of
-these. Keys are no answers, so they are no part of a figure; values under other keys answer another question, so they
-count as an output of another shape does.
+A session gives such an output as two arrays (see `modelopt.runtime.parts`): its values, and their keys or shapes. Keys
+enter no score. Values under different keys count like an output of another shape.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from modelopt.measure.metric import Outputs
 
 
 def value_positions(whole: Sequence[int]) -> list[int]:
-    """Which of the arrays that a session gives are tensors, or the values of what is no tensor.
+    """The positions of the arrays that are tensors or the values of a sequence or map.
 
     Args:
         whole: `SessionInfo.whole`.
@@ -40,9 +39,9 @@ def values_beside(
 
 
 def label_positions(whole: Sequence[int], reference: Outputs, label: np.ndarray) -> np.ndarray:
-    """Labels as positions of classes, where a table of maps says by its keys what the classes are called.
+    """Labels as positions of classes, where the keys of a map output are the names of the classes.
 
-    A label that is no key of any table is taken for a position as it is.
+    Labels that are no keys of any map are taken as positions.
     """
     for place in value_positions(whole):
         table = reference[place]

@@ -1,4 +1,4 @@
-"""What a reader of a latency should be warned of, each with the flag or step that helps."""
+"""Warnings about latencies, each with the flag or the step that helps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from modelopt.core.plural import counted
 from modelopt.measure.environment import Environment
-from modelopt.measure.schedule import Plan, ProcessTimings
+from modelopt.measure.schedule import ProcessTimings, TimingPlan
 from modelopt.measure.speed import FEWEST, Processes, round_medians
 from modelopt.measure.stats import percentiles, samples_needed
 
@@ -22,7 +22,7 @@ _FIXED_GOVERNORS = frozenset({"performance", "userspace"})
 
 
 def of_environment(env: Environment) -> Iterator[str]:
-    """What speaks against the machine, whatever is measured on it."""
+    """Warnings about the machine, independent of what is measured."""
     if env.load_average is not None and env.load_average > env.cores:
         yield (
             f"other programs are running: the load average was {env.load_average:.1f} on {env.cores} usable cores "
@@ -36,8 +36,8 @@ def of_environment(env: Environment) -> Iterator[str]:
         )
 
 
-def of_samples(processes: Sequence[ProcessTimings], *, n_feeds: int, plan: Plan) -> Iterator[str]:
-    """What the samples of one model show of themselves.
+def of_samples(processes: Sequence[ProcessTimings], *, n_feeds: int, plan: TimingPlan) -> Iterator[str]:
+    """Warnings about the samples of one model.
 
     Args:
         processes: What was measured in each; round r of each was timed on feed r modulo `n_feeds`.
@@ -54,11 +54,11 @@ def of_samples(processes: Sequence[ProcessTimings], *, n_feeds: int, plan: Plan)
     n = sum(len(samples) for each in processes for samples in each.rounds)
     far = sum(_outliers(each.rounds, n_feeds) for each in processes)
     if far > _MANY_OUTLIERS * n:
-        yield f"{far} of {n} samples are far outliers: something else used the machine: end it and repeat"
+        yield f"{far} of {n} samples are far outliers: other programs used the machine: end them and repeat"
 
 
 def of_percentiles(processes: Processes) -> str | None:
-    """Says which percentiles have too few samples, and the processes that would give the first of them."""
+    """Names the percentiles with too few samples, and the number of processes that would give the first of them."""
     samples = [each for rounds in processes for samples in rounds for each in samples]
     found = percentiles(samples)
     missing = [name for name, value in found.items() if value is None]
@@ -68,8 +68,8 @@ def of_percentiles(processes: Processes) -> str | None:
     return f"{len(samples)} samples are too few for {', '.join(missing)}: --processes {needed} gives {missing[0]}"
 
 
-def of_precision(half_width: float, wanted: float, plan: Plan, processes: int) -> str | None:
-    """Says that the interval is wider than asked for, and the budget that would narrow it."""
+def of_precision(half_width: float, wanted: float, plan: TimingPlan, processes: int) -> str | None:
+    """Warns that the interval is wider than asked for, and names the budget that would narrow it."""
     few = "" if processes >= min(FEWEST, plan.processes) else f" from {counted(processes, 'process')}"
     if half_width <= wanted:
         return None

@@ -1,4 +1,4 @@
-"""Are two sets of outputs the same up to rounding? The check behind every pass that claims to be exact."""
+"""Whether two sets of outputs are the same up to rounding: the check of every pass that claims to be exact."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from modelopt.measure.metric import is_float, nonfinite_mismatch
 
 
 class Tolerance(msgspec.Struct, frozen=True, kw_only=True):
-    """What still counts as rounding. Both bounds hold: the first for every value, the second for the tensor.
+    """The largest differences that count as rounding: one bound for every value, one for the tensor as a whole.
 
-    A sum of large terms that cancel keeps the rounding error of the large ones, so errors are relative to the tensor's
-    scale, not to the value. Rounding that a logarithm near zero blows up hits few values; a dropped bias or a wrong
-    axis hits most: the bound on the root mean square is the one that finds it.
+    A sum of large terms that cancel keeps the rounding error of the large terms, so errors are relative to the tensor's
+    scale, not to the value. Rounding that a logarithm near zero enlarges changes few values. A dropped bias or a wrong
+    axis changes most values, and the bound on the root mean square finds it.
 
     Attributes:
         of_scale: |difference| ≤ of_scale · max|reference|.
@@ -29,7 +29,7 @@ class Tolerance(msgspec.Struct, frozen=True, kw_only=True):
     of_zero: float
 
     def times(self, factor: float) -> Tolerance:
-        """Bounds that are so many times as wide."""
+        """The bounds multiplied by a factor."""
         return Tolerance(of_scale=self.of_scale * factor, of_rms=self.of_rms * factor, of_zero=self.of_zero * factor)
 
 
@@ -38,17 +38,16 @@ FLOAT32 = Tolerance(of_scale=2e-3, of_rms=1e-3, of_zero=1e-6)
 of their scale, but for one that takes logarithms of spectra: 3.2e-4 at most, 3.1e-4 in the root mean square."""
 
 NOISIEST = Tolerance(of_scale=2e-2, of_rms=1e-2, of_zero=1e-6)
-"""What a model's own noise can excuse. A classifier that normalizes by E[x²] - E[x]² moves by 5e-4 where its weights
-move by one rounding step, on inputs whose variance is next to nothing."""
+"""The widest tolerance that a model's own noise can give. The outputs of a classifier that normalizes by E[x²] - E[x]²
+move by 5e-4 where its weights move by one rounding step, on inputs whose variance is nearly 0."""
 
 FLOOR = Tolerance(of_scale=2e-5, of_rms=4e-6, of_zero=1e-6)
-"""What passes in float32 without a look at the model's own noise (`measure.rounding_noise`). A BatchNormalization
-folded with ten times its epsilon is 5e-5 away: no fixed bound both finds it and lets a noisy model pass."""
+"""What passes in float32 before the model's own noise is measured (`measure.rounding_noise`). A BatchNormalization that
+is folded with ten times its epsilon differs by 5e-5: no fixed bound both finds it and accepts a noisy model."""
 
 ROUNDED = Tolerance(of_scale=2e-3, of_rms=6e-5, of_zero=1e-6)
-"""For values that pass through float16 and are not computed in it. A rounding error before such a cast moves a value in
-five hundred by a step of 5e-4 to 1e-3: few values, a step each. A cast that is gone moves all of them, by 2e-4 in the
-root mean square."""
+"""For values that are cast to float16 but not computed in it. A rounding error before the cast moves one value in five
+hundred by a step of 5e-4 to 1e-3. A removed cast moves all values, by 2e-4 in the root mean square."""
 
 ROUNDED_BFLOAT16 = Tolerance(of_scale=1.6e-2, of_rms=5e-4, of_zero=1e-6)
 """The same for bfloat16, whose steps are eight times as large."""
@@ -64,8 +63,8 @@ _NORMAL = float(np.finfo(np.float32).tiny)
 _BY_DTYPE = {"float16": FLOAT16, "bfloat16": BFLOAT16}
 
 
-class Kind(Enum):
-    """In what two outputs differ."""
+class Difference(Enum):
+    """What differs between two outputs."""
 
     STRUCTURE = "dtype or shape"
     NONFINITE = "NaN or infinities"
@@ -74,12 +73,12 @@ class Kind(Enum):
 
 
 class Nonfinite(Enum):
-    """What must coincide of the NaN and infinities of two outputs.
+    """Which NaN and infinities of two outputs must be equal.
 
     Attributes:
         EQUAL: NaN where NaN is, each infinity where that infinity is.
         FINITE: Finite values where finite values are.
-        FINITE_WHERE_NOT_NAN: The same, but where the reference is NaN anything goes.
+        FINITE_WHERE_NOT_NAN: As FINITE, but any value is accepted where the reference is NaN.
     """
 
     EQUAL = "equal"
@@ -87,7 +86,7 @@ class Nonfinite(Enum):
     FINITE_WHERE_NOT_NAN = "finite where not NaN"
 
     def mismatch(self, reference: np.ndarray, candidate: np.ndarray) -> np.ndarray:
-        """bool[…]: where they do not coincide as they must."""
+        """bool[…]: where a NaN or an infinity is not as required."""
         if self is Nonfinite.EQUAL:
             return nonfinite_mismatch(reference, candidate)
         apart: np.ndarray = np.isfinite(reference) != np.isfinite(candidate)
@@ -102,15 +101,15 @@ class OutputMismatch(msgspec.Struct, frozen=True, kw_only=True):
         reason: One clause.
         index: Where the worst difference is; None when shapes or dtypes differ.
         max_relative_error: The largest difference relative to the output's largest magnitude; None where there is none.
-        kind: In what they differ.
-        share: Of the values, those that are unequal or not finite on one side only.
+        kind: What differs.
+        share: The share of values that are unequal, or non-finite in one model only.
     """
 
     output: str
     reason: str
     index: tuple[int, ...] | None = None
     max_relative_error: float | None = None
-    kind: Kind = Kind.STRUCTURE
+    kind: Difference = Difference.STRUCTURE
     share: float = 0.0
 
     def __str__(self) -> str:
@@ -146,7 +145,7 @@ def compare_outputs(
         names: The outputs' names.
         computed_in: The coarsest float that the model computes in, when coarser than its outputs (``"float16"``).
         tolerances: For each output, in place of its dtype's.
-        nonfinite: What must coincide of NaN and infinities.
+        nonfinite: Which NaN and infinities must be equal.
 
     Returns:
         A mismatch, or max|difference| / max|reference| of the worst output: 0.0 when all are equal.
@@ -191,9 +190,9 @@ def _compare(
     if before.shape != after.shape:
         return OutputMismatch(output=name, reason=f"its shape is {list(after.shape)} instead of {list(before.shape)}")
     if not is_float(before):
-        return _first(before != after, before, after, name, Kind.UNEQUAL) or 0.0
+        return _first(before != after, before, after, name, Difference.UNEQUAL) or 0.0
     a, b = np.asarray(before, np.float64), np.asarray(after, np.float64)
-    odd = _first(nonfinite.mismatch(a, b), a, b, name, Kind.NONFINITE)
+    odd = _first(nonfinite.mismatch(a, b), a, b, name, Difference.NONFINITE)
     if odd is not None:
         return odd
     finite = np.isfinite(a) & np.isfinite(b)
@@ -211,18 +210,22 @@ def _rounding(a: np.ndarray, b: np.ndarray, name: str, tolerance: Tolerance) -> 
     if scale < _NORMAL:  # zero, or denormals: they have no digits to compare
         if largest <= tolerance.of_zero:
             return 0.0
-        return OutputMismatch(output=name, reason=seen, index=index, kind=Kind.ROUNDING)
+        return OutputMismatch(output=name, reason=seen, index=index, kind=Difference.ROUNDING)
     relative, rms = _distance(a, b)
     if relative <= tolerance.of_scale and rms <= tolerance.of_rms:
         return relative
     reason = f"{seen}, {relative:.2g} of the largest magnitude; root mean square error {rms:.2g}"
-    return OutputMismatch(output=name, reason=reason, index=index, max_relative_error=relative, kind=Kind.ROUNDING)
+    return OutputMismatch(
+        output=name, reason=reason, index=index, max_relative_error=relative, kind=Difference.ROUNDING
+    )
 
 
-_WORDS = {Kind.UNEQUAL: "unequal", Kind.NONFINITE: "NaN or infinite on one side only"}
+_WORDS = {Difference.UNEQUAL: "unequal", Difference.NONFINITE: "NaN or infinite on one side only"}
 
 
-def _first(wrong: np.ndarray, before: np.ndarray, after: np.ndarray, name: str, kind: Kind) -> OutputMismatch | None:
+def _first(
+    wrong: np.ndarray, before: np.ndarray, after: np.ndarray, name: str, kind: Difference
+) -> OutputMismatch | None:
     if not np.any(wrong):
         return None
     index = _index(np.argmax(wrong), wrong.shape)

@@ -6,7 +6,8 @@ import numpy as np
 
 from modelopt.core.errors import InputError
 from modelopt.measure.chance import Chance, Guesses
-from modelopt.measure.metric import Outputs, TaskMetric, Unfit, is_float
+from modelopt.measure.metric import Outputs, Unfit, is_float
+from modelopt.measure.task_metric import TaskMetric
 
 
 class TopK(TaskMetric):
@@ -35,7 +36,7 @@ class TopK(TaskMetric):
             self._count(reference, label)
 
     def _count(self, reference: Outputs, label: np.ndarray) -> None:
-        """Keep what says how well guessing would do."""
+        """Count answers and labels, for the score of guessing."""
         scores = find_scores(reference, label)
         if scores is not None:
             rows = scores.reshape(-1, scores.shape[-1])
@@ -49,7 +50,7 @@ class TopK(TaskMetric):
         return self._guesses.chance(found.value, found.low, self.units)
 
     def items(self, outputs: Outputs, label: np.ndarray | None) -> tuple[np.ndarray, bool]:
-        """See `TaskMetric.items`; the rows of one sample hang together where the scores have more than two axes."""
+        """See `TaskMetric.items`; the rows of one sample are one unit where the scores have more than two axes."""
         if label is None:
             raise Unfit(f"{self.name} needs labels", hint="give data with labels, or choose another --metric")
         if label.dtype.kind not in "iu":

@@ -1,4 +1,4 @@
-"""What a run found, as versioned data; the modules of this room render it.
+"""The report of a run as versioned data, and its renderings as tables, Markdown and one sentence.
 
 It measures and decides nothing: every figure is computed elsewhere.
 """
@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from modelopt.core.changes import Skip, TensorError
 from modelopt.measure.evaluate import Accuracy
 from modelopt.measure.latency import BenchResult
 from modelopt.measure.speed import Ratio
@@ -23,8 +24,8 @@ class FileInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         path: As the user wrote it.
-        size_bytes: Of the model and its external data.
-        sha256: Of the model file, in hex; None where it was not read.
+        size_bytes: The size of the model and its external data.
+        sha256: The hash of the model file, in hex; None where it was not read.
     """
 
     path: str
@@ -32,29 +33,12 @@ class FileInfo(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str | None = None
 
 
-class SkipInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """A refusal: see `modelopt.passes.base.Skip`."""
-
-    node: str
-    reason: str
-
-
-class TensorInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """A tensor that was quantized: see `modelopt.passes.base.TensorError`."""
-
-    name: str
-    kind: str
-    low: float
-    high: float
-    sqnr_db: float | None
-
-
 class ModelStats(msgspec.Struct, frozen=True, kw_only=True):
     """The size of a model in memory.
 
     Attributes:
-        nodes: In all scopes, Constant nodes left out.
-        weight_bytes: Of all stored tensors.
+        nodes: The nodes of all scopes, without Constant nodes.
+        weight_bytes: The size of all stored tensors.
     """
 
     nodes: int
@@ -69,10 +53,10 @@ class PassResult(msgspec.Struct, frozen=True, kw_only=True):
         effect: ``exact``, ``approximate`` or ``lossy``.
         contrib: Whether it leaves operators that only onnxruntime has.
         rewrites: How many places it rewrote.
-        skipped: Its refusals.
-        facts: Its own figures.
-        tensors: What it quantized, and how well integers hold it.
-        wall_ns: Nanoseconds in the pass.
+        skipped: The places that it left alone, with the reasons.
+        facts: Figures that the pass reports itself.
+        tensors: The tensors that it quantized, with their errors.
+        wall_ns: The time that it took.
         before: The model before it.
         after: The model after it.
     """
@@ -81,9 +65,9 @@ class PassResult(msgspec.Struct, frozen=True, kw_only=True):
     effect: str
     contrib: bool = False
     rewrites: int
-    skipped: tuple[SkipInfo, ...]
+    skipped: tuple[Skip, ...]
     facts: dict[str, Any]
-    tensors: tuple[TensorInfo, ...] = ()
+    tensors: tuple[TensorError, ...] = ()
     wall_ns: int
     before: ModelStats
     after: ModelStats
@@ -93,18 +77,18 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
     """How the result was checked against the original.
 
     Attributes:
-        real: How many feeds of the user's data were compared: both models ran on them, and there are outputs.
-        constructed: How many feeds that were made for this were compared.
-        source: Where the user's data came from; None without.
-        exact_segments: How many runs of exact passes were compared and agreed.
-        empty: How many feeds give outputs without an element: nothing is compared there.
+        real: How many feeds of the user's data were compared.
+        constructed: How many feeds were compared that the verification made itself.
+        source: Where the user's data came from; None where there was none.
+        exact_segments: How many sequences of exact passes were compared and found equal.
+        empty: How many feeds give outputs without an element, so that nothing could be compared.
         max_relative_error: The largest difference seen after exact passes, relative to the output's scale; None where
             nothing was compared.
         not_executed: Parts of the original, and sizes, that no feed reached.
-        finite_only: Passes after which the answers to NaN or infinities differ, as those passes say they may.
-        unstable: Outputs that the original gives differently from run to run: they were not compared.
-        unproved: Why what exact passes changed was compared with nothing, as one clause; None where it was compared.
-        why: What onnxruntime says where the original does not run.
+        finite_only: Passes that changed outputs for NaN or infinities; they declare that they may.
+        unstable: Outputs that were not compared, because the original gives them differently from run to run.
+        unproved: Why the changes of exact passes could not be compared, as one clause; None where they were compared.
+        why: The message of onnxruntime where the original does not run.
         hint: What would make a comparison possible.
     """
 
@@ -123,7 +107,7 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Latency(msgspec.Struct, frozen=True, kw_only=True):
-    """Latency before and after, measured in turn.
+    """Latency before and after, measured in interleaved rounds.
 
     Attributes:
         before: The input's samples.
@@ -137,7 +121,7 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Outcome(Enum):
-    """What became of something that was tried."""
+    """The result of a trial."""
 
     KEPT = "kept"
     SURPASSED = "surpassed"
@@ -150,7 +134,7 @@ class Outcome(Enum):
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
-    """A way to make the model that was tried.
+    """One candidate of a search: a group of passes that was applied and measured.
 
     Attributes:
         group: Its passes.
@@ -159,9 +143,9 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
         ratio: How many times as fast the model is with it as without; None where it was not measured.
         on_one_thread: `ratio` on one thread; None where that was not measured.
         kept: Whether it is part of the recipe.
-        outcome: What became of it.
+        outcome: The result.
         reason: Why it was kept or left out, as one clause.
-        skipped: The refusals of its last pass.
+        skipped: What its last pass left alone.
     """
 
     group: str
@@ -172,19 +156,19 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     kept: bool
     outcome: Outcome
     reason: str
-    skipped: tuple[SkipInfo, ...] = ()
+    skipped: tuple[Skip, ...] = ()
 
 
 class Offender(msgspec.Struct, frozen=True, kw_only=True):
-    """A node, or a few that were not told apart, that costs accuracy when it is quantized.
+    """A node, or a group of nodes measured together, that costs accuracy when it is quantized.
 
     Attributes:
         nodes: Their names.
-        share: Of the squared error that quantizing everything causes, when only these are quantized; shares of single
-            nodes add up to about 1.
-        gain: The share of the squared error that is gone when only these are in float again; None where that was not
-            measured.
-        cause: What it comes from, where that is known.
+        share: The squared error with only these nodes quantized, as a share of the error with all nodes quantized; the
+            shares of single nodes add up to about 1.
+        gain: The share of the squared error that disappears when only these nodes stay in float; None where that was
+            not measured.
+        cause: The cause of the error, where it is known.
         restored: Whether they stay in float in the result.
     """
 
@@ -196,14 +180,14 @@ class Offender(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GateResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the contract.
+    """One gate: a limit that the result must meet, and what was found.
 
     Attributes:
         gate: ``max-drop``, ``min-speedup``, ``max-size``, ``require-verified``, ``must-gain`` or ``not-slower``.
-        limit: What was asked, as text.
-        found: What was measured, as text.
-        passed: Whether it holds; None where that could not be judged.
-        hint: What the user may do where it does not hold for want of evidence.
+        limit: The limit, as text.
+        found: The measured value, as text.
+        passed: Whether the gate passed; None where there was not enough evidence to decide.
+        hint: What the user may do to get enough evidence.
     """
 
     gate: str
@@ -218,24 +202,24 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         schema: The version of this structure.
-        verdict: What came of it, as one sentence.
+        verdict: The result of the run, as one sentence.
         input: The model read.
         output: The model written (or that would have been, see `written`).
         written: Whether the output has its name: False when a gate failed.
         recipe: The recipe as YAML.
         target: The machine that the result is for.
-        seed: For whatever was random.
+        seed: The seed of all random choices.
         passes: What each pass did, in order.
-        verification: How it was checked, None with ``--no-verify``.
+        verification: How the result was compared with the original; None with ``--no-verify``.
         latency: None where it was not measured.
         not_timed: Why latency was not measured although it was asked for; None where it was.
         accuracy: None where it was not measured.
-        gates: The contract, line by line.
-        notes: What the reader should know of the data; the benchmark's warnings are in `latency`.
-        versions: Of modelopt and onnxruntime.
+        gates: The gates, in order.
+        notes: Notes on the data; the benchmark's warnings are in `latency`.
+        versions: The versions of modelopt and onnxruntime.
         coverage: What the runtime executed for each node of an integer model; None where that was not profiled.
-        trials: What was tried before this recipe was chosen, in order.
-        offenders: The nodes that cost accuracy when they are quantized, worst first, where they were looked for.
+        trials: The candidates that were tried before this recipe was chosen, in order.
+        offenders: The nodes that cost most accuracy when they are quantized, worst first, where they were searched.
     """
 
     schema: str = SCHEMA

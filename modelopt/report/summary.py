@@ -1,8 +1,7 @@
-"""The report as tables: the one that people come for first."""
+"""The report as tables with notes, which the console and Markdown render."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 
 from modelopt.core.changes import Effect
@@ -12,8 +11,8 @@ from modelopt.measure.evaluate import Accuracy
 from modelopt.measure.latency import BenchResult
 from modelopt.measure.metric import NOTHING_COMPARED, Score
 from modelopt.measure.speed import FEWEST, Verdict
-from modelopt.measure.stability import said
-from modelopt.report import Latency, PassResult, Report, Verification
+from modelopt.report import Latency, PassResult, Report
+from modelopt.report.verification_lines import error_bound, verification_lines
 from modelopt.runtime.coverage import Coverage, Kind
 
 _MAX_SKIPS = 40
@@ -91,7 +90,7 @@ def _trials(report: Report) -> Section:
         rows.append(
             (trial.group, str(trial.rewrites), drop, speed, f"{'kept' if trial.kept else 'left out'}: {trial.reason}")
         )
-    return Section("tried", ("passes", "rewrites", "accuracy", "against the best before", "result"), tuple(rows))
+    return Section("tried", ("passes", "rewrites", "accuracy", "against the best so far", "result"), tuple(rows))
 
 
 def _offenders(report: Report) -> Section:
@@ -105,31 +104,31 @@ def _offenders(report: Report) -> Section:
         )
         for each in report.offenders
     ]
-    header = ("node", "error of it alone", "gain in float", "cause", "")
+    header = ("node", "error if only it is quantized", "gain in float", "cause", "")
     return Section("what costs accuracy", header, tuple(rows))
 
 
 def _slowest(coverage: Coverage) -> Section:
-    """The nodes that take the longest, and what computes them; the runtime fuses others into their kernels."""
+    """The nodes that take the longest, with their kernels; nodes that were fused into another's kernel are left out."""
     timed = sorted((cost for cost in coverage.nodes if cost.within is None), key=lambda cost: -cost.median_ns)
     rows = [(cost.node, cost.op_type, cost.kernel, _KINDS[cost.kind], milliseconds(cost.median_ns)) for cost in timed]
-    return Section("what ran", ("node", "operator", "kernel", "in", "time"), *_first(rows, _MAX_SKIPS))
+    return Section("slowest nodes", ("node", "operator", "kernel", "computes in", "time"), *_first(rows, _MAX_SKIPS))
 
 
 def _worst_tensors(report: Report) -> list[Section]:
-    """What integers hold least well."""
+    """The quantized tensors, those with the largest relative error first."""
     tensors = [tensor for result in report.passes for tensor in result.tensors]
     lossy = [(tensor.sqnr_db, tensor) for tensor in tensors if tensor.sqnr_db is not None]
     rows = [
         (tensor.name, tensor.kind, f"[{tensor.low:.4g}, {tensor.high:.4g}]", f"{decibels:.1f} dB")
         for decibels, tensor in sorted(lossy, key=lambda pair: pair[0])
     ]
-    header = ("tensor", "kind", "range", "signal over noise")
+    header = ("tensor", "kind", "range", "signal to noise")
     return [Section("quantized tensors, worst first", header, *_first(rows, _MAX_TENSORS))] if rows else []
 
 
 def _first(rows: Sequence[tuple[str, ...]], most: int) -> tuple[tuple[tuple[str, ...], ...], tuple[str, ...]]:
-    """At most so many rows, and a note of the others."""
+    """At most `most` rows, and a note that counts the others."""
     more = (f"… and {len(rows) - most} more: --json has all of them",) if len(rows) > most else ()
     return tuple(rows[:most]), more
 
@@ -165,11 +164,11 @@ def _outcome(report: Report) -> Section:
         rows.extend(accuracy_rows(report.accuracy))
     elif report.verification is not None and report.verification.max_relative_error is not None:
         error = report.verification.max_relative_error
-        found = "the same" if error == 0 else f"within {_bound(error)} of their scale"
+        found = "the same" if error == 0 else f"within {error_bound(error)} of their scale"
         feeds = report.verification.real + report.verification.constructed
         rows.append((f"outputs (n={feeds})", "", found, ""))
     timed = [] if report.latency is None else [f"Latency {covered((report.latency.before, report.latency.after))}."]
-    notes = (*timed, *_verification(report), *_warnings(report), _end(report))
+    notes = (*timed, *verification_lines(report), *_warnings(report), _end(report))
     return Section("", ("", "before", "after", "change"), tuple(rows), notes)
 
 
@@ -186,7 +185,7 @@ def _latency_row(latency: Latency) -> tuple[str, str, str, str]:
 
 
 def covered(results: Sequence[BenchResult]) -> str:
-    """What the intervals of latencies timed together cover, in words."""
+    """How latencies were timed together, and what their intervals cover."""
     count = len(results[0].samples_ns)
     timed = f"timed in {counted(count, 'fresh process')} of each model"
     if len(results) == 1:
@@ -211,7 +210,7 @@ def accuracy_rows(accuracy: Accuracy) -> Iterator[tuple[str, str, str, str]]:
 
 
 def output_sections(accuracy: Accuracy) -> list[Section]:
-    """A table of each output beside the original's: what it stands for, and by how much it differs."""
+    """A table of the outputs: what each stands for, and by how much it differs from the original's."""
     rows = []
     for each in accuracy.outputs:
         shown = each.scores if each.bound is None or each.error is None else (*each.scores, each.error)
@@ -220,8 +219,8 @@ def output_sections(accuracy: Accuracy) -> list[Section]:
             most = f"{each.bound:.0%} at most" if found is each.error and each.bound is not None else ""
             bounds = "" if found.low is None or found.high is None else f"{found.low:.4g} to {found.high:.4g}"
             rows.append((*first, f"{found.name} (n={found.n:,})", score(found), bounds or most))
-    header = ("output", "taken for", "because", "metric", "value", "95 % interval")
-    return [Section("outputs beside the original's", header, *_first(rows, _MAX_OUTPUTS))] if rows else []
+    header = ("output", "kind", "evidence", "metric", "value", "95 % interval")
+    return [Section("outputs compared with the original's", header, *_first(rows, _MAX_OUTPUTS))] if rows else []
 
 
 def score(found: Score) -> str:
@@ -235,53 +234,6 @@ def score(found: Score) -> str:
 def interval(low: float | None, high: float | None) -> str:
     """An interval in brackets, empty where there is none."""
     return "" if low is None or high is None else f" ({low:+.4f} to {high:+.4f})"
-
-
-def _verification(report: Report) -> Iterator[str]:
-    verification = report.verification
-    if verification is None:
-        yield "Not verified (--no-verify): nothing was compared with the original."
-        return
-    if verification.unproved is not None and verification.unproved != NOTHING_COMPARED:
-        note = f" ({verification.why})" if verification.why else ""
-        yield f"NOT VERIFIED: {verification.unproved}{note}."
-        if verification.hint:
-            yield f"hint: {verification.hint}"
-        return
-    if verification.unstable and report.accuracy is None:  # else the accuracy says it
-        yield f"note: {said(verification.unstable, range(len(verification.unstable)))}"
-    if not verification.exact_segments:
-        return
-    error = verification.max_relative_error
-    empty = counted(verification.empty, "feed")
-    if error is None:
-        yield f"NOT VERIFIED: no output element was compared. The original's outputs are empty on {empty}."
-        return
-    found = f"within {_bound(error)} of each output's scale" if error else "bit for bit"
-    yield f"Verified the exact passes on {_feeds(verification)}: equal {found}."
-    missed = list(verification.not_executed)
-    missed += [f"anything on {empty} whose outputs are empty"] if verification.empty else []
-    if missed:
-        yield f"Not executed or compared: {'; '.join(missed)}."
-    if verification.finite_only:
-        names = ", ".join(verification.finite_only)
-        yield f"For NaN and infinities the answers differ, as these passes say they may: {names}."
-
-
-def _feeds(verification: Verification) -> str:
-    """What both models ran on, in words."""
-    real = f"real ({verification.source})"
-    if not verification.constructed:
-        return counted(verification.real, f"{real} feed")
-    constructed = counted(verification.constructed, "constructed feed")
-    return f"{verification.real} {real} and {constructed}" if verification.real else constructed
-
-
-def _bound(error: float) -> str:
-    """The next power of ten, or half of it, that is not below the error."""
-    exponent = math.floor(math.log10(error))
-    steps = (step * 10.0**exponent for step in (1, 2, 5, 10))
-    return f"{next(step for step in steps if step >= error * (1 - 1e-9)):.0e}".replace("e-0", "e-")
 
 
 def _warnings(report: Report) -> Iterator[str]:

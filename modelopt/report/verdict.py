@@ -1,4 +1,4 @@
-"""What a run came to, as the one sentence that its report begins with."""
+"""The verdict on a run: the one sentence that its report begins with."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _QUANTIZED = {
     "convert-float": "float32",
 }
 ALL = "all passes"
-"""What the trial of a whole recipe is called."""
+"""The name of the trial of a whole recipe."""
 
 _NOT_DONE = {"prune-magnitude": "Not pruned", "convert-half": "Not converted", "convert-float": "Not converted"}
 LARGER = "the result would be larger than the input"
-"""How a refusal begins that concerns a result, not a place in the model."""
+"""The beginning of the reason why a whole result was refused; other reasons concern one place in the model."""
 
 _FAILINGS = {
     Outcome.SLOWER: "slower",
@@ -35,10 +35,7 @@ _FAILINGS = {
 
 
 def of(report: Report) -> str:
-    """The verdict on a run: whether it was written, what the model is now, and what was measured of it.
-
-    It says what is in the file, and of accuracy and speed only what was measured.
-    """
+    """The verdict: whether the result was written, what changed in the model, and the size and speed as measured."""
     made = _made(report)
     if report.verification is not None and report.verification.unproved is not None:
         made = f"{made} NOT VERIFIED: {report.verification.unproved}."
@@ -125,14 +122,14 @@ def _asked(report: Report) -> str | None:
 
 
 def _finds_nothing(report: Report, asked: str) -> bool:
-    """Whether a conversion was not tried: what it asked for is not there."""
+    """Whether the model holds nothing that the conversion would change."""
     if asked not in {"convert-half", "convert-float"} or _larger(report, asked) is not None:
         return False
     return all(trial.outcome is Outcome.NOTHING_TO_DO for trial in report.trials)
 
 
 def _larger(report: Report, asked: str) -> str | None:
-    """Why a result was left, which was made: see `outcome.why_none`."""
+    """Why a result that was made was refused as larger than the input: see `outcome.why_none`."""
     skipped = (skip.reason for result in report.passes if _name(result) == asked for skip in result.skipped)
     return next((reason for reason in skipped if reason.startswith(LARGER)), None)
 

@@ -12,11 +12,12 @@ from modelopt.core.errors import InputError, Refused
 from modelopt.core.progress import Progress
 from modelopt.data import Dataset
 from modelopt.engine.findings import Findings
-from modelopt.measure.evaluate import Reference, score
+from modelopt.measure.evaluate import score
 from modelopt.measure.fidelity import Sqnr
 from modelopt.measure.heads import Head
 from modelopt.measure.metric import is_blank
 from modelopt.measure.outputs import relative_error
+from modelopt.measure.reference import Reference
 from modelopt.measure.registry import parse_all
 from modelopt.measure.stability import blanked
 from modelopt.measure.structure import value_positions, values_beside

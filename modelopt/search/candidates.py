@@ -12,12 +12,13 @@ import msgspec
 import onnx_ir as ir
 
 from modelopt import graph, io
+from modelopt.core.changes import Skip
 from modelopt.core.errors import Refused, WorkerDied
 from modelopt.data import Dataset
 from modelopt.engine import datasets, loop, measurements, opening, settings
 from modelopt.measure.speed import FEWEST
 from modelopt.recipe.recipe import Recipe, Step
-from modelopt.report import Latency, Offender, SkipInfo, Trial
+from modelopt.report import Latency, Offender, Trial
 from modelopt.runtime import placement
 from modelopt.runtime.coverage import Coverage
 from modelopt.runtime.session import SessionSpec
@@ -52,7 +53,7 @@ class Candidate:
     steps: tuple[Step, ...]
     rewrites: int
     size_bytes: int
-    skipped: tuple[SkipInfo, ...] = ()
+    skipped: tuple[Skip, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Which branches of If and which bodies of Loop and Scan some feeds execute: what did not run was not compared."""
+"""Which branches of If and bodies of Loop and Scan the feeds execute: a body that did not run was not compared."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _ROLES = {"then_branch": "then-branch", "else_branch": "else-branch"}
 
 
 def has_regions(model: ir.Model) -> bool:
-    """Whether some node of the model may be left out by a run."""
+    """Whether the model has a body of If, Loop or Scan, which a run may leave out."""
     return any(True for node in graph.all_nodes(model) for _ in graph.bodies(node))
 
 
 class Regions:
-    """The bodies of a model, each with a node of its own that shows in a profile when the body runs.
+    """The bodies of a model, each with an added node that appears in a profile when the body runs.
 
     Args:
-        model: The model; it is changed: it is of no other use afterwards.
+        model: The model; the added nodes stay in it.
         path: Where to write it.
         worker: Runs it.
     """
@@ -62,7 +62,7 @@ class Regions:
 
 
 def _mark(model: ir.Model) -> dict[str, str]:
-    """Put an Identity before the first tensor that each body returns; returns what bodies are called, by its name."""
+    """Add an Identity to each body before its first tensor output; gives the bodies in words, by that node's name."""
     names: dict[str, str] = {}
     for node in list(graph.all_nodes(model)):
         for key, attribute in node.attributes.items():

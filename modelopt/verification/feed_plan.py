@@ -4,26 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from modelopt.verification.feeds import Maker, Shape, Values
+from modelopt.verification.feed_maker import Maker
+from modelopt.verification.feeds import Shape, Values
 
 BATCHES = (1, 2, 3)
 """Batch sizes of constructed feeds, where the batch is free."""
 
 MANY = 17
-"""A batch of many samples, for models that run quickly: where no other axis is free it may be a sequence."""
+"""A batch of many samples, for models that run quickly: the first axis may be a sequence where no other is free."""
 
 _LONG = 7
 _CHEAP_VALUES = 2**16
 
 HEAVY_BYTES = 32 * 2**20
-"""Above this size of weights several kinds of values share a feed, each in a row of its batch: runs take long there."""
+"""Above this size of weights runs take long: several kinds of values then share a feed, each in a row of its batch."""
 
 
 def plan(maker: Maker, base: Shape, *, heavy: bool) -> Iterator[tuple[Sequence[Shape], tuple[Values, ...]]]:
-    """What to feed beside an ordinary feed of the sizes in `base`: shapes to try until one runs, and the values.
+    """The feeds after an ordinary one of sizes `base`: for each the shapes to try until one runs, and its values.
 
     Args:
-        maker: Makes them.
+        maker: Makes the feeds.
         base: Sizes that the model runs on.
         heavy: The model is large: several kinds of values share a feed where the batch is free.
     """
@@ -60,7 +61,7 @@ def _sized(shapes: Sequence[Shape], batch: int) -> tuple[Shape, ...]:
 
 
 def _longer(base: Shape) -> tuple[Shape, ...]:
-    """Lengths above the one that runs; strides and patches may ask for a multiple."""
+    """Lengths above the one that runs, multiples among them, which strides and patches may need."""
     n = base.length
     return tuple(Shape(base.batch, length) for length in (n + 13, n + 16, 2 * n, n))
 

@@ -1,43 +1,27 @@
-"""Feeds that are made to reach the graph: several sizes, scales and signs, and the numbers that the graph asks about.
+"""What a feed of the verification is, and what counts as rounding on it.
 
-A pass that is wrong only for a third sample, beyond a bound, at a row of a table or for NaN is right on random numbers
-of one size. Each kind of feed here is an answer to one such way to be wrong.
+A wrong rewrite may give right outputs for random numbers of one size. It may be wrong only for the third sample of a
+batch, beyond a bound, at one row of a table, or for NaN. Each kind of values here finds one such mistake.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
 
 import numpy as np
 
-from modelopt.core.signature import FIRST, Signature, TensorSpec, is_free, symbol_of, symbols_of
-from modelopt.data.dtypes import holds_floats, numpy_dtype
-from modelopt.data.synthetic import NUMERALS, Words, draw_words, shapes_of
+from modelopt.core.errors import Refused
 from modelopt.measure.tolerance import Nonfinite
-from modelopt.verification.fitting import Fit, Integers, free_names, is_few
-from modelopt.verification.input_uses import InputUse
-
-LARGE = 1000.0
-"""The magnitude of large floats: far beyond any bound that models clip at, and far from overflow."""
+from modelopt.runtime.worker_session import Session
 
 UNUSUAL_SLACK = 10.0
 """See `Feed.slack`."""
 
-UNKNOWN_WORD = "no such word, \u00e9\u6f22 \U0001f600"
-"""A string that no table holds."""
-
-SCALE_UP, SCALE_DOWN = 10.0, 0.1
-
-_NEAR = (-1.0, -1 / 64, 0.0, 1 / 64, 1.0)
-_EIGHT_BITS = 8
-
 
 class Values(Enum):
-    """What a feed, or one row of it, is made of."""
+    """The kind of values in a feed, or in one row of it."""
 
     ORDINARY = "standard normal"
     SCALED_UP = "standard normal times 10"
@@ -50,7 +34,7 @@ class Values(Enum):
 
 
 EXTREME = frozenset({Values.LARGE, Values.NAN, Values.INFINITE})
-"""Values on which the runtime's own kernels may answer differently."""
+"""Values for which the runtime's own kernels may give different outputs."""
 
 NONFINITE = frozenset({Values.NAN, Values.INFINITE})
 
@@ -61,8 +45,8 @@ class Feed:
 
     Attributes:
         arrays: By input.
-        values: What it is made of, row by row or once for all; empty for the user's own data.
-        sizes: Sizes of the free dimensions that it has, by name (``""``: the batch).
+        values: The kinds of its values, one for each row or one for all; empty for the user's data.
+        sizes: Its sizes of the free dimensions, by name (``""``: the batch).
     """
 
     arrays: dict[str, np.ndarray]
@@ -92,18 +76,18 @@ class Feed:
 
     @property
     def slack(self) -> float:
-        """How many times the usual rounding counts as rounding: at unusual scales kernels lose digits.
+        """The factor of the tolerance on this feed: at unusual scales kernels lose digits.
 
-        What is wrong only there is wrong by much more.
+        A mistake that only such a feed shows is larger by much more than this factor.
         """
         return 1.0 if self.is_real or set(self.values) == {Values.ORDINARY} else UNUSUAL_SLACK
 
     @property
     def nonfinite(self) -> Nonfinite:
-        """What must coincide of the NaN and infinities in the outputs.
+        """Which NaN and infinities in the outputs must be equal.
 
-        What NaN reaches is NaN in any order of operations. Infinities that meet, and sums that overflow, give NaN in
-        one order and not in another: what the original answers with NaN is open then.
+        NaN in an input gives NaN in any order of operations. The difference of two infinities, and sums that overflow,
+        give NaN in one order of operations and not in another: where the original gives NaN any value is accepted then.
         """
         if not {Values.INFINITE, Values.LARGE}.isdisjoint(self.values):
             return Nonfinite.FINITE_WHERE_NOT_NAN
@@ -115,9 +99,9 @@ class Shape:
     """Sizes of free dimensions.
 
     Attributes:
-        batch: Of the batch.
-        length: Of all others.
-        lengths: Of single ones, by name.
+        batch: The size of the batch.
+        length: The size of all others.
+        lengths: Sizes of single dimensions, by name, in place of `length`.
     """
 
     batch: int
@@ -125,238 +109,22 @@ class Shape:
     lengths: Mapping[str, int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Maker:
-    """Makes feeds for the inputs of a model.
+@dataclass
+class Answers:
+    """The feeds that the original runs on, in the order in which they were tried, and its outputs."""
 
-    Attributes:
-        signature: The model's.
-        uses: What the graph does with its inputs.
-        seed: Each feed depends on the seed, on its number and on what it is to be, on nothing else.
-        fit: What all feeds have in common.
-    """
+    session: Session
+    feeds: list[Feed] = field(default_factory=list)
+    outputs: list[list[np.ndarray]] = field(default_factory=list)
+    why_not: str | None = None
 
-    signature: Signature
-    uses: Mapping[str, InputUse]
-    seed: int
-    fit: Fit = field(default_factory=Fit)
-
-    @property
-    def has_floats(self) -> bool:
-        """Whether scales and signs mean something."""
-        return any(holds_floats(spec) for spec in self.signature.inputs)
-
-    @property
-    def has_integers(self) -> bool:
-        """Whether some input holds integers, or floats that stand for them."""
-        return any(not holds_floats(spec) or self._use(spec).is_bounded for spec in self.signature.inputs)
-
-    @property
-    def has_constants(self) -> bool:
-        """Whether the graph asks an input for a number."""
-        return any(self._use(spec).constants for spec in self.signature.inputs)
-
-    def constants(self) -> tuple[float, ...]:
-        """The numbers that the graph asks inputs of floats for, and a step to each side of them."""
-        asked = [
-            constant for spec in self.signature.inputs if holds_floats(spec) for constant in self._use(spec).constants
-        ]
-        return tuple(dict.fromkeys(constant + step for constant in asked for step in (1.0, -1.0, 0.0)))
-
-    @property
-    def has_free_batch(self) -> bool:
-        """Whether some input's first axis is free."""
-        return any(spec.shape and is_free(spec.shape[0]) for spec in self.signature.inputs)
-
-    def free_lengths(self) -> tuple[str, ...]:
-        """Names of the free dimensions that are not the batch and follow from nothing else; unnamed ones as ``?``."""
-        batch = symbols_of(self.signature.inputs, FIRST)
-        dims = [dim for spec in self.signature.inputs for dim in (spec.shape or ())[1:] if is_free(dim)]
-        names = dict.fromkeys(symbol or "?" for symbol in map(symbol_of, dims) if symbol not in batch)
-        return tuple(name for name in names if not self.fit.is_tied(name))
-
-    def count_values(self, shape: Shape) -> int:
-        """How many values a feed of these sizes has."""
-        return sum(math.prod(each) for each in self.shapes(shape, shape.batch))
-
-    def ranges(self, shape: Shape) -> dict[str, tuple[int, int]]:
-        """Between which integers each input lies, both ends included, by its name; without those that are anything."""
-        found = {}
-        for spec in self.signature.inputs:
-            use = self._use(spec)
-            lone = self._lone(spec, shape)
-            if lone is not None and lone == round(lone):
-                found[spec.name] = (round(lone), round(lone))
-            elif use.is_bounded and self.fit.integers is not Integers.PLAIN:
-                found[spec.name] = use.integers()
-            elif self.fit.integers is Integers.ONES and not holds_floats(spec):
-                found[spec.name] = (1, 1)
-        return found
-
-    def make(self, number: int, shape: Shape, values: Sequence[Values]) -> Feed:
-        """A feed.
-
-        Args:
-            number: Which one: it seeds the draw, and picks the value of a lone integer.
-            shape: Its sizes.
-            values: One entry for each row of the batch, or one for all.
-
-        Raises:
-            InputError: An input has an unknown rank, or it would be larger than memory should hold.
-            Refused: An input is a string, or no tensor.
-        """
-        sizes = [self.shapes(shape, batch) for batch in (1, 2)]
-        whole = self.shapes(shape, shape.batch)
-        arrays = {}
-        for position, spec in enumerate(self.signature.inputs):
-            rng = np.random.default_rng([self.seed, number, position])
-            axis = _different(sizes[0][position], sizes[1][position])
-            kinds = list(values) if axis is not None and len(values) == shape.batch else [values[0]]
-            part = sizes[0][position] if len(kinds) > 1 else whole[position]
-            lone = self._lone(spec, shape)
-            rows = [
-                self._draw(rng, spec, part, kind, number) if lone is None else np.full(part, lone, numpy_dtype(spec))
-                for kind in kinds
-            ]
-            arrays[spec.name] = rows[0] if axis is None or len(rows) == 1 else np.concatenate(rows, axis=axis)
-        found = {"": shape.batch} if self.has_free_batch else {}
-        return Feed(
-            arrays, tuple(values), found | {name: shape.lengths.get(name, shape.length) for name in self.free_lengths()}
-        )
-
-    def shapes(self, shape: Shape, batch: int) -> tuple[tuple[int, ...], ...]:
-        """The shape of each input.
-
-        Raises:
-            InputError, Refused: As `make`.
-        """
-        sizes = self.fit.sizes(free_names(self.signature.inputs), shape, batch)
-        return shapes_of(self.signature.inputs, free_dims=sizes, batch=batch, free_dim=shape.length)
-
-    def _lone(self, spec: TensorSpec, shape: Shape) -> float | None:
-        """The one number that an input of few numbers holds because of the `fit`; None where it is drawn."""
-        is_one = spec.shape is not None and all(dim == 1 for dim in spec.shape)
-        if not is_few(spec) or (holds_floats(spec) and not is_one):
-            return None
-        asked = self._use(spec).constants
-        if asked and self.fit.turn is not None:
-            return asked[self.fit.turn % len(asked)]
-        if holds_floats(spec):
-            return None
-        return {Integers.LENGTHS: float(shape.length), Integers.ONES: 1.0}.get(self.fit.integers)
-
-    def _words(self, spec: TensorSpec) -> Words:
-        return NUMERALS if self.fit.integers is Integers.PLAIN else self._use(spec).words
-
-    def words(self) -> dict[str, Words]:
-        """What inputs of strings are drawn from, by name."""
-        return {spec.name: self._words(spec) for spec in self.signature.inputs if spec.dtype == "string"}
-
-    def _use(self, spec: TensorSpec) -> InputUse:
-        return self.uses.get(spec.name, InputUse())
-
-    def _draw(
-        self, rng: np.random.Generator, spec: TensorSpec, shape: tuple[int, ...], kind: Values, number: int
-    ) -> np.ndarray:
-        dtype = numpy_dtype(spec)
-        use = self._use(spec)
-        if spec.dtype == "string":
-            drawn = _strings(rng, shape, self._words(spec), kind)
-        elif not holds_floats(spec):
-            drawn = (
-                _booleans(rng, shape, kind)
-                if dtype.kind == "b"
-                else self._integers(rng, dtype, shape, use, kind, number)
-            )
-        elif use.is_bounded and self.fit.integers is not Integers.PLAIN:
-            drawn = _indices(rng, shape, use.integers(), use.constants, kind, number)
-        else:
-            drawn = _floats(rng, shape, use, kind)
-        return np.array(drawn, dtype=dtype, order="C")
-
-    def _integers(
-        self,
-        rng: np.random.Generator,
-        dtype: np.dtype[Any],
-        shape: tuple[int, ...],
-        use: InputUse,
-        kind: Values,
-        number: int,
-    ) -> np.ndarray:
-        if self.fit.integers is Integers.PLAIN:
-            return np.asarray(rng.integers(0, 2, shape))
-        if self.fit.integers is Integers.ONES:
-            return np.ones(shape)
-        low, high = use.integers()
-        info = np.iinfo(dtype) if dtype.kind in "iu" else None
-        if info is not None and info.bits == _EIGHT_BITS and not use.is_bounded and not use.is_flag:
-            low, high = int(info.min), int(info.max)
-        if info is not None:
-            low, high = max(low, int(info.min)), min(high, int(info.max))
-        return _indices(rng, shape, (low, max(low, high)), use.constants, kind, number)
-
-
-def _strings(rng: np.random.Generator, shape: tuple[int, ...], words: Words, kind: Values) -> np.ndarray:
-    """Words that the graph knows; also none at all, and such that it cannot know."""
-    if kind in {Values.ZEROS, Values.LARGE}:
-        return np.full(shape, UNKNOWN_WORD if kind is Values.LARGE else "", object)
-    return draw_words(rng, shape, words)
-
-
-def _different(one: tuple[int, ...], two: tuple[int, ...]) -> int | None:
-    """The axis that holds the batch: the one whose size follows it."""
-    return next((axis for axis, (a, b) in enumerate(zip(one, two, strict=True)) if a != b), None)
-
-
-def _booleans(rng: np.random.Generator, shape: tuple[int, ...], kind: Values) -> np.ndarray:
-    if kind in {Values.ZEROS, Values.LARGE}:
-        return np.full(shape, kind is Values.LARGE)
-    return np.asarray(rng.integers(0, 2, shape), bool)
-
-
-def _indices(
-    rng: np.random.Generator,
-    shape: tuple[int, ...],
-    ends: tuple[int, int],
-    constants: tuple[float, ...],
-    kind: Values,
-    number: int,
-) -> np.ndarray:
-    """Integers over the whole range, more of them around the constants; a lone one takes its values in turn."""
-    low, high = ends
-    if kind is Values.ZEROS:
-        return np.full(shape, min(max(0, low), high))
-    if kind is Values.LARGE:
-        return np.full(shape, high)
-    # Equality is asked for the number itself: it comes first.
-    asked = [near for step in (0, 1, -1) for near in (round(constant) + step for constant in constants)]
-    asked = list(dict.fromkeys(value for value in asked if low <= value <= high))
-    if math.prod(shape) == 1:
-        turns = asked or list(dict.fromkeys((min(low + 2, high), high, min(low + 1, high), low)))
-        return np.full(shape, turns[number % len(turns)])
-    count = math.prod(shape)
-    if high - low < count:  # each of them, in an order of its own
-        drawn = rng.permutation(np.arange(count) % (high - low + 1) + low).reshape(shape)
-        return np.asarray(drawn)
-    drawn = np.asarray(rng.integers(low, high, shape, endpoint=True))
-    return np.where(rng.random(shape) < 0.5, rng.choice(asked, shape), drawn) if asked else drawn
-
-
-def _floats(rng: np.random.Generator, shape: tuple[int, ...], use: InputUse, kind: Values) -> np.ndarray:
-    drawn = np.asarray(rng.standard_normal(shape))
-    if kind is Values.SCALED_UP:
-        return drawn * SCALE_UP
-    if kind is Values.SCALED_DOWN:
-        return drawn * SCALE_DOWN
-    if kind is Values.ZEROS:
-        return np.zeros(shape)
-    if kind is Values.LARGE:
-        return np.sign(drawn) * LARGE * rng.uniform(0.5, 1.0, shape)
-    if kind is Values.NEAR_CONSTANTS and use.constants:
-        near = rng.choice(np.array(use.constants), shape) + rng.choice(np.array(_NEAR), shape)
-        return np.where(rng.random(shape) < 0.75, near, drawn)
-    if kind in NONFINITE and drawn.size:
-        flat = drawn.reshape(-1)
-        odd = (np.nan,) if kind is Values.NAN else (np.inf, -np.inf)
-        flat[rng.permutation(flat.size)[: len(odd)]] = odd[: flat.size]
-    return drawn
+    def take(self, feed: Feed) -> bool:
+        """Run the original; a feed that it does not run on is left out."""
+        try:
+            outputs = self.session.run(feed.arrays)
+        except Refused as refusal:
+            self.why_not = self.why_not or refusal.note
+            return False
+        self.feeds.append(feed)
+        self.outputs.append(outputs)
+        return True

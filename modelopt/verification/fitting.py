@@ -1,7 +1,7 @@
-"""What feeds must have in common for a model to run: sizes that belong together, and numbers that say what the rest is.
+"""How the inputs of a model depend on each other: sizes that must be equal, and numbers that describe other inputs.
 
-Free dimensions are rarely free of each other: a state has the batch on its second axis, a mask is as long as past and
-new tokens together, a sampling rate decides how long a window must be. Each way to tie them is one `Fit`.
+Free dimensions are rarely independent. A state has the batch on its second axis, a mask is as long as past and new
+tokens together, a sampling rate decides how long a window must be. Each way to relate them is one `Fit`.
 """
 
 from __future__ import annotations
@@ -11,30 +11,27 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
 from modelopt.core.signature import FIRST, LATER, Dim, Signature, TensorSpec, is_free, name_in, symbol_of, symbols_of
 from modelopt.data.dtypes import holds_floats
 from modelopt.data.synthetic import lengths_to_try, long_lengths
+from modelopt.verification.feeds import Shape
 from modelopt.verification.input_sizes import lengths_in, sizes_of
 from modelopt.verification.input_uses import InputUse, uses_of
 
-if TYPE_CHECKING:
-    from modelopt.verification.feeds import Shape
-
 MAX_TIES = 8
-"""How many ways to tie free dimensions are tried."""
+"""How many ways to relate free dimensions are tried."""
 
 MAX_ATTEMPTS = 1000
 """How many ways to feed a model are tried; one that fails takes a millisecond or two."""
 
 LIKELY_ATTEMPTS = 24
-"""How many are tried however long they take, and before the sizes of the user's data, which may be large."""
+"""How many are tried whatever the time, before the sizes of the user's data, which may be large."""
 
 MAX_TURNS = 6
-"""How many of the numbers that the graph compares a lone input with are tried."""
+"""How many of the numbers that the graph compares a single number with are tried."""
 
 _TERM = re.compile(r"(?:(\d+)\s*\*\s*)?([A-Za-z_][\w.]*)(?:\s*\*\s*(\d+))?")
 
@@ -50,10 +47,10 @@ class Integers(Enum):
 
 @dataclass(frozen=True)
 class Needs:
-    """What a graph asks of its inputs.
+    """What a graph requires of its inputs.
 
     Attributes:
-        uses: What it does with each: see `input_uses`.
+        uses: How it uses each of them: see `input_uses`.
         sizes: Sizes that its weights fix, by input and axis: see `input_sizes`.
         lengths: Lengths that it mentions.
     """
@@ -63,26 +60,26 @@ class Needs:
     lengths: tuple[int, ...] = ()
 
     def bounds(self, spec: TensorSpec) -> bool:
-        """Whether the graph lets an input be some integers only, or asks it for one number."""
+        """Whether the graph permits only some integers in an input, or compares a single number with constants."""
         use = self.uses.get(spec.name, InputUse())
         return use.is_bounded or (is_few(spec) and bool(use.constants))
 
     @staticmethod
     def of(model: ir.Model) -> Needs:
-        """Read them from the graph."""
+        """The needs of this graph."""
         return Needs(uses_of(model), sizes_of(model), lengths_in(model))
 
 
 @dataclass(frozen=True)
 class Fit:
-    """What feeds have in common.
+    """How the inputs of all feeds depend on each other.
 
     Attributes:
         of_batch: Free dimensions, not on a first axis, that have the batch's size.
         fixed: Sizes of free dimensions that cannot have another.
         sums: Free dimensions that are the sum of others and of a number.
         integers: How integers are drawn.
-        turn: Which of the numbers that the graph compares a lone input with it takes; None takes all of them in turn.
+        turn: Which of the numbers that the graph compares a single number with is used; None uses all of them in turn.
     """
 
     of_batch: frozenset[str] = frozenset()
@@ -112,7 +109,7 @@ class Attempt:
 
     Attributes:
         length: The size of free dimensions that are not the batch.
-        fit: What ties the inputs together.
+        fit: How the inputs depend on each other.
     """
 
     length: int
@@ -146,7 +143,7 @@ def attempts(
 
 
 def with_names(signature: Signature) -> Signature:
-    """The signature with a name of its own for each free dimension without one, but for those of first axes."""
+    """The signature with a unique name for each free dimension without one, except on first axes."""
     inputs = tuple(
         spec
         if spec.shape is None
@@ -163,7 +160,7 @@ def _named(spec: TensorSpec, axis: int, dim: Dim) -> Dim:
 
 
 def free_names(inputs: Sequence[TensorSpec]) -> tuple[str, ...]:
-    """Free dimensions with a name that stand on no first axis."""
+    """Names of free dimensions that are on no first axis."""
     batch = symbols_of(inputs, FIRST)
     return tuple(name for name in symbols_of(inputs, LATER) if name not in batch)
 
@@ -174,7 +171,7 @@ def is_few(spec: TensorSpec) -> bool:
 
 
 def fits(signature: Signature, needs: Needs, sizes: Mapping[str, int]) -> Iterator[Fit]:
-    """Ways to feed a model, the likeliest first: those that differ from the usual in fewer things.
+    """Ways to feed a model, the likeliest first: those that differ from the usual way in fewest choices.
 
     Args:
         signature: The model's, with names: see `with_names`.
@@ -202,7 +199,7 @@ def _integers(signature: Signature, needs: Needs) -> list[Integers]:
 
 
 def _ties(signature: Signature, needs: Needs, sizes: Mapping[str, int]) -> list[Fit]:
-    """Ways to tie free dimensions; the first ties only what weights and names say."""
+    """Ways to relate free dimensions; the first uses only what weights and names determine."""
     inputs = signature.inputs
     names = free_names(inputs)
     named = {(spec.name, axis): dim for spec in inputs for axis, dim in enumerate(spec.shape or ())}
@@ -223,7 +220,7 @@ def _ties(signature: Signature, needs: Needs, sizes: Mapping[str, int]) -> list[
 
 
 def _batches(inputs: Sequence[TensorSpec], free: Sequence[str]) -> Iterator[set[str]]:
-    """Sets of dimensions that may be the batch: all of the inputs that have none on their first axis, then fewer."""
+    """Sets of dimensions that may be the batch, for inputs whose first axis is fixed: the larger sets come first."""
     known = set(free)
     later = [
         [dim for dim in spec.shape[1:] if isinstance(dim, str) and dim in known]

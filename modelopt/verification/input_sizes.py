@@ -1,6 +1,6 @@
-"""Which sizes a graph asks of its inputs: those that its weights fix, and lengths that it mentions.
+"""Which sizes a graph requires of its inputs: those that its weights fix, and lengths that constants in it hold.
 
-An export with all dimensions free still runs only where the channels are those of its first weight.
+A model may declare all dimensions free and still run only with the number of channels of its first weight.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from modelopt import graph
 from modelopt.core.signature import is_free
 
 MAX_LENGTHS = 10
-"""How many of the lengths that the graph mentions are worth a try."""
+"""How many of the lengths that constants of the graph hold are tried."""
 
 _MAX_STEPS = 200
 _LENGTHS = range(2, 100_001)
@@ -35,7 +35,7 @@ _FIRST_STATE = 5
 
 @dataclass(frozen=True)
 class _Place:
-    """A value whose axes are those of an input: `axes` names for each the input's axis, None for one of its own."""
+    """A value with axes of an input: `axes` gives for each of its axes that of the input, or None for a new one."""
 
     value: ir.Value
     axes: tuple[int | None, ...]
@@ -55,7 +55,7 @@ def sizes_of(model: ir.Model) -> dict[tuple[str, int], int]:
 
 
 def _asked(value: ir.Value) -> Iterator[tuple[int, int]]:
-    """Axes of an input and the sizes that nodes behind it ask of them."""
+    """Axes of an input and the sizes that nodes after it require there."""
     waiting = deque([_Place(value, tuple(range(len(value.shape or ()))))])
     seen = {id(value)}
     for _ in range(_MAX_STEPS):
@@ -95,7 +95,7 @@ def _by_node(node: ir.Node, index: int, rank: int) -> Iterator[tuple[int, int]]:
 
 
 def _by_weight(node: ir.Node, index: int, weight: tuple[int, ...]) -> Iterator[tuple[int, int]]:
-    """The same for nodes whose second input is a weight of this shape."""
+    """As `_by_node`, for nodes whose second input is a weight of this shape."""
     op = node.op_type
     if op in _RECURRENT:
         hidden = _shape(node.inputs[2]) if len(node.inputs) > 2 else None
@@ -116,7 +116,7 @@ def _by_weight(node: ir.Node, index: int, weight: tuple[int, ...]) -> Iterator[t
 
 
 def _axes_after(node: ir.Node, index: int, axes: tuple[int | None, ...]) -> tuple[int | None, ...] | None:
-    """What the axes of the node's output are; None where that is not followed."""
+    """The axes of the node's output; None where the operator is not followed."""
     op = node.op_type
     if op == "Transpose":
         perm = graph.attribute_ints(node, "perm") or tuple(reversed(range(len(axes))))
@@ -159,7 +159,7 @@ def _shape(value: ir.Value | None) -> tuple[int, ...] | None:
 
 
 def lengths_in(model: ir.Model) -> tuple[int, ...]:
-    """Sizes that the graph mentions, the most frequent first: what it reshapes to, cuts at, adds tables of."""
+    """Sizes in constants of the graph, the most frequent first: those of Reshape and Slice, and of added tables."""
     counts: Counter[int] = Counter()
     for node in graph.all_nodes(model):
         if node.domain in graph.STANDARD_DOMAINS:

@@ -1,8 +1,7 @@
-"""What a model does with each of its inputs, as far as that bounds or names the values worth feeding.
+"""How a model uses each of its inputs: which values an input may take, and which constants it is compared with.
 
-A random integer is 0 or 1 in most tools. It then reaches two rows of a table and one trip of a loop, and never the
-number that the graph compares it with. This module reads from the graph which values an input may take, and which
-constants decide what the graph does with it.
+Most tools draw random integers from 0 and 1. Such integers reach two rows of a table and one trip of a loop, and never
+the number that the graph compares them with.
 """
 
 from __future__ import annotations
@@ -47,10 +46,10 @@ class InputUse:
     Attributes:
         low: The smallest integer that its use permits; None where nothing bounds it.
         high: The largest.
-        constants: What the graph compares it with, clips it at, or chooses by: sorted numbers in the input's own units.
-        is_flag: It says yes or no: it is cast to booleans, or taken from 1, as masks are.
-        is_count: It says how often a loop runs.
-        words: What an input of strings is drawn from.
+        constants: The numbers that the graph compares it with or clips it at, sorted, in the input's own units.
+        is_flag: It means yes or no: it is cast to booleans, or subtracted from 1, as masks are.
+        is_count: It is the trip count of a Loop.
+        words: The strings that an input of strings is drawn from.
     """
 
     low: int | None = None
@@ -62,7 +61,7 @@ class InputUse:
 
     @property
     def is_bounded(self) -> bool:
-        """Whether other values would be errors."""
+        """Whether values outside of `low` and `high` would be errors."""
         return self.low is not None and self.high is not None
 
     def integers(self) -> tuple[int, int]:
@@ -78,7 +77,7 @@ class InputUse:
 
 @dataclass(frozen=True)
 class _Place:
-    """A value that holds ``scale · input + offset``, up to what moves data around."""
+    """A value that holds elements of ``scale · input + offset``, perhaps moved."""
 
     value: ir.Value
     scale: float = 1.0
@@ -113,15 +112,10 @@ class _Found:
 
 
 def uses_of(model: ir.Model) -> dict[str, InputUse]:
-    """What the graph does with each input that is not an initializer, by its name."""
+    """The use of each input that is not an initializer, by its name."""
     names, words = set(model.graph.initializers), words_of(model)
     inputs = {value.name: value for value in model.graph.inputs if value.name and value.name not in names}
     return {name: replace(_use_of(model, value), words=words.get(name, ())) for name, value in inputs.items()}
-
-
-def ranges_of(model: ir.Model) -> dict[str, tuple[int, int]]:
-    """Between which integers an input must lie, both ends included, by its name; without inputs that nothing bounds."""
-    return {name: use.integers() for name, use in uses_of(model).items() if use.is_bounded}
 
 
 def _use_of(model: ir.Model, value: ir.Value) -> InputUse:
@@ -141,7 +135,7 @@ def _use_of(model: ir.Model, value: ir.Value) -> InputUse:
     return found.made()
 
 
-# What a use says
+# What one use of a value shows
 
 
 def _note(found: _Found, place: _Place, node: ir.Node, index: int) -> None:
@@ -211,7 +205,7 @@ def _size(value: ir.Value | None, axis: int) -> int | None:
 
 
 def _note_constants(found: _Found, place: _Place, node: ir.Node, index: int) -> None:
-    """Numbers at which the graph changes what it does."""
+    """Numbers at which the graph starts to compute something else."""
     op = node.op_type
     others: list[ir.Value | None] = []
     if op in _COMPARISONS:
@@ -237,7 +231,7 @@ def _note_constants(found: _Found, place: _Place, node: ir.Node, index: int) -> 
 
 
 def _is_flag(node: ir.Node, index: int) -> bool:
-    """Whether this use takes the value for a yes or a no."""
+    """Whether this use reads the value as yes or no."""
     op = node.op_type
     if op in {"Not", "And", "Or", "Xor"} or (op in {"Where", "If", "Compress"} and index == (op == "Compress")):
         return True
@@ -246,11 +240,11 @@ def _is_flag(node: ir.Node, index: int) -> bool:
     return op == "Sub" and index == 1 and graph.scalar(node.inputs[0]) == 1
 
 
-# Where a value goes
+# Which values a node gives on
 
 
 def _onward(model: ir.Model, place: _Place, node: ir.Node, index: int) -> Iterator[_Place]:
-    """The values that hold what `place` holds after this use."""
+    """The outputs, or inputs of bodies and functions, that hold the elements of `place` after this use."""
     function = model.functions.get(node.op_identifier())
     if function is not None:
         yield from (place.at(inner) for inner in list(function.inputs)[index : index + 1])
@@ -268,7 +262,7 @@ def _onward(model: ir.Model, place: _Place, node: ir.Node, index: int) -> Iterat
 
 
 def _affine(place: _Place, node: ir.Node, index: int) -> Iterator[_Place]:
-    """What arithmetic with one number makes of it; arithmetic with others is followed as if it were nothing."""
+    """The output of arithmetic with one constant number; arithmetic with other values is not followed."""
     out = node.outputs[0]
     if node.op_type == "Neg":
         yield _Place(out, -place.scale, -place.offset)

@@ -1,4 +1,4 @@
-"""A model under changes that only rounding makes: what it answers then is the noise of its own arithmetic."""
+"""A model under changes by rounding steps: the differences in its outputs are the noise of its own arithmetic."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from modelopt.runtime.session import Optimization, SessionSpec
 from modelopt.runtime.worker import Worker
 
 Outputs = list[np.ndarray]
-"""Of one feed, in the order of the model's outputs."""
+"""The outputs for one feed, in the model's order."""
 
 _NUDGES = 2
 
 
 @dataclass
 class Variants:
-    """The answers of a model without the runtime's rewrites, to feeds a rounding step away, and twice with weights so.
+    """The outputs of a model without the runtime's fusions, and for feeds and weights changed by a rounding step.
 
-    They are computed when they are first asked for.
+    They are computed when they are first needed.
 
     Attributes:
         worker: Runs the model.
         path: Its file.
-        feeds: What it is fed.
-        load: Gives the model, to move its weights.
+        feeds: The feeds.
+        load: Gives the model, to change its weights.
         write: Writes a model to a file and returns that.
-        blank: Positions of outputs that are not compared: they have no elements here.
+        blank: Positions of outputs that are not compared; they are emptied.
     """
 
     worker: Worker
@@ -62,11 +62,11 @@ class Variants:
         return self._found
 
     def of(self, position: int) -> list[Outputs]:
-        """What the variants answer to one feed."""
+        """The outputs of the variants for one feed."""
         return [found for variant in self.all() if (found := variant[position]) is not None]
 
     def unfused(self, position: int) -> Outputs | None:
-        """What the model answers to one feed without the runtime's own rewrites."""
+        """The outputs for one feed without the runtime's fusions."""
         return self.all()[0][position]
 
 

@@ -1,7 +1,7 @@
-"""The strings that a graph asks its inputs for: categories, keys of encoders, what it compares them with.
+"""The strings that a graph compares its inputs with: categories, keys of encoders, operands of Equal.
 
-A random word is in no table of categories: it reaches the default of an encoder only, or is an error. So random inputs
-and constructed feeds draw from the words that the graph knows, column by column where it takes columns apart.
+A random word is in no table of categories, so it reaches only the default of an encoder, or is an error. Random inputs
+and constructed feeds are drawn from the words that the graph knows, for each column where the graph splits columns.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _MAX_STEPS = 1000
 _OTHER = -1
 
 _Columns = tuple[int, ...] | None
-"""Which column of the input stands at each place of a value's last axis, `_OTHER` for none; None where not known."""
+"""The column of the input at each place of a value's last axis, `_OTHER` where there is none; None where not known."""
 
 
 def words_of(model: ir.Model) -> dict[str, Words]:
-    """For each input of strings the words that the graph asks it for: one tuple a column, or one for all.
+    """For each input of strings the words that the graph compares it with: one tuple a column, or one for all.
 
-    Inputs of which the graph asks nothing have an empty tuple.
+    Inputs that the graph compares with nothing have an empty tuple.
     """
     strings = (each for each in model.graph.inputs if each.dtype == ir.DataType.STRING)
     return {value.name: _words(value) for value in strings if value.name and graph.is_plain_tensor(value)}

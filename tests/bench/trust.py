@@ -42,16 +42,16 @@ from onnx import TensorProto, helper, numpy_helper
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from modelopt.measure import latency, schedule, speed
-from modelopt.measure.latency import BenchSpec, run_bench
+from modelopt.measure.latency import TimingSpec, run_bench
 from modelopt.measure.resample import bootstrap, student_quantile, trimmed_mean
-from modelopt.measure.schedule import Plan
+from modelopt.measure.schedule import TimingPlan
 from modelopt.measure.speed import Processes, Ratio, Verdict
 from modelopt.measure.stats import proportion_interval
 from modelopt.runtime import cores, limits
 from modelopt.runtime.session import SessionSpec
 from tests.bench.trust_simulation import simulate, within_one_process
 
-_PLAN = Plan(budget_ns=30_000_000_000)
+_PLAN = TimingPlan(budget_ns=30_000_000_000)
 _LAYERS = 20
 _SHAPES = {"0.1ms": (64, 24), "2ms": (256, 128), "50ms": (1024, 256)}
 """Width of the layers and rows of the input; the names are what one took on the machine they were chosen on."""
@@ -126,9 +126,9 @@ class Comparison(msgspec.Struct, frozen=True):
         return self.seconds / len(self.samples_ns["model"]) * 2 / len(self.samples_ns)
 
 
-def compare(models: Mapping[str, Path], condition: Condition, plan: Plan = _PLAN) -> Comparison:
+def compare(models: Mapping[str, Path], condition: Condition, plan: TimingPlan = _PLAN) -> Comparison:
     """Time models beside each other; the first is called ``model``."""
-    spec = BenchSpec(session=SessionSpec(threads=condition.threads), plan=plan)
+    spec = TimingSpec(session=SessionSpec(threads=condition.threads), plan=plan)
     with hog(condition):
         started = time.monotonic()
         results = run_bench(list(models.values()), feeds(condition.model), spec)
@@ -140,7 +140,7 @@ def compare(models: Mapping[str, Path], condition: Condition, plan: Plan = _PLAN
     return Comparison(samples, took)
 
 
-def compare_alike(path: Path, condition: Condition, plan: Plan) -> tuple[Processes, Processes]:
+def compare_alike(path: Path, condition: Condition, plan: TimingPlan) -> tuple[Processes, Processes]:
     """The samples of one model timed beside itself."""
     found = compare({"model": path, "copy": path}, condition, plan).samples_ns
     return found["model"], found["copy"]
@@ -295,7 +295,7 @@ def bare(conditions: Sequence[Condition], models: Mapping[str, Path], times: int
     one = msgspec.structs.replace(_PLAN, processes=1, max_processes=1)
     everywhere = sorted(os.sched_getaffinity(0))
     for condition in conditions:
-        spec = BenchSpec(session=SessionSpec(threads=condition.threads), plan=one)
+        spec = TimingSpec(session=SessionSpec(threads=condition.threads), plan=one)
         path = models[f"{condition.model} model"]
         words = [sys.executable, "-c", _BARE, str(path), str(condition.threads)]
         logs = []

@@ -10,7 +10,7 @@ import numpy as np
 
 from modelopt.measure import speed
 from modelopt.measure.resample import bootstrap, trimmed_mean
-from modelopt.measure.schedule import Plan, processes_wanted
+from modelopt.measure.schedule import TimingPlan, processes_wanted
 
 _OLD_FLOOR = 0.02
 
@@ -24,7 +24,7 @@ class Simulated(NamedTuple):
     pairs: float
 
 
-def simulate(logs: np.ndarray, plan: Plan, most: int, times: int, *, center: float = 0.0) -> Simulated:
+def simulate(logs: np.ndarray, plan: TimingPlan, most: int, times: int, *, center: float = 0.0) -> Simulated:
     """Draw `times` comparisons from the log ratios of recorded pairs.
 
     Which of a pair is called the first is drawn too, so that the truth is `center` and nothing else.
@@ -53,7 +53,7 @@ def simulate(logs: np.ndarray, plan: Plan, most: int, times: int, *, center: flo
     return Simulated(false / times, found / times, covered / times, pairs / times)
 
 
-def _stop(drawn: np.ndarray, plan: Plan, most: int) -> int:
+def _stop(drawn: np.ndarray, plan: TimingPlan, most: int) -> int:
     """After how many pairs the rule stops."""
     n = 1
     while n < most and n < (wanted := processes_wanted([drawn[:n]], plan)):

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from modelopt.measure.output_kinds import Kind
+from modelopt.measure.output_kinds import OutputKind
 from tests.campaigns.fitted_nets import (
     HIDDEN,
     WIDTH,
@@ -43,7 +43,7 @@ class Case:
     name: str
     model: onnx.ModelProto
     inputs: np.ndarray
-    kinds: tuple[Kind, ...]
+    kinds: tuple[OutputKind, ...]
 
     def answers(self) -> list[list[np.ndarray]]:
         """By output, what the model gives for each sample."""
@@ -55,7 +55,7 @@ def cases() -> list[Case]:
     return [_case(name, kinds, build, seed) for seed, (name, (kinds, build)) in enumerate(MODELS.items())]
 
 
-def _case(name: str, kinds: Sequence[Kind], build: Callable[[int], Net], seed: int) -> Case:
+def _case(name: str, kinds: Sequence[OutputKind], build: Callable[[int], Net], seed: int) -> Case:
     net = build(seed)
     return Case(name, net.model(), net.inputs, tuple(kinds))
 
@@ -316,11 +316,19 @@ def _states(*, pooled: bool = False, decomposed: bool = False) -> Callable[[int]
 
 
 _C, _N, _S, _L, _P, _D, _E, _T, _V = (
-    *(Kind.CLASSES, Kind.NUMBER, Kind.SIGNAL, Kind.LABELS, Kind.PROBABILITY, Kind.DETECTIONS, Kind.EMBEDDING),
-    *(Kind.TOKENS, Kind.VALUES),
+    *(
+        OutputKind.CLASSES,
+        OutputKind.NUMBER,
+        OutputKind.SIGNAL,
+        OutputKind.LABELS,
+        OutputKind.PROBABILITY,
+        OutputKind.DETECTIONS,
+        OutputKind.EMBEDDING,
+    ),
+    *(OutputKind.TOKENS, OutputKind.VALUES),
 )
 
-MODELS: dict[str, tuple[Sequence[Kind], Callable[[int], Net]]] = {
+MODELS: dict[str, tuple[Sequence[OutputKind], Callable[[int], Net]]] = {
     "classifier, logits": ([_C], _classifier(None, 10)),
     "classifier, softmax": ([_C], _classifier("Softmax", 10)),
     "classifier, logarithms": ([_C], _classifier("LogSoftmax", 12)),

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from modelopt.measure.heads import heads_of
-from modelopt.measure.output_kinds import Kind, recognize
+from modelopt.measure.output_kinds import OutputKind, recognize
 from modelopt.measure.outputs import OutputScore, OutputScores
 from tests.campaigns.answer_changes import damaged, rounded
 from tests.campaigns.known_outputs import MODELS, Case, cases
@@ -35,7 +35,7 @@ class Judged:
     """
 
     case: str
-    wanted: Kind
+    wanted: OutputKind
     found: OutputScore
     damage: float
     rounding: float

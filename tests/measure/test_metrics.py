@@ -10,8 +10,9 @@ import pytest
 
 from modelopt.core.errors import InputError
 from modelopt.measure.fidelity import Cosine, MaxAbsError, Sqnr
-from modelopt.measure.metric import Metric, Score, TaskMetric
+from modelopt.measure.metric import Metric, Score
 from modelopt.measure.registry import Asked, choose, names, parse, parse_all, task_for
+from modelopt.measure.task_metric import TaskMetric
 from modelopt.measure.topk import TopK
 
 F = np.float32

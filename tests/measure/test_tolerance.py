@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from modelopt.measure.tolerance import Kind, Nonfinite, OutputMismatch, compare_outputs
+from modelopt.measure.tolerance import Difference, Nonfinite, OutputMismatch, compare_outputs
 from modelopt.runtime.protocol import numpy_dtype
 
 RNG = np.random.default_rng(0)
@@ -101,10 +101,10 @@ def test_how_far_nonfinite_values_coincide_can_be_said(
 
 def test_a_mismatch_says_of_what_kind_it_is() -> None:
     for before, after, kind, share in (
-        ([1, 2, 3, 4], [1, 2, 3, 5], Kind.UNEQUAL, 0.25),
-        ([1.0, 2.0], [1.0, np.nan], Kind.NONFINITE, 0.5),
-        ([1.0, 2.0], [1.0, 3.0], Kind.ROUNDING, 0.0),
-        ([1.0, 2.0], [1.0], Kind.STRUCTURE, 0.0),
+        ([1, 2, 3, 4], [1, 2, 3, 5], Difference.UNEQUAL, 0.25),
+        ([1.0, 2.0], [1.0, np.nan], Difference.NONFINITE, 0.5),
+        ([1.0, 2.0], [1.0, 3.0], Difference.ROUNDING, 0.0),
+        ([1.0, 2.0], [1.0], Difference.STRUCTURE, 0.0),
     ):
         found = check(before, after)
         assert isinstance(found, OutputMismatch)

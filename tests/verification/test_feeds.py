@@ -14,8 +14,10 @@ from modelopt import graph, io
 from modelopt.core.errors import InputError
 from modelopt.core.signature import Signature, TensorSpec
 from modelopt.runtime.worker import Worker
+from modelopt.verification.feed_maker import Maker
 from modelopt.verification.feed_plan import plan
-from modelopt.verification.feeds import LARGE, Feed, Maker, Shape, Values
+from modelopt.verification.feed_values import LARGE
+from modelopt.verification.feeds import Feed, Shape, Values
 from modelopt.verification.input_uses import InputUse
 from modelopt.verification.prepare import PATIENCE_SECONDS, Original, Prepared, prepare
 

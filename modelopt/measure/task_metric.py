@@ -1,0 +1,109 @@
+"""The base of metrics that score each model against labels, and the two models against each other."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+
+import numpy as np
+
+from modelopt.measure.chance import Chance
+from modelopt.measure.metric import Metric, Outputs, Score, Tally, Unfit, count_nonfinite_mismatches
+from modelopt.measure.stats import Delta, paired_difference_interval
+
+
+class TaskMetric(Metric):
+    """A metric of how well a model does its task: it scores each model, and their difference.
+
+    A sample that fits neither model's outputs is passed over. Where the outputs of only one model fit, all answers of
+    the other count as wrong.
+
+    Args:
+        inferred: The metric was not asked for by name: samples that it does not suit are passed over. Otherwise they
+            are an error.
+    """
+
+    def __init__(self, *, inferred: bool = False) -> None:
+        self._inferred = inferred
+        self._reference = Tally()
+        self._candidate = Tally()
+        self._nonfinite = 0
+        self._samples = 0
+        self._unscored = 0
+        self._why: str | None = None
+
+    @abstractmethod
+    def items(self, outputs: Outputs, label: np.ndarray | None) -> tuple[np.ndarray, bool]:
+        """Score one sample: float64[k], one number per item, and whether they are one unit.
+
+        Raises:
+            InputError: The outputs or the label are not of a kind that the metric can score; `Unfit` where those of
+                other samples may be.
+        """
+
+    def update(self, reference: Outputs, candidate: Outputs, label: np.ndarray | None) -> None:
+        """See `Metric.update`."""
+        self._samples += 1
+        self._nonfinite += count_nonfinite_mismatches(reference, candidate)
+        before = self._fitting(reference, label, required=not self._inferred)
+        after = self._fitting(candidate, label, required=False)
+        known = before or after
+        wrong = (np.zeros(0), True) if known is None else (np.zeros_like(known[0]), known[1])
+        (items, together), (others, _) = before or wrong, after or wrong
+        if not (items.size or others.size):
+            self._unscored += 1
+            return
+        self._reference.add(items, together=together)
+        self._candidate.add(others, together=together)
+
+    def _fitting(self, outputs: Outputs, label: np.ndarray | None, *, required: bool) -> tuple[np.ndarray, bool] | None:
+        """The `items` of one model; None where it has none that fit."""
+        try:
+            return self.items(outputs, label)
+        except Unfit as unfit:
+            if required and any(out.size for out in outputs):
+                raise
+            self._why = self._why or unfit.fact
+            return None
+
+    def pass_over(self, samples: int) -> None:
+        """Count samples that hold nothing to score."""
+        self._samples += samples
+        self._unscored += samples
+
+    @property
+    def units(self) -> int:
+        """How many independent units the original was scored on."""
+        return len(self._reference.units.sums)
+
+    def cautions(self) -> Iterator[str]:
+        """Notes on the scores for the reader."""
+        if self._unscored and self._reference.n:
+            left = self._samples - self._unscored
+            yield f"{self.name} is over {left} of {self._samples} samples: elsewhere {self._why or 'there are no rows'}"
+
+    def chance(self) -> Chance | None:
+        """How the original's score compares with guessing; None where that is not known."""
+        return None
+
+    def score(self) -> Score:
+        """See `Metric.score`."""
+        return self._score(self._candidate, self._nonfinite)
+
+    def reference_score(self) -> Score:
+        """The original model's score."""
+        return self._score(self._reference, 0)
+
+    def delta(self) -> Delta | None:
+        """Candidate minus reference, paired sample by sample; None where one of the two has no item at all."""
+        if not (self._reference.n and self._candidate.n):
+            return None
+        with np.errstate(invalid="ignore"):  # a resample may hold only samples without items
+            found = paired_difference_interval(self._reference.units, self._candidate.units)
+        if found.low is None or found.high is None or np.isfinite([found.low, found.high]).all():
+            return found
+        return Delta(point=found.point, low=None, high=None)
+
+    def _score(self, tally: Tally, nonfinite: int) -> Score:
+        interval = tally.share_interval() if self.unit == "share" else tally.interval()
+        return self.scored(tally.units.mean if tally.n else None, tally.n, interval, nonfinite=nonfinite)
