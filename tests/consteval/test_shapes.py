@@ -337,7 +337,7 @@ def test_the_flags_are_passes_before_the_group(tmp_path: Path) -> None:
     assert "freeze-dims(dims=['batch=2'], shapes=['features:2,64'])" in ran.err
     assert onnx.load(tmp_path / "out.onnx").opset_import[0].version == 18
     shown = modelopt("fold", MLP, *flags, "--print-recipe", cwd=tmp_path).succeeded().out.decode()
-    assert shown.index("upgrade-opset") < shown.index("freeze-dims") < shown.index("fold-constants")
+    assert shown.index("upgrade-opset") < shown.index("freeze-dims") < shown.index("pipeline: fold")
 
 
 def test_a_misspelled_dimension_is_one_line(tmp_path: Path) -> None:
