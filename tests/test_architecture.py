@@ -13,6 +13,9 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "modelopt"
 TEXT = (ROOT / "docs" / "architecture.md").read_text()
 ROOMS = re.findall(r"^  (\w+)/ ", TEXT, re.MULTILINE)
+LONGEST = 300
+"""Lines of a file; a longer one is split by subject."""
+
 QUANT = {
     "correction": {"static", "numerics"},
     "dynamic": {"static", "numerics"},
@@ -123,3 +126,21 @@ def test_no_test_file_imports_another_one() -> None:
         if (found := _TEST_MODULE.search(text))
     ]
     assert imports == []
+
+
+def test_no_two_public_classes_share_a_name() -> None:
+    seen: dict[str, list[str]] = {}
+    for path in _modules(PACKAGE):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                seen.setdefault(node.name, []).append(str(path.relative_to(PACKAGE)))
+    assert {name: places for name, places in seen.items() if len(places) > 1} == {}
+
+
+def test_files_are_short() -> None:
+    long = {str(path.relative_to(PACKAGE)): lines for path in _modules(PACKAGE) if (lines := _lines(path)) > LONGEST}
+    assert long == {}
+
+
+def _lines(path: Path) -> int:
+    return len(path.read_text().splitlines())

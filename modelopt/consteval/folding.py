@@ -11,7 +11,7 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.consteval.by_runtime import answer
 from modelopt.consteval.control_flow import inline_constant_ifs, remove_idle_loops
-from modelopt.consteval.region import Limits, Region
+from modelopt.consteval.region import ConstantRegion, FoldingLimits
 from modelopt.core.changes import Changes, Skip
 from modelopt.core.runner import Runner
 
@@ -64,14 +64,14 @@ class Folding:
         facts = {"folded_nodes": folded, "inlined_branches": inlined, "removed_loops": removed, "grown_bytes": growth}
         return Changes(rewrites, skipped, facts)
 
-    def _evaluate(self, model: ir.Model, runner: Runner) -> tuple[Region, dict[ir.Node, str]]:
+    def _evaluate(self, model: ir.Model, runner: Runner) -> tuple[ConstantRegion, dict[ir.Node, str]]:
         """The constant region, evaluated by numpy or else onnxruntime; and why onnxruntime did not evaluate a node."""
         total = _EVALUATED_AT_ONCE * self.max_tensor_bytes + graph.weight_bytes(model)
-        limits = Limits(self.max_tensor_bytes, total)
+        limits = FoldingLimits(self.max_tensor_bytes, total)
         answers: dict[ir.Node, list[np.ndarray]] = {}
         failed: dict[ir.Node, str] = {}
         while True:
-            region = Region(model, limits, answers)
+            region = ConstantRegion(model, limits, answers)
             unasked = [pending for pending in region.pending if pending.node not in failed]
             if not unasked:
                 return region, failed
@@ -93,7 +93,7 @@ class _Plan:
     node stays, and its inputs have to be there for it.
     """
 
-    def __init__(self, region: Region, allowance: int, grown: int) -> None:
+    def __init__(self, region: ConstantRegion, allowance: int, grown: int) -> None:
         self.refused: dict[ir.Node, str] = {}
         self._region = region
         self._allowance = allowance

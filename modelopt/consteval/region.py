@@ -16,7 +16,7 @@ _MOST_GOING = 1000
 
 
 @dataclass(frozen=True)
-class Limits:
+class FoldingLimits:
     """What evaluating may cost.
 
     Attributes:
@@ -43,7 +43,7 @@ class Pending:
     opset: int
 
 
-class Region:
+class ConstantRegion:
     """Nodes with known outputs, in an order in which producers come before consumers, through all scopes.
 
     Nothing in the model changes. Values computed here are held in memory.
@@ -60,7 +60,7 @@ class Region:
         refused: Why a node on constant inputs was not evaluated.
     """
 
-    def __init__(self, model: ir.Model, limits: Limits, answers: Mapping[ir.Node, list[np.ndarray]]) -> None:
+    def __init__(self, model: ir.Model, limits: FoldingLimits, answers: Mapping[ir.Node, list[np.ndarray]]) -> None:
         self.nodes: list[ir.Node] = []
         self.results: dict[ir.Value, np.ndarray] = {}
         self.pending: list[Pending] = []

@@ -13,7 +13,7 @@ from modelopt.core.signature import TensorSpec
 from modelopt.data import user_files
 from modelopt.data.arrayfile import Header, NpyFile, NpzFile
 from modelopt.data.batch_axis import BatchAxes, layout_of
-from modelopt.data.batches import Cut, Plan, plan
+from modelopt.data.batches import Cut, CutPlan, plan
 from modelopt.data.check import check_names, checked_feeds
 from modelopt.data.dataset import Dataset, Sample
 from modelopt.data.labels import read_label_rows
@@ -35,7 +35,7 @@ class _Part:
     path: Path
     arrays: Mapping[str, np.ndarray] | None
     headers: Mapping[str, Header]
-    plan: Plan
+    plan: CutPlan
     label_key: str | None
     label_cut: Cut
     notes: tuple[str, ...]
@@ -264,7 +264,7 @@ def _load(part: _Part) -> Mapping[str, np.ndarray]:
     return arrays
 
 
-def _label_cut(shape: tuple[int, ...], cut: Plan, where: str) -> Cut:
+def _label_cut(shape: tuple[int, ...], cut: CutPlan, where: str) -> Cut:
     """Labels follow the rows of the samples, or are one per sample."""
     if cut.lead.step is None:
         return cut.lead

@@ -69,7 +69,7 @@ _SHARED = Cut(count=1, step=None, rows=1, is_shareable=True)
 
 
 @dataclass(frozen=True)
-class Plan:
+class CutPlan:
     """How one file is cut.
 
     Attributes:
@@ -85,7 +85,7 @@ class Plan:
 
 def plan(
     inputs: Sequence[TensorSpec], headers: Mapping[str, Header], batch: int, where: str, layout: Layout | None = None
-) -> Plan:
+) -> CutPlan:
     """Cut every input's array, and make sure that they agree on the number of samples.
 
     Args:
@@ -127,7 +127,7 @@ def plan(
                 "--batch-axis NAME=AXIS says where the samples are, --whole-files that a file is one feed",
             )
     shared = {name: _SHARED if cut.is_shareable else cut for name, cut in cuts.items()}
-    return Plan(count=cuts[leader].count, cuts=shared, lead=cuts[leader])
+    return CutPlan(count=cuts[leader].count, cuts=shared, lead=cuts[leader])
 
 
 def _rows_differ(one: Cut, other: Cut) -> bool:

@@ -20,7 +20,7 @@ KEY = "modelopt.integers"
 _TINY, _HUGE = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
 
-class Affine(msgspec.Struct, frozen=True):
+class QuantizationParameters(msgspec.Struct, frozen=True):
     """The float behind an integer q: (q - zero_point) · scale, as QuantizeLinear and DequantizeLinear have it.
 
     Attributes:
@@ -56,15 +56,15 @@ class Affine(msgspec.Struct, frozen=True):
 class IntegerIo(msgspec.Struct, frozen=True):
     """The inputs and outputs of a model that are integers, by name."""
 
-    inputs: dict[str, Affine] = {}
-    outputs: dict[str, Affine] = {}
+    inputs: dict[str, QuantizationParameters] = {}
+    outputs: dict[str, QuantizationParameters] = {}
 
     def where(self, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> IntegerIo:
         """Those whose numpy dtype, given for inputs and outputs by name, is the declared one."""
         return IntegerIo(_real(self.inputs, inputs), _real(self.outputs, outputs))
 
 
-def _real(listed: Mapping[str, Affine], dtypes: Mapping[str, str]) -> dict[str, Affine]:
+def _real(listed: Mapping[str, QuantizationParameters], dtypes: Mapping[str, str]) -> dict[str, QuantizationParameters]:
     return {name: affine for name, affine in listed.items() if dtypes.get(name) == affine.dtype}
 
 
@@ -83,5 +83,5 @@ def in_floats(signature: Signature, metadata: Mapping[str, str]) -> Signature:
     return Signature(_floats(signature.inputs, io.inputs), _floats(signature.outputs, io.outputs))
 
 
-def _floats(specs: tuple[TensorSpec, ...], listed: Mapping[str, Affine]) -> tuple[TensorSpec, ...]:
+def _floats(specs: tuple[TensorSpec, ...], listed: Mapping[str, QuantizationParameters]) -> tuple[TensorSpec, ...]:
     return tuple(TensorSpec(spec.name, "float32", spec.shape) if spec.name in listed else spec for spec in specs)

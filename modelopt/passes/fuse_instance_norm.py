@@ -57,7 +57,9 @@ def _is_scaled(last: ir.Node) -> bool:
     return follower is not None and follower.op_type in {"Mul", "Add"} and match.split_constant(follower) is not None
 
 
-def _rewrite(names: graph.NameSource, core: normalization.Core, found: normalization.Affine, channels: int) -> None:
+def _rewrite(
+    names: graph.NameSource, core: normalization.Core, found: normalization.ScaleAndShift, channels: int
+) -> None:
     scale, bias = normalization.weights(core, found, channels, names, with_bias=True)
     epsilon = ir.AttrFloat32("epsilon", normalization.epsilon_of(core))
     collapse(found.last, "InstanceNormalization", [core.x, scale, bias], [epsilon])

@@ -51,7 +51,7 @@ class FuseLayerNorm(RewritePass):
         return partial(_rewrite, names, core, found, size)
 
 
-def _rewrite(names: graph.NameSource, core: normalization.Core, found: normalization.Affine, size: int) -> None:
+def _rewrite(names: graph.NameSource, core: normalization.Core, found: normalization.ScaleAndShift, size: int) -> None:
     scale, bias = normalization.weights(core, found, size, names, with_bias=False)
     attributes = [ir.AttrInt64("axis", -1), ir.AttrFloat32("epsilon", normalization.epsilon_of(core))]
     inputs = [core.x, scale] if bias is None else [core.x, scale, bias]

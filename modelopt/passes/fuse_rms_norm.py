@@ -41,7 +41,7 @@ class FuseRmsNorm(RewritePass):
         return partial(_rewrite, names, core, found, size)
 
 
-def _rewrite(names: graph.NameSource, core: normalization.Core, found: normalization.Affine, size: int) -> None:
+def _rewrite(names: graph.NameSource, core: normalization.Core, found: normalization.ScaleAndShift, size: int) -> None:
     scale, _ = normalization.weights(core, found, size, names, with_bias=False)
     attributes = [ir.AttrInt64("axis", -1), ir.AttrFloat32("epsilon", normalization.epsilon_of(core))]
     collapse(found.last, "RMSNormalization", [core.x, scale], attributes)

@@ -12,7 +12,7 @@ from modelopt.graph import match
 from modelopt.graph.match import Mismatch
 from modelopt.passes.base import RewritePass
 from modelopt.patterns.rewriter import Rewrite
-from modelopt.patterns.slice import Cut, read_slice
+from modelopt.patterns.slice import StaticSlice, read_slice
 
 _INT64_MAX = 2**63 - 1
 
@@ -52,7 +52,7 @@ def _goes_with(first: ir.Node, node: ir.Node, index: int, opset: int) -> bool:
     return is_slice and not isinstance(_cuts(first, node, opset), Mismatch)
 
 
-def _cuts(first: ir.Node, node: ir.Node, opset: int) -> list[Cut] | Mismatch:
+def _cuts(first: ir.Node, node: ir.Node, opset: int) -> list[StaticSlice] | Mismatch:
     """What `node` cuts of the input of `first`, whose output it reads."""
     inner, outer = read_slice(first, opset), read_slice(node, opset)
     if isinstance(inner, Mismatch):
@@ -64,7 +64,7 @@ def _cuts(first: ir.Node, node: ir.Node, opset: int) -> list[Cut] | Mismatch:
     return _merged([[cut.counted_in(rank) for cut in cuts] for cuts in (inner, outer)])
 
 
-def _merged(cuts: list[list[Cut]]) -> list[Cut] | Mismatch:
+def _merged(cuts: list[list[StaticSlice]]) -> list[StaticSlice] | Mismatch:
     for same in cuts:
         if len({cut.axis for cut in same}) != len(same):
             return Mismatch("one Slice cuts an axis twice")
@@ -81,11 +81,11 @@ def _merged(cuts: list[list[Cut]]) -> list[Cut] | Mismatch:
         if min(first.start, first.end, second.start, second.end) < 0:
             return Mismatch(f"both cut axis {second.axis}, and a bound counts from the end")
         start = min(first.start + second.start, _INT64_MAX)
-        by_axis[second.axis] = Cut(second.axis, start, min(first.end, first.start + second.end), 1)
+        by_axis[second.axis] = StaticSlice(second.axis, start, min(first.end, first.start + second.end), 1)
     return [by_axis[axis] for axis in sorted(by_axis)]
 
 
-def _merge(names: graph.NameSource, node: ir.Node, first: ir.Node, cuts: list[Cut], opset: int) -> None:
+def _merge(names: graph.NameSource, node: ir.Node, first: ir.Node, cuts: list[StaticSlice], opset: int) -> None:
     columns = {name: [getattr(cut, name.removesuffix("s")) for cut in cuts] for name in ("starts", "ends", "steps")}
     columns["axes"] = [cut.axis for cut in cuts]
     if opset < 10:

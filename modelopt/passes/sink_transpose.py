@@ -16,7 +16,7 @@ from modelopt.graph.match import Mismatch
 from modelopt.passes.base import Pass
 from modelopt.patterns.permutations import Perm, perm_of
 from modelopt.patterns.rewriter import Rewrite, rewrite_nodes
-from modelopt.patterns.transpose_regions import Region, Use, best
+from modelopt.patterns.transpose_regions import TransposeRegion, Use, best
 
 Known = frozenset[tuple[ir.Node, Perm]]
 """A region: its nodes, each with the Transpose that would be taken away before its inputs."""
@@ -48,7 +48,7 @@ def _rule(names: graph.NameSource, useless: set[Known], first: ir.Node, opset: i
     perm = perm_of(first)
     if perm is None or first.inputs[0] is None or first.graph is None:
         return match.NOT_HERE
-    region = Region(first.graph)
+    region = TransposeRegion(first.graph)
     region.grow(names, first, perm, opset)
     known = frozenset((node, moved.perm) for node, moved in region.moved.items())
     chosen = None if known in useless else best(region, region.groups(opset))
@@ -61,7 +61,7 @@ def _rule(names: graph.NameSource, useless: set[Known], first: ir.Node, opset: i
     return _why_not(region, chosen) or partial(_rewrite, names, useless, region, chosen)
 
 
-def _why_not(region: Region, chosen: set[ir.Node]) -> Mismatch | None:
+def _why_not(region: TransposeRegion, chosen: set[ir.Node]) -> Mismatch | None:
     """Outputs of the graph keep their names: a value that became one must be able to take it over."""
     for source in region.sources(chosen):
         outputs = [use for use in region.uses(source) if use.node is None]
@@ -71,7 +71,7 @@ def _why_not(region: Region, chosen: set[ir.Node]) -> Mismatch | None:
     return None
 
 
-def _rewrite(names: graph.NameSource, useless: set[Known], region: Region, chosen: set[ir.Node]) -> None:
+def _rewrite(names: graph.NameSource, useless: set[Known], region: TransposeRegion, chosen: set[ir.Node]) -> None:
     useless.clear()
     plans = [
         (source, [(use, region.needed(source, use, chosen)) for use in region.uses(source)])
@@ -84,7 +84,7 @@ def _rewrite(names: graph.NameSource, useless: set[Known], region: Region, chose
         _rewire(names, region.scope, source, plan)
 
 
-def _edit(region: Region, node: ir.Node) -> None:
+def _edit(region: TransposeRegion, node: ir.Node) -> None:
     moved = region.moved[node]
     for edit in moved.edits:
         edit()

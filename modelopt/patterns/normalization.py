@@ -41,7 +41,7 @@ class Core:
 
 
 @dataclass(frozen=True)
-class Affine:
+class ScaleAndShift:
     """What follows a core: ``· scale + bias``, each None where it is not there.
 
     Attributes:
@@ -83,7 +83,9 @@ def find(node: ir.Node) -> Core | None:
     return Core(node, left[0], axes, epsilon, (*inner, *left[1], *right[1]), centered=True)
 
 
-def affine(core: Core, shapes: frozenset[tuple[int, ...]], operators: tuple[str, ...] = ("Mul", "Add")) -> Affine:
+def affine(
+    core: Core, shapes: frozenset[tuple[int, ...]], operators: tuple[str, ...] = ("Mul", "Add")
+) -> ScaleAndShift:
     """The scale and the bias that follow, as far as their shapes are among `shapes`."""
     last, inner = core.last, core.inner
     found: dict[str, ir.Value] = {}
@@ -97,11 +99,11 @@ def affine(core: Core, shapes: frozenset[tuple[int, ...]], operators: tuple[str,
             break
         found[op_type] = operands[1]
         last, inner = follower, (last, *inner)
-    return Affine(last, inner, found.get("Mul"), found.get("Add"))
+    return ScaleAndShift(last, inner, found.get("Mul"), found.get("Add"))
 
 
 def weights(
-    core: Core, found: Affine, size: int, names: graph.NameSource, *, with_bias: bool
+    core: Core, found: ScaleAndShift, size: int, names: graph.NameSource, *, with_bias: bool
 ) -> tuple[ir.Value, ir.Value | None]:
     """Scale and bias of shape (size,): the constants as they are where their shape is that, else copies."""
     tensor = graph.constant_tensor(core.epsilon)

@@ -14,7 +14,7 @@ _SMALL_BYTES = 4096
 
 
 @dataclass(frozen=True)
-class Cut:
+class StaticSlice:
     """What a Slice takes of one axis: ``start:end:step``, as written."""
 
     axis: int
@@ -22,12 +22,12 @@ class Cut:
     end: int
     step: int
 
-    def counted_in(self, rank: int | None) -> Cut:
+    def counted_in(self, rank: int | None) -> StaticSlice:
         """The same with the axis counted from the front, where `rank` is known."""
         return replace(self, axis=self.axis + rank) if self.axis < 0 and rank is not None else self
 
 
-def read_slice(node: ir.Node, opset: int) -> tuple[Cut, ...] | Mismatch:
+def read_slice(node: ir.Node, opset: int) -> tuple[StaticSlice, ...] | Mismatch:
     """The cuts of a Slice (attributes below opset 10, inputs since), in the order in which they are written."""
     columns: list[tuple[int, ...] | None] = []
     for index, name in ((1, "starts"), (2, "ends"), (3, "axes"), (4, "steps")):
@@ -45,7 +45,7 @@ def read_slice(node: ir.Node, opset: int) -> tuple[Cut, ...] | Mismatch:
     axes, steps = axes or tuple(range(len(starts))), steps or (1,) * len(starts)
     if not len(starts) == len(ends) == len(axes) == len(steps):
         return Mismatch(f"the bounds of {graph.label(node)} do not fit each other")
-    return tuple(Cut(*cut) for cut in zip(axes, starts, ends, steps, strict=True))
+    return tuple(StaticSlice(*cut) for cut in zip(axes, starts, ends, steps, strict=True))
 
 
 def _ints(value: ir.Value | None) -> tuple[int, ...] | None:

@@ -46,7 +46,7 @@ class Use:
 
 
 @dataclass
-class Region:
+class TransposeRegion:
     """Nodes that might work on axes in another order.
 
     Attributes:
@@ -168,7 +168,7 @@ def source_of(value: ir.Value, scope: ir.Graph | ir.Function) -> ir.Value:
     return value
 
 
-def best(region: Region, groups: list[frozenset[ir.Node]]) -> set[ir.Node] | None:
+def best(region: TransposeRegion, groups: list[frozenset[ir.Node]]) -> set[ir.Node] | None:
     """The nodes of `region` that save most; None where no choice saves a transposition, or elements of one.
 
     It starts with all of them and takes out, one after the other, those without which the cost is no higher: so no

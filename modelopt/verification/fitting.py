@@ -104,7 +104,7 @@ class Fit:
 
 
 @dataclass(frozen=True)
-class Attempt:
+class FeedAttempt:
     """One way to feed a model.
 
     Attributes:
@@ -118,7 +118,7 @@ class Attempt:
 
 def attempts(
     signature: Signature, needs: Needs, sizes: Mapping[str, int] | None = None, *, first: Sequence[int] = ()
-) -> Iterator[Attempt]:
+) -> Iterator[FeedAttempt]:
     """Ways to feed a model, the likeliest first; a model that runs is found by trying them in turn.
 
     Args:
@@ -139,7 +139,7 @@ def attempts(
     for way, length in [*likely, *others]:
         if (way, length) not in seen and len(seen) < MAX_ATTEMPTS:
             seen.add((way, length))
-            yield Attempt(length, ways[way])
+            yield FeedAttempt(length, ways[way])
 
 
 def with_names(signature: Signature) -> Signature:

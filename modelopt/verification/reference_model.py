@@ -32,7 +32,7 @@ _ALL_OUTPUTS = "all of them"
 
 
 @dataclass(frozen=True)
-class Failure:
+class RunFailure:
     """What differs, and on which feed.
 
     Attributes:
@@ -84,7 +84,7 @@ class ReferenceModel:
                 session.close()
         return self._outputs
 
-    def is_unstable(self, failure: Failure) -> bool:
+    def is_unstable(self, failure: RunFailure) -> bool:
         """Whether outputs were found now that differ from run to run; from here on they are not compared."""
         feeds = [feed.arrays for feed in self.prepared.feeds]
         session = self.worker.open(self.path, SessionSpec(spin=False), what="original")
@@ -99,7 +99,7 @@ class ReferenceModel:
         self._outputs = [blanked(outputs, found) for outputs in self.outputs()]
         return True
 
-    def compare(self, path: Path, left_out: Collection[int] = ()) -> Failure | float:
+    def compare(self, path: Path, left_out: Collection[int] = ()) -> RunFailure | float:
         """What differs in the model in a file, or the largest relative error.
 
         Args:
@@ -114,7 +114,7 @@ class ReferenceModel:
             session = self.worker.open(path, SessionSpec(spin=False), what="result")
             outputs = [output.name for output in session.info.outputs]
             if outputs != list(names):
-                return Failure(OutputMismatch(output=_ALL_OUTPUTS, reason=f"they are called {', '.join(outputs)}"))
+                return RunFailure(OutputMismatch(output=_ALL_OUTPUTS, reason=f"they are called {', '.join(outputs)}"))
             for position, feed in enumerate(self.prepared.feeds):
                 if position in left_out:
                     continue
@@ -123,14 +123,14 @@ class ReferenceModel:
                 error = self._compare_feed(position, found, path)
                 if isinstance(error, OutputMismatch):
                     error = msgspec.structs.replace(error, reason=f"{error.reason}, on {feed}")
-                    return Failure(error, position)
+                    return RunFailure(error, position)
                 worst = max(worst, error)
                 self._add_slices(slices, feed, expected[position], found)
             session.close()
         except Refused as refusal:
-            return Failure(OutputMismatch(output=_ALL_OUTPUTS, reason=refusal.note or refusal.fact))
+            return RunFailure(OutputMismatch(output=_ALL_OUTPUTS, reason=refusal.note or refusal.fact))
         beyond = self._beyond_noise(slices)
-        return worst if beyond is None else Failure(beyond)
+        return worst if beyond is None else RunFailure(beyond)
 
     def _compare_feed(self, position: int, outputs: Outputs, path: Path) -> OutputMismatch | float:
         """Compare the outputs of one feed."""

@@ -25,7 +25,7 @@ from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Worker
 from modelopt.verification.nothing_runs import NothingRuns
 from modelopt.verification.prepare import Prepared
-from modelopt.verification.reference_model import Failure, ReferenceModel
+from modelopt.verification.reference_model import ReferenceModel, RunFailure
 
 
 @dataclass
@@ -186,8 +186,8 @@ class Verify:
         if self._dirty:
             self._settle(lambda: self._compare(model))
 
-    def _settle(self, compare: Callable[[], Failure | float]) -> None:
-        while isinstance(found := compare(), Failure):
+    def _settle(self, compare: Callable[[], RunFailure | float]) -> None:
+        while isinstance(found := compare(), RunFailure):
             if self._compared_with.is_unstable(found):
                 self._unstable = self._compared_with.unstable
                 continue
@@ -227,7 +227,7 @@ class Verify:
             )
         return self._model
 
-    def _compare(self, model: ir.Model) -> Failure | float:
+    def _compare(self, model: ir.Model) -> RunFailure | float:
         path = self._snapshot(model)
         try:
             return self._compared_with.compare(path, self._left_out)
@@ -237,7 +237,7 @@ class Verify:
     def _culprit(self) -> Pass | None:
         """The first pass of this run after which the model computes something else."""
         for count in range(self._segment_start + 1, len(self._applied) + 1):
-            if isinstance(self._compare(self.replay(count)), Failure):
+            if isinstance(self._compare(self.replay(count)), RunFailure):
                 return self._applied[count - 1]
         return None
 

@@ -17,7 +17,7 @@ from hypothesis.extra import numpy as hnp
 from modelopt.core import targets
 from modelopt.core.targets import TargetKind
 from modelopt.graph import invariants
-from modelopt.graph.quantized_io import KEY, Affine, IntegerIo, declared
+from modelopt.graph.quantized_io import KEY, IntegerIo, QuantizationParameters, declared
 from modelopt.passes.quantize_static import QuantizeStatic
 from modelopt.quant.static.io_types import make_integer
 from modelopt.runtime.worker_runner import WorkerRunner
@@ -36,7 +36,7 @@ net (float[n,8] x, float[n,8] skip) => (float[n,8] y, float[n,8] z)
   y = MatMul (r, v)
   z = Mul (skip, r)
 }"""
-U8 = Affine("uint8", 0.5, 10)
+U8 = QuantizationParameters("uint8", 0.5, 10)
 
 
 def quantized(runner: WorkerRunner, *, integer_io: bool = True) -> tuple[ir.Model, list[str]]:
@@ -133,14 +133,18 @@ def test_metadata_that_make_no_sense_say_nothing(text: str) -> None:
 
 
 def test_metadata_that_lie_change_nothing() -> None:
-    lie = IntegerIo({"x": Affine("uint8", 0.5, 0)}, {"y": Affine("uint8", 0.5, 0)})
+    lie = IntegerIo({"x": QuantizationParameters("uint8", 0.5, 0)}, {"y": QuantizationParameters("uint8", 0.5, 0)})
     assert lie.where({"x": "float32"}, {"y": "int8"}) == IntegerIo()
     assert lie.where({"x": "uint8"}, {"y": "uint8"}) == lie
 
 
 def test_a_float_model_whose_metadata_lie_is_measured_as_it_is(tmp_path: Path) -> None:
     liar = onnx.load(CNN)
-    lie = msgspec.json.encode(IntegerIo({"image": Affine("uint8", 0.5, 0)}, {"logits": Affine("int8", 1.0, 0)}))
+    lie = msgspec.json.encode(
+        IntegerIo(
+            {"image": QuantizationParameters("uint8", 0.5, 0)}, {"logits": QuantizationParameters("int8", 1.0, 0)}
+        )
+    )
     liar.metadata_props.add(key=KEY, value=lie.decode())
     onnx.save(liar, tmp_path / "liar.onnx")
     done = modelopt("compare", CNN, "liar.onnx", "--eval", EVAL, "--no-bench", "--json", cwd=tmp_path).succeeded()

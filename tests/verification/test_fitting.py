@@ -13,7 +13,7 @@ from modelopt.core.signature import Signature, TensorSpec
 from modelopt.engine import datasets
 from modelopt.recipe.recipe import DataSpec, Recipe
 from modelopt.runtime.worker import Worker
-from modelopt.verification.fitting import Attempt, Fit, Integers, Needs, attempts, with_names
+from modelopt.verification.fitting import FeedAttempt, Fit, Integers, Needs, attempts, with_names
 from modelopt.verification.input_sizes import lengths_in, sizes_of
 from modelopt.verification.input_uses import InputUse
 from modelopt.verification.prepare import Original, Prepared, prepare
@@ -160,7 +160,7 @@ def test_the_likeliest_attempts_come_first_and_none_twice() -> None:
     signature = with_names(Signature(inputs, ()))
     assert [spec.shape for spec in signature.inputs] == [(None, "x:1"), (), (2, "h:1")]
     tried = list(attempts(signature, Needs({"n": InputUse(constants=(8000.0, 16000.0))}), {}))
-    assert tried[0] == Attempt(8, Fit())
-    assert tried[1] == Attempt(8, Fit(integers=Integers.PLAIN))
+    assert tried[0] == FeedAttempt(8, Fit())
+    assert tried[1] == FeedAttempt(8, Fit(integers=Integers.PLAIN))
     assert len({(each.length, repr(each.fit)) for each in tried}) == len(tried)
     assert any(each.fit.of_batch == {"h:1"} and each.fit.turn == 1 for each in tried)

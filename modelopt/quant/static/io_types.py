@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from modelopt import graph
 from modelopt.core.changes import Skip
-from modelopt.graph.quantized_io import KEY, Affine, IntegerIo, declared
+from modelopt.graph.quantized_io import KEY, IntegerIo, QuantizationParameters, declared
 from modelopt.quant.static import existing_qdq
 
 
@@ -32,13 +32,13 @@ class IntegerIoResult:
 
 def make_integer(model: ir.Model) -> IntegerIoResult:
     """Make inputs integers where a Q reads them, and outputs where a DQ makes them; `model` is changed in place."""
-    inputs: dict[str, Affine] = {}
-    outputs: dict[str, Affine] = {}
+    inputs: dict[str, QuantizationParameters] = {}
+    outputs: dict[str, QuantizationParameters] = {}
     skipped: list[Skip] = []
     for value in list(model.graph.inputs):
         if value.dtype == ir.DataType.FLOAT and value.name and value.name not in model.graph.initializers:
             found = _make_input_integer(value)
-            if isinstance(found, Affine):
+            if isinstance(found, QuantizationParameters):
                 inputs[value.name] = found
             else:
                 skipped.append(Skip(value.name, f"this input stays float32: {found}"))
@@ -46,7 +46,7 @@ def make_integer(model: ir.Model) -> IntegerIoResult:
         if value.dtype == ir.DataType.FLOAT and value.name:
             name = value.name
             found = _make_output_integer(model.graph, index, value)
-            if isinstance(found, Affine):
+            if isinstance(found, QuantizationParameters):
                 outputs[name] = found
             else:
                 skipped.append(Skip(name, f"this output stays float32: {found}"))
@@ -57,7 +57,7 @@ def make_integer(model: ir.Model) -> IntegerIoResult:
     return IntegerIoResult(io, tuple(skipped))
 
 
-def _make_input_integer(value: ir.Value) -> Affine | str:
+def _make_input_integer(value: ir.Value) -> QuantizationParameters | str:
     readers = [use.node for use in value.uses()]
     if value.is_graph_output() or any(reader.op_type != "QuantizeLinear" for reader in readers) or not readers:
         return "nodes read it in float"
@@ -72,7 +72,7 @@ def _make_input_integer(value: ir.Value) -> Affine | str:
     return affine
 
 
-def _make_output_integer(scope: ir.Graph, index: int, value: ir.Value) -> Affine | str:
+def _make_output_integer(scope: ir.Graph, index: int, value: ir.Value) -> QuantizationParameters | str:
     dequantize = value.producer()
     if dequantize is None or dequantize.op_type != "DequantizeLinear" or dequantize.graph is not scope:
         return "it is made in float"
@@ -92,8 +92,8 @@ def _make_output_integer(scope: ir.Graph, index: int, value: ir.Value) -> Affine
     return affine
 
 
-def _affine(node: ir.Node) -> Affine | None:
+def _affine(node: ir.Node) -> QuantizationParameters | None:
     params = existing_qdq.params(node, wide=True)
     if params is None:
         return None
-    return Affine(params.grid.type.value, float(params.scale), int(params.zero_point))  # type: ignore[arg-type]
+    return QuantizationParameters(params.grid.type.value, float(params.scale), int(params.zero_point))  # type: ignore[arg-type]
