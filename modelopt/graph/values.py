@@ -9,6 +9,7 @@ from modelopt.core.signature import Dim
 from modelopt.graph.walking import STANDARD_DOMAINS
 
 _STRIP = 64
+_SMALL_BYTES = 4096
 
 
 def is_standard(node: ir.Node, op_type: str) -> bool:
@@ -63,6 +64,15 @@ def constant(value: ir.Value | None, *, max_bytes: int | None = None) -> np.ndar
     if tensor is None or (max_bytes is not None and tensor.nbytes > max_bytes):
         return None
     return tensor.numpy()
+
+
+def constant_ints(value: ir.Value | None) -> tuple[int, ...] | None:
+    """The integers of a small constant, in order: axes, pads, shapes. None where it is no constant of integers.
+
+    Some exporters write a tensor without axes where the operator asks for a vector of one number.
+    """
+    array = constant(value, max_bytes=_SMALL_BYTES)
+    return tuple(int(number) for number in array.ravel()) if array is not None and array.dtype.kind in "iu" else None
 
 
 def scalar(value: ir.Value | None) -> float | int | bool | None:

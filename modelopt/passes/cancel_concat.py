@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 
-import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
@@ -14,8 +13,6 @@ from modelopt.passes.base import RewritePass
 from modelopt.patterns.concat import Joined, read_concat
 from modelopt.patterns.rewriter import Rewrite
 from modelopt.patterns.slice import read_slice
-
-_SMALL_BYTES = 4096
 
 
 class CancelConcat(RewritePass):
@@ -65,22 +62,21 @@ def _split(node: ir.Node, joined: Joined, opset: int) -> list[ir.Value] | Mismat
     if axis + (rank or 0) * (axis < 0) != joined.axis or joined.size is None:
         return Mismatch("it splits another axis, or the sizes of the parts are not known")
     sizes = _sizes(node, joined.size, opset)
-    if sizes != [span.end - span.start for span in joined.spans]:
+    if sizes != tuple(span.end - span.start for span in joined.spans):
         return Mismatch("it does not split where the parts were joined")
     return [span.part for span in joined.spans]
 
 
-def _sizes(node: ir.Node, size: int, opset: int) -> list[int] | None:
+def _sizes(node: ir.Node, size: int, opset: int) -> tuple[int, ...] | None:
     """How large the outputs of a Split are: an attribute below opset 13, then an input, else all the same."""
     given = node.inputs[1] if opset >= 13 and len(node.inputs) > 1 else None
     if given is not None:
-        array = graph.constant(given, max_bytes=_SMALL_BYTES)
-        return None if array is None else np.ravel(array).tolist()
+        return graph.constant_ints(given)
     attribute = graph.attribute_ints(node, "split") if opset < 13 else None
     if attribute is not None:
-        return list(attribute)
+        return attribute
     count = len(node.outputs)
-    return [size // count] * count if size % count == 0 else None
+    return (size // count,) * count if size % count == 0 else None
 
 
 def _hand_on(node: ir.Node, parts: list[ir.Value]) -> None:

@@ -71,20 +71,19 @@ def _pads(pad: ir.Node, node: ir.Node, opset: int) -> tuple[int, ...] | Mismatch
         return Mismatch("it does not pad with a constant")
     if opset < 11:
         return graph.attribute_ints(pad, "pads") or Mismatch("it has no pads")
-    array = graph.constant(pad.inputs[1], max_bytes=256)
-    if array is None:
+    pads = graph.constant_ints(pad.inputs[1])
+    if pads is None:
         return Mismatch("the pads are not constant")
-    pads = tuple(int(number) for number in array)
     if len(pad.inputs) < 4 or pad.inputs[3] is None:
         return pads
-    axes = graph.constant(pad.inputs[3], max_bytes=256)
+    axes = graph.constant_ints(pad.inputs[3])
     rank = next(
         (graph.rank(value) for value in (*pad.inputs[:1], *pad.outputs, *node.outputs) if graph.rank(value)), None
     )
     if axes is None or rank is None:
         return Mismatch("the axes are not constant, or the rank is not known")
     dense = np.zeros((2, rank), np.int64)
-    dense[:, axes.astype(np.int64)] = np.reshape(pads, (2, -1))
+    dense[:, list(axes)] = np.reshape(pads, (2, -1))
     return tuple(int(number) for number in dense.reshape(-1))
 
 

@@ -13,7 +13,6 @@ from modelopt.passes.base import RewritePass
 from modelopt.patterns import runtime_kernels as protected
 from modelopt.patterns.rewriter import Rewrite
 
-_SMALL_BYTES = 64
 _BLOCK = 16  # channels in onnxruntime's NCHWc layout with AVX-512; without it 8
 _KEEP_BLOCKS = frozenset({"Add", "BatchNormalization", "Clip", "HardSigmoid", "Mul", "Relu", "Sigmoid", "Tanh"})
 _FARTHEST = 8  # nodes between the convolution and the mean are searched
@@ -77,5 +76,4 @@ def _axes(node: ir.Node, opset: int) -> tuple[int, ...] | None:
     """The axes: an attribute below opset 18, then an input."""
     if opset < 18:
         return graph.attribute_ints(node, "axes") or None
-    array = graph.constant(node.inputs[1], max_bytes=_SMALL_BYTES) if len(node.inputs) > 1 else None
-    return None if array is None or not array.size else tuple(int(axis) for axis in array.ravel())
+    return (graph.constant_ints(node.inputs[1]) if len(node.inputs) > 1 else None) or None

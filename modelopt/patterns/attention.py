@@ -197,10 +197,10 @@ def _packed(
     else:
         squeeze = match.producer(value, "Squeeze")
         cut = None if squeeze is None else match.producer(squeeze.inputs[0], "Slice")
-        if squeeze is None or cut is None or _numbers(squeeze, 1, "axes") != [0] or _numbers(cut, 3, "axes") != [0]:
+        if squeeze is None or cut is None or _numbers(squeeze, 1, "axes") != (0,) or _numbers(cut, 3, "axes") != (0,):
             return None
         starts, ends = _numbers(cut, 1, "starts"), _numbers(cut, 2, "ends")
-        part, between = (starts[0] if starts and ends == [starts[0] + 1] else None), [squeeze, cut]
+        part, between = (starts[0] if starts and ends == (starts[0] + 1,) else None), [squeeze, cut]
     split = match.producer(cut.inputs[0], "Transpose")
     reshape = None if split is None else match.producer(split.inputs[0], "Reshape")
     if split is None or reshape is None or _perm(split) != (2, 0, 3, 1, 4) or reshape.inputs[0] is None:
@@ -213,13 +213,11 @@ def _packed(
     return Heads(reshape.inputs[0], int(part), sizes[1], sizes[2], scale, (*nodes, *between, split, reshape))
 
 
-def _numbers(node: ir.Node, index: int, name: str) -> list[int] | None:
+def _numbers(node: ir.Node, index: int, name: str) -> tuple[int, ...] | None:
     """Integers that are an input in newer operator sets and an attribute in older ones."""
     if len(node.inputs) > index:
-        array = graph.constant(node.inputs[index], max_bytes=64)
-        return None if array is None else [int(item) for item in array.ravel()]
-    found = graph.attribute_ints(node, name)
-    return None if found is None else list(found)
+        return graph.constant_ints(node.inputs[index])
+    return graph.attribute_ints(node, name)
 
 
 def _perm(node: ir.Node) -> tuple[int, ...] | None:
@@ -266,12 +264,12 @@ def _items(target: ir.Value | None, count: int) -> list[int | None] | None:
 
     Sizes that are computed from the tensor's own shape are for simplify-reshape, which runs first.
     """
-    array = graph.constant(target, max_bytes=64)
-    if array is not None:
-        return [int(item) for item in array.ravel()] if array.size == count else None
+    sizes = graph.constant_ints(target)
+    if sizes is not None:
+        return list(sizes) if len(sizes) == count else None
     concat = match.producer(target, "Concat")
-    parts = [] if concat is None else [graph.constant(value, max_bytes=64) for value in concat.inputs]
+    parts = [] if concat is None else [graph.constant_ints(value) for value in concat.inputs]
     items: list[int | None] = []
     for part in parts:
-        items += [None] if part is None else [int(item) for item in part.ravel()]
+        items += [None] if part is None else part
     return items if len(items) == count and items.count(None) == 1 else None

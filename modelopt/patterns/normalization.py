@@ -189,6 +189,5 @@ def _mean_axes(mean: ir.Node) -> tuple[int, ...] | None:
     if graph.attribute_int(mean, "keepdims", 1) != 1:
         return None
     if len(mean.inputs) > 1:
-        axes = graph.constant(mean.inputs[1], max_bytes=64)
-        return None if axes is None or not axes.size else tuple(int(axis) for axis in axes.ravel())
+        return graph.constant_ints(mean.inputs[1]) or None
     return graph.attribute_ints(mean, "axes") or None

@@ -171,10 +171,7 @@ def _split_cut(node: ir.Node, output: ir.Value, opset: int) -> tuple[int, int, i
 
 def axes_of(node: ir.Node, opset: int) -> tuple[int, ...] | None:
     """The axes of an Unsqueeze: an attribute below opset 13, then an input."""
-    if opset < 13:
-        return graph.attribute_ints(node, "axes")
-    axes = graph.constant(node.inputs[1], max_bytes=_SMALL_BYTES)
-    return None if axes is None else tuple(int(axis) for axis in axes.ravel())
+    return graph.attribute_ints(node, "axes") if opset < 13 else graph.constant_ints(node.inputs[1])
 
 
 def _size(value: ir.Value | None) -> int | None:

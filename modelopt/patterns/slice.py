@@ -10,7 +10,6 @@ from modelopt import graph
 from modelopt.graph.match import Mismatch
 
 TO_THE_END = 2**31 - 1  # the specification of Slice recommends INT_MAX where a dimension is not known
-_SMALL_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ def read_slice(node: ir.Node, opset: int) -> tuple[StaticSlice, ...] | Mismatch:
         if not given:
             columns.append(None)
             continue
-        column = graph.attribute_ints(node, name) if opset < 10 else _ints(node.inputs[index])
+        column = graph.attribute_ints(node, name) if opset < 10 else graph.constant_ints(node.inputs[index])
         if column is None:
             return Mismatch(f"the {name} of {graph.label(node)} are not constant")
         columns.append(column)
@@ -46,8 +45,3 @@ def read_slice(node: ir.Node, opset: int) -> tuple[StaticSlice, ...] | Mismatch:
     if not len(starts) == len(ends) == len(axes) == len(steps):
         return Mismatch(f"the bounds of {graph.label(node)} do not fit each other")
     return tuple(StaticSlice(*cut) for cut in zip(axes, starts, ends, steps, strict=True))
-
-
-def _ints(value: ir.Value | None) -> tuple[int, ...] | None:
-    array = graph.constant(value, max_bytes=_SMALL_BYTES)
-    return None if array is None or array.dtype.kind not in "iu" else tuple(int(x) for x in array.reshape(-1))

@@ -32,7 +32,6 @@ _REDUCE_BY_INPUT = {
     "ReduceMin": 18, "ReduceProd": 18, "ReduceSum": 13, "ReduceSumSquare": 18,
 }
 # fmt: on
-_SMALL_BYTES = 1024
 
 Edit = Callable[[], None]
 
@@ -157,25 +156,25 @@ def _slice(names: graph.NameSource, node: ir.Node, perm: Perm, opset: int) -> Mo
         if isinstance(outer, Mismatch):
             return outer
         return Moved(perm, perm, (0,), (partial(_set, node, ir.AttrInt64s("axes", [perm[axis] for axis in outer])),))
-    axes = graph.constant(_input(node, 3), max_bytes=_SMALL_BYTES)
+    axes = graph.constant_ints(_input(node, 3))
     if axes is None:
         return Mismatch(f"the axes of {graph.label(node)} are not known")
-    outer = axes_in(axes.ravel().tolist(), perm)
+    outer = axes_in(axes, perm)
     if isinstance(outer, Mismatch):
         return outer
-    moved = np.array([perm[axis] for axis in outer], axes.dtype)
+    moved = np.array([perm[axis] for axis in outer], graph.constant(_input(node, 3)).dtype)  # type: ignore[union-attr]
     return Moved(perm, perm, (0,), (partial(_set_constant, names, node, 3, moved),))
 
 
 def _pad(names: graph.NameSource, node: ir.Node, perm: Perm, opset: int) -> Moved | Mismatch:
     if opset >= 18 and _input(node, 3) is not None:
-        axes = graph.constant(_input(node, 3), max_bytes=_SMALL_BYTES)
-        outer = Mismatch("its axes are not known") if axes is None else axes_in(axes.ravel().tolist(), perm)
-        if isinstance(outer, Mismatch) or axes is None:
+        axes = graph.constant_ints(_input(node, 3))
+        outer = Mismatch("") if axes is None else axes_in(axes, perm)
+        if isinstance(outer, Mismatch):
             return Mismatch(f"the axes of {graph.label(node)} are not known")
-        moved = np.array([perm[axis] for axis in outer], axes.dtype)
+        moved = np.array([perm[axis] for axis in outer], graph.constant(_input(node, 3)).dtype)  # type: ignore[union-attr]
         return Moved(perm, perm, (0,), (partial(_set_constant, names, node, 3, moved),))
-    pads = graph.attribute_ints(node, "pads") if opset < 11 else graph.constant(_input(node, 1), max_bytes=_SMALL_BYTES)
+    pads = graph.attribute_ints(node, "pads") if opset < 11 else graph.constant_ints(_input(node, 1))
     if pads is None or len(pads) != 2 * len(perm):
         return Mismatch(f"the pads of {graph.label(node)} are not known")
     # Axis perm[i] of x is axis i of x', so its pads are those at the place of perm[i] in the inverse.
@@ -187,11 +186,11 @@ def _pad(names: graph.NameSource, node: ir.Node, perm: Perm, opset: int) -> Move
 def _reduction(names: graph.NameSource, node: ir.Node, perm: Perm, opset: int) -> Moved | Mismatch:
     by_input = opset >= _REDUCE_BY_INPUT[node.op_type]
     given = _input(node, 1) if by_input else None
-    axes = graph.constant(given, max_bytes=_SMALL_BYTES) if by_input else graph.attribute_ints(node, "axes")
+    axes = graph.constant_ints(given) if by_input else graph.attribute_ints(node, "axes")
     keeps = bool(graph.attribute_int(node, "keepdims", 1))
     if axes is None and given is None and not (by_input and graph.attribute_int(node, "noop_with_empty_axes", 0)):
         return Moved(perm, perm if keeps else (), (0,))
-    outer = Mismatch("") if axes is None or not len(axes) else axes_in([int(axis) for axis in axes], perm)
+    outer = axes_in(axes, perm) if axes else Mismatch("")
     if isinstance(outer, Mismatch):
         return Mismatch(f"the axes of {graph.label(node)} are not known")
     inner = sorted(perm[axis] for axis in outer)
@@ -202,8 +201,8 @@ def _reduction(names: graph.NameSource, node: ir.Node, perm: Perm, opset: int) -
 
 
 def _squeeze(names: graph.NameSource, node: ir.Node, perm: Perm, opset: int) -> Moved | Mismatch:
-    axes = graph.attribute_ints(node, "axes") if opset < 13 else graph.constant(_input(node, 1), max_bytes=_SMALL_BYTES)
-    outer = Mismatch("") if axes is None or not len(axes) else axes_in([int(axis) for axis in axes], perm)
+    axes = graph.attribute_ints(node, "axes") if opset < 13 else graph.constant_ints(_input(node, 1))
+    outer = axes_in(axes, perm) if axes else Mismatch("")
     if isinstance(outer, Mismatch):
         return Mismatch(f"the axes of {graph.label(node)} are not known")
     inner = sorted(perm[axis] for axis in outer)
@@ -215,7 +214,7 @@ def _squeeze(names: graph.NameSource, node: ir.Node, perm: Perm, opset: int) -> 
 
 def _unsqueeze(_names: graph.NameSource, node: ir.Node, perm: Perm, opset: int) -> Moved | Mismatch:
     """New axes stay at their places; the others follow `perm` around them."""
-    axes = graph.attribute_ints(node, "axes") if opset < 13 else graph.constant(_input(node, 1), max_bytes=_SMALL_BYTES)
+    axes = graph.attribute_ints(node, "axes") if opset < 13 else graph.constant_ints(_input(node, 1))
     if axes is None:
         return Mismatch(f"the axes of {graph.label(node)} are not known")
     rank = len(perm) + len(axes)
