@@ -11,8 +11,8 @@ from modelopt.engine.optimize import Request, run
 from modelopt.passes.upgrade_opset import UpgradeOpset
 from modelopt.recipe.recipe import Recipe
 from modelopt.report import Outcome, Report, Trial, verdict
-from modelopt.search.candidates import SearchResult
 from modelopt.search.recipe_search import Rescue
+from modelopt.search.search_result import SearchResult
 
 _NOT_SLOWER = "not-slower"
 _MUST_GAIN = "must-gain"

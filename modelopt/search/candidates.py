@@ -17,8 +17,8 @@ from modelopt.core.errors import Refused, WorkerDied
 from modelopt.data import Dataset
 from modelopt.engine import datasets, loop, measurements, opening, settings
 from modelopt.measure.speed import FEWEST
-from modelopt.recipe.recipe import Recipe, Step
-from modelopt.report import Latency, Offender, Trial
+from modelopt.recipe.recipe import Step
+from modelopt.report import Latency
 from modelopt.runtime import placement
 from modelopt.runtime.coverage import Coverage
 from modelopt.runtime.session import SessionSpec
@@ -54,25 +54,6 @@ class Candidate:
     rewrites: int
     size_bytes: int
     skipped: tuple[Skip, ...] = ()
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """Recipes to run until one keeps the contract, and why these.
-
-    Attributes:
-        recipes: In order of preference.
-        trials: What was tried, in order.
-        offenders: The nodes that cost accuracy, worst first.
-        notes: Why the data say nothing of accuracy, where they do not.
-        advice: What to set for the model of the first recipe, if anything.
-    """
-
-    recipes: tuple[Recipe, ...]
-    trials: tuple[Trial, ...] = ()
-    offenders: tuple[Offender, ...] = ()
-    notes: tuple[str, ...] = ()
-    advice: str | None = None
 
 
 class Candidates:

@@ -15,7 +15,8 @@ from modelopt.passes.convert_half import ConvertHalf
 from modelopt.report import Outcome, Trial
 from modelopt.runtime.installation import runtime_version
 from modelopt.search import exclusions
-from modelopt.search.candidates import Candidate, Candidates, SearchResult, opened
+from modelopt.search.candidates import Candidate, Candidates, opened
+from modelopt.search.search_result import SearchResult
 
 MAX_LOADS = 200
 """How many models are loaded to find the nodes: a guess."""

@@ -10,7 +10,8 @@ from modelopt.engine.opening import Request
 from modelopt.measure.speed import Ratio, Verdict
 from modelopt.recipe.recipe import Step, UntilStable
 from modelopt.report import Outcome, Trial, verdict
-from modelopt.search.candidates import Candidate, SearchResult, opened
+from modelopt.search.candidates import Candidate, opened
+from modelopt.search.search_result import SearchResult
 
 
 def keep_if_faster(request: Request, groups: Sequence[Step]) -> SearchResult:

@@ -24,7 +24,8 @@ from modelopt.passes.quantize_static import QuantizeStatic
 from modelopt.report import Offender
 from modelopt.search import crash_search, exclusions, fallbacks, sensitivity
 from modelopt.search.attempts import Attempt, Attempts
-from modelopt.search.candidates import Candidate, Candidates, SearchResult, opened
+from modelopt.search.candidates import Candidate, Candidates, opened
+from modelopt.search.search_result import SearchResult
 from modelopt.search.utility import Preference
 
 

@@ -8,14 +8,12 @@ from collections.abc import Callable, Sequence
 from modelopt.core.errors import ModeloptError
 from modelopt.engine.optimize import Request
 from modelopt.passes.base import Pass
-from modelopt.passes.convert_half import ConvertHalf
-from modelopt.passes.quantize_dynamic import QuantizeDynamic
-from modelopt.passes.quantize_static import QuantizeStatic
 from modelopt.recipe.recipe import Recipe, Search, Step
-from modelopt.search.candidates import SearchResult
-from modelopt.search.crash_search import without_crash
-from modelopt.search.fusion_search import keep_if_faster
-from modelopt.search.quantization_search import keep_contract
+from modelopt.search.search_result import SearchResult
+
+# The searches and their passes are imported where they are used: `fold` and `fuse` start without them.
+_INTEGER = frozenset({"quantize-static", "quantize-dynamic"})
+_HALF = "convert-half"
 
 Rescue = Callable[[Request, ModeloptError], SearchResult]
 """Finds another recipe where onnxruntime does not take a result, or raises the error where there is none."""
@@ -29,8 +27,11 @@ def tries_others(recipe: Recipe) -> bool:
     if recipe.search is not Search.QUANTIZE:
         return recipe.search is not None
     measures = recipe.evaluate is not None or recipe.verify or recipe.bench is not None
-    is_integer = isinstance(recipe.steps[-1], QuantizeStatic | QuantizeDynamic)
-    return measures and (is_integer or recipe.gates.max_drop is not None)
+    return measures and (_name_of(recipe.steps[-1]) in _INTEGER or recipe.gates.max_drop is not None)
+
+
+def _name_of(step: Step) -> str | None:
+    return step.name if isinstance(step, Pass) else None
 
 
 def choose(request: Request) -> SearchResult:
@@ -44,9 +45,13 @@ def choose(request: Request) -> SearchResult:
     if not tries_others(recipe):
         return SearchResult((steps,))
     if recipe.search is Search.KEEP_IF_FASTER:
+        from modelopt.search.fusion_search import keep_if_faster
+
         groups = recipe.contrib_groups()
         steps = dataclasses.replace(steps, steps=recipe.steps[: -len(groups)])
         return keep_if_faster(dataclasses.replace(request, recipe=steps), groups)
+    from modelopt.search.quantization_search import keep_contract
+
     return keep_contract(dataclasses.replace(request, recipe=steps), _others(recipe.steps[-1]))
 
 
@@ -55,9 +60,13 @@ def rescue_of(recipe: Recipe) -> Rescue | None:
 
     Half precision is such a case: the nodes that onnxruntime does not take can be found, and stay in float32.
     """
-    if not recipe.steps or not isinstance(recipe.steps[-1], ConvertHalf):
+    if not recipe.steps or _name_of(recipe.steps[-1]) != _HALF:
         return None
-    return without_crash if recipe.search is Search.QUANTIZE else _hint
+    if recipe.search is not Search.QUANTIZE:
+        return _hint
+    from modelopt.search.crash_search import without_crash
+
+    return without_crash
 
 
 def _hint(_request: Request, error: ModeloptError) -> SearchResult:
@@ -74,6 +83,9 @@ def _others(step: Step) -> Sequence[Pass]:
     Where int8 pays is an estimate, which a measurement may refute. So dynamic int8 of all products is tried, too.
     Nothing is tried where the user said something of single nodes or of the inputs' types: that holds for one pass.
     """
+    from modelopt.passes.quantize_dynamic import QuantizeDynamic
+    from modelopt.passes.quantize_static import QuantizeStatic
+
     if not isinstance(step, QuantizeStatic | QuantizeDynamic) or step.include or step.exclude:
         return []
     everywhere = QuantizeDynamic(per_channel=step.per_channel is not False, everywhere=True)

@@ -30,7 +30,7 @@ from modelopt.passes.quantize_static import QuantizeStatic
 from modelopt.recipe.recipe import BenchSpec, EvaluateSpec, Gates, Recipe
 from modelopt.report import GateResult, Offender, Outcome, Report, verdict
 from modelopt.report.summary import report_sections
-from modelopt.search.candidates import SearchResult
+from modelopt.search.search_result import SearchResult
 from tests.command_line import CALIB, CNN, EVAL, MLP, QUICK, Ran, evaluation, modelopt, save, value
 from tests.report_tools import report, result, trial
 

@@ -27,7 +27,8 @@ from modelopt.report import Outcome
 from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Worker
 from modelopt.search import crash_search
-from modelopt.search.candidates import Candidate, Candidates, SearchResult
+from modelopt.search.candidates import Candidate, Candidates
+from modelopt.search.search_result import SearchResult
 from tests.command_line import modelopt
 from tests.quant_tools import model
 

@@ -20,7 +20,7 @@ from modelopt.recipe.dumping import dump
 from modelopt.recipe.parsing import parse
 from modelopt.recipe.recipe import BenchSpec, Gates, Recipe
 from modelopt.report import GateResult, Report, Trial
-from modelopt.search.candidates import SearchResult
+from modelopt.search.search_result import SearchResult
 from tests.command_line import CNN, modelopt
 from tests.report_tools import report, result
 

@@ -49,3 +49,11 @@ def test_a_child_that_nobody_takes_ends_with_its_pool() -> None:
         assert child.process.poll() is None
     assert child.process.returncode == -signal.SIGKILL
     assert child.stderr.closed
+
+
+def test_fold_starts_without_the_searches_and_the_passes_of_quantization() -> None:
+    code = (
+        "import modelopt.commands.fold, sys\n"
+        "print([name for name in sys.modules if name.startswith(('modelopt.search.q', 'modelopt.passes.quantize'))])"
+    )
+    assert _python(code) == "[]"
