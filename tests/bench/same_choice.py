@@ -73,14 +73,13 @@ def doubt_of(trials: list[dict[str, Any]]) -> float:
     chosen = next((number for number, trial in enumerate(timed) if trial["kept"]), None)
     if chosen is None and any(trial["kept"] for trial in trials):
         return 0.0  # by its size: nothing was timed
-    values, best = [], (0.0, True)
-    for trial in timed:
-        value, margin = _value(trial)
-        values.append((best[0] + value, margin))
+    beside, best = [], None
+    for number, trial in enumerate(timed):
+        beside.append((*_value(trial), best))
         if trial["kept"] or trial["outcome"] == "surpassed":
-            best = best[0] + value, False
+            best = number
     random = np.random.default_rng(0)
-    others = sum(_replayed(values, random) != chosen for _ in range(_REPLAYS))
+    others = sum(_replayed(beside, random) != chosen for _ in range(_REPLAYS))
     return others / _REPLAYS
 
 
@@ -95,13 +94,19 @@ def _value(trial: dict[str, Any]) -> tuple[float, float]:
     return math.log(slowest["point"]), math.log(slowest["high"] / slowest["low"]) / 2
 
 
-def _replayed(values: list[tuple[float, float]], random: np.random.Generator) -> int | None:
-    """The number of the model that is chosen where each is worth what is drawn for it; None for the float model."""
+def _replayed(beside: list[tuple[float, float, int | None]], random: np.random.Generator) -> int | None:
+    """The number of the model that is chosen; None for the float model.
+
+    Args:
+        beside: For each model, what it was worth beside another, the half of the interval, and the other's number.
+        random: Draws the values. Each is drawn beside the model that it was timed with.
+    """
+    values: list[float] = []
     best, chosen = 0.0, None
-    for number, (value, margin) in enumerate(values):
-        drawn = random.normal(value, margin / _WIDE)
-        if drawn - best > max(margin, 0.0 if chosen is None else _HYSTERESIS):
-            best, chosen = drawn, number
+    for number, (value, margin, other) in enumerate(beside):
+        values.append((0.0 if other is None else values[other]) + random.normal(value, margin / _WIDE))
+        if values[-1] - best > max(margin, 0.0 if chosen is None else _HYSTERESIS):
+            best, chosen = values[-1], number
     return chosen
 
 
