@@ -73,7 +73,8 @@ def doubt_of(trials: list[dict[str, Any]]) -> float:
     chosen = next((number for number, trial in enumerate(timed) if trial["kept"]), None)
     if chosen is None and any(trial["kept"] for trial in trials):
         return 0.0  # by its size: nothing was timed
-    beside, best = [], None
+    beside: list[tuple[float, float, int | None]] = []
+    best: int | None = None
     for number, trial in enumerate(timed):
         beside.append((*_value(trial), best))
         if trial["kept"] or trial["outcome"] == "surpassed":
