@@ -19,7 +19,9 @@ from modelopt.quant.numerics import saturation
 from modelopt.recipe.recipe import BenchSpec, DataSpec, EvaluateSpec, Recipe
 from modelopt.runtime.worker_runner import WorkerRunner
 from tests.command_line import calibration, evaluation, sample
+from tests.machines.__main__ import quantization_tests
 from tests.machines.families import BY_NAME, FAMILIES, Family
+from tests.paths import ROOT
 from tests.quant_tools import context, exactly, model, run
 from tests.runtime_tools import session
 
@@ -163,3 +165,7 @@ def test_a_model_is_judged_for_its_target(runner: WorkerRunner) -> None:
         np.testing.assert_array_equal(mine[0], other[0])
         np.testing.assert_allclose(mine[0], reference[0], atol=0.02 * np.abs(reference[0]).max())
     assert serialize.to_bytes(net) != exactly(serialize.to_bytes(net))
+
+
+def test_what_runs_on_other_machines_exists() -> None:
+    assert [path for path in quantization_tests() if not (ROOT / path).exists()] == []

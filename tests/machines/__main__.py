@@ -21,17 +21,22 @@ from pathlib import Path
 from tests.machines.ways import WAYS, Impossible, Way
 
 ROOT = Path(__file__).resolve().parents[2]
-_OTHERS = ("cpu", "machines", "half", "placement", "tuning")
+_SUBJECTS = (
+    "quant",
+    "calibration",
+    "search",
+    "core/test_targets.py",
+    "core/test_machines.py",
+    "runtime/test_placement.py",
+)
 _ENDING = re.compile(r"(\d+) (passed|failed|skipped|errors?)")
 _SUMMARY = re.compile(r" in \d+\.\d+s")
 _SECONDS = 300  # what pyproject.toml gives a test
 
 
 def quantization_tests() -> list[str]:
-    """The files whose subject depends on integer instructions."""
-    tests = ROOT / "tests"
-    files = [*sorted(tests.glob("test_quant_*.py")), *(tests / f"test_{name}.py" for name in _OTHERS)]
-    return [str(path.relative_to(ROOT)) for path in files]
+    """The folders and files whose subject depends on integer instructions."""
+    return [f"tests/{subject}" for subject in _SUBJECTS]
 
 
 def run(name: str, way: Way, folder: Path, jobs: int, arguments: Sequence[str]) -> tuple[str, bool]:
