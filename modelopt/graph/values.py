@@ -66,6 +66,34 @@ def constant(value: ir.Value | None, *, max_bytes: int | None = None) -> np.ndar
     return tensor.numpy()
 
 
+def holder_of(value: ir.Value) -> ir.Graph:
+    """The graph that makes or stores `value`: each node that can read it can read what is added there.
+
+    Raises:
+        ValueError: It is in no graph, or in a function.
+    """
+    producer = value.producer()
+    holder = value.graph if producer is None else producer.graph
+    if not isinstance(holder, ir.Graph):
+        raise ValueError(f"{value.name} belongs to no graph")
+    return holder
+
+
+def ints_of(node: ir.Node, index: int, name: str) -> tuple[int, ...] | None:
+    """Integers that are an input in newer opsets, at `index`, and the attribute `name` in older ones.
+
+    None where they are not given, or are no constant.
+    """
+    return constant_ints(node.inputs[index]) if index < len(node.inputs) else attribute_ints(node, name)
+
+
+def ints_by_opset(node: ir.Node, opset: int, name: str, index: int, *, since: int) -> tuple[int, ...] | None:
+    """Integers that are the attribute `name` before opset `since`, and a constant input at `index` from there on."""
+    if opset < since:
+        return attribute_ints(node, name)
+    return constant_ints(node.inputs[index]) if index < len(node.inputs) else None
+
+
 def constant_ints(value: ir.Value | None) -> tuple[int, ...] | None:
     """The integers of a small constant, in order: axes, pads, shapes. None where it is no constant of integers.
 

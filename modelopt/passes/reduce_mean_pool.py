@@ -74,6 +74,4 @@ def _is_blocked(x: ir.Value | None) -> bool:
 
 def _axes(node: ir.Node, opset: int) -> tuple[int, ...] | None:
     """The axes: an attribute below opset 18, then an input."""
-    if opset < 18:
-        return graph.attribute_ints(node, "axes") or None
-    return (graph.constant_ints(node.inputs[1]) if len(node.inputs) > 1 else None) or None
+    return graph.ints_by_opset(node, opset, "axes", 1, since=18) or None

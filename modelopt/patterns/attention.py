@@ -197,9 +197,14 @@ def _packed(
     else:
         squeeze = match.producer(value, "Squeeze")
         cut = None if squeeze is None else match.producer(squeeze.inputs[0], "Slice")
-        if squeeze is None or cut is None or _numbers(squeeze, 1, "axes") != (0,) or _numbers(cut, 3, "axes") != (0,):
+        if (
+            squeeze is None
+            or cut is None
+            or graph.ints_of(squeeze, 1, "axes") != (0,)
+            or graph.ints_of(cut, 3, "axes") != (0,)
+        ):
             return None
-        starts, ends = _numbers(cut, 1, "starts"), _numbers(cut, 2, "ends")
+        starts, ends = graph.ints_of(cut, 1, "starts"), graph.ints_of(cut, 2, "ends")
         part, between = (starts[0] if starts and ends == (starts[0] + 1,) else None), [squeeze, cut]
     split = match.producer(cut.inputs[0], "Transpose")
     reshape = None if split is None else match.producer(split.inputs[0], "Reshape")
@@ -211,13 +216,6 @@ def _packed(
     if sizes is None or sizes[0] != 3 or part not in {0, 1, 2} or perm != wanted:
         return None
     return Heads(reshape.inputs[0], int(part), sizes[1], sizes[2], scale, (*nodes, *between, split, reshape))
-
-
-def _numbers(node: ir.Node, index: int, name: str) -> tuple[int, ...] | None:
-    """Integers that are an input in newer operator sets and an attribute in older ones."""
-    if len(node.inputs) > index:
-        return graph.constant_ints(node.inputs[index])
-    return graph.attribute_ints(node, name)
 
 
 def _perm(node: ir.Node) -> tuple[int, ...] | None:

@@ -13,21 +13,10 @@ import onnx_ir as ir
 from modelopt import graph
 
 _TO_THE_END = 2**31 - 1  # the specification of Slice recommends INT_MAX where a dimension is not known
-_SMALL_BYTES = 4096  # shapes, axes, pads
 
 
 def _input(node: ir.Node, index: int = 0) -> ir.Value | None:
     return node.inputs[index] if index < len(node.inputs) else None
-
-
-def _ints(value: ir.Value | None) -> tuple[int, ...] | None:
-    array = graph.constant(value, max_bytes=_SMALL_BYTES)
-    return None if array is None or array.dtype.kind not in "iu" else tuple(int(x) for x in array.reshape(-1))
-
-
-def _parameter(node: ir.Node, opset: int, name: str, index: int, *, since: int) -> tuple[int, ...] | None:
-    """Integers that are an attribute before opset `since` and a constant input from there on."""
-    return graph.attribute_ints(node, name) if opset < since else _ints(_input(node, index))
 
 
 def _dims(value: ir.Value | None) -> tuple[int | None, ...] | None:
@@ -72,7 +61,7 @@ def _transpose(node: ir.Node, _opset: int) -> bool:
 def _reshape(node: ir.Node, _opset: int) -> bool:
     if _keeps_static_shape(node):
         return True
-    dims, wanted = _dims(_input(node)), _ints(_input(node, 1))
+    dims, wanted = _dims(_input(node)), graph.constant_ints(_input(node, 1))
     if dims is None or wanted is None or len(dims) != len(wanted) or wanted.count(-1) > 1:
         return False
     copies = not graph.attribute_int(node, "allowzero", 0)
@@ -85,8 +74,8 @@ def _flatten(node: ir.Node, _opset: int) -> bool:
 
 
 def _slice(node: ir.Node, opset: int) -> bool:
-    starts = _parameter(node, opset, "starts", 1, since=10)
-    ends = _parameter(node, opset, "ends", 2, since=10)
+    starts = graph.ints_by_opset(node, opset, "starts", 1, since=10)
+    ends = graph.ints_by_opset(node, opset, "ends", 2, since=10)
     if starts is None or ends is None or any(starts) or not _steps_by_one(node, opset):
         return False
     if all(end >= _TO_THE_END for end in ends):
@@ -104,24 +93,24 @@ def _reaches(end: int, dim: int | None) -> bool:
 def _steps_by_one(node: ir.Node, opset: int) -> bool:
     if opset < 10 or _input(node, 4) is None:
         return True
-    steps = _ints(_input(node, 4))
+    steps = graph.constant_ints(_input(node, 4))
     return steps is not None and all(step == 1 for step in steps)
 
 
 def _slice_axes(node: ir.Node, opset: int, count: int) -> tuple[int, ...] | None:
     given = "axes" in node.attributes if opset < 10 else _input(node, 3) is not None
-    return _parameter(node, opset, "axes", 3, since=10) if given else tuple(range(count))
+    return graph.ints_by_opset(node, opset, "axes", 3, since=10) if given else tuple(range(count))
 
 
 def _pad(node: ir.Node, opset: int) -> bool:
-    pads = _parameter(node, opset, "pads", 1, since=11)
+    pads = graph.ints_by_opset(node, opset, "pads", 1, since=11)
     return pads is not None and not any(pads)
 
 
 def _expand(node: ir.Node, _opset: int) -> bool:
     if _keeps_static_shape(node):
         return True
-    dims, wanted = _dims(_input(node)), _ints(_input(node, 1))
+    dims, wanted = _dims(_input(node)), graph.constant_ints(_input(node, 1))
     if dims is None or wanted is None or len(wanted) > len(dims):
         return False
     kept = dims[len(dims) - len(wanted) :]
@@ -144,7 +133,7 @@ def _squeeze(node: ir.Node, opset: int) -> bool:
 
 
 def _unsqueeze(node: ir.Node, opset: int) -> bool:
-    return _parameter(node, opset, "axes", 1, since=13) == ()
+    return graph.ints_by_opset(node, opset, "axes", 1, since=13) == ()
 
 
 _RESHAPES = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})

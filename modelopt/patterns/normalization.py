@@ -188,6 +188,4 @@ def _mean_axes(mean: ir.Node) -> tuple[int, ...] | None:
     """The axes of a ReduceMean that keeps them with size 1: an attribute below opset 18, then an input."""
     if graph.attribute_int(mean, "keepdims", 1) != 1:
         return None
-    if len(mean.inputs) > 1:
-        return graph.constant_ints(mean.inputs[1]) or None
-    return graph.attribute_ints(mean, "axes") or None
+    return graph.ints_of(mean, 1, "axes") or None

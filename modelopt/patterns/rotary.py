@@ -171,7 +171,7 @@ def _split_cut(node: ir.Node, output: ir.Value, opset: int) -> tuple[int, int, i
 
 def axes_of(node: ir.Node, opset: int) -> tuple[int, ...] | None:
     """The axes of an Unsqueeze: an attribute below opset 13, then an input."""
-    return graph.attribute_ints(node, "axes") if opset < 13 else graph.constant_ints(node.inputs[1])
+    return graph.ints_by_opset(node, opset, "axes", 1, since=13)
 
 
 def _size(value: ir.Value | None) -> int | None:

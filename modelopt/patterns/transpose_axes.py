@@ -162,7 +162,7 @@ def _slice(names: graph.NameSource, node: ir.Node, perm: Perm, opset: int) -> Mo
     outer = axes_in(axes, perm)
     if isinstance(outer, Mismatch):
         return outer
-    moved = np.array([perm[axis] for axis in outer], graph.constant(_input(node, 3)).dtype)  # type: ignore[union-attr]
+    moved = np.array([perm[axis] for axis in outer], np.int64)
     return Moved(perm, perm, (0,), (partial(_set_constant, names, node, 3, moved),))
 
 
@@ -172,9 +172,9 @@ def _pad(names: graph.NameSource, node: ir.Node, perm: Perm, opset: int) -> Move
         outer = Mismatch("") if axes is None else axes_in(axes, perm)
         if isinstance(outer, Mismatch):
             return Mismatch(f"the axes of {graph.label(node)} are not known")
-        moved = np.array([perm[axis] for axis in outer], graph.constant(_input(node, 3)).dtype)  # type: ignore[union-attr]
+        moved = np.array([perm[axis] for axis in outer], np.int64)
         return Moved(perm, perm, (0,), (partial(_set_constant, names, node, 3, moved),))
-    pads = graph.attribute_ints(node, "pads") if opset < 11 else graph.constant_ints(_input(node, 1))
+    pads = graph.ints_by_opset(node, opset, "pads", 1, since=11)
     if pads is None or len(pads) != 2 * len(perm):
         return Mismatch(f"the pads of {graph.label(node)} are not known")
     # Axis perm[i] of x is axis i of x', so its pads are those at the place of perm[i] in the inverse.
@@ -201,7 +201,7 @@ def _reduction(names: graph.NameSource, node: ir.Node, perm: Perm, opset: int) -
 
 
 def _squeeze(names: graph.NameSource, node: ir.Node, perm: Perm, opset: int) -> Moved | Mismatch:
-    axes = graph.attribute_ints(node, "axes") if opset < 13 else graph.constant_ints(_input(node, 1))
+    axes = graph.ints_by_opset(node, opset, "axes", 1, since=13)
     outer = axes_in(axes, perm) if axes else Mismatch("")
     if isinstance(outer, Mismatch):
         return Mismatch(f"the axes of {graph.label(node)} are not known")
@@ -214,7 +214,7 @@ def _squeeze(names: graph.NameSource, node: ir.Node, perm: Perm, opset: int) -> 
 
 def _unsqueeze(_names: graph.NameSource, node: ir.Node, perm: Perm, opset: int) -> Moved | Mismatch:
     """New axes stay at their places; the others follow `perm` around them."""
-    axes = graph.attribute_ints(node, "axes") if opset < 13 else graph.constant_ints(_input(node, 1))
+    axes = graph.ints_by_opset(node, opset, "axes", 1, since=13)
     if axes is None:
         return Mismatch(f"the axes of {graph.label(node)} are not known")
     rank = len(perm) + len(axes)
@@ -255,5 +255,6 @@ def _set_constant(names: graph.NameSource, node: ir.Node, index: int, array: np.
     old = node.inputs[index]
     if old is None:
         raise ValueError(f"{graph.label(node)} lacks input {index}")
-    node.replace_input_with(index, graph.constant_beside(old, node, names(f"{old.name}_moved"), array))
+    typed = array if old.dtype is None else array.astype(old.dtype.numpy(), copy=False)
+    node.replace_input_with(index, graph.constant_beside(old, node, names(f"{old.name}_moved"), typed))
     graph.drop_unused_constants([old])

@@ -228,10 +228,7 @@ class HalfWriter:
 
 
 def _insert_behind(value: ir.Value, node: ir.Node) -> None:
-    producer = value.producer()
-    scope = value.graph if producer is None else producer.graph
-    if not isinstance(scope, ir.Graph):
-        raise ValueError(f"{value!r} belongs to no graph")
+    producer, scope = value.producer(), graph.holder_of(value)
     first = next(iter(scope), None)
     if producer is not None:
         scope.insert_after(producer, node)

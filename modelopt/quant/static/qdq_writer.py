@@ -162,7 +162,7 @@ class QdqWriter:
         if existing_qdq.params_of(value) is not None or (all_readers and existing_qdq.is_quantized_next(value)):
             return
         params = self._params[value]
-        home = _scope_of(value)
+        home = graph.holder_of(value)
         name = value.name or "value"
         numbers = [
             self._shared_constant(f"{name}_scale", params.scale),
@@ -207,7 +207,7 @@ class QdqWriter:
 
     def _store(self, constant: ir.Value, array: np.ndarray, params: QParams) -> _StoredConstant:
         """Add the integers of a constant, with scale and zero point, to the graph that holds it."""
-        holder = _scope_of(constant)
+        holder = graph.holder_of(constant)
         name = self._names(f"{constant.name}_quantized")
         inputs = (
             graph.add_initializer(holder, name, scheme.quantize(array, params)),
@@ -240,15 +240,6 @@ class _StoredConstant:
     inputs: tuple[ir.Value, ...]
     axis: int | None
     shape: tuple[int, ...]
-
-
-def _scope_of(value: ir.Value) -> ir.Graph:
-    """The graph that makes or holds `value`."""
-    producer = value.producer()
-    scope = value.graph if producer is None else producer.graph
-    if not isinstance(scope, ir.Graph):
-        raise ValueError(f"{value.name} belongs to no graph")
-    return scope
 
 
 def _read_instead(readers: list[ir.Node], old: ir.Value, new: ir.Value) -> None:

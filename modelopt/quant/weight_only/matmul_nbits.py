@@ -176,20 +176,11 @@ def _tied(verdicts: Mapping[ir.Node, MatrixUse | str]) -> dict[ir.Node, MatrixUs
 
 def _is_transposed_copy(weight: ir.Value, table: ir.Value) -> bool:
     copy, original = graph.constant_tensor(weight), graph.constant_tensor(table)
-    if copy is None or original is None or holder(weight) is not holder(table):
+    if copy is None or original is None or graph.holder_of(weight) is not graph.holder_of(table):
         return False
     if copy.dtype != original.dtype or copy.shape.numpy() != original.shape.numpy()[::-1]:
         return False
     return np.array_equal(copy.numpy(), original.numpy().T)
-
-
-def holder(weight: ir.Value) -> ir.Graph:
-    """The graph that holds a constant."""
-    producer = weight.producer()
-    found = weight.graph if producer is None else producer.graph
-    if not isinstance(found, ir.Graph):
-        raise ValueError("the weight belongs to no graph")
-    return found
 
 
 def shape(found: MatrixUse) -> tuple[int, int]:

@@ -132,10 +132,7 @@ def why_not(array: np.ndarray, axes: tuple[int, ...]) -> str | None:
 def write(model: ir.Model, weight: ir.Value, integers: np.ndarray, params: QParams, names: graph.NameSource) -> None:
     """Let all readers of `weight` read the integers through the nodes above, in the graph that held the float."""
     graph.allow_plain_initializers(model)
-    producer = weight.producer()
-    holder = weight.graph if producer is None else producer.graph
-    if not isinstance(holder, ir.Graph):
-        raise ValueError("the weight belongs to no graph")
+    producer, holder = weight.producer(), graph.holder_of(weight)
     prefix = weight.name or "weight"
     stored = graph.add_initializer(holder, names(f"{prefix}_quantized"), integers)
     scale = graph.add_initializer(holder, names(f"{prefix}_scale"), params.scale)

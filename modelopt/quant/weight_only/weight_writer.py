@@ -23,7 +23,7 @@ from modelopt.core.runner import Runner
 from modelopt.quant.numerics import blocks
 from modelopt.quant.numerics.blocks import BlockGrid, BlockParams
 from modelopt.quant.weight_only import matmul_nbits
-from modelopt.quant.weight_only.matmul_nbits import Group, MatrixUse, Quantized, element, holder
+from modelopt.quant.weight_only.matmul_nbits import Group, MatrixUse, Quantized, element
 
 _Tensor = ir.Tensor[np.ndarray]
 _FIRST_IR_WITH_INT4 = 10
@@ -72,7 +72,7 @@ class BlockWriter:
         if len(products) < len(group):
             table = stored
             if products:
-                home = holder(stored)
+                home = graph.holder_of(stored)
                 as_rows = np.array([rows, row_bytes], np.int64)
                 shape = graph.add_initializer(home, self._names(f"{stored.name}_shape"), as_rows)
                 table = self._insert("Reshape", [stored, shape], [], home[0], f"{stored.name}_rows", stored.dtype)
@@ -115,7 +115,7 @@ class BlockWriter:
         self._model.ir_version = max(self._model.ir_version, _FIRST_IR_WITH_INT4)
         by_rows = any(one.is_lookup for one in group)
         inputs = self._store(group[0], _unpacked(quantized, element(group[0]), by_rows=by_rows))
-        home, grid = holder(inputs[0]), quantized.grid
+        home, grid = graph.holder_of(inputs[0]), quantized.grid
         by_columns: list[ir.Value] = [] if by_rows else inputs
         shared: ir.Value | None = None
         for one in group:
@@ -199,7 +199,7 @@ class BlockWriter:
 
     def _store(self, first: MatrixUse, tensors: list[_Tensor]) -> list[ir.Value]:
         """Initializers in the graph that held the float weight, where all its readers can read them."""
-        home = holder(first.weight)
+        home = graph.holder_of(first.weight)
         values = []
         for held, part in zip(tensors, ("quantized", "scale", "zero_point"), strict=False):
             name = self._names(f"{first.weight.name}_{part}")
@@ -286,7 +286,7 @@ def _tensor(array: np.ndarray, dtype: ir.DataType) -> _Tensor:
 def _after(values: Sequence[ir.Value]) -> ir.Node:
     """The first node behind those that make `values`, which are at the beginning of their graph."""
     makers = {value.producer() for value in values}
-    scope = holder(values[0])
+    scope = graph.holder_of(values[0])
     return next(node for node in scope if node not in makers)
 
 
