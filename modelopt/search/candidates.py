@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import onnx_ir as ir
@@ -16,7 +17,7 @@ from modelopt.core.changes import Skip
 from modelopt.core.errors import Refused, WorkerDied
 from modelopt.data import Dataset
 from modelopt.engine import datasets, loop, measurements, opening, settings
-from modelopt.measure.speed import FEWEST
+from modelopt.measure.speed import FEWEST, FIRST
 from modelopt.recipe.recipe import Step
 from modelopt.report import Latency
 from modelopt.runtime import placement
@@ -30,11 +31,23 @@ PROFILED_RUNS = range(20, 201)
 _PROFILED_NS = 300_000_000
 """The time that these runs may take together, beyond the fewest."""
 
-_PRECISION = 0.04
-"""The relative half-width of a ratio's interval at which timing two candidates ends: a guess."""
 
-_SECONDS = 15.0
-"""The most that one comparison of candidates may take, of which a search makes several: a guess."""
+class _Effort(NamedTuple):
+    """How long two candidates are timed; the figures are guesses.
+
+    Attributes:
+        processes: Fresh processes of each model, at least.
+        seconds: The most that a comparison may take, of which a search makes several.
+        precision: The relative half-width of the ratio's interval at which it ends.
+    """
+
+    processes: int
+    seconds: float
+    precision: float
+
+
+_SHORTLY = _Effort(FEWEST, 15.0, 0.04)
+_CLOSELY = _Effort(FIRST, 30.0, 0.01)
 
 
 @dataclass(frozen=True)
@@ -112,17 +125,28 @@ class Candidates:
         """Remove the file of a candidate that is of no more use."""
         io.remove_aside(candidate.path)
 
-    def time(self, before: Candidate, after: Candidate, *, threads: int | None = None) -> Latency:
-        """Time two models well enough to choose between them: in fewer processes than the result will be timed in."""
+    def time(
+        self, before: Candidate, after: Candidate, *, threads: int | None = None, closely: bool = False
+    ) -> Latency:
+        """Time two models well enough to choose between them.
+
+        Args:
+            before: The model that the other one is compared with.
+            after: The other one.
+            threads: How many; None for what the user asked for.
+            closely: Whether a short comparison left the choice open. Then more processes are timed.
+        """
         bench = self.request.recipe.bench
         if bench is None:
             raise ValueError("the recipe does not measure latency")
         bench = bench if threads is None else msgspec.structs.replace(bench, threads=threads)
-        seconds = min(bench.budget_seconds, _SECONDS)
-        bench = msgspec.structs.replace(bench, processes=min(bench.processes, FEWEST), budget_seconds=seconds)
+        processes, limit, precision = _CLOSELY if closely else _SHORTLY
+        bench = msgspec.structs.replace(
+            bench, processes=min(bench.processes, processes), budget_seconds=min(bench.budget_seconds, limit)
+        )
         feeds, limits = self._bench_feeds(), self.request.limits
         progress = self.request.progress
-        return measurements.time_both(bench, before.path, after.path, feeds, limits, progress, precision=_PRECISION)
+        return measurements.time_both(bench, before.path, after.path, feeds, limits, progress, precision=precision)
 
     def profile(self, candidate: Candidate) -> Coverage:
         """What the runtime executes for each node of a model, and how long."""

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from modelopt.core import targets
 from modelopt.engine import measurements
-from modelopt.measure.speed import Ratio, Verdict
+from modelopt.measure.speed import FLOOR, Ratio, Verdict
 from modelopt.quant.static.measured_cost import losing
 from modelopt.recipe.recipe import BenchSpec
-from modelopt.report import Outcome
+from modelopt.report import Latency, Outcome
 from modelopt.report.summary import milliseconds
 from modelopt.search import exclusions
 from modelopt.search.candidates import Candidate, Candidates
@@ -30,8 +30,21 @@ _HYSTERESIS = 0.05
 """The utility that a second quantized model needs to take the place of the first; a guess. Two that are nearly equal,
 such as static and dynamic int8 of the same products, would otherwise change places with the noise of each run."""
 
+_LEAST_GAIN = 0.02
+"""The utility that the first quantized model needs to take the place of the float model; a guess. The noise of a short
+comparison asks for more than that, and of a long one for less: then the least gain would change with the noise."""
+
+_CLOSE = 1.5
+"""A value nearer to what is needed than this many margins is timed again. Two independent measurements differ by more
+than 1.5 times the half-width of a 95 % interval in 4 % of cases, so one that is not close has a 2 % chance to fall on
+the other side when it is repeated."""
+
 _HARDLY_LONGER = 1.1
 """Up to this factor one thread takes hardly longer than all of them; a guess."""
+
+
+_SLOWER = 1 / (1 + FLOOR)
+"""The ratio below which a model counts as slower."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +59,13 @@ class Utility:
     value: float
     margin: float
 
-    def is_more(self, least: float = 0.0) -> bool:
-        """Whether it is more than `least`, and by more than the noise."""
+    def is_more(self, least: float) -> bool:
+        """Whether it is more than `least`, and more than the noise."""
         return self.value > max(self.margin, least)
+
+    def is_close(self, least: float) -> bool:
+        """Whether another measurement may well say the opposite of `is_more`."""
+        return abs(self.value - max(self.margin, least)) < _CLOSE * self.margin
 
     def __str__(self) -> str:
         return f"worth {math.expm1(self.value):+.1%} (±{math.expm1(self.margin):.1%})"
@@ -93,6 +110,49 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class _Timed:
+    """Two models timed beside each other, on the threads asked for and on one thread."""
+
+    on_all: Latency
+    on_one: Latency | None
+
+    @property
+    def ratio(self) -> Ratio:
+        return self.on_all.ratio
+
+    @property
+    def one_thread(self) -> Ratio | None:
+        return None if self.on_one is None else self.on_one.ratio
+
+    def utility(self, size_ratio: float) -> Utility:
+        return utility(self.ratio, self.one_thread, size_ratio)
+
+    def is_close(self, size_ratio: float, least: float, *, beside_floats: bool) -> bool:
+        """Whether a repetition may well end in another choice."""
+        if beside_floats and any(ratio.high < _SLOWER for ratio in self._ratios()):
+            return False
+        found = self.utility(size_ratio)
+        if found.is_close(least):
+            return True
+        unclear = any(ratio.low < _SLOWER < ratio.high for ratio in self._ratios())
+        return beside_floats and found.is_more(least) and unclear
+
+    def slower_on(self) -> str | None:
+        """Where the second model is slower, as words that end a clause; None where it is slower nowhere."""
+        if self.ratio.verdict is Verdict.SLOWER:
+            return ""
+        one_thread = self.one_thread
+        return " on one thread" if one_thread is not None and one_thread.verdict is Verdict.SLOWER else None
+
+    def advice(self) -> str | None:
+        """See `thread_advice`."""
+        return None if self.on_one is None else thread_advice(self.on_all.after.median_ns, self.on_one.after.median_ns)
+
+    def _ratios(self) -> list[Ratio]:
+        return [ratio for ratio in (self.ratio, self.one_thread) if ratio is not None]
+
+
+@dataclass(frozen=True)
 class Preference:
     """Which of two models the user wants.
 
@@ -108,24 +168,29 @@ class Preference:
         """Compare `candidate` with `best`; nothing slower than `floats`, the float model, is better than it."""
         if not self.measures or not self.for_speed or self.wants_size(best):
             return self._by_size(best, candidate)
-        on_all = self.candidates.time(best, candidate)
-        ratio = on_all.ratio
-        size = f"{candidate.size_bytes / best.size_bytes:.0%} of the size"
-        if best is floats and ratio.verdict is Verdict.SLOWER:
-            return Comparison(Outcome.SLOWER, f"slower than the float model, {size}", ratio)
-        on_one = self.candidates.time(best, candidate, threads=1) if self._counts_one_thread() else None
-        one_thread = None if on_one is None else on_one.ratio
-        if best is floats and one_thread is not None and one_thread.verdict is Verdict.SLOWER:
-            return Comparison(Outcome.SLOWER, f"slower than the float model on one thread, {size}", ratio, one_thread)
-        found = utility(ratio, one_thread, candidate.size_bytes / best.size_bytes)
-        if not found.is_more():
-            return Comparison(Outcome.NO_GAIN, f"{found}, {size}: no gain beyond the noise", ratio, one_thread)
-        if best is not floats and not found.is_more(_HYSTERESIS):
-            return Comparison(Outcome.NO_GAIN, f"{found}, {size}: too little for another choice", ratio, one_thread)
-        if best is not floats and self._is_slower_than(floats, candidate, (ratio, one_thread)):
+        beside_floats = best is floats
+        least = _LEAST_GAIN if beside_floats else _HYSTERESIS
+        size_ratio = candidate.size_bytes / best.size_bytes
+        timed = self._time(best, candidate, beside_floats=beside_floats)
+        if timed.is_close(size_ratio, least, beside_floats=beside_floats):
+            timed = self._time(best, candidate, beside_floats=beside_floats, closely=True)
+        found, ratio, one_thread = timed.utility(size_ratio), timed.ratio, timed.one_thread
+        size = f"{size_ratio:.0%} of the size"
+        if beside_floats and (threads := timed.slower_on()) is not None:
+            return Comparison(Outcome.SLOWER, f"slower than the float model{threads}, {size}", ratio, one_thread)
+        if not found.is_more(least):
+            noise, little = "no gain beyond the noise", "too little for another choice"
+            why = noise if found.value <= found.margin else little
+            return Comparison(Outcome.NO_GAIN, f"{found}, {size}: {why}", ratio, one_thread)
+        if not beside_floats and self._is_slower_than(floats, candidate, (ratio, one_thread)):
             return Comparison(Outcome.SLOWER, f"slower than the float model, {size}", ratio, one_thread)
-        advice = None if on_one is None else thread_advice(on_all.after.median_ns, on_one.after.median_ns)
-        return Comparison(Outcome.KEPT, f"{found}, {size}", ratio, one_thread, advice)
+        return Comparison(Outcome.KEPT, f"{found}, {size}", ratio, one_thread, timed.advice())
+
+    def _time(self, best: Candidate, candidate: Candidate, *, beside_floats: bool, closely: bool = False) -> _Timed:
+        on_all = self.candidates.time(best, candidate, closely=closely)
+        if not self._counts_one_thread() or (beside_floats and on_all.ratio.verdict is Verdict.SLOWER):
+            return _Timed(on_all, None)
+        return _Timed(on_all, self.candidates.time(best, candidate, threads=1, closely=closely))
 
     def _is_slower_than(self, floats: Candidate, candidate: Candidate, beside_best: tuple[Ratio, Ratio | None]) -> bool:
         """Whether a model is slower than the float model.
@@ -137,7 +202,7 @@ class Preference:
             for ratio, threads in zip(beside_best, (None, 1), strict=True)
             if ratio is not None and ratio.verdict is Verdict.SLOWER
         ]
-        timed = (self.candidates.time(floats, candidate, threads=threads) for threads in doubtful)
+        timed = (self.candidates.time(floats, candidate, threads=threads, closely=True) for threads in doubtful)
         return any(each.ratio.verdict is Verdict.SLOWER for each in timed)
 
     def _by_size(self, best: Candidate, candidate: Candidate) -> Comparison:

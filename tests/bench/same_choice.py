@@ -39,8 +39,8 @@ _WIDE = 1.96
 
 _REPLAYS = 2000
 
-_HYSTERESIS = 0.05
-"""What one quantized model must be worth more than another: see `modelopt.search.utility`."""
+_LEAST_GAIN, _HYSTERESIS = 0.02, 0.05
+"""What the first quantized model must be worth, and a second one more than that: see `modelopt.search.utility`."""
 
 
 class Choice(NamedTuple):
@@ -106,7 +106,7 @@ def _replayed(beside: list[tuple[float, float, int | None]], random: np.random.G
     best, chosen = 0.0, None
     for number, (value, margin, other) in enumerate(beside):
         values.append((0.0 if other is None else values[other]) + random.normal(value, margin / _WIDE))
-        if values[-1] - best > max(margin, 0.0 if chosen is None else _HYSTERESIS):
+        if values[-1] - best > max(margin, _LEAST_GAIN if chosen is None else _HYSTERESIS):
             best, chosen = values[-1], number
     return chosen
 

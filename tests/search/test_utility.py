@@ -38,7 +38,7 @@ def timed(point: float, half: float = 0.02) -> Ratio:
     ],
 )
 def test_what_a_model_is_worth(speed: float, alone: float, size: float, more: bool) -> None:
-    assert utility(timed(speed, 0.02), timed(alone, 0.02), size).is_more() is more
+    assert utility(timed(speed, 0.02), timed(alone, 0.02), size).is_more(0.0) is more
 
 
 def test_speed_on_one_thread_alone_counts_where_it_was_asked_for() -> None:
@@ -51,7 +51,11 @@ class Candidates:
     """Gives ratios by the names of the two models and the threads; on one thread everything takes `one_ns`."""
 
     def __init__(
-        self, ratios: dict[tuple[str, str, int | None], float], threads: int = 0, one_ns: float = 2_000_000
+        self,
+        ratios: dict[tuple[str, str, int | None], float],
+        threads: int = 0,
+        one_ns: float = 2_000_000,
+        closely: dict[tuple[str, str, int | None], float] | None = None,
     ) -> None:
         self.one_ns = one_ns
         self.asked: list[tuple[str, str, int | None]] = []
@@ -61,12 +65,20 @@ class Candidates:
             recipe=Recipe(steps=(), bench=BenchSpec(threads=threads), gates=Gates(max_drop=0.01))
         )
         self._ratios = ratios
+        self._closely = closely or {}
+        self.timed_closely: list[tuple[str, str, int | None]] = []
 
-    def time(self, before: Candidate, after: Candidate, *, threads: int | None = None) -> Any:
+    def time(self, before: Candidate, after: Candidate, *, threads: int | None = None, closely: bool = False) -> Any:
         key = (before.path.name, after.path.name, threads)
+        if closely:
+            self.timed_closely.append(key)
+            return self._latency(self._closely.get(key, self._ratios[key]), threads, half=0.01)
         self.asked.append(key)
+        return self._latency(self._ratios[key], threads, half=0.02)
+
+    def _latency(self, ratio: float, threads: int | None, half: float) -> Any:
         made = SimpleNamespace(median_ns=self.one_ns if threads == 1 else 1_000_000)
-        return SimpleNamespace(ratio=timed(self._ratios[key]), after=made)
+        return SimpleNamespace(ratio=timed(ratio, half), after=made)
 
 
 def built(name: str, size: int) -> Candidate:
@@ -105,6 +117,27 @@ def test_two_quantized_models_that_are_nearly_equal_do_not_take_turns(monkeypatc
     small_gain = {("float", "static", None): 1.04, ("float", "static", 1): 1.04}
     # Beside the float model any gain counts.
     assert compared(Candidates(small_gain), FLOAT, STATIC, monkeypatch).is_better
+
+
+def test_a_close_comparison_is_timed_again_and_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    even, key, alone = built("dynamic", 300), ("static", "dynamic", None), ("static", "dynamic", 1)
+    for first, second, better in ((1.06, 1.03, False), (1.04, 1.08, True)):
+        candidates = Candidates({key: first, alone: first}, closely={key: second, alone: second})
+        assert compared(candidates, STATIC, even, monkeypatch).is_better is better
+        assert candidates.timed_closely == [key, alone]
+    candidates = Candidates({key: 1.5, alone: 1.5})
+    assert compared(candidates, STATIC, even, monkeypatch).is_better
+    assert not candidates.timed_closely
+
+
+def test_whether_a_model_is_slower_is_timed_again_where_that_is_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A much smaller model is worth more in any case: only whether it is slower decides."""
+    small, key, alone = built("static", 100), ("float", "static", None), ("float", "static", 1)
+    candidates = Candidates({key: 1.0, alone: 1.0}, closely={key: 0.97, alone: 1.0})
+    assert compared(candidates, FLOAT, small, monkeypatch).outcome is Outcome.SLOWER
+    candidates = Candidates({key: 1.05, alone: 1.05})
+    assert compared(candidates, FLOAT, small, monkeypatch).is_better
+    assert not candidates.timed_closely
 
 
 def test_nothing_slower_than_the_float_model_wins(monkeypatch: pytest.MonkeyPatch) -> None:
