@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from modelopt.core.changes import Skip
 from modelopt.core.errors import Refused, WorkerDied
 from modelopt.engine import error_notes
 from modelopt.engine.findings import keeps
@@ -150,6 +151,18 @@ class Attempts:
             elif comparison.is_better and trial.kept:
                 reason = f"{attempt.label} is better: {comparison.reason}"
                 self.trials[i] = msgspec.structs.replace(trial, kept=False, outcome=Outcome.SURPASSED, reason=reason)
+
+    def left_out_by(self, step: Pass) -> tuple[Skip, ...]:
+        """The refusals of a step that quantized nothing."""
+        found = (t for t in self.trials if t.group == str(step) and t.outcome is Outcome.NOTHING_TO_DO)
+        return next((trial.skipped for trial in found), ())
+
+    def pass_over(self, attempt: Attempt, outcome: Outcome, reason: str) -> None:
+        """Say in an attempt's trial why it is not compared with the best model."""
+        self.trials = [
+            msgspec.structs.replace(trial, outcome=outcome, reason=reason) if trial.group == attempt.label else trial
+            for trial in self.trials
+        ]
 
     def _record(
         self, label: str, outcome: Outcome, reason: str, candidate: Candidate | None = None, drop: float | None = None

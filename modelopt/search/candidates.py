@@ -88,6 +88,7 @@ class Candidates:
         self.input = Candidate(run.loaded.path, (), 0, run.loaded.size_bytes)
         self.not_timed = settings.why_not_timed(run.recipe)
         self._feeds: datasets.Feeds | None = None
+        self._profiles: dict[Path, Coverage] = {}
         self._judge: Judge | None = None
         self._count = 0
 
@@ -149,7 +150,12 @@ class Candidates:
         return measurements.time_both(bench, before.path, after.path, feeds, limits, progress, precision=precision)
 
     def profile(self, candidate: Candidate) -> Coverage:
-        """What the runtime executes for each node of a model, and how long."""
+        """What the runtime executes for each node of a model, and how long; a model is profiled once."""
+        if candidate.path not in self._profiles:
+            self._profiles[candidate.path] = self._profiled(candidate)
+        return self._profiles[candidate.path]
+
+    def _profiled(self, candidate: Candidate) -> Coverage:
         spec = settings.session_spec(self.request.recipe.bench)
         feeds, model, fewest = self._bench_feeds()[0], self.load(candidate), PROFILED_RUNS[0]
         found = placement.coverage(self._run.worker, candidate.path, model, feeds, spec=spec, runs=fewest)

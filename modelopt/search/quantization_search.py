@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from modelopt import graph
 from modelopt.core.changes import Effect
 from modelopt.core.plural import counted
 from modelopt.engine.opening import Request
@@ -21,12 +22,18 @@ from modelopt.passes.base import Pass
 from modelopt.passes.convert_half import ConvertHalf
 from modelopt.passes.quantize_dynamic import QuantizeDynamic
 from modelopt.passes.quantize_static import QuantizeStatic
-from modelopt.report import Offender
+from modelopt.quant.static.selection import UNPROFITABLE
+from modelopt.report import Offender, Outcome
 from modelopt.search import crash_search, exclusions, fallbacks, sensitivity
 from modelopt.search.attempts import Attempt, Attempts
 from modelopt.search.candidates import Candidate, Candidates, opened
 from modelopt.search.search_result import SearchResult
 from modelopt.search.utility import Preference
+
+_NOT_PAYING = "that did not pay in float"
+
+_LEAST_SHARE = 0.05
+"""The part of the float model's time that nodes must take for int8 to be tried there against the estimate; a guess."""
 
 
 def keep_contract(request: Request, also: Sequence[Pass] = ()) -> SearchResult:
@@ -57,7 +64,7 @@ class _Search:
         self.attempts = Attempts(candidates, self.recipe.gates.max_drop)
         self.preference = Preference(candidates, for_speed=isinstance(last, QuantizeStatic | QuantizeDynamic))
         self.offenders: list[Offender] = []
-        self.in_float: Path | None = None  # the model in which the worst offenders stay in float
+        self.in_float: set[Path] = set()  # models in which the worst offenders stay in float
         self.advice: str | None = None
 
     def run(self) -> SearchResult:
@@ -66,12 +73,13 @@ class _Search:
         best = floats
         for step in (self.asked, *filter(self._may_pay, self.also)):
             attempt = self._accurate(floats, step)
-            if attempt is None:
-                continue
-            better = self._better(best, attempt, floats)
-            paying = self._paying(attempt) if better is best else None
-            best = better if paying is None else self._better(best, paying, floats)
-        if best.path != self.in_float:
+            if attempt is not None:
+                better = self._better(best, attempt, floats)
+                paying = self._paying(attempt) if better is best else None
+                best = better if paying is None else self._better(best, paying, floats)
+            beyond = self._beyond_estimate(floats, step, attempt)
+            best = best if beyond is None else self._better(best, beyond, floats)
+        if best.path not in self.in_float:
             self.offenders = sensitivity.marked(self.offenders, 0)
         return self._result(best, floats)
 
@@ -151,15 +159,19 @@ class _Search:
             return None
         count, restored = found
         self.offenders = sensitivity.marked(self.offenders, count)
-        self.in_float = restored.candidate.path
+        self.in_float.add(restored.candidate.path)
         return restored
 
     def _excluding(self, attempt: Attempt, names: Sequence[str], why: str) -> Attempt | None:
         """The attempt with these nodes in float; None where that does not keep the contract."""
         step = exclusions.without(attempt.step, names)
-        label = f"{step.name}, {counted(len(names), 'node')} {why}"
+        label = f"{attempt.label}, {counted(len(names), 'node')} {why}"
         found = self.attempts.make(attempt.base, step, label=label)
-        return found if found is not None and self.attempts.keeps(found) else None
+        if found is None or not self.attempts.keeps(found):
+            return None
+        if attempt.candidate.path in self.in_float:
+            self.in_float.add(found.candidate.path)
+        return found
 
     # Speed
 
@@ -177,4 +189,40 @@ class _Search:
         if not isinstance(attempt.step, QuantizeStatic):
             return None
         names = self.preference.slower_in_integers(attempt.base, attempt.candidate)
-        return self._excluding(attempt, names, "that did not pay in float") if names else None
+        return self._excluding(attempt, names, _NOT_PAYING) if names else None
+
+    def _beyond_estimate(self, floats: Candidate, step: Pass, attempt: Attempt | None) -> Attempt | None:
+        """The attempt with int8 wherever it pays by the profiler; None where the estimate left nothing of weight out.
+
+        The cost model knows few shapes of kernels, and no machine like this one may have been measured for it.
+
+        Args:
+            floats: The float model.
+            step: The pass that was asked for.
+            attempt: What became of it: its options may be other ones. None where it quantized nothing, or too much.
+        """
+        base, skipped = floats, self.attempts.left_out_by(step)
+        if attempt is not None:
+            base, step, skipped = attempt.base, attempt.step, attempt.candidate.skipped
+        if not isinstance(step, QuantizeStatic) or step.everywhere:
+            return None
+        labels = {skip.node for skip in skipped if skip.reason == UNPROFITABLE}
+        names = {
+            graph.name_of(node) for node in graph.all_nodes(self.candidates.load(base)) if graph.label(node) in labels
+        }
+        if self.preference.share_of_time(base, names) < _LEAST_SHARE:
+            return None
+        found = self.attempts.make(base, dataclasses.replace(step, everywhere=True))
+        if found is None or not self.attempts.keeps(found):
+            return None
+        if attempt is not None and attempt.candidate.path in self.in_float:
+            self.in_float.add(found.candidate.path)
+        slower = self.preference.slower_in_integers(found.base, found.candidate)
+        if slower is None:
+            self.attempts.pass_over(found, Outcome.SLOWER, "none of it is faster in integers, by the profiler")
+            return None
+        if not slower:
+            return found
+        reason = f"by the profiler {counted(len(slower), 'node')} of it {'is' if len(slower) == 1 else 'are'} slower"
+        self.attempts.pass_over(found, Outcome.SURPASSED, f"{reason} in integers")
+        return self._excluding(found, slower, _NOT_PAYING)

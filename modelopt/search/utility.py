@@ -6,7 +6,7 @@ Figures are added as logarithms, so that "a tenth faster" counts the same whatev
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from modelopt.core import targets
@@ -226,16 +226,31 @@ class Preference:
         bench = self._bench
         return bench is not None and not bench.threads and bench.provider == "cpu" and targets.usable_cores() > 1
 
-    def slower_in_integers(self, base: Candidate, candidate: Candidate) -> Sequence[str]:
-        """Kernels in regions that take longer in integers than in float, by the profiler; none where all of them do."""
-        bench = self._bench
-        if bench is None or not self.measures or bench.provider != "cpu":
-            return ()
-        if max(base.size_bytes, candidate.size_bytes) > measurements.MAX_PROFILED_BYTES:
-            return ()
+    def slower_in_integers(self, base: Candidate, candidate: Candidate) -> Sequence[str] | None:
+        """Kernels in regions that take longer in integers than in float, by the profiler.
+
+        Returns:
+            Their names; None where all kernels are slower, or where the models cannot be profiled.
+        """
+        if not self.profiles(base) or not self.profiles(candidate):
+            return None
         model = self.candidates.load(candidate)
         names = losing(self.candidates.profile(base), self.candidates.profile(candidate), model)
-        return () if set(names) >= set(exclusions.changed(self.candidates.load(base), model)) else names
+        return None if set(names) >= set(exclusions.changed(self.candidates.load(base), model)) else names
+
+    def share_of_time(self, model: Candidate, names: Collection[str]) -> float:
+        """The part of a model's time that these nodes take, by the profiler; 0 where it cannot be profiled."""
+        if not names or not self.profiles(model):
+            return 0.0
+        costs = self.candidates.profile(model).nodes
+        together = sum(cost.median_ns for cost in costs)
+        return sum(cost.median_ns for cost in costs if cost.node in names) / max(1, together)
+
+    def profiles(self, model: Candidate) -> bool:
+        """Whether a model can be profiled: speed counts, it runs on the CPU provider, and it is not too large."""
+        bench = self._bench
+        on_cpu = bench is not None and self.measures and bench.provider == "cpu"
+        return on_cpu and model.size_bytes <= measurements.MAX_PROFILED_BYTES
 
     def must_gain(self) -> bool:
         """Whether a result that is no gain over the input is no result."""

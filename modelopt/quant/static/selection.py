@@ -35,7 +35,7 @@ BEFORE_LOG = "a logarithm reads its result and would turn int8's absolute error 
 _IN_FUNCTION = "inside a function, whose activations are not observed"
 _FUSED_IN_FLOAT = "a fused operator of onnxruntime, which static quantization leaves in float"
 _LOST_IN_BODIES = "onnxruntime before 1.31 loses integers that a body reads from outside"
-_UNPROFITABLE = "int8 is estimated to save less here than quantizing and dequantizing around it costs"
+UNPROFITABLE = "int8 is estimated to save less here than quantizing and dequantizing around it costs"
 
 
 def why_already_quantized(model: ir.Model, asked_by: str = "") -> str | None:
@@ -133,7 +133,7 @@ def _kernel(
     if node in floats:
         return floats[node]
     if node in rules.unprofitable:
-        return _UNPROFITABLE
+        return UNPROFITABLE
     choice = _unless_banned(candidate(node), rules)
     if isinstance(choice, str):
         return choice
