@@ -15,6 +15,7 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.calibration.context import Context
 from modelopt.core.changes import Changes, Effect
+from modelopt.core.plural import counted
 from modelopt.core.signature import Signature
 from modelopt.graph.match import Mismatch
 from modelopt.patterns.rewriter import Rewrite, rewrite_nodes
@@ -116,8 +117,18 @@ class Pass(ABC):
         }
 
     def __str__(self) -> str:
-        chosen = ", ".join(f"{key}={value}" for key, value in self.options().items())
+        chosen = ", ".join(f"{key}={_shown(value)}" for key, value in self.options().items())
         return f"{self.name}({chosen})" if chosen else self.name
+
+
+_LONGEST = 60
+"""Characters of an option's list that a report's line has room for."""
+
+
+def _shown(value: object) -> str:
+    """An option in a report: of a long list, such as the nodes that a search left in float, only how long it is."""
+    text = str(value)
+    return f"[{counted(len(value), 'item')}]" if isinstance(value, list) and len(text) > _LONGEST else text
 
 
 class RewritePass(Pass):

@@ -12,6 +12,7 @@ from modelopt.calibration.context import Context
 from modelopt.core.changes import Changes, Effect
 from modelopt.graph.match import NOT_HERE, Mismatch
 from modelopt.passes.base import Pass, RewritePass
+from modelopt.passes.quantize_static import QuantizeStatic
 from modelopt.patterns.rewriter import Rewrite
 
 
@@ -40,6 +41,14 @@ def test_what_dies_is_removed_with_all_that_only_it_read(context: Context) -> No
     )
     assert DropNegTwice().apply(model, context).rewrites == 1
     assert [node.op_type for node in model.graph] == ["Add", "Relu"]
+
+
+def test_a_long_list_of_an_option_is_counted_where_a_pass_is_named() -> None:
+    """A search may leave hundreds of nodes in float, and the name is a cell of the report's table."""
+    assert str(QuantizeStatic(exclude=("a",))) == "quantize-static(exclude=['a'])"
+    names = tuple(f"encoder/layer.{number}/MatMul" for number in range(12))
+    assert str(QuantizeStatic(exclude=names)) == "quantize-static(exclude=[12 items])"
+    assert QuantizeStatic(exclude=names).options() == {"exclude": list(names)}
 
 
 def test_a_name_that_does_not_fit_the_class_is_refused() -> None:
