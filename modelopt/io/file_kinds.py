@@ -23,7 +23,8 @@ def is_model(path: Path) -> bool:
         fields = set(islice(protobuf_wire.outermost(mmap_files.open_map(path)), _MAX_FIELDS))
     except (OSError, ValueError, InputError):  # ValueError: it is empty
         return False
-    return (_GRAPH, _WIRE_TYPES[_GRAPH]) in fields and all(map(_is_known, fields))
+    known = all(_WIRE_TYPES.get(number, wire_type) == wire_type for number, wire_type in fields)
+    return known and any(number == _GRAPH for number, _ in fields)  # later versions of ONNX may add fields
 
 
 def may_be_model(path: Path) -> bool:
@@ -33,12 +34,7 @@ def may_be_model(path: Path) -> bool:
         OSError: It cannot be read.
     """
     try:
-        return _is_known(next(protobuf_wire.outermost(mmap_files.open_map(path), may_end=True)))
+        number, wire_type = next(protobuf_wire.outermost(mmap_files.open_map(path), may_end=True))
     except (ValueError, InputError):
         return False
-
-
-def _is_known(field: tuple[int, int]) -> bool:
-    """Whether a field of a model may have this number and this wire type; later versions of ONNX may add some."""
-    number, wire_type = field
-    return _WIRE_TYPES.get(number, wire_type) == wire_type
+    return _WIRE_TYPES.get(number) == wire_type or is_model(path)
