@@ -19,7 +19,7 @@ from modelopt.core.changes import Effect
 from modelopt.core.errors import GateFailed, InputError
 from modelopt.core.progress import Progress, silent
 from modelopt.data.in_memory import DataLike
-from modelopt.engine import opset_raising, output_paths
+from modelopt.engine import opset_raising
 from modelopt.engine.request import Request
 from modelopt.io import STDIO, ExternalData
 from modelopt.io.given_model import ModelLike
@@ -179,11 +179,10 @@ def run(options: OptimizeOptions, children: ChildPool | None = None, report_file
             memory=option_groups.in_memory(calib=options.calibration_data(), eval=options.eval),
             progress=options.progress or silent,
         )
+        request = dataclasses.replace(request, calibrations=_calibrations(request))
         if report_file is not None:
             written_reports.require(report_file)
             request = dataclasses.replace(request, finish=partial(written_reports.write, path=report_file))
-        output_paths.require(request)
-        request = dataclasses.replace(request, calibrations=_calibrations(request))
         return run_first_that_gains(request, recipe_search.choose(request), recipe_search.rescue_of(recipe))
 
 

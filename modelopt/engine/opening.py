@@ -79,6 +79,7 @@ def opened(request: Request, *, runs_models: bool = True) -> Iterator[OpenRun]:
         ModeloptError: The recipe, a path, the model or the data are refused.
     """
     recipe = request.recipe
+    output_paths.require(request)
     early_checks.require(recipe, request.memory)
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(TemporaryDirectory(prefix="modelopt-")))

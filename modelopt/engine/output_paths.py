@@ -31,7 +31,7 @@ def require(request: Request) -> None:
         _require_apart(file, read)
     for file, other in combinations(written, 2):
         if file.is_same(other) and file.role != other.role:
-            raise _two_roles(file, other)
+            raise InputError(f"{file.role} {file.path} is {other.role} too", hint=_rename(other))
     for file in (*written, *read):
         if file.role != "the dump" and run_files.is_dump(request, file.path):
             raise InputError(f"{file.role} {file.path} has the name of a dump", hint="give --dump-dir another folder")

@@ -120,9 +120,9 @@ def test_the_python_file_of_data_is_read(folder: Path) -> None:
 def test_no_file_is_written_for_two_things(folder: Path) -> None:
     (folder / "link.json").symlink_to("same.json")  # there is no such file yet
     for fields, fact in (
-        ({"output": Path("same.json"), "report_file": Path("same.json")}, "the output same.json is the report"),
-        ({"output": Path("same.json"), "report_file": Path("link.json")}, "the output same.json is the report"),
-        ({"output": folder / "same", "calibration_cache": Path("data/../same")}, "is the calibration cache"),
+        ({"output": Path("same.json"), "report_file": Path("same.json")}, "the output same.json is the report too"),
+        ({"output": Path("same.json"), "report_file": Path("link.json")}, "the output same.json is the report too"),
+        ({"output": folder / "same", "calibration_cache": Path("data/../same")}, "is the calibration cache too"),
         ({"report_file": Path("c.json"), "calibration_cache": Path("c.json")}, "the report c.json is the calib"),
         ({"calibration_cache": Path("o.onnx.0123456789ab.data")}, "has the name of a data file of the output"),
         ({"dump_folder": Path(), "output": Path("01-fold.onnx")}, "the output 01-fold.onnx has the name of a dump"),
@@ -135,7 +135,7 @@ def test_no_file_is_written_for_two_things(folder: Path) -> None:
 
 def test_no_dump_is_a_file_that_the_run_reads(folder: Path) -> None:
     os.link("m.onnx", "data/01-fold.onnx")
-    with pytest.raises(InputError, match="the dump data/01-fold.onnx is the input"):
+    with pytest.raises(InputError, match=r"the dump data/01-fold\.onnx is the input"):
         output_paths.require(_request(dump_folder=Path("data")))
 
 
