@@ -25,8 +25,8 @@ def run_first_that_gains(request: Request, chosen: SearchResult, rescue: Rescue 
     A recipe that need not gain, but must not be slower, gives way to the input as well.
     """
     found, recipes = chosen, list(chosen.recipes)
-    for recipe in recipes:
-        finish = partial(_finish, request, found, recipe, is_last=recipe is recipes[-1])
+    for number, recipe in enumerate(recipes, 1):
+        finish = partial(_finish, request, found, recipe, is_last=number == len(recipes))
         asked = dataclasses.replace(request, recipe=recipe, finish=finish)
         try:
             report = run(asked)

@@ -88,15 +88,18 @@ def _named(model_file: Path, candidates: Collection[Path]) -> set[Path]:
     return found
 
 
-def unused(candidates: Collection[Path], ignored: Collection[Path] = ()) -> tuple[set[Path], tuple[str, ...]]:
+def unused(
+    candidates: Collection[Path], ignored: Collection[Path] = (), *, are_ours: bool = False
+) -> tuple[set[Path], tuple[str, ...]]:
     """Those of `candidates`, data files in one folder, that can be removed, and why the others stay.
 
     Args:
         candidates: The data files.
         ignored: Files in their folder that need no data any more.
+        are_ours: This run has written the candidates.
     """
     removed, notes = set(candidates), []
-    for data in sorted(candidates):
+    for data in () if are_ours else sorted(candidates):
         reason = _why_kept(data)
         if reason is not None:
             removed.discard(data)
@@ -166,7 +169,7 @@ def remove(files: Collection[Path]) -> None:
 
 def remove_stale(target: Path) -> None:
     """Remove what a killed process left when it wrote the same output."""
-    pattern = re.compile(re.escape(f".{target.name}.") + r"([0-9]+)\.tmp\.(onnx|data)")
+    pattern = re.compile(re.escape(f".{target.name}.") + r"([0-9]+)\.tmp(\.onnx|\.data|)")
     for entry in list(target.parent.iterdir()):
         found = pattern.fullmatch(entry.name)
         if found and not _is_alive(int(found[1])):

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from modelopt.io.access import Access, creation_mode, give
-from modelopt.io.datafiles import unlink
+from modelopt.io.datafiles import remove_stale, unlink
 from modelopt.io.writing import disk_errors, sync, write_chunks
 
 
@@ -25,7 +25,7 @@ def replace_file(path: Path, contents: bytes) -> None:
         target = path.resolve()
         temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         replaced = Access.of(target)
-        unlink(temporary)  # of a process that had our number
+        remove_stale(target)
         try:
             write_chunks(temporary, [contents], mode=creation_mode(replaced))
             sync([temporary]).result()

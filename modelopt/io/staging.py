@@ -17,7 +17,16 @@ from modelopt import graph
 from modelopt.core.errors import InputError, Refused
 from modelopt.io import serialize
 from modelopt.io.access import NEW, Access, creation_mode, give
-from modelopt.io.datafiles import MIN_BYTES, data_name, holds_what_it_says, remove, remove_stale, unlink, unused
+from modelopt.io.datafiles import (
+    MIN_BYTES,
+    data_name,
+    holds_what_it_says,
+    named_data,
+    remove,
+    remove_stale,
+    unlink,
+    unused,
+)
 from modelopt.io.destinations import destination
 from modelopt.io.files import STDIO, map_file
 from modelopt.io.loading import Loaded
@@ -206,7 +215,7 @@ def staged(
             mode = creation_mode(replaced)
             if external:
                 written: set[Path] = set()
-                stack.callback(lambda: remove(unused(written)[0]))  # runs last: committed or not
+                stack.callback(lambda: _remove_if_unused(written, target))  # runs last: committed or not
                 stack.callback(unlink, temporary)
                 added: Metadata = dict if unchanged else metadata
                 data = _write_both(model, temporary, target, added, replaced, written)
@@ -246,6 +255,11 @@ def _write_both(
         return data  # one that is there already holds the same bytes
     finally:
         unlink(partial)
+
+
+def _remove_if_unused(written: set[Path], target: Path) -> None:
+    """Remove the data file of an output that did not get its name."""
+    remove(unused(written - named_data(target, written), are_ours=True)[0])
 
 
 def _inside(model: ir.Model, source: Loaded, metadata: Metadata, *, unchanged: bool) -> Iterable[bytes | memoryview]:

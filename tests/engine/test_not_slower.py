@@ -67,12 +67,12 @@ def test_the_input_takes_its_place(
     monkeypatch.setattr(first_gain, "run", run)
     recipe = Recipe(steps=steps, bench=BenchSpec(), gates=Gates(not_slower=True, max_size_ratio=2))
     kept: list[Report] = []
-    request = engine.Request(
-        recipe=recipe,
-        model=tmp_path / "m.onnx",
-        output=tmp_path / "x.onnx",
-        finish=lambda report: kept.append(report) or report,
-    )
+
+    def finish(report: Report) -> Report:
+        kept.append(report)
+        return report
+
+    request = engine.Request(recipe=recipe, model=tmp_path / "m.onnx", output=tmp_path / "x.onnx", finish=finish)
     found = first_gain.run_first_that_gains(request, SearchResult((recipe,)))
     assert kept == [found]  # once, and as it is returned
     assert seen == [recipe, Recipe(steps=steps[:-1], bench=BenchSpec(), gates=Gates(max_size_ratio=2))]

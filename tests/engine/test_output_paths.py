@@ -13,11 +13,14 @@ import numpy as np
 import pytest
 
 from modelopt import io
-from modelopt.core.errors import InputError
-from modelopt.engine import output_paths
+from modelopt.core.errors import EnvironmentLacks, InputError
+from modelopt.engine import optimize, output_paths
 from modelopt.engine.request import Request
+from modelopt.passes.fuse_conv_bn import FuseConvBn
 from modelopt.recipe.recipe import BenchSpec, DataSpec, EvaluateSpec, Gates, Recipe
+from modelopt.report import Report
 from modelopt.runtime.limits import Limits
+from tests.command_line import CNN
 from tests.io_tools import W, external, model_file
 
 MODEL = b"\x08\x0a\x3a\x00"
@@ -182,3 +185,27 @@ def test_only_files_of_its_kind_are_replaced_without_force(folder: Path) -> None
         output_paths.require_kept(_request(dump_folder=Path("dumps")), [])
     (folder / "dumps" / "01-fold.onnx.data").unlink()
     assert files == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("why", [None, "the disk is full"])
+def test_the_report_is_kept_before_the_output_gets_its_name(tmp_path: Path, why: str | None) -> None:
+    written = tmp_path / "o.onnx"
+    seen: list[Report] = []
+
+    def finish(report: Report) -> Report:
+        seen.append(report)
+        assert not written.exists()
+        if why is not None:
+            raise EnvironmentLacks(why)
+        return msgspec.structs.replace(report, notes=("as it was kept",))
+
+    recipe = Recipe(steps=(FuseConvBn(),), verify=False)
+    request = Request(recipe=recipe, model=CNN, output=written, finish=finish)
+    if why is not None:
+        with pytest.raises(EnvironmentLacks, match=why):
+            optimize.run(request)
+        assert list(tmp_path.iterdir()) == []
+        return
+    report = optimize.run(request)
+    assert (report.notes, [each.written for each in seen]) == (("as it was kept",), [True])
+    assert list(tmp_path.iterdir()) == [written]

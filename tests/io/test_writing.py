@@ -206,6 +206,7 @@ def test_small_files_are_replaced_as_models_are(folder: Path) -> None:
     (folder / "real").write_bytes(b"old")
     (folder / "real").chmod(0o600)
     (folder / "link").symlink_to("real")
+    (folder / f".real.{os.getpid()}.tmp").write_bytes(b"of a process that had our number")
     io.replace_file(folder / "link", b"new")
     assert names_in(folder) == ["link", "real"]
     assert (folder / "link").is_symlink()
