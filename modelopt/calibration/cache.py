@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +11,14 @@ import msgspec
 import numpy as np
 import onnx_ir as ir
 
+from modelopt import io
 from modelopt.calibration.histogram import Collector, State
 from modelopt.core.errors import InputError
 from modelopt.data import Dataset
 from modelopt.io import serialize
-from modelopt.io.writing import disk_errors
 
 _FORMAT = "modelopt-calibration-1"
-_HINT = "name another file, or remove this one: it is written anew"
+_HINT = "name another file, or --force replaces this one"
 
 
 @dataclass(frozen=True)
@@ -59,17 +58,18 @@ class Calibrations:
 
     Args:
         path: A JSON file, read now if it is there and rewritten with each calibration; None to keep nothing.
+        force: Whether a file that holds something else may be replaced; an empty one always may.
 
     Raises:
         InputError: The file holds something else, or cannot be read.
     """
 
-    def __init__(self, path: Path | None = None) -> None:
+    def __init__(self, path: Path | None = None, *, force: bool = False) -> None:
         self._path = path
         self._samples: dict[str, int] = {}
         self._seen: dict[str, dict[str, Seen]] = {}
-        if path is not None and path.exists():
-            self._read(path)
+        if path is not None and path.exists() and path.stat().st_size:
+            self._read(path, force=force)
 
     def samples(self, key: str) -> int:
         """How many samples that calibration ran; 0 when there was none."""
@@ -92,7 +92,7 @@ class Calibrations:
         if self._path is not None:
             self._write(self._path)
 
-    def _read(self, path: Path) -> None:
+    def _read(self, path: Path, *, force: bool) -> None:
         try:
             stored = msgspec.json.decode(path.read_bytes(), type=_File)
             if stored.format != _FORMAT:
@@ -105,6 +105,9 @@ class Calibrations:
         except OSError as error:
             raise InputError(f"the calibration cache {path} cannot be read", note=error.strerror) from None
         except (ValueError, OverflowError, msgspec.DecodeError) as error:
+            self._samples, self._seen = {}, {}
+            if force:
+                return
             raise InputError(f"{path} is not a calibration cache", note=str(error), hint=_HINT) from None
 
     def _write(self, path: Path) -> None:
@@ -112,16 +115,7 @@ class Calibrations:
             key: _Entry(self._samples[key], {name: _tensor(one) for name, one in seen.items()})
             for key, seen in self._seen.items()
         }
-        temporary = path.with_name(f".{path.name}-{os.getpid()}")
-        with disk_errors(path):
-            try:
-                with temporary.open("wb") as file:
-                    file.write(msgspec.json.encode(_File(_FORMAT, entries)))
-                    file.flush()
-                    os.fsync(file.fileno())
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
+        io.replace_file(path, msgspec.json.encode(_File(_FORMAT, entries)))
 
 
 def key_of(model: ir.Model, data: Dataset) -> str:

@@ -7,16 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
-import msgspec
 
 from modelopt.cli.reading import read
 from modelopt.commands import execution
 from modelopt.commands.execution import OptimizeOptions
-from modelopt.core.errors import EnvironmentLacks, InputError
-from modelopt.io import STDIO
+from modelopt.core.errors import InputError
+from modelopt.io import STDIO, names_stdout
 from modelopt.recipe.dumping import dump
-from modelopt.report import Report
-from modelopt.report.markdown import to_markdown
 from modelopt.runtime.processes import ChildPool
 
 
@@ -30,35 +27,14 @@ def execute(kind: Callable[..., OptimizeOptions], context: click.Context) -> Non
     if shown.print_recipe:
         click.echo(dump(options.recipe_to_run()), nl=False)
         return
+    if options.output is not None and names_stdout(Path(options.output)):
+        options = dataclasses.replace(options, output=STDIO)
     is_piped = STDIO in {options.output, options.model if options.output is None else None}
     if is_piped and shown.as_json:
         raise InputError("--json and a model cannot both go to stdout", hint="give -o a file name")
-    if shown.report is not None:
-        _check_report(shown.report)
     screen = shown.screen()
     with screen.progress() as progress:
-        report = execution.run(dataclasses.replace(options, progress=progress), context.find_object(ChildPool))
+        asked = dataclasses.replace(options, progress=progress)
+        report = execution.run(asked, context.find_object(ChildPool), shown.report)
     screen.report(report, explain=shown.explain)
-    if shown.report is not None:
-        _write_report(report, shown.report)
     execution.require_gates(report)
-
-
-def _check_report(path: Path) -> None:
-    """Whether a report can be written there, asked before the work and not after it."""
-    if path.suffix not in {".json", ".md"}:
-        raise InputError(f"a report cannot be written to {path}", hint="name it .json or .md")
-    if path.is_dir() or not path.parent.is_dir():
-        reason = "it is a directory" if path.is_dir() else f"there is no folder {path.parent}"
-        raise InputError(f"a report cannot be written to {path}", note=reason)
-
-
-def _write_report(report: Report, path: Path) -> None:
-    if path.suffix == ".json":
-        text = msgspec.json.format(msgspec.json.encode(report), indent=2).decode() + "\n"
-    else:
-        text = to_markdown(report)
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise EnvironmentLacks(f"the report {path} cannot be written", note=error.strerror) from None

@@ -293,5 +293,8 @@ OPTIMIZING = group(
         heading="Output",
         help="Write each pass's model here.",
     ),
+    option(
+        "--force", is_flag=True, heading="Output", help="Replace a file of another kind, but never one that is read."
+    ),
     option("--report", type=click.Path(path_type=Path), heading="Output", help="Also write the report: .json or .md."),
 )

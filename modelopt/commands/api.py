@@ -33,7 +33,7 @@ from modelopt.core.errors import InputError, ModeloptError
 from modelopt.core.systems import require_supported
 from modelopt.engine.compare import BenchReport
 from modelopt.inspection import Inspection
-from modelopt.io import STDIO, load
+from modelopt.io import STDIO, load, names_stdout
 from modelopt.io.given_model import ModelLike, file_of
 from modelopt.report import Report
 
@@ -198,8 +198,9 @@ def inspect(options: InspectOptions) -> Inspection:
 
 
 def _optimized(options: OptimizeOptions) -> Result:
-    if options.output is not None and Path(options.output) == STDIO:
-        raise InputError("output='-' is for the command line", hint="leave it out: result.model is the model")
+    if options.output is not None and (Path(options.output) == STDIO or names_stdout(Path(options.output))):
+        fact = f"output='{options.output}' is for the command line"
+        raise InputError(fact, hint="leave it out: result.model is the model")
     with _files([options.model]) as (paths, names), tempfile.TemporaryDirectory(prefix="modelopt-out-") as scratch:
         path = Path(scratch) / "model.onnx" if options.output is None else Path(options.output)
         if options.output is None:

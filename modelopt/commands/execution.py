@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from modelopt.calibration.cache import Calibrations
-from modelopt.commands import option_groups
+from modelopt.commands import option_groups, written_reports
 from modelopt.commands.first_gain import run_first_that_gains
 from modelopt.commands.option_groups import EvaluationOptions, GateOptions, LimitOptions, TimingOptions
 from modelopt.core.changes import Effect
@@ -18,7 +20,7 @@ from modelopt.core.errors import GateFailed, InputError
 from modelopt.core.progress import Progress, silent
 from modelopt.data.in_memory import DataLike
 from modelopt.engine import opset_raising
-from modelopt.engine.optimize import Request
+from modelopt.engine.request import Request
 from modelopt.io import STDIO, ExternalData
 from modelopt.io.given_model import ModelLike
 from modelopt.recipe.recipe import DataSpec, Gates, Recipe, Search, Step
@@ -51,6 +53,7 @@ class OptimizeOptions(LimitOptions, TimingOptions, GateOptions, EvaluationOption
         seed: For whatever is random. None: 0, or what the recipe says.
         verify: Compare the result with the original.
         bench: Measure latency.
+        force: Replace files that are not of the kind that is written in their place; never one that is read.
         dump_dir: A folder to write the model after each pass to.
         progress: Called with (what, done, total or None).
     """
@@ -61,6 +64,7 @@ class OptimizeOptions(LimitOptions, TimingOptions, GateOptions, EvaluationOption
     seed: int | None = None
     verify: bool = True
     bench: bool = True
+    force: bool = False
     dump_dir: str | Path | None = None
     progress: Progress | None = None
 
@@ -84,8 +88,12 @@ class OptimizeOptions(LimitOptions, TimingOptions, GateOptions, EvaluationOption
         """The data that passes calibrate on, of commands that have such an option."""
         return None
 
-    def calibrations(self) -> Calibrations | None:
-        """Where calibrations are kept beyond one run; None for nowhere."""
+    def calibration_cache(self) -> Path | None:
+        """The file in which calibrations are kept beyond one run; None for none."""
+        return None
+
+    def recipe_file(self) -> Path | None:
+        """The file that the recipe is read from; None where there is none."""
         return None
 
 
@@ -133,12 +141,13 @@ def default_output(model: Path, suffix: str) -> Path:
     return STDIO if model == STDIO else model.with_name(f"{model.stem}.{suffix}.onnx")
 
 
-def run(options: OptimizeOptions, children: ChildPool | None = None) -> Report:
+def run(options: OptimizeOptions, children: ChildPool | None = None, report_file: Path | None = None) -> Report:
     """Run a command on a model file, and write what comes of it.
 
     Args:
         options: The options.
         children: Child processes that were started ahead; None starts each when it is needed.
+        report_file: Where the report goes, .json or .md; None for nowhere.
 
     Raises:
         ModeloptError: Any of its kinds but `GateFailed`: see `require_gates`. Nothing was written then.
@@ -149,7 +158,6 @@ def run(options: OptimizeOptions, children: ChildPool | None = None) -> Report:
     recipe = _verified_only(plan.recipe)
     model = Path(options.model)
     plain = options.output is None and any(step.effect is not Effect.EXACT for step in recipe.passes())
-    calibrations = options.calibrations()
     with TemporaryDirectory(prefix="modelopt-") as stdin_folder:
         request = Request(
             recipe=recipe,
@@ -159,19 +167,34 @@ def run(options: OptimizeOptions, children: ChildPool | None = None) -> Report:
             if_unchanged=default_output(model, "copy") if plain else None,
             keep=options.keep,
             dump_folder=None if options.dump_dir is None else Path(options.dump_dir),
+            force=options.force,
+            report_file=report_file,
+            calibration_cache=options.calibration_cache(),
+            recipe_file=options.recipe_file(),
             limits=option_groups.limits(options),
             children=children,
             stdin_folder=Path(stdin_folder),
             allow_hardlinks=options.allow_hardlinks,
             external_data=_external_data(options.external_data),
-            # A run that tries nothing else need not observe more than its own method asks for.
-            calibrations=Calibrations()
-            if calibrations is None and recipe_search.tries_others(recipe)
-            else calibrations,
             memory=option_groups.in_memory(calib=options.calibration_data(), eval=options.eval),
             progress=options.progress or silent,
         )
+        request = dataclasses.replace(request, calibrations=_calibrations(request))
+        if report_file is not None:
+            written_reports.require(report_file)
+            request = dataclasses.replace(request, finish=partial(written_reports.write, path=report_file))
         return run_first_that_gains(request, recipe_search.choose(request), recipe_search.rescue_of(recipe))
+
+
+def _calibrations(request: Request) -> Calibrations | None:
+    """What remembers calibrations: a run that tries nothing else need not observe more than its own method asks for.
+
+    Raises:
+        InputError: The calibration cache cannot be read.
+    """
+    if request.calibration_cache is not None:
+        return Calibrations(request.calibration_cache, force=request.force)
+    return Calibrations() if recipe_search.tries_others(request.recipe) else None
 
 
 def _external_data(text: str) -> ExternalData:

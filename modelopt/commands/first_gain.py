@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import msgspec
 
@@ -23,33 +24,60 @@ def run_first_that_gains(request: Request, chosen: SearchResult, rescue: Rescue 
 
     A recipe that need not gain, but must not be slower, gives way to the input as well.
     """
-    trials, offenders = chosen.trials, chosen.offenders
-    recipes = list(chosen.recipes)
-    for recipe in recipes:
-        asked = dataclasses.replace(request, recipe=recipe)
+    found, recipes = chosen, list(chosen.recipes)
+    for number, recipe in enumerate(recipes, 1):
+        finish = partial(_finish, request, found, recipe, is_last=number == len(recipes))
+        asked = dataclasses.replace(request, recipe=recipe, finish=finish)
         try:
             report = run(asked)
         except (Refused, WorkerDied) as error:
             if rescue is None or not error.is_of_result:
                 raise
             return run_first_that_gains(request, rescue(asked, error))
-        failed = {gate.gate: gate.found for gate in report.gates if gate.passed is False}
+        failed = _failed(report)
         if set(failed) == {_NOT_SLOWER}:
-            left_out = [_left_out(trial, failed[_NOT_SLOWER]) if trial.kept else trial for trial in trials]
-            trials = (*left_out, _slower(report))
             recipes.append(_as_it_was(recipe))
-            continue
-        if set(failed) != {_MUST_GAIN}:
+        elif set(failed) != {_MUST_GAIN}:
             break
-        trials = tuple(_left_out(trial, failed[_MUST_GAIN]) if trial.kept else trial for trial in trials)
-        offenders = tuple(msgspec.structs.replace(one, restored=False) for one in offenders)
+        found = _left_behind(found, report)
+    return report
+
+
+def _finish(request: Request, found: SearchResult, recipe: Recipe, report: Report, *, is_last: bool) -> Report:
+    """Keep the report of a run, with what the search found, where no other recipe runs in the place of this one."""
+    failed = _failed(report).keys()
+    if failed == {_NOT_SLOWER} or (failed == {_MUST_GAIN} and not is_last):
+        return report
+    return request.finish(_with_search(report, _left_behind(found, report), recipe))
+
+
+def _failed(report: Report) -> dict[str, str]:
+    """What was found by the gates that failed, by their names."""
+    return {gate.gate: gate.found for gate in report.gates if gate.passed is False}
+
+
+def _left_behind(found: SearchResult, report: Report) -> SearchResult:
+    """The search, where what it chose is no gain beside the input, as the report of its run says."""
+    failed = _failed(report)
+    if set(failed) not in ({_NOT_SLOWER}, {_MUST_GAIN}):
+        return found
+    (what,) = failed.values()
+    trials = tuple(_left_out(trial, what) if trial.kept else trial for trial in found.trials)
+    if _NOT_SLOWER in failed:
+        return dataclasses.replace(found, trials=(*trials, _slower(report)))
+    offenders = tuple(msgspec.structs.replace(one, restored=False) for one in found.offenders)
+    return dataclasses.replace(found, trials=trials, offenders=offenders)
+
+
+def _with_search(report: Report, found: SearchResult, recipe: Recipe) -> Report:
+    """The report of a run of `recipe`, with what the search found."""
     said = {
         *report.notes,
         *((*report.accuracy.notes, *report.accuracy.warnings) if report.accuracy is not None else ()),
     }
-    advice = [chosen.advice] if chosen.advice is not None and recipe is chosen.recipes[0] else []
-    notes = (*report.notes, *(note for note in chosen.notes if note not in said), *advice)
-    report = msgspec.structs.replace(report, trials=trials, offenders=offenders, notes=notes)
+    advice = [found.advice] if found.advice is not None and recipe is found.recipes[0] else []
+    notes = (*report.notes, *(note for note in found.notes if note not in said), *advice)
+    report = msgspec.structs.replace(report, trials=found.trials, offenders=found.offenders, notes=notes)
     return msgspec.structs.replace(report, verdict=verdict.of(report))
 
 

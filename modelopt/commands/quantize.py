@@ -10,7 +10,6 @@ from pathlib import Path
 
 import msgspec
 
-from modelopt.calibration.cache import Calibrations
 from modelopt.commands import quantize_modes
 from modelopt.commands.execution import OptimizeOptions, Plan, make_recipe
 from modelopt.commands.option_groups import CALIBRATION, checked, data_text, given, layout_fields
@@ -110,9 +109,9 @@ class QuantizeOptions(OptimizeOptions):
         """The data that passes calibrate on."""
         return self.calib
 
-    def calibrations(self) -> Calibrations | None:
-        """The calibrations of a file; None without one."""
-        return None if self.calib_cache is None else Calibrations(Path(self.calib_cache))
+    def calibration_cache(self) -> Path | None:
+        """The file in which calibrations are kept; None for none."""
+        return None if self.calib_cache is None else Path(self.calib_cache)
 
     @cached_property
     def _mode(self) -> str:

@@ -57,6 +57,10 @@ class RunOptions(OptimizeOptions, _RecipeOption):
         """The data that passes calibrate on, where they are given here."""
         return self.calib
 
+    def recipe_file(self) -> Path | None:
+        """The file of the recipe; None for a recipe in memory."""
+        return None if isinstance(self.recipe, Recipe) else shipped_recipes.path_of(str(self.recipe))
+
     @cached_property
     def _loaded(self) -> Recipe:
         return self.recipe if isinstance(self.recipe, Recipe) else load(shipped_recipes.path_of(str(self.recipe)))

@@ -10,8 +10,12 @@ from typing import Protocol
 import onnx_ir as ir
 
 from modelopt import io
+from modelopt.io.writing import disk_errors
 from modelopt.passes.base import Pass
 from modelopt.report import PassResult
+
+DUMP_NAME = re.compile(r"[0-9]{2,}-[a-z0-9-]+\.onnx(\.data)?")
+"""The names of the files that `Dump` writes."""
 
 
 class Observer(Protocol):
@@ -46,10 +50,10 @@ class Dump(Observer):
         self._count += 1
         if not result.rewrites:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{self._count:02d}-{re.sub(r'[^a-z0-9-]', '-', step.name)}.onnx"
-        io.remove_aside(path)
-        io.write_aside(model, path)
+        with disk_errors(path):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        io.rewrite_aside(model, path)
 
 
 class Enough(Exception):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,64 +11,14 @@ from tempfile import TemporaryDirectory
 import onnx_ir as ir
 
 from modelopt import io
-from modelopt.calibration.cache import Calibrations
 from modelopt.calibration.context import Context
-from modelopt.core.progress import Progress, silent
 from modelopt.core.signature import Signature
-from modelopt.data import MemoryData
 from modelopt.engine import datasets, early_checks, error_notes, output_paths, settings
 from modelopt.engine.compiled_models import require_source
+from modelopt.engine.request import Request
 from modelopt.recipe.recipe import Recipe
-from modelopt.runtime.limits import Limits
-from modelopt.runtime.processes import ChildPool
 from modelopt.runtime.worker import Worker
 from modelopt.runtime.worker_runner import WorkerRunner
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What to do, with what, and where to put it.
-
-    Attributes:
-        recipe: The recipe.
-        model: The input file, or `io.STDIO`.
-        output: The output file, or `io.STDIO`.
-        if_exact: The output file where only exact passes changed something; None: `output`.
-        if_unchanged: The output file where nothing changed; None: `output`.
-        keep: Write the output even when a gate fails.
-        dump_folder: Where to write the model after each pass.
-        limits: Of the child processes.
-        children: Child processes that were started ahead; None starts each when it is needed.
-        stdin_folder: Where the bytes of stdin are kept, so that several runs can load them; None for one run only.
-        allow_hardlinks: See `io.load`.
-        external_data: Whether the output's weights go to a file of their own.
-        verify_samples: How many samples of the user's data verification uses, beside the feeds that it constructs.
-        memory: Data in memory, by how the recipe calls them.
-        calibrations: Remembers what calibration observed; runs that share it observe once.
-        progress: Called with (what, done, total or None).
-    """
-
-    recipe: Recipe
-    model: Path
-    output: Path
-    if_exact: Path | None = None
-    if_unchanged: Path | None = None
-    keep: bool = False
-    dump_folder: Path | None = None
-    limits: Limits | None = None
-    children: ChildPool | None = None
-    stdin_folder: Path | None = None
-    allow_hardlinks: bool = False
-    external_data: io.ExternalData = io.ExternalData.AUTO
-    verify_samples: int = 4
-    memory: Mapping[str, MemoryData] = field(default_factory=dict)
-    calibrations: Calibrations | None = None
-    progress: Progress = silent
-
-    @property
-    def outputs(self) -> tuple[Path, Path | None, Path | None]:
-        """`output`, `if_exact` and `if_unchanged`: the arguments of `output_paths.choose`."""
-        return self.output, self.if_exact, self.if_unchanged
 
 
 @dataclass
@@ -129,7 +79,7 @@ def opened(request: Request, *, runs_models: bool = True) -> Iterator[OpenRun]:
         ModeloptError: The recipe, a path, the model or the data are refused.
     """
     recipe = request.recipe
-    output_paths.require(request.model, request.outputs)
+    output_paths.require(request)
     early_checks.require(recipe, request.memory)
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(TemporaryDirectory(prefix="modelopt-")))
@@ -138,6 +88,7 @@ def opened(request: Request, *, runs_models: bool = True) -> Iterator[OpenRun]:
         passes_worker = runner.start()  # it imports onnx while the model is loaded here
         stdin_folder = request.stdin_folder or scratch
         loaded = io.load(request.model, scratch=stdin_folder, allow_hardlinks=request.allow_hardlinks)
+        output_paths.require_kept(request, loaded.data_files)
         if runs_models:
             require_source(loaded.model, loaded.shown)
         changed_by: list[str] = []

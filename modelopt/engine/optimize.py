@@ -16,7 +16,8 @@ from modelopt.engine import datasets, gates, measurements, opening, opset_raisin
 from modelopt.engine.findings import Findings
 from modelopt.engine.loop import apply
 from modelopt.engine.observers import Dump, Enough, Observer, StopAfter
-from modelopt.engine.opening import OpenRun, Request
+from modelopt.engine.opening import OpenRun
+from modelopt.engine.request import Request
 from modelopt.engine.result_file import StagedResult
 from modelopt.io import provenance
 from modelopt.quant.static import existing_qdq
@@ -49,8 +50,13 @@ def run(request: Request) -> Report:
         if failure.step != RAISE:
             raise
         note = opset_raising.undone(failure)
-    report = _run(dataclasses.replace(request, recipe=opset_raising.without(request.recipe)))
-    return msgspec.structs.replace(report, notes=(*report.notes, note))
+    return _run(
+        dataclasses.replace(
+            request,
+            recipe=opset_raising.without(request.recipe),
+            finish=lambda report: request.finish(msgspec.structs.replace(report, notes=(*report.notes, note))),
+        )
+    )
 
 
 def _run(request: Request) -> Report:
@@ -63,8 +69,7 @@ def _run(request: Request) -> Report:
             verification = steps.verify(staged)
             findings = steps.measure(staged, verification)
             judged = steps.judge(staged, verification, findings)
-            written = steps.commit(staged, judged)
-            return steps.report(staged, verification, findings, judged, written=written)
+            return steps.commit(staged, steps.report(staged, verification, findings, judged))
 
 
 class Run:
@@ -132,23 +137,15 @@ class Run:
             *gates.judge_verification(contract, verification),
         )
 
-    def commit(self, result: StagedResult, judged: Sequence[GateResult]) -> bool:
-        """Give the result its name where no gate failed, or where the user keeps it anyway; whether that was done."""
-        written = self._opened.request.keep or all(gate.passed is not False for gate in judged)
-        if written:
-            result.file.commit()
-        return written
-
     def report(
         self,
         result: StagedResult,
         verification: Verification | None,
         findings: Findings,
         judged: tuple[GateResult, ...],
-        *,
-        written: bool,
     ) -> Report:
-        """What the run found."""
+        """What the run found; the result is written where no gate failed, or where the user keeps it anyway."""
+        written = self._opened.request.keep or all(gate.passed is not False for gate in judged)
         recipe, loaded, context = self._recipe, self._opened.loaded, self._opened.context
         report = Report(
             input=FileInfo(path=loaded.shown, size_bytes=loaded.size_bytes, sha256=loaded.sha256),
@@ -168,6 +165,20 @@ class Run:
             coverage=findings.coverage,
         )
         return msgspec.structs.replace(report, verdict=verdict.of(report))
+
+    def commit(self, result: StagedResult, report: Report) -> Report:
+        """Keep the report, then give the result its name where the report says that it is written.
+
+        Returns:
+            The report as it was kept.
+        """
+        request = self._opened.request
+        if not report.written:
+            return request.finish(report)
+        left = result.file.settle()
+        report = request.finish(msgspec.structs.replace(report, notes=(*report.notes, *left)))
+        result.file.commit()
+        return report
 
     def _notes(self, results: Sequence[PassResult], findings: Findings) -> Iterator[str]:
         recipe, data = self._recipe, self._opened.data

@@ -4,15 +4,18 @@ Nothing gets its final name before the caller has verified it. A model file is a
 what it does not understand by name, and external data come only from regular files under the model's folder.
 """
 
+from modelopt.io.destinations import destination, names_stdout
 from modelopt.io.external import contained
-from modelopt.io.files import STDIO, same_file
+from modelopt.io.file_kinds import is_model
+from modelopt.io.files import STDIO
 from modelopt.io.loading import Loaded, load
+from modelopt.io.replacing import replace_file
+from modelopt.io.staged_output import Staged
 from modelopt.io.staging import (
     MAX_INLINE_BYTES,
     ExternalData,
-    Staged,
-    destination,
     remove_aside,
+    rewrite_aside,
     staged,
     write,
     write_aside,
@@ -26,9 +29,12 @@ __all__ = [
     "Staged",
     "contained",
     "destination",
+    "is_model",
     "load",
+    "names_stdout",
     "remove_aside",
-    "same_file",
+    "replace_file",
+    "rewrite_aside",
     "staged",
     "write",
     "write_aside",

@@ -56,10 +56,3 @@ def sibling(path: Path) -> str | None:
 def _inside(path: Path) -> str | None:
     found = sorted(path.glob("*.onnx"))
     return f"did you mean '{found[0]}'?" if found else None
-
-
-def same_file(a: Path, b: Path) -> bool:
-    """Whether two paths are one existing file."""
-    with contextlib.suppress(OSError):
-        return a.exists() and b.exists() and a.samefile(b)
-    return False

@@ -35,7 +35,7 @@ class Loaded:
         shown: How messages and reports call the input.
         digest: The model file's SHA-256, in hex, computed while the caller goes on.
         size_bytes: Of the model file and its external data.
-        has_external_data: Whether weights are in files of their own.
+        data_files: The files of its external data.
     """
 
     model: ir.Model
@@ -43,7 +43,12 @@ class Loaded:
     shown: str
     digest: Future[str]
     size_bytes: int
-    has_external_data: bool
+    data_files: tuple[Path, ...]
+
+    @property
+    def has_external_data(self) -> bool:
+        """Whether weights are in files of their own."""
+        return bool(self.data_files)
 
     @property
     def sha256(self) -> str:
@@ -79,7 +84,7 @@ def load(path: Path, *, scratch: Path, allow_hardlinks: bool = False) -> Loaded:
     if violations:
         raise InputError(f"{shown} is not a valid model", note=str(violations[0]))
     size = len(buffer) + sum(data.stat().st_size for data in external)
-    return Loaded(model, file, shown, digest, size, bool(external))
+    return Loaded(model, file, shown, digest, size, tuple(external))
 
 
 def _sha256(path: Path) -> str:

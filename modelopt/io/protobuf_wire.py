@@ -70,6 +70,20 @@ def detach(buffer: Buffer, threshold: int) -> tuple[bytes, list[Blob]]:
     return b"".join(_detach(memoryview(buffer), 0, len(buffer), "model", threshold, blobs, 0)), blobs
 
 
+def outermost(buffer: Buffer, *, may_end: bool = False) -> Iterator[tuple[int, int]]:
+    """The number and the wire type of each outermost field of a message.
+
+    Args:
+        buffer: The message.
+        may_end: The last field may be longer than what is there.
+
+    Raises:
+        InputError: The bytes are not a protobuf message.
+    """
+    view = memoryview(buffer)
+    return ((field.number, field.wire_type) for field in _fields(view, 0, len(view), may_end=may_end))
+
+
 def _detach(
     view: memoryview, start: int, end: int, kind: str, threshold: int, blobs: list[Blob], depth: int
 ) -> list[Buffer]:
@@ -189,7 +203,7 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
-def _fields(view: memoryview, start: int, end: int) -> Iterator[_Field]:
+def _fields(view: memoryview, start: int, end: int, *, may_end: bool = False) -> Iterator[_Field]:
     position = start
     while position < end:
         key, body = _read_varint(view, position, end)
@@ -205,7 +219,7 @@ def _fields(view: memoryview, start: int, end: int) -> Iterator[_Field]:
             stop = body + length
         else:
             raise InputError("not an ONNX model", note=f"wire type {wire_type} at byte {position}")
-        if stop > end or key >> 3 == 0:
+        if (stop > end and not may_end) or key >> 3 == 0:
             raise InputError("not an ONNX model, or a truncated one", note=f"the field at byte {position} has no end")
         yield _Field(key >> 3, wire_type, position, body, stop)
         position = stop

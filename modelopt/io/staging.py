@@ -6,12 +6,8 @@ import contextlib
 import enum
 import hashlib
 import os
-import stat
-import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
@@ -20,9 +16,21 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.core.errors import InputError, Refused
 from modelopt.io import serialize
-from modelopt.io.datafiles import MIN_BYTES, data_files, data_name, named_data, remove_stale, remove_unused, unlink
-from modelopt.io.files import STDIO, map_file, sibling
+from modelopt.io.access import NEW, Access, creation_mode, give
+from modelopt.io.datafiles import (
+    MIN_BYTES,
+    data_name,
+    holds_what_it_says,
+    named_data,
+    remove,
+    remove_stale,
+    unlink,
+    unused,
+)
+from modelopt.io.destinations import destination
+from modelopt.io.files import STDIO, map_file
 from modelopt.io.loading import Loaded
+from modelopt.io.staged_output import Staged
 from modelopt.io.tensor_slots import externalized
 from modelopt.io.writing import disk_errors, sync, write_chunks
 
@@ -32,13 +40,14 @@ MAX_INLINE_BYTES = 2**31 - 2**20
 """Protobuf messages end at 2 GiB; larger models keep their weights in a data file."""
 
 
-def write(model: ir.Model, path: Path, *, data_name: str | None = None) -> list[Path]:
+def write(model: ir.Model, path: Path, *, data_name: str | None = None, mode: int = NEW) -> list[Path]:
     """Write a model to a new file, not atomically; `staged` is what commands use.
 
     Args:
         model: The model.
         path: The file to create.
         data_name: The name of a data file beside `path` for the weights; None keeps them inside.
+        mode: The permission bits of the files, of which the umask takes some away.
 
     Returns:
         The files written: the model, then its data file if there is one.
@@ -48,21 +57,34 @@ def write(model: ir.Model, path: Path, *, data_name: str | None = None) -> list[
     """
     with disk_errors(path):
         if data_name is None:
-            write_chunks(path, serialize.chunks(model))
+            write_chunks(path, serialize.chunks(model), mode=mode)
             return [path]
         data = path.parent / data_name
-        _write_external(model, path, data, lambda _digest: data_name)
+        _write_external(model, path, data, lambda _digest: data_name, mode=mode)
         return [path, data]
 
 
-def write_aside(model: ir.Model, path: Path) -> None:
+def write_aside(model: ir.Model, path: Path, *, mode: int = NEW) -> list[Path]:
     """`write`, with the weights beside the model where they are too many for one message; for dumps and candidates.
 
     Raises:
         EnvironmentLacks: The disk is full or not writable.
     """
     large = graph.weight_bytes(model) > MAX_INLINE_BYTES
-    write(model, path, data_name=_data_aside(path).name if large else None)
+    return write(model, path, data_name=_data_aside(path).name if large else None, mode=mode)
+
+
+def rewrite_aside(model: ir.Model, path: Path) -> None:
+    """`write_aside`, over what an earlier run wrote there: the new files get the rights of the old one.
+
+    Raises:
+        EnvironmentLacks: The disk is full or not writable.
+    """
+    replaced = Access.of(path)
+    remove_aside(path)
+    for file in write_aside(model, path, mode=creation_mode(replaced)):
+        with disk_errors(file):
+            give(replaced, file)
 
 
 def remove_aside(path: Path) -> None:
@@ -80,7 +102,12 @@ def _metadata_last(metadata: Metadata) -> Iterator[bytes]:
 
 
 def _write_external(
-    model: ir.Model, path: Path, data: Path, name_of: Callable[[str], str], metadata: Metadata = dict
+    model: ir.Model,
+    path: Path,
+    data: Path,
+    name_of: Callable[[str], str],
+    metadata: Metadata = dict,
+    mode: int = NEW,
 ) -> str:
     """Write the weights to `data`, and to `path` a model that says where they are.
 
@@ -90,17 +117,18 @@ def _write_external(
         data: The file to create for its weights.
         name_of: What the model calls the data file, given the SHA-256 of what that holds.
         metadata: What the file says in ``metadata_props`` beside what `model` says.
+        mode: The permission bits of both, of which the umask takes some away.
 
     Returns:
         That name.
     """
     digest = hashlib.sha256()
     with externalized(model, "", MIN_BYTES) as payloads:
-        write_chunks(data, _aligned(payloads), seen=digest.update)
+        write_chunks(data, _aligned(payloads), seen=digest.update, mode=mode)
     name = name_of(digest.hexdigest())
     with externalized(model, name, MIN_BYTES):
         header = serialize.to_bytes(model)
-    write_chunks(path, [header, serialize.metadata_chunk(metadata())])
+    write_chunks(path, [header, serialize.metadata_chunk(metadata())], mode=mode)
     return name
 
 
@@ -145,21 +173,6 @@ class ExternalData(enum.Enum):
         return not fits or self is ExternalData.ALWAYS
 
 
-@dataclass(frozen=True)
-class Staged:
-    """A complete output that does not have its name yet.
-
-    Attributes:
-        path: The temporary file; it opens and runs.
-        size_bytes: Of all files of the output.
-        commit: Gives the output its name, atomically, or streams it to stdout.
-    """
-
-    path: Path
-    size_bytes: int
-    commit: Callable[[], None]
-
-
 @contextlib.contextmanager
 def staged(
     model: ir.Model,
@@ -186,37 +199,67 @@ def staged(
         InputError: The folder cannot be written to.
         Refused: The model does not fit where it is to go.
     """
-    external = external_data.asked(model, piped=output == STDIO)
+    is_piped = output == STDIO
+    external = external_data.asked(model, piped=is_piped)
     with contextlib.ExitStack() as stack:
-        if output == STDIO:
+        if is_piped:
             target = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="modelopt-out-"))) / "stdout.onnx"
         else:
             target = destination(output)
             with disk_errors(target):
-                remove_stale(target, source.path)
+                remove_stale(target)
         temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp.onnx")
         files = [temporary]
         with disk_errors(temporary):
+            replaced = Access.of(target)
+            mode = creation_mode(replaced)
             if external:
-                partial = temporary.with_suffix(".data")
                 written: set[Path] = set()
-                stack.callback(lambda: remove_unused(written, target, source.path))  # runs last: committed or not
+                stack.callback(lambda: _remove_if_unused(written, target))  # runs last: committed or not
                 stack.callback(unlink, temporary)
-                stack.callback(unlink, partial)
                 added: Metadata = dict if unchanged else metadata
-                name = _write_external(model, temporary, partial, lambda digest: data_name(target, digest), added)
-                data = target.with_name(name)
-                written.add(data)
-                partial.replace(data)  # a file of this name holds the same bytes: who uses it sees no change
+                data = _write_both(model, temporary, target, added, replaced, written)
                 files.append(data)
             else:
                 stack.callback(unlink, temporary)
-                write_chunks(temporary, _inside(model, source, metadata, unchanged=unchanged))
+                write_chunks(temporary, _inside(model, source, metadata, unchanged=unchanged), mode=mode)
         size = sum(file.stat().st_size for file in files)
         on_disk = sync(files)  # the caller verifies and measures meanwhile
-        yield Staged(
-            temporary, size, lambda: _commit(temporary, target, source.path, on_disk, to_stdout=output == STDIO)
+        yield Staged(temporary, size, None if is_piped else target, replaced, on_disk)
+
+
+def _write_both(
+    model: ir.Model, temporary: Path, target: Path, metadata: Metadata, replaced: Access | None, written: set[Path]
+) -> Path:
+    """Write the model to `temporary` and its weights to the data file of `target`, which is added to `written` if new.
+
+    Returns:
+        The data file.
+
+    Raises:
+        InputError: A file of its name holds something else.
+    """
+    partial = temporary.with_suffix(".data")
+    try:
+        name = _write_external(
+            model, temporary, partial, lambda digest: data_name(target, digest), metadata, creation_mode(replaced)
         )
+        data = target.with_name(name)
+        if not data.exists():
+            give(replaced, partial)
+            written.add(data)
+            partial.replace(data)
+        elif not holds_what_it_says(data):
+            note = "its name says that modelopt wrote it, and it was changed since"
+            raise InputError(f"the data file {data} holds something else", note=note, hint="rename or remove it")
+        return data  # one that is there already holds the same bytes
+    finally:
+        unlink(partial)
+
+
+def _remove_if_unused(written: set[Path], target: Path) -> None:
+    """Remove the data file of an output that did not get its name."""
+    remove(unused(written - named_data(target, written), are_ours=True)[0])
 
 
 def _inside(model: ir.Model, source: Loaded, metadata: Metadata, *, unchanged: bool) -> Iterable[bytes | memoryview]:
@@ -224,42 +267,3 @@ def _inside(model: ir.Model, source: Loaded, metadata: Metadata, *, unchanged: b
     if not unchanged:
         return chain(serialize.chunks(model), _metadata_last(metadata))
     return serialize.chunks(model) if source.has_external_data else [map_file(source.path, source.shown)]
-
-
-def destination(output: Path) -> Path:
-    """The file that writing to `output` makes: behind a link, what the link leads to.
-
-    Raises:
-        InputError: It is a directory or a device, or its folder does not exist.
-    """
-    try:
-        target = output.resolve()
-        mode = target.stat().st_mode if target.exists() else stat.S_IFREG
-    except (OSError, RuntimeError) as error:  # a loop of links, or a name that is too long
-        raise InputError(f"{output} cannot be written to", note=str(error)) from None
-    if stat.S_ISDIR(mode):
-        raise InputError(f"the output {output} is a directory", hint=f"give a file name: {output / 'model.onnx'}")
-    if not stat.S_ISREG(mode):
-        raise InputError(f"the output {output} is not a regular file", hint="use - to write the model to stdout")
-    if not target.parent.is_dir():
-        raise InputError(f"the folder {target.parent} does not exist", hint=sibling(target.parent))
-    return target
-
-
-def _commit(temporary: Path, target: Path, source: Path, on_disk: Future[None], *, to_stdout: bool) -> None:
-    if to_stdout:
-        with temporary.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                sys.stdout.buffer.write(chunk)
-        sys.stdout.buffer.flush()
-        return
-    with disk_errors(target):
-        on_disk.result()
-        replaced = named_data(target, data_files(target))
-        temporary.replace(target)
-        directory = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-    remove_unused(replaced, target, source)

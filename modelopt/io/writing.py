@@ -11,6 +11,7 @@ from pathlib import Path
 
 from modelopt.core.errors import EnvironmentLacks, InputError
 from modelopt.io import mmap_files
+from modelopt.io.access import NEW
 from modelopt.io.background import in_background
 
 Chunk = bytes | memoryview
@@ -29,15 +30,21 @@ _NOT_WRITABLE = {
 }
 
 
-def write_chunks(path: Path, chunks: Iterable[Chunk], *, seen: Callable[[Chunk], object] | None = None) -> None:
+def write_chunks(
+    path: Path, chunks: Iterable[Chunk], *, seen: Callable[[Chunk], object] | None = None, mode: int = NEW
+) -> None:
     """Write a new file, without waiting for the disk: `sync` does.
 
     Args:
         path: The file to create.
         chunks: Its contents.
         seen: Called with each part of the contents; for a digest.
+        mode: Its permission bits, of which the umask takes some away.
     """
-    with path.open("xb", buffering=0) as file, ThreadPoolExecutor(1) as pool:
+    with (
+        open(path, "xb", buffering=0, opener=lambda name, flags: os.open(name, flags, mode)) as file,
+        ThreadPoolExecutor(1) as pool,
+    ):
         flushing = None
         waiting = 0
         for part in _parts(chunks):

@@ -17,6 +17,7 @@ from modelopt.core.changes import Skip
 from modelopt.core.errors import Refused, WorkerDied
 from modelopt.data import Dataset
 from modelopt.engine import datasets, loop, measurements, opening, settings
+from modelopt.engine.request import Request
 from modelopt.measure.speed import FEWEST, FIRST
 from modelopt.recipe.recipe import Step
 from modelopt.report import Latency
@@ -210,7 +211,7 @@ class Candidates:
 
 
 @contextlib.contextmanager
-def opened(request: opening.Request) -> Iterator[Candidates]:
+def opened(request: Request) -> Iterator[Candidates]:
     """Open the input of `request` and its data, as a run does.
 
     Raises:

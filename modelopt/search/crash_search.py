@@ -10,7 +10,7 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.core.errors import ModeloptError, Refused, WorkerDied
 from modelopt.core.plural import counted
-from modelopt.engine.opening import Request
+from modelopt.engine.request import Request
 from modelopt.passes.convert_half import ConvertHalf
 from modelopt.report import Outcome, Trial
 from modelopt.runtime.installation import runtime_version

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from modelopt.core.errors import InputError
-from modelopt.engine.opening import Request
+from modelopt.engine.request import Request
 from modelopt.measure.speed import Ratio, Verdict
 from modelopt.recipe.recipe import Step, UntilStable
 from modelopt.report import Outcome, Trial, verdict

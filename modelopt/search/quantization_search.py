@@ -17,7 +17,7 @@ import msgspec
 from modelopt import graph
 from modelopt.core.changes import Effect
 from modelopt.core.plural import counted
-from modelopt.engine.opening import Request
+from modelopt.engine.request import Request
 from modelopt.passes.base import Pass
 from modelopt.passes.convert_half import ConvertHalf
 from modelopt.passes.quantize_dynamic import QuantizeDynamic

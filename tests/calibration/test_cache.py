@@ -149,7 +149,6 @@ def test_a_collector_comes_back_as_it_was(values: list[float], bins: int) -> Non
 @pytest.mark.parametrize(
     "text",
     [
-        "",
         "{",
         "[]",
         '{"version": 1}',
@@ -185,6 +184,14 @@ def test_a_damaged_file_is_refused(tmp_path: Path, found: str, put: str) -> None
     file.write_text(text.replace(found, put, 1), encoding="utf-8")
     with pytest.raises(InputError, match="is not a calibration cache"):
         Calibrations(file)
+
+
+def test_an_empty_file_or_one_that_may_be_replaced_is_written_anew(tmp_path: Path) -> None:
+    for text, force in (("", False), ("{}", True)):
+        file = tmp_path / "calibration.json"
+        file.write_text(text, encoding="utf-8")
+        Calibrations(file, force=force).add("key", 3, {"t": Seen(reason="is int64, not float32")})
+        assert Calibrations(file).samples("key") == 3
 
 
 def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:

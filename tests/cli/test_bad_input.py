@@ -112,10 +112,10 @@ def test_a_dump_folder_that_is_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", ["fold", "fuse"])  # a copy of the input; a model written anew
 def test_a_full_disk(tmp_path: Path, command: str) -> None:
-    written(tmp_path / "x.onnx", b"the old one")
+    written(tmp_path / "x.onnx", MLP.read_bytes())
     run = modelopt(command, CNN, "-o", "x.onnx", *QUICK, cwd=tmp_path, largest_file=50_000)
     run.refused(4, "no room to write")
-    assert (tmp_path / "x.onnx").read_bytes() == b"the old one"
+    assert (tmp_path / "x.onnx").read_bytes() == MLP.read_bytes()
 
 
 def test_a_full_file_system(tmp_path: Path) -> None:

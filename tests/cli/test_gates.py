@@ -39,9 +39,9 @@ def gate(run_code: int, err: str, created: frozenset[str], name: str) -> None:
 )
 def test_a_gate_that_fails(tmp_path: Path, name: str, limit: str, flags: list[str]) -> None:
     command: list[str | Path] = ["prune", MLP, "-o", "x.onnx", f"--{name}", limit, *flags]
-    (tmp_path / "x.onnx").write_bytes(b"the old one")
+    (tmp_path / "x.onnx").write_bytes(CNN.read_bytes())
     run = modelopt(*command, cwd=tmp_path)
-    assert (tmp_path / "x.onnx").read_bytes() == b"the old one"
+    assert (tmp_path / "x.onnx").read_bytes() == CNN.read_bytes()
     gate(run.code, run.err, run.created, name)
     assert run.out == b""
     assert "nothing was written" in run.err

@@ -194,7 +194,7 @@ def test_what_the_final_run_refuses_was_not_kept(monkeypatch: pytest.MonkeyPatch
     lost = GateResult(gate="must-gain", limit="", found="slower: 0.950×", passed=False)
     made = [report(result(STATIC, "approximate", 3), written=False, gates=(lost,)), report(FUSED)]
     answers = iter(made)
-    monkeypatch.setattr(first_gain, "run", lambda _request: next(answers))
+    monkeypatch.setattr(first_gain, "run", lambda request: request.finish(next(answers)))
     recipe = Recipe(steps=(QuantizeStatic(),))
     request = engine.Request(recipe=recipe, model=tmp_path / "m.onnx", output=tmp_path / "x.onnx")
     offender = Offender(nodes=("n",), share=1.0, restored=True)

@@ -61,13 +61,20 @@ def test_the_input_takes_its_place(
         seen.append(request.recipe)
         fused = result("fuse-conv-bn", "exact", 3)
         if len(seen) == 1:
-            return report(fused, written=False, gates=(whole,))
-        return report(*(result(str(step), "exact", 1) for step in request.recipe.steps))
+            return request.finish(report(fused, written=False, gates=(whole,)))
+        return request.finish(report(*(result(str(step), "exact", 1) for step in request.recipe.steps)))
 
     monkeypatch.setattr(first_gain, "run", run)
     recipe = Recipe(steps=steps, bench=BenchSpec(), gates=Gates(not_slower=True, max_size_ratio=2))
-    request = engine.Request(recipe=recipe, model=tmp_path / "m.onnx", output=tmp_path / "x.onnx")
+    kept: list[Report] = []
+
+    def finish(report: Report) -> Report:
+        kept.append(report)
+        return report
+
+    request = engine.Request(recipe=recipe, model=tmp_path / "m.onnx", output=tmp_path / "x.onnx", finish=finish)
     found = first_gain.run_first_that_gains(request, SearchResult((recipe,)))
+    assert kept == [found]  # once, and as it is returned
     assert seen == [recipe, Recipe(steps=steps[:-1], bench=BenchSpec(), gates=Gates(max_size_ratio=2))]
     left = "a copy of the input" if len(steps) == 1 else "the model with its opset converted"
     assert found.verdict == f"Not kept: the result was slower than the input; the output is {left}."

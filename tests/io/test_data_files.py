@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import os
 import subprocess
 import sys
@@ -16,8 +17,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from modelopt import graph, io
-from modelopt.core.errors import EnvironmentLacks, Refused
-from modelopt.io import staging
+from modelopt.core.errors import EnvironmentLacks, InputError, Refused
+from modelopt.io import datafiles, staging
 from tests.helpers import model_of, weight
 from tests.io_tools import Pipe, W, external, external_source, load, model_file, names_in, save, weight_of
 from tests.paths import ROOT
@@ -102,6 +103,90 @@ def test_a_data_file_stays_while_another_model_uses_it(tmp_path: Path, folder: P
     (folder / "copy.onnx").write_bytes((folder / "m.onnx").read_bytes())
     save(external_source(tmp_path, 1), folder / "m.onnx")
     assert np.array_equal(weight_of(load(folder / "copy.onnx")), W)
+
+
+def test_a_data_file_stays_while_a_copy_of_any_name_needs_it(tmp_path: Path, folder: Path) -> None:
+    for name in ("m.onnx.bak", "backup", ".hidden", "part.onnx"):
+        (tmp_path / name).mkdir()
+        save(external_source(tmp_path / name), folder / "m.onnx")
+        (old,) = _data(folder)
+        (folder / name).write_bytes((folder / "m.onnx").read_bytes())
+        if name == "part.onnx":  # it is still being copied
+            os.truncate(folder / name, (folder / name).stat().st_size - 1)
+
+        notes = _replace(external_source(tmp_path / name, 1), folder / "m.onnx")
+
+        assert notes == (f"the old data file {folder / old} stays: {name} needs it",)
+        assert old in _data(folder)
+        for path in folder.iterdir():
+            path.unlink()
+
+
+def test_a_copy_in_a_folder_of_its_own_keeps_no_data_file(tmp_path: Path, folder: Path) -> None:
+    save(external_source(tmp_path), folder / "m.onnx")
+    (tmp_path / "copy.onnx").write_bytes((folder / "m.onnx").read_bytes())
+    (folder / "notes.txt").write_text("\n".join(_data(folder)))  # no model
+    (old,) = _data(folder)
+    os.link(folder / old, tmp_path / old)
+
+    assert _replace(external_source(tmp_path, 1), folder / "m.onnx") == ()
+
+    assert old not in _data(folder)
+    assert np.array_equal(weight_of(load(tmp_path / "copy.onnx", allow_hardlinks=True)), W)
+
+
+def test_a_data_file_that_was_changed_is_not_ours(tmp_path: Path, folder: Path) -> None:
+    save(external_source(tmp_path), folder / "m.onnx")
+    (old,) = _data(folder)
+    (folder / old).write_bytes((W * 3).tobytes())  # trained further, in place
+
+    (note,) = _replace(external_source(tmp_path, 1), folder / "m.onnx")
+
+    assert note == f"the old data file {folder / old} stays: it is not as modelopt wrote it"
+    assert (folder / old).read_bytes() == (W * 3).tobytes()
+    with pytest.raises(InputError, match="holds something else"):
+        _replace(external_source(tmp_path / "in0"), folder / "m.onnx")  # the same weights as at first
+    assert (folder / old).read_bytes() == (W * 3).tobytes()
+    assert np.array_equal(weight_of(load(folder / "m.onnx")), W + 1)
+
+
+def test_a_data_file_stays_where_nobody_can_tell(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(external_source(tmp_path), folder / "m.onnx")
+    (old,) = _data(folder)
+    (folder / "m.onnx.gz").write_bytes(gzip.compress((folder / "m.onnx").read_bytes()))
+    (folder / "weights.npz").write_bytes(b"PK\x03\x04")
+    data = {folder / old}
+    assert datafiles.unused(data, [folder / "m.onnx"])[1] == (
+        f"the old data file {folder / old} stays: m.onnx.gz is compressed, and may hold a model that needs it",
+    )
+    (folder / "m.onnx.gz").unlink()
+    assert datafiles.unused(data, [folder / "m.onnx"]) == (data, ())
+    monkeypatch.setattr(datafiles, "MAX_FILES", 2)
+    found, (note,) = datafiles.unused(data, [folder / "m.onnx"])
+    assert (found, "more than 2 files" in note) == (set(), True)
+    monkeypatch.undo()
+    (folder / "other.onnx").write_bytes((tmp_path / "in0" / "model.onnx").read_bytes())
+    monkeypatch.setattr(datafiles, "MAX_SEARCHED_BYTES", 10)
+    found, (note,) = datafiles.unused(data, [folder / "m.onnx"])
+    assert (found, "too large" in note) == (set(), True)
+    monkeypatch.undo()
+    assert datafiles.unused(data, [folder / "m.onnx"]) == (data, ())
+
+    def deny(*_arguments: object) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(datafiles, "may_be_model", deny)
+    found, (note, *_) = datafiles.unused(data, [folder / "m.onnx"])
+    assert (found, "cannot be read" in note) == (set(), True)
+
+
+def _replace(source: io.Loaded, output: Path) -> tuple[str, ...]:
+    """`save` with a data file, and what is said of old ones."""
+    always = io.ExternalData.ALWAYS
+    with io.staged(source.model, output, source=source, unchanged=False, external_data=always) as staged:
+        notes = staged.settle()
+        staged.commit()
+    return notes
 
 
 def test_the_input_keeps_its_data_whatever_it_is_called(tmp_path: Path, folder: Path) -> None:

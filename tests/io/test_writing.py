@@ -8,13 +8,16 @@ import resource
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from modelopt import io
 from modelopt.core.errors import EnvironmentLacks, InputError
+from modelopt.io.access import Access
 from tests.io_tools import SAMPLE, external_source, load, names_in, save, weight_of
 from tests.paths import ROOT
 
@@ -141,16 +144,115 @@ def test_a_folder_without_permission_is_refused(
     def deny(*_args: object, **_options: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(Path, "open", deny)  # root may write anywhere
+    monkeypatch.setattr(os, "open", deny)  # root may write anywhere
     with pytest.raises(InputError, match="out cannot be written to") as caught:
         save(source, folder / "m.onnx")
     assert caught.value.note == "Permission denied"
 
 
-def test_the_same_file_by_other_names(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(b"")
-    (tmp_path / "b").symlink_to("a")
-    os.link(tmp_path / "a", tmp_path / "c")
-    assert io.same_file(tmp_path / "a", tmp_path / "b")
-    assert io.same_file(tmp_path / "a", tmp_path / "c")
-    assert not io.same_file(tmp_path / "a", tmp_path / "d")
+@pytest.mark.parametrize("external", [False, True])
+def test_what_replaces_a_file_has_its_mode(tmp_path: Path, source: io.Loaded, folder: Path, external: bool) -> None:
+    written = external_source(tmp_path) if external else source
+    (folder / "m.onnx").write_bytes(b"old")
+    (folder / "m.onnx").chmod(0o600)
+    seen: list[int] = []
+    where = io.ExternalData.ALWAYS if external else io.ExternalData.AUTO
+    with io.staged(written.model, folder / "m.onnx", source=written, unchanged=False, external_data=where) as staged:
+        seen += [stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()]
+        staged.commit()
+    assert len(seen) == 2 + external
+    assert len(names_in(folder)) == 1 + external
+    assert set(seen) == {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
+
+
+def test_a_file_that_all_may_read_stays_one(source: io.Loaded, folder: Path) -> None:
+    (folder / "m.onnx").write_bytes(b"old")
+    (folder / "m.onnx").chmod(0o444)
+    old = os.umask(0o077)
+    try:
+        save(source, folder / "m.onnx")
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((folder / "m.onnx").stat().st_mode) == 0o444
+
+
+def test_what_replaces_a_file_keeps_its_owner(source: io.Loaded, folder: Path) -> None:
+    if os.geteuid():
+        pytest.skip("only root gives files away")
+    (folder / "m.onnx").write_bytes(b"old")
+    os.chown(folder / "m.onnx", 12345, 23456)
+    save(source, folder / "m.onnx")
+    found = (folder / "m.onnx").stat()
+    assert (found.st_uid, found.st_gid) == (12345, 23456)
+
+
+def test_another_group_gets_no_more_than_everybody(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new = folder / "old", folder / "new"
+    for path in (old, new):
+        path.write_bytes(b"")
+    old.chmod(0o664)
+    rights = Access.of(old)
+    assert rights is not None
+
+    def deny(*_arguments: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "fchown", deny)
+    replace(rights, group=rights.group + 1).give(new)
+    assert stat.S_IMODE(new.stat().st_mode) == 0o644
+
+
+def test_small_files_are_replaced_as_models_are(folder: Path) -> None:
+    (folder / "real").write_bytes(b"old")
+    (folder / "real").chmod(0o600)
+    (folder / "link").symlink_to("real")
+    (folder / f".real.{os.getpid()}.tmp").write_bytes(b"of a process that had our number")
+    io.replace_file(folder / "link", b"new")
+    assert names_in(folder) == ["link", "real"]
+    assert (folder / "link").is_symlink()
+    assert (folder / "real").read_bytes() == b"new"
+    assert stat.S_IMODE((folder / "real").stat().st_mode) == 0o600
+
+
+def test_a_small_file_is_whole_or_not_there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "m.json").write_bytes(b"old")
+
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(EnvironmentLacks, match="no room to write"):
+        io.replace_file(folder / "m.json", b"new")
+    assert names_in(folder) == ["m.json"]
+    assert (folder / "m.json").read_bytes() == b"old"
+
+
+def test_standard_output_by_its_other_names(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("/dev/stdout")
+    (tmp_path / "m.onnx").write_bytes(b"")
+    for path in ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "/dev/../dev/stdout", tmp_path / "link"):
+        assert io.names_stdout(Path(path)), path
+    for path in ("/dev/stderr", "/dev/fd/11", "/dev/null", "-", tmp_path / "m.onnx", tmp_path / "no"):
+        assert not io.names_stdout(Path(path)), path
+
+
+def test_a_model_is_told_by_its_outermost_fields(tmp_path: Path) -> None:
+    model = SAMPLE.read_bytes()
+    for number, (content, is_one) in enumerate(
+        [
+            (model, True),
+            (model + b"\xf2\xff\x03\x00", True),  # a field of a later version
+            (model[:-1], False),
+            (b"", False),
+            (b"old", False),
+            (b"{}", False),
+            (b"PK\x03\x04", False),
+            (onnx.helper.make_tensor("t", 1, [2], [1.0, 2.0]).SerializeToString(), False),
+            (onnx.helper.make_model(onnx.GraphProto(name="g")).SerializeToString(), True),
+        ]
+    ):
+        path = tmp_path / str(number)
+        path.write_bytes(content)
+        assert io.is_model(path) is is_one, number
+    assert not io.is_model(tmp_path)
+    assert not io.is_model(tmp_path / "none")

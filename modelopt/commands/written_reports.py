@@ -1,0 +1,37 @@
+"""Reports that are written to a file: JSON or Markdown, by its name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from modelopt import io
+from modelopt.core.errors import InputError
+from modelopt.report import Report
+from modelopt.report.markdown import to_markdown
+
+
+def require(path: Path) -> None:
+    """Refuse, before the work, a name that does not say what a report is to be.
+
+    Raises:
+        InputError: As said.
+    """
+    if path.suffix not in {".json", ".md"}:
+        raise InputError(f"a report cannot be written to {path}", hint="name it .json or .md")
+
+
+def write(report: Report, path: Path) -> Report:
+    """Write a report atomically; returns it.
+
+    Raises:
+        EnvironmentLacks: The disk is full.
+        InputError: The folder cannot be written to.
+    """
+    if path.suffix == ".json":
+        text = msgspec.json.format(msgspec.json.encode(report), indent=2).decode() + "\n"
+    else:
+        text = to_markdown(report)
+    io.replace_file(path, text.encode())
+    return report
