@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -14,7 +14,9 @@ from modelopt.commands import execution
 from modelopt.commands.execution import OptimizeOptions
 from modelopt.core.errors import EnvironmentLacks, InputError
 from modelopt.io import STDIO
+from modelopt.recipe import trust
 from modelopt.recipe.dumping import dump
+from modelopt.recipe.recipe import Recipe
 from modelopt.report import Report
 from modelopt.report.markdown import to_markdown
 from modelopt.runtime.processes import ChildPool
@@ -28,7 +30,8 @@ def execute(kind: Callable[..., OptimizeOptions], context: click.Context) -> Non
     """
     options, shown = read(kind, context)
     if shown.print_recipe:
-        click.echo(dump(options.recipe_to_run()), nl=False)
+        recipe = options.recipe_to_run()
+        click.echo("".join(f"# {line}\n" for line in _remarks(recipe)) + dump(recipe), nl=False)
         return
     is_piped = STDIO in {options.output, options.model if options.output is None else None}
     if is_piped and shown.as_json:
@@ -42,6 +45,14 @@ def execute(kind: Callable[..., OptimizeOptions], context: click.Context) -> Non
     if shown.report is not None:
         _write_report(report, shown.report)
     execution.require_gates(report)
+
+
+def _remarks(recipe: Recipe) -> Iterator[str]:
+    """What must be known to run a printed recipe."""
+    if trust.has_paths(recipe):
+        yield "Paths are relative to this file."
+    if flags := trust.needed(recipe):
+        yield f"It names code or files elsewhere: modelopt run takes it with {' '.join(flags)}."
 
 
 def _check_report(path: Path) -> None:
