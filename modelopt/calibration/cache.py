@@ -14,11 +14,14 @@ import onnx_ir as ir
 
 from modelopt.calibration.histogram import Collector, State
 from modelopt.core.errors import InputError
-from modelopt.data import Dataset
+from modelopt.data import Dataset, user_files
 from modelopt.io import serialize
 from modelopt.io.writing import disk_errors
 
 _FORMAT = "modelopt-calibration-1"
+_MAX_FILE_BYTES = 256 << 20
+"""The largest file that is read: histograms of a thousand tensors take some ten megabytes."""
+
 _HINT = "name another file, or remove this one: it is written anew"
 
 
@@ -94,7 +97,7 @@ class Calibrations:
 
     def _read(self, path: Path) -> None:
         try:
-            stored = msgspec.json.decode(path.read_bytes(), type=_File)
+            stored = msgspec.json.decode(user_files.read_bytes(path, _MAX_FILE_BYTES), type=_File)
             if stored.format != _FORMAT:
                 raise ValueError(f"its format is {stored.format!r}")
             self._samples = {key: entry.samples for key, entry in stored.entries.items()}
@@ -102,9 +105,7 @@ class Calibrations:
                 key: {name: _seen(tensor) for name, tensor in entry.tensors.items()}
                 for key, entry in stored.entries.items()
             }
-        except OSError as error:
-            raise InputError(f"the calibration cache {path} cannot be read", note=error.strerror) from None
-        except (ValueError, OverflowError, msgspec.DecodeError) as error:
+        except (ValueError, OverflowError, RecursionError, msgspec.DecodeError) as error:
             raise InputError(f"{path} is not a calibration cache", note=str(error), hint=_HINT) from None
 
     def _write(self, path: Path) -> None:

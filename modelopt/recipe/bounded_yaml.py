@@ -71,10 +71,7 @@ class _Loader(yaml.SafeLoader):
         return value
 
     def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
-        try:
-            value: float = super().construct_yaml_float(node)
-        except OverflowError:  # 1:1:1:…:1.0, a number of base 60
-            value = math.inf
+        value: float = super().construct_yaml_float(node)
         if not math.isfinite(value):
             raise _NotSupported(f"{node.value} is not a finite number", node.start_mark)
         return value

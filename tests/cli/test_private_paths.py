@@ -62,7 +62,8 @@ def test_what_is_written_holds_no_path(tmp_path: Path, name: str) -> None:
         np.savez(files / "eval.npz", features=arrays["features"][:64])
         np.savetxt(files / "labels.txt", arrays["label"][:64], "%d")
     (files / "data.py").write_text(_DATA)
-    recipe = "version: 1\nsteps: [quantize-static]\ncalibration: {data: calib.npz}\nevaluate: {data: eval.npz}\n"
+    recipe = "version: 1\nsteps: [quantize-static: {everywhere: true}]\n"
+    recipe += "calibration: {data: calib.npz}\nevaluate: {data: eval.npz}\n"
     (files / "r.yaml").write_text(recipe)
     before = {path for path in home.rglob("*") if path.is_file()}
     words = [str(word).replace("{}", str(files)) for word in COMMANDS[name]]
