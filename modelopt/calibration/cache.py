@@ -14,10 +14,13 @@ import onnx_ir as ir
 from modelopt import io
 from modelopt.calibration.histogram import Collector, State
 from modelopt.core.errors import InputError
-from modelopt.data import Dataset
+from modelopt.data import Dataset, user_files
 from modelopt.io import serialize
 
 _FORMAT = "modelopt-calibration-1"
+_MAX_FILE_BYTES = 256 << 20
+"""The largest file that is read: histograms of a thousand tensors take some ten megabytes."""
+
 _HINT = "name another file, or --force replaces this one"
 
 
@@ -94,7 +97,7 @@ class Calibrations:
 
     def _read(self, path: Path, *, force: bool) -> None:
         try:
-            stored = msgspec.json.decode(path.read_bytes(), type=_File)
+            stored = msgspec.json.decode(user_files.read_bytes(path, _MAX_FILE_BYTES), type=_File)
             if stored.format != _FORMAT:
                 raise ValueError(f"its format is {stored.format!r}")
             self._samples = {key: entry.samples for key, entry in stored.entries.items()}
@@ -104,7 +107,7 @@ class Calibrations:
             }
         except OSError as error:
             raise InputError(f"the calibration cache {path} cannot be read", note=error.strerror) from None
-        except (ValueError, OverflowError, msgspec.DecodeError) as error:
+        except (ValueError, OverflowError, RecursionError, msgspec.DecodeError) as error:
             self._samples, self._seen = {}, {}
             if force:
                 return

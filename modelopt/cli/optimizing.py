@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -13,7 +13,9 @@ from modelopt.commands import execution
 from modelopt.commands.execution import OptimizeOptions
 from modelopt.core.errors import InputError
 from modelopt.io import STDIO, names_stdout
+from modelopt.recipe import trust
 from modelopt.recipe.dumping import dump
+from modelopt.recipe.recipe import Recipe
 from modelopt.runtime.processes import ChildPool
 
 
@@ -25,7 +27,8 @@ def execute(kind: Callable[..., OptimizeOptions], context: click.Context) -> Non
     """
     options, shown = read(kind, context)
     if shown.print_recipe:
-        click.echo(dump(options.recipe_to_run()), nl=False)
+        recipe = options.recipe_to_run()
+        click.echo("".join(f"# {line}\n" for line in _remarks(recipe)) + dump(recipe), nl=False)
         return
     if options.output is not None and names_stdout(Path(options.output)):
         options = dataclasses.replace(options, output=STDIO)
@@ -38,3 +41,11 @@ def execute(kind: Callable[..., OptimizeOptions], context: click.Context) -> Non
         report = execution.run(asked, context.find_object(ChildPool), shown.report)
     screen.report(report, explain=shown.explain)
     execution.require_gates(report)
+
+
+def _remarks(recipe: Recipe) -> Iterator[str]:
+    """What must be known to run a printed recipe."""
+    if trust.has_paths(recipe):
+        yield "Paths are relative to this file."
+    if flags := trust.needed(recipe):
+        yield f"It names code or files elsewhere: modelopt run takes it with {' '.join(flags)}."

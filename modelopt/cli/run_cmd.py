@@ -26,6 +26,17 @@ Examples:
 @click.argument("model", type=click.Path(path_type=Path, allow_dash=True), required=False)
 @options.option("--schema", is_flag=True, help="Print the JSON schema of recipes, and stop.")
 @options.option("--calib", help="Calibration data, in place of the recipe's.")
+@options.option(
+    "--allow-code",
+    is_flag=True,
+    help="Run the Python (file.py:function) that the recipe itself names: it can do whatever you can. "
+    "What this command line names runs without it.",
+)
+@options.option(
+    "--allow-paths",
+    is_flag=True,
+    help="Let the recipe name files outside its own folder. It allows no code: that is another flag.",
+)
 @options.OPTIMIZING
 @click.pass_context
 def command(
@@ -33,7 +44,7 @@ def command(
 ) -> None:
     """Run the RECIPE, a file or the name of one that comes with modelopt, on MODEL.
 
-    Flags given here take the place of what the recipe says.
+    Flags given here take the place of what the recipe says. Paths in a recipe are relative to its file.
     """
     from modelopt.cli.optimizing import execute
     from modelopt.commands.run_recipe import RunOptions

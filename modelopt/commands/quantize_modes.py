@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-import yaml
-
 from modelopt.commands.option_groups import flag_of
 from modelopt.core.errors import InputError
 from modelopt.quant.static.overrides import Overrides, Type, split
+from modelopt.recipe import bounded_yaml
 
 INTEGER_MODES = ("static", "dynamic")
 HALF_MODES = ("fp16", "bf16")
@@ -119,10 +118,11 @@ def _parsed(texts: Sequence[str]) -> dict[str, Any]:
         if name in plain:
             raise InputError(f"--override says '{name}' twice", hint="one --override with both keys")
         try:
-            plain[name] = yaml.safe_load(settings)
-        except yaml.YAMLError:
+            plain[name], _ = bounded_yaml.read(settings, source="its settings")
+        except InputError as error:
             fact = f"--override '{text}' is not NAME: {{key: value}}"
-            raise InputError(fact, hint=f"--override '{name}: {{type: u16}}'") from None
+            note = ": ".join(filter(None, (error.fact, error.note)))
+            raise InputError(fact, note=note, hint=f"--override '{name}: {{type: u16}}'") from None
     return plain
 
 

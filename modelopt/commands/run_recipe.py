@@ -25,10 +25,12 @@ from modelopt.commands.option_groups import (
 )
 from modelopt.core.errors import InputError
 from modelopt.data.in_memory import DataLike
-from modelopt.recipe import shipped_recipes
+from modelopt.recipe import shipped_recipes, trust
 from modelopt.recipe.parsing import load
 from modelopt.recipe.recipe import BenchSpec, DataSpec, EvaluateSpec, Gates, Recipe
+from modelopt.recipe.trust import Trust
 
+_REPLACED = "random"
 _LAYOUT = ("batch_axis", "whole_files")
 _EVALUATE = {"eval_limit": "limit", "labels": "labels", "metric": "metric", "preprocess": "preprocess"}
 
@@ -45,9 +47,13 @@ class RunOptions(OptimizeOptions, _RecipeOption):
     Attributes:
         recipe: A recipe file, the name of a recipe that comes with modelopt, or a recipe.
         calib: Calibration data, in place of the recipe's.
+        allow_code: Run the Python functions that a recipe file names. Those that are named here run in any case.
+        allow_paths: Let a recipe file name files outside its own folder.
     """
 
     calib: DataLike | None = None
+    allow_code: bool = False
+    allow_paths: bool = False
 
     def plan(self) -> Plan:
         """The recipe with its overrides."""
@@ -63,7 +69,29 @@ class RunOptions(OptimizeOptions, _RecipeOption):
 
     @cached_property
     def _loaded(self) -> Recipe:
-        return self.recipe if isinstance(self.recipe, Recipe) else load(shipped_recipes.path_of(str(self.recipe)))
+        if isinstance(self.recipe, Recipe):  # the program that made it has named its files and its code
+            return self.recipe
+        path = shipped_recipes.path_of(str(self.recipe))
+        return trust.placed(self._kept(load(path)), path, Trust(self.allow_code, self.allow_paths))
+
+    def _kept(self, recipe: Recipe) -> Recipe:
+        """The recipe without what the options take the place of: nobody has to allow that."""
+        calibration, evaluate, gates, bench = recipe.calibration, recipe.evaluate, recipe.gates, recipe.bench
+        if calibration is not None and self.calib is not None:
+            calibration = msgspec.structs.replace(calibration, data=_REPLACED)
+        if evaluate is not None:
+            if self.eval is not None:
+                evaluate = msgspec.structs.replace(evaluate, data=_REPLACED, labels=None)
+            if self.labels is not None:
+                evaluate = msgspec.structs.replace(evaluate, labels=None)
+            if self.metric is not None:
+                evaluate = msgspec.structs.replace(evaluate, metric=None)
+        if self.metric is not None:
+            gates = msgspec.structs.replace(gates, metric=None)
+        if bench is not None and self.provider not in {None, bench.provider}:  # another provider has other options
+            bench = msgspec.structs.replace(bench, provider_options={})
+        bench = bench if self.bench else None
+        return dataclasses.replace(recipe, calibration=calibration, evaluate=evaluate, gates=gates, bench=bench)
 
     def _overridden(self) -> Recipe:
         recipe, names = self._loaded, given(self).keys()

@@ -6,7 +6,9 @@ pickle. Nothing is allocated before the sizes agree, and pickle is never allowed
 
 from __future__ import annotations
 
+import io
 import math
+import os
 import struct
 import tokenize
 import warnings
@@ -29,6 +31,20 @@ _BROKEN = (
     *(zipfile.BadZipFile, zlib.error),
 )
 """What numpy, zipfile and the parser of literals behind them raise on malformed bytes."""
+
+_MAX_HEADER_BYTES = 10_000
+"""The longest header of an array that is read: numpy's own limit, asked before the header is in memory."""
+
+_MAX_CONTENTS_BYTES = 1 << 20
+"""The longest table of contents of a ``.npz`` that is read."""
+
+_MAX_MEMBERS = 4096
+"""The most arrays of a ``.npz``: models have some hundred inputs at most."""
+
+_ALWAYS_UNPACKED_BYTES = 64 << 20
+_MAX_EXPANSION = 64
+"""What a compressed ``.npz`` may unpack to, as a multiple of the file's size, where that is more than 64 MiB: token ids
+with padding and masks take 1/50, a bomb of zeros 1/1000."""
 
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
@@ -60,6 +76,8 @@ def _refusing(path: Path) -> Iterator[None]:
 def _read_header(stream: IO[bytes], size_bytes: int, where: str) -> Header:
     """Parse one ``.npy`` header and hold it against the bytes that are there."""
     version = np.lib.format.read_magic(stream)
+    if version in {(1, 0), (2, 0)}:
+        _check_header_length(stream, 2 if version == (1, 0) else 4, where)
     if version == (1, 0):
         shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
     elif version == (2, 0):
@@ -82,6 +100,31 @@ def _read_header(stream: IO[bytes], size_bytes: int, where: str) -> Header:
             note=f"its header declares {header.nbytes} bytes of values, {payload_bytes} are there",
         )
     return header
+
+
+def _check_header_length(stream: IO[bytes], n_bytes: int, where: str) -> None:
+    """Refuse a header that is longer than any array's: it would be read into memory as a whole."""
+    at = stream.tell()
+    length = int.from_bytes(stream.read(n_bytes), "little")
+    stream.seek(at)
+    if length > _MAX_HEADER_BYTES:
+        raise InputError(f"{where}: impossible header", note=f"it has {length} bytes, the limit is {_MAX_HEADER_BYTES}")
+
+
+class _BoundedFile(io.FileIO):
+    """A file of which no more than `_MAX_CONTENTS_BYTES` are read at once while `is_bounded`.
+
+    `zipfile` reads the table of contents as a whole, whatever its size.
+    """
+
+    is_bounded = True
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        wanted = os.fstat(self.fileno()).st_size - self.tell() if size is None or size < 0 else size
+        if self.is_bounded and wanted > _MAX_CONTENTS_BYTES:
+            note = f"{wanted} bytes, the limit is {_MAX_CONTENTS_BYTES}"
+            raise InputError(f"the table of contents of {os.fsdecode(self.name)} is too long", note=note)
+        return super().read(size) or b""
 
 
 class NpyFile:
@@ -143,17 +186,25 @@ class NpzFile:
     @contextmanager
     def _open(self) -> Iterator[zipfile.ZipFile]:
         user_files.regular_size(self.path)
-        with _refusing(self.path), zipfile.ZipFile(self.path) as archive:
+        with _refusing(self.path), _BoundedFile(self.path) as file, zipfile.ZipFile(file) as archive:
+            file.is_bounded = False
             yield archive
 
     def _members(self, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
         infos = archive.infolist()
+        if len(infos) > _MAX_MEMBERS:
+            raise InputError(f"{self.path} holds {len(infos)} arrays", note=f"the limit is {_MAX_MEMBERS}")
         total_bytes = sum(info.file_size for info in infos)
-        if total_bytes > user_files.MAX_ARRAY_BYTES:
+        file_bytes = os.fstat(archive.fp.fileno()).st_size if archive.fp is not None else 0
+        usual_bytes = max(_ALWAYS_UNPACKED_BYTES, _MAX_EXPANSION * file_bytes)
+        if total_bytes > min(user_files.MAX_ARRAY_BYTES, usual_bytes):
+            hint = "split it into several .npz files in one folder, or save one .npy, which is memory-mapped"
+            if total_bytes > usual_bytes:
+                hint = "np.savez, which does not compress; data that compress so well are mostly repetitions"
             raise InputError(
                 f"{self.path} unpacks to more than memory should hold",
-                note=f"{total_bytes} bytes unpacked, the limit is {user_files.MAX_ARRAY_BYTES}",
-                hint="split it into several .npz files in one folder, or save one .npy, which is memory-mapped",
+                note=f"{total_bytes} bytes unpacked, the limit is {min(user_files.MAX_ARRAY_BYTES, usual_bytes)}",
+                hint=hint,
             )
         arrays = {info.filename.removesuffix(".npy"): info for info in infos if info.filename.endswith(".npy")}
         if len({info.filename for info in infos}) < len(infos):

@@ -20,6 +20,9 @@ from modelopt.data.labels import read_label_rows
 
 ARRAY_SUFFIXES = (".npz", ".npy")
 
+_LISTED = 5
+"""How many arrays that are not used are named."""
+
 _LABEL_KEYS = ("label", "labels")
 
 
@@ -228,7 +231,9 @@ def _part(
     label_cut = replace(cut.lead, axis=0)
     if label_key is not None:
         label_cut = _label_cut(headers[label_key].shape, cut, path.name)
-    notes = [f"'{key}' is not an input of the model: ignored" for key in spare if key != label_key]
+    ignored = [key for key in spare if key != label_key]
+    notes = [f"'{key}' is not an input of the model: ignored" for key in ignored[:_LISTED]]
+    notes += [f"{len(ignored) - _LISTED} more arrays are no input of the model: ignored"] if ignored[_LISTED:] else []
     notes += [
         f"each value of '{spec.name}' is taken for one sample; if a whole array is one sample, save array[None]"
         for spec in inputs

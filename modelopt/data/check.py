@@ -11,6 +11,9 @@ from modelopt.core.errors import InputError, did_you_mean
 from modelopt.core.signature import Dim, TensorSpec
 from modelopt.data.dtypes import check_dtype, check_text, holds_floats, numpy_dtype, owned
 
+_LISTED = 20
+"""How many names an error lists."""
+
 
 def check_inputs(inputs: Sequence[TensorSpec]) -> None:
     """Refuse a model that no data can feed.
@@ -39,9 +42,14 @@ def check_names(inputs: Sequence[TensorSpec], found: Iterable[str], where: str) 
     spare = [name for name in names if name not in known]
     raise InputError(
         f"{where}: nothing for the model's input '{missing[0]}'",
-        note=f"it holds {', '.join(names) or 'nothing'}; the model's inputs are {'; '.join(map(str, inputs))}",
+        note=f"it holds {_listed(names) or 'nothing'}; the model's inputs are {'; '.join(map(str, inputs))}",
         hint=_rename_hint(missing, spare),
     )
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more
 
 
 def _rename_hint(missing: Sequence[str], spare: Sequence[str]) -> str:

@@ -12,17 +12,36 @@ from modelopt.core.errors import InputError, did_you_mean
 from modelopt.data import user_files
 from modelopt.data.arrayfile import NpyFile, NpzFile
 
+MAX_LINES = 2_000_000
+"""The most lines of a labels file, each of which takes some hundred bytes of memory: the largest public validation sets
+have less than a tenth of it."""
+
+_LINE_ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
+"""Where `str.splitlines` splits."""
+
+_MAX_LINE = 5000
+"""The longest line, in characters: a path and a label."""
+
+_MAX_TEXT_ARRAY_BYTES = 256 << 20
+"""The largest array of labels that are words: each element has the room of the longest."""
+
 _HEADER_WORDS = frozenset(("file", "filename", "file_name", "image", "name", "path"))
 _SEPARATORS = ("\t", ",", None)
 
 
 def label_array(values: Sequence[str]) -> np.ndarray:
-    """Labels as written: int64 if all are integers, float64 if all are numbers, else unicode strings."""
+    """Labels as written: int64 if all are integers, float64 if all are numbers, else unicode strings.
+
+    Raises:
+        InputError: The strings would take more than 256 MiB.
+    """
     for dtype in (np.int64, np.float64):
         try:
             return np.array([dtype(value) for value in values], dtype=dtype)
         except (ValueError, OverflowError):
             continue
+    if len(values) * max(map(len, values), default=0) * np.dtype("U1").itemsize > _MAX_TEXT_ARRAY_BYTES:
+        raise InputError("the labels are words that are too long to be kept", hint="number the classes from 0")
     return np.array(values, dtype=np.str_)
 
 
@@ -77,7 +96,14 @@ def read_labels_for(path: Path, names: Sequence[str]) -> tuple[np.ndarray, tuple
 
 
 def _lines(path: Path) -> list[str]:
-    lines = [line.strip() for line in user_files.read_text(path).splitlines() if line.strip()]
+    text = user_files.read_text(path)
+    if sum(map(text.count, _LINE_ENDS)) > MAX_LINES:
+        hint = "save them as a .npy"
+        raise InputError(f"{path} has more than {MAX_LINES} lines", note="each is a label", hint=hint)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    longest = max(map(len, lines), default=0)
+    if longest > _MAX_LINE:
+        raise InputError(f"{path} is no file of labels", note=f"a line has {longest} characters")
     if not lines:
         raise InputError(f"{path} is empty", hint="write one label per line")
     return lines

@@ -22,6 +22,9 @@ from modelopt.data.synthetic import random_data
 DEFAULT_RANDOM_SAMPLES = 16
 """How many samples ``random`` gives when the user sets no limit."""
 
+MAX_RANDOM_SAMPLES = 100_000
+"""The most samples of ``random``: it would make any number of them."""
+
 _KINDS = (
     "data is a .npz or .npy file, an image, a folder of either, a folder of test_data_set_*/input_*.pb, "
     "file.py:function, or the word random"
@@ -67,6 +70,8 @@ def open_data(
     if spec == "random":
         _refuse_unused("random data", preprocess=preprocess, labels=labels, batch_axes=batch_axes)
         n = limit or DEFAULT_RANDOM_SAMPLES
+        if n > MAX_RANDOM_SAMPLES:
+            raise InputError(f"{n} random samples are too many", note=f"the limit is {MAX_RANDOM_SAMPLES}")
         return random_data(inputs, n=n, seed=seed, free_dims=free_dims, batch=batch)
     script = script_of(spec)
     if script is not None:

@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 MAX_PIXELS = 64_000_000
 """The largest image that is decoded, 64 MP: a PNG of a few KB may declare 65,535 × 65,535."""
 
+_ALWAYS_DECODED_PIXELS = 16_000_000
+_MAX_PIXELS_PER_BYTE = 64
+"""What an image of more than 16 MP may decode to, by the size of its file: photographs have less than 10 pixels a byte,
+a PNG of one colour 1000."""
+
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
 
 _BROKEN = (
@@ -76,16 +81,17 @@ def decode(path: Path, color: str) -> Image.Image:
     """An upright 8-bit image: ``L`` for gray, else ``RGB``. Transparent parts are laid on white.
 
     Raises:
-        InputError: Not a regular file, not a PNG, JPEG, BMP or WebP, damaged, or larger than `MAX_PIXELS`.
+        InputError: Not a regular file, not a PNG, JPEG, BMP or WebP, damaged, or larger than `MAX_PIXELS` or
+            than a file of its size is.
     """
     from PIL import Image, ImageOps
 
-    user_files.regular_size(path)
+    size_bytes = user_files.regular_size(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(path, formats=_FORMATS) as opened:
-                _check_pixels(opened.width * opened.height, path)
+                _check_pixels(opened.width * opened.height, size_bytes, path)
                 upright = ImageOps.exif_transpose(opened)
                 return _eight_bit(upright).convert("L" if color == "gray" else "RGB")
     except (*_BROKEN, Image.DecompressionBombError) as error:
@@ -96,9 +102,11 @@ def decode(path: Path, color: str) -> Image.Image:
         ) from None
 
 
-def _check_pixels(count: int, path: Path) -> None:
-    if count > MAX_PIXELS:
-        raise InputError(f"{path} is too large", note=f"{count} pixels, the limit is {MAX_PIXELS}")
+def _check_pixels(count: int, size_bytes: int, path: Path) -> None:
+    limit = min(MAX_PIXELS, max(_ALWAYS_DECODED_PIXELS, _MAX_PIXELS_PER_BYTE * size_bytes))
+    if count > limit:
+        of_file = "" if limit == MAX_PIXELS else f" for a file of {size_bytes} bytes"
+        raise InputError(f"{path} is too large", note=f"{count} pixels, the limit is {limit}{of_file}")
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:

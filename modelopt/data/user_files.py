@@ -14,8 +14,8 @@ from modelopt.core.errors import InputError, did_you_mean
 MAX_ARRAY_BYTES = 4 << 30
 """The most memory that one data file, or one sample of a memory-mapped file, may take: 4 GiB."""
 
-MAX_TEXT_BYTES = 256 << 20
-"""The largest labels file that is read: 256 MiB."""
+MAX_TEXT_BYTES = 64 << 20
+"""The largest labels file that is read: 64 MiB."""
 
 _CHUNK_BYTES = 1 << 20
 

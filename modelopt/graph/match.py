@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import fnmatch
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.core.errors import InputError
+from modelopt.graph import expressions
+from modelopt.graph.expressions import Expression
 
 
 @dataclass(frozen=True)
@@ -76,23 +76,18 @@ def names(pattern: str, known: Iterable[str]) -> list[str]:
         known: Names of nodes or tensors; they may hold any character.
 
     Raises:
-        InputError: The regular expression is not valid.
+        InputError: The regular expression is not valid, or takes too long.
     """
     compiled = expression(pattern)
     if compiled is None:
         return [name for name in known if name == pattern or fnmatch.fnmatchcase(name, pattern)]
-    return [name for name in known if compiled.fullmatch(name)]
+    return [name for name in known if compiled.matches(name)]
 
 
-def expression(pattern: str) -> re.Pattern[str] | None:
+def expression(pattern: str) -> Expression | None:
     """The regular expression behind ``re:``, which must match a whole name; None where `pattern` is none.
 
     Raises:
         InputError: It is not valid.
     """
-    if not pattern.startswith("re:"):
-        return None
-    try:
-        return re.compile(pattern.removeprefix("re:"))
-    except re.error as error:
-        raise InputError(f"'{pattern}' is not a regular expression", note=str(error)) from None
+    return expressions.compiled(pattern) if pattern.startswith("re:") else None

@@ -21,13 +21,13 @@ def names_node(pattern: str, node: ir.Node) -> bool:
         node: The node.
 
     Raises:
-        InputError: The expression does not compile.
+        InputError: The expression does not compile, or takes too long.
     """
     if pattern.startswith("op:"):
         return match.names_type(pattern, node)
     name = graph.name_of(node)
     compiled = match.expression(pattern)
-    return fnmatchcase(name, pattern) if compiled is None else compiled.fullmatch(name) is not None
+    return fnmatchcase(name, pattern) if compiled is None else compiled.matches(name)
 
 
 def why_left_out(node: ir.Node, include: Iterable[str], exclude: Iterable[str]) -> str | None:

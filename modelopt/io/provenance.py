@@ -1,7 +1,7 @@
 """How a model says where it came from: each run of modelopt adds an entry to its ``metadata_props``.
 
-Entries hold no time, and no path that leads out of the working directory (see `recipe_paths`): the same input, recipe
-and versions give the same bytes, and nothing private travels.
+Entries hold no time and no path, only the names of files (see `modelopt.recipe.paths`): the same input, recipe and
+versions give the same bytes, and nothing private travels.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def read(model: ir.Model) -> tuple[Entry, ...]:
         return ()
     try:
         return msgspec.json.decode(text, type=tuple[Entry, ...])
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:  # a model is hostile: it may nest brackets without end
         raise InputError("the model's provenance cannot be read", note=str(error)) from None
 
 

@@ -12,10 +12,13 @@ from modelopt import passes
 from modelopt.core import targets
 from modelopt.core.errors import InputError, did_you_mean
 from modelopt.passes.base import Pass
-from modelopt.recipe import pipelines
+from modelopt.recipe import bounded_yaml, pipelines
 from modelopt.recipe.pass_options import BadOption, make_pass
 from modelopt.recipe.pipelines import KEEP_OPSET, PIPELINE
 from modelopt.recipe.recipe import GROUP, SECTIONS, VERSION, Recipe, Search, Step, UntilStable
+
+MAX_STEPS = 500
+"""The most steps of a recipe, and the most passes of a step: the longest pipeline has about fifty."""
 
 _Path = tuple[str | int, ...]
 """Keys and indices from the root of the document to a value."""
@@ -28,7 +31,10 @@ def load(path: Path) -> Recipe:
         InputError: It is not a recipe; the fact names the file and the line.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            content = file.read(bounded_yaml.MAX_BYTES + 1)
+        bounded_yaml.check_size(len(content), f"the recipe {path}")
+        text = content.decode("utf-8")
     except OSError as error:
         raise InputError(f"the recipe {path} cannot be read", note=error.strerror) from None
     except UnicodeDecodeError:
@@ -40,27 +46,13 @@ def parse(text: str, *, source: str = "recipe") -> Recipe:
     """A recipe from YAML text.
 
     Args:
-        text: YAML; safe loading only.
+        text: YAML within the limits of `bounded_yaml`.
         source: How errors call it.
 
     Raises:
         InputError: It is not a recipe; the fact names `source` and the line.
     """
-    try:
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent):  # nine lines with aliases can stand for gigabytes
-                line = event.start_mark.line + 1 if event.start_mark else 1
-                raise InputError(f"{source}:{line}: aliases (*{event.anchor}) are not supported")
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        plain = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{source}:{mark.line + 1}" if mark else source
-        raise InputError(f"{where}: not YAML", note=getattr(error, "problem", None)) from None
-    except RecursionError:
-        raise InputError(f"{source}: nested too deeply") from None
-    except (ValueError, TypeError, AttributeError) as error:  # tagged values, e.g. !!timestamp 2026-99-99
-        raise InputError(f"{source}: not YAML", note=str(error)) from None
+    plain, root = bounded_yaml.read(text, source=source)
     if not isinstance(plain, dict):
         raise InputError(f"{source} is not a recipe", note="a recipe is a mapping with version and steps")
     return _Located(source, root).recipe(plain)
@@ -115,6 +107,8 @@ class _Located:
                 targets.resolve(sections["target"])
             except InputError as error:
                 raise self.again(("target",), error) from None
+        if len(steps) > MAX_STEPS:
+            raise self.error(("steps", MAX_STEPS), f"a recipe has at most {MAX_STEPS} steps", f"found {len(steps)}")
         made = tuple(one for i, step in enumerate(steps) for one in self._step(("steps", i), step))
         try:
             return Recipe(steps=made, **sections)
@@ -129,6 +123,8 @@ class _Located:
         group = plain[GROUP]
         if not isinstance(group, list):
             raise self.error(path, f"{GROUP} takes a list of passes", f"found {_short(group)}")
+        if len(group) > MAX_STEPS:
+            raise self.error(path, f"{GROUP} takes at most {MAX_STEPS} passes", f"found {len(group)}")
         return (UntilStable(tuple(self._pass((*path, GROUP, i), one) for i, one in enumerate(group))),)
 
     def _pipeline(self, path: _Path, plain: dict[Any, Any]) -> tuple[Step, ...]:

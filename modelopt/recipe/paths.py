@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
-from modelopt.recipe.recipe import BenchSpec, DataSpec, EvaluateSpec, Recipe, metric_names
+from modelopt.recipe.recipe import BenchSpec, DataSpec, EvaluateSpec, Recipe
 
 _PATHS = ("data", "labels")
 
@@ -17,15 +17,16 @@ _Data = TypeVar("_Data", bound=DataSpec)
 
 
 def without_folders(recipe: Recipe) -> Recipe:
-    """The recipe with file names in place of paths that lead out of the working directory: they may be private.
+    """The recipe with file names in place of paths: the names of folders may be private.
 
-    It runs again where files of these names are in the working directory.
+    It runs again where files of these names are beside it.
     """
     return dataclasses.replace(
         recipe,
         calibration=None if recipe.calibration is None else _data(recipe.calibration),
         evaluate=None if recipe.evaluate is None else _data(recipe.evaluate),
         bench=None if recipe.bench is None else _bench(recipe.bench),
+        gates=msgspec.structs.replace(recipe.gates, metric=_metrics(recipe.gates.metric)),
     )
 
 
@@ -33,9 +34,14 @@ def _data(spec: _Data) -> _Data:
     said: Mapping[str, object] = {name: getattr(spec, name, None) for name in _PATHS}
     changes: dict[str, object] = {name: _name(text) for name, text in said.items() if isinstance(text, str)}
     if isinstance(spec, EvaluateSpec):
-        named = tuple(map(_metric, metric_names(spec.metric)))
-        changes["metric"] = None if spec.metric is None else named[0] if isinstance(spec.metric, str) else named
+        changes["metric"] = _metrics(spec.metric)
     return msgspec.structs.replace(spec, **changes)
+
+
+def _metrics(metric: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+    if metric is None or isinstance(metric, str):
+        return None if metric is None else _metric(metric)
+    return tuple(map(_metric, metric))
 
 
 def _metric(text: str) -> str:
@@ -49,7 +55,5 @@ def _bench(spec: BenchSpec) -> BenchSpec:
 
 
 def _name(text: str) -> str:
-    """The last part of a path that is absolute, or starts in another folder; ``file.py:function`` has one too."""
-    path = PurePath(text)
-    leads_out = path.is_absolute() or text.startswith("~") or ".." in path.parts
-    return path.name if leads_out and path.name else text
+    """The last part of a path; ``file.py:function`` has one too."""
+    return PurePath(text).name or text

@@ -72,11 +72,11 @@ class BenchSpec(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbi
 
     provider: str = "cpu"
     provider_options: dict[str, str] = {}
-    threads: Annotated[int, msgspec.Meta(ge=0)] = 0
-    budget_seconds: Annotated[float, msgspec.Meta(gt=0)] = 60.0
-    warmup_seconds: float = 0.3
-    processes: Annotated[int, msgspec.Meta(ge=1)] = 8
-    rounds: Annotated[int, msgspec.Meta(ge=2)] = 5
+    threads: Annotated[int, msgspec.Meta(ge=0, le=4096)] = 0
+    budget_seconds: Annotated[float, msgspec.Meta(gt=0, le=604_800)] = 60.0
+    warmup_seconds: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 0.3
+    processes: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 8
+    rounds: Annotated[int, msgspec.Meta(ge=2, le=100_000)] = 5
 
 
 class Gates(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):

@@ -206,3 +206,19 @@ def test_reasons_are_kept_too(tmp_path: Path) -> None:
     assert known.samples("key") == 3
     assert known.known("key", 2048)["t"].reason == "is int64, not float32"
     assert known.known("key", 2048)["u"].runs == 2.0
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"format": ' + "[" * 100_000, '{"entries": {"a": ' + "{" * 100_000])
+def test_a_cache_that_is_nested_without_end_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "c.json").write_text(text)
+    with pytest.raises(InputError, match="is not a calibration cache"):
+        Calibrations(tmp_path / "c.json")
+
+
+def test_a_cache_that_is_no_file_or_too_long_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="/dev/zero is not a regular file"):
+        Calibrations(Path("/dev/zero"))
+    with (tmp_path / "c.json").open("wb") as file:
+        file.truncate(1 << 36)
+    with pytest.raises(InputError, match="too large"):
+        Calibrations(tmp_path / "c.json")

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from modelopt.core.errors import InputError, ModeloptError
-from modelopt.data import Sample, open_data, user_files
+from modelopt.data import Sample, arrayfile, open_data, user_files
 from tests.data_tools import X, error, floats, npz, spec, unknown
 
 
@@ -84,6 +84,110 @@ def test_bombs_are_refused_before_they_unpack(tmp_path: Path, monkeypatch: pytes
     np.save(tmp_path / "x.npy", floats(100, 4))
     assert len(open_data(str(tmp_path / "x.npy"), [X])) == 100  # mapped: only a sample is in memory
     assert "one sample" in error(InputError, str(tmp_path / "x.npy"), [unknown("x")]).fact
+
+
+def test_a_header_that_is_longer_than_any_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.npy"
+    with path.open("wb") as file:
+        file.write(b"\x93NUMPY\x02\x00" + (2**31 - 1).to_bytes(4, "little"))
+        file.truncate(2**31 + 11)  # the bytes are there, in a file without blocks
+    assert "2147483647 bytes" in str(error(InputError, str(path), [X]).note)
+    with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x.npy", b"\x93NUMPY\x02\x00" + (50_000).to_bytes(4, "little") + bytes(50_000))
+    assert "50000 bytes" in str(error(InputError, str(tmp_path / "x.npz"), [X]).note)
+
+
+def _zeros(path: Path, n_bytes: int, name: str = "x.npy") -> None:
+    """Write an archive with an array float32[n, 4] of zeros, without holding it."""
+    header = io.BytesIO()
+    shape = (n_bytes // 16, 4)
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open(name, "w", force_zip64=True) as member,
+    ):
+        member.write(header.getvalue())
+        for _ in range(n_bytes >> 20):
+            member.write(bytes(1 << 20))
+
+
+def test_a_small_file_does_not_unpack_to_a_large_one(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    _zeros(path, 80 << 20)
+    assert path.stat().st_size < 1 << 20
+    found = error(InputError, str(path), [X])
+    assert found.note == f"{(80 << 20) + 128} bytes unpacked, the limit is {64 << 20}"
+    assert "does not compress" in str(found.hint)
+
+
+def test_members_that_share_their_bytes_count_each(tmp_path: Path) -> None:
+    """Ninety entries of the table of contents name one compressed array."""
+    path = tmp_path / "x.npz"
+    _zeros(path, 1 << 20)
+    content = path.read_bytes()
+    table, end = content.rindex(b"PK\x01\x02"), content.rindex(b"PK\x05\x06")
+    entry = content[table:end]
+    entries = [entry, *(entry.replace(b"x.npy", b"%05d" % i) for i in range(90))]
+    listed = b"".join(entries)
+    tail = content[end : end + 8] + (91).to_bytes(2, "little") * 2 + len(listed).to_bytes(4, "little")
+    path.write_bytes(content[:table] + listed + tail + content[end + 16 :])
+    assert "unpacks to more" in error(InputError, str(path), [X]).fact
+
+
+def test_what_does_not_compress_unpacks_whatever_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrayfile, "_ALWAYS_UNPACKED_BYTES", 1000)
+    noise = np.random.default_rng(0).random((5000, 4), np.float32)
+    np.savez(tmp_path / "stored.npz", x=noise)
+    np.savez_compressed(tmp_path / "packed.npz", x=np.repeat(noise[:300], 16, axis=0))
+    for name, rows in (("stored.npz", 5000), ("packed.npz", 4800)):
+        assert len(open_data(str(tmp_path / name), [X])) == rows
+
+
+def test_an_archive_of_too_many_arrays_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        for i in range(5000):
+            archive.writestr(f"../{i}.npy", b"")
+    assert error(InputError, str(path), [X]).fact.endswith("holds 5000 arrays")
+    with zipfile.ZipFile(path, "w") as archive:
+        for i in range(300):
+            archive.writestr(f"{i}{'x' * 5000}.npy", b"")
+    assert "table of contents" in error(InputError, str(path), [X]).fact
+
+
+def test_arrays_that_are_not_used_are_listed_in_part(tmp_path: Path) -> None:
+    spare = {f"../{i}": floats(1) for i in range(30)}
+    assert len(open_data(npz(tmp_path, x=floats(2, 4), **spare), [X]).notes) == 6
+    found = error(InputError, npz(tmp_path, **spare), [X])
+    assert "and 10 more" in str(found.note)
+
+
+def test_an_element_of_a_megabyte_is_read(tmp_path: Path) -> None:
+    text = spec("x", "n", dtype="string")
+    words = np.array(["a" * 400_000, "b"])
+    np.savez(tmp_path / "x.npz", x=words)
+    assert [str(sample.feeds["x"][0])[:1] for sample in open_data(str(tmp_path / "x.npz"), [text])] == ["a", "b"]
+
+
+def test_random_samples_without_end_are_refused() -> None:
+    assert "too many" in error(InputError, "random", [X], limit=10**9).fact
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("1\n" + "x" * 1_000_000 + "\n" + "a\n" * 9998, "1000000 characters"),
+        ("a," + "x" * 200_000 + "\na,b", "200002 characters"),
+        ("1\n" * 2_100_000, "more than 2000000 lines"),
+        ("1\r" * 2_100_000, "more than 2000000 lines"),
+        ("x" * 4999 + "\n" + "a\n" * 20_000, "too long to be kept"),
+    ],
+    ids=["a long word", "a long cell", "lines", "lines of old", "many words and a long one"],
+)
+def test_labels_without_end_are_refused(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "labels.txt").write_text(text, newline="")
+    found = error(InputError, npz(tmp_path, x=floats(2, 4)), [X], labels=tmp_path / "labels.txt")
+    assert words in f"{found.fact} {found.note}"
 
 
 def test_odd_archives(tmp_path: Path) -> None:

@@ -325,3 +325,13 @@ def test_the_digest_follows_preprocessing(tmp_path: Path) -> None:
     assert plain.digest() != scaled.digest()
     (tmp_path / "l.txt").write_text("1\n2\n3")
     assert plain.digest() != open_data(source, [spec("n", 3, 4, 6)], labels=tmp_path / "l.txt").digest()
+
+
+def test_a_small_file_does_not_decode_to_a_large_image(tmp_path: Path) -> None:
+    Image.new("L", (4100, 4000)).save(tmp_path / "x.png")
+    size = (tmp_path / "x.png").stat().st_size
+    with pytest.raises(InputError, match="too large") as caught:
+        list(open_data(str(tmp_path / "x.png"), [spec(1, 1, 8, 8)]))
+    assert caught.value.note == f"16400000 pixels, the limit is 16000000 for a file of {size} bytes"
+    Image.new("L", (4000, 4000)).save(tmp_path / "x.png")
+    assert len(open_data(str(tmp_path / "x.png"), [spec(1, 1, 8, 8)])) == 1

@@ -36,6 +36,7 @@ KEYS = {
 """The keys of an override, with what each means."""
 
 _TEXT = re.compile(r"(?P<name>.+?)\s*:\s*(?P<settings>\{.*\})\s*", re.DOTALL)
+_MAX_TEXT = 10_000
 _LIKE_THIS = "such as --override 'NAME: {type: u16}' or 'NAME: {range: [0, 6]}'"
 
 
@@ -201,6 +202,8 @@ def split(text: str) -> tuple[str, str]:
     Raises:
         InputError: It is written in another way.
     """
+    if len(text) > _MAX_TEXT:
+        raise InputError(f"an --override of {len(text)} characters", note=f"the limit is {_MAX_TEXT}")
     found = _TEXT.fullmatch(text)
     if found is None:
         raise InputError(f"--override '{text}' is not NAME: {{key: value}}", hint=_LIKE_THIS)
