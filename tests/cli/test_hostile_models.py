@@ -52,6 +52,13 @@ def test_hostile_names_never_drive_the_terminal(
         run.refused(2)
 
 
+def test_what_libraries_say_of_a_model_does_not_reach_the_terminal(tmp_path: Path) -> None:
+    """onnx_ir warns of a value that nothing makes, with its name as it is."""
+    nodes = [helper.make_node("Add", ["x", ESCAPES + "modelopt: error: forged"], ["y"])]
+    model = save(tmp_path / "m.onnx", nodes, [value("x", [4])], [value("y", [4])])
+    modelopt("inspect", model, cwd=tmp_path).refused(2, "before it exists")
+
+
 def test_hostile_names_in_a_markdown_report(tmp_path: Path, hostile_names: Path) -> None:
     modelopt("prune", hostile_names, "-o", "x.onnx", "--report", "x.md", *QUICK, cwd=tmp_path).succeeded()
     text = (tmp_path / "x.md").read_text()

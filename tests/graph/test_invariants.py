@@ -136,6 +136,8 @@ def test_a_body_may_store_what_has_the_name_of_an_outer_value() -> None:  # and 
         (make("Conv", ["x", ""], ["y"]), "Conv has no input 'W'"),
         (make("Concat", [], ["y"], axis=0), "Concat takes 1 or more inputs and has 0"),
         (make("Cast", ["x"], ["y"]), "Cast has no attribute 'to'"),
+        (make("Concat", ["x"], ["y"], axis=0.0), "Concat takes INT as attribute 'axis' and has FLOAT"),
+        (make("Concat", ["x"], ["y"], axis=body([], ["x"])), "Concat takes INT as attribute 'axis' and has GRAPH"),
     ],
 )
 def test_an_operator_lacks_nothing_that_passes_read(node: onnx.NodeProto, problem: str) -> None:
@@ -206,6 +208,21 @@ def test_the_two_names_of_the_standard_domain_are_one() -> None:
 
 
 # Functions
+
+
+def test_only_in_a_function_an_attribute_refers_to_one() -> None:
+    node = _if(body([make("Relu", ["x"], ["t"])], ["t"]))
+    node.attribute[0].ref_attr_name = "branch"  # beside its own body, as a hostile file may have it
+    model = model_of([node], inputs=["x", "c"])
+    assert _rules(model) == ["if (If): its attribute 'else_branch' refers to one of a function, and it is in none"]
+
+
+def test_bodies_that_a_function_is_given_are_no_bodies_of_its_own() -> None:
+    node = make("If", ["c"], ["b"], name="if")
+    for name in ("then_branch", "else_branch"):
+        node.attribute.add(name=name, ref_attr_name=name, type=onnx.AttributeProto.GRAPH)
+    function = helper.make_function("local", "F", ["c"], ["b"], [node], [helper.make_opsetid("", 18)], [*("then_branch", "else_branch")])
+    assert invariants.check(ir.from_proto(_calls(function))) == []
 
 
 def _function(name: str, *calls: str) -> onnx.FunctionProto:
