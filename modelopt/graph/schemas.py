@@ -20,7 +20,9 @@ def newest_opset() -> int:
 
 
 def why_malformed(node: ir.Node, opset: int) -> str | None:
-    """What a standard operator lacks, has too much of or has of another type, else None; also None where onnx does not know that opset.
+    """What a standard operator lacks, has too much of, or has of another type.
+
+    It is None where there is nothing, and where onnx does not know that opset.
 
     Args:
         node: A node of the standard domain.
