@@ -110,6 +110,11 @@ def _opsets(model: ir.Model) -> Iterator[Violation]:
     called = {_domain(domain) for domain, _, _ in model.functions}
     roots: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
     for root in roots:
+        version = graph.standard_version(root.opset_imports)
+        if version < 1 and any(domain in graph.STANDARD_DOMAINS for domain in root.opset_imports):
+            yield Violation(
+                f"{'graph' if root is model.graph else 'function'} '{root.name}'", f"imports opset {version}"
+            )
         imported = called | {_domain(domain) for domain in root.opset_imports}
         for node in graph.nodes_below(root):
             if _domain(node.domain) not in imported:

@@ -11,6 +11,11 @@ import onnx_ir as ir
 
 from modelopt import graph
 
+_ATTRIBUTE_TYPES = {
+    getattr(onnx.defs.OpSchema.AttrType, one.name): one
+    for one in ir.AttributeType
+    if hasattr(onnx.defs.OpSchema.AttrType, one.name)
+}
 _SINGLE = onnx.defs.OpSchema.FormalParameterOption.Single
 
 
@@ -43,8 +48,9 @@ def why_malformed(node: ir.Node, opset: int) -> str | None:
         if attribute.required and name not in node.attributes:
             return f"{node.op_type} has no attribute '{name}'"
         given = node.attributes.get(name)
-        if given is not None and not given.is_ref() and given.type.value != int(attribute.type.value):
-            return f"{node.op_type} takes {attribute.type.name} as attribute '{name}' and has {given.type.name}"
+        wanted = _ATTRIBUTE_TYPES[attribute.type]
+        if given is not None and not given.is_ref() and given.type != wanted:
+            return f"{node.op_type} takes {wanted.name} as attribute '{name}' and has {given.type.name}"
     return None
 
 

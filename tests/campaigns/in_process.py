@@ -172,9 +172,9 @@ def _captured(folder: Path) -> Iterator[list[str]]:
         try:
             yield texts
         finally:
-            for stream in (sys.stdout, sys.stderr):
+            for text in (sys.stdout, sys.stderr):
                 with contextlib.suppress(OSError, ValueError):
-                    stream.flush()
+                    text.flush()
             sys.stdin, sys.stdout, sys.stderr = kept
             for number, original in zip((0, 1, 2), numbers, strict=True):
                 os.dup2(original, number)
@@ -237,7 +237,9 @@ def wrong(ended: Ended) -> list[str]:
     if ended.code == 0 and errors:
         found.append("an error line with exit code 0")
     if ended.code == 2:
-        other = [line for line in ended.err.splitlines() if not line.startswith(("modelopt: error: ", "note: ", "hint: "))]
+        other = [
+            line for line in ended.err.splitlines() if not line.startswith(("modelopt: error: ", "note: ", "hint: "))
+        ]
         found += [f"besides its error it says {other[0]!r}"] if other else []
     for name, text in (("stdout", ended.out), ("stderr", ended.err)):
         found += raw(name, text)

@@ -2,8 +2,8 @@
 
     python -m tests.campaigns.injection --jobs 2
 
-No raw control or bidirectional character may reach the terminal, a report or the log; each error stays one line; JSON is
-valid; markup is shown as it is written; and no line begins with what a build server takes for a command.
+No raw control or bidirectional character may reach the terminal, a report or the log; each error stays one line; JSON
+is valid; markup is shown as it is written; and no line begins with what a build server takes for a command.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -35,7 +36,15 @@ PAYLOADS: tuple[bytes, ...] = (
     *(b"\x1b[31mred\x1b[0m", b"\x1b]0;title\x07", b"\x1b[2J\x1b[H", b"\xc2\x9b31m", b"\xc2\x85next", b"\x07\x08\x7f"),
     *(b"\rover", b"\nmodelopt: error: forged", b"\n\nhint: rm -rf", b"\n::error::forged", b"\n##[error]forged"),
     *("\u2028line\u2029".encode(), b"::warning::forged", b"##vso[task.setvariable]x", b"[red]markup[/red]", b"[/]"),
-    *(b":smile:", b"<script>alert(1)</script>", b"<!-- ", b"| cell | `code`", b"[a](javascript:x)", b'","x":{"', b"\\u0000"),
+    *(
+        b":smile:",
+        b"<script>alert(1)</script>",
+        b"<!-- ",
+        b"| cell | `code`",
+        b"[a](javascript:x)",
+        b'","x":{"',
+        b"\\u0000",
+    ),
     *(b"$(touch new)`touch new`", b"; touch new #", b"$(shell touch new)", b"%s%n{0}{x.__class__}", b"'\"\\"),
     *("\u202egnp.exe".encode(), "\u2066\u2067\u2069".encode(), "\u200b\ufeff\U000e0041".encode(), b"\x00nul"),
     *(b"\xed\xa0\x80\xff", b"y" * _LONG),
@@ -61,7 +70,7 @@ Put = Callable[[Parts], None]
 
 def _model() -> onnx.ModelProto:
     weights = np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4)
-    bodies = {}
+    bodies: dict[str, Any] = {}
     for which in ("then_branch", "else_branch"):
         node = helper.make_node("Neg" if which == "then_branch" else "Abs", ["h"], ["b"], name=which)
         bodies[which] = helper.make_graph([node], which, [], [helper.make_tensor_value_info("b", 1, None)])
@@ -75,7 +84,7 @@ def _model() -> onnx.ModelProto:
         *(nodes, "g"),
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4])],
-        [numpy_helper.from_array(weights, "w"), numpy_helper.from_array(np.array(True), "c")],
+        [numpy_helper.from_array(weights, "w"), numpy_helper.from_array(np.ones((), bool), "c")],
     )
     inner = [helper.make_node("Relu", ["a"], ["r"], name="inner")]
     function = helper.make_function("local", "F", ["a"], ["r"], inner, [helper.make_opsetid("", 17)])
@@ -93,7 +102,8 @@ def _renamed(old: str) -> Put:
             for node in scope.node:
                 for names in (node.input, node.output):
                     names[:] = [parts.name if name == old else name for name in names]
-        for value in (*graph.input, *graph.output, *graph.initializer):
+        named: list[Any] = [*graph.input, *graph.output, *graph.initializer]
+        for value in named:
             value.name = parts.name if value.name == old else value.name
 
     return put
@@ -136,7 +146,10 @@ def _log(parts: Parts) -> None:
 
 
 def _set(change: Callable[[onnx.ModelProto, str], object]) -> Put:
-    return lambda parts: change(parts.model, parts.name) and None
+    def put(parts: Parts) -> None:
+        change(parts.model, parts.name)
+
+    return put
 
 
 PLACES: dict[str, Put] = {

@@ -1,4 +1,4 @@
-"""Seeded damage to small valid models: bytes, operators, attributes, edges, types, dims, weights, external data, scopes.
+"""Seeded damage to small valid models: bytes, operators, attributes, edges, types, dims, weights, data files, scopes.
 
 `mutant(seed)` is always the same: a model that works, and one to four changes of it.
 """
@@ -94,7 +94,7 @@ def _moved_out(proto: onnx.ModelProto) -> bytes:
 
 def _point_out(tensor: TensorProto, entries: dict[str, object]) -> None:
     for name in ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data", "external_data"):
-        tensor.ClearField(name)  # type: ignore[arg-type]
+        tensor.ClearField(name)
     tensor.data_location = TensorProto.EXTERNAL
     for key, value in entries.items():
         tensor.external_data.add(key=key, value=str(value))
@@ -451,7 +451,9 @@ def _side_data(rng: Random, proto: onnx.ModelProto) -> None:
     kind = rng.randrange(7)
     if kind == 0:
         for _ in range(2):
-            proto.metadata_props.add(key=rng.choice(("", "modelopt", "modelopt.log", "k")), value=rng.choice(("", "{", "v" * 99)))
+            proto.metadata_props.add(
+                key=rng.choice(("", "modelopt", "modelopt.log", "k")), value=rng.choice(("", "{", "v" * 99))
+            )
     elif kind == 1:
         note = graph.quantization_annotation.add(tensor_name=_a_name(rng, proto))
         note.quant_parameter_tensor_names.add(key="SCALE_TENSOR", value=_a_name(rng, proto))

@@ -2,9 +2,9 @@
 
     python -m tests.campaigns.paths_attacks --jobs 2
 
-Beside the working directory lies a folder with a secret: files whose bytes repeat one mark. After each call the mark must
-be in no output and in no message, the secret must be as before, and no file may be new outside the working directory.
-A model that keeps its weights outside is refused by every command; no call may hang.
+Beside the working directory lies a folder with a secret: files whose bytes repeat one mark. After each call the mark
+must be in no output and in no message, the secret must be as before, and no file may be new outside the working
+directory. A model that keeps its weights outside is refused by every command; no call may hang.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -136,19 +137,20 @@ def _at(location: str, entries: Mapping[str, object] | None = None) -> Setup:
 
 
 _LOCATIONS = (
-    *("OUTSIDE/kept.bin", "/OUTSIDE/kept.bin", "../outside/kept.bin", "./../outside/kept.bin", ".//..//outside/kept.bin"),
-    *("a/../../outside/kept.bin", "a/./../../outside/kept.bin", "x/../../outside/kept.bin", "..\\outside\\kept.bin"),
-    *("w.bin/../../outside/kept.bin", "../outside/kept.bin/", "../outside/kept.bin\0", "kept.bin\0/w.bin"),
+    *("OUTSIDE/kept.bin", "/OUTSIDE/kept.bin", "../outside/kept.bin", "./../outside/kept.bin"),
+    *(".//..//outside/kept.bin", "a/../../outside/kept.bin", "a/./../../outside/kept.bin", "x/../../outside/kept.bin"),
+    *("..\\outside\\kept.bin", "w.bin/../../outside/kept.bin", "../outside/kept.bin/", "../outside/kept.bin\0", "kept.bin\0/w.bin"),
     *("../outside/KEPT.BIN", " ../outside/kept.bin", "../outside/kept.bin ", "../outside/*.bin", "../outside/kept.b?n"),
     *("file://OUTSIDE/kept.bin", "file:../outside/kept.bin", "FILE://localhost/OUTSIDE/kept.bin", "http://127.0.0.1:9/w"),
     *("%2e%2e/outside/kept.bin", "..%2foutside%2fkept.bin", "%252e%252e/outside/kept.bin", "..%c0%afoutside/kept.bin"),
-    *("‥/outside/kept.bin", "．．/outside/kept.bin", "..∕outside∕kept.bin", "..⁄outside⁄kept.bin", "․․/outside/kept.bin"),
-    *("....//....//outside/kept.bin", "...\\outside", "\\\\127.0.0.1\\share\\w", "C:\\w.bin", "C:/w.bin", "//127.0.0.1/w"),
-    *("~/../outside/kept.bin", "~root/.profile", "$HOME/../outside/kept.bin", "${HOME}/w", "%HOME%/w"),
-    *("$(cat ../outside/kept.bin)", "`cat ../outside/kept.bin`", "| cat ../outside/kept.bin", "; touch ../outside/new"),
-    *("", ".", "..", "/", "-", "a", "a/", "a/.", "./a/..", "\n../outside/kept.bin", "\x1b[31m", "w" * 5000, "a/" * 2500),
-    *("/dev/zero", "/dev/stdin", "/dev/full", "/dev/tty", "/proc/self/environ", "/proc/self/mem", "/proc/self/fd/0"),
-    *("/proc/self/cwd/../outside/kept.bin", "/proc/self/root/OUTSIDE/kept.bin", "/etc/passwd", "/sys/kernel/notes"),
+    *("‥/outside/kept.bin", "．．/outside/kept.bin", "..∕outside∕kept.bin", "..⁄outside⁄kept.bin"),
+    *("․․/outside/kept.bin", "....//....//outside/kept.bin", "...\\outside", "\\\\127.0.0.1\\share\\w", "C:\\w.bin"),
+    *("C:/w.bin", "//127.0.0.1/w", "~/../outside/kept.bin", "~root/.profile", "${HOME}/w", "%HOME%/w"),
+    *("$HOME/../outside/kept.bin", "$(cat ../outside/kept.bin)", "`cat ../outside/kept.bin`", "| cat ../outside/kept.bin"),
+    *("; touch ../outside/new", "", ".", "..", "/", "-", "a", "a/", "a/.", "./a/..", "\n../outside/kept.bin", "\x1b[31m", "w" * 5000),
+    *("a/" * 2500, "/dev/zero", "/dev/stdin", "/dev/full", "/dev/tty", "/proc/self/environ", "/proc/self/mem"),
+    *("/proc/self/fd/0", "/proc/self/cwd/../outside/kept.bin", "/proc/self/root/OUTSIDE/kept.bin", "/etc/passwd"),
+    "/sys/kernel/notes",
 )  # fmt: skip
 
 
@@ -200,13 +202,13 @@ def _in_constant(place: Place) -> None:
 
 
 def _in_body(place: Place) -> None:
-    bodies = {}
+    bodies: dict[str, Any] = {}
     for name in ("then_branch", "else_branch"):
         out = helper.make_tensor_value_info("b", TensorProto.FLOAT, None)
         body = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["b"])], name, [], [out])
         body.initializer.append(_weight("../outside/kept.bin"))
         bodies[name] = body
-    condition = numpy_helper.from_array(np.array(True), "c")
+    condition = numpy_helper.from_array(np.ones((), bool), "c")
     _write(place, _model([helper.make_node("If", ["c"], ["y"], **bodies)], [condition]))
 
 
@@ -251,8 +253,23 @@ EXTERNAL = (
     *(
         Attack(f"link to {target}", _linked(target))
         for target in (
-            *("OUTSIDE/kept.bin", "../outside/kept.bin", "/proc/self/environ", "/proc/self/mem", "/dev/zero", "/dev/stdin"),
-            *("../outside/new.bin", "w.bin", "/proc/self/fd/0", "/proc/self/root/OUTSIDE/kept.bin", "/dev/full", "a", ".."),
+            *(
+                "OUTSIDE/kept.bin",
+                "../outside/kept.bin",
+                "/proc/self/environ",
+                "/proc/self/mem",
+                "/dev/zero",
+                "/dev/stdin",
+            ),
+            *(
+                "../outside/new.bin",
+                "w.bin",
+                "/proc/self/fd/0",
+                "/proc/self/root/OUTSIDE/kept.bin",
+                "/dev/full",
+                "a",
+                "..",
+            ),
         )
     ),
     Attack("link to a folder outside", _linked("../outside", f"{DATA}/kept.bin")),
@@ -387,13 +404,27 @@ _RUN = ("run", "recipe.yaml", *_MADE)
 OTHER = (
     *(
         Attack(f"the model is a link to {target}", _model_is(target))
-        for target in ("OUTSIDE/kept.bin", "/dev/zero", "/proc/self/mem", "/proc/self/environ", "/dev/stdin", "model.onnx", "..")
+        for target in (
+            "OUTSIDE/kept.bin",
+            "/dev/zero",
+            "/proc/self/mem",
+            "/proc/self/environ",
+            "/dev/stdin",
+            "model.onnx",
+            "..",
+        )
     ),
     Attack("the model is a fifo", _model_is_fifo),
     Attack("the model is a socket", _model_is_socket),
     *(
         Attack(f"a member of an archive is {name!r}", _archive(name), _CALIB)
-        for name in ("../outside/new.npy", "OUTSIDE/new.npy", "..\\outside\\new.npy", "x/../../outside/new.npy", "~/new.npy")
+        for name in (
+            "../outside/new.npy",
+            "OUTSIDE/new.npy",
+            "..\\outside\\new.npy",
+            "x/../../outside/new.npy",
+            "~/new.npy",
+        )
     ),
     Attack("members of an archive are links", _archive("x.npy", link=True), _CALIB),
     Attack("members of an archive go outside, too", _archive("x.npy", "../outside/new.npy"), _CALIB),
@@ -491,7 +522,10 @@ def main() -> int:
     given = parser.parse_args()
     chosen = items(reduced=given.reduced)
     codes, failures = campaign(chosen, jobs=given.jobs)
-    print(f"{len(ATTACKS)} attacks, {len(chosen)} calls: " + ", ".join(f"{n} × {code}" for code, n in sorted(codes.items())))
+    print(
+        f"{len(ATTACKS)} attacks, {len(chosen)} calls: "
+        + ", ".join(f"{n} × {code}" for code, n in sorted(codes.items()))
+    )
     for name, many in itertools.groupby(sorted(failures)):
         print(f"  {name}" + (f" ({count} times)" if (count := len(list(many))) > 1 else ""))
     print(f"failed: {len(failures)}")

@@ -150,6 +150,13 @@ def test_an_operator_of_an_unknown_opset_is_left_alone() -> None:
     assert _rules(model) == []
 
 
+@pytest.mark.parametrize("version", [0, -1])
+def test_an_opset_has_a_number(version: int) -> None:
+    model = model_of([make("Abs", ["x"], ["y"])])
+    model.opset_import[0].version = version
+    assert _rules(model) == [f"graph 'g': imports opset {version}"]
+
+
 def test_a_body_may_not_use_an_outer_value_that_its_own_hides() -> None:
     model = ir.from_proto(
         model_of([make("Abs", ["x"], ["t"]), _if(body([make("Relu", ["t"], ["u"])], ["u"]))], inputs=["x", "c"])
@@ -221,7 +228,9 @@ def test_bodies_that_a_function_is_given_are_no_bodies_of_its_own() -> None:
     node = make("If", ["c"], ["b"], name="if")
     for name in ("then_branch", "else_branch"):
         node.attribute.add(name=name, ref_attr_name=name, type=onnx.AttributeProto.GRAPH)
-    function = helper.make_function("local", "F", ["c"], ["b"], [node], [helper.make_opsetid("", 18)], [*("then_branch", "else_branch")])
+    function = helper.make_function(
+        "local", "F", ["c"], ["b"], [node], [helper.make_opsetid("", 18)], [*("then_branch", "else_branch")]
+    )
     assert invariants.check(ir.from_proto(_calls(function))) == []
 
 
