@@ -128,10 +128,30 @@ conformance: $(VENV)/.dev ## Run the onnx package's own cases through every exac
 fuzz: $(VENV)/.dev ## Run COUNT=10000 generated models through the default pipelines
 	$(BIN)/python -m tests.campaigns.fuzz --count $(COUNT) --seed 0 --jobs $(JOBS) --save $(BUILD)/fuzz
 
+.PHONY: mutants
+mutants: $(VENV)/.dev ## Run every command on COUNT=10000 damaged models
+	$(BIN)/python -m tests.campaigns.mutants --count $(COUNT) --seed 0 --jobs $(JOBS) --save $(BUILD)/mutants
+
+.PHONY: attacks
+attacks: $(VENV)/.dev ## Run every command on models with paths that lead outside, and with names made to drive a terminal
+	$(BIN)/python -m tests.campaigns.paths_attacks --jobs $(JOBS)
+	$(BIN)/python -m tests.campaigns.injection --jobs $(JOBS)
+
+SECONDS ?= 1800
+
+.venv-atheris/.ready: pyproject.toml
+	$(PYTHON) -m venv .venv-atheris
+	.venv-atheris/bin/pip install --quiet --disable-pip-version-check --editable '.[test]' atheris
+	touch $@
+
+.PHONY: fuzz-parser
+fuzz-parser: .venv-atheris/.ready ## Search the parsers of models, arrays and recipes by coverage for SECONDS=1800
+	.venv-atheris/bin/python -m tests.campaigns.fuzz_parser --seconds $(SECONDS) --save $(BUILD)/fuzz-parser
+
 .PHONY: commands
 commands: $(VENV)/.dev ## Run every command on each model of MODELS=folders and table what it says, and what of that is false
 	$(BIN)/python -m tests.campaigns.commands $(MODELS) --jobs $(JOBS) --out $(BUILD)/commands.md
 
 .PHONY: clean
 clean: ## Remove what the targets above made
-	rm -rf $(BUILD) $(VENV) .venv-openvino
+	rm -rf $(BUILD) $(VENV) .venv-openvino .venv-atheris

@@ -92,6 +92,7 @@ def cli() -> None:
 def main() -> None:
     """Run the command line and turn every ending into its exit code."""
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    _quieten_libraries()
     signal.signal(signal.SIGTERM, _terminate)
     try:
         require_supported()
@@ -120,6 +121,13 @@ def main() -> None:
         _say_bug()
         code = ExitCode.BUG
     sys.exit(int(code or 0))
+
+
+def _quieten_libraries() -> None:
+    """What libraries log goes nowhere: they quote names of a model as they are, terminal escapes and newlines too."""
+    import logging
+
+    logging.getLogger().addHandler(logging.NullHandler())
 
 
 def _say(fact: str, note: str | None, hint: str | None) -> None:

@@ -14,7 +14,7 @@ from modelopt.core.errors import Refused, WorkerDied
 from modelopt.core.progress import Progress, silent
 from modelopt.engine.datasets import signature_of
 from modelopt.engine.observers import Observer
-from modelopt.graph import invariants
+from modelopt.graph import invariants, schemas
 from modelopt.passes.base import Pass
 from modelopt.recipe.recipe import Step, UntilStable
 from modelopt.report import ModelStats, PassResult
@@ -37,8 +37,11 @@ def apply(
         they changed something.
 
     Raises:
+        Refused: The model is written in an opset that passes do not know.
         VerificationFailed: A pass left an invalid model, other inputs or outputs, or one that computes something else.
     """
+    if steps:
+        _require_known_opset(model)
     results: list[PassResult] = []
     declared = graph.declared_values(model)
     _infer_shapes(model, context)
@@ -52,6 +55,17 @@ def apply(
         observer.end(model)
     progress("passes", len(steps), len(steps))
     return tuple(results)
+
+
+def _require_known_opset(model: ir.Model) -> None:
+    """Passes read a node as the newest opset that they know defines it: in a later one it may have other inputs."""
+    newest = schemas.newest_opset()
+    for imports in (model.opset_imports, *(function.opset_imports for function in model.functions.values())):
+        version = graph.standard_version(imports)
+        if version > newest:
+            raise Refused(
+                f"the model is written in opset {version}, which passes do not know", note=f"they know opset {newest}"
+            )
 
 
 def _until_stable(

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt.graph.values import constant_tensor
-from modelopt.graph.walking import STANDARD_DOMAINS, all_graphs, all_nodes, bodies
+from modelopt.graph.walking import STANDARD_DOMAINS, all_graphs, all_nodes, bodies, nodes_below
 
 _FIRST_IR_WITH_PLAIN_INITIALIZERS = 4
 
@@ -154,7 +154,7 @@ def import_domain(model: ir.Model, domain: str, version: int) -> None:
     """Import `domain` in the main graph and in each function that uses it, where that is not done yet."""
     roots: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
     for root in roots:
-        if any(node.domain == domain for node in root.all_nodes()):
+        if any(node.domain == domain for node in nodes_below(root)):
             root.opset_imports.setdefault(domain, version)
 
 

@@ -41,7 +41,7 @@ class Violation:
 
 def check(model: ir.Model) -> list[Violation]:
     """All violations, outer scopes first; an empty list for a valid model."""
-    found = [*_opsets(model), *_functions(model), *_operators(model)]
+    found = [*_references(model), *_opsets(model), *_functions(model), *_operators(model)]
     found += _scope(model.graph, ())
     for function in model.functions.values():
         found += _scope(function, ())
@@ -110,10 +110,25 @@ def _opsets(model: ir.Model) -> Iterator[Violation]:
     called = {_domain(domain) for domain, _, _ in model.functions}
     roots: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
     for root in roots:
+        version = graph.standard_version(root.opset_imports)
+        if version < 1 and any(domain in graph.STANDARD_DOMAINS for domain in root.opset_imports):
+            yield Violation(
+                f"{'graph' if root is model.graph else 'function'} '{root.name}'", f"imports opset {version}"
+            )
         imported = called | {_domain(domain) for domain in root.opset_imports}
-        for node in root.all_nodes():
+        for node in graph.nodes_below(root):
             if _domain(node.domain) not in imported:
                 yield Violation(graph.label(node), f"its domain '{node.domain}' is not imported")
+
+
+def _references(model: ir.Model) -> Iterator[Violation]:
+    """Only a function has attributes to refer to: anywhere else the node would have none of that name."""
+    for scope in graph.with_bodies(model.graph):
+        for node in scope:
+            for attribute in node.attributes.values():
+                if attribute.is_ref():
+                    rule = f"its attribute '{attribute.name}' refers to one of a function, and it is in none"
+                    yield Violation(graph.label(node), rule)
 
 
 def _operators(model: ir.Model) -> Iterator[Violation]:
@@ -217,12 +232,12 @@ def _functions(model: ir.Model) -> Iterator[Violation]:
             if len(active) == MAX_FUNCTION_DEPTH:
                 raise _Unbounded(active[0][1], f"calls functions more than {MAX_FUNCTION_DEPTH} deep")
             active.append(key)
-            sizes[key] = size(model.functions[key].all_nodes())
+            sizes[key] = size(graph.nodes_below(model.functions[key]))
             active.pop()
         return sizes[key]
 
     try:
-        total = max([size(model.graph.all_nodes()), *map(called, model.functions)])
+        total = max([size(graph.nodes_below(model.graph)), *map(called, model.functions)])
     except _Unbounded as error:
         yield Violation(f"function '{error.args[0]}'", error.args[1])
         return

@@ -11,6 +11,11 @@ import onnx_ir as ir
 
 from modelopt import graph
 
+_ATTRIBUTE_TYPES = {
+    getattr(onnx.defs.OpSchema.AttrType, one.name): one
+    for one in ir.AttributeType
+    if hasattr(onnx.defs.OpSchema.AttrType, one.name)
+}
 _SINGLE = onnx.defs.OpSchema.FormalParameterOption.Single
 
 
@@ -20,7 +25,9 @@ def newest_opset() -> int:
 
 
 def why_malformed(node: ir.Node, opset: int) -> str | None:
-    """What a standard operator lacks or has too much of, else None; also None where onnx does not know that opset.
+    """What a standard operator lacks, has too much of, or has of another type.
+
+    It is None where there is nothing, and where onnx does not know that opset.
 
     Args:
         node: A node of the standard domain.
@@ -34,12 +41,16 @@ def why_malformed(node: ir.Node, opset: int) -> str | None:
         return f"{node.op_type} takes {_count(schema.min_input, schema.max_input)} inputs and has {inputs}"
     if not schema.min_output <= outputs <= schema.max_output:
         return f"{node.op_type} makes {_count(schema.min_output, schema.max_output)} outputs and has {outputs}"
-    for formal, given in zip(schema.inputs, node.inputs, strict=False):
-        if given is None and formal.option == _SINGLE:
+    for formal, value in zip(schema.inputs, node.inputs, strict=False):
+        if value is None and formal.option == _SINGLE:
             return f"{node.op_type} has no input '{formal.name}'"
     for name, attribute in schema.attributes.items():
         if attribute.required and name not in node.attributes:
             return f"{node.op_type} has no attribute '{name}'"
+        given = node.attributes.get(name)
+        wanted = _ATTRIBUTE_TYPES[attribute.type]
+        if given is not None and not given.is_ref() and given.type != wanted:
+            return f"{node.op_type} takes {wanted.name} as attribute '{name}' and has {given.type.name}"
     return None
 
 

@@ -36,6 +36,12 @@ def with_bodies(graph: ir.Graph | ir.Function) -> Iterator[ir.Graph | ir.Functio
             yield from with_bodies(body)
 
 
+def nodes_below(root: ir.Graph | ir.Function) -> Iterator[ir.Node]:
+    """Every node of `root` and of the bodies below it; onnx_ir's own walk fails at an attribute that is a reference."""
+    for graph in with_bodies(root):
+        yield from graph
+
+
 def nodes_with_opset(model: ir.Model) -> Iterator[tuple[ir.Node, int]]:
     """Every node in every scope, with the version of the standard operator set that it is written in.
 

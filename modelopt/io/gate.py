@@ -112,6 +112,11 @@ def _refuse_unsupported_attribute(attribute: onnx.AttributeProto, shown: str) ->
 _NUMBERS: dict[int, int] = {onnx.TensorProto.COMPLEX64: 2, onnx.TensorProto.COMPLEX128: 2}  # per element
 
 
+_MAX_RANK = 64
+_MAX_SPAN = 2**59
+"""What numpy takes: it multiplies the sizes of an empty array too, without the zeros, by up to 16 bytes."""
+
+
 def _check_tensor(tensor: onnx.TensorProto, shown: str) -> None:
     """A known type, no negative dimension, and as many values as the dimensions say."""
     problem = _tensor_problem(tensor)
@@ -124,6 +129,10 @@ def _tensor_problem(tensor: onnx.TensorProto) -> str | None:
         return "has a negative dimension"
     if tensor.data_type not in _TYPES:
         return "has no known type"
+    if len(tensor.dims) > _MAX_RANK:
+        return f"has {len(tensor.dims)} dimensions, and numpy takes {_MAX_RANK}"
+    if 0 in tensor.dims and math.prod(filter(None, tensor.dims)) > _MAX_SPAN:
+        return "is empty, and has larger dimensions than any memory"
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
         return None  # `tensor_slots.view_tensor` compares the bytes when they are found
     count = math.prod(tensor.dims)

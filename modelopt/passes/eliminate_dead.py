@@ -43,7 +43,7 @@ def _drop_functions(model: ir.Model) -> int:
     reached: set[ir.OperatorIdentifier] = set()
     waiting: list[ir.Graph | ir.Function] = [model.graph]
     while waiting:
-        for node in waiting.pop().all_nodes():
+        for node in graph.nodes_below(waiting.pop()):
             called = node.op_identifier()
             if called in model.functions and called not in reached:
                 reached.add(called)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from onnx import helper
 
@@ -52,6 +53,13 @@ def test_hostile_names_never_drive_the_terminal(
         run.refused(2)
 
 
+def test_what_libraries_say_of_a_model_does_not_reach_the_terminal(tmp_path: Path) -> None:
+    """onnx_ir warns of a value that nothing makes, with its name as it is."""
+    nodes = [helper.make_node("Add", ["x", ESCAPES + "modelopt: error: forged"], ["y"])]
+    model = save(tmp_path / "m.onnx", nodes, [value("x", [4])], [value("y", [4])])
+    modelopt("inspect", model, cwd=tmp_path).refused(2, "before it exists")
+
+
 def test_hostile_names_in_a_markdown_report(tmp_path: Path, hostile_names: Path) -> None:
     modelopt("prune", hostile_names, "-o", "x.onnx", "--report", "x.md", *QUICK, cwd=tmp_path).succeeded()
     text = (tmp_path / "x.md").read_text()
@@ -62,6 +70,22 @@ def test_an_operator_that_onnxruntime_does_not_know(tmp_path: Path) -> None:
     nodes = [helper.make_node("Frobnicate", ["x"], ["h"]), helper.make_node("Relu", ["h"], ["y"])]
     model = save(tmp_path / "m.onnx", nodes, [value("x", ["n", 4])], [value("y", ["n", 4])])
     modelopt("fold", model, "-o", "x.onnx", cwd=tmp_path).refused(3, "Frobnicate")
+
+
+def test_an_opset_that_is_not_known(tmp_path: Path) -> None:
+    """Its operators may have other inputs than those that passes read."""
+    model = save(
+        tmp_path / "m.onnx",
+        [helper.make_node("Pad", ["x"], ["h"]), helper.make_node("Conv", ["h", "w"], ["y"])],
+        [value("x", [1, 1, 4, 4])],
+        [value("y", [1, 1, 3, 3])],
+        {"w": np.ones((1, 1, 2, 2), np.float32)},
+    )
+    content = onnx.load(model)
+    content.opset_import[0].version = 100
+    model.write_bytes(content.SerializeToString())
+    modelopt("fuse", model, "-o", "x.onnx", *QUICK, cwd=tmp_path).refused(3, "opset 100")
+    modelopt("inspect", model, cwd=tmp_path).succeeded()
 
 
 LIMITED = ("--timeout", "3", "--memory-limit", "300MB", "--no-bench", "-o", "x.onnx")

@@ -136,6 +136,8 @@ def test_a_body_may_store_what_has_the_name_of_an_outer_value() -> None:  # and 
         (make("Conv", ["x", ""], ["y"]), "Conv has no input 'W'"),
         (make("Concat", [], ["y"], axis=0), "Concat takes 1 or more inputs and has 0"),
         (make("Cast", ["x"], ["y"]), "Cast has no attribute 'to'"),
+        (make("Concat", ["x"], ["y"], axis=0.0), "Concat takes INT as attribute 'axis' and has FLOAT"),
+        (make("Concat", ["x"], ["y"], axis=[0]), "Concat takes INT as attribute 'axis' and has INTS"),
     ],
 )
 def test_an_operator_lacks_nothing_that_passes_read(node: onnx.NodeProto, problem: str) -> None:
@@ -146,6 +148,13 @@ def test_an_operator_of_an_unknown_opset_is_left_alone() -> None:
     model = model_of([make("Add", ["x"], ["y"])])
     model.opset_import[0].version = 999
     assert _rules(model) == []
+
+
+@pytest.mark.parametrize("version", [0, -1])
+def test_an_opset_has_a_number(version: int) -> None:
+    model = model_of([make("Abs", ["x"], ["y"])])
+    model.opset_import[0].version = version
+    assert _rules(model) == [f"graph 'g': imports opset {version}"]
 
 
 def test_a_body_may_not_use_an_outer_value_that_its_own_hides() -> None:
@@ -206,6 +215,23 @@ def test_the_two_names_of_the_standard_domain_are_one() -> None:
 
 
 # Functions
+
+
+def test_only_in_a_function_an_attribute_refers_to_one() -> None:
+    node = _if(body([make("Relu", ["x"], ["t"])], ["t"]))
+    node.attribute[0].ref_attr_name = "branch"  # beside its own body, as a hostile file may have it
+    model = model_of([node], inputs=["x", "c"])
+    assert _rules(model) == ["if (If): its attribute 'else_branch' refers to one of a function, and it is in none"]
+
+
+def test_bodies_that_a_function_is_given_are_no_bodies_of_its_own() -> None:
+    node = make("If", ["c"], ["b"], name="if")
+    for name in ("then_branch", "else_branch"):
+        node.attribute.add(name=name, ref_attr_name=name, type=onnx.AttributeProto.GRAPH)
+    function = helper.make_function(
+        "local", "F", ["c"], ["b"], [node], [helper.make_opsetid("", 18)], [*("then_branch", "else_branch")]
+    )
+    assert invariants.check(ir.from_proto(_calls(function))) == []
 
 
 def _function(name: str, *calls: str) -> onnx.FunctionProto:
