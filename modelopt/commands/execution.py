@@ -7,12 +7,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from modelopt.calibration.cache import Calibrations
 from modelopt.commands import option_groups
 from modelopt.commands.first_gain import run_first_that_gains
 from modelopt.commands.option_groups import EvaluationOptions, GateOptions, LimitOptions, TimingOptions
+from modelopt.core import temporary
 from modelopt.core.changes import Effect
 from modelopt.core.errors import GateFailed, InputError
 from modelopt.core.progress import Progress, silent
@@ -150,7 +150,7 @@ def run(options: OptimizeOptions, children: ChildPool | None = None) -> Report:
     model = Path(options.model)
     plain = options.output is None and any(step.effect is not Effect.EXACT for step in recipe.passes())
     calibrations = options.calibrations()
-    with TemporaryDirectory(prefix="modelopt-") as stdin_folder:
+    with temporary.folder() as stdin_folder:
         request = Request(
             recipe=recipe,
             model=model,
@@ -161,7 +161,7 @@ def run(options: OptimizeOptions, children: ChildPool | None = None) -> Report:
             dump_folder=None if options.dump_dir is None else Path(options.dump_dir),
             limits=option_groups.limits(options),
             children=children,
-            stdin_folder=Path(stdin_folder),
+            stdin_folder=stdin_folder,
             allow_hardlinks=options.allow_hardlinks,
             external_data=_external_data(options.external_data),
             # A run that tries nothing else need not observe more than its own method asks for.

@@ -6,13 +6,13 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import onnx_ir as ir
 
 from modelopt import io
 from modelopt.calibration.cache import Calibrations
 from modelopt.calibration.context import Context
+from modelopt.core import temporary
 from modelopt.core.progress import Progress, silent
 from modelopt.core.signature import Signature
 from modelopt.data import MemoryData
@@ -132,7 +132,7 @@ def opened(request: Request, *, runs_models: bool = True) -> Iterator[OpenRun]:
     output_paths.require(request.model, request.outputs)
     early_checks.require(recipe, request.memory)
     with contextlib.ExitStack() as stack:
-        scratch = Path(stack.enter_context(TemporaryDirectory(prefix="modelopt-")))
+        scratch = stack.enter_context(temporary.folder())
         runner = WorkerRunner(limits=request.limits, exact=settings.is_exact(recipe), children=request.children)
         stack.callback(runner.close)
         passes_worker = runner.start()  # it imports onnx while the model is loaded here

@@ -20,6 +20,7 @@ from modelopt.io.external import map_external
 from modelopt.io.files import STDIO, map_file
 from modelopt.io.gate import refuse_unsupported
 from modelopt.io.tensor_slots import slots
+from modelopt.io.writing import disk_errors
 
 _HASHED_BYTES = 16 * 2**20
 """How much is hashed at once: between two parts the thread waits for the interpreter's lock."""
@@ -108,9 +109,17 @@ def _spool_stdin(folder: Path) -> Path:
     path = folder / "stdin.onnx"
     if path.exists():
         return path
-    if sys.stdin.isatty():
-        raise InputError("'-' reads a model from stdin, and stdin is a terminal", hint="pipe a model into it")
-    with path.open("wb") as file:
-        while chunk := sys.stdin.buffer.read(1 << 20):
+    if sys.stdin is None or sys.stdin.isatty():
+        what = "closed" if sys.stdin is None else "a terminal"
+        raise InputError(f"'-' reads a model from stdin, and stdin is {what}", hint="pipe a model into it")
+    with disk_errors(path), path.open("wb") as file:
+        while chunk := _read_stdin(1 << 20):
             file.write(chunk)
     return path
+
+
+def _read_stdin(count: int) -> bytes:
+    try:
+        return sys.stdin.buffer.read(count)
+    except OSError as error:
+        raise InputError("stdin cannot be read", note=error.strerror) from None

@@ -8,7 +8,6 @@ import hashlib
 import os
 import stat
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -18,7 +17,9 @@ from pathlib import Path
 import onnx_ir as ir
 
 from modelopt import graph
+from modelopt.core.encoding import is_utf8
 from modelopt.core.errors import InputError, Refused
+from modelopt.core.temporary import folder
 from modelopt.io import serialize
 from modelopt.io.datafiles import MIN_BYTES, data_files, data_name, named_data, remove_stale, remove_unused, unlink
 from modelopt.io.files import STDIO, map_file, sibling
@@ -187,9 +188,12 @@ def staged(
         Refused: The model does not fit where it is to go.
     """
     external = external_data.asked(model, piped=output == STDIO)
+    if external and not is_utf8(output.name):
+        note = "a model names its data file in UTF-8"
+        raise InputError(f"the name of the output {output} is not UTF-8", note=note, hint="give -o another name")
     with contextlib.ExitStack() as stack:
         if output == STDIO:
-            target = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="modelopt-out-"))) / "stdout.onnx"
+            target = stack.enter_context(folder()) / "stdout.onnx"
         else:
             target = destination(output)
             with disk_errors(target):
