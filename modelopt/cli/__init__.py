@@ -14,8 +14,8 @@ import click
 
 from modelopt import __version__
 from modelopt.cli import signals, streams
-from modelopt.cli.endings import as_ours, ending
-from modelopt.core import temporary
+from modelopt.cli.endings import as_ours, ending, unreadable
+from modelopt.core import bus_errors, temporary
 from modelopt.core.docstrings import docstring
 from modelopt.core.errors import did_you_mean
 from modelopt.core.systems import require_memory, require_supported
@@ -120,6 +120,7 @@ def _run() -> int:
     try:
         signals.handle()
         streams.prepare()
+        bus_errors.handle(unreadable)
         require_supported()
         code = cli.main(prog_name="modelopt", standalone_mode=False)
         streams.flush()

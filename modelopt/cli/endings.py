@@ -10,6 +10,7 @@ import click
 
 from modelopt import __version__
 from modelopt.cli import signals
+from modelopt.core import temporary
 from modelopt.core.errors import EnvironmentLacks, ExitCode, ModeloptError, ReaderLeft
 
 _REPORT_IT = "please report it with the lines above and, if you can, the model"
@@ -48,6 +49,18 @@ def ending(error: BaseException) -> int:
         return ExitCode.BUG
     _say(ours.fact, ours.note, ours.hint or (_REPORT_IT if ours.exit_code is ExitCode.BUG else None))
     return ours.exit_code
+
+
+def unreadable() -> None:
+    """End the process: a mapped file cannot be read any more."""
+    from modelopt.io import mmap_files
+
+    path = mmap_files.cut_short()
+    fact = "a file became shorter while it was read, or its disk fails"
+    _say(fact if path is None else f"{path} became shorter while it was read", None, "let who writes it end first")
+    sys.stderr.flush()
+    temporary.remove_all()
+    os._exit(ExitCode.BAD_INPUT if path is not None else ExitCode.ENVIRONMENT)
 
 
 def as_ours(error: BaseException) -> ModeloptError | None:

@@ -73,6 +73,8 @@ class _RunFolder:
             if self._locked >= 0:
                 os.close(self._locked)
             self._locked = -1
+            if path.exists():  # no file could be opened: one more can now
+                shutil.rmtree(path, ignore_errors=True)
 
     def _make(self) -> None:
         failures = []

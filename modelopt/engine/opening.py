@@ -13,6 +13,7 @@ from modelopt import io
 from modelopt.calibration.cache import Calibrations
 from modelopt.calibration.context import Context
 from modelopt.core import temporary
+from modelopt.core.errors import ModeloptError
 from modelopt.core.progress import Progress, silent
 from modelopt.core.signature import Signature
 from modelopt.data import MemoryData
@@ -157,7 +158,11 @@ def opened(request: Request, *, runs_models: bool = True) -> Iterator[OpenRun]:
         )
         run = OpenRun(request, loaded, data, context, worker, scratch, changed_by)
         stack.callback(lambda: run.worker.close())  # the worker of that moment: it may have been renewed
-        yield run
+        try:
+            yield run
+        except ModeloptError:
+            loaded.require_unchanged()  # where it was changed, that is the reason
+            raise
 
 
 def _signature_after(recipe: Recipe, model: ir.Model) -> Signature:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from modelopt.core.errors import InputError, Refused
 from modelopt.graph import invariants
-from modelopt.io import serialize
+from modelopt.io import files, serialize
 from modelopt.io.background import in_background
 from modelopt.io.external import map_external
 from modelopt.io.files import STDIO, map_file
@@ -37,6 +37,7 @@ class Loaded:
         digest: The model file's SHA-256, in hex, computed while the caller goes on.
         size_bytes: Of the model file and its external data.
         has_external_data: Whether weights are in files of their own.
+        versions: What files it was read from, each as it was before it was read.
     """
 
     model: ir.Model
@@ -45,6 +46,17 @@ class Loaded:
     digest: Future[str]
     size_bytes: int
     has_external_data: bool
+    versions: Mapping[Path, files.Version]
+
+    def require_unchanged(self) -> None:
+        """Make sure that what was read is one version of the model.
+
+        Raises:
+            InputError: Another program has written to its file or to a data file meanwhile.
+        """
+        for path, version in self.versions.items():
+            if files.version(path) != version:
+                raise InputError(f"{path} was changed while it was read", hint="let who writes it end first")
 
     @property
     def sha256(self) -> str:
@@ -67,6 +79,7 @@ def load(path: Path, *, scratch: Path, allow_hardlinks: bool = False) -> Loaded:
     """
     shown = "<stdin>" if path == STDIO else str(path)
     file = _spool_stdin(scratch) if path == STDIO else path
+    versions = {file: files.version(file)}
     buffer = map_file(file, shown)
     digest = in_background(lambda: _sha256(file))
     with _named(shown):
@@ -79,8 +92,9 @@ def load(path: Path, *, scratch: Path, allow_hardlinks: bool = False) -> Loaded:
     violations = invariants.check(model)
     if violations:
         raise InputError(f"{shown} is not a valid model", note=str(violations[0]))
+    versions |= {data: files.version(data) for data in external}
     size = len(buffer) + sum(data.stat().st_size for data in external)
-    return Loaded(model, file, shown, digest, size, bool(external))
+    return Loaded(model, file, shown, digest, size, bool(external), versions)
 
 
 def _sha256(path: Path) -> str:

@@ -218,9 +218,7 @@ def staged(
                 write_chunks(temporary, _inside(model, source, metadata, unchanged=unchanged))
         size = sum(file.stat().st_size for file in files)
         on_disk = sync(files)  # the caller verifies and measures meanwhile
-        yield Staged(
-            temporary, size, lambda: _commit(temporary, target, source.path, on_disk, to_stdout=output == STDIO)
-        )
+        yield Staged(temporary, size, lambda: _commit(temporary, target, source, on_disk, to_stdout=output == STDIO))
 
 
 def _inside(model: ir.Model, source: Loaded, metadata: Metadata, *, unchanged: bool) -> Iterable[bytes | memoryview]:
@@ -250,7 +248,8 @@ def destination(output: Path) -> Path:
     return target
 
 
-def _commit(temporary: Path, target: Path, source: Path, on_disk: Future[None], *, to_stdout: bool) -> None:
+def _commit(temporary: Path, target: Path, source: Loaded, on_disk: Future[None], *, to_stdout: bool) -> None:
+    source.require_unchanged()
     if to_stdout:
         with temporary.open("rb") as file:
             while chunk := file.read(1 << 20):
@@ -266,4 +265,4 @@ def _commit(temporary: Path, target: Path, source: Path, on_disk: Future[None], 
             os.fsync(directory)
         finally:
             os.close(directory)
-    remove_unused(replaced, target, source)
+    remove_unused(replaced, target, source.path)
