@@ -53,12 +53,13 @@ def ending(error: BaseException) -> int:
 
 def unreadable() -> None:
     """End the process: a mapped file cannot be read any more."""
-    from modelopt.io import mmap_files
+    from modelopt.io import mmap_files, staging
 
     path = mmap_files.cut_short()
     fact = "a file became shorter while it was read, or its disk fails"
     _say(fact if path is None else f"{path} became shorter while it was read", None, "let who writes it end first")
     sys.stderr.flush()
+    staging.abandon()
     temporary.remove_all()
     os._exit(ExitCode.BAD_INPUT if path is not None else ExitCode.ENVIRONMENT)
 

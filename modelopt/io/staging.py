@@ -29,6 +29,9 @@ from modelopt.io.writing import disk_errors, sync, write_chunks
 
 Metadata = Callable[[], Mapping[str, str]]
 
+_being_written: dict[Path, Path] = {}
+"""The file that each output comes from, by the output's file, while it is being written."""
+
 MAX_INLINE_BYTES = 2**31 - 2**20
 """Protobuf messages end at 2 GiB; larger models keep their weights in a data file."""
 
@@ -196,6 +199,8 @@ def staged(
             target = stack.enter_context(folder()) / "stdout.onnx"
         else:
             target = destination(output)
+            _being_written[target] = source.path
+            stack.callback(_being_written.pop, target, None)
             with disk_errors(target):
                 remove_stale(target, source.path)
         temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp.onnx")
@@ -219,6 +224,12 @@ def staged(
         size = sum(file.stat().st_size for file in files)
         on_disk = sync(files)  # the caller verifies and measures meanwhile
         yield Staged(temporary, size, lambda: _commit(temporary, target, source, on_disk, to_stdout=output == STDIO))
+
+
+def abandon() -> None:
+    """Remove what is unfinished of all outputs, before the process ends at once."""
+    for target, source in _being_written.items():
+        remove_stale(target, source)
 
 
 def _inside(model: ir.Model, source: Loaded, metadata: Metadata, *, unchanged: bool) -> Iterable[bytes | memoryview]:
