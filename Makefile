@@ -128,6 +128,12 @@ conformance: $(VENV)/.dev ## Run the onnx package's own cases through every exac
 fuzz: $(VENV)/.dev ## Run COUNT=10000 generated models through the default pipelines
 	$(BIN)/python -m tests.campaigns.fuzz --count $(COUNT) --seed 0 --jobs $(JOBS) --save $(BUILD)/fuzz
 
+.PHONY: faults
+faults: $(VENV)/.dev ## Make each system call that writes fail, kill and interrupt at 1,000 moments, spoil inputs; hours
+	$(BIN)/python -m tests.campaigns.faults --only copy
+	$(BIN)/python -m tests.campaigns.faults --only inline external report --step 5
+	$(BIN)/python -m tests.campaigns.faults --only inline external --step 0 --kills 400 --signals 100 --writers 50 --cuts 100
+
 .PHONY: commands
 commands: $(VENV)/.dev ## Run every command on each model of MODELS=folders and table what it says, and what of that is false
 	$(BIN)/python -m tests.campaigns.commands $(MODELS) --jobs $(JOBS) --out $(BUILD)/commands.md

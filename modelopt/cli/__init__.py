@@ -118,10 +118,10 @@ def main() -> None:
 
 def _run() -> int:
     try:
+        require_supported()
         signals.handle()
         streams.prepare()
         bus_errors.handle(unreadable)
-        require_supported()
         code = cli.main(prog_name="modelopt", standalone_mode=False)
         streams.flush()
     except BaseException as error:  # noqa: BLE001 - the last line of defence: whatever it is has an exit code

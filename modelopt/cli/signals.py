@@ -17,7 +17,9 @@ from modelopt.core import temporary
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
 
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_ENDING = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)  # Windows, which the command line refuses in words, has no SIGHUP
 _AGAIN_SECONDS = 0.01
 _received: list[int] = []
 
@@ -41,7 +43,9 @@ def received() -> int | None:
 def hold() -> None:
     """Let no signal interrupt how the command ends: it takes no time."""
     with contextlib.suppress(ValueError):
-        for number in (*_ENDING, signal.SIGALRM):
+        if sys.unraisablehook is _unraisable:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        for number in _ENDING:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, _nothing)
 

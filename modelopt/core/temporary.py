@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import re
 import shutil
@@ -187,6 +186,8 @@ def _places() -> list[str]:
 
 def _try_lock(descriptor: int) -> bool | None:
     """Lock a folder: False where another process has it, None where the file system has no locks."""
+    import fcntl  # not on Windows, which the command line refuses in words
+
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
