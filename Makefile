@@ -147,6 +147,11 @@ SECONDS ?= 1800
 .PHONY: fuzz-parser
 fuzz-parser: .venv-atheris/.ready ## Search the parsers of models, arrays and recipes by coverage for SECONDS=1800
 	.venv-atheris/bin/python -m tests.campaigns.fuzz_parser --seconds $(SECONDS) --save $(BUILD)/fuzz-parser
+.PHONY: faults
+faults: $(VENV)/.dev ## Make each system call that writes fail, kill and interrupt at 1,000 moments, spoil inputs; hours
+	$(BIN)/python -m tests.campaigns.faults --only copy
+	$(BIN)/python -m tests.campaigns.faults --only inline external report --step 5
+	$(BIN)/python -m tests.campaigns.faults --only inline external --step 0 --kills 400 --signals 100 --writers 50 --cuts 100
 
 .PHONY: commands
 commands: $(VENV)/.dev ## Run every command on each model of MODELS=folders and table what it says, and what of that is false

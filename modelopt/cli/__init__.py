@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import importlib
 import os
-import signal
 import sys
-from types import FrameType
+from typing import Any
 
 import click
 
 from modelopt import __version__
-from modelopt.core.errors import ExitCode, ModeloptError, did_you_mean
-from modelopt.core.systems import require_supported
+from modelopt.cli import signals, streams
+from modelopt.cli.endings import as_ours, ending, unreadable
+from modelopt.core import bus_errors, temporary
+from modelopt.core.docstrings import docstring
+from modelopt.core.errors import did_you_mean
+from modelopt.core.systems import require_memory, require_supported
 
 COMMANDS: dict[str, str] = {
     "inspect": "Show what a model is made of.",
@@ -36,6 +39,11 @@ COMMANDS: dict[str, str] = {
 
 class LazyGroup(click.Group):
     """A group that imports a command's module when the command is called, not for ``--help``."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.help is None and self.callback is not None:
+            self.help = docstring(self.callback)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read nothing, ``help`` and ``help COMMAND`` as ``--help`` and ``COMMAND --help``."""
@@ -66,6 +74,15 @@ class LazyGroup(click.Group):
             )
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; click itself would end with 1 where the system reports a broken pipe."""
+        require_memory()
+        try:
+            return super().invoke(ctx)
+        except OSError as error:
+            ours = as_ours(error)
+            raise ours if ours is not None else error from error
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing them."""
         with formatter.section("Commands"):
@@ -82,7 +99,7 @@ Examples:
   modelopt fold model.onnx -o - | modelopt fuse - -o fast.onnx
 
 Exit codes: 0 done, 1 a gate failed, 2 bad usage or input, 3 refused, 4 the environment lacks something,
-70 a bug of ours, 130 interrupted.""",
+70 a bug of ours, 129 hung up, 130 interrupted, 141 nobody reads the output, 143 terminated.""",
 )
 @click.version_option(__version__, "-V", "--version", message="modelopt %(version)s")
 def cli() -> None:
@@ -93,34 +110,26 @@ def main() -> None:
     """Run the command line and turn every ending into its exit code."""
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     _quieten_libraries()
-    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = _run()
+    except KeyboardInterrupt as error:  # it came between the command's end and the word on it
+        code = ending(error)
+    sys.exit(code)
+
+
+def _run() -> int:
     try:
         require_supported()
+        signals.handle()
+        streams.prepare()
+        bus_errors.handle(unreadable)
         code = cli.main(prog_name="modelopt", standalone_mode=False)
-    except ModeloptError as error:
-        code = error.exit_code
-        _say(error.fact, error.note, error.hint or (_REPORT_IT if code is ExitCode.BUG else None))
-    except click.exceptions.Abort:
-        code = _interrupted()
-    except click.ClickException as error:
-        fact, _, hint = error.format_message().partition("\nhint: ")
-        _say(fact, None, hint or _usage_hint(error))
-        code = ExitCode.BAD_INPUT
-    except KeyboardInterrupt:
-        code = _interrupted()
-    except BrokenPipeError:
-        code = _reader_left()
-    except MemoryError:
-        _say("out of memory", None, "close other programs, or use a machine with more memory")
-        code = ExitCode.ENVIRONMENT
-    except Exception:  # noqa: BLE001 - the last line of defence: a traceback, how to report it, exit 70
-        import traceback
-
-        lines = traceback.format_exc().splitlines()
-        print("\n".join(map(_one_line, lines)), file=sys.stderr)  # noqa: T201 - it may quote a model's names
-        _say_bug()
-        code = ExitCode.BUG
-    sys.exit(int(code or 0))
+        streams.flush()
+    except BaseException as error:  # noqa: BLE001 - the last line of defence: whatever it is has an exit code
+        code = ending(error)
+    signals.hold()
+    temporary.remove_all()
+    return int(code or 0)
 
 
 def _quieten_libraries() -> None:
@@ -128,47 +137,3 @@ def _quieten_libraries() -> None:
     import logging
 
     logging.getLogger().addHandler(logging.NullHandler())
-
-
-def _say(fact: str, note: str | None, hint: str | None) -> None:
-    lines = [f"modelopt: error: {_one_line(fact)}"]
-    if note:
-        lines.append(f"note: {_one_line(note)}")
-    if hint:
-        lines.append(f"hint: {_one_line(hint)}")
-    print("\n".join(lines), file=sys.stderr)  # noqa: T201 - errors must not need rich
-
-
-def _one_line(text: str) -> str:
-    """Untrusted names may hold newlines and terminal escapes."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
-
-
-_REPORT_IT = "please report it with the lines above and, if you can, the model"
-
-
-def _say_bug() -> None:
-    _say(
-        "this is a bug in modelopt",
-        f"modelopt {__version__}, Python {sys.version.split()[0]}",
-        _REPORT_IT,
-    )
-
-
-def _usage_hint(error: click.ClickException) -> str | None:
-    context = getattr(error, "ctx", None)
-    return f"{context.command_path} --help" if context is not None else None
-
-
-def _interrupted() -> ExitCode:
-    print("modelopt: interrupted, nothing was written", file=sys.stderr)  # noqa: T201 - as above
-    return ExitCode.INTERRUPTED
-
-
-def _reader_left() -> ExitCode:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what Python flushes at exit must not fail again
-    return ExitCode.BAD_INPUT
-
-
-def _terminate(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

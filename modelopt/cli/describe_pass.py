@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from typing import Any
 
+from modelopt.core.docstrings import docstring
 from modelopt.core.tables import Section
 from modelopt.passes import NAMES, find
 from modelopt.passes.base import Pass, plain
@@ -23,7 +23,7 @@ def overview() -> Section:
 
 def describe(kind: type[Pass]) -> list[Section]:
     """One pass: its documentation and its options."""
-    about = inspect.cleandoc(kind.__doc__ or "").splitlines()
+    about = docstring(kind).splitlines()
     facts = (
         ("effect", kind.effect.value),
         ("needs data", "yes, --calib" if kind.needs_data else "no"),

@@ -20,18 +20,17 @@ Example:
 @options.SAYING
 def command(model: Path, as_json: bool, verbose: int, quiet: bool) -> None:
     """Show how MODEL was made: recipes, versions and input hashes, as stored in the model itself."""
-    import tempfile
-
     import msgspec
 
     from modelopt import io
     from modelopt.cli import console
+    from modelopt.core import temporary
     from modelopt.core.tables import Section
     from modelopt.io import provenance
 
     screen = console.Screen(quiet=quiet, verbose=verbose, as_json=as_json)
-    with tempfile.TemporaryDirectory(prefix="modelopt-") as scratch:
-        entries = provenance.read(io.load(model, scratch=Path(scratch)).model)
+    with temporary.folder() as scratch:
+        entries = provenance.read(io.load(model, scratch=scratch).model)
     if as_json:
         screen.json({"schema": "modelopt-log/1", "runs": [msgspec.to_builtins(entry) for entry in entries]})
         return

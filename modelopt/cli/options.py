@@ -19,6 +19,7 @@ from modelopt.cli.parameter_types import (
     one_or_several,
     sizes,
 )
+from modelopt.core.docstrings import docstring
 from modelopt.runtime.processes import ChildPool
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
@@ -34,6 +35,11 @@ class Option(click.Option):
 
 class Command(click.Command):
     """A command whose ``--help`` lists options under headings, in the order of their first option."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.help is None and self.callback is not None:
+            self.help = docstring(self.callback)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write one definition list for each heading."""

@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import inspect as inspect_signature
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from modelopt.commands.prune import PruneOptions
 from modelopt.commands.quantize import QuantizeOptions
 from modelopt.commands.run_recipe import RunOptions
 from modelopt.commands.side_by_side import BenchOptions, CompareOptions
+from modelopt.core import temporary
 from modelopt.core.errors import InputError, ModeloptError
 from modelopt.core.systems import require_supported
 from modelopt.engine.compare import BenchReport
@@ -201,25 +201,25 @@ def _optimized(options: OptimizeOptions) -> Result:
     if options.output is not None and (Path(options.output) == STDIO or names_stdout(Path(options.output))):
         fact = f"output='{options.output}' is for the command line"
         raise InputError(fact, hint="leave it out: result.model is the model")
-    with _files([options.model]) as (paths, names), tempfile.TemporaryDirectory(prefix="modelopt-out-") as scratch:
-        path = Path(scratch) / "model.onnx" if options.output is None else Path(options.output)
+    with _files([options.model]) as (paths, names), temporary.folder() as scratch:
+        path = scratch / "model.onnx" if options.output is None else Path(options.output)
         if options.output is None:
-            names[scratch] = "<result>"
+            names[str(scratch)] = "<result>"
         report = execution.run(dataclasses.replace(options, model=paths[0], output=path))
         report = _renamed(report, names)
         if not options.keep:
             execution.require_gates(report)
-        model = load(path, scratch=Path(scratch)).model
+        model = load(path, scratch=scratch).model
     return Result(report, None if options.output is None else path, model)
 
 
 @contextlib.contextmanager
 def _files(models: Sequence[ModelLike]) -> Iterator[tuple[list[Path], dict[str, str]]]:
     """The files of models, and how reports and errors call those that are in memory."""
-    with tempfile.TemporaryDirectory(prefix="modelopt-model-") as folder:
+    with temporary.folder() as folder:
         paths, names = [], {}
         for number, model in enumerate(models, 1):
-            path = file_of(model, Path(folder) / f"{number}.onnx")
+            path = file_of(model, folder / f"{number}.onnx")
             paths.append(path)
             if not isinstance(model, str | os.PathLike):
                 names[str(path)] = "<model>" if len(models) == 1 else f"<model {number}>"

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from modelopt.calibration.cache import Calibrations
 from modelopt.commands import option_groups, written_reports
 from modelopt.commands.first_gain import run_first_that_gains
 from modelopt.commands.option_groups import EvaluationOptions, GateOptions, LimitOptions, TimingOptions
+from modelopt.core import temporary
 from modelopt.core.changes import Effect
 from modelopt.core.errors import GateFailed, InputError
 from modelopt.core.progress import Progress, silent
@@ -158,7 +158,7 @@ def run(options: OptimizeOptions, children: ChildPool | None = None, report_file
     recipe = _verified_only(plan.recipe)
     model = Path(options.model)
     plain = options.output is None and any(step.effect is not Effect.EXACT for step in recipe.passes())
-    with TemporaryDirectory(prefix="modelopt-") as stdin_folder:
+    with temporary.folder() as stdin_folder:
         request = Request(
             recipe=recipe,
             model=model,
@@ -173,7 +173,7 @@ def run(options: OptimizeOptions, children: ChildPool | None = None, report_file
             recipe_file=options.recipe_file(),
             limits=option_groups.limits(options),
             children=children,
-            stdin_folder=Path(stdin_folder),
+            stdin_folder=stdin_folder,
             allow_hardlinks=options.allow_hardlinks,
             external_data=_external_data(options.external_data),
             memory=option_groups.in_memory(calib=options.calibration_data(), eval=options.eval),

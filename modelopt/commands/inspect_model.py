@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import tempfile
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from modelopt.core import temporary
 from modelopt.inspection import Inspection
 from modelopt.inspection import inspect as inspect_loaded
 from modelopt.io import load
@@ -46,6 +46,6 @@ def inspect(options: InspectOptions) -> Inspection:
     if not isinstance(options.model, str | os.PathLike):
         raise TypeError("a model in memory is written to a file first: see modelopt.commands.api")
     limits = dataclasses.replace(Limits.default(), seconds=options.timeout)
-    with tempfile.TemporaryDirectory(prefix="modelopt-in-") as scratch, closing(WorkerRunner(limits=limits)) as runner:
-        loaded = load(Path(options.model), scratch=Path(scratch), allow_hardlinks=options.allow_hardlinks)
+    with temporary.folder() as scratch, closing(WorkerRunner(limits=limits)) as runner:
+        loaded = load(Path(options.model), scratch=scratch, allow_hardlinks=options.allow_hardlinks)
         return inspect_loaded(loaded, runner, sizes=options.dims, layer_limit=options.layers)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import msgspec
-
 from modelopt import io
 from modelopt.core.errors import InputError
+from modelopt.core.json_text import json_text
 from modelopt.report import Report
 from modelopt.report.markdown import to_markdown
 
@@ -29,9 +28,6 @@ def write(report: Report, path: Path) -> Report:
         EnvironmentLacks: The disk is full.
         InputError: The folder cannot be written to.
     """
-    if path.suffix == ".json":
-        text = msgspec.json.format(msgspec.json.encode(report), indent=2).decode() + "\n"
-    else:
-        text = to_markdown(report)
-    io.replace_file(path, text.encode())
+    text = json_text(report) + "\n" if path.suffix == ".json" else to_markdown(report)
+    io.replace_file(path, text.encode(errors="backslashreplace"))
     return report

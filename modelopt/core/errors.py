@@ -22,7 +22,10 @@ class ExitCode(IntEnum):
     REFUSED = 3
     ENVIRONMENT = 4
     BUG = 70
+    HUNG_UP = 129
     INTERRUPTED = 130
+    READER_LEFT = 141
+    TERMINATED = 143
 
 
 class ModeloptError(Exception):
@@ -63,6 +66,12 @@ class EnvironmentLacks(ModeloptError):
     """The machine lacks something: a provider, an extra, memory, disk (exit 4)."""
 
     exit_code = ExitCode.ENVIRONMENT
+
+
+class ReaderLeft(ModeloptError):
+    """Nobody reads the pipe behind standard output any more (exit 141, and no message)."""
+
+    exit_code = ExitCode.READER_LEFT
 
 
 class GateFailed(ModeloptError):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import msgspec
 
 from modelopt import io
+from modelopt.core import temporary
 from modelopt.core.errors import InputError
 from modelopt.core.progress import Progress
 from modelopt.core.signature import TensorSpec
@@ -99,7 +99,7 @@ def measure_models(
         if spec is not None:
             early_checks.require_provider(spec.provider)
     with contextlib.ExitStack() as stack:
-        scratch = Path(stack.enter_context(TemporaryDirectory(prefix="modelopt-")))
+        scratch = stack.enter_context(temporary.folder())
         loaded = [io.load(path, scratch=scratch, allow_hardlinks=allow_hardlinks) for path in models]
         for other in loaded[1:]:
             _require_same_inputs(loaded[0], other)

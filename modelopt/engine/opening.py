@@ -6,12 +6,13 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import onnx_ir as ir
 
 from modelopt import io
 from modelopt.calibration.context import Context
+from modelopt.core import temporary
+from modelopt.core.errors import ModeloptError
 from modelopt.core.signature import Signature
 from modelopt.engine import datasets, early_checks, error_notes, output_paths, settings
 from modelopt.engine.compiled_models import require_source
@@ -82,7 +83,7 @@ def opened(request: Request, *, runs_models: bool = True) -> Iterator[OpenRun]:
     output_paths.require(request)
     early_checks.require(recipe, request.memory)
     with contextlib.ExitStack() as stack:
-        scratch = Path(stack.enter_context(TemporaryDirectory(prefix="modelopt-")))
+        scratch = stack.enter_context(temporary.folder())
         runner = WorkerRunner(limits=request.limits, exact=settings.is_exact(recipe), children=request.children)
         stack.callback(runner.close)
         passes_worker = runner.start()  # it imports onnx while the model is loaded here
@@ -108,7 +109,11 @@ def opened(request: Request, *, runs_models: bool = True) -> Iterator[OpenRun]:
         )
         run = OpenRun(request, loaded, data, context, worker, scratch, changed_by)
         stack.callback(lambda: run.worker.close())  # the worker of that moment: it may have been renewed
-        yield run
+        try:
+            yield run
+        except ModeloptError:
+            loaded.require_unchanged()  # where it was changed, that is the reason
+            raise
 
 
 def _signature_after(recipe: Recipe, model: ir.Model) -> Signature:

@@ -46,6 +46,18 @@ def regular_file(path: Path, shown: str) -> None:
         raise InputError(f"{shown} cannot be read", note="permission denied")
 
 
+Version = tuple[int, ...] | None
+"""What tells that a file is another one now or was written to; None where it is not there."""
+
+
+def version(path: Path) -> Version:
+    """The version of a file: of its inode, its size and when it was last written to."""
+    with contextlib.suppress(OSError):
+        status = path.stat()
+        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+    return None
+
+
 def sibling(path: Path) -> str | None:
     """A hint that names a file beside `path` that it may be a misspelling of."""
     with contextlib.suppress(OSError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +14,13 @@ import onnx_ir as ir
 
 from modelopt.core.errors import InputError, Refused
 from modelopt.graph import invariants
-from modelopt.io import serialize
+from modelopt.io import files, serialize
 from modelopt.io.background import in_background
 from modelopt.io.external import map_external
 from modelopt.io.files import STDIO, map_file
 from modelopt.io.gate import refuse_unsupported
 from modelopt.io.tensor_slots import slots
+from modelopt.io.writing import disk_errors
 
 _HASHED_BYTES = 16 * 2**20
 """How much is hashed at once: between two parts the thread waits for the interpreter's lock."""
@@ -36,6 +37,7 @@ class Loaded:
         digest: The model file's SHA-256, in hex, computed while the caller goes on.
         size_bytes: Of the model file and its external data.
         data_files: The files of its external data.
+        versions: What files it was read from, each as it was before it was read.
     """
 
     model: ir.Model
@@ -44,11 +46,22 @@ class Loaded:
     digest: Future[str]
     size_bytes: int
     data_files: tuple[Path, ...]
+    versions: Mapping[Path, files.Version]
 
     @property
     def has_external_data(self) -> bool:
         """Whether weights are in files of their own."""
         return bool(self.data_files)
+
+    def require_unchanged(self) -> None:
+        """Make sure that what was read is one version of the model.
+
+        Raises:
+            InputError: Another program has written to its file or to a data file meanwhile.
+        """
+        for path, version in self.versions.items():
+            if files.version(path) != version:
+                raise InputError(f"{path} was changed while it was read", hint="let who writes it end first")
 
     @property
     def sha256(self) -> str:
@@ -71,6 +84,7 @@ def load(path: Path, *, scratch: Path, allow_hardlinks: bool = False) -> Loaded:
     """
     shown = "<stdin>" if path == STDIO else str(path)
     file = _spool_stdin(scratch) if path == STDIO else path
+    versions = {file: files.version(file)}
     buffer = map_file(file, shown)
     digest = in_background(lambda: _sha256(file))
     with _named(shown):
@@ -83,8 +97,9 @@ def load(path: Path, *, scratch: Path, allow_hardlinks: bool = False) -> Loaded:
     violations = invariants.check(model)
     if violations:
         raise InputError(f"{shown} is not a valid model", note=str(violations[0]))
+    versions |= {data: files.version(data) for data in external}
     size = len(buffer) + sum(data.stat().st_size for data in external)
-    return Loaded(model, file, shown, digest, size, tuple(external))
+    return Loaded(model, file, shown, digest, size, tuple(external), versions)
 
 
 def _sha256(path: Path) -> str:
@@ -113,9 +128,17 @@ def _spool_stdin(folder: Path) -> Path:
     path = folder / "stdin.onnx"
     if path.exists():
         return path
-    if sys.stdin.isatty():
-        raise InputError("'-' reads a model from stdin, and stdin is a terminal", hint="pipe a model into it")
-    with path.open("wb") as file:
-        while chunk := sys.stdin.buffer.read(1 << 20):
+    if sys.stdin is None or sys.stdin.isatty():
+        what = "closed" if sys.stdin is None else "a terminal"
+        raise InputError(f"'-' reads a model from stdin, and stdin is {what}", hint="pipe a model into it")
+    with disk_errors(path), path.open("wb") as file:
+        while chunk := _read_stdin(1 << 20):
             file.write(chunk)
     return path
+
+
+def _read_stdin(count: int) -> bytes:
+    try:
+        return sys.stdin.buffer.read(count)
+    except OSError as error:
+        raise InputError("stdin cannot be read", note=error.strerror) from None

@@ -10,18 +10,30 @@ from pathlib import Path
 
 import numpy as np
 
+from modelopt.core import bus_errors
+
 RELEASE_BYTES = 64 * 2**20
 """How much may be read between two calls of `release`."""
 
-_maps: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
+_maps: weakref.WeakKeyDictionary[mmap.mmap, Path] = weakref.WeakKeyDictionary()
 
 
 def open_map(path: Path) -> memoryview:
     """The bytes of a file that is not empty, read as they are needed."""
+    bus_errors.arm()
     with path.open("rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    _maps.add(mapped)
+    _maps[mapped] = path
     return memoryview(mapped)
+
+
+def cut_short() -> Path | None:
+    """A mapped file that is shorter now than when it was mapped; None where there is none."""
+    for mapped, path in list(_maps.items()):
+        with suppress(ValueError, OSError):  # closed or removed meanwhile
+            if path.stat().st_size < len(mapped):
+                return path
+    return None
 
 
 def release() -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from modelopt.io import access, datafiles
+from modelopt.io.loading import Loaded
 from modelopt.io.writing import disk_errors, sync
 
 
@@ -21,6 +22,7 @@ class Staged:
         target: The file that it is to be; None for stdout.
         replaced: The rights of the file that it replaces, as they were when it was written; None where there was none.
         on_disk: Waits until the files are on the disk.
+        source: What the output was made of.
     """
 
     path: Path
@@ -28,6 +30,7 @@ class Staged:
     target: Path | None
     replaced: access.Access | None
     on_disk: Future[None]
+    source: Loaded
     _is_settled: bool = field(default=False, init=False)
     _unused: set[Path] = field(default_factory=set, init=False)
 
@@ -39,9 +42,10 @@ class Staged:
 
         Raises:
             EnvironmentLacks: The disk is full.
-            InputError: The folder cannot be written to.
+            InputError: The folder cannot be written to, or another program has written to the input meanwhile.
         """
         self._is_settled = True
+        self.source.require_unchanged()
         if self.target is None:
             return ()
         with disk_errors(self.target):

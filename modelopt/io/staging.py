@@ -6,7 +6,6 @@ import contextlib
 import enum
 import hashlib
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
@@ -14,7 +13,9 @@ from pathlib import Path
 import onnx_ir as ir
 
 from modelopt import graph
+from modelopt.core.encoding import is_utf8
 from modelopt.core.errors import InputError, Refused
+from modelopt.core.temporary import folder
 from modelopt.io import serialize
 from modelopt.io.access import NEW, Access, creation_mode, give
 from modelopt.io.datafiles import (
@@ -35,6 +36,9 @@ from modelopt.io.tensor_slots import externalized
 from modelopt.io.writing import disk_errors, sync, write_chunks
 
 Metadata = Callable[[], Mapping[str, str]]
+
+_being_written: set[Path] = set()
+"""The files of outputs while they are being written."""
 
 MAX_INLINE_BYTES = 2**31 - 2**20
 """Protobuf messages end at 2 GiB; larger models keep their weights in a data file."""
@@ -201,11 +205,16 @@ def staged(
     """
     is_piped = output == STDIO
     external = external_data.asked(model, piped=is_piped)
+    if external and not is_utf8(output.name):
+        note = "a model names its data file in UTF-8"
+        raise InputError(f"the name of the output {output} is not UTF-8", note=note, hint="give -o another name")
     with contextlib.ExitStack() as stack:
         if is_piped:
-            target = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="modelopt-out-"))) / "stdout.onnx"
+            target = stack.enter_context(folder()) / "stdout.onnx"
         else:
             target = destination(output)
+            _being_written.add(target)
+            stack.callback(_being_written.discard, target)
             with disk_errors(target):
                 remove_stale(target)
         temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp.onnx")
@@ -225,7 +234,7 @@ def staged(
                 write_chunks(temporary, _inside(model, source, metadata, unchanged=unchanged), mode=mode)
         size = sum(file.stat().st_size for file in files)
         on_disk = sync(files)  # the caller verifies and measures meanwhile
-        yield Staged(temporary, size, None if is_piped else target, replaced, on_disk)
+        yield Staged(temporary, size, None if is_piped else target, replaced, on_disk, source)
 
 
 def _write_both(
@@ -260,6 +269,12 @@ def _write_both(
 def _remove_if_unused(written: set[Path], target: Path) -> None:
     """Remove the data file of an output that did not get its name."""
     remove(unused(written - named_data(target, written), are_ours=True)[0])
+
+
+def abandon() -> None:
+    """Remove what is unfinished of all outputs, before the process ends at once."""
+    for target in _being_written:
+        remove_stale(target)
 
 
 def _inside(model: ir.Model, source: Loaded, metadata: Metadata, *, unchanged: bool) -> Iterable[bytes | memoryview]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from enum import Enum
@@ -15,6 +16,7 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.calibration.context import Context
 from modelopt.core.changes import Changes, Effect
+from modelopt.core.docstrings import docstring
 from modelopt.core.plural import counted
 from modelopt.core.signature import Signature
 from modelopt.graph.match import Mismatch
@@ -62,7 +64,7 @@ class Pass(ABC):
         cls.name = derived
         if not hasattr(cls, "effect"):
             raise TypeError(f"{cls.__name__} must set the class attribute 'effect'")
-        if not cls.__doc__:
+        if not cls.__doc__ and sys.flags.optimize < 2:  # Python drops docstrings there
             raise TypeError(f"{cls.__name__} needs a docstring: its first line is the pass's summary")
 
     @abstractmethod
@@ -106,7 +108,7 @@ class Pass(ABC):
     @classmethod
     def summary(cls) -> str:
         """The first line of the docstring."""
-        return (cls.__doc__ or "").strip().splitlines()[0]
+        return docstring(cls).splitlines()[0]
 
     def options(self) -> dict[str, Any]:
         """The options that differ from their defaults, by their written names (``per-channel``)."""

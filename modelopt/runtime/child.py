@@ -41,7 +41,7 @@ class Child:
     def open(self, body: dict[str, Any], _arrays: dict[str, np.ndarray]) -> Message:
         """Create a session from a file."""
         spec = msgspec.convert(body["spec"], SessionSpec)
-        session = ChildSession(Path(body["path"]), spec, body.get("folder"))
+        session = ChildSession(Path(os.fsdecode(body["path"])), spec, body.get("folder"))
         self.sessions[body["id"]] = session
         return {"info": msgspec.to_builtins(session.info)}, {}
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from modelopt.core.encoding import is_utf8
 from modelopt.graph.quantized_io import IntegerIo, declared
 from modelopt.runtime import parts
 from modelopt.runtime.profiling import keep_optimized, node_runs, optimized_outputs, read_events
@@ -45,10 +48,13 @@ class ChildSession:
             options.profile_file_prefix = str(Path(self._profiles.name) / "run")
             if spec.trace:
                 keep_optimized(options, Path(self._profiles.name))
-        model = _exact(path, options) if spec.exact else str(path)
+        model = _exact(path) if spec.exact else path
         started = time.perf_counter_ns()
         try:
-            self._session = ort.InferenceSession(model, options, providers=[(provider, dict(spec.provider_options))])
+            with _reachable(model, path, options) as given:
+                self._session = ort.InferenceSession(
+                    given, options, providers=[(provider, dict(spec.provider_options))]
+                )
         except MemoryError as error:
             raise Failure("memory", str(error)) from error
         except Exception as error:
@@ -129,7 +135,7 @@ def _session_options(ort: Any, spec: SessionSpec) -> Any:
     return options
 
 
-def _exact(path: Path, options: Any) -> str | bytes:
+def _exact(path: Path) -> Path | bytes:
     """What to open where products must not saturate: the model's path, or the bytes of a copy with u8 weights."""
     from modelopt.runtime import exact  # imports onnx_ir
 
@@ -137,10 +143,29 @@ def _exact(path: Path, options: Any) -> str | bytes:
         changed = exact.model_bytes(path)
     except Exception as error:
         raise Failure("load", first_line(error)) from error
-    if changed is None:
-        return str(path)
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
-    return changed
+    return path if changed is None else changed
+
+
+@contextlib.contextmanager
+def _reachable(model: Path | bytes, path: Path, options: Any) -> Iterator[str | bytes]:
+    """What onnxruntime is given: a path that is UTF-8, for it takes no other, or the bytes of the model.
+
+    Where the folder's name is not UTF-8, it is the working folder meanwhile.
+    """
+    here = os.open(".", os.O_RDONLY) if not is_utf8(str(path.parent)) else None
+    if here is not None:
+        os.chdir(path.parent)
+        path = Path(path.name)
+    try:
+        if isinstance(model, Path) and is_utf8(str(path)):
+            yield str(path)
+        else:
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
+            yield path.read_bytes() if isinstance(model, Path) else model
+    finally:
+        if here is not None:
+            os.chdir(here)
+            os.close(here)
 
 
 def _integers(session: Any) -> IntegerIo:

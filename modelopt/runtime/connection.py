@@ -126,5 +126,7 @@ class Connection:
         elif by_runtime:
             at_fault = f"onnxruntime {installation.runtime_version()}" + (f" or of {libraries}" if libraries else "")
             hint = f"it is a fault of {at_fault}, or the file is hostile"
+        if code == -signal.SIGBUS:
+            hint = "a file became shorter while it was read, or its disk fails"
         fact = f"{doing} crashed{' onnxruntime' if by_runtime else ''}"
         return WorkerDied(fact, reason="signal", note=note, hint=hint)

@@ -10,10 +10,11 @@ import contextlib
 import os
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self
+
+from modelopt.core import temporary
 
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 # -P keeps the working directory off the path: a stray numpy.py there must not run. The package's own root goes last, so
@@ -75,7 +76,7 @@ class ChildPool:
 
 def spawn(preload: str) -> Spawned:
     """Start a child that imports the module `preload`. Who calls this ends it."""
-    stderr = tempfile.TemporaryFile()  # noqa: SIM115 - `Spawned.end` closes it
+    stderr = temporary.unnamed_file()  # `Spawned.end` closes it
     process = subprocess.Popen(
         [sys.executable, "-P", "-c", _CODE, str(_PACKAGE_ROOT), preload],
         stdin=subprocess.PIPE,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from modelopt.core import temporary
 from modelopt.graph.walking import CONTRIB_DOMAIN
 
 OURS = "the model that modelopt made"
@@ -23,7 +23,7 @@ def called(path: Path, what: str) -> str:
     """
     if what.startswith("model that"):
         return f"the {what}"
-    ours_alone = path.parent.name.startswith("modelopt-") and path.parent.parent == Path(tempfile.gettempdir())
+    ours_alone = temporary.is_temporary(path)
     if ours_alone and path.name == "stdin.onnx":
         return "the model on stdin"
     return OURS if ours_alone or what in _MADE or path.name.endswith(".tmp.onnx") else f"the model {path}"

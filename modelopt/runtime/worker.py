@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import tempfile
+import os
 import threading
 from pathlib import Path
 from typing import Any, Self
@@ -16,6 +16,7 @@ from typing import Any, Self
 import msgspec
 import numpy as np
 
+from modelopt.core import temporary
 from modelopt.core.errors import ModeloptError
 from modelopt.runtime import installation, wording
 from modelopt.runtime.connection import Connection
@@ -50,7 +51,8 @@ class Worker:
         self._ids = itertools.count(1)
         self._opened: dict[tuple[Path, SessionSpec], Session | ModeloptError] = {}  # by `keep`
         self._keeping = threading.Lock()
-        self._profiles: tempfile.TemporaryDirectory[str] | None = None
+        self._folders = contextlib.ExitStack()
+        self._profiles: Path | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -81,7 +83,7 @@ class Worker:
         if known.exact is None:
             known = msgspec.structs.replace(known, exact=self._exact)
         number = next(self._ids)
-        body = {"call": "open", "id": number, "path": str(path), "spec": msgspec.to_builtins(known)}
+        body = {"call": "open", "id": number, "path": os.fsencode(path), "spec": msgspec.to_builtins(known)}
         if spec.profile:
             body["folder"] = self._folder_for_profiles()
         called = wording.called(path, what)
@@ -110,7 +112,7 @@ class Worker:
         """Begin `keep` in the background: large models take seconds to open. A failure shows at the next use."""
 
         def open_quietly() -> None:
-            with contextlib.suppress(ModeloptError):
+            with contextlib.suppress(ModeloptError, OSError):
                 self.keep(path, spec)
 
         threading.Thread(target=open_quietly, daemon=True).start()
@@ -168,11 +170,11 @@ class Worker:
     def close(self) -> None:
         """End the child."""
         self._connection.close()
-        if self._profiles is not None:
-            self._profiles.cleanup()
+        self._folders.close()
+        self._profiles = None
 
     def _folder_for_profiles(self) -> str:
         """A folder that the parent owns: a child that crashes or is killed removes nothing."""
         if self._profiles is None:
-            self._profiles = tempfile.TemporaryDirectory(prefix="modelopt-profile-", ignore_cleanup_errors=True)
-        return self._profiles.name
+            self._profiles = self._folders.enter_context(temporary.folder())
+        return str(self._profiles)

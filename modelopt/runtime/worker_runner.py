@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -13,7 +11,7 @@ import onnx_ir as ir
 
 from modelopt import graph
 from modelopt.calibration.histogram import Observed
-from modelopt.core import targets
+from modelopt.core import targets, temporary
 from modelopt.core.errors import Refused
 from modelopt.core.signature import symbol_of
 from modelopt.io import serialize
@@ -112,8 +110,8 @@ class WorkerRunner:
 
     @contextlib.contextmanager
     def _opened(self, model: ir.Model, outputs: Iterable[str], spec: SessionSpec) -> Iterator[Session]:
-        with tempfile.TemporaryDirectory(prefix="modelopt-run-") as directory:
-            path = Path(directory) / "model.onnx"
+        with temporary.folder() as folder:
+            path = folder / "model.onnx"
             with _extra_outputs(model, outputs), path.open("wb") as file:
                 file.writelines(serialize.chunks(model))
             session = self._open().open(path, spec, what="model that this pass works on")

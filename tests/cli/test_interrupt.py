@@ -69,11 +69,11 @@ def process(request: pytest.FixtureRequest, folder: Path) -> Iterator[subprocess
         running.kill()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupt_leaves_nothing(folder: Path, process: subprocess.Popen[bytes], number: signal.Signals) -> None:
     process.send_signal(number)
     out, err = process.communicate(timeout=100 * PATIENCE)
-    assert process.returncode == 130, err.decode()
+    assert process.returncode == 128 + number, err.decode()
     assert out == b""
     assert err.decode().split("\n") == ["", "modelopt: interrupted, nothing was written", ""]  # not behind a "^C"
     assert {path.name for path in folder.iterdir()} == {"data.py", "x.onnx"}
@@ -92,8 +92,12 @@ def test_a_kill_leaves_the_old_output_and_the_next_run_cleans_up(
     assert children
     for child in children:
         _wait_for_end(child)
+    temporary = folder.parent / "temporary"
+    assert [path.name.partition("-")[0] for path in temporary.iterdir()] == ["modelopt"]
 
-    modelopt("fuse", CNN, "-o", "x.onnx", "--no-bench", "--no-verify", cwd=folder).succeeded()
+    quick = ("--no-bench", "--no-verify")
+    modelopt("fuse", CNN, "-o", "x.onnx", *quick, cwd=folder, env={"TMPDIR": str(temporary)}).succeeded()
+    assert list(temporary.iterdir()) == []
     assert {path.name for path in folder.iterdir()} == {"data.py", "x.onnx"}
     assert (folder / "x.onnx").read_bytes() != OLD
 
@@ -106,6 +110,28 @@ def test_a_stale_file_of_a_run_that_still_lives_is_left_alone(folder: Path) -> N
         running.send_signal(signal.SIGINT)
         running.communicate(timeout=100 * PATIENCE)
         assert not staged.exists()
+
+
+def test_what_nohup_ignores_stays_ignored(folder: Path) -> None:
+    ignored = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        running = stopped_at(folder, DURING_PASSES)
+    finally:
+        signal.signal(signal.SIGHUP, ignored)
+    with running:
+        running.send_signal(signal.SIGHUP)
+        running.send_signal(signal.SIGTERM)
+        running.communicate(timeout=100 * PATIENCE)
+    assert running.returncode == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_python_imports_is_quiet(tmp_path: Path, number: signal.Signals) -> None:
+    """A module that the command line imports sends it, in place of a hand on the keyboard."""
+    (tmp_path / "click.py").write_text(f"import os\nos.kill(os.getpid(), {int(number)})\n")
+    done = modelopt("--help", cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)})
+    assert (done.code, done.out) == (128 + number, b"")
+    assert done.err == "\nmodelopt: interrupted, nothing was written\n"
 
 
 def _children(pid: int) -> list[int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from modelopt.core import temporary
 from modelopt.core.errors import Refused, WorkerDied
 from modelopt.engine import error_notes
 from modelopt.runtime import wording
@@ -27,13 +27,18 @@ from tests.command_line import QUICK, modelopt, save, value
         (Path("nets/cnn.onnx"), "original", "the model nets/cnn.onnx"),
         (Path("nets/.cnn.onnx.17.tmp.onnx"), "model", wording.OURS),
         (Path("nets/cnn.onnx"), "result", wording.OURS),
-        (Path(tempfile.gettempdir()) / "modelopt-x" / "candidate-3.onnx", "model", wording.OURS),
-        (Path(tempfile.gettempdir()) / "modelopt-stdin-x" / "stdin.onnx", "model", "the model on stdin"),
         (Path("a.onnx"), "model that this pass works on", "the model that this pass works on"),
     ],
 )
 def test_a_model_is_called_by_its_file_where_it_is_the_users(path: Path, what: str, said: str) -> None:
     assert wording.called(path, what) == said
+
+
+def test_a_temporary_model_is_not_called_by_its_file() -> None:
+    with temporary.folder() as folder:
+        assert wording.called(folder / "candidate-3.onnx", "model") == wording.OURS
+        assert wording.called(folder / "stdin.onnx", "model") == "the model on stdin"
+    assert wording.called(folder / "m.onnx", "model") == f"the model {folder / 'm.onnx'}"
 
 
 def test_the_runtimes_text_is_the_same_each_time_and_names_no_file() -> None:
