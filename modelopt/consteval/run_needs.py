@@ -16,9 +16,9 @@ import onnx_ir as ir
 
 from modelopt import consteval, graph
 from modelopt.consteval.call import NotEvaluable
+from modelopt.consteval.known_inputs import KnownInputs
 from modelopt.consteval.run_loops import goes_on, parts_of
 from modelopt.consteval.run_shapes import shape_of
-from modelopt.consteval.known_inputs import KnownInputs
 from modelopt.consteval.sizes import Shape
 
 MAX_EXECUTIONS = 10_000_000

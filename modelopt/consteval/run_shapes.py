@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 
 from modelopt import graph
 from modelopt.consteval.call import NotEvaluable
-from modelopt.consteval.run_windows import conv, conv_transpose, pool
 from modelopt.consteval.known_inputs import KnownInputs
+from modelopt.consteval.run_windows import conv, conv_transpose, pool
 from modelopt.consteval.sizes import Shape, broadcast
 
 
@@ -169,10 +169,11 @@ def _global_pool(known: KnownInputs) -> Shape:
 
 
 _SAME = (
-    "Abs BatchNormalization Cast Ceil Clip CumSum Dropout Elu Erf Exp EyeLike Floor Gelu HardSigmoid HardSwish Identity "
-    "InstanceNormalization IsInf IsNaN LayerNormalization LeakyRelu Log LogSoftmax LpNormalization LRN Mish Neg Not "
-    "RandomNormalLike RandomUniformLike Reciprocal Relu Round ScatterElements ScatterND Selu Sigmoid Sign Sin Cos "
-    "Softmax Softplus Sqrt Tan Tanh ThresholdedRelu Trilu QuantizeLinear DequantizeLinear GroupNormalization"
+    "Abs BatchNormalization Cast Ceil Clip CumSum Dropout Elu Erf Exp EyeLike Floor Gelu HardSigmoid HardSwish "
+    "Identity InstanceNormalization IsInf IsNaN LayerNormalization LeakyRelu Log LogSoftmax LpNormalization LRN Mish "
+    "Neg Not RandomNormalLike RandomUniformLike Reciprocal Relu Round ScatterElements ScatterND Selu Sigmoid "
+    "Sign Sin Cos Softmax Softplus Sqrt Tan Tanh ThresholdedRelu Trilu QuantizeLinear DequantizeLinear "
+    "GroupNormalization"
 )
 _PAIRWISE = (
     "Add And BitShift Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod Mul Or Pow PRelu StringConcat "
