@@ -128,6 +128,10 @@ conformance: $(VENV)/.dev ## Run the onnx package's own cases through every exac
 fuzz: $(VENV)/.dev ## Run COUNT=10000 generated models through the default pipelines
 	$(BIN)/python -m tests.campaigns.fuzz --count $(COUNT) --seed 0 --jobs $(JOBS) --save $(BUILD)/fuzz
 
+.PHONY: syscalls
+syscalls: $(VENV)/.dev ## Run every command under strace: no network, no other program, no file but its own
+	$(BIN)/python -m tests.campaigns.syscalls
+
 .PHONY: commands
 commands: $(VENV)/.dev ## Run every command on each model of MODELS=folders and table what it says, and what of that is false
 	$(BIN)/python -m tests.campaigns.commands $(MODELS) --jobs $(JOBS) --out $(BUILD)/commands.md
