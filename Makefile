@@ -29,6 +29,36 @@ $(VENV)/.dev: $(VENV)/.core
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,dev]'
 	touch $@
 
+.venv-lock/.ready:
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/pip install --quiet --disable-pip-version-check uv
+	touch $@
+
+.PHONY: lock
+lock: .venv-lock/.ready ## Pin all packages of the development environment anew, with their hashes
+	.venv-lock/bin/uv pip compile --quiet --universal --upgrade --generate-hashes --all-extras --group build \
+		--custom-compile-command 'make lock' --output-file requirements-dev.lock pyproject.toml
+
+.PHONY: install-locked
+install-locked: ## Install modelopt and its development tools into .venv, exactly as requirements-dev.lock says
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-dev.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	touch $(VENV)/.core $(VENV)/.dev
+
+.venv-sbom/.ready: pyproject.toml
+	$(PYTHON) -m venv .venv-cyclonedx
+	.venv-cyclonedx/bin/pip install --quiet --disable-pip-version-check cyclonedx-bom
+	$(PYTHON) -m venv --without-pip .venv-sbom
+	.venv-cyclonedx/bin/pip --python .venv-sbom/bin/python install --quiet --disable-pip-version-check .
+	touch $@
+
+.PHONY: sbom
+sbom: .venv-sbom/.ready ## List what an installation of modelopt holds, as CycloneDX JSON
+	mkdir -p $(BUILD)
+	.venv-cyclonedx/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+		--output-file $(BUILD)/sbom.cdx.json .venv-sbom/bin/python
+
 .PHONY: install
 install: $(VENV)/.core ## Install modelopt into .venv
 
@@ -147,11 +177,20 @@ SECONDS ?= 1800
 .PHONY: fuzz-parser
 fuzz-parser: .venv-atheris/.ready ## Search the parsers of models, arrays and recipes by coverage for SECONDS=1800
 	.venv-atheris/bin/python -m tests.campaigns.fuzz_parser --seconds $(SECONDS) --save $(BUILD)/fuzz-parser
+
 .PHONY: faults
 faults: $(VENV)/.dev ## Make each system call that writes fail, kill and interrupt at 1,000 moments, spoil inputs; hours
 	$(BIN)/python -m tests.campaigns.faults --only copy
 	$(BIN)/python -m tests.campaigns.faults --only inline external report --step 5
 	$(BIN)/python -m tests.campaigns.faults --only inline external --step 0 --kills 400 --signals 100 --writers 50 --cuts 100
+
+.PHONY: syscalls
+syscalls: $(VENV)/.dev ## Run every command under strace: no network, no other program, no file but its own
+	$(BIN)/python -m tests.campaigns.syscalls
+
+.PHONY: leaks
+leaks: $(VENV)/.dev ## Call bench 50 times and quantize 20 times in one process: memory, files and children do not grow
+	$(BIN)/python -m tests.campaigns.leaks
 
 .PHONY: commands
 commands: $(VENV)/.dev ## Run every command on each model of MODELS=folders and table what it says, and what of that is false
@@ -159,4 +198,4 @@ commands: $(VENV)/.dev ## Run every command on each model of MODELS=folders and 
 
 .PHONY: clean
 clean: ## Remove what the targets above made
-	rm -rf $(BUILD) $(VENV) .venv-openvino .venv-atheris
+	rm -rf $(BUILD) $(VENV) .venv-openvino .venv-atheris .venv-lock .venv-sbom .venv-cyclonedx

@@ -18,11 +18,12 @@ Examples:
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def command(shell: str) -> None:
     """Print the completion script for SHELL."""
-    from click.shell_completion import get_completion_class
+    from click.shell_completion import ShellComplete, get_completion_class
 
     from modelopt.cli import cli
 
     kind = get_completion_class(shell)
     if kind is not None:
-        source = kind(cli, {}, "modelopt", "_MODELOPT_COMPLETE").source()
+        completion = kind(cli, {}, "modelopt", "_MODELOPT_COMPLETE")
+        source = ShellComplete.source(completion)  # click's own for bash runs bash, to ask for its version
         click.echo(source.replace('split ","', 'split --max 1 ","'))  # fish: a description may hold commas

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import mmap
 import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
@@ -105,10 +106,11 @@ def load(path: Path, *, scratch: Path, allow_hardlinks: bool = False) -> Loaded:
 def _sha256(path: Path) -> str:
     """Of a file that is read, not mapped: a mapped file that shrinks meanwhile would end this process."""
     digest = hashlib.sha256()
-    part = memoryview(bytearray(_HASHED_BYTES))
-    with path.open("rb", buffering=0) as file:
+    # The buffer is a mapping: its pages go back to the system. Of an ordinary one, the allocator keeps one a thread.
+    with path.open("rb", buffering=0) as file, mmap.mmap(-1, _HASHED_BYTES) as buffer, memoryview(buffer) as part:
         while count := file.readinto(part):
-            digest.update(part[:count])
+            with part[:count] as filled:
+                digest.update(filled)
     return digest.hexdigest()
 
 

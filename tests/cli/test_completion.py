@@ -22,6 +22,15 @@ def test_completion(tmp_path: Path) -> None:
         assert b"_MODELOPT_COMPLETE" in modelopt("completion", shell, cwd=tmp_path).succeeded().out
 
 
+def test_completion_starts_no_shell(tmp_path: Path) -> None:
+    """Another machine may use the script, and the shell may be a file that the user does not expect to be run."""
+    shell = tmp_path / "bash"
+    shell.write_text("#!/bin/sh\ntouch started\n")
+    shell.chmod(0o755)
+    done = modelopt("completion", "bash", cwd=tmp_path, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}).succeeded()
+    assert (done.created, done.err) == (frozenset(), "")
+
+
 def completed(shell: str, *words: str, cwd: Path) -> list[str]:
     """What `shell` is offered for the last word, a line each."""
     variables = {"_MODELOPT_COMPLETE": f"{shell}_complete", "COMP_WORDS": " ".join(words)}
