@@ -162,6 +162,10 @@ fuzz: $(VENV)/.dev ## Run COUNT=10000 generated models through the default pipel
 mutants: $(VENV)/.dev ## Run every command on COUNT=10000 damaged models
 	$(BIN)/python -m tests.campaigns.mutants --count $(COUNT) --seed 0 --jobs $(JOBS) --save $(BUILD)/mutants
 
+.PHONY: bombs
+bombs: $(VENV)/.dev ## Run every command on small models made to take much memory or time
+	$(BIN)/python -m tests.campaigns.bombs
+
 .PHONY: attacks
 attacks: $(VENV)/.dev ## Run every command on models with paths that lead outside, and with names made to drive a terminal
 	$(BIN)/python -m tests.campaigns.paths_attacks --jobs $(JOBS)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from modelopt.engine.opening import Request
+from modelopt.engine.request import Request
 from modelopt.passes.quantize_static import QuantizeStatic
 from modelopt.recipe.recipe import BenchSpec, DataSpec, Recipe
 from modelopt.report import Outcome
