@@ -41,8 +41,10 @@ def test_the_refusal_says_what_needs_the_memory_and_what_helps(tmp_path: Path) -
     ((_, found, _),) = bombs.measure(bomb_models.MODELS["expand"], ("fold",), tmp_path)
     assert found.err.splitlines() == [
         "modelopt: error: a run of model.onnx needs at least 2.0 GiB of memory, and may use 1.0 GiB",
-        "note: big (Expand) alone takes that; the limit is 8 × the model's size + 1.0 GiB, "
-        "and 64 × the size of its inputs",
+        (
+            "note: big (Expand) alone takes that; the limit is 8 × the model's size + 1.0 GiB, "
+            "and 64 × the size of its inputs"
+        ),
         "hint: --memory-limit 8GiB, if this is meant to be so large",
     ]
 

@@ -110,7 +110,7 @@ def _refuse_unsupported_attribute(attribute: onnx.AttributeProto, shown: str) ->
 
 
 _MOST_ELEMENTS = 2**59
-"""A tensor with so many elements, or with such dimensions beside a 0, cannot be addressed by any library."""
+"""An empty tensor whose other dimensions make so many elements has a shape that numpy does not take."""
 
 _NUMBERS: dict[int, int] = {onnx.TensorProto.COMPLEX64: 2, onnx.TensorProto.COMPLEX128: 2}  # per element
 
@@ -130,7 +130,7 @@ def _check_tensor(tensor: onnx.TensorProto, shown: str) -> None:
 def _tensor_problem(tensor: onnx.TensorProto) -> str | None:
     if any(dim < 0 for dim in tensor.dims):
         return "has a negative dimension"
-    if math.prod(dim or 1 for dim in tensor.dims) >= _MOST_ELEMENTS:
+    if 0 in tensor.dims and math.prod(dim or 1 for dim in tensor.dims) >= _MOST_ELEMENTS:
         return "has dimensions that no tensor can have"
     if tensor.data_type not in _TYPES:
         return "has no known type"

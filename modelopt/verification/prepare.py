@@ -172,7 +172,7 @@ def _construct(
 ) -> int:
     """Take the constructed feeds that the original answers; returns how many were left out because time ran out."""
     started = clock()
-    answers.deadline, answers.clock = started + RUN_SECONDS, clock
+    answers.deadline = answers.clock() + RUN_SECONDS
     found = _first(answers, maker, original.needs, real, lambda: clock() - started > PATIENCE_TO_START_SECONDS)
     if found is None:
         return 0

@@ -282,10 +282,9 @@ def test_a_type_that_there_is_not_is_refused_wherever_it_stands(tmp_path: Path, 
             load(model_file(tmp_path, _typed(where, number)))
 
 
-@pytest.mark.parametrize("dims", [(2**62, 2**62), (0, 2**62, 2**62)])
-def test_dimensions_that_no_tensor_can_have_are_refused(tmp_path: Path, dims: tuple[int, ...]) -> None:
+def test_dimensions_that_no_tensor_can_have_are_refused(tmp_path: Path) -> None:
     model = model_of([helper.make_node("Add", ["x", "w"], ["y"])])
-    model.graph.initializer.add(name="w", data_type=TensorProto.FLOAT, dims=dims, raw_data=b"")
+    model.graph.initializer.add(name="w", data_type=TensorProto.FLOAT, dims=[0, 2**62, 2**62], raw_data=b"")
     with pytest.raises(InputError) as caught:
         load(model_file(tmp_path, model))
     assert "has dimensions that no tensor can have" in str(caught.value.note)
