@@ -14,9 +14,9 @@ import click
 
 from modelopt import __version__
 from modelopt.cli import signals, streams
+from modelopt.cli.documented import Documented
 from modelopt.cli.endings import as_ours, ending, unreadable
 from modelopt.core import bus_errors, temporary
-from modelopt.core.docstrings import docstring
 from modelopt.core.errors import did_you_mean
 from modelopt.core.systems import require_memory, require_supported
 
@@ -37,13 +37,8 @@ COMMANDS: dict[str, str] = {
 }
 
 
-class LazyGroup(click.Group):
+class LazyGroup(Documented, click.Group):
     """A group that imports a command's module when the command is called, not for ``--help``."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        if self.help is None and self.callback is not None:
-            self.help = docstring(self.callback)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read nothing, ``help`` and ``help COMMAND`` as ``--help`` and ``COMMAND --help``."""

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from modelopt.cli.documented import Documented
 from modelopt.cli.parameter_types import (
     Bytes,
     Fraction,
@@ -19,7 +20,6 @@ from modelopt.cli.parameter_types import (
     one_or_several,
     sizes,
 )
-from modelopt.core.docstrings import docstring
 from modelopt.runtime.processes import ChildPool
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
@@ -33,13 +33,8 @@ class Option(click.Option):
         self.heading = heading
 
 
-class Command(click.Command):
+class Command(Documented):
     """A command whose ``--help`` lists options under headings, in the order of their first option."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        if self.help is None and self.callback is not None:
-            self.help = docstring(self.callback)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write one definition list for each heading."""
