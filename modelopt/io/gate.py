@@ -29,6 +29,7 @@ def refuse_unsupported(proto: onnx.ModelProto, shown: str) -> None:
         for tensor in scope.initializer:
             _check_tensor(tensor, shown)
     _check_types(proto, shown)
+    _refuse_doubled_attributes(proto, shown)
     for attribute in attribute_protos(proto):
         _refuse_unsupported_attribute(attribute, shown)
 
@@ -98,6 +99,16 @@ def _states_element_type(type_: onnx.TypeProto) -> bool:
     if inner is not None:
         return _states_element_type(inner)
     return bool(type_.tensor_type.elem_type or type_.sparse_tensor_type.elem_type)
+
+
+def _refuse_doubled_attributes(proto: onnx.ModelProto, shown: str) -> None:
+    """Readers of the file disagree on which of the two counts."""
+    for node in node_protos(proto):
+        names = {attribute.name for attribute in node.attribute}
+        if len(names) < len(node.attribute):
+            doubled = next(name for name in sorted(names) if sum(one.name == name for one in node.attribute) > 1)
+            what = f"{node.op_type} '{node.name or ''.join(node.output[:1])}'"
+            raise InputError(f"{shown} is not a valid model", note=f"{what} has the attribute '{doubled}' twice")
 
 
 def _refuse_unsupported_attribute(attribute: onnx.AttributeProto, shown: str) -> None:
