@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from modelopt.core.json_text import json_text
 from modelopt.core.progress import Progress, silent
 from modelopt.core.tables import Section
 
@@ -90,8 +91,7 @@ class Screen:
 
     def json(self, document: msgspec.Struct | dict[str, object]) -> None:
         """Print one JSON document to stdout."""
-        text = msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
-        sys.stdout.write(text + "\n")
+        sys.stdout.write(json_text(document) + "\n")
 
     def note(self, text: str) -> None:
         """Say a line on stderr."""

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
-import msgspec
 
 from modelopt.cli.reading import read
 from modelopt.commands import execution
 from modelopt.commands.execution import OptimizeOptions
 from modelopt.core.errors import EnvironmentLacks, InputError
+from modelopt.core.json_text import json_text
 from modelopt.io import STDIO
 from modelopt.recipe.dumping import dump
 from modelopt.report import Report
@@ -54,10 +54,7 @@ def _check_report(path: Path) -> None:
 
 
 def _write_report(report: Report, path: Path) -> None:
-    if path.suffix == ".json":
-        text = msgspec.json.format(msgspec.json.encode(report), indent=2).decode() + "\n"
-    else:
-        text = to_markdown(report)
+    text = json_text(report) + "\n" if path.suffix == ".json" else to_markdown(report)
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:

@@ -225,7 +225,7 @@ LIMITS = group(
         "--memory-limit",
         type=Bytes(),
         heading="Limits",
-        help="Memory of a child process. [default: 80% of what is free]",
+        help="Memory of a child process. [default: 1 GiB + 8 × model + 64 × inputs, at most 80% of what is free]",
     ),
     option(
         "--timeout",

@@ -48,4 +48,5 @@ def inspect(options: InspectOptions) -> Inspection:
     limits = dataclasses.replace(Limits.default(), seconds=options.timeout)
     with tempfile.TemporaryDirectory(prefix="modelopt-in-") as scratch, closing(WorkerRunner(limits=limits)) as runner:
         loaded = load(Path(options.model), scratch=Path(scratch), allow_hardlinks=options.allow_hardlinks)
+        runner.follow(limits.for_model(loaded.size_bytes))
         return inspect_loaded(loaded, runner, sizes=options.dims, layer_limit=options.layers)

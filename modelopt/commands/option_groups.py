@@ -34,7 +34,8 @@ class LimitOptions:
 
     Attributes:
         op_libraries: Shared libraries of custom operators, which the child processes load and run.
-        memory_limit: Bytes of memory of a child process. None: 80% of what is free.
+        memory_limit: Bytes of memory of a child process. None: what follows from the model's size, see
+            `runtime.limits`; at most 80% of what is free.
         timeout: Seconds for one load or run. None: 600.
         allow_hardlinks: Accept external data files that are hardlinks.
     """
@@ -191,6 +192,7 @@ def limits(options: LimitOptions) -> Limits | None:
         memory_bytes=options.memory_limit or default.memory_bytes,
         seconds=options.timeout or default.seconds,
         op_libraries=libraries,
+        is_default=options.memory_limit is None,
     )
 
 

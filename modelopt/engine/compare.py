@@ -15,7 +15,7 @@ from modelopt.core.progress import Progress
 from modelopt.core.signature import TensorSpec
 from modelopt.core.tables import Section
 from modelopt.data import MemoryData
-from modelopt.engine import datasets, early_checks, settings
+from modelopt.engine import datasets, early_checks, run_limits, settings
 from modelopt.engine.compiled_models import require_source
 from modelopt.measure import noise_floor, timing_warnings
 from modelopt.measure.evaluate import Accuracy, evaluate
@@ -106,7 +106,9 @@ def measure_models(
         for position, each in enumerate(loaded):
             runs_on = baseline if position == 0 and baseline is not None else session
             require_source(each.model, each.shown, provider=runs_on.provider)
+        limits, endless = _limits(limits, loaded)
         opened = datasets.open_all(recipe, loaded[0].model, memory=memory)
+        opened.endless = endless
         opened.hint = f"give it real ones: {data_flag} DATA"
         worker = stack.enter_context(Worker(limits))
         dataset = datasets.inputs(opened, worker, loaded[0].path, free_dims=free_dims)
@@ -147,6 +149,19 @@ def measure_models(
                 *dict.fromkeys(_timing_doubts(loaded, results)),
             ),
         )
+
+
+def _limits(limits: Limits | None, loaded: Sequence[io.Loaded]) -> tuple[Limits, str | None]:
+    """The limits for these models, those of the one that may use most; and why a run of one would not end.
+
+    Raises:
+        Refused: One of them needs more.
+    """
+    found = [(each, *run_limits.for_model(limits, each.model, each.size_bytes)) for each in loaded]
+    for each, allowed, needs in found:
+        run_limits.require(allowed, needs, each.shown)
+    largest = max((allowed for _, allowed, _ in found), key=lambda allowed: allowed.request_bytes or 0)
+    return largest, next((needs.endless for _, _, needs in found if needs.endless is not None), None)
 
 
 def _noise(copies: Sequence[BenchResult]) -> Ratio:

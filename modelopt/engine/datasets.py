@@ -25,7 +25,7 @@ from modelopt.recipe.recipe import DataSpec, Recipe
 from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Worker
 from modelopt.verification.fitting import Needs
-from modelopt.verification.nothing_runs import GIVE_DATA
+from modelopt.verification.nothing_runs import GIVE_DATA, nothing_runs
 
 RANDOM_SAMPLES = 16
 """How many random samples stand in for data when outputs are compared without any: a guess."""
@@ -57,6 +57,7 @@ class Data:
         seed: For random inputs.
         random: Random inputs that the model runs on, once they were needed.
         needs: What the graph asks of its inputs: see `verification.fitting`.
+        endless: Why a run of the model would not end; None where nothing says so.
         heads: How the graph ends at each output: see `measure.heads`.
     """
 
@@ -68,6 +69,7 @@ class Data:
     random: Dataset | None = field(default=None)
     heads: Mapping[str, Head] = field(default_factory=dict)
     needs: Needs = field(default_factory=Needs)
+    endless: str | None = None
     hint: str = GIVE_DATA
     calibration_notes: tuple[str, ...] = ()
     accuracy_notes: tuple[str, ...] = ()
@@ -240,6 +242,8 @@ def _random(
     *,
     hint: str | None = None,
 ) -> Dataset:
+    if data.endless is not None:
+        raise nothing_runs("random", data.endless, data.signature, hint=hint or data.hint)
     session = worker.keep(model, SessionSpec(spin=False))
     return random_inputs.find(
         session, data.signature, data.needs, n=n, seed=data.seed, free_dims=free_dims, hint=hint or data.hint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from modelopt.calibration.context import Context
 from modelopt.core.progress import Progress, silent
 from modelopt.core.signature import Signature
 from modelopt.data import MemoryData
-from modelopt.engine import datasets, early_checks, error_notes, output_paths, settings
+from modelopt.engine import datasets, early_checks, error_notes, output_paths, run_limits, settings
 from modelopt.engine.compiled_models import require_source
 from modelopt.recipe.recipe import Recipe
 from modelopt.runtime.limits import Limits
@@ -138,11 +139,16 @@ def opened(request: Request, *, runs_models: bool = True) -> Iterator[OpenRun]:
         passes_worker = runner.start()  # it imports onnx while the model is loaded here
         stdin_folder = request.stdin_folder or scratch
         loaded = io.load(request.model, scratch=stdin_folder, allow_hardlinks=request.allow_hardlinks)
+        limits, needs = run_limits.for_model(request.limits, loaded.model, loaded.size_bytes)
+        request = dataclasses.replace(request, limits=limits)
+        runner.follow(limits)
         if runs_models:
+            run_limits.require(limits, needs, loaded.shown)
             require_source(loaded.model, loaded.shown)
         changed_by: list[str] = []
         stack.enter_context(error_notes.explained(loaded.path, changed_by))
         data = datasets.open_all(recipe, loaded.model, _signature_after(recipe, loaded.model), request.memory)
+        data.endless = needs.endless
         worker = stack.enter_context(new_worker(request)) if runs_models else passes_worker
         if recipe.bench is not None:
             worker.require(recipe.bench.provider)

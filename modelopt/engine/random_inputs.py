@@ -14,7 +14,7 @@ from modelopt.verification.feed_maker import Maker
 from modelopt.verification.feeds import Shape
 from modelopt.verification.fitting import LIKELY_ATTEMPTS, Needs, attempts, with_names
 from modelopt.verification.nothing_runs import nothing_runs
-from modelopt.verification.prepare import MAX_VALUES, PATIENCE_TO_START_SECONDS
+from modelopt.verification.prepare import MAX_VALUES, PATIENCE_TO_START_SECONDS, RUN_SECONDS
 
 _PICTURE_SIDE = 224
 """The side of a random image, in pixels, where the model leaves it free: that of most ImageNet models. With the least
@@ -65,9 +65,11 @@ def find(
             signature.inputs, shapes, n=n, seed=seed, ranges=each.ranges(shape), words=each.words()
         )
         try:
-            session.execute(next(iter(found)).feeds)
+            session.execute(next(iter(found)).feeds, seconds=RUN_SECONDS - (time.monotonic() - started))
         except Refused as refusal:
             note = note or refusal.note
+            if time.monotonic() - started > RUN_SECONDS:
+                break
             continue
         return found
     raise nothing_runs("random", note, signature, hint=hint)

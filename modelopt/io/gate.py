@@ -120,12 +120,14 @@ def _refuse_unsupported_attribute(attribute: onnx.AttributeProto, shown: str) ->
         _check_tensor(tensor, shown)
 
 
+_MOST_ELEMENTS = 2**59
+"""An empty tensor whose other dimensions make so many elements has a shape that numpy does not take."""
+
 _NUMBERS: dict[int, int] = {onnx.TensorProto.COMPLEX64: 2, onnx.TensorProto.COMPLEX128: 2}  # per element
 
 
 _MAX_RANK = 64
-_MAX_SPAN = 2**59
-"""What numpy takes: it multiplies the sizes of an empty array too, without the zeros, by up to 16 bytes."""
+"""How many dimensions numpy takes."""
 
 
 def _check_tensor(tensor: onnx.TensorProto, shown: str) -> None:
@@ -138,12 +140,12 @@ def _check_tensor(tensor: onnx.TensorProto, shown: str) -> None:
 def _tensor_problem(tensor: onnx.TensorProto) -> str | None:
     if any(dim < 0 for dim in tensor.dims):
         return "has a negative dimension"
+    if 0 in tensor.dims and math.prod(dim or 1 for dim in tensor.dims) >= _MOST_ELEMENTS:
+        return "has dimensions that no tensor can have"
     if tensor.data_type not in _TYPES:
         return "has no known type"
     if len(tensor.dims) > _MAX_RANK:
         return f"has {len(tensor.dims)} dimensions, and numpy takes {_MAX_RANK}"
-    if 0 in tensor.dims and math.prod(filter(None, tensor.dims)) > _MAX_SPAN:
-        return "is empty, and has larger dimensions than any memory"
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
         return None  # `tensor_slots.view_tensor` compares the bytes when they are found
     count = math.prod(tensor.dims)

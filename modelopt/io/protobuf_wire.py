@@ -10,6 +10,7 @@ Wire format: https://protobuf.dev/programming-guides/encoding; field numbers: on
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -189,7 +190,17 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
+@functools.cache
+def _repeated(key: int) -> re.Pattern[bytes] | None:
+    """What matches fields of this key in a row, for keys of one byte and numbers; None for others."""
+    value = {0: rb"[\x80-\xff]{0,9}[\x00-\x7f]", 1: rb".{8}", 5: rb".{4}"}.get(key & 7)
+    return (
+        None if value is None or key > 0x7F else re.compile(b"(?:" + re.escape(bytes([key])) + value + b")+", re.DOTALL)
+    )
+
+
 def _fields(view: memoryview, start: int, end: int) -> Iterator[_Field]:
+    """The fields of a message; numbers of one key in a row, such as those of a list, come as one field."""
     position = start
     while position < end:
         key, body = _read_varint(view, position, end)
@@ -205,6 +216,9 @@ def _fields(view: memoryview, start: int, end: int) -> Iterator[_Field]:
             stop = body + length
         else:
             raise InputError("not an ONNX model", note=f"wire type {wire_type} at byte {position}")
+        if wire_type != 2 and stop < end and view[stop] == key and (pattern := _repeated(key)) is not None:
+            run = pattern.match(view, position, end)
+            stop = run.end() if run is not None else stop
         if stop > end or key >> 3 == 0:
             raise InputError("not an ONNX model, or a truncated one", note=f"the field at byte {position} has no end")
         yield _Field(key >> 3, wire_type, position, body, stop)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -55,7 +57,7 @@ def to_model(proto: onnx.ModelProto, buffer: protobuf_wire.Buffer, blobs: list[p
         InputError: onnx_ir does not read the proto, or a tensor's bytes do not fit its dtype and dims.
     """
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _without_collector():
             warnings.simplefilter("ignore")  # external data entries that onnx does not know
             model = model_of(proto)
     except (ir.serde.SerdeError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -72,6 +74,18 @@ def to_model(proto: onnx.ModelProto, buffer: protobuf_wire.Buffer, blobs: list[p
                 raise InputError(f"the tensor '{tensor.name}' points to data that the file does not hold")
             slot.set(view_tensor(tensor, view[blob.offset : blob.offset + blob.length]))
     return model
+
+
+@contextlib.contextmanager
+def _without_collector() -> Iterator[None]:
+    """Leave reference cycles alone for a while: looking for them again and again doubles the time of a large model."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def from_bytes(buffer: protobuf_wire.Buffer) -> ir.Model:

@@ -26,6 +26,7 @@ import numpy as np
 from modelopt.runtime import child_onnx, protocol
 from modelopt.runtime.child_calibration import Observing
 from modelopt.runtime.child_session import ChildSession, first_line
+from modelopt.runtime.limits import capped
 from modelopt.runtime.protocol import Failure, Message
 from modelopt.runtime.session import SessionSpec
 
@@ -55,7 +56,7 @@ class Child:
 
     def run(self, body: dict[str, Any], arrays: dict[str, np.ndarray]) -> Message:
         """Run once and return the outputs; their keys are positions: a model may list the same output twice."""
-        found = self.sessions[body["id"]].arrays(body["outputs"], arrays)
+        found = self.sessions[body["id"]].arrays(body["outputs"], arrays, body.get("seconds"))
         return {}, {str(number): array for number, array in enumerate(found)}
 
     def observe(self, body: dict[str, Any], arrays: dict[str, np.ndarray]) -> Message:
@@ -148,9 +149,13 @@ def serve(requests: io.BufferedIOBase, replies: io.BufferedIOBase) -> None:
         except EOFError:
             return
         try:
-            answer, tensors = getattr(child, body["call"])(body, arrays)
+            with capped(body.get("growth")):
+                answer, tensors = getattr(child, body["call"])(body, arrays)
         except Failure as failure:
             protocol.write(replies, {"failure": failure.kind, "text": failure.text})
+            continue
+        except MemoryError as error:
+            protocol.write(replies, {"failure": "memory", "text": str(error)})
             continue
         protocol.write(replies, answer, tensors)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,34 +63,69 @@ class ChildSession:
         providers = tuple(self._session.get_providers())
         self.info = SessionInfo(inputs, outputs, providers, load_ns, _integers(self._session), whole)
 
-    def values(self, outputs: Sequence[str] | None, feeds: dict[str, np.ndarray]) -> list[Any]:
+    def values(
+        self, outputs: Sequence[str] | None, feeds: dict[str, np.ndarray], seconds: float | None = None
+    ) -> list[Any]:
         """Run once: what onnxruntime returns for these outputs of the model, None for all.
 
+        Args:
+            outputs: Their names.
+            feeds: Input arrays by name.
+            seconds: After this time the run ends before its next node; None: it goes on.
+
         Raises:
-            Failure: onnxruntime fails.
+            Failure: onnxruntime fails, or the time is over.
         """
         try:
+            if seconds is not None:
+                return self._values_within(seconds, outputs, feeds)
             result: list[Any] = self._session.run(outputs, feeds)
+        except Failure:
+            raise
         except MemoryError as error:
             raise Failure("memory", str(error)) from error
         except Exception as error:
             raise Failure("run", first_line(error)) from error
         return result
 
-    def arrays(self, outputs: Sequence[str] | None, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+    def _values_within(self, seconds: float, outputs: Sequence[str] | None, feeds: dict[str, np.ndarray]) -> list[Any]:
+        import onnxruntime as ort
+
+        options = ort.RunOptions()
+        over = threading.Event()
+
+        def end() -> None:
+            over.set()
+            options.terminate = True
+
+        timer = threading.Timer(seconds, end)
+        timer.start()
+        try:
+            result: list[Any] = self._session.run(outputs, feeds, options)
+        except Exception as error:
+            if over.is_set():
+                raise Failure("run", f"it took longer than {seconds:.0f} s") from error
+            raise
+        finally:
+            timer.cancel()
+        return result
+
+    def arrays(
+        self, outputs: Sequence[str] | None, feeds: dict[str, np.ndarray], seconds: float | None = None
+    ) -> list[np.ndarray]:
         """Run once: the arrays of these of `info.outputs`, see `parts`; None for all, empty for none.
 
         Raises:
             Failure: onnxruntime fails, or an output is nothing that arrays hold.
         """
         if outputs is not None and not outputs:  # onnxruntime takes no names for all
-            self.values(None, feeds)
+            self.values(None, feeds, seconds)
             return []
         whole = self.info.whole
         positions = {part.name: position for position, part in enumerate(self.info.outputs)}
         asked = range(len(whole)) if outputs is None else [positions[name] for name in outputs]
         needed = sorted({whole[position] for position in asked})
-        values = self.values([self._declared[position].name for position in needed], feeds)
+        values = self.values([self._declared[position].name for position in needed], feeds, seconds)
         found: dict[int, tuple[np.ndarray, ...]] = {}
         for position, value in zip(needed, values, strict=True):
             output = self._declared[position]

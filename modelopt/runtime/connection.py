@@ -31,6 +31,7 @@ class Connection:
         self._requests = cast(io.BufferedWriter, child.process.stdin)
         self._replies = cast(io.BufferedReader, child.process.stdout)
         self._paused = False
+        self._ceiling = limits.memory_bytes
         self._asking = threading.Lock()  # one request at a time is on the pipe
         self._watch = Watch(self.pid, child.kill, limits)
 
@@ -47,6 +48,7 @@ class Connection:
         doing: str,
         spec: SessionSpec | None = None,
         timed: bool = False,
+        growth: int | None = None,
     ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Send one request and wait for its answer; threads take turns.
 
@@ -56,6 +58,7 @@ class Connection:
             doing: What that is, for errors: ``running the model m.onnx``.
             spec: The session that is opened, where one is.
             timed: Whether the child times itself, so that it must be disturbed as little as possible.
+            growth: What the request may take of memory beyond what the child holds, in bytes; None: up to the limit.
 
         Raises:
             ModeloptError: What `installation.explain` makes of the child's failure.
@@ -65,7 +68,8 @@ class Connection:
             if self._requests.closed:  # another thread ended the child while this request waited
                 raise WorkerDied(f"{doing} came too late", reason="signal", note="the child process was ended")
             self._watch.calm = timed
-            answer, tensors = self._exchange(body, arrays, doing)
+            self._ceiling = self._watch.follow(self.limits, growth)
+            answer, tensors = self._exchange(body if growth is None else {**body, "growth": growth}, arrays, doing)
         if "failure" in answer:
             raise installation.explain(answer["failure"], answer["text"], doing, spec)
         return answer, tensors
@@ -107,10 +111,12 @@ class Connection:
         self._process.wait()
         exceeded = {
             "timeout": f"took longer than {self.limits.seconds:.0f} s",
-            "memory": f"needed more than {self.limits.memory_bytes / 2**30:.1f} GiB of memory",
+            "memory": f"needed more than {self._ceiling / 2**30:.1f} GiB of memory",
         }
         libraries = " or ".join(self.limits.op_libraries)
         hint = "the model may be hostile or too large for this machine"
+        if self.limits.request_bytes is not None and self._watch.verdict == "memory":
+            hint += "; --memory-limit allows more"
         hint += f", or {libraries} may be at fault" if libraries else ""
         if (verdict := self._watch.verdict) is not None:
             note = "the child process was ended"

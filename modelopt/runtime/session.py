@@ -111,6 +111,10 @@ _SHORT = {
 }
 
 
+CPU = "CPUExecutionProvider"
+"""The provider whose memory is this machine's."""
+
+
 def full_provider_name(name: str) -> str:
     """``cuda`` → ``CUDAExecutionProvider``; a name that is not a short one is returned as it is."""
     return _SHORT.get(name.lower(), name)

@@ -21,7 +21,7 @@ from modelopt.runtime import installation, wording
 from modelopt.runtime.connection import Connection
 from modelopt.runtime.limits import Limits
 from modelopt.runtime.processes import ChildPool, spawn
-from modelopt.runtime.session import SessionInfo, SessionSpec, full_provider_name
+from modelopt.runtime.session import CPU, SessionInfo, SessionSpec, full_provider_name
 from modelopt.runtime.worker_session import Session
 
 
@@ -86,11 +86,16 @@ class Worker:
             body["folder"] = self._folder_for_profiles()
         called = wording.called(path, what)
         try:
-            answer, _ = self._connection.request(body, {}, doing=f"loading {called}", spec=known)
+            growth = self.limits.growth(0) if full_provider_name(known.provider) == CPU else None
+            answer, _ = self._connection.request(body, {}, doing=f"loading {called}", spec=known, growth=growth)
         except ModeloptError as error:
             error.model = path
             raise
         return Session(self._connection, number, msgspec.convert(answer["info"], SessionInfo), called)
+
+    def follow(self, limits: Limits) -> None:
+        """Use these limits from now on: a worker may start before the model is known."""
+        self.limits = self._connection.limits = limits
 
     def keep(self, path: Path, spec: SessionSpec, *, what: str = "model") -> Session:
         """Like `open`, but the same file with the same spec is opened once; `forget` closes it."""
@@ -130,7 +135,9 @@ class Worker:
             WorkerDied: The child crashed or exceeded its limits.
         """
         body = {"call": "transform", "function": function, "arguments": arguments}
-        _, arrays = self._connection.request(body, {"model": np.frombuffer(model, np.uint8)}, doing=doing)
+        growth = self.limits.growth(len(model))
+        sent = {"model": np.frombuffer(model, np.uint8)}
+        _, arrays = self._connection.request(body, sent, doing=doing, growth=growth)
         return arrays["model"].tobytes()
 
     def require(self, provider: str) -> None:

@@ -55,6 +55,12 @@ class WorkerRunner:
         """Start the child ahead of its first use; it imports what it needs while the caller goes on."""
         return self._open()
 
+    def follow(self, limits: Limits) -> None:
+        """Use these limits from now on."""
+        self._limits = limits
+        if self._worker is not None:
+            self._worker.follow(limits)
+
     def close(self) -> None:
         """End the child, if it was started."""
         if self._worker is not None:

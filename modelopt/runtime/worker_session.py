@@ -11,7 +11,7 @@ import numpy as np
 from modelopt.calibration.histogram import Collector, Observed, State
 from modelopt.core.errors import Refused
 from modelopt.runtime.connection import Connection
-from modelopt.runtime.session import NodeRun, SessionInfo
+from modelopt.runtime.session import CPU, NodeRun, SessionInfo
 
 _SHOWN_FEEDS = 6
 
@@ -48,12 +48,15 @@ class Session:
                 made[name] = integers[name].quantize(array)
         return made
 
-    def run(self, feeds: dict[str, np.ndarray], outputs: list[str] | None = None) -> list[np.ndarray]:
+    def run(
+        self, feeds: dict[str, np.ndarray], outputs: list[str] | None = None, *, seconds: float | None = None
+    ) -> list[np.ndarray]:
         """Run once.
 
         Args:
             feeds: Input arrays by name.
             outputs: Names from `info.outputs`; None for all, in the model's order; empty for none.
+            seconds: After this time the run ends before its next node, which is a refusal; the child lives on.
 
         Returns:
             The outputs; float32 where the model says what its integers stand for.
@@ -63,9 +66,12 @@ class Session:
             WorkerDied: The child crashed or exceeded its limits.
         """
         body = {"call": "run", "id": self._number, "outputs": outputs}
+        if seconds is not None:
+            body["seconds"] = max(seconds, 0.0)
         fitting = self.fitting(feeds)
+        doing = f"running {self._called}"
         try:
-            _, tensors = self._connection.request(body, fitting, doing=f"running {self._called}")
+            _, tensors = self._connection.request(body, fitting, doing=doing, growth=self._growth(fitting))
         except Refused as refusal:
             refusal.note = "; ".join(filter(None, (refusal.note, _fed(feeds))))
             raise
@@ -77,9 +83,15 @@ class Session:
             for name, array in zip(names, arrays, strict=True)
         ]
 
-    def execute(self, feeds: dict[str, np.ndarray]) -> None:
+    def _growth(self, feeds: Mapping[str, np.ndarray]) -> int | None:
+        """What a run on these feeds may take of memory; None on a provider whose memory is not this machine's."""
+        if self.info.providers[0] != CPU:
+            return None
+        return self._connection.limits.growth(sum(array.nbytes for array in feeds.values()))
+
+    def execute(self, feeds: dict[str, np.ndarray], *, seconds: float | None = None) -> None:
         """Run once and fetch no output. Raises as `run`."""
-        self.run(feeds, [])
+        self.run(feeds, [], seconds=seconds)
 
     def observe(
         self, feeds: dict[str, np.ndarray], outputs: Mapping[str, str], *, bins: int, runs_at_once: int

@@ -31,7 +31,7 @@ def reach_regions(
     wanted = set(regions.names.values())
     try:
         missing = wanted.difference(*regions.executed(answers.feeds))
-        more = Answers(answers.session)
+        more = Answers(answers.session, deadline=answers.deadline, clock=answers.clock)
         if missing:
             _vary(more, maker, answers.feeds)
             for feed, outputs, reached in zip(more.feeds, more.outputs, regions.executed(more.feeds), strict=True):

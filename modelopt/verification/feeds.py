@@ -6,7 +6,9 @@ batch, beyond a bound, at one row of a table, or for NaN. Each kind of values he
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -111,20 +113,40 @@ class Shape:
 
 @dataclass
 class Answers:
-    """The feeds that the original runs on, in the order in which they were tried, and its outputs."""
+    """The feeds that the original runs on, in the order in which they were tried, and its outputs.
+
+    Attributes:
+        session: The original.
+        feeds: The feeds.
+        outputs: What it gives for each.
+        why_not: What onnxruntime said of the first feed that it does not run on.
+        deadline: When runs are stopped, by `clock`.
+        clock: Gives seconds.
+        output_bytes: Of all outputs that `take` kept.
+    """
 
     session: Session
     feeds: list[Feed] = field(default_factory=list)
     outputs: list[list[np.ndarray]] = field(default_factory=list)
     why_not: str | None = None
+    deadline: float = math.inf
+    clock: Callable[[], float] = time.monotonic
+    output_bytes: int = 0
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the time for all runs is over."""
+        return self.clock() >= self.deadline
 
     def take(self, feed: Feed) -> bool:
         """Run the original; a feed that it does not run on is left out."""
+        left = None if self.deadline == math.inf else self.deadline - self.clock()
         try:
-            outputs = self.session.run(feed.arrays)
+            outputs = self.session.run(feed.arrays, seconds=left)
         except Refused as refusal:
             self.why_not = self.why_not or refusal.note
             return False
         self.feeds.append(feed)
         self.outputs.append(outputs)
+        self.output_bytes += sum(output.nbytes for output in outputs)
         return True

@@ -34,7 +34,9 @@ def nothing_runs(kind: str, why: str | None, signature: Signature, *, hint: str)
         hint: What helps, unless the signature itself is at fault.
     """
     if why and "allocate memory" in why:
-        return Refused("the model needs more memory than this machine has", note=why)
+        return Refused(
+            "the model needs more memory than it may use", note=why, hint="--memory-limit sets what it may use"
+        )
     empty = next((spec for spec in signature.inputs if 0 in (spec.shape or ())), None)
     if empty is not None:
         fault = f"the model declares {empty}, which holds no element: export it with free dimensions in place of 0"

@@ -32,6 +32,12 @@ PATIENCE_SECONDS = 60.0
 PATIENCE_TO_START_SECONDS = 20.0
 """After this time without a feed that the original runs on, the search ends."""
 
+RUN_SECONDS = 120.0
+"""All runs on constructed feeds together end after this time: a run that takes longer is stopped and left out."""
+
+MAX_OUTPUT_BYTES = 2**30
+"""Once the outputs that are kept take more, no further feeds are constructed; the report says so."""
+
 MAX_VALUES = 2**25
 """Larger feeds are not tried, except for the first."""
 
@@ -47,6 +53,7 @@ class Original:
         is_heavy: Whether its weights are large, so that a run takes long.
         has_regions: Whether it has bodies that a run may leave out.
         is_random: Whether it holds random operators.
+        endless: Why a run would not end; None where nothing says so.
     """
 
     path: Path
@@ -55,13 +62,14 @@ class Original:
     is_heavy: bool
     has_regions: bool
     is_random: bool = False
+    endless: str | None = None
 
     @staticmethod
-    def of(model: ir.Model, path: Path, signature: Signature) -> Original:
+    def of(model: ir.Model, path: Path, signature: Signature, *, endless: str | None = None) -> Original:
         """The facts of the model in the file `path`."""
         is_random = any(map(_may_draw, graph.all_nodes(model)))
         is_heavy = graph.weight_bytes(model) > HEAVY_BYTES
-        return Original(path, signature, Needs.of(model), is_heavy, has_regions(model), is_random)
+        return Original(path, signature, Needs.of(model), is_heavy, has_regions(model), is_random, endless)
 
 
 def _may_draw(node: ir.Node) -> bool:
@@ -128,14 +136,17 @@ def prepare(
     maker = Maker(with_names(original.signature), original.needs.uses, seed)
     left_out = 0
     try:
-        left_out = _construct(answers, maker, original, real, clock)
+        if original.endless is None:
+            left_out = _construct(answers, maker, original, real, clock)
+        else:
+            answers.why_not = original.endless
     except (InputError, Refused) as error:  # inputs of strings, or of unknown rank
         answers.why_not = error.fact
     if not answers.feeds:
         raise nothing_runs("constructed", answers.why_not, original.signature, hint=GIVE_DATA)
     missed: tuple[str, ...] = ()
     if left_out:
-        missed = (f"{left_out} more constructed feeds, because runs of this model take long",)
+        missed = (f"{left_out} more constructed feeds, because runs of this model take long or give much",)
     elif original.has_regions:
         missed = reach_regions(answers, maker, worker, load, scratch)
     beyond = (*_sizes_above(answers.feeds, original.signature), *_trips_above(answers.feeds, original.needs.uses))
@@ -161,6 +172,7 @@ def _construct(
 ) -> int:
     """Take the constructed feeds that the original answers; returns how many were left out because time ran out."""
     started = clock()
+    answers.deadline = answers.clock() + RUN_SECONDS
     found = _first(answers, maker, original.needs, real, lambda: clock() - started > PATIENCE_TO_START_SECONDS)
     if found is None:
         return 0
@@ -169,7 +181,7 @@ def _construct(
     makers = (maker,) if maker == free else (free, maker)
     planned = list(plan(maker, base, heavy=original.is_heavy))
     for number, (shapes, values) in enumerate(planned, start=1):
-        if clock() - started > PATIENCE_SECONDS:
+        if clock() - started > PATIENCE_SECONDS or answers.output_bytes > MAX_OUTPUT_BYTES:
             return len(planned) - number + 1
         for shape, each in itertools.product(shapes, makers):
             if answers.take(each.make(number, shape, values)):
@@ -193,6 +205,8 @@ def _first(
             continue
         if answers.take(each.make(0, shape, (Values.ORDINARY,))):
             return shape, each
+        if answers.is_late:
+            break
     return None
 
 

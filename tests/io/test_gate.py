@@ -229,3 +229,71 @@ def test_an_attribute_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not a valid model") as caught:
         load(model_file(tmp_path, model))
     assert caught.value.note == "Concat 'y' has the attribute 'axis' twice"
+
+
+# Element types
+
+
+_NO_TYPES = (0, *range(29, 41), -1, 2**31 - 1, -(2**31))
+
+
+def _typed(where: str, number: int) -> onnx.ModelProto:
+    """A model that names an element type in one place."""
+    model = model_of([helper.make_node("Add", ["x", "w"], ["y"])], initializers=[weight("w", 4)])
+    tensor = weight("k", 4)
+    if where in {"input", "output"}:
+        getattr(model.graph, where)[0].type.tensor_type.elem_type = number
+    elif where == "initializer":
+        model.graph.initializer[0].data_type = number
+    elif where == "Constant":
+        tensor.data_type = number
+        model.graph.node.append(helper.make_node("Constant", [], ["k"], value=tensor))
+    elif where in {"Cast", "RandomNormal"}:
+        given = {"to": number} if where == "Cast" else {"dtype": number, "shape": [2]}
+        model.graph.node.append(helper.make_node(where, ["x"] if where == "Cast" else [], ["k"], **given))
+    else:
+        type_ = model.graph.value_info.add(name="v").type
+        if where == "map":
+            type_.map_type.key_type = TensorProto.INT64
+            type_.map_type.value_type.tensor_type.elem_type = number
+        elif where == "key":
+            type_.map_type.key_type = number
+            type_.map_type.value_type.tensor_type.elem_type = TensorProto.FLOAT
+        elif where in {"sequence", "optional"}:
+            getattr(type_, f"{where}_type").elem_type.tensor_type.elem_type = number
+        else:
+            getattr(type_, f"{where}_type").elem_type = number
+    return model
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "input",
+        "output",
+        "tensor",
+        "sparse_tensor",
+        "sequence",
+        "optional",
+        "map",
+        "key",
+        "initializer",
+        "Constant",
+        "Cast",
+        "RandomNormal",
+    ],
+)
+def test_a_type_that_there_is_not_is_refused_wherever_it_stands(tmp_path: Path, where: str) -> None:
+    for number in _NO_TYPES:
+        if where == "RandomNormal" and not number:
+            continue  # it means: the default
+        with pytest.raises(InputError):
+            load(model_file(tmp_path, _typed(where, number)))
+
+
+def test_dimensions_that_no_tensor_can_have_are_refused(tmp_path: Path) -> None:
+    model = model_of([helper.make_node("Add", ["x", "w"], ["y"])])
+    model.graph.initializer.add(name="w", data_type=TensorProto.FLOAT, dims=[0, 2**62, 2**62], raw_data=b"")
+    with pytest.raises(InputError) as caught:
+        load(model_file(tmp_path, model))
+    assert "has dimensions that no tensor can have" in str(caught.value.note)

@@ -378,3 +378,20 @@ def test_nested_value_info_of_initializers_goes_too() -> None:
     again = onnx.ModelProto.FromString(serialize.to_bytes(serialize.from_bytes(model.SerializeToString())))
 
     assert again == model
+
+
+def test_a_long_list_of_numbers_is_read_in_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = [0, 1, 127, 128, 2**62, -1] * 2000
+    node = helper.make_node("Constant", [], ["y"], value_ints=numbers)
+    content = model_of([node, helper.make_node("Constant", [], ["f"], value_floats=[0.5] * 9000)]).SerializeToString()
+    reads = 0
+    read = protobuf_wire._read_varint
+
+    def counted(view: memoryview, position: int, end: int) -> tuple[int, int]:
+        nonlocal reads
+        reads += 1
+        return read(view, position, end)
+
+    monkeypatch.setattr(protobuf_wire, "_read_varint", counted)
+    assert protobuf_wire.detach(content, 1024) == (content, [])
+    assert reads < 200
