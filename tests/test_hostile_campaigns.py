@@ -20,7 +20,7 @@ from tests.paths import SAMPLE_MODELS
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("mutants", "--count", "24", "--seed", "1", "--jobs", "1", "--calls", "inspect", "fuse", "dynamic"),
+        ("mutants", "--count", "12", "--seed", "1", "--jobs", "1", "--calls", "inspect", "fuse"),
         ("paths_attacks", "--reduced", "--jobs", "1"),
         ("injection", "--reduced", "--jobs", "1"),
     ],
@@ -58,7 +58,7 @@ def test_a_seed_is_a_mutant() -> None:
 def test_the_parsers_read_what_the_search_begins_with(tmp_path: Path, target: str) -> None:
     (tmp_path / "work").mkdir()
     read = fuzz_parser.holding(fuzz_parser.TARGETS[target](tmp_path / "work"), tmp_path / "found")
-    for content in fuzz_parser.corpus(target)[:12]:
+    for content in fuzz_parser.corpus(target)[:8]:
         read(content)
         for end in range(0, len(content), max(1, len(content) // 7)):
             read(content[:end])

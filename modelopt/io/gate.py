@@ -29,6 +29,7 @@ def refuse_unsupported(proto: onnx.ModelProto, shown: str) -> None:
         for tensor in scope.initializer:
             _check_tensor(tensor, shown)
     _check_types(proto, shown)
+    _refuse_doubled_attributes(proto, shown)
     for attribute in attribute_protos(proto):
         _refuse_unsupported_attribute(attribute, shown)
 
@@ -100,6 +101,16 @@ def _states_element_type(type_: onnx.TypeProto) -> bool:
     return bool(type_.tensor_type.elem_type or type_.sparse_tensor_type.elem_type)
 
 
+def _refuse_doubled_attributes(proto: onnx.ModelProto, shown: str) -> None:
+    """Readers of the file disagree on which of the two counts."""
+    for node in node_protos(proto):
+        names = {attribute.name for attribute in node.attribute}
+        if len(names) < len(node.attribute):
+            doubled = next(name for name in sorted(names) if sum(one.name == name for one in node.attribute) > 1)
+            what = f"{node.op_type} '{node.name or ''.join(node.output[:1])}'"
+            raise InputError(f"{shown} is not a valid model", note=f"{what} has the attribute '{doubled}' twice")
+
+
 def _refuse_unsupported_attribute(attribute: onnx.AttributeProto, shown: str) -> None:
     if attribute.type == onnx.AttributeProto.UNDEFINED and not attribute.ref_attr_name:
         raise Refused(f"{shown} holds an attribute without a type, which modelopt would lose: '{attribute.name}'")
@@ -116,8 +127,7 @@ _NUMBERS: dict[int, int] = {onnx.TensorProto.COMPLEX64: 2, onnx.TensorProto.COMP
 
 
 _MAX_RANK = 64
-_MAX_SPAN = 2**59
-"""What numpy takes: it multiplies the sizes of an empty array too, without the zeros, by up to 16 bytes."""
+"""How many dimensions numpy takes."""
 
 
 def _check_tensor(tensor: onnx.TensorProto, shown: str) -> None:
@@ -136,8 +146,6 @@ def _tensor_problem(tensor: onnx.TensorProto) -> str | None:
         return "has no known type"
     if len(tensor.dims) > _MAX_RANK:
         return f"has {len(tensor.dims)} dimensions, and numpy takes {_MAX_RANK}"
-    if 0 in tensor.dims and math.prod(filter(None, tensor.dims)) > _MAX_SPAN:
-        return "is empty, and has larger dimensions than any memory"
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
         return None  # `tensor_slots.view_tensor` compares the bytes when they are found
     count = math.prod(tensor.dims)

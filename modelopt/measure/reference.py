@@ -84,8 +84,9 @@ def matched_outputs(before: Session, after: Session) -> list[str]:
         )
     others = iter([name for name in theirs if name not in ours])
     names = [name if name in theirs else next(others) for name in ours]
-    types = after.info.output_types()
-    for was, name in zip(before.info.output_types().values(), names, strict=True):
+    types, types_before = after.info.output_types(), before.info.output_types()
+    for name_before, name in zip(ours, names, strict=True):  # a model may list an output twice
+        was = types_before[name_before]
         if was != types[name] and not {was, types[name]} <= _FLOATS:
             raise InputError(f"output '{name}' is {types[name]} in one model and {was} in the other")
     return names

@@ -205,7 +205,7 @@ def items(*, reduced: bool) -> list[Item]:
     """All payloads in all places through all commands; or each payload, each place and each command a few times."""
     places = list(PLACES)
     if reduced:
-        return [(n % len(PAYLOADS), places[n % len(places)], n * 7 % len(COMMANDS)) for n in range(2 * len(PAYLOADS))]
+        return [(n % len(PAYLOADS), places[n % len(places)], n * 7 % len(COMMANDS)) for n in range(len(PAYLOADS))]
     return [(n, place, at) for n in range(len(PAYLOADS)) for place in places for at in range(len(COMMANDS))]
 
 

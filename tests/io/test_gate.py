@@ -222,6 +222,15 @@ def test_a_hostile_map_type_is_refused(tmp_path: Path, key: int, element: int, d
     assert note in (caught.value.note or "")
 
 
+def test_an_attribute_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    """onnx_ir and onnxruntime take another one of the two."""
+    model = model_of([helper.make_node("Concat", ["x", "x"], ["y"], axis=0)])
+    model.graph.node[0].attribute.append(helper.make_attribute("axis", 1))
+    with pytest.raises(InputError, match="is not a valid model") as caught:
+        load(model_file(tmp_path, model))
+    assert caught.value.note == "Concat 'y' has the attribute 'axis' twice"
+
+
 # Element types
 
 
