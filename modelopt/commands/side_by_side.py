@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -14,6 +14,7 @@ from modelopt.core.errors import InputError
 from modelopt.core.progress import Progress, silent
 from modelopt.data.in_memory import DataLike
 from modelopt.engine.compare import BenchReport, measure_models
+from modelopt.engine.comparison import SideBySide
 from modelopt.io.given_model import ModelLike
 from modelopt.recipe.recipe import EvaluateSpec
 from modelopt.runtime.session import SessionSpec
@@ -95,21 +96,9 @@ def bench(options: BenchOptions) -> BenchReport:
         data = option_groups.checked(EvaluateSpec, fields)
     elif options.batch_axis or options.whole_files:
         raise InputError("--batch-axis and --whole-files need data", hint="--data DATA")
+    asked = _asked(options, options.listed(), data, options.data, "--data")
     return measure_models(
-        [_file(model) for model in options.listed()],
-        data=data,
-        bench=option_groups.bench_spec(options),
-        session=option_groups.session_spec(options),
-        baseline=None,
-        score=False,
-        calibrate_noise=options.calibrate_noise,
-        free_dims=_sizes(options.dims),
-        seed=options.seed,
-        data_flag="--data",
-        limits=option_groups.limits(options),
-        allow_hardlinks=options.allow_hardlinks,
-        memory=option_groups.in_memory(eval=options.data),
-        progress=options.progress or silent,
+        replace(asked, bench=option_groups.bench_spec(options), calibrate_noise=options.calibrate_noise)
     )
 
 
@@ -119,19 +108,31 @@ def compare(options: CompareOptions) -> BenchReport:
     Raises:
         ModeloptError: Any of its kinds.
     """
-    return measure_models(
-        (_file(options.a), _file(options.b)),
-        data=option_groups.evaluation_spec(options, batch=options.batch),
-        bench=option_groups.bench_spec(options) if options.bench else None,
+    evaluation = option_groups.evaluation_spec(options, batch=options.batch)
+    asked = _asked(options, (options.a, options.b), evaluation, options.eval, "--eval")
+    bench_spec = option_groups.bench_spec(options) if options.bench else None
+    return measure_models(replace(asked, bench=bench_spec, baseline=_baseline(options), score=True))
+
+
+def _asked(
+    options: BenchOptions | CompareOptions,
+    models: Sequence[ModelLike],
+    data: EvaluateSpec | None,
+    given: DataLike | None,
+    data_flag: str,
+) -> SideBySide:
+    """What both commands ask for; neither latency nor accuracy is measured yet."""
+    return SideBySide(
+        models=[_file(model) for model in models],
+        data=data,
+        bench=None,
         session=option_groups.session_spec(options),
-        baseline=_baseline(options),
-        score=True,
         free_dims=_sizes(options.dims),
         seed=options.seed,
-        data_flag="--eval",
+        data_flag=data_flag,
         limits=option_groups.limits(options),
         allow_hardlinks=options.allow_hardlinks,
-        memory=option_groups.in_memory(eval=options.eval),
+        memory=option_groups.in_memory(eval=given),
         progress=options.progress or silent,
     )
 

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
 from modelopt import io
 from modelopt.core import temporary
 from modelopt.core.errors import InputError
-from modelopt.core.progress import Progress
 from modelopt.core.signature import TensorSpec
 from modelopt.core.tables import Section
-from modelopt.data import MemoryData
 from modelopt.engine import datasets, early_checks, run_limits, settings
+from modelopt.engine.comparison import SideBySide
 from modelopt.engine.compiled_models import require_source
 from modelopt.measure import noise_floor, timing_warnings
 from modelopt.measure.evaluate import Accuracy, evaluate
 from modelopt.measure.latency import BenchResult, run_bench
 from modelopt.measure.speed import Ratio
-from modelopt.recipe.recipe import BenchSpec, EvaluateSpec, Recipe
+from modelopt.recipe.recipe import Recipe
 from modelopt.report import FileInfo
 from modelopt.report.summary import accuracy_rows, covered, milliseconds, output_sections, size
 from modelopt.runtime.limits import Limits
-from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Worker
 
 SCHEMA = "modelopt-bench/3"
@@ -55,75 +52,45 @@ class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...]
 
 
-def measure_models(
-    models: Sequence[Path],
-    *,
-    data: EvaluateSpec | None,
-    bench: BenchSpec | None,
-    session: SessionSpec,
-    baseline: SessionSpec | None,
-    score: bool,
-    calibrate_noise: bool = False,
-    free_dims: dict[str, int],
-    seed: int,
-    data_flag: str,
-    limits: Limits | None,
-    allow_hardlinks: bool,
-    memory: Mapping[str, MemoryData] | None = None,
-    progress: Progress,
-) -> BenchReport:
-    """Measure models with the same signature side by side.
-
-    Args:
-        models: Files; ratios are to the first.
-        data: Inputs; None makes random ones.
-        bench: How to measure latency; None does not.
-        session: How to open sessions.
-        baseline: How to open the first model's, where that differs.
-        score: Whether to measure the accuracy of the second against the first.
-        calibrate_noise: Whether to time the first model against its own copy first, and keep what that shows.
-        free_dims: Sizes of free dimensions of random inputs.
-        seed: For random inputs.
-        data_flag: The flag that names inputs, for hints.
-        limits: Of the child processes.
-        allow_hardlinks: See `io.load`.
-        memory: Data in memory, by how `data` calls them.
-        progress: Called with (what, done, total or None).
+def measure_models(asked: SideBySide) -> BenchReport:
+    """Measure models side by side.
 
     Raises:
         InputError: The models do not take the same inputs.
     """
-    recipe = Recipe(steps=(), seed=seed, evaluate=data, bench=bench)
-    early_checks.require(recipe, memory or ())
+    session, baseline, bench = asked.session, asked.baseline, asked.bench
+    progress = asked.progress
+    recipe = Recipe(steps=(), seed=asked.seed, evaluate=asked.data, bench=bench)
+    early_checks.require(recipe, asked.memory or ())
     for spec in (session, baseline):
         if spec is not None:
             early_checks.require_provider(spec.provider)
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(temporary.folder())
-        loaded = [io.load(path, scratch=scratch, allow_hardlinks=allow_hardlinks) for path in models]
+        loaded = [io.load(path, scratch=scratch, allow_hardlinks=asked.allow_hardlinks) for path in asked.models]
         for other in loaded[1:]:
             _require_same_inputs(loaded[0], other)
         for position, each in enumerate(loaded):
             runs_on = baseline if position == 0 and baseline is not None else session
             require_source(each.model, each.shown, provider=runs_on.provider)
-        limits, endless = _limits(limits, loaded)
-        opened = datasets.open_all(recipe, loaded[0].model, memory=memory)
+        limits, endless = _limits(asked.limits, loaded)
+        opened = datasets.open_all(recipe, loaded[0].model, memory=asked.memory)
         opened.endless = endless
-        opened.hint = f"give it real ones: {data_flag} DATA"
+        opened.hint = f"give it real ones: {asked.data_flag} DATA"
         worker = stack.enter_context(Worker(limits))
-        dataset = datasets.inputs(opened, worker, loaded[0].path, free_dims=free_dims)
+        dataset = datasets.inputs(opened, worker, loaded[0].path, free_dims=asked.free_dims)
         paths = [each.path for each in loaded]
         results: list[BenchResult] = []
         noise = None
         if bench is not None:
             feeds = datasets.first_feeds(dataset, datasets.BENCH_FEEDS)
-            if calibrate_noise:
+            if asked.calibrate_noise:
                 plan = settings.bench_spec(bench)
                 noise = _noise(run_bench(paths[:1] * 2, feeds, plan, limits=limits, progress=progress))
             plan = settings.bench_spec(bench, baseline)
             results = run_bench(paths, feeds, plan, limits=limits, progress=progress)
         accuracy = None
-        if score:
+        if asked.score:
             accuracy = evaluate(
                 paths[0],
                 paths[1],
@@ -144,7 +111,7 @@ def measure_models(
             noise=noise,
             warnings=(
                 *opened.notes_for(calibrated=False, compared=accuracy is not None),
-                *(_other_outputs(loaded[0], loaded[1]) if score else ()),
+                *(_other_outputs(loaded[0], loaded[1]) if asked.score else ()),
                 *_doubts(accuracy, opened.guesses),
                 *dict.fromkeys(_timing_doubts(loaded, results)),
             ),

@@ -52,7 +52,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class _Part:
+class _Slice:
     """``x[..., start:end:step]``, negative or not, with bounds counted from the front."""
 
     x: ir.Value
@@ -115,7 +115,7 @@ def _joins_pairs(reshape: ir.Node, x: ir.Value) -> bool:
     return sum([*kept, target[3] == size]) >= 3 and (target[3] in {-1, size})
 
 
-def _part(value: ir.Value | None, opset: int, *, stacked: bool) -> _Part | None:
+def _part(value: ir.Value | None, opset: int, *, stacked: bool) -> _Slice | None:
     """The part of some ``x``, behind Unsqueeze where it is `stacked`."""
     nodes: list[ir.Node] = []
     if stacked:
@@ -130,7 +130,7 @@ def _part(value: ir.Value | None, opset: int, *, stacked: bool) -> _Part | None:
     if inner is None or node is None or not node.inputs or (x := node.inputs[0]) is None or graph.rank(x) != 4:
         return None
     cut = _slice_cut(node, opset) if graph.is_standard(node, "Slice") else _split_cut(node, inner, opset)
-    return None if cut is None else _Part(x, cut, sign is not None, (*nodes, node))
+    return None if cut is None else _Slice(x, cut, sign is not None, (*nodes, node))
 
 
 def _negated(value: ir.Value | None) -> tuple[ir.Value | None, ir.Node | None]:

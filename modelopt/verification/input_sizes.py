@@ -34,7 +34,7 @@ _FIRST_STATE = 5
 
 
 @dataclass(frozen=True)
-class _Place:
+class _WithAxes:
     """A value with axes of an input: `axes` gives for each of its axes that of the input, or None for a new one."""
 
     value: ir.Value
@@ -56,7 +56,7 @@ def sizes_of(model: ir.Model) -> dict[tuple[str, int], int]:
 
 def _asked(value: ir.Value) -> Iterator[tuple[int, int]]:
     """Axes of an input and the sizes that nodes after it require there."""
-    waiting = deque([_Place(value, tuple(range(len(value.shape or ()))))])
+    waiting = deque([_WithAxes(value, tuple(range(len(value.shape or ()))))])
     seen = {id(value)}
     for _ in range(_MAX_STEPS):
         if not waiting:
@@ -73,7 +73,7 @@ def _asked(value: ir.Value) -> Iterator[tuple[int, int]]:
             axes = _axes_after(node, use.idx, place.axes)
             if axes is not None and node.outputs and id(node.outputs[0]) not in seen:
                 seen.add(id(node.outputs[0]))
-                waiting.append(_Place(node.outputs[0], axes))
+                waiting.append(_WithAxes(node.outputs[0], axes))
 
 
 def _by_node(node: ir.Node, index: int, rank: int) -> Iterator[tuple[int, int]]:

@@ -76,14 +76,14 @@ class InputUse:
 
 
 @dataclass(frozen=True)
-class _Place:
+class _Multiple:
     """A value that holds elements of ``scale · input + offset``, perhaps moved."""
 
     value: ir.Value
     scale: float = 1.0
     offset: float = 0.0
 
-    def at(self, value: ir.Value) -> _Place:
+    def at(self, value: ir.Value) -> _Multiple:
         return replace(self, value=value)
 
     def input_of(self, number: float) -> float:
@@ -98,7 +98,7 @@ class _Found:
     is_flag: bool = False
     is_count: bool = False
 
-    def bound(self, place: _Place, low: float, high: float) -> None:
+    def bound(self, place: _Multiple, low: float, high: float) -> None:
         ends = sorted((place.input_of(low), place.input_of(high)))
         self.bounds.append((ends[0], ends[1]))
 
@@ -120,7 +120,7 @@ def uses_of(model: ir.Model) -> dict[str, InputUse]:
 
 def _use_of(model: ir.Model, value: ir.Value) -> InputUse:
     found = _Found()
-    waiting = deque([_Place(value)])
+    waiting = deque([_Multiple(value)])
     seen = {id(value)}
     steps = 0
     while waiting and steps < _MAX_STEPS:
@@ -138,7 +138,7 @@ def _use_of(model: ir.Model, value: ir.Value) -> InputUse:
 # What one use of a value shows
 
 
-def _note(found: _Found, place: _Place, node: ir.Node, index: int) -> None:
+def _note(found: _Found, place: _Multiple, node: ir.Node, index: int) -> None:
     if node.domain not in graph.STANDARD_DOMAINS:
         return
     _note_index(found, place, node, index)
@@ -147,7 +147,7 @@ def _note(found: _Found, place: _Place, node: ir.Node, index: int) -> None:
         found.is_flag = True
 
 
-def _note_index(found: _Found, place: _Place, node: ir.Node, index: int) -> None:
+def _note_index(found: _Found, place: _Multiple, node: ir.Node, index: int) -> None:
     """Uses that permit only some integers."""
     if (node.op_type, index) in _PERMITTED:
         found.bound(place, *_PERMITTED[node.op_type, index](node))
@@ -204,7 +204,7 @@ def _size(value: ir.Value | None, axis: int) -> int | None:
     return size if isinstance(size, int) and size >= 0 else None
 
 
-def _note_constants(found: _Found, place: _Place, node: ir.Node, index: int) -> None:
+def _note_constants(found: _Found, place: _Multiple, node: ir.Node, index: int) -> None:
     """Numbers at which the graph starts to compute something else."""
     op = node.op_type
     others: list[ir.Value | None] = []
@@ -243,7 +243,7 @@ def _is_flag(node: ir.Node, index: int) -> bool:
 # Which values a node gives on
 
 
-def _onward(model: ir.Model, place: _Place, node: ir.Node, index: int) -> Iterator[_Place]:
+def _onward(model: ir.Model, place: _Multiple, node: ir.Node, index: int) -> Iterator[_Multiple]:
     """The outputs, or inputs of bodies and functions, that hold the elements of `place` after this use."""
     function = model.functions.get(node.op_identifier())
     if function is not None:
@@ -261,22 +261,22 @@ def _onward(model: ir.Model, place: _Place, node: ir.Node, index: int) -> Iterat
         yield from map(place.at, node.outputs)
 
 
-def _affine(place: _Place, node: ir.Node, index: int) -> Iterator[_Place]:
+def _affine(place: _Multiple, node: ir.Node, index: int) -> Iterator[_Multiple]:
     """The output of arithmetic with one constant number; arithmetic with other values is not followed."""
     out = node.outputs[0]
     if node.op_type == "Neg":
-        yield _Place(out, -place.scale, -place.offset)
+        yield _Multiple(out, -place.scale, -place.offset)
         return
     other = graph.scalar(node.inputs[1 - index])
     if other is None or isinstance(other, bool) or not math.isfinite(other):
         return
     number = float(other)
     if node.op_type == "Add":
-        yield _Place(out, place.scale, place.offset + number)
+        yield _Multiple(out, place.scale, place.offset + number)
     elif node.op_type == "Sub":
         sign = 1.0 if index == 0 else -1.0
-        yield _Place(out, sign * place.scale, sign * (place.offset - number))
+        yield _Multiple(out, sign * place.scale, sign * (place.offset - number))
     elif node.op_type == "Mul" and number:
-        yield _Place(out, place.scale * number, place.offset * number)
+        yield _Multiple(out, place.scale * number, place.offset * number)
     elif node.op_type == "Div" and number and index == 0:
-        yield _Place(out, place.scale / number, place.offset / number)
+        yield _Multiple(out, place.scale / number, place.offset / number)
