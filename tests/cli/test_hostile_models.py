@@ -126,3 +126,10 @@ def test_an_input_of_absurd_size(tmp_path: Path) -> None:
     assert "Nothing changed: the output is a copy of the input" in told.err  # what runs on nothing needs no proof then
     bounded = [*LIMITED[:4], "--budget", "1"]
     modelopt("bench", model, *bounded, cwd=tmp_path).refused(2, "x", "larger than memory")
+
+
+def test_an_output_that_is_listed_twice_is_compared(tmp_path: Path) -> None:
+    model = save(
+        tmp_path / "m.onnx", [helper.make_node("Relu", ["x"], ["y"])], [value("x", [4])], [value("y", [4])] * 2
+    )
+    modelopt("compare", "--no-bench", model, model, cwd=tmp_path).succeeded()
