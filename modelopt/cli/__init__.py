@@ -14,7 +14,7 @@ import click
 
 from modelopt import __version__
 from modelopt.cli import signals, streams
-from modelopt.cli.documented import Documented
+from modelopt.cli.command_help import Documented
 from modelopt.cli.endings import as_ours, ending, unreadable
 from modelopt.core import bus_errors, temporary
 from modelopt.core.errors import did_you_mean

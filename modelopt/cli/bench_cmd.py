@@ -8,11 +8,12 @@ from typing import Any
 import click
 
 from modelopt.cli import options
+from modelopt.cli.command_help import Command
 
 
 @click.command(
     "bench",
-    cls=options.Command,
+    cls=Command,
     epilog="""\b
 Examples:
   modelopt bench model.onnx

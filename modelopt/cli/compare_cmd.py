@@ -8,12 +8,13 @@ from typing import Any
 import click
 
 from modelopt.cli import options
+from modelopt.cli.command_help import Command
 from modelopt.cli.parameter_types import KeyValue, mapping
 
 
 @click.command(
     "compare",
-    cls=options.Command,
+    cls=Command,
     epilog="""\b
 Examples:
   modelopt compare model.onnx model.int8.onnx --eval labelled.npz

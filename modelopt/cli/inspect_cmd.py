@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from modelopt.cli import options
+from modelopt.cli.command_help import Command
 from modelopt.core.errors import InputError
 
 
@@ -23,7 +24,7 @@ def _sizes(_context: click.Context, _option: click.Parameter, texts: tuple[str, 
 
 @click.command(
     "inspect",
-    cls=options.Command,
+    cls=Command,
     epilog="""\b
 Examples:
   modelopt inspect model.onnx

@@ -7,11 +7,12 @@ from pathlib import Path
 import click
 
 from modelopt.cli import options
+from modelopt.cli.command_help import Command
 
 
 @click.command(
     "log",
-    cls=options.Command,
+    cls=Command,
     epilog="""\b
 Example:
   modelopt log model.int8.onnx""",

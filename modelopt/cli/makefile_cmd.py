@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
-from modelopt.cli import options
+from modelopt.cli.command_help import Command
 
 
 @click.command(
     "makefile",
-    cls=options.Command,
+    cls=Command,
     epilog="""\b
 Example, in a Makefile:
   include modelopt.mk

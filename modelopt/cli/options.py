@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from modelopt.cli.documented import Documented
+from modelopt.cli.command_help import Command, Option
 from modelopt.cli.parameter_types import (
     Bytes,
     Fraction,
@@ -25,29 +25,6 @@ from modelopt.runtime.processes import ChildPool
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
-class Option(click.Option):
-    """An option that ``--help`` lists under a heading."""
-
-    def __init__(self, *args: Any, heading: str = "Options", **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.heading = heading
-
-
-class Command(Documented):
-    """A command whose ``--help`` lists options under headings, in the order of their first option."""
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write one definition list for each heading."""
-        headings: dict[str, list[tuple[str, str]]] = {}
-        for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
-            if record is not None:
-                headings.setdefault(_heading(parameter), []).append(record)
-        for heading, records in headings.items():
-            with formatter.section(heading):
-                formatter.write_dl(records)
-
-
 class Optimizing(Command):
     """A command that makes a model: its child processes start before the modules that it needs are imported."""
 
@@ -60,12 +37,6 @@ class Optimizing(Command):
                 if given["eval"] is not None or given["verify"] or given["bench"]:
                     ctx.obj.start("onnxruntime")
             return super().invoke(ctx)
-
-
-def _heading(parameter: click.Parameter) -> str:
-    if isinstance(parameter, click.Argument):
-        return "Arguments"
-    return getattr(parameter, "heading", "Output")  # --help itself is click's own option
 
 
 def option(*names: str, heading: str = "Options", **settings: Any) -> Callable[[Decorated], Decorated]:

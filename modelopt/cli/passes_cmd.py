@@ -5,11 +5,12 @@ from __future__ import annotations
 import click
 
 from modelopt.cli import options
+from modelopt.cli.command_help import Command
 
 
 @click.command(
     "passes",
-    cls=options.Command,
+    cls=Command,
     epilog="""\b
 Examples:
   modelopt passes

@@ -5,13 +5,14 @@ from __future__ import annotations
 import click
 
 from modelopt.cli import options
+from modelopt.cli.command_help import Command
 from modelopt.cli.parameter_types import Names
 from modelopt.recipe import shipped_recipes
 
 
 @click.command(
     "recipes",
-    cls=options.Command,
+    cls=Command,
     epilog="""\b
 Examples:
   modelopt recipes

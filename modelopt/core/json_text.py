@@ -22,9 +22,9 @@ def json_text(document: msgspec.Struct | dict[str, object], encoding: str = "utf
     except UnicodeEncodeError:
         encoded = msgspec.json.encode(_encodable(msgspec.to_builtins(document)))
     text = msgspec.json.format(encoded, indent=2).decode()
-    if text.isascii():
-        return text
     all_encodable = _encodes(text, encoding)
+    if all_encodable and text.replace("\n", "").isprintable():
+        return text
     return "".join(
         char if char == "\n" or (char.isprintable() and (char.isascii() or all_encodable)) else _escaped(char)
         for char in text
