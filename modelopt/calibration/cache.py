@@ -71,7 +71,7 @@ class Calibrations:
         self._path = path
         self._samples: dict[str, int] = {}
         self._seen: dict[str, dict[str, Seen]] = {}
-        if path is not None and path.exists() and path.stat().st_size:
+        if path is not None and path.exists() and not (path.is_file() and path.stat().st_size == 0):
             self._read(path, force=force)
 
     def samples(self, key: str) -> int:

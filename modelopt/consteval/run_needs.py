@@ -18,7 +18,7 @@ from modelopt import consteval, graph
 from modelopt.consteval.call import NotEvaluable
 from modelopt.consteval.known_inputs import KnownInputs
 from modelopt.consteval.run_loops import goes_on, parts_of
-from modelopt.consteval.run_shapes import shape_of
+from modelopt.consteval.run_shapes import element_bytes, shape_of
 from modelopt.consteval.sizes import Shape
 
 MAX_EXECUTIONS = 10_000_000
@@ -114,7 +114,7 @@ class _Walk:
             if tensor is not None and dtype == ir.DataType.STRING:
                 self._widths[value] = max(map(len, tensor.numpy().reshape(-1)[:16]), default=1)
             else:
-                self._widths[value] = 4 if dtype is None or dtype.bitwidth < 8 else dtype.bitwidth // 8
+                self._widths[value] = element_bytes(dtype)
         return self._widths[value]
 
     # One node
@@ -190,7 +190,7 @@ class _Walk:
         if output.dtype is not None and output.dtype != ir.DataType.STRING:
             return  # its type is declared
         if dtype in ir.DataType.__members__.values() and node.op_type != "SequenceEmpty" and dtype:
-            self._widths[output] = max(ir.DataType(dtype).bitwidth // 8, 1) if dtype != ir.DataType.STRING else 1
+            self._widths[output] = element_bytes(ir.DataType(dtype))
         elif node.op_type == "StringConcat":
             self._widths[output] = sum(self._width(value) for value in node.inputs if value is not None)
         elif node.op_type in _BOOLEANS:

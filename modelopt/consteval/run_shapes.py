@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
+import onnx_ir as ir
+
 from modelopt import graph
 from modelopt.consteval.call import NotEvaluable
 from modelopt.consteval.known_inputs import KnownInputs
@@ -208,3 +210,10 @@ RULES: Mapping[str, Callable[[KnownInputs], Shape]] = {
     "Upsample": _upsample,
 }
 """By operator the shape of its first output; other operators take the shape that the model declares."""
+
+
+def element_bytes(dtype: ir.DataType | None) -> int:
+    """Bytes of an element; 1 at least for a string, and the most usual 4 where the type is not known."""
+    if dtype is None or dtype == ir.DataType.UNDEFINED:
+        return 4
+    return 1 if dtype == ir.DataType.STRING else max(dtype.bitwidth // 8, 1)

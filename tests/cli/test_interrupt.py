@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.command_line import CNN, EVAL, PATIENCE, modelopt, start
+from tests.command_line import CNN, EVAL, MLP, PATIENCE, modelopt, start
 
-OLD = b"the old output"
+OLD = MLP.read_bytes()
 
 # While a pass asks for samples; and while the result is being compared, when it lies complete beside its name.
 DURING_PASSES = "True"
@@ -37,6 +37,14 @@ def feeds():
         signal.pause()
     yield {{"image": images[1:2]}}
 """
+
+
+@pytest.fixture(autouse=True)
+def _hang_ups_are_not_ignored() -> Iterator[None]:
+    """The tests may run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture

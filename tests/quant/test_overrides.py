@@ -257,7 +257,7 @@ def test_int8_and_half_precision_in_one_model(tmp_path: Path) -> None:
     assert "Converted to float16 in 1 place and quantized to int8 (static)" in done.err
     printed = modelopt("quantize", MLP, *data, *told, "--print-recipe", cwd=tmp_path).succeeded()
     (tmp_path / "both.yaml").write_bytes(printed.out)
-    modelopt("run", "both.yaml", MLP, "-o", "again.onnx", cwd=tmp_path).succeeded()
+    modelopt("run", "both.yaml", MLP, "-o", "again.onnx", "--allow-paths", cwd=tmp_path).succeeded()
     for file in ("both.onnx", "again.onnx"):
         found = onnx.load(tmp_path / file)
         weights = {init.name: numpy_helper.to_array(init) for init in found.graph.initializer}
