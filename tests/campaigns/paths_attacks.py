@@ -435,6 +435,8 @@ OTHER = (
         Attack(f"a recipe says {text.splitlines()[-1].strip()[:60]!r}", _recipe(text), _RUN)
         for text in (
             "evaluate:\n  data: ../outside/kept.bin",
+            "evaluate:\n  data: OUTSIDE/kept.npz",
+            "evaluate:\n  data: ../outside",
             "evaluate:\n  data: random\n  labels: ../outside/kept.txt",
             "evaluate:\n  data: /dev/zero",
             "name: !!python/object/apply:os.system ['touch ../outside/new']",
