@@ -15,6 +15,7 @@ from tests.command_line import CALIB, CNN, EVAL, MLP, Argument, calibration, mod
 DATA = ("--calib", CALIB, "--calib-limit", "16")
 EVALUATION = ("--eval", EVAL, "--eval-limit", "100")
 QUANTIZE = ("quantize", MLP, "--no-bench")
+UNCHECKED = ("--no-bench", "--no-verify")
 VIT = sample("digits_vit")
 STATIC = (
     "quantize",
@@ -31,11 +32,11 @@ FAST = ("--budget", "0.3", "--warmup", "0.1", "--rounds", "2", "--processes", "1
 
 COMMANDS: dict[str, tuple[Argument, ...]] = {
     "fold": ("fold", CNN, "--max-growth", "50%", "--max-size", "99%", "--keep", "--no-bench"),
-    "fold --opset": ("fold", MLP, "--opset", "20", "--no-bench"),
+    "fold --opset": ("fold", MLP, "--opset", "20", *UNCHECKED),
     "fuse": ("fuse", CNN, "--no-bench"),
-    "fuse --contrib": ("fuse", VIT, "--contrib", "--no-bench"),
-    "fuse --opset": ("fuse", MLP, "--opset", "20", "--no-bench"),
-    "fuse --keep-opset": ("fuse", CNN, "--keep-opset", "--no-bench"),
+    "fuse --contrib": ("fuse", VIT, "--contrib", *UNCHECKED),
+    "fuse --opset": ("fuse", MLP, "--opset", "20", *UNCHECKED),
+    "fuse --keep-opset": ("fuse", CNN, "--keep-opset", *UNCHECKED),
     "prune": ("prune", MLP, "--sparsity", "0.3", *EVALUATION, "--max-drop", "9%", "--no-bench"),
     "static": (*QUANTIZE, *DATA, *EVALUATION, "--max-drop", "5%"),
     "static, repaired": (*STATIC, "--metric", "sqnr", "--max-drop", "0.4%"),
@@ -96,12 +97,12 @@ def test_the_search_is_what_gives_them(name: str, tmp_path: Path) -> None:
 def test_keep_if_faster(tmp_path: Path) -> None:
     """Which groups are kept depends on measured speed: the bytes are the same where the same are kept."""
     kept = []
-    command = ("fuse", VIT, "--keep-if-faster", *FAST)
+    command = ("fuse", CNN, "--keep-if-faster", *FAST)
     printed = modelopt(*command, "--print-recipe", cwd=tmp_path).succeeded().out.decode()
     assert parse(printed).search is Search.KEEP_IF_FASTER
     assert "- pipeline: exact\n- pipeline: contrib\nsearch: keep-if-faster\n" in printed
     (tmp_path / "recipe.yaml").write_text(printed)
-    for output, words in (("a.onnx", command), ("b.onnx", ("run", "recipe.yaml", VIT))):
+    for output, words in (("a.onnx", command), ("b.onnx", ("run", "recipe.yaml", CNN))):
         report = json.loads(modelopt(*words, "-o", output, "--json", cwd=tmp_path).succeeded().out)
         assert len(report["trials"]) >= len(parse(printed).contrib_groups())
         kept.append(report["recipe"])

@@ -165,10 +165,15 @@ def test_a_session_gives_the_parts_by_name_and_by_position(tmp_path: Path) -> No
 def test_models_with_such_outputs_are_optimized_and_verified(model: Path) -> None:
     folder = model.parent
     modelopt("inspect", model, cwd=folder).succeeded()
-    for command in (("fold",), ("fuse",), ("prune", "--sparsity", "0.5"), ("quantize", "--mode", "weights")):
+    for command in (
+        ("fold",),
+        ("fuse",),
+        ("prune", "--sparsity", "0.5", "--no-verify"),
+        ("quantize", "--mode", "weights"),
+    ):
         ran = modelopt(*command, model, "-o", f"{command[0]}.onnx", "--no-bench", cwd=folder).succeeded()
         assert "eliminate-identity" not in ran.err or "Verified" in ran.err
-    assert "Verified the exact passes" in modelopt("fold", model, "-o", "2.onnx", "--no-bench", cwd=folder).err
+        assert command != ("fold",) or "Verified the exact passes" in ran.err
     again = modelopt("fold", "fold.onnx", "-o", "3.onnx", "--no-bench", cwd=folder).succeeded()
     assert "Nothing changed" in again.err
     ran = modelopt("compare", model, "quantize.onnx", "--no-bench", cwd=folder).succeeded()
