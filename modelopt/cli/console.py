@@ -126,7 +126,9 @@ def _table(section: Section) -> Table:
     columns = len(section.header or section.rows[0])
     for i in range(columns):
         title = section.header[i] if section.header is not None else ""
-        table.add_column(title, justify="left" if i == 0 or not _numeric(section, i) else "right", overflow="fold")
+        table.add_column(
+            Text(clean(title)), justify="left" if i == 0 or not _numeric(section, i) else "right", overflow="fold"
+        )
     for row in section.rows:
         table.add_row(*(Text(clean(cell)) for cell in row))
     return table

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from tests.command_line import CALIB, QUICK, modelopt, save, save_endless, value
+from tests.command_line import CALIB, MLP, QUICK, modelopt, save, save_endless, value
 
 ESCAPES = "\x1b[31mred\x1b[0m\n[bold]two[/bold]\r\x07"
 
@@ -133,3 +133,13 @@ def test_an_output_that_is_listed_twice_is_compared(tmp_path: Path) -> None:
         tmp_path / "m.onnx", [helper.make_node("Relu", ["x"], ["y"])], [value("x", [4])], [value("y", [4])] * 2
     )
     modelopt("compare", "--no-bench", model, model, cwd=tmp_path).succeeded()
+
+
+def test_names_of_files_are_escaped_in_the_heads_of_tables(tmp_path: Path) -> None:
+    for name in ("a\x1b[2J.onnx", "b\u200b\n::error::x.onnx"):
+        (tmp_path / name).write_bytes(MLP.read_bytes())
+    done = modelopt("compare", "a\x1b[2J.onnx", "b\u200b\n::error::x.onnx", "--no-bench", cwd=tmp_path).succeeded()
+    out = done.out.decode()
+    assert "a\\x1b[2J.onnx" in out
+    assert not {"\x1b", "\u200b"} & set(out)
+    assert not any(line.startswith("::") for line in out.splitlines())
