@@ -72,6 +72,7 @@ class LazyGroup(Documented, click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; click itself would end with 1 where the system reports a broken pipe."""
         require_memory()
+        _quieten_libraries()
         try:
             return super().invoke(ctx)
         except OSError as error:
@@ -104,7 +105,6 @@ def cli() -> None:
 def main() -> None:
     """Run the command line and turn every ending into its exit code."""
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-    _quieten_libraries()
     try:
         code = _run()
     except KeyboardInterrupt as error:  # it came between the command's end and the word on it

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from modelopt.core.json_text import json_text
+from modelopt.core.printable import printable
 from modelopt.core.progress import Progress, silent
 from modelopt.core.tables import Section
 
@@ -60,7 +61,7 @@ class Screen:
             task = bar.add_task("starting", total=None)
 
             def update(what: str, done: int, total: int | None) -> None:
-                bar.update(task, description=clean(what), completed=done, total=total)
+                bar.update(task, description=printable(what), completed=done, total=total)
 
             yield update
 
@@ -71,7 +72,7 @@ class Screen:
             nonlocal last
             if what != last:
                 last = what
-                self._err.print(Text(f"modelopt: {clean(what)}"))
+                self._err.print(Text(f"modelopt: {printable(what)}"))
 
         return update
 
@@ -96,7 +97,7 @@ class Screen:
     def note(self, text: str) -> None:
         """Say a line on stderr."""
         if not self._quiet:
-            self._err.print(Text(clean(text)))
+            self._err.print(Text(printable(text)))
 
     def _draw(self, console: Console, sections: Sequence[Section]) -> None:
         if self._quiet:
@@ -105,11 +106,11 @@ class Screen:
             if i:
                 console.print()
             if section.title:
-                console.print(Text(clean(section.title), style="bold"))
+                console.print(Text(printable(section.title), style="bold"))
             if section.rows:
                 console.print(_table(section))
             for note in section.notes:
-                console.print(Text(clean(note)), soft_wrap=True)
+                console.print(Text(printable(note)), soft_wrap=True)
 
 
 def _console(*, stderr: bool) -> Console:
@@ -127,18 +128,13 @@ def _table(section: Section) -> Table:
     for i in range(columns):
         title = section.header[i] if section.header is not None else ""
         table.add_column(
-            Text(clean(title)), justify="left" if i == 0 or not _numeric(section, i) else "right", overflow="fold"
+            Text(printable(title)), justify="left" if i == 0 or not _numeric(section, i) else "right", overflow="fold"
         )
     for row in section.rows:
-        table.add_row(*(Text(clean(cell)) for cell in row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     return table
 
 
 def _numeric(section: Section, column: int) -> bool:
     cells = [row[column] for row in section.rows if row[column]]
     return bool(cells) and all(cell[0].isdigit() or cell[0] in "+-−<–" for cell in cells)
-
-
-def clean(text: str) -> str:
-    """Text without what could drive a terminal: names in models are not ours."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

@@ -12,6 +12,7 @@ from modelopt import __version__
 from modelopt.cli import signals
 from modelopt.core import temporary
 from modelopt.core.errors import EnvironmentLacks, ExitCode, ModeloptError, ReaderLeft
+from modelopt.core.printable import printable
 
 _REPORT_IT = "please report it with the lines above and, if you can, the model"
 _LIMITS = "limits of this shell may be too low: see ulimit -n, ulimit -u and ulimit -v"
@@ -44,7 +45,7 @@ def ending(error: BaseException) -> int:
         import traceback
 
         lines = "".join(traceback.format_exception(error)).splitlines()
-        print("\n".join(map(_one_line, lines)), file=sys.stderr)  # noqa: T201 - it may quote a model's names
+        print("\n".join(map(printable, lines)), file=sys.stderr)  # noqa: T201 - it may quote a model's names
         _say("this is a bug in modelopt", f"modelopt {__version__}, Python {sys.version.split()[0]}", _REPORT_IT)
         return ExitCode.BUG
     _say(ours.fact, ours.note, ours.hint or (_REPORT_IT if ours.exit_code is ExitCode.BUG else None))
@@ -107,17 +108,12 @@ def _is_in_ours(error: ImportError) -> bool:
 
 
 def _say(fact: str, note: str | None, hint: str | None) -> None:
-    lines = [f"modelopt: error: {_one_line(fact)}"]
+    lines = [f"modelopt: error: {printable(fact)}"]
     if note:
-        lines.append(f"note: {_one_line(note)}")
+        lines.append(f"note: {printable(note)}")
     if hint:
-        lines.append(f"hint: {_one_line(hint)}")
+        lines.append(f"hint: {printable(hint)}")
     print("\n".join(lines), file=sys.stderr)  # noqa: T201 - errors must not need rich
-
-
-def _one_line(text: str) -> str:
-    """Untrusted names may hold newlines and terminal escapes."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def _usage_hint(error: click.ClickException) -> str | None:

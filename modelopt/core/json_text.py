@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from modelopt.core.encoding import can_hold
+
 
 def json_text(document: msgspec.Struct | dict[str, object], encoding: str = "utf-8") -> str:
     r"""A document as indented JSON without a final newline.
@@ -22,21 +24,13 @@ def json_text(document: msgspec.Struct | dict[str, object], encoding: str = "utf
     except UnicodeEncodeError:
         encoded = msgspec.json.encode(_encodable(msgspec.to_builtins(document)))
     text = msgspec.json.format(encoded, indent=2).decode()
-    all_encodable = _encodes(text, encoding)
+    all_encodable = can_hold(encoding, text)
     if all_encodable and text.replace("\n", "").isprintable():
         return text
     return "".join(
         char if char == "\n" or (char.isprintable() and (char.isascii() or all_encodable)) else _escaped(char)
         for char in text
     )
-
-
-def _encodes(text: str, encoding: str) -> bool:
-    try:
-        text.encode(encoding)
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _escaped(character: str) -> str:

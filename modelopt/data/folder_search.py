@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -20,8 +21,8 @@ def holds(folder: Path, file: Path) -> bool:
         folder: What the user names as data.
         file: A file that there is.
     """
-    wanted = file.stat()
-    return _holds(folder, (wanted.st_dev, wanted.st_ino), _MAX_DEPTH)
+    wanted = identity(file)
+    return wanted is not None and _holds(folder, wanted, _MAX_DEPTH)
 
 
 def _holds(folder: Path, wanted: tuple[int, int], depth: int) -> bool:
@@ -30,7 +31,7 @@ def _holds(folder: Path, wanted: tuple[int, int], depth: int) -> bool:
         with os.scandir(folder) as entries:
             for entry in entries:
                 if entry.name.lower().endswith(_SUFFIXES):
-                    if (entry.is_symlink() or entry.inode() == wanted[1]) and _identity(entry) == wanted:
+                    if (entry.is_symlink() or entry.inode() == wanted[1]) and identity(Path(entry.path)) == wanted:
                         return True
                 elif depth > 1 and entry.is_dir():
                     folders.append(Path(entry.path))
@@ -39,9 +40,9 @@ def _holds(folder: Path, wanted: tuple[int, int], depth: int) -> bool:
     return any(_holds(each, wanted, depth - 1) for each in folders)
 
 
-def _identity(entry: os.DirEntry[str]) -> tuple[int, int] | None:
-    try:
-        found = Path(entry.path).stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
+def identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file from all others on this machine, whatever it is called; None where there is none."""
+    with contextlib.suppress(OSError, ValueError):
+        found = path.stat()
+        return found.st_dev, found.st_ino
+    return None

@@ -39,19 +39,12 @@ class RunFile:
 
     def is_same(self, other: RunFile) -> bool:
         """Whether both are one file: by the paths that links lead to, or by what is on the disk."""
-        mine, others = _identity(self.path), _identity(other.path)
+        mine, others = folder_search.identity(self.path), folder_search.identity(other.path)
         return (mine is not None and mine == others) or _real(self.path) == _real(other.path)
 
     def holds(self, other: RunFile) -> bool:
         """Whether this is a folder of data, and the other file is part of them."""
         return self.path.is_dir() and other.path.is_file() and folder_search.holds(self.path, other.path)
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    with contextlib.suppress(OSError, ValueError):
-        found = path.stat()
-        return (found.st_dev, found.st_ino)
-    return None
 
 
 def _real(path: Path) -> Path:

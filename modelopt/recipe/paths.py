@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
-from modelopt.recipe.recipe import BenchSpec, DataSpec, EvaluateSpec, Recipe
+from modelopt.recipe.recipe import BenchSpec, DataSpec, EvaluateSpec, Recipe, each_metric
 
 _PATHS = ("data", "labels")
 
@@ -26,7 +26,7 @@ def without_folders(recipe: Recipe) -> Recipe:
         calibration=None if recipe.calibration is None else _data(recipe.calibration),
         evaluate=None if recipe.evaluate is None else _data(recipe.evaluate),
         bench=None if recipe.bench is None else _bench(recipe.bench),
-        gates=msgspec.structs.replace(recipe.gates, metric=_metrics(recipe.gates.metric)),
+        gates=msgspec.structs.replace(recipe.gates, metric=each_metric(recipe.gates.metric, _metric)),
     )
 
 
@@ -34,14 +34,8 @@ def _data(spec: _Data) -> _Data:
     said: Mapping[str, object] = {name: getattr(spec, name, None) for name in _PATHS}
     changes: dict[str, object] = {name: _name(text) for name, text in said.items() if isinstance(text, str)}
     if isinstance(spec, EvaluateSpec):
-        changes["metric"] = _metrics(spec.metric)
+        changes["metric"] = each_metric(spec.metric, _metric)
     return msgspec.structs.replace(spec, **changes)
-
-
-def _metrics(metric: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
-    if metric is None or isinstance(metric, str):
-        return None if metric is None else _metric(metric)
-    return tuple(map(_metric, metric))
 
 
 def _metric(text: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated, Any
@@ -109,6 +110,13 @@ class Gates(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_un
 def metric_names(metric: str | tuple[str, ...] | None) -> tuple[str, ...]:
     """The metrics of a recipe's field, one by one."""
     return () if metric is None else (metric,) if isinstance(metric, str) else metric
+
+
+def each_metric(metric: str | tuple[str, ...] | None, change: Callable[[str], str]) -> str | tuple[str, ...] | None:
+    """A recipe's field of metrics with each of them changed, in the form in which it is written."""
+    if metric is None or isinstance(metric, str):
+        return None if metric is None else change(metric)
+    return tuple(map(change, metric))
 
 
 @dataclass(frozen=True)

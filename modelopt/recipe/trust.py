@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePath
 from typing import TypeVar
 
@@ -18,7 +19,7 @@ import msgspec
 
 from modelopt.core.errors import InputError
 from modelopt.data.open_data import script_of
-from modelopt.recipe.recipe import BenchSpec, DataSpec, EvaluateSpec, Recipe
+from modelopt.recipe.recipe import BenchSpec, DataSpec, EvaluateSpec, Recipe, each_metric
 
 ALLOW_CODE = "--allow-code"
 ALLOW_PATHS = "--allow-paths"
@@ -118,9 +119,7 @@ class _Place:
 
     def metric(self, section: str, metric: _Metric) -> _Metric:
         """The metrics with the paths of those that are functions placed."""
-        if metric is None or isinstance(metric, str):
-            return None if metric is None else self._one_metric(section, metric)
-        return tuple(self._one_metric(section, each) for each in metric)
+        return each_metric(metric, partial(self._one_metric, section))
 
     def check_options(self, bench: BenchSpec) -> None:
         """Refuse options of a provider that make it load a library, or read or write files.

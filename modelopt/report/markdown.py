@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from modelopt.core.printable import printable
 from modelopt.core.tables import Section
 from modelopt.report import Report
 from modelopt.report.summary import report_sections
@@ -35,7 +36,7 @@ def _row(cells: tuple[str, ...]) -> str:
 
 
 def _escape(text: str) -> str:
-    printable = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+    escaped = printable(text)
     for char in "\\`*_[]<>|":
-        printable = printable.replace(char, "\\" + char)
-    return printable
+        escaped = escaped.replace(char, "\\" + char)
+    return escaped

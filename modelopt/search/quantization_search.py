@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 
 import msgspec
 
@@ -64,7 +63,7 @@ class _Search:
         self.attempts = Attempts(candidates, self.recipe.gates.max_drop)
         self.preference = Preference(candidates, for_speed=isinstance(last, QuantizeStatic | QuantizeDynamic))
         self.offenders: list[Offender] = []
-        self.in_float: set[Path] = set()  # models in which the worst offenders stay in float
+        self.in_float: frozenset[str] | None = None  # the patterns that keep the worst offenders in float
         self.advice: str | None = None
 
     def run(self) -> SearchResult:
@@ -79,7 +78,7 @@ class _Search:
                 best = better if paying is None else self._better(best, paying, floats)
             beyond = self._beyond_estimate(floats, step, attempt)
             best = best if beyond is None else self._better(best, beyond, floats)
-        if best.path not in self.in_float:
+        if not self._keeps_offenders_in_float(best):
             self.offenders = sensitivity.marked(self.offenders, 0)
         return self._result(best, floats)
 
@@ -95,6 +94,10 @@ class _Search:
         judged = any(trial.drop is not None for trial in self.attempts.trials)
         notes = (*data.notes_for(calibrated=self.attempts.calibrated, compared=judged), *self.attempts.notes)
         return SearchResult(tuple(recipes), tuple(self.attempts.trials), tuple(self.offenders), notes, self.advice)
+
+    def _keeps_offenders_in_float(self, candidate: Candidate) -> bool:
+        last = candidate.steps[-1] if candidate.steps else None
+        return self.in_float is not None and self.in_float <= frozenset(getattr(last, "exclude", ()))
 
     def _only_prepares(self, candidate: Candidate) -> bool:
         """Whether passes only prepared the model to be quantized, and made it larger: nobody asked for that alone."""
@@ -159,7 +162,7 @@ class _Search:
             return None
         count, restored = found
         self.offenders = sensitivity.marked(self.offenders, count)
-        self.in_float.add(restored.candidate.path)
+        self.in_float = frozenset(restored.step.exclude)
         return restored
 
     def _excluding(self, attempt: Attempt, names: Sequence[str], why: str) -> Attempt | None:
@@ -167,11 +170,7 @@ class _Search:
         step = exclusions.without(attempt.step, names)
         label = f"{attempt.label}, {counted(len(names), 'node')} {why}"
         found = self.attempts.make(attempt.base, step, label=label)
-        if found is None or not self.attempts.keeps(found):
-            return None
-        if attempt.candidate.path in self.in_float:
-            self.in_float.add(found.candidate.path)
-        return found
+        return found if found is not None and self.attempts.keeps(found) else None
 
     # Speed
 
@@ -215,8 +214,6 @@ class _Search:
         found = self.attempts.make(base, dataclasses.replace(step, everywhere=True))
         if found is None or not self.attempts.keeps(found):
             return None
-        if attempt is not None and attempt.candidate.path in self.in_float:
-            self.in_float.add(found.candidate.path)
         slower = self.preference.slower_in_integers(found.base, found.candidate)
         if slower is None:
             self.attempts.pass_over(found, Outcome.SLOWER, "none of it is faster in integers, by the profiler")

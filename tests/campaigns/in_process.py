@@ -15,7 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -24,6 +25,8 @@ import onnxruntime  # noqa: F401 - forked children have it imported already
 
 import modelopt.cli
 from modelopt.runtime import child, processes, worker
+from tests.campaigns import pool
+from tests.campaigns.pool import Item
 from tests.command_line import COMMAND, environment
 
 DOCUMENTED = frozenset({0, 1, 2, 3, 4})
@@ -270,3 +273,40 @@ def emptied(folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder
+
+
+def campaign(
+    attempt: Callable[[Path, Item], tuple[int | None, list[str]]],
+    chosen: Sequence[Item],
+    called: Callable[[Item], str],
+    *,
+    jobs: int,
+    seconds: float,
+) -> tuple[Counter[str], list[str]]:
+    """Make all attempts in several processes.
+
+    Args:
+        attempt: Makes one in a folder; gives the exit code of the command and what went wrong.
+        chosen: The attempts.
+        called: How a failure calls one that ended its process.
+        jobs: Processes.
+        seconds: For each attempt, at most.
+
+    Returns:
+        How many ended in which way, and what went wrong.
+    """
+
+    @contextlib.contextmanager
+    def setup() -> Iterator[Callable[[Item], tuple[int | None, list[str]]]]:
+        with tempfile.TemporaryDirectory() as folder, forked_children():
+            yield lambda item: attempt(Path(folder), item)
+
+    codes: Counter[str] = Counter()
+    failures: list[str] = []
+    for item, result in pool.run(setup, chosen, jobs=jobs, seconds=seconds):
+        if isinstance(result, pool.Died):
+            failures.append(f"{called(item)}: {result.reason}")
+            continue
+        codes[f"exit {result[0]}"] += 1
+        failures += result[1]
+    return codes, failures

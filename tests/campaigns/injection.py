@@ -12,10 +12,8 @@ import argparse
 import json
 import os
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.campaigns import in_process, pool
+from tests.campaigns import in_process
 
 SIGN = "INJ"
 """In front of each payload: what follows it in an output is the payload as it is shown."""
@@ -287,21 +285,13 @@ def _shown(payload: bytes, texts: dict[str, str]) -> Iterator[str]:
 
 def campaign(chosen: Sequence[Item], *, jobs: int) -> tuple[Counter[str], list[str]]:
     """Run all; returns how many ended in which way, and what went wrong."""
-
-    @contextmanager
-    def setup() -> Iterator[Callable[[Item], tuple[int | None, list[str]]]]:
-        with tempfile.TemporaryDirectory() as folder, in_process.forked_children():
-            yield lambda item: attempt(Path(folder), item)
-
-    codes: Counter[str] = Counter()
-    failures: list[str] = []
-    for item, result in pool.run(setup, chosen, jobs=jobs, seconds=_SECONDS):
-        if isinstance(result, pool.Died):
-            failures.append(f"{PAYLOADS[item[0]][:30]!r} as {item[1]}, {COMMANDS[item[2]][0]}: {result.reason}")
-            continue
-        codes[f"exit {result[0]}"] += 1
-        failures += result[1]
-    return codes, failures
+    return in_process.campaign(
+        attempt,
+        chosen,
+        lambda item: f"{PAYLOADS[item[0]][:30]!r} as {item[1]}, {COMMANDS[item[2]][0]}",
+        jobs=jobs,
+        seconds=_SECONDS,
+    )
 
 
 def main() -> int:

@@ -14,11 +14,9 @@ import itertools
 import os
 import socket
 import sys
-import tempfile
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from tests.campaigns import in_process, pool
+from tests.campaigns import in_process
 
 MARK = b"CaNaRy42"
 _SECONDS = 60.0
@@ -502,21 +500,9 @@ def attempt(folder: Path, item: Item) -> tuple[int | None, list[str]]:
 
 def campaign(chosen: Sequence[Item], *, jobs: int) -> tuple[Counter[str], list[str]]:
     """Make all attacks; returns how many ended in which way, and what went wrong."""
-
-    @contextmanager
-    def setup() -> Iterator[Callable[[Item], tuple[int | None, list[str]]]]:
-        with tempfile.TemporaryDirectory() as folder, in_process.forked_children():
-            yield lambda item: attempt(Path(folder), item)
-
-    codes: Counter[str] = Counter()
-    failures: list[str] = []
-    for (number, name), result in pool.run(setup, chosen, jobs=jobs, seconds=_SECONDS):
-        if isinstance(result, pool.Died):
-            failures.append(f"{ATTACKS[number].name}, {name}: {result.reason}")
-            continue
-        codes[f"exit {result[0]}"] += 1
-        failures += result[1]
-    return codes, failures
+    return in_process.campaign(
+        attempt, chosen, lambda item: f"{ATTACKS[item[0]].name}, {item[1]}", jobs=jobs, seconds=_SECONDS
+    )
 
 
 def main() -> int:
