@@ -16,11 +16,12 @@ from tests.paths import SAMPLE_MODELS
 
 SAMPLE = SAMPLE_MODELS / "digits_cnn" / "model.onnx"
 W = np.arange(1000, dtype=np.float32)
+_DEFAULT = io.Accepted()
 
 
-def load(path: Path, *, allow_hardlinks: bool = False) -> io.Loaded:
+def load(path: Path, *, accepted: io.Accepted = _DEFAULT) -> io.Loaded:
     """The model at `path` as the gate lets it in."""
-    return io.load(path, scratch=path.parent, allow_hardlinks=allow_hardlinks)
+    return io.load(path, scratch=path.parent, accepted=accepted)
 
 
 def model_file(folder: Path, model: onnx.ModelProto, name: str = "model.onnx") -> Path:

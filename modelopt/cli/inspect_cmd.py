@@ -49,9 +49,7 @@ Examples:
     heading="Limits",
     help="Seconds for shape inference; without its answer the rest is still shown.",
 )
-@options.option(
-    "--allow-hardlinks", is_flag=True, heading="Limits", help="Accept external data files that are hardlinks."
-)
+@options.MODEL_LIMITS
 @options.SAYING
 @click.pass_context
 def command(context: click.Context, /, **_: Any) -> None:

@@ -184,6 +184,17 @@ TIMING = group(
     ),
 )
 
+MODEL_LIMITS = group(
+    option("--allow-hardlinks", is_flag=True, heading="Limits", help="Accept external data files that are hardlinks."),
+    option(
+        "--max-nodes",
+        type=click.IntRange(1),
+        metavar="N",
+        heading="Limits",
+        help="Accept models of so many nodes and initializers. [default: 100000]",
+    ),
+)
+
 LIMITS = group(
     option(
         "--op-library",
@@ -206,7 +217,7 @@ LIMITS = group(
         heading="Limits",
         help="For one load or run. [default: 600]",
     ),
-    option("--allow-hardlinks", is_flag=True, heading="Limits", help="Accept external data files that are hardlinks."),
+    MODEL_LIMITS,
 )
 
 RANDOM_INPUTS = group(

@@ -174,7 +174,7 @@ def run(options: OptimizeOptions, children: ChildPool | None = None, report_file
             limits=option_groups.limits(options),
             children=children,
             stdin_folder=stdin_folder,
-            allow_hardlinks=options.allow_hardlinks,
+            accepted=option_groups.accepted(options),
             external_data=_external_data(options.external_data),
             memory=option_groups.in_memory(calib=options.calibration_data(), eval=options.eval),
             progress=options.progress or silent,

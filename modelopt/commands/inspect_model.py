@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from modelopt.commands import option_groups
 from modelopt.core import temporary
 from modelopt.inspection import Inspection
 from modelopt.inspection import inspect as inspect_loaded
@@ -28,6 +29,7 @@ class InspectOptions:
         layers: How many of the largest layers to list.
         timeout: Seconds for shape inference; without its answer the rest is still found.
         allow_hardlinks: Accept external data files that are hardlinks.
+        max_nodes: How many nodes and initializers to accept; None: `io.MAX_NODES`.
     """
 
     model: ModelLike = field(kw_only=False)
@@ -35,6 +37,7 @@ class InspectOptions:
     layers: int = 10
     timeout: float = 30.0
     allow_hardlinks: bool = False
+    max_nodes: int | None = None
 
 
 def inspect(options: InspectOptions) -> Inspection:
@@ -47,6 +50,6 @@ def inspect(options: InspectOptions) -> Inspection:
         raise TypeError("a model in memory is written to a file first: see modelopt.commands.api")
     limits = dataclasses.replace(Limits.default(), seconds=options.timeout)
     with temporary.folder() as scratch, closing(WorkerRunner(limits=limits)) as runner:
-        loaded = load(Path(options.model), scratch=scratch, allow_hardlinks=options.allow_hardlinks)
+        loaded = load(Path(options.model), scratch=scratch, accepted=option_groups.accepted(options))
         runner.follow(limits.for_model(loaded.size_bytes))
         return inspect_loaded(loaded, runner, sizes=options.dims, layer_limit=options.layers)

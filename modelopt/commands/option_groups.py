@@ -11,10 +11,11 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
+from modelopt import io
 from modelopt.core.errors import InputError
 from modelopt.data.in_memory import DataLike, MemoryData, repeatable
 from modelopt.recipe.recipe import BenchSpec, DataSpec, EvaluateSpec, Gates
@@ -38,12 +39,14 @@ class LimitOptions:
             `runtime.limits`; at most 80% of what is free.
         timeout: Seconds for one load or run. None: 600.
         allow_hardlinks: Accept external data files that are hardlinks.
+        max_nodes: How many nodes and initializers to accept; None: `io.MAX_NODES`.
     """
 
     op_libraries: Sequence[str | Path] = ()
     memory_limit: int | None = None
     timeout: float | None = None
     allow_hardlinks: bool = False
+    max_nodes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +197,21 @@ def limits(options: LimitOptions) -> Limits | None:
         op_libraries=libraries,
         is_default=options.memory_limit is None,
     )
+
+
+class FileLimits(Protocol):
+    """The fields of a command's options that say what model files may be."""
+
+    @property
+    def allow_hardlinks(self) -> bool: ...  # noqa: D102
+    @property
+    def max_nodes(self) -> int | None: ...  # noqa: D102
+
+
+def accepted(options: FileLimits) -> io.Accepted:
+    """What model files may be."""
+    default = io.Accepted()
+    return io.Accepted(hardlinks=options.allow_hardlinks, nodes=options.max_nodes or default.nodes)
 
 
 def data_text(data: DataLike, name: str) -> str:

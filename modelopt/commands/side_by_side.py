@@ -131,7 +131,7 @@ def _asked(
         seed=options.seed,
         data_flag=data_flag,
         limits=option_groups.limits(options),
-        allow_hardlinks=options.allow_hardlinks,
+        accepted=option_groups.accepted(options),
         memory=option_groups.in_memory(eval=given),
         progress=options.progress or silent,
     )

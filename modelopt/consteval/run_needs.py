@@ -220,7 +220,7 @@ class _Walk:
                 self._shapes[value], self._widths[value] = shape, self._width(result)
 
     def _loop(self, node: ir.Node, opset: int, times: int) -> None:
-        body = next(graph.bodies(node), None)
+        body = next(iter(graph.bodies(node)), None)
         if body is None or len(body.inputs) < 2:
             return
         trips = self._trips(node, body)
@@ -261,7 +261,7 @@ class _Walk:
             self._bind([start for start, _ in carried], after)
 
     def _scan(self, node: ir.Node, opset: int, times: int) -> None:
-        body = next(graph.bodies(node), None)
+        body = next(iter(graph.bodies(node)), None)
         scanned = graph.attribute_int(node, "num_scan_inputs", 0)
         if body is None or not 0 < scanned <= len(node.inputs):
             return

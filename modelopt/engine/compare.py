@@ -67,7 +67,7 @@ def measure_models(asked: SideBySide) -> BenchReport:
             early_checks.require_provider(spec.provider)
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(temporary.folder())
-        loaded = [io.load(path, scratch=scratch, allow_hardlinks=asked.allow_hardlinks) for path in asked.models]
+        loaded = [io.load(path, scratch=scratch, accepted=asked.accepted) for path in asked.models]
         for other in loaded[1:]:
             _require_same_inputs(loaded[0], other)
         for position, each in enumerate(loaded):

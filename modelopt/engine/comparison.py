@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from modelopt import io
 from modelopt.core.progress import Progress
 from modelopt.data import MemoryData
 from modelopt.recipe.recipe import BenchSpec, EvaluateSpec
@@ -29,7 +30,7 @@ class SideBySide:
         seed: For random inputs.
         data_flag: The flag that names inputs, for hints.
         limits: Of the child processes.
-        allow_hardlinks: See `io.load`.
+        accepted: What the files may be.
         memory: Data in memory, by how `data` calls them.
         progress: Called with (what, done, total or None).
     """
@@ -45,6 +46,6 @@ class SideBySide:
     seed: int
     data_flag: str
     limits: Limits | None
-    allow_hardlinks: bool
+    accepted: io.Accepted
     memory: Mapping[str, MemoryData] | None = None
     progress: Progress

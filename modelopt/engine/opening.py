@@ -56,7 +56,7 @@ class OpenRun:
 
     def load(self, path: Path) -> ir.Model:
         """The model in a file."""
-        return io.load(path, scratch=self.scratch, allow_hardlinks=self.request.allow_hardlinks).model
+        return io.load(path, scratch=self.scratch, accepted=self.request.accepted).model
 
     def renew_worker(self) -> None:
         """Start another worker in place of one that a model ended."""
@@ -89,7 +89,7 @@ def opened(request: Request, *, runs_models: bool = True) -> Iterator[OpenRun]:
         stack.callback(runner.close)
         passes_worker = runner.start()  # it imports onnx while the model is loaded here
         stdin_folder = request.stdin_folder or scratch
-        loaded = io.load(request.model, scratch=stdin_folder, allow_hardlinks=request.allow_hardlinks)
+        loaded = io.load(request.model, scratch=stdin_folder, accepted=request.accepted)
         output_paths.require_kept(request, loaded.data_files)
         limits, needs = run_limits.for_model(request.limits, loaded.model, loaded.size_bytes)
         request = dataclasses.replace(request, limits=limits)

@@ -35,7 +35,7 @@ class Request:
         recipe_file: The file that the recipe was read from; None where there was none.
         children: Child processes that were started ahead; None starts each when it is needed.
         stdin_folder: Where the bytes of stdin are kept, so that several runs can load them; None for one run only.
-        allow_hardlinks: See `io.load`.
+        accepted: What the input file may be.
         external_data: Whether the output's weights go to a file of their own.
         verify_samples: How many samples of the user's data verification uses, beside the feeds that it constructs.
         memory: Data in memory, by how the recipe calls them.
@@ -59,7 +59,7 @@ class Request:
     recipe_file: Path | None = None
     children: ChildPool | None = None
     stdin_folder: Path | None = None
-    allow_hardlinks: bool = False
+    accepted: io.Accepted = io.Accepted()  # noqa: RUF009 - it is frozen
     external_data: io.ExternalData = io.ExternalData.AUTO
     verify_samples: int = 4
     memory: Mapping[str, MemoryData] = field(default_factory=dict)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import onnx_ir as ir
 
@@ -57,15 +57,19 @@ def nodes_with_opset(model: ir.Model) -> Iterator[tuple[ir.Node, int]]:
                 yield node, version
 
 
-def bodies(node: ir.Node) -> Iterator[ir.Graph]:
+def bodies(node: ir.Node) -> Sequence[ir.Graph]:
     """The subgraphs that hang on `node` as attributes."""
+    if not len(node.attributes):  # most walks of a model spend their time here, and views of a UserDict are slow
+        return ()
+    found: list[ir.Graph] = []
     for attribute in node.attributes.values():
         if attribute.is_ref():
             continue
         if attribute.type == ir.AttributeType.GRAPH:
-            yield attribute.as_graph()
+            found.append(attribute.as_graph())
         elif attribute.type == ir.AttributeType.GRAPHS:
-            yield from attribute.as_graphs()
+            found += attribute.as_graphs()
+    return found
 
 
 def scopes(model: ir.Model) -> Iterator[tuple[ir.Graph | ir.Function, int, bool]]:

@@ -8,7 +8,7 @@ from modelopt.io.destinations import destination, names_stdout
 from modelopt.io.external import contained
 from modelopt.io.file_kinds import is_model
 from modelopt.io.files import STDIO
-from modelopt.io.loading import Loaded, load
+from modelopt.io.loading import MAX_NODES, Accepted, Loaded, load
 from modelopt.io.replacing import replace_file
 from modelopt.io.staged_output import Staged
 from modelopt.io.staging import (
@@ -23,7 +23,9 @@ from modelopt.io.staging import (
 
 __all__ = [
     "MAX_INLINE_BYTES",
+    "MAX_NODES",
     "STDIO",
+    "Accepted",
     "ExternalData",
     "Loaded",
     "Staged",

@@ -32,6 +32,12 @@ def node_protos(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
         yield from function.node
 
 
+def count_nodes(proto: onnx.ModelProto) -> int:
+    """How many nodes and initializers all scopes hold together."""
+    in_graphs = sum(len(scope.node) + len(scope.initializer) for scope in graph_protos(proto))
+    return in_graphs + sum(len(function.node) for function in proto.functions)
+
+
 def attribute_protos(proto: onnx.ModelProto) -> Iterator[onnx.AttributeProto]:
     """Every attribute in every scope, and the defaults of functions."""
     pending: list[onnx.AttributeProto] = [attribute for node in proto.graph.node for attribute in node.attribute]

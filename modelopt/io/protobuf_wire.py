@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import functools
 import re
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from modelopt.core.errors import InputError
+from modelopt.core.errors import InputError, Refused
 
 Buffer = bytes | memoryview
 
@@ -54,21 +55,23 @@ class _Field:
     end: int
 
 
-def detach(buffer: Buffer, threshold: int) -> tuple[bytes, list[Blob]]:
+def detach(buffer: Buffer, threshold: int, max_nodes: int = sys.maxsize) -> tuple[bytes, list[Blob]]:
     """Split a serialized model into a skeleton and its large tensors.
 
     Args:
         buffer: A serialized ModelProto.
         threshold: ``raw_data`` of at least so many bytes is left out of the skeleton.
+        max_nodes: How many nodes and initializers the messages that are walked may hold.
 
     Returns:
         The skeleton, a valid ModelProto, and the blobs in the order of their numbers.
 
     Raises:
         InputError: The bytes are not a protobuf message.
+        Refused: It holds more nodes and initializers.
     """
-    blobs: list[Blob] = []
-    return b"".join(_detach(memoryview(buffer), 0, len(buffer), "model", threshold, blobs, 0)), blobs
+    detacher = _Detacher(memoryview(buffer), threshold, max_nodes)
+    return b"".join(detacher.detach(0, len(buffer), "model", 0)), detacher.blobs
 
 
 def outermost(buffer: Buffer, *, may_end: bool = False) -> Iterator[tuple[int, int]]:
@@ -85,31 +88,52 @@ def outermost(buffer: Buffer, *, may_end: bool = False) -> Iterator[tuple[int, i
     return ((field.number, field.wire_type) for field in _fields(view, 0, len(view), may_end=may_end))
 
 
-def _detach(
-    view: memoryview, start: int, end: int, kind: str, threshold: int, blobs: list[Blob], depth: int
-) -> list[Buffer]:
-    if depth > _MAX_DEPTH:
-        raise InputError("not an ONNX model", note=f"messages are nested more than {_MAX_DEPTH} deep")
-    parts: list[Buffer] = []
-    children = _CHILDREN[kind]
-    copied = start
-    for field in _fields(view, start, end):
-        if kind == "tensor" and field.number == _DATA_LOCATION and parts:
-            replacement: list[Buffer] = []  # "not external", written out: it would take back the marker's "external"
-        elif field.wire_type != 2 or field.end - field.body < threshold:
-            continue
-        elif kind == "tensor" and field.number == _RAW_DATA:
-            replacement = [_marker(len(blobs))]
-            blobs.append(Blob(field.body, field.end - field.body))
-        elif field.number in children:
-            child = _detach(view, field.body, field.end, children[field.number], threshold, blobs, depth + 1)
-            replacement = [_key(field.number), _varint(sum(map(len, child))), *child]
-        else:
-            continue
-        parts += [view[copied : field.start], *replacement]
-        copied = field.end
-    parts.append(view[copied:end])
-    return parts
+class _Detacher:
+    def __init__(self, view: memoryview, threshold: int, max_nodes: int) -> None:
+        self._view, self._threshold, self._max_nodes = view, threshold, max_nodes
+        self.blobs: list[Blob] = []
+        self._nodes = 0
+
+    def detach(self, start: int, end: int, kind: str, depth: int) -> list[Buffer]:
+        if depth > _MAX_DEPTH:
+            raise InputError("not an ONNX model", note=f"messages are nested more than {_MAX_DEPTH} deep")
+        parts: list[Buffer] = []
+        children = _CHILDREN[kind]
+        counts = kind in {"graph", "function"}
+        copied = start
+        for field in _fields(self._view, start, end):
+            if counts and children.get(field.number) in {"node", "tensor"}:
+                self._count_node()
+            if kind == "tensor" and field.number == _DATA_LOCATION and parts:
+                replacement: list[Buffer] = []  # "not external", written out: it would undo the marker's "external"
+            elif field.wire_type != 2 or field.end - field.body < self._threshold:
+                continue
+            elif kind == "tensor" and field.number == _RAW_DATA:
+                replacement = [_marker(len(self.blobs))]
+                self.blobs.append(Blob(field.body, field.end - field.body))
+            elif field.number in children:
+                child = self.detach(field.body, field.end, children[field.number], depth + 1)
+                replacement = [_key(field.number), _varint(sum(map(len, child))), *child]
+            else:
+                continue
+            parts += [self._view[copied : field.start], *replacement]
+            copied = field.end
+        parts.append(self._view[copied:end])
+        return parts
+
+    def _count_node(self) -> None:
+        self._nodes += 1
+        if self._nodes > self._max_nodes:
+            raise too_many_nodes(self._max_nodes)
+
+
+def too_many_nodes(max_nodes: int) -> Refused:
+    """The refusal of a model with more nodes and initializers."""
+    return Refused(
+        f"it has more than {max_nodes:,} nodes and initializers",
+        note="each takes about 8 kB of memory, and up to 1 ms of each command",
+        hint="--max-nodes N accepts N of them",
+    )
 
 
 def attach(skeleton: Buffer, size: Callable[[int], int], blob: Callable[[int], Buffer]) -> Iterator[Buffer]:

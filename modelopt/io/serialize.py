@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import re
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -21,13 +22,20 @@ from modelopt.io.tensor_slots import external_tensor, is_large, replaced, slots,
 _DETACH_BYTES = 1024
 
 
-def parse(buffer: protobuf_wire.Buffer) -> tuple[onnx.ModelProto, list[protobuf_wire.Blob]]:
+def parse(
+    buffer: protobuf_wire.Buffer, max_nodes: int = sys.maxsize
+) -> tuple[onnx.ModelProto, list[protobuf_wire.Blob]]:
     """A ModelProto whose large tensors are markers, and where in `buffer` their bytes are.
+
+    Args:
+        buffer: A serialized ModelProto.
+        max_nodes: How many nodes and initializers it may hold.
 
     Raises:
         InputError: The bytes are not a model.
+        Refused: It holds more nodes.
     """
-    skeleton, blobs = protobuf_wire.detach(buffer, _DETACH_BYTES)
+    skeleton, blobs = protobuf_wire.detach(buffer, _DETACH_BYTES, max_nodes)
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(skeleton)
@@ -36,6 +44,8 @@ def parse(buffer: protobuf_wire.Buffer) -> tuple[onnx.ModelProto, list[protobuf_
             raise
         raise InputError("not an ONNX model", note=str(error)) from None
     _check_text(proto)
+    if model_proto.count_nodes(proto) > max_nodes:  # small bodies were not walked before
+        raise protobuf_wire.too_many_nodes(max_nodes)
     return proto, blobs
 
 

@@ -102,9 +102,9 @@ class Connection:
 
     def close(self) -> None:
         """End the child."""
-        self._watch.close()
         self._child.kill()
-        with self._asking:  # a request of another thread has seen the end by now
+        with self._asking:  # a request of another thread, which may start the watch, has seen the end by now
+            self._watch.close()
             self._child.end()
 
     def _why_it_ended(self, doing: str) -> WorkerDied:

@@ -14,6 +14,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -61,6 +62,7 @@ class _Forked:
         theirs_in, ours_in = os.pipe()
         ours_out, theirs_out = os.pipe()
         self.returncode: int | None = None
+        self._stored = threading.Event()
         self.pid = os.fork()
         if not self.pid:
             _serve(theirs_in, theirs_out, stderr.fileno(), (ours_in, ours_out), preload)
@@ -82,10 +84,12 @@ class _Forked:
         if self.returncode is None:
             try:
                 pid, status = os.waitpid(self.pid, options)
-            except ChildProcessError:  # another thread was first
+            except ChildProcessError:  # another thread was first, and is about to store the status
+                self._stored.wait()
                 return self.returncode
             if pid:
                 self.returncode = os.waitstatus_to_exitcode(status)
+                self._stored.set()
         return self.returncode
 
 

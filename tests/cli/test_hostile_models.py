@@ -143,3 +143,34 @@ def test_names_of_files_are_escaped_in_the_heads_of_tables(tmp_path: Path) -> No
     assert "a\\x1b[2J.onnx" in out
     assert not {"\x1b", "\u200b"} & set(out)
     assert not any(line.startswith("::") for line in out.splitlines())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("inspect", "m.onnx"),
+        ("fold", "m.onnx", "-o", "x.onnx"),
+        ("fuse", "m.onnx", "-o", "x.onnx"),
+        ("prune", "m.onnx", "-o", "x.onnx"),
+        ("quantize", "m.onnx", "--calib", "random", "-o", "x.onnx"),
+        ("quantize", "m.onnx", "--mode", "fp16", "-o", "x.onnx"),
+        ("run", "int8-dynamic", "m.onnx", "-o", "x.onnx"),
+        ("bench", "m.onnx"),
+        ("compare", "m.onnx", "m.onnx"),
+        ("log", "m.onnx"),
+    ],
+    ids=" ".join,
+)
+def test_every_command_refuses_a_model_whose_input_has_no_type(tmp_path: Path, words: tuple[str, ...]) -> None:
+    model = onnx.load(MLP)
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.UNDEFINED
+    onnx.save(model, tmp_path / "m.onnx")
+    modelopt(*words, cwd=tmp_path).refused(2, "m.onnx is not a valid model", "has the element type UNDEFINED")
+
+
+def test_more_nodes_are_accepted_where_a_flag_says_so(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Relu", [a], [b]) for a, b in [("x", "h"), ("h", "i"), ("i", "y")]]
+    save(tmp_path / "m.onnx", nodes, [value("x", [4])], [value("y", [4])])
+    few = modelopt("fold", "m.onnx", "--max-nodes", "2", "-o", "x.onnx", *QUICK, cwd=tmp_path)
+    few.refused(3, "m.onnx: it has more than 2 nodes and initializers", "--max-nodes N")
+    modelopt("fold", "m.onnx", "--max-nodes", "3", "-o", "x.onnx", *QUICK, cwd=tmp_path).succeeded()

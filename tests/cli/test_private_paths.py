@@ -28,6 +28,7 @@ def score(outputs, label):
 _STATIC = ("--everywhere", "--no-bench", "--no-verify")
 
 COMMANDS: Mapping[str, tuple[Argument, ...]] = {
+    "fold": ("fold", "{}/cnn.onnx", "--freeze-dim", "batch=1", "--no-bench", "--no-verify"),
     "fuse": ("fuse", "{}/cnn.onnx", "--external-data", "always", "--dump-dir", "{}/dump", "--no-bench"),
     "prune": ("prune", "{}/model.onnx", "--eval", "{}/eval.npz", "--labels", "{}/labels.txt", "--no-bench"),
     "static": ("quantize", "{}/model.onnx", "--calib", "{}/calib.npz", "--calib-cache", "{}/cache.json", *_STATIC),

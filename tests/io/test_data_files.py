@@ -132,7 +132,7 @@ def test_a_copy_in_a_folder_of_its_own_keeps_no_data_file(tmp_path: Path, folder
     assert _replace(external_source(tmp_path, 1), folder / "m.onnx") == ()
 
     assert old not in _data(folder)
-    assert np.array_equal(weight_of(load(tmp_path / "copy.onnx", allow_hardlinks=True)), W)
+    assert np.array_equal(weight_of(load(tmp_path / "copy.onnx", accepted=io.Accepted(hardlinks=True))), W)
 
 
 def test_a_data_file_that_was_changed_is_not_ours(tmp_path: Path, folder: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from modelopt import graph
+from modelopt import graph, io
 from modelopt.core.errors import InputError, Refused
 from tests.helpers import big_model, model_of
 from tests.io_tools import W, external, load, model_file, weight_of
@@ -111,7 +111,7 @@ def test_a_hardlink_needs_consent(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="it is a hardlink") as caught:
         load(path)
     assert caught.value.hint == "--allow-hardlinks"
-    assert np.array_equal(weight_of(load(path, allow_hardlinks=True)), W)
+    assert np.array_equal(weight_of(load(path, accepted=io.Accepted(hardlinks=True))), W)
 
 
 def test_a_fifo_as_data_is_refused_at_once(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -229,6 +230,40 @@ def test_an_attribute_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not a valid model") as caught:
         load(model_file(tmp_path, model))
     assert caught.value.note == "Concat 'y' has the attribute 'axis' twice"
+
+
+# Nodes
+
+
+def _with_identities(count: int, where: str) -> onnx.ModelProto:
+    """A model with `count` nodes and initializers in one place, and one more node."""
+    nodes = [helper.make_node("Identity", [f"i{number}"], [f"i{number + 1}"]) for number in range(count)]
+    model = model_of([helper.make_node("Identity", ["x"], ["y"])])
+    if where == "graph":
+        model.graph.node.extend([helper.make_node("Identity", ["x"], ["i0"]), *nodes[:-1]])
+    elif where == "initializers":
+        model.graph.initializer.extend(weight(f"w{number}", 1) for number in range(count))
+    elif where == "function":
+        imports = [helper.make_opsetid("", 21)]
+        model.functions.append(helper.make_function("d", "f", ["i0"], [f"i{count}"], nodes, imports))
+    else:  # in bodies that are too small to hold a large tensor
+        condition = helper.make_node("Constant", [], ["c"], value=helper.make_tensor("c", TensorProto.BOOL, [], [True]))
+        branch = body([helper.make_node("Identity", ["x"], ["b"])], ["b"])
+        branches: dict[str, Any] = {"then_branch": branch, "else_branch": branch}
+        ifs = [helper.make_node("If", ["c"], [f"i{number}"], **branches) for number in range((count - 1) // 3)]
+        model.graph.node.extend([condition, *ifs])
+    return model
+
+
+@pytest.mark.parametrize("where", ["graph", "initializers", "function", "small bodies"])
+def test_a_model_with_more_nodes_than_are_accepted_is_refused(tmp_path: Path, where: str) -> None:
+    path = model_file(tmp_path, _with_identities(100, where))
+
+    with pytest.raises(Refused, match="more than 99 nodes and initializers") as caught:
+        load(path, accepted=io.Accepted(nodes=99))
+
+    assert caught.value.hint == "--max-nodes N accepts N of them"
+    load(path, accepted=io.Accepted(nodes=101))
 
 
 # Element types

@@ -2,71 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import os
 import signal
 import tempfile
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
-import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper
 
-from modelopt import graph
-from modelopt.core.errors import EnvironmentLacks, ExitCode, InputError, Refused, WorkerDied
-from modelopt.io import serialize
-from modelopt.runtime import processes, shape_propagation
-from modelopt.runtime.limits import Limits
+from modelopt.core.errors import EnvironmentLacks, InputError, Refused, WorkerDied
+from modelopt.runtime import processes
 from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Worker
-from modelopt.runtime.worker_runner import WorkerRunner
 from modelopt.runtime.worker_session import Session
-from tests.command_line import save, save_endless, value
+from tests.command_line import save, value
+from tests.runtime.conftest import WEIGHT
 
-GIB = 2**30
 SPEC = SessionSpec(threads=1, spin=False)
-
-
-WEIGHT = np.arange(12, dtype=np.float32).reshape(4, 3)
-
-
-@pytest.fixture
-def linear(tmp_path: Path) -> Path:
-    """Y = relu(x @ W)."""
-    nodes = [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("Relu", ["h"], ["y"])]
-    return save(tmp_path / "linear.onnx", nodes, [value("x", ["n", 4])], [value("y", ["n", 3])], {"w": WEIGHT})
-
-
-@pytest.fixture
-def endless(tmp_path: Path) -> Path:
-    """A Loop that counts to 2^60."""
-    return save_endless(tmp_path / "endless.onnx")
-
-
-@pytest.fixture
-def hungry(tmp_path: Path) -> Path:
-    """A tensor of as many floats as the input says, made over and over so that it stays resident."""
-    nodes = [
-        helper.make_node("ConstantOfShape", ["n"], ["zeros"]),
-        helper.make_node("Cos", ["zeros"], ["a"]),
-        helper.make_node("Sin", ["a"], ["b"]),
-        helper.make_node("Exp", ["b"], ["c"]),
-        helper.make_node("Concat", ["a", "b", "c", "a", "b", "c"], ["d"], axis=0),
-        helper.make_node("Sin", ["d"], ["e"]),
-        helper.make_node("ReduceSum", ["e"], ["y"]),
-    ]
-    return save(tmp_path / "hungry.onnx", nodes, [value("n", [1], TensorProto.INT64)], [value("y", [1])])
-
-
-@pytest.fixture
-def worker() -> Iterator[Worker]:
-    with Worker() as each:
-        yield each
 
 
 def opened(worker: Worker, path: Path, spec: SessionSpec = SPEC) -> Session:
@@ -107,13 +62,6 @@ def test_a_paused_worker_goes_on_when_asked(worker: Worker, linear: Path) -> Non
     assert session.run({"x": np.zeros((1, 4), np.float32)})[0].shape == (1, 3)
 
 
-def test_a_paused_worker_can_be_closed(linear: Path) -> None:
-    with Worker() as each:
-        opened(each, linear)
-        each.pause()
-    assert not _alive(each.pid)
-
-
 def test_a_profile_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linear: Path) -> None:
     """Whether it was read, or its session did not load, did not run, or died with the child."""
     folder = tmp_path / "temporary"
@@ -142,51 +90,6 @@ def test_the_profile_names_the_provider_of_each_node(worker: Worker, linear: Pat
     session = opened(worker, linear, SessionSpec(threads=1, spin=False, profile=True))
     session.run({"x": np.zeros((1, 4), np.float32)})
     assert {run.provider for run in session.profile()} == {"CPUExecutionProvider"}
-
-
-def test_a_killed_child_is_one_error(worker: Worker, endless: Path) -> None:
-    session = opened(worker, endless)
-    threading.Timer(0.3, lambda: os.kill(worker.pid, signal.SIGKILL)).start()
-    with pytest.raises(WorkerDied) as caught:
-        session.run({"x": np.ones(1, np.float32)})
-    assert caught.value.reason == "signal"
-    assert "SIGKILL" in str(caught.value.note)
-    assert caught.value.exit_code is ExitCode.REFUSED
-    with pytest.raises(WorkerDied):
-        worker.versions()
-
-
-def test_an_endless_run_is_ended(endless: Path) -> None:
-    with Worker(Limits(memory_bytes=4 * GIB, seconds=2)) as each:
-        session = opened(each, endless)
-        with pytest.raises(WorkerDied, match="longer than 2 s") as caught:
-            session.run({"x": np.ones(1, np.float32)})
-    assert caught.value.reason == "timeout"
-    assert not _alive(each.pid)
-
-
-def test_a_hungry_run_is_ended(hungry: Path) -> None:
-    with Worker(Limits(memory_bytes=300 * 2**20, seconds=60)) as each:
-        session = opened(each, hungry)
-        assert session.run({"n": np.array([10])})[0].shape == (1,)
-        with pytest.raises(WorkerDied, match=r"0\.3 GiB") as caught:
-            session.run({"n": np.array([100_000_000])})
-    assert caught.value.reason == "memory"
-
-
-def test_a_tensor_that_cannot_be_allocated_is_one_error(worker: Worker, hungry: Path) -> None:
-    session = opened(worker, hungry)
-    with pytest.raises((Refused, WorkerDied)):
-        session.run({"n": np.array([2**50])})
-
-
-def test_an_interrupted_request_ends_the_child(worker: Worker, endless: Path) -> None:
-    session = opened(worker, endless)
-    main = threading.get_ident()
-    threading.Timer(0.3, lambda: signal.pthread_kill(main, signal.SIGINT)).start()
-    with pytest.raises(KeyboardInterrupt):
-        session.run({"x": np.ones(1, np.float32)})
-    assert not _alive(worker.pid)
 
 
 def test_an_unknown_provider_is_the_users_mistake(worker: Worker, linear: Path) -> None:
@@ -310,74 +213,3 @@ def test_native_checks_cross_the_pipe(worker: Worker, linear: Path) -> None:
     assert worker.transform("infer_shapes", model, doing="shape inference", data_prop=True)
     with pytest.raises(Refused, match="checking failed"):
         worker.transform("check", b"\x08\x09", doing="checking")
-
-
-def _alive(pid: int) -> bool:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, 0)
-        return True
-    return False
-
-
-def test_shape_inference_of_doubling_vectors_ends() -> None:
-    doubled = [helper.make_node("Concat", [f"v{i}"] * 2, [f"v{i + 1}"], axis=0) for i in range(20)]
-    proto = helper.make_model(
-        helper.make_graph(
-            doubled, "g", [value("v0", [4], TensorProto.INT64)], [value("v20", [None], TensorProto.INT64)]
-        )
-    )
-    model = serialize.from_bytes(proto.SerializeToString())
-    assert not shape_propagation.is_affordable(model)
-    runner = WorkerRunner()
-    runner.infer_shapes(model)
-    runner.close()
-    assert graph.static_shape(model.graph[-1].outputs[0]) == (4 * 2**20,)
-
-
-@pytest.mark.parametrize(
-    ("makes", "most"),
-    [
-        ("r = Range (zero, huge, one)", False),
-        ("r = ConstantOfShape (size)", False),
-        ("r = Expand (one, size)", False),
-        ("r = Tile (few, size)", False),
-        ("r = Pad (few, pads)", False),
-        ("r = Pad (few, pads, one)", False),
-        ("r = Range (zero, one, one)", True),
-        ("r = Range (zero, one, zero)", True),
-        ("r = Range (zero, n, one)", True),
-        ("r = Tile (few, few)", True),
-        ("r = ConstantOfShape (plane)", True),  # only vectors are propagated
-        ("r = Tile (few, word)", True),
-    ],
-)
-def test_numbers_that_one_node_makes_are_counted_before_they_are_propagated(makes: str, most: bool) -> None:
-    model = ir.from_onnx_text(
-        f"""<ir_version: 10, opset_import: ["" : 20]> g (int64 n) => (int32[k] y)
-        <int64 zero = {{0}}, int64 huge = {{{2**62}}}, int64 one = {{1}}, int64[1] size = {{{2**62}}},
-         int64[1] few = {{3}}, int64[2] pads = {{0, {2**62}}},
-         int64[2] plane = {{100000, 100000}}, string[1] word = {{"x"}}>
-        {{ {makes} y = Cast <to = 6> (r) }}"""
-    )
-    assert shape_propagation.is_affordable(model) is most
-
-
-def test_sizes_in_attributes_of_old_opsets_are_not_looked_for_in_inputs() -> None:
-    model = ir.from_onnx_text(
-        """<ir_version: 4, opset_import: ["" : 9]> g (int64[2] x) => (int32[4] y)
-        { p = Pad <pads = [1, 1]> (x) y = Cast <to = 6> (p) }"""
-    )
-    assert shape_propagation.is_affordable(model)
-
-
-def test_a_request_behind_the_end_is_no_traceback(capfd: pytest.CaptureFixture[str]) -> None:
-    """A session that is opened in the background may still be waited for when something else ends the run."""
-    worker = Worker()
-    worker.close()
-    with pytest.raises(WorkerDied, match="came too late"):
-        worker.versions()
-    worker.keep_soon(Path("m.onnx"), SessionSpec())
-    for thread in threading.enumerate():
-        if thread.daemon and thread.name.endswith("(open_quietly)"):
-            thread.join()
-    assert "Traceback" not in capfd.readouterr().err
