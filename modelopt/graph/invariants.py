@@ -14,7 +14,7 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.core.errors import VerificationFailed
 from modelopt.core.signature import Dim, Signature, is_free, symbol_of
-from modelopt.graph import schemas
+from modelopt.graph import consistency, schemas
 
 MAX_FUNCTION_NODES = 1_000_000
 """Nodes that the model may have once every function call is inlined; nested calls grow exponentially."""
@@ -132,10 +132,10 @@ def _references(model: ir.Model) -> Iterator[Violation]:
 
 
 def _operators(model: ir.Model) -> Iterator[Violation]:
-    """Passes read inputs and attributes that an operator must have without asking whether they are there."""
+    """Passes read what an operator must have without asking whether it is there, and lists without comparing them."""
     for node, opset in graph.nodes_with_opset(model):
         if node.domain in graph.STANDARD_DOMAINS and node.op_identifier() not in model.functions:
-            problem = schemas.why_malformed(node, opset)
+            problem = schemas.why_malformed(node, opset) or consistency.why_inconsistent(node, opset)
             if problem is not None:
                 yield Violation(graph.label(node), problem)
 
