@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from modelopt.graph.values import attribute_ints
+from modelopt.graph.values import attribute_ints, constant_tensor
 from modelopt.graph.walking import bodies
 
 _WINDOWED = frozenset({"Conv", "ConvInteger", "QLinearConv", "ConvTranspose", "AveragePool", "MaxPool", "LpPool"})
@@ -26,6 +27,8 @@ def why_inconsistent(node: ir.Node, opset: int) -> str | None:
     """
     if node.op_type in _WINDOWED:
         return _window_problem(node)
+    if node.op_type in {"MatMul", "Gemm"}:
+        return _product_problem(node)
     if node.op_type == "Transpose":
         perm = attribute_ints(node, "perm")
         if perm is not None and sorted(perm) != list(range(len(perm))):
@@ -36,8 +39,7 @@ def why_inconsistent(node: ir.Node, opset: int) -> str | None:
 def _window_problem(node: ir.Node) -> str | None:
     """One entry an axis in each list, two in the padding, and at least 1 where nothing less has a meaning."""
     lists = {name: attribute_ints(node, name) or () for name in ("kernel_shape", "strides", "dilations", "pads")}
-    weight = node.inputs[_WEIGHT[node.op_type]] if node.op_type in _WEIGHT else None
-    rank = None if weight is None or weight.shape is None else len(weight.shape)
+    rank = _stored_rank(node.inputs[_WEIGHT[node.op_type]]) if node.op_type in _WEIGHT else None
     if rank is not None and rank < 3:
         return f"{node.op_type} has filters of {rank} dimensions, and needs 3 or more"
     axes = {len(lists[name]) for name in ("kernel_shape", "strides", "dilations") if lists[name]}
@@ -52,6 +54,20 @@ def _window_problem(node: ir.Node) -> str | None:
         if any(size < 1 for size in lists[name]):
             return f"the attribute '{name}' of {node.op_type} holds {min(lists[name])}"
     return None
+
+
+def _product_problem(node: ir.Node) -> str | None:
+    """A stored factor that is no matrix; MatMul takes a vector too."""
+    least, most = (2, 2) if node.op_type == "Gemm" else (1, sys.maxsize)
+    ranks = [rank for value in node.inputs[:2] if (rank := _stored_rank(value)) is not None]
+    wrong = next((rank for rank in ranks if not least <= rank <= most), None)
+    return None if wrong is None else f"{node.op_type} has a factor of {wrong} dimensions"
+
+
+def _stored_rank(value: ir.Value | None) -> int | None:
+    """Of a tensor in the file; what the file says of other shapes may be wrong without harm."""
+    tensor = constant_tensor(value)
+    return None if tensor is None else len(tensor.shape)
 
 
 def _body_problems(node: ir.Node, opset: int) -> Iterator[str]:

@@ -25,7 +25,7 @@ from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Worker
 from modelopt.verification.nothing_runs import NothingRuns
 from modelopt.verification.prepare import Prepared
-from modelopt.verification.reference_model import ReferenceModel, RunFailure
+from modelopt.verification.reference_model import OPTIMIZED_AWAY, ReferenceModel, RunFailure
 
 
 @dataclass
@@ -180,7 +180,9 @@ class Verify:
         """Why exact passes changed something and nothing was compared; None where something was."""
         if self.compared:
             return None
-        return UNSTABLE if self._unstable else NOTHING_COMPARED
+        if self._unstable:
+            return UNSTABLE
+        return OPTIMIZED_AWAY if self._compared_with.void else NOTHING_COMPARED
 
     def _close(self, model: ir.Model) -> None:
         if self._dirty:
@@ -201,7 +203,7 @@ class Verify:
         self.compared = tuple(
             position
             for position, outputs in enumerate(self._compared_with.outputs())
-            if position not in self._left_out and any(output.size for output in outputs)
+            if position not in self._left_out | self._compared_with.void and any(output.size for output in outputs)
         )
         if self.compared:
             self.max_relative_error = max(self.max_relative_error or 0.0, found)

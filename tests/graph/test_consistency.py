@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import onnx
@@ -58,6 +59,23 @@ def test_filters_have_axes_to_move_along() -> None:
     filters = helper.make_tensor("w", onnx.TensorProto.FLOAT, [2, 2], [0.0] * 4)
     problem = "y (Conv): Conv has filters of 2 dimensions, and needs 3 or more"
     assert _rules(model_of([_conv()], initializers=[filters])) == [problem]
+
+
+@pytest.mark.parametrize(
+    ("kind", "dims", "problem"),
+    [
+        ("MatMul", [], "MatMul has a factor of 0 dimensions"),
+        ("MatMul", [4], None),
+        ("MatMul", [2, 4, 4], None),
+        ("Gemm", [4], "Gemm has a factor of 1 dimensions"),
+        ("Gemm", [4, 4], None),
+        ("Gemm", [1, 4, 4], "Gemm has a factor of 3 dimensions"),
+    ],
+)
+def test_the_factors_of_a_product_are_matrices(kind: str, dims: list[int], problem: str | None) -> None:
+    factor = helper.make_tensor("w", onnx.TensorProto.FLOAT, dims, [0.0] * math.prod(dims))
+    found = _rules(model_of([make(kind, ["x", "w"], ["y"])], initializers=[factor]))
+    assert found == ([] if problem is None else [f"y ({kind}): {problem}"])
 
 
 def test_a_body_of_an_if_makes_what_the_node_makes() -> None:
