@@ -22,7 +22,7 @@ Examples:
 )
 @options.MODEL
 @options.option("--portable", is_flag=True, help="Only operators of the ONNX standard. [default]")
-@options.option("--contrib", is_flag=True, help="Fold, and use operators that only onnxruntime has, too.")
+@options.option("--contrib", is_flag=True, help="Use operators that only onnxruntime has, too.")
 @options.option(
     "--keep-if-faster",
     is_flag=True,
@@ -33,7 +33,7 @@ Examples:
 @options.OPTIMIZING
 @click.pass_context
 def command(context: click.Context, /, **_: Any) -> None:
-    """Merge operators into fewer, faster ones. Exact: the outputs stay the same up to rounding.
+    """Fold constants, and merge operators into fewer, faster ones. Exact: outputs stay the same up to rounding.
 
     BatchNormalization and affine Mul/Add go into the convolution before them, decomposed HardSwish becomes
     HardSigmoid × x, MatMul + Add becomes Gemm, and chains of Transpose, Cast and Reshape become one. An old model is

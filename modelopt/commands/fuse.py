@@ -1,4 +1,4 @@
-"""`fuse`: operators become fewer and faster ones."""
+"""`fuse`: constants are folded, and operators become fewer and faster ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class FuseOptions(OptimizeOptions):
 
     Attributes:
         portable: Only operators of the ONNX standard: the default.
-        contrib: Fold, and use operators that only onnxruntime has, too.
+        contrib: Use operators that only onnxruntime has, too.
         keep_if_faster: Use each kind of those only where it is faster here.
         opset: Convert to this opset first, if it is later.
         keep_opset: Do not convert to a later opset where a fusion needs one and it is verified.
@@ -37,7 +37,7 @@ class FuseOptions(OptimizeOptions):
         uses_contrib = self.contrib or self.keep_if_faster
         steps: list[Step] = [] if self.opset is None else [make_pass("upgrade-opset", {"version": self.opset})]
         keep_opset = self.opset is not None or self.keep_opset
-        steps += pipelines.expand("exact" if uses_contrib else "fuse", keep_opset=keep_opset)
+        steps += pipelines.expand("exact", keep_opset=keep_opset)
         steps += pipelines.expand("contrib") if uses_contrib else ()
         search = Search.KEEP_IF_FASTER if self.keep_if_faster else None
         return Plan(make_recipe("fuse", steps, self, not_slower=True, search=search), "fused")

@@ -280,7 +280,7 @@ def test_the_dump_folder(tmp_path: Path) -> None:
     command = ("fuse", CNN, "--dump-dir", "dump/er", "-o", "x.onnx", *QUICK)
     modelopt(*command, cwd=tmp_path).succeeded()
     dumped = sorted((tmp_path / "dump" / "er").iterdir())
-    assert [path.name for path in dumped] == ["01-fuse-conv-bn.onnx"]
+    assert [path.name for path in dumped] == ["03-fuse-conv-bn.onnx"]
     onnx.checker.check_model(dumped[0], full_check=True)
     modelopt(*command, cwd=tmp_path).succeeded()  # an older dump is replaced
 
