@@ -59,6 +59,7 @@ _MODULES = (
     "equalize_layers",
     "smooth_activations",
     "prune_magnitude",
+    "prune_channels",
     "quantize_static",
     "quantize_dynamic",
     "quantize_weights",

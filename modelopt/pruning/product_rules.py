@@ -1,0 +1,184 @@
+"""Rules for convolutions and products of matrices: what makes channels, and what sums over them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_ir as ir
+
+from modelopt import graph
+from modelopt.pruning.atoms import FIXED
+from modelopt.pruning.dependencies import Consumer, Dependencies, Labels, Producer, Rule, Unproven
+
+
+def convolution(node: ir.Node, found: Dependencies) -> None:
+    """Conv and ConvTranspose: W is (C_out, C_in/group, k…), and (C_in, C_out/group, k…) for the transposed one."""
+    data, weight = node.inputs[0], node.inputs[1]
+    tensor = graph.constant_tensor(weight)
+    if data is None or weight is None or tensor is None:
+        raise Unproven("its filters are not constant")
+    transposed = node.op_type == "ConvTranspose"
+    group = graph.attribute_int(node, "group", 1)
+    axis_in, axis_out = (0, 1) if transposed else (1, 0)
+    given = found.axes(data).get(1)
+    for axis, labels in found.axes(data).items():
+        if axis == 0:
+            found.put(node.outputs[0], 0, labels)
+        elif axis > 1:
+            found.atoms.keep(labels, f"{graph.label(node)} moves along it")
+    if group == 1:
+        made = found.of(weight, axis_out)
+        if given is not None:
+            _contract(node, found, Consumer(node, data, 1, weight, axis_in))
+    else:
+        made = _grouped(node, found, given, tensor, group, (axis_in, axis_out))
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    _produce(node, found, made, Producer(node, weight, axis_out if group == 1 else 0, bias), axis=1)
+
+
+def _grouped(
+    node: ir.Node,
+    found: Dependencies,
+    given: Labels | None,
+    tensor: ir.TensorProtocol,
+    group: int,
+    axes: tuple[int, int],
+) -> Labels | None:
+    """Only whole groups go, each with the channels that it reads and those that it makes."""
+    weight = node.inputs[1]
+    transposed = axes == (0, 1)
+    first, second = tensor.shape.numpy()[:2]
+    reads, makes = (first // group, second) if transposed else (second, first // group)
+    why = f"{graph.label(node)} reads channels of one group that cannot shrink"
+    if given is None:
+        return None  # the channels that it reads stay, and so does each group
+    stored = found.of(weight, 0)
+    whole = np.array([found.atoms.unite_all(part, why) for part in given.reshape(group, reads)])
+    rows = np.repeat(whole, first // group)
+    stored = found.unite(stored, rows, why)
+    found.edit(whole, lambda kept, _: _set_int(node, "group", kept.count(whole)))
+    return np.repeat(whole, makes)
+
+
+def _set_int(node: ir.Node, name: str, number: int) -> None:
+    node.attributes.add(ir.AttrInt64(name, number))
+
+
+def gemm(node: ir.Node, found: Dependencies) -> None:
+    """Y = α · A' · B' + β · C, where ' may transpose; A is (M, K) and B is (K, N)."""
+    left, right = node.inputs[0], node.inputs[1]
+    left_sum = 0 if graph.attribute_int(node, "transA", 0) else 1
+    right_sum = 1 if graph.attribute_int(node, "transB", 0) else 0
+    made = _product(node, found, (left, left_sum, 1 - left_sum), (right, right_sum, 1 - right_sum), (0, 1))
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    if bias is not None and made is not None:
+        _add_bias(node, found, bias, made)
+
+
+def _add_bias(node: ir.Node, found: Dependencies, bias: ir.Value, made: Labels) -> None:
+    shape = found.shape(bias)
+    if shape and shape[-1] != 1:
+        found.unite(made, found.of(bias, len(shape) - 1), f"{graph.label(node)} adds what cannot shrink")
+    for axis in range(len(shape) - 1):
+        if shape[axis] != 1:
+            found.keep(bias, f"{graph.label(node)} adds another row for each of its rows", axis)
+
+
+def matmul(node: ir.Node, found: Dependencies) -> None:
+    """Y = A · B over the last two axes; those before are batches, which broadcast."""
+    left, right = node.inputs[0], node.inputs[1]
+    shapes = [found.shape(value) for value in (left, right)]
+    if min(map(len, shapes)) < 2:
+        raise Unproven("one factor is a vector")
+    rank = max(map(len, shapes))
+    rows, left_sum = len(shapes[0]) - 2, len(shapes[0]) - 1
+    right_sum, columns = len(shapes[1]) - 2, len(shapes[1]) - 1
+    _product(node, found, (left, left_sum, rows), (right, right_sum, columns), (rank - 2, rank - 1))
+    for axis in range(rank - 2):
+        _batch(node, found, (left, right), shapes, axis, rank)
+
+
+def _batch(
+    node: ir.Node,
+    found: Dependencies,
+    values: tuple[ir.Value | None, ir.Value | None],
+    shapes: list[tuple[int, ...]],
+    axis: int,
+    rank: int,
+) -> None:
+    """A batch axis, such as the heads of an attention, which both factors have or one of them."""
+    labels: Labels | None = None
+    first = True
+    for value, shape in zip(values, shapes, strict=True):
+        own = axis - rank + len(shape)
+        if own < 0 or shape[own] == 1:
+            continue
+        mine = found.of(value, own)
+        labels = (
+            mine if first else found.unite(labels, mine, f"{graph.label(node)} multiplies it by what cannot shrink")
+        )
+        first = False
+    found.put(node.outputs[0], axis, labels)
+
+
+def _product(
+    node: ir.Node,
+    found: Dependencies,
+    left: tuple[ir.Value | None, int, int],
+    right: tuple[ir.Value | None, int, int],
+    made: tuple[int, int],
+) -> Labels | None:
+    """One product of matrices: each factor is (value, axis that is summed over, axis that stays).
+
+    Returns:
+        The labels of the output's last axis.
+    """
+    factors = [left, right]
+    constant = [graph.constant_tensor(value) is not None for value, _, _ in factors]
+    if all(constant):
+        raise Unproven("both factors are constant")
+    if not any(constant):
+        for value, axis, _ in factors:
+            found.keep(value, f"{graph.label(node)} sums over it in both factors", axis)
+        for (value, _, stays), axis in zip(factors, made, strict=True):
+            found.put(node.outputs[0], axis, found.axes(value).get(stays))
+        return found.axes(node.outputs[0]).get(made[1])
+    stored = constant.index(True)
+    weight, weight_sum, weight_stays = factors[stored]
+    data, data_sum, data_stays = factors[1 - stored]
+    if data is None or weight is None:
+        raise Unproven("a factor is missing")
+    if found.axes(data).get(data_sum) is not None:
+        _contract(node, found, Consumer(node, data, data_sum, weight, weight_sum))
+    found.put(node.outputs[0], made[1 - stored], found.axes(data).get(data_stays))
+    labels = found.of(weight, weight_stays)
+    _produce(node, found, labels, Producer(node, weight, weight_stays), axis=made[stored])
+    return found.axes(node.outputs[0]).get(made[1])
+
+
+def _contract(node: ir.Node, found: Dependencies, consumer: Consumer) -> None:
+    labels = found.axes(consumer.data)[consumer.data_axis]
+    weights = found.of(consumer.weight, consumer.weight_axis)
+    if weights is None:
+        raise Unproven("its weights cannot shrink")
+    found.atoms.unite(labels, weights, f"{graph.label(node)} sums over it with what cannot shrink")
+    found.consumers.append(consumer)
+
+
+def _produce(node: ir.Node, found: Dependencies, labels: Labels | None, producer: Producer, axis: int) -> None:
+    if labels is None:
+        return
+    if producer.bias is not None:
+        together = found.unite(labels, found.of(producer.bias, 0), f"{graph.label(node)} adds what cannot shrink")
+        labels = np.full_like(labels, FIXED) if together is None else together
+    found.put(node.outputs[0], axis, labels)
+    found.producers.append(producer)
+
+
+RULES: Mapping[tuple[str, str], Rule] = {
+    ("", "Conv"): convolution,
+    ("", "ConvTranspose"): convolution,
+    ("", "Gemm"): gemm,
+    ("", "MatMul"): matmul,
+}
