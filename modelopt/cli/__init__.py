@@ -19,6 +19,7 @@ from modelopt.cli.endings import as_ours, ending, unreadable
 from modelopt.core import bus_errors, temporary
 from modelopt.core.errors import did_you_mean
 from modelopt.core.systems import require_memory, require_supported
+from modelopt.core.thread_room import spare_threads
 
 COMMANDS: dict[str, str] = {
     "inspect": "Show what a model is made of.",
@@ -72,6 +73,7 @@ class LazyGroup(Documented, click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; click itself would end with 1 where the system reports a broken pipe."""
         require_memory()
+        spare_threads()
         _quieten_libraries()
         try:
             return super().invoke(ctx)
