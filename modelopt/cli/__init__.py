@@ -130,7 +130,14 @@ def _run() -> int:
 
 
 def _quieten_libraries() -> None:
-    """What libraries log goes nowhere: they quote names of a model as they are, terminal escapes and newlines too."""
-    import logging
+    """What libraries log, and their warnings, go nowhere.
 
+    They quote names of a model as they are, terminal escapes and newlines too, and places in files of Python that a
+    user cannot act on. Warnings that were asked for stay: ``PYTHONWARNINGS=default modelopt …``.
+    """
+    import logging
+    import warnings
+
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
     logging.getLogger().addHandler(logging.NullHandler())
