@@ -19,6 +19,7 @@ from modelopt.cli.endings import as_ours, ending, unreadable
 from modelopt.core import bus_errors, temporary
 from modelopt.core.errors import did_you_mean
 from modelopt.core.systems import require_memory, require_supported
+from modelopt.core.thread_room import spare_threads
 
 COMMANDS: dict[str, str] = {
     "inspect": "Show what a model is made of.",
@@ -72,6 +73,7 @@ class LazyGroup(Documented, click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; click itself would end with 1 where the system reports a broken pipe."""
         require_memory()
+        spare_threads()
         _quieten_libraries()
         try:
             return super().invoke(ctx)
@@ -128,7 +130,14 @@ def _run() -> int:
 
 
 def _quieten_libraries() -> None:
-    """What libraries log goes nowhere: they quote names of a model as they are, terminal escapes and newlines too."""
-    import logging
+    """What libraries log, and their warnings, go nowhere.
 
+    They quote names of a model as they are, terminal escapes and newlines too, and places in files of Python that a
+    user cannot act on. Warnings that were asked for stay: ``PYTHONWARNINGS=default modelopt …``.
+    """
+    import logging
+    import warnings
+
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
     logging.getLogger().addHandler(logging.NullHandler())

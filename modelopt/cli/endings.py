@@ -10,7 +10,7 @@ import click
 
 from modelopt import __version__
 from modelopt.cli import signals
-from modelopt.core import temporary
+from modelopt.core import temporary, thread_room
 from modelopt.core.errors import EnvironmentLacks, ExitCode, ModeloptError, ReaderLeft
 from modelopt.core.printable import printable
 
@@ -20,7 +20,7 @@ _HINTS = {
     errno.ENOSPC: "free some space, or set TMPDIR to a folder on another disk",
     errno.EDQUOT: "free some space, or set TMPDIR to a folder on another disk",
     errno.EMFILE: "allow more open files: ulimit -n 1024",
-    errno.EAGAIN: "allow more processes: see ulimit -u",
+    errno.EAGAIN: thread_room.HINT,
     errno.ENOMEM: "close other programs, or use a machine with more memory",
     errno.EIO: "the disk may be failing",
 }
@@ -76,8 +76,8 @@ def as_ours(error: BaseException) -> ModeloptError | None:
     if isinstance(error, ImportError) and (_origin(error) is not error or not _is_in_ours(error)):
         note = str(_origin(error)).strip().partition("\n")[0]
         return EnvironmentLacks(f"{error.name or 'a package'} cannot be imported", note=note, hint=_LIMITS)
-    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
-        return EnvironmentLacks("no thread can be started", hint=_HINTS[errno.EAGAIN])
+    if isinstance(error, RuntimeError) and thread_room.is_lack(error):
+        return thread_room.no_thread()
     return None
 
 

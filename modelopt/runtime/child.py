@@ -23,6 +23,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before onnxruntime is imported: its
 import msgspec
 import numpy as np
 
+from modelopt.core import thread_room
 from modelopt.runtime import child_onnx, protocol
 from modelopt.runtime.child_calibration import Observing
 from modelopt.runtime.child_session import ChildSession, first_line
@@ -156,6 +157,11 @@ def serve(requests: io.BufferedIOBase, replies: io.BufferedIOBase) -> None:
             continue
         except MemoryError as error:
             protocol.write(replies, {"failure": "memory", "text": str(error)})
+            continue
+        except RuntimeError as error:
+            if not thread_room.is_lack(error):
+                raise
+            protocol.write(replies, {"failure": "threads", "text": str(error)})
             continue
         protocol.write(replies, answer, tensors)
 

@@ -13,12 +13,16 @@ from typing import Any
 
 import numpy as np
 
+from modelopt.core import thread_room
 from modelopt.core.encoding import is_utf8
 from modelopt.graph.quantized_io import IntegerIo, declared
 from modelopt.runtime import parts
 from modelopt.runtime.profiling import keep_optimized, node_runs, optimized_outputs, read_events
 from modelopt.runtime.protocol import Failure
 from modelopt.runtime.session import IoSpec, NodeRun, Optimization, SessionInfo, SessionSpec, full_provider_name
+
+_UNWRITTEN = "Failed to write external initializers", "Protobuf serialization failed"
+"""What onnxruntime says where it cannot write the graph that it optimized: a profile with a trace needs it."""
 
 
 class ChildSession:
@@ -56,10 +60,11 @@ class ChildSession:
                 self._session = ort.InferenceSession(
                     given, options, providers=[(provider, dict(spec.provider_options))]
                 )
-        except MemoryError as error:
-            raise Failure("memory", str(error)) from error
         except Exception as error:
-            raise Failure("load", first_line(error)) from error
+            if self._profiles is not None:
+                self._profiles.cleanup()
+            unwritten = spec.trace and any(text in str(error) for text in _UNWRITTEN)
+            raise _failure("profile" if unwritten else "load", error) from error
         load_ns = time.perf_counter_ns() - started
         if self._session.get_providers()[0] != provider:
             raise Failure("provider-failed", ", ".join(self._session.get_providers()))
@@ -88,10 +93,8 @@ class ChildSession:
             result: list[Any] = self._session.run(outputs, feeds)
         except Failure:
             raise
-        except MemoryError as error:
-            raise Failure("memory", str(error)) from error
         except Exception as error:
-            raise Failure("run", first_line(error)) from error
+            raise _failure("run", error) from error
         return result
 
     def _values_within(self, seconds: float, outputs: Sequence[str] | None, feeds: dict[str, np.ndarray]) -> list[Any]:
@@ -142,9 +145,16 @@ class ChildSession:
         return [found[whole[position]][position - whole.index(whole[position])] for position in asked]
 
     def profile(self, only: str | None) -> list[NodeRun]:
-        """End profiling: the kernels that ran, see `profiling.read_events` for `only`."""
+        """End profiling: the kernels that ran, see `profiling.read_events` for `only`.
+
+        Raises:
+            Failure: The profile is not whole: onnxruntime says nothing where the disk is full.
+        """
         path = Path(self._session.end_profiling())
-        found = node_runs(read_events(path.read_text(encoding="utf-8"), only), optimized_outputs(path.parent))
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        if not text.rstrip().endswith("]"):
+            raise Failure("profile", f"{len(text)} characters were written to {path.parent}")
+        found = node_runs(read_events(text, only), optimized_outputs(path.parent))
         if self._profiles is not None:
             self._profiles.cleanup()
         return found
@@ -213,6 +223,13 @@ def _integers(session: Any) -> IntegerIo:
 
 def _io_spec(value: Any) -> IoSpec:
     return IoSpec(value.name, value.type, tuple(value.shape))
+
+
+def _failure(kind: str, error: Exception) -> Failure:
+    """What the parent is told: that memory or a thread was missing, or else that this `kind` of call failed."""
+    if isinstance(error, MemoryError):
+        return Failure("memory", str(error))
+    return Failure("threads" if thread_room.is_lack(error) else kind, first_line(error))
 
 
 def first_line(error: BaseException) -> str:

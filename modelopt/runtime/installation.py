@@ -9,6 +9,7 @@ import msgspec
 
 from modelopt.core.errors import EnvironmentLacks, InputError, ModeloptError, Refused, WorkerDied, did_you_mean
 from modelopt.core.targets import usable_cores
+from modelopt.core.thread_room import no_thread
 from modelopt.runtime import wording
 from modelopt.runtime.session import SessionSpec, full_provider_name, short_provider_names
 
@@ -101,6 +102,11 @@ def explain(kind: str, text: str, doing: str, spec: SessionSpec | None) -> Model
         )
     if kind == "memory":
         return WorkerDied(f"{doing} ran out of memory", reason="memory", note=text or None)
+    if kind == "threads":
+        return no_thread(doing)
+    if kind == "profile":
+        hint = "free some space, or set TMPDIR to a folder on another disk"
+        return EnvironmentLacks("onnxruntime could not write its profile", note=wording.plain(text), hint=hint)
     if kind == "op-library":
         library, _, why = text.partition("\n")
         return InputError(

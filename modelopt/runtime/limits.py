@@ -16,6 +16,8 @@ from typing import Self
 
 import psutil
 
+from modelopt.core.thread_room import no_thread
+
 OWN_FACTOR, FEED_FACTOR, FREE_BYTES = 8, 64, 2**30
 """A request may take so many times the bytes of the model, so many times the bytes of what it is fed, and this much.
 
@@ -108,8 +110,12 @@ class Watch:
     def __enter__(self) -> Self:
         self._deadline = time.monotonic() + self._limits.seconds
         if self._thread is None:
-            self._thread = threading.Thread(target=self._watch, daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._watch, daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                raise no_thread("the limits of a child process") from None
+            self._thread = thread  # only one that runs can be waited for
         return self
 
     def __exit__(self, *_exception: object) -> None:

@@ -1,15 +1,17 @@
 """Small models that ask for much memory or time, through every command: what each costs beyond an ordinary tiny model.
 
-    python -m tests.campaigns.bombs [--only WORD] [--commands inspect,fold] [--out build/bombs.md]
+    python -m tests.campaigns.bombs [--only WORD] [--commands inspect,fold] [--peers] [--out build/bombs.md]
 
 Each is handled, or refused in one line: less than `MAX_SECONDS` and `MAX_BYTES` more than the tiny model takes with the
-same command, the command's child processes included. The table says which were not.
+same command, the command's child processes included. The table says which were not. With --peers it shows what
+onnx.load/save, onnxsim and OnnxSlim take on the same models too, and the last lines name the worst case of each.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
 import signal
 import subprocess
@@ -63,8 +65,10 @@ class Cost:
     err: str
 
 
-def cost(command: Sequence[str], folder: Path, limit_seconds: float = _LIMIT_SECONDS) -> Cost:
-    """Run a command in `folder` and measure it with its children."""
+def cost(
+    command: Sequence[str], folder: Path, limit_seconds: float = _LIMIT_SECONDS, limit_bytes: float = math.inf
+) -> Cost:
+    """Run a command in `folder` and measure it with its children; above a limit it is ended."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         started = time.monotonic()
         process = subprocess.Popen(
@@ -77,7 +81,7 @@ def cost(command: Sequence[str], folder: Path, limit_seconds: float = _LIMIT_SEC
             start_new_session=True,
         )
         peak, ended, usage = 0, 0, None
-        while not ended and time.monotonic() - started < limit_seconds:
+        while not ended and time.monotonic() - started < limit_seconds and peak <= limit_bytes:
             peak = max(peak, _private_bytes(process.pid))
             time.sleep(_POLL_SECONDS)
             ended, status, usage = os.wait4(process.pid, os.WNOHANG)
@@ -145,32 +149,54 @@ def measure(build: bomb_models.Build, names: Sequence[str], folder: Path) -> Ite
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the campaign; 1 where a bomb went off."""
+    from tests.campaigns import bomb_peers  # it imports this module
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="models whose names hold this word")
-    parser.add_argument("--commands", default=",".join(COMMANDS))
+    parser.add_argument("--commands", default=",".join(COMMANDS), help="of these: %(default)s")
+    parser.add_argument("--peers", action="store_true", help="other tools on the same models, too")
     parser.add_argument("--out", type=Path, help="where the table goes; standard output without")
     asked = parser.parse_args(arguments)
-    names = asked.commands.split(",")
+    names = [name for name in asked.commands.split(",") if name]
     lines = [
         "| bomb | bytes | command | exit | seconds | peak MB | wrong | error |",
         "|---|--:|---|--:|--:|--:|---|---|",
     ]
-    wrong = 0
+    wrong = calls = 0
+    worst: dict[str, dict[str, tuple[float, str]]] = {"seconds": {}, "MB": {}}
+
+    def add(bomb: str, size: int, name: str, found: Cost, fault: str) -> None:
+        """One line of the table."""
+        usual = ordinary[name]
+        extra = {"seconds": found.seconds - usual.seconds, "MB": (found.peak_bytes - usual.peak_bytes) / 1e6}
+        for what, figure in extra.items():
+            worst[what][name] = max(worst[what].get(name, (0.0, "none")), (figure, bomb))
+        error = next((line for line in found.err.splitlines() if line.startswith("modelopt: error")), "")
+        cells = bomb, size, name, found.code, f"{extra['seconds']:.1f}", f"{extra['MB']:.0f}", fault, error[16:90]
+        lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
+        if asked.out is None:
+            print(lines[-1], flush=True)
+
     with tempfile.TemporaryDirectory(prefix="bombs-") as scratch:
         ordinary = {name: found for name, found, _ in measure(bomb_models.tiny, names, Path(scratch) / "tiny")}
+        others = bomb_peers.command_lines() if asked.peers else {}
+        usual_of_others = bomb_peers.measure(bomb_models.tiny, others, Path(scratch) / "tiny")
+        ordinary |= {name: found for name, found, _ in usual_of_others}
         for bomb, build in bomb_models.MODELS.items():
             if asked.only not in bomb:
                 continue
             for name, found, size in measure(build, names, Path(scratch) / bomb):
                 fault = problem(found, ordinary[name], size)
                 wrong += bool(fault)
-                error = next((line for line in found.err.splitlines() if line.startswith("modelopt: error")), "")
-                extra = found.seconds - ordinary[name].seconds, (found.peak_bytes - ordinary[name].peak_bytes) / 1e6
-                cells = bomb, size, name, found.code, f"{extra[0]:.1f}", f"{extra[1]:.0f}", fault, error[16:90]
-                lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
-                if asked.out is None:
-                    print(lines[-1], flush=True)
-    lines.append(f"\n{wrong} of {len(lines) - 2} went off; seconds and MB are beyond those of an ordinary tiny model.")
+                calls += 1
+                add(bomb, size, name, found, fault)
+            for name, found, size in bomb_peers.measure(build, others, Path(scratch) / bomb):
+                add(bomb, size, name, found, bomb_peers.ended(found))
+    for name in ordinary:
+        (seconds, slow), (peak, large) = (worst[what].get(name, (0.0, "none")) for what in ("seconds", "MB"))
+        lines.append(f"{name}: at worst {seconds:.1f} s ({slow}) and {peak:.0f} MB ({large})")
+        print(lines[-1])
+    lines.append(f"\n{wrong} of {calls} went off; seconds and MB are beyond those of an ordinary tiny model.")
     print(lines[-1])
     if asked.out is not None:
         asked.out.write_text("\n".join(lines) + "\n", encoding="utf-8")

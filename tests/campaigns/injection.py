@@ -276,7 +276,7 @@ def _shown(payload: bytes, texts: dict[str, str]) -> Iterator[str]:
             if text[:1] == "{":  # JSON has escapes of its own
                 continue
             for after in text.split(SIGN)[1:]:
-                seen = after.replace("\n", "")[: len(plain)].rstrip("…")
+                seen = after.replace("\n", "").partition("…")[0][: len(plain)]  # "…": a cell that was cut there
                 if not plain.startswith(seen[:4]):
                     yield f"{where} shows {seen!r}"
     if "report.md" in texts and b"<script" in payload and "\n<script" in texts["report.md"].replace("\\<", ""):
@@ -300,8 +300,9 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--reduced", action="store_true", help="each payload and each place a few times")
     parser.add_argument("--step", type=int, default=1, help="take each N-th only")
+    parser.add_argument("--first", type=int, default=0, help="and begin with this one: 0 to N-1 together are all")
     given = parser.parse_args()
-    chosen = items(reduced=given.reduced)[:: given.step]
+    chosen = items(reduced=given.reduced)[given.first :: given.step]
     codes, failures = campaign(chosen, jobs=given.jobs)
     ended = ", ".join(f"{count} × {code}" for code, count in sorted(codes.items()))
     print(f"{len(PAYLOADS)} payloads in {len(PLACES)} places, {len(chosen)} calls: {ended}")

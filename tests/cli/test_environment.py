@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 
+from modelopt import cli
 from modelopt.cli import COMMANDS
 from tests.command_line import CALIB, CNN, COMMAND, EVAL, MLP, environment, modelopt
 
@@ -101,6 +103,18 @@ def test_an_unsupported_system_is_one_line(tmp_path: Path) -> None:
     assert done.stdout == ""
     assert [line.partition(":")[0] for line in done.stderr.splitlines()] == ["modelopt", "note", "hint"]
     assert "modelopt does not run on win32" in done.stderr
+
+
+@pytest.mark.parametrize(("asked", "shown"), [([], 0), (["default"], 1)])
+def test_warnings_of_libraries_go_nowhere_but_where_they_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch, asked: list[str], shown: int
+) -> None:
+    monkeypatch.setattr(sys, "warnoptions", asked)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        cli._quieten_libraries()
+        warnings.warn("divide by zero", RuntimeWarning, stacklevel=1)
+    assert len(found) == shown
 
 
 # Clashes
