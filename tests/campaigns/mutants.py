@@ -26,6 +26,7 @@ from modelopt.runtime.worker import Worker
 from tests.campaigns import in_process, mutations, pool
 from tests.campaigns.in_process import Ended
 from tests.campaigns.mutations import Mutant
+from tests.forks.children import forked_children
 
 MODEL, OUTPUT = "model.onnx", "out.onnx"
 _SECONDS = 60.0
@@ -222,7 +223,7 @@ def campaign(
 
     @contextmanager
     def setup() -> Iterator[Callable[[int], Finding]]:
-        with tempfile.TemporaryDirectory() as place, in_process.forked_children():
+        with tempfile.TemporaryDirectory() as place, forked_children():
             yield Bench(Path(place), calls).handle
 
     tally = Tally()

@@ -1,0 +1,132 @@
+"""Asks the server, one for each process that runs tests, for forks; starts it at the first."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO
+
+from tests.paths import ROOT
+
+
+class Forked:
+    """Stands for the `subprocess.Popen` of a fork of the server.
+
+    Attributes:
+        pid: Its process id.
+        returncode: Its exit code, negative for a signal; None while nobody has seen its end.
+        stdin: Ours to write to.
+        stdout: Ours to read from.
+    """
+
+    def __init__(self, stdin: IO[bytes], stdout: IO[bytes], status: IO[bytes]) -> None:
+        self.stdin, self.stdout = stdin, stdout
+        self._status = status
+        self.returncode: int | None = None
+        self.pid = int(status.readline())
+
+    def poll(self) -> int | None:
+        return self._await(0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        code = self._await(timeout)
+        if code is None:
+            raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0)
+        return code
+
+    def kill(self) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+    def communicate(self, given: bytes, timeout: float) -> bytes:
+        """Write to its standard input, wait for its end, and return its standard output."""
+        with ThreadPoolExecutor(2) as threads:
+            threads.submit(self._give, given)
+            out = threads.submit(self.stdout.read)
+            try:
+                self.wait(timeout)
+            finally:
+                self.kill()
+            with self.stdout:
+                return out.result()
+
+    def _give(self, given: bytes) -> None:
+        with contextlib.suppress(BrokenPipeError), self.stdin:
+            self.stdin.write(given)
+
+    def _await(self, seconds: float | None) -> int | None:
+        if self.returncode is None and not self._status.closed and select.select([self._status], [], [], seconds)[0]:
+            self.returncode = int(self._status.readline())
+            self._status.close()
+        return self.returncode
+
+
+@functools.cache
+def _server() -> socket.socket:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.forks.server", str(theirs.fileno())],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        env={"PATH": os.defpath, "LANG": "C.UTF-8", "ORT_DISABLE_TELEMETRY": "1"},
+        pass_fds=[theirs.fileno()],
+        start_new_session=True,
+    )
+    theirs.close()
+
+    def end() -> None:
+        ours.close()
+        process.wait()
+
+    atexit.register(end)
+    return ours
+
+
+def start(
+    *,
+    arguments: Sequence[str | Path] = (),
+    preload: str | None = None,
+    cwd: Path,
+    environment: Mapping[str, str],
+    stderr: int,
+    largest_file: int | None = None,
+) -> Forked:
+    """Fork the server.
+
+    Args:
+        arguments: Of a command, with its own name; unused where `preload` says that the fork is a child of one.
+        preload: The module that the child would import.
+        cwd: Its working directory.
+        environment: All of its environment.
+        stderr: The descriptor of a file or pipe that takes its standard error; still open afterwards.
+        largest_file: The disk is full once a file holds so many bytes.
+    """
+    theirs_in, stdin = os.pipe()
+    stdout, theirs_out = os.pipe()
+    status, theirs_status = os.pipe()
+    request = {
+        "arguments": [str(argument) for argument in arguments],
+        "preload": preload,
+        "cwd": str(cwd),
+        "environment": dict(environment),
+        "largest_file": largest_file,
+    }
+    try:
+        given = [theirs_in, theirs_out, stderr, theirs_status]
+        socket.send_fds(_server(), [json.dumps(request).encode()], given)
+    finally:
+        for descriptor in (theirs_in, theirs_out, theirs_status):
+            os.close(descriptor)
+    return Forked(os.fdopen(stdin, "wb"), os.fdopen(stdout, "rb"), os.fdopen(status, "rb", 0))
