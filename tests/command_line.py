@@ -23,6 +23,9 @@ COMMAND = Path(sys.executable).with_name("modelopt")
 PATIENCE = int(os.environ.get("MODELOPT_TEST_PATIENCE", "1"))
 """How many times as long as on this machine by itself a command may take: an emulated one is slow."""
 
+_AT_START = ("PYTHON", "LC_", "LANG", "LD_")
+"""How variables begin that an interpreter reads at its start."""
+
 Argument = str | Path
 
 
@@ -104,8 +107,7 @@ def modelopt(
     """Run ``modelopt ARGUMENTS`` in `cwd`, with `cwd` as HOME.
 
     The process is a fork of one that has imported everything (see `tests.forks`), which takes a tenth of the time of
-    `installed`. With `env` it is the installed command: what an interpreter and its libraries read as they start
-    counts there.
+    `installed`. Where `env` has a variable that the interpreter reads at its start, it is the installed command.
 
     Args:
         arguments: Of the command.
@@ -114,14 +116,14 @@ def modelopt(
         env: More environment variables.
         largest_file: The disk is full once a file holds so many bytes.
     """
-    if env or sys.platform != "linux":
+    if sys.platform != "linux" or any(name.startswith(_AT_START) for name in env or {}):
         return installed(*arguments, cwd=cwd, stdin=stdin, env=env, largest_file=largest_file)
     before = listing(cwd)
     with tempfile.TemporaryFile() as err:
         fork = client.start(
             arguments=[COMMAND, *arguments],
             cwd=cwd,
-            environment=environment(cwd),
+            environment=environment(cwd, **(env or {})),
             stderr=err.fileno(),
             largest_file=largest_file,
         )

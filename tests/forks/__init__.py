@@ -4,3 +4,6 @@
 streams, limits and exit code. What it leaves out is the start of the interpreter and the imports; the hash seed is that
 of the server. `tests.command_line.installed` runs the installed command where these are the subject.
 """
+
+NUMBER_BYTES = 4
+"""Of a number that the server writes: an integer with its sign, in network order."""

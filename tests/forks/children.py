@@ -14,7 +14,8 @@ from typing import IO, Any, NoReturn
 
 import onnxruntime  # noqa: F401 - forked children have it imported already
 
-from modelopt.runtime import child, processes, worker
+from modelopt.runtime import child, processes
+from tests.forks.client import children_by
 
 _ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGALRM, signal.SIGBUS, signal.SIGCHLD)
 """Signals that a command handles and its children do not."""
@@ -94,9 +95,5 @@ def fork(preload: str) -> processes.Spawned:
 @contextlib.contextmanager
 def forked_children() -> Iterator[None]:
     """Children of commands are forks of this process for a while, which must not have run a model itself."""
-    kept = processes.spawn
-    processes.spawn = worker.spawn = fork  # type: ignore[attr-defined]
-    try:
+    with children_by(fork):
         yield
-    finally:
-        processes.spawn = worker.spawn = kept  # type: ignore[attr-defined]

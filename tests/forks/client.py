@@ -12,12 +12,20 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
+from modelopt.core import temporary
+from modelopt.runtime import processes, worker
+from tests.forks import NUMBER_BYTES
 from tests.paths import ROOT
+
+STARTED = processes.spawn
+"""How modelopt itself starts a child process."""
 
 
 class Forked:
@@ -30,11 +38,13 @@ class Forked:
         stdout: Ours to read from.
     """
 
-    def __init__(self, stdin: IO[bytes], stdout: IO[bytes], status: IO[bytes]) -> None:
+    def __init__(self, stdin: IO[bytes], stdout: IO[bytes], status: int) -> None:
         self.stdin, self.stdout = stdin, stdout
-        self._status = status
         self.returncode: int | None = None
-        self.pid = int(status.readline())
+        self._status = status
+        self._reading = threading.Lock()
+        weakref.finalize(self, os.close, status)
+        self.pid = self._number()
 
     def poll(self) -> int | None:
         return self._await(0)
@@ -66,10 +76,14 @@ class Forked:
             self.stdin.write(given)
 
     def _await(self, seconds: float | None) -> int | None:
-        if self.returncode is None and not self._status.closed and select.select([self._status], [], [], seconds)[0]:
-            self.returncode = int(self._status.readline())
-            self._status.close()
+        if self.returncode is None and select.select([self._status], [], [], seconds)[0]:
+            with self._reading:
+                if self.returncode is None:  # no other thread was first
+                    self.returncode = self._number()
         return self.returncode
+
+    def _number(self) -> int:
+        return int.from_bytes(os.read(self._status, NUMBER_BYTES), signed=True)
 
 
 @functools.cache
@@ -129,4 +143,23 @@ def start(
     finally:
         for descriptor in (theirs_in, theirs_out, theirs_status):
             os.close(descriptor)
-    return Forked(os.fdopen(stdin, "wb"), os.fdopen(stdout, "rb"), os.fdopen(status, "rb", 0))
+    return Forked(os.fdopen(stdin, "wb"), os.fdopen(stdout, "rb"), status)
+
+
+def spawn(preload: str) -> processes.Spawned:
+    """Do what `processes.spawn` does, with a fork of the server."""
+    stderr = temporary.unnamed_file()  # `Spawned.end` closes it
+    environment = {**os.environ, "ORT_DISABLE_TELEMETRY": "1"}
+    process: Any = start(preload=preload, cwd=Path.cwd(), environment=environment, stderr=stderr.fileno())
+    return processes.Spawned(process, stderr)
+
+
+@contextlib.contextmanager
+def children_by(starts: Callable[[str], processes.Spawned]) -> Iterator[None]:
+    """Child processes of this one are started by `starts` for a while: `spawn` or `STARTED`."""
+    kept = processes.spawn
+    processes.spawn = worker.spawn = starts  # type: ignore[attr-defined,assignment]
+    try:
+        yield
+    finally:
+        processes.spawn = worker.spawn = kept  # type: ignore[attr-defined]

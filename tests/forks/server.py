@@ -3,7 +3,7 @@
     python -m tests.forks.server DESCRIPTOR
 
 A request is one message of JSON on the socket DESCRIPTOR, with four descriptors: standard input, output and error of
-the fork, and one that takes its process id and, once it has ended, its exit code (negative for a signal), a line each.
+the fork, and one that takes two numbers: its process id and, once it has ended, its exit code (negative for a signal).
 The server ends when the socket is closed.
 """
 
@@ -26,8 +26,7 @@ from typing import Any, NoReturn
 
 import modelopt
 import modelopt_onnx
-from modelopt.runtime import processes, worker
-from tests.forks import children
+from tests.forks import NUMBER_BYTES, children
 
 _MESSAGE_BYTES = 2**18
 _DESCRIPTORS = 4
@@ -73,8 +72,12 @@ def _next_request(channel: socket.socket) -> dict[str, Any] | None:
         *streams, status = descriptors
         for descriptor in streams:
             os.close(descriptor)
-        os.write(status, f"{pid}\n".encode())
+        os.write(status, _number(pid))
         waiting[pid] = status
+
+
+def _number(value: int) -> bytes:
+    return value.to_bytes(NUMBER_BYTES, signed=True)
 
 
 def _tell_ends(waiting: dict[int, int]) -> None:
@@ -84,7 +87,7 @@ def _tell_ends(waiting: dict[int, int]) -> None:
             return
         told = waiting.pop(pid)
         with contextlib.suppress(BrokenPipeError):  # nobody waits for it any more
-            os.write(told, f"{os.waitstatus_to_exitcode(status)}\n".encode())
+            os.write(told, _number(os.waitstatus_to_exitcode(status)))
         os.close(told)
 
 
@@ -120,13 +123,13 @@ def main() -> None:
     """See the module."""
     channel = socket.socket(fileno=int(sys.argv[1]))
     _import_all()
-    processes.spawn = worker.spawn = children.fork  # type: ignore[attr-defined]
     gc.collect()
     gc.freeze()  # forks do not touch, and so do not copy, what is there now
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     request = _next_request(channel)
     if request is not None:
-        _become(request)
+        with children.forked_children():
+            _become(request)
 
 
 if __name__ == "__main__":
