@@ -10,7 +10,7 @@ import pytest
 from modelopt.recipe.dumping import dump
 from modelopt.recipe.parsing import parse
 from modelopt.recipe.recipe import Search
-from tests.command_line import CALIB, CNN, EVAL, MLP, Argument, calibration, modelopt, sample
+from tests.command_line import CALIB, CNN, EVAL, MLP, Argument, calibration, installed, modelopt, sample
 
 DATA = ("--calib", CALIB, "--calib-limit", "16")
 EVALUATION = ("--eval", EVAL, "--eval-limit", "100")
@@ -68,7 +68,7 @@ def _both(command: tuple[Argument, ...], folder: Path) -> tuple[bytes, bytes, st
     assert all(flag in remarks for flag in flags)
     (folder / "recipe.yaml").write_text(text)
     keep = ("--keep",) if "--keep" in command else ()
-    by_command = modelopt(*command, "-o", "command.onnx", cwd=folder)
+    by_command = installed(*command, "-o", "command.onnx", cwd=folder)  # under another hash seed than the forks
     by_recipe = modelopt("run", "recipe.yaml", command[1], "-o", "recipe.onnx", *flags, *keep, cwd=folder)
     assert by_command.code == by_recipe.code == (1 if keep else 0), by_command.err + by_recipe.err
     return (folder / "command.onnx").read_bytes(), (folder / "recipe.onnx").read_bytes(), text
