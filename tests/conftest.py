@@ -41,7 +41,7 @@ def no_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture(autouse=True, scope="session")
 def _children_are_forks() -> Iterator[None]:
-    """What tests run on onnxruntime in a child does not wait for an interpreter; tests/runtime has real children."""
+    """Child processes do not wait for an interpreter; see `started_children` of tests/runtime."""
     with client.children_by(client.spawn) if sys.platform == "linux" else contextlib.nullcontext():
         yield
 

@@ -17,9 +17,9 @@ WEIGHT = np.arange(12, dtype=np.float32).reshape(4, 3)
 """The weight of `linear`."""
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _children_start_as_they_do() -> Iterator[None]:
-    """Here child processes are the subject: each is an interpreter of its own."""
+@pytest.fixture(scope="module")
+def started_children() -> Iterator[None]:
+    """Where child processes are the subject, each is an interpreter of its own."""
     with client.children_by(client.STARTED):
         yield
 
