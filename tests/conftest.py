@@ -41,8 +41,15 @@ def no_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture(autouse=True, scope="session")
 def _children_are_forks() -> Iterator[None]:
-    """Child processes do not wait for an interpreter; see `started_children` of tests/runtime."""
+    """Child processes do not wait for an interpreter; see `started_children`."""
     with client.children_by(client.spawn) if sys.platform == "linux" else contextlib.nullcontext():
+        yield
+
+
+@pytest.fixture(scope="module")
+def started_children() -> Iterator[None]:
+    """Where child processes are the subject, each is an interpreter of its own."""
+    with client.children_by(client.STARTED):
         yield
 
 

@@ -11,17 +11,9 @@ from onnx import TensorProto, helper
 
 from modelopt.runtime.worker import Worker
 from tests.command_line import save, save_endless, value
-from tests.forks import client
 
 WEIGHT = np.arange(12, dtype=np.float32).reshape(4, 3)
 """The weight of `linear`."""
-
-
-@pytest.fixture(scope="module")
-def started_children() -> Iterator[None]:
-    """Where child processes are the subject, each is an interpreter of its own."""
-    with client.children_by(client.STARTED):
-        yield
 
 
 @pytest.fixture
