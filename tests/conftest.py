@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from hypothesis import HealthCheck, settings
 from modelopt.calibration.context import Context
 from modelopt.core import targets
 from modelopt.runtime.worker_runner import WorkerRunner
+from tests.forks import client
 from tests.machines.families import Family
 
 
@@ -34,6 +37,20 @@ def pytest_configure() -> None:
 def no_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """No test reads what an earlier run has measured of this machine."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "no-cache"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _children_are_forks() -> Iterator[None]:
+    """Child processes do not wait for an interpreter; see `started_children`."""
+    with client.children_by(client.spawn) if sys.platform == "linux" else contextlib.nullcontext():
+        yield
+
+
+@pytest.fixture(scope="module")
+def started_children() -> Iterator[None]:
+    """Where child processes are the subject, each is an interpreter of its own."""
+    with client.children_by(client.STARTED):
+        yield
 
 
 @pytest.fixture(scope="module")

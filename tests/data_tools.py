@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,15 @@ def npz(folder: Path, name: str = "calib.npz", /, **arrays: Any) -> str:
     return str(path)
 
 
-def error(kind: type[ModeloptError], *args: Any, **options: Any) -> ModeloptError:
+def error_of(kind: type[ModeloptError], call: Callable[..., Any], *args: Any, **options: Any) -> ModeloptError:
     with pytest.raises(kind) as caught:
-        list(open_data(*args, **options))
+        list(call(*args, **options))
     assert "\n" not in caught.value.fact
     return caught.value
+
+
+def error(kind: type[ModeloptError], *args: Any, **options: Any) -> ModeloptError:
+    return error_of(kind, open_data, *args, **options)
 
 
 def shapes(dataset: Dataset, name: str) -> list[tuple[int, ...]]:

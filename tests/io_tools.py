@@ -82,3 +82,7 @@ class Pipe:
 
     def isatty(self) -> bool:
         return self._terminal
+
+
+def data_files_in(folder: Path) -> list[str]:
+    return [name for name in names_in(folder) if name.endswith(".data")]

@@ -6,7 +6,7 @@ import pytest
 
 from modelopt import passes
 from modelopt.core.changes import Effect
-from tests.campaigns import cases, conformance, fuzz, generate, lab, planted, planted_reach
+from tests.campaigns import cases, conformance, fuzz, generate, lab, planted, planted_bugs, planted_reach
 
 CHANGING = ["upgrade-opset", "freeze-dims"]
 
@@ -92,5 +92,5 @@ def test_bugs_that_show_only_on_feeds_that_reach_them_are_caught_and_named() -> 
 
 
 def test_there_are_enough_planted_bugs() -> None:
-    assert len(planted.BUGS) >= 50
+    assert len(planted_bugs.BUGS) >= 50
     assert len(planted_reach.REACH) >= 21

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from modelopt.core.errors import ExitCode
 from tests.campaigns import lab, pool, runs
 from tests.campaigns.cases import Case, file_cases, node_cases
-from tests.campaigns.lab import Outcome, Verdict
+from tests.campaigns.lab_comparison import generic
+from tests.campaigns.lab_outcomes import NotTaken, Outcome, Verdict
 
 _SECONDS = 300.0
 _LIGHT_GROWTH = 1.1
@@ -42,7 +43,7 @@ def handle(one: lab.Lab, case: Case, names: Sequence[str]) -> CaseReport:
     content = case.content()
     try:
         original = one.original(content, case.feeds(content))
-    except lab.NotTaken as error:
+    except NotTaken as error:
         refused = error.code is ExitCode.REFUSED or not runs.accepts(content)
         verdict = Outcome(Verdict.REFUSED if refused else Verdict.FAILED, error.reason)
         return CaseReport(_runs(content, case), "refused", dict.fromkeys(names, verdict))
@@ -97,7 +98,7 @@ class Row:
         self.changed += outcome.rewrites > 0
         told = f"{case.name}: {outcome.reason}"
         if outcome.verdict is Verdict.REFUSED:
-            self.reasons[lab.generic(outcome.reason.removeprefix("original.onnx"))] += 1
+            self.reasons[generic(outcome.reason.removeprefix("original.onnx"))] += 1
             self.refused_though_it_runs += [told] * ran
         elif outcome.verdict is Verdict.FAILED:
             self.failures.append(told)
@@ -148,7 +149,7 @@ class Table:
             died = Outcome(Verdict.FAILED, report.reason)
             report = CaseReport(ran=False, why_not_run=report.reason, outcomes=dict.fromkeys(names, died))
         if not report.ran:
-            self.not_run[lab.generic(report.why_not_run)] += 1
+            self.not_run[generic(report.why_not_run)] += 1
         for name, outcome in report.outcomes.items():
             self.rows[name].add(case, report.ran, outcome)
 

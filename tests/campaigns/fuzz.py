@@ -17,7 +17,8 @@ from pathlib import Path
 
 from tests.campaigns import generate, lab, pool
 from tests.campaigns.generate import Generated
-from tests.campaigns.lab import Outcome, Verdict
+from tests.campaigns.lab_comparison import generic
+from tests.campaigns.lab_outcomes import NotTaken, Original, Outcome, Verdict
 
 _SECONDS = 120.0
 _KEPT = 20
@@ -54,7 +55,7 @@ def handle(one: lab.Lab, seed: int, names: Sequence[str]) -> Finding:
     return Finding(nodes, opset, original.outputs is not None, original.why_not_run, outcomes, shrunk)
 
 
-def _outcomes(one: lab.Lab, generated: Generated, names: Sequence[str]) -> tuple[lab.Original, dict[str, Outcome]]:
+def _outcomes(one: lab.Lab, generated: Generated, names: Sequence[str]) -> tuple[Original, dict[str, Outcome]]:
     original = one.original(generated.proto.SerializeToString(), generated.feeds)
     if original.outputs is None:
         return original, {}
@@ -70,7 +71,7 @@ def shrink(one: lab.Lab, generated: Generated, name: str, outcome: Outcome) -> b
         if smaller is not None:
             try:
                 found = _outcomes(one, smaller, [name])[1].get(name)
-            except lab.NotTaken:
+            except NotTaken:
                 found = None
             if found and found.verdict is Verdict.FAILED and found.reason.split(":")[0].split("'")[0] == kind:
                 generated = smaller
@@ -103,12 +104,12 @@ class Tally:
         self.opsets.add(finding.opset)
         self.ran += finding.ran
         if not finding.ran:
-            self.not_run[lab.generic(finding.why_not_run)] += 1
+            self.not_run[generic(finding.why_not_run)] += 1
         for name, outcome in finding.outcomes.items():
             self.verdicts.setdefault(name, Counter())[outcome.verdict] += 1
             self.rewrites[name] += outcome.rewrites
             if outcome.verdict is Verdict.REFUSED:
-                self.refused[lab.generic(outcome.reason)] += 1
+                self.refused[generic(outcome.reason)] += 1
             if outcome.verdict is Verdict.FAILED:
                 self.failures.append(f"seed {seed}: {name}: {outcome.reason}")
         self.worst.append((max((o.error for o in finding.outcomes.values()), default=0.0), seed))

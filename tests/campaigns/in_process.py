@@ -14,21 +14,17 @@ import stat
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
-
-import onnxruntime  # noqa: F401 - forked children have it imported already
 
 import modelopt.cli
-from modelopt.runtime import child, processes, worker
 from tests.campaigns import pool
 from tests.campaigns.pool import Item
 from tests.command_line import COMMAND, environment
+from tests.forks.children import forked_children
 
 DOCUMENTED = frozenset({0, 1, 2, 3, 4})
 """The exit codes of a command that nobody interrupts and that has no bug."""
@@ -53,83 +49,6 @@ class Ended:
     err: str
     seconds: float
     peak_mb: float = 0.0
-
-
-class _Forked:
-    """Stands for the `subprocess.Popen` of a child that was forked."""
-
-    def __init__(self, preload: str, stderr: IO[bytes]) -> None:
-        theirs_in, ours_in = os.pipe()
-        ours_out, theirs_out = os.pipe()
-        self.returncode: int | None = None
-        self._stored = threading.Event()
-        self.pid = os.fork()
-        if not self.pid:
-            _serve(theirs_in, theirs_out, stderr.fileno(), (ours_in, ours_out), preload)
-        os.close(theirs_in)
-        os.close(theirs_out)
-        self.stdin, self.stdout = os.fdopen(ours_in, "wb"), os.fdopen(ours_out, "rb")
-
-    def poll(self) -> int | None:
-        return self._wait(os.WNOHANG)
-
-    def wait(self) -> int | None:
-        return self._wait(0)
-
-    def kill(self) -> None:
-        if self.poll() is None:
-            os.kill(self.pid, signal.SIGKILL)
-
-    def _wait(self, options: int) -> int | None:
-        if self.returncode is None:
-            try:
-                pid, status = os.waitpid(self.pid, options)
-            except ChildProcessError:  # another thread was first, and is about to store the status
-                self._stored.wait()
-                return self.returncode
-            if pid:
-                self.returncode = os.waitstatus_to_exitcode(status)
-                self._stored.set()
-        return self.returncode
-
-
-def _serve(theirs_in: int, theirs_out: int, stderr: int, others: Sequence[int], preload: str) -> None:
-    """What the child does; it never returns."""
-    code = 1
-    try:
-        os.setsid()
-        for number in others:
-            os.close(number)
-        os.dup2(theirs_in, 0)
-        os.dup2(theirs_out, 1)
-        os.dup2(stderr, 2)
-        os.closerange(3, 256)  # another child's pipes: it would never see their end
-        sys.argv = ["child", "", preload]
-        child.main()
-        code = 0
-    except BaseException:  # noqa: BLE001 - the interpreter would print it
-        import traceback
-
-        os.write(2, traceback.format_exc().encode())
-    finally:
-        os._exit(code)
-
-
-def _fork(preload: str) -> processes.Spawned:
-    stderr = tempfile.TemporaryFile()  # noqa: SIM115 - `Spawned.end` closes it
-    process: Any = _Forked(preload, stderr)
-    return processes.Spawned(process, stderr)
-
-
-@contextlib.contextmanager
-def forked_children() -> Iterator[None]:
-    """Children of commands are forks of this process for a while, which must not have run a model itself."""
-    kept = processes.spawn
-    processes.spawn = worker.spawn = _fork  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        processes.spawn = worker.spawn = kept  # type: ignore[attr-defined]
 
 
 def call(arguments: Sequence[str], cwd: Path, *, temporary: Path) -> Ended:

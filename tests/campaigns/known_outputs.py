@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
-import onnx
 from onnx import TensorProto
 
 from modelopt.measure.output_kinds import OutputKind
@@ -18,46 +16,28 @@ from tests.campaigns.fitted_nets import (
     conv,
     features,
     fitted,
-    fitted_conv,
     one_hot,
     picture,
     random_weights,
-    run,
     sequence,
     truth_of,
     vector,
 )
-
-
-@dataclass(frozen=True)
-class Case:
-    """A model of a known kind.
-
-    Attributes:
-        name: What it is like.
-        model: The model.
-        inputs: One sample a row.
-        kinds: Of its outputs, in order.
-    """
-
-    name: str
-    model: onnx.ModelProto
-    inputs: np.ndarray
-    kinds: tuple[OutputKind, ...]
-
-    def answers(self) -> list[list[np.ndarray]]:
-        """By output, what the model gives for each sample."""
-        return run(self.model, self.inputs)
+from tests.campaigns.known_image_outputs import (
+    depth_model,
+    detector_apart_model,
+    detector_model,
+    enlarged_model,
+    mask_model,
+    segmenter_model,
+    waveform_model,
+)
+from tests.campaigns.known_output_case import Case, case_of
 
 
 def cases() -> list[Case]:
     """All of them."""
-    return [_case(name, kinds, build, seed) for seed, (name, (kinds, build)) in enumerate(MODELS.items())]
-
-
-def _case(name: str, kinds: Sequence[OutputKind], build: Callable[[int], Net], seed: int) -> Case:
-    net = build(seed)
-    return Case(name, net.model(), net.inputs, tuple(kinds))
+    return [case_of(name, kinds, build, seed) for seed, (name, (kinds, build)) in enumerate(MODELS.items())]
 
 
 def _classifier(end: str | None, count: int) -> Callable[[int], Net]:
@@ -121,100 +101,6 @@ def _number(end: str | None, offset: float = 0.0, outputs: int = 1) -> Callable[
 def _small_numbers(seed: int) -> Net:
     net = vector(seed)
     net.end(net.add("Exp", fitted(net, features(net, seed), truth_of(net, seed, 1) / 3)), ["n", 1])
-    return net
-
-
-def _detector(*, turned: bool) -> Callable[[int], Net]:
-    """Boxes in pixels and scores side by side, at 40 places."""
-
-    def build(seed: int) -> Net:
-        net = sequence(seed, 40)
-        truth = truth_of(net, seed, 3)
-        there = truth > np.quantile(truth, 0.95)
-        boxes = fitted(net, features(net, seed), 320 + 60 * truth_of(net, seed + 1, 4))
-        scores = net.add("Sigmoid", fitted(net, features(net, seed + 2), np.where(there, 5.0, -5.0)))
-        joined = net.add("Concat", boxes, scores, axis=-1)
-        turn = net.add("Transpose", joined, perm=[0, 2, 1]) if turned else joined
-        net.end(turn, ["n", 7, 40] if turned else ["n", 40, 7])
-        return net
-
-    return build
-
-
-def _detector_apart(end: str) -> Callable[[int], Net]:
-    def build(seed: int) -> Net:
-        net = sequence(seed, 40)
-        truth = truth_of(net, seed, 4)
-        net.end(fitted(net, features(net, seed), 300 + 50 * truth_of(net, seed + 1, 4)), ["n", 40, 4])
-        if end == "Softmax":
-            truth[..., 0] += np.quantile(truth, 0.975)  # the background
-            scores = net.add("Softmax", fitted(net, features(net, seed + 2), 3 * one_hot(truth)), axis=-1)
-        else:
-            there = truth > np.quantile(truth, 0.95)
-            scores = net.add("Sigmoid", fitted(net, features(net, seed + 2), np.where(there, 5.0, -5.0)))
-        net.end(scores, ["n", 40, 4])
-        return net
-
-    return build
-
-
-def _segmenter(end: str | None, count: int = 5) -> Callable[[int], Net]:
-    def build(seed: int) -> Net:
-        net = picture(seed)
-        mixed = np.einsum(
-            "nchw,ck->nkhw", net.inputs - net.inputs.mean((0, 2, 3), keepdims=True), random_weights(seed, 3, count)
-        )
-        if count == 1:
-            scores = fitted_conv(net, seed, np.where(mixed > np.quantile(mixed, 0.8), 8.0, -8.0))
-            net.end(net.add("Sigmoid", net.add("Mul", scores, np.array(3, np.float32))), ["n", 1, 12, 12])
-            return net
-        wanted = 4.0 * np.moveaxis(np.eye(count)[mixed.argmax(1)], -1, 1)
-        scores = fitted_conv(net, seed, wanted)
-        net.end(scores if end is None else net.add(end, scores, axis=1), ["n", count, 12, 12])
-        return net
-
-    return build
-
-
-def _mask(rank: int) -> Callable[[int], Net]:
-    """A gain between 0 and 1 for each of 65 frequencies."""
-
-    def build(seed: int) -> Net:
-        net = vector(seed) if rank == 2 else sequence(seed, 10)
-        wide = truth_of(net, seed, 65)
-        smooth = np.sum([np.roll(wide, shift, -1) for shift in range(-3, 4)], axis=0) / 4
-        net.end(net.add("Sigmoid", fitted(net, features(net, seed), smooth)), ["n", *([10] if rank == 3 else []), 65])
-        return net
-
-    return build
-
-
-def _waveform(rank: int) -> Callable[[int], Net]:
-    def build(seed: int) -> Net:
-        net = vector(seed)
-        time = np.arange(128)
-        waves = np.stack([np.sin(2 * np.pi * time * (k + 1) / 128 + k) for k in range(8)])
-        value = net.add("Tanh", fitted(net, features(net, seed), truth_of(net, seed, 8) @ waves / 4))
-        if rank == 3:
-            value = net.add("Unsqueeze", value, np.array([1], np.int64))
-        net.end(value, ["n", 128] if rank == 2 else ["n", 1, 128])
-        return net
-
-    return build
-
-
-def _enlarged(seed: int) -> Net:
-    net = picture(seed)
-    larger = net.add("Resize", "x", "", np.array([1, 1, 2, 2], np.float32), mode="linear")
-    blur = np.zeros((3, 3, 3, 3), np.float32)
-    blur[range(3), range(3)] = 1 / 9
-    net.end(net.add("Conv", larger, blur, pads=[1, 1, 1, 1]), ["n", 3, 24, 24])
-    return net
-
-
-def _depth(seed: int) -> Net:
-    net = picture(seed)
-    net.end(net.add("Softplus", fitted_conv(net, seed, 3 + net.inputs.mean(1, keepdims=True) * 4)), ["n", 1, 12, 12])
     return net
 
 
@@ -328,6 +214,7 @@ _C, _N, _S, _L, _P, _D, _E, _T, _V = (
     *(OutputKind.TOKENS, OutputKind.VALUES),
 )
 
+
 MODELS: dict[str, tuple[Sequence[OutputKind], Callable[[int], Net]]] = {
     "classifier, logits": ([_C], _classifier(None, 10)),
     "classifier, softmax": ([_C], _classifier("Softmax", 10)),
@@ -347,19 +234,19 @@ MODELS: dict[str, tuple[Sequence[OutputKind], Callable[[int], Net]]] = {
     "regressor after Relu": ([_N], _number("Relu", 12.0)),
     "regressor after Exp": ([_N], _small_numbers),
     "four numbers": ([_S], _number(None, 0.0, 4)),
-    "detector": ([_D], _detector(turned=False)),
-    "detector, turned": ([_D], _detector(turned=True)),
-    "boxes and sigmoid scores": ([_S, _L], _detector_apart("Sigmoid")),
-    "boxes and softmax scores": ([_S, _C], _detector_apart("Softmax")),
-    "segmenter, logits": ([_C], _segmenter(None)),
-    "segmenter, softmax": ([_C], _segmenter("Softmax")),
-    "foreground": ([_L], _segmenter("Sigmoid", 1)),
-    "gains of a frame": ([_S], _mask(2)),
-    "gains of frames": ([_S], _mask(3)),
-    "waveform": ([_S], _waveform(2)),
-    "waveform with a channel": ([_S], _waveform(3)),
-    "enlarged picture": ([_S], _enlarged),
-    "depth": ([_S], _depth),
+    "detector": ([_D], detector_model(turned=False)),
+    "detector, turned": ([_D], detector_model(turned=True)),
+    "boxes and sigmoid scores": ([_S, _L], detector_apart_model("Sigmoid")),
+    "boxes and softmax scores": ([_S, _C], detector_apart_model("Softmax")),
+    "segmenter, logits": ([_C], segmenter_model(None)),
+    "segmenter, softmax": ([_C], segmenter_model("Softmax")),
+    "foreground": ([_L], segmenter_model("Sigmoid", 1)),
+    "gains of a frame": ([_S], mask_model(2)),
+    "gains of frames": ([_S], mask_model(3)),
+    "waveform": ([_S], waveform_model(2)),
+    "waveform with a channel": ([_S], waveform_model(3)),
+    "enlarged picture": ([_S], enlarged_model),
+    "depth": ([_S], depth_model),
     "feature maps": ([_S], _maps),
     "embedding of length 1": ([_E], _embedding("length")),
     "embedding, projected": ([_E], _embedding("projection")),

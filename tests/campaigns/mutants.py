@@ -25,7 +25,9 @@ from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Worker
 from tests.campaigns import in_process, mutations, pool
 from tests.campaigns.in_process import Ended
+from tests.campaigns.mutation_picks import DATA_NAME
 from tests.campaigns.mutations import Mutant
+from tests.forks.children import forked_children
 
 MODEL, OUTPUT = "model.onnx", "out.onnx"
 _SECONDS = 60.0
@@ -132,7 +134,7 @@ class Bench:
     def _place(self, folder: Path, mutant: Mutant) -> None:
         (folder / MODEL).write_bytes(mutant.content)
         if mutant.data is not None:
-            (folder / mutations.DATA_NAME).write_bytes(mutant.data)
+            (folder / DATA_NAME).write_bytes(mutant.data)
 
     def _keep(self, name: str, made: set[str]) -> None:
         (self._kept / name).mkdir()
@@ -199,7 +201,7 @@ class Tally:
         place.mkdir(parents=True, exist_ok=True)
         (place / MODEL).write_bytes(mutant.content)
         if mutant.data is not None:
-            (place / mutations.DATA_NAME).write_bytes(mutant.data)
+            (place / DATA_NAME).write_bytes(mutant.data)
         text = [", ".join(mutant.changes), *failures]
         (place / "failures.txt").write_text("\n".join(text) + "\n", encoding="utf-8")
 
@@ -222,7 +224,7 @@ def campaign(
 
     @contextmanager
     def setup() -> Iterator[Callable[[int], Finding]]:
-        with tempfile.TemporaryDirectory() as place, in_process.forked_children():
+        with tempfile.TemporaryDirectory() as place, forked_children():
             yield Bench(Path(place), calls).handle
 
     tally = Tally()

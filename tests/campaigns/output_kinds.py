@@ -19,7 +19,8 @@ from modelopt.measure.heads import heads_of
 from modelopt.measure.output_kinds import OutputKind, recognize
 from modelopt.measure.outputs import OutputScore, OutputScores
 from tests.campaigns.answer_changes import damaged, rounded
-from tests.campaigns.known_outputs import MODELS, Case, cases
+from tests.campaigns.known_output_case import Case
+from tests.campaigns.known_outputs import MODELS, cases
 
 
 @dataclass(frozen=True)

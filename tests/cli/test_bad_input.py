@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command_line import CNN, COMMAND, MLP, PATIENCE, QUICK, environment, listing, modelopt, written
+from tests.command_line import CNN, COMMAND, MLP, PATIENCE, QUICK, environment, installed, listing, modelopt, written
 
 ROOT = os.geteuid() == 0
 
@@ -18,7 +18,7 @@ ROOT = os.geteuid() == 0
 
 def test_not_a_model(tmp_path: Path) -> None:
     text = written(tmp_path / "notes.onnx", b"Dear diary, today I trained a model.\n" * 40)
-    modelopt("fold", text, "-o", "x.onnx", cwd=tmp_path).refused(2, "not an ONNX model")
+    installed("fold", text, "-o", "x.onnx", cwd=tmp_path).refused(2, "not an ONNX model")
 
 
 def test_an_empty_file(tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_nothing_on_stdin(tmp_path: Path) -> None:
 
 def test_half_a_model_on_stdin(tmp_path: Path) -> None:
     half = MLP.read_bytes()[:30_000]
-    modelopt("fold", "-", "-o", "x.onnx", cwd=tmp_path, stdin=half).refused(2, "truncated")
+    installed("fold", "-", "-o", "x.onnx", cwd=tmp_path, stdin=half).refused(2, "truncated")
 
 
 # The output
@@ -92,7 +92,7 @@ def test_an_output_that_is_the_input(tmp_path: Path, output: str) -> None:
 
 
 def test_json_and_a_model_on_stdout(tmp_path: Path) -> None:
-    modelopt("fold", MLP, "-o", "-", "--json", cwd=tmp_path).refused(2, "--json", "-o")
+    installed("fold", MLP, "-o", "-", "--json", cwd=tmp_path).refused(2, "--json", "-o")
 
 
 def test_a_report_of_an_unknown_kind_is_refused_before_the_work(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_a_dump_folder_that_is_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", ["fold", "fuse"])  # a copy of the input; a model written anew
 def test_a_full_disk(tmp_path: Path, command: str) -> None:
     written(tmp_path / "x.onnx", MLP.read_bytes())
-    run = modelopt(command, CNN, "-o", "x.onnx", *QUICK, cwd=tmp_path, largest_file=50_000)
+    run = installed(command, CNN, "-o", "x.onnx", *QUICK, cwd=tmp_path, largest_file=50_000)
     run.refused(4, "no room to write")
     assert (tmp_path / "x.onnx").read_bytes() == MLP.read_bytes()
 
@@ -209,7 +209,7 @@ def test_a_recipe_for_an_unknown_target(tmp_path: Path) -> None:
 
 
 def test_a_recipe_that_does_not_exist(tmp_path: Path) -> None:
-    modelopt("run", "nope.yaml", MLP, "-o", "x.onnx", cwd=tmp_path).refused(2, "nope.yaml")
+    installed("run", "nope.yaml", MLP, "-o", "x.onnx", cwd=tmp_path).refused(2, "nope.yaml")
 
 
 def test_a_reader_that_leaves_early(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from tests.command_line import (
     FAST,
     MLP,
     QUICK,
+    installed,
     modelopt,
     op_types,
     sample,
@@ -75,7 +76,7 @@ def test_fold_twice_gives_a_copy(tmp_path: Path) -> None:
 
 
 def test_the_table_that_people_come_for(tmp_path: Path) -> None:
-    run = modelopt("fuse", CNN, "--eval", CNN_EVAL, "-o", "x.onnx", *FAST, cwd=tmp_path).succeeded()
+    run = modelopt("fuse", CNN, "--eval", CNN_EVAL, "-o", "x.onnx", "--keep", *FAST, cwd=tmp_path).succeeded()
     for words in ("size", "latency, median", "× as fast", "top1 (n=629)", "Verified", "Wrote x.onnx"):
         assert words in run.err
     assert "BatchNormalization" not in op_types(tmp_path / "x.onnx")
@@ -147,7 +148,7 @@ def test_random_calibration_is_named_in_the_report(tmp_path: Path) -> None:
 
 
 def test_bench_one(tmp_path: Path) -> None:
-    run = modelopt("bench", MLP, *FAST, cwd=tmp_path).succeeded()
+    run = installed("bench", MLP, *FAST, cwd=tmp_path).succeeded()
     text = run.out.decode()
     assert "p50" in text
     assert "nodes on CPUExecutionProvider" in text
@@ -198,7 +199,7 @@ def test_compare_matches_outputs_by_name(tmp_path: Path, outputs: str, said: str
 
 def test_compare(tmp_path: Path) -> None:
     modelopt("prune", MLP, "-o", "pruned.onnx", *QUICK, cwd=tmp_path).succeeded()
-    run = modelopt("compare", MLP, "pruned.onnx", "--eval", EVAL, *FAST, cwd=tmp_path).succeeded()
+    run = installed("compare", MLP, "pruned.onnx", "--eval", EVAL, *FAST, cwd=tmp_path).succeeded()
     for words in ("size", "latency, median", "top1 (n=629)", "on CPUExecutionProvider"):
         assert words in run.out.decode()
     run = modelopt("compare", MLP, "pruned.onnx", "--no-bench", "--json", cwd=tmp_path).succeeded()
@@ -211,7 +212,7 @@ def test_compare(tmp_path: Path) -> None:
 
 
 def test_inspect(tmp_path: Path) -> None:
-    run = modelopt("inspect", CNN, cwd=tmp_path).succeeded()
+    run = installed("inspect", CNN, cwd=tmp_path).succeeded()
     text = run.out.decode()
     for words in ("image", "float32", "Conv", "opset"):
         assert words in text
@@ -221,7 +222,7 @@ def test_inspect(tmp_path: Path) -> None:
 
 
 def test_passes(tmp_path: Path) -> None:
-    text = modelopt("passes", cwd=tmp_path).succeeded().out.decode()
+    text = installed("passes", cwd=tmp_path).succeeded().out.decode()
     assert all(name in text for name in NAMES)
     text = modelopt("passes", "prune-magnitude", cwd=tmp_path).succeeded().out.decode()
     assert "sparsity" in text
@@ -232,7 +233,7 @@ def test_passes(tmp_path: Path) -> None:
 def test_the_log_of_two_runs(tmp_path: Path) -> None:
     modelopt("fuse", CNN, "-o", "a.onnx", *QUICK, cwd=tmp_path).succeeded()
     modelopt("prune", "--sparsity", "0.25", "a.onnx", "-o", "b.onnx", *QUICK, cwd=tmp_path).succeeded()
-    text = modelopt("log", "b.onnx", cwd=tmp_path).succeeded().out.decode()
+    text = installed("log", "b.onnx", cwd=tmp_path).succeeded().out.decode()
     for words in ("run 1 of 2", "run 2 of 2", "fuse-conv-bn", "sparsity: 0.25", __version__):
         assert words in text
     run = modelopt("log", "b.onnx", "--json", cwd=tmp_path).succeeded()
@@ -250,11 +251,11 @@ def test_a_model_names_no_private_folder(tmp_path: Path) -> None:
 
 
 def test_version(tmp_path: Path) -> None:
-    assert modelopt("--version", cwd=tmp_path).succeeded().out.decode() == f"modelopt {__version__}\n"
+    assert installed("--version", cwd=tmp_path).succeeded().out.decode() == f"modelopt {__version__}\n"
 
 
 def test_json_is_one_document(tmp_path: Path) -> None:
-    run = modelopt("fuse", CNN, "-o", "x.onnx", "--json", "-v", *FAST, cwd=tmp_path).succeeded()
+    run = modelopt("fuse", CNN, "-o", "x.onnx", "--json", "-v", "--keep", *FAST, cwd=tmp_path).succeeded()
     report = msgspec.json.decode(run.out, type=Report)
     assert run.err == ""
     assert report.written

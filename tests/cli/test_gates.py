@@ -15,6 +15,7 @@ from tests.command_line import (
     FAST,
     MLP,
     QUICK,
+    installed,
     modelopt,
 )
 
@@ -49,7 +50,7 @@ def test_a_gate_that_fails(tmp_path: Path, name: str, limit: str, flags: list[st
 
 
 def test_a_gate_that_fails_and_keeps(tmp_path: Path) -> None:
-    run = modelopt("prune", MLP, "-o", "x.onnx", "--max-size", "50%", "--keep", *QUICK, cwd=tmp_path)
+    run = installed("prune", MLP, "-o", "x.onnx", "--max-size", "50%", "--keep", *QUICK, cwd=tmp_path)
     assert run.code == 1
     assert run.created == {"x.onnx"}
     assert "x.onnx was written all the same" in run.err

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from tests.command_line import CALIB, MLP, QUICK, modelopt, save, save_endless, value
+from tests.command_line import CALIB, MLP, QUICK, installed, modelopt, save, save_endless, value
 
 ESCAPES = "\x1b[31mred\x1b[0m\n[bold]two[/bold]\r\x07"
 
@@ -69,7 +69,7 @@ def test_hostile_names_in_a_markdown_report(tmp_path: Path, hostile_names: Path)
 def test_an_operator_that_onnxruntime_does_not_know(tmp_path: Path) -> None:
     nodes = [helper.make_node("Frobnicate", ["x"], ["h"]), helper.make_node("Relu", ["h"], ["y"])]
     model = save(tmp_path / "m.onnx", nodes, [value("x", ["n", 4])], [value("y", ["n", 4])])
-    modelopt("fold", model, "-o", "x.onnx", cwd=tmp_path).refused(3, "Frobnicate")
+    installed("fold", model, "-o", "x.onnx", cwd=tmp_path).refused(3, "Frobnicate")
 
 
 def test_an_opset_that_is_not_known(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_a_model_that_eats_memory_while_it_is_loaded(tmp_path: Path) -> None:
     nodes.append(helper.make_node("ReduceSum", ["v30"], ["sum"], keepdims=0))
     nodes.append(helper.make_node("Add", ["x", "sum"], ["y"]))
     model = save(tmp_path / "m.onnx", nodes, [value("x", [1])], [value("y", [1])], {"v0": np.ones(1, np.float32)})
-    modelopt("fold", model, *LIMITED, cwd=tmp_path).refused(3)
+    installed("fold", model, *LIMITED, cwd=tmp_path).refused(3)
 
 
 def test_a_model_that_never_ends(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_a_model_that_never_ends(tmp_path: Path) -> None:
     told = modelopt("fold", model, *LIMITED, cwd=tmp_path).succeeded()
     assert "Nothing changed: the output is a copy of the input" in told.err
     bounded = [*LIMITED[:4], "--budget", "1"]
-    modelopt("bench", model, *bounded, cwd=tmp_path).failed(2, "(Loop) executes", "a run would not end")
+    installed("bench", model, *bounded, cwd=tmp_path).failed(2, "(Loop) executes", "a run would not end")
 
 
 def test_an_input_of_absurd_size(tmp_path: Path) -> None:

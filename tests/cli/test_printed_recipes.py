@@ -12,6 +12,7 @@ from tests.command_line import (
     CNN_CALIB,
     EARLY_EXIT,
     QUICK,
+    installed,
     modelopt,
 )
 
@@ -35,7 +36,7 @@ def test_a_printed_recipe_does_what_the_command_does(tmp_path: Path, command: li
     modelopt(*flags, "-o", "command.onnx", "--no-verify", cwd=tmp_path).succeeded()
     flags = ["--allow-paths"] if "--calib" in command else []  # its path is absolute
     assert ("modelopt run takes it with --allow-paths." in printed.out.decode()) == bool(flags)
-    modelopt("run", "recipe.yaml", CNN, "-o", "recipe.onnx", "--no-verify", *flags, cwd=tmp_path).succeeded()
+    installed("run", "recipe.yaml", CNN, "-o", "recipe.onnx", "--no-verify", *flags, cwd=tmp_path).succeeded()
     assert (tmp_path / "command.onnx").read_bytes() == (tmp_path / "recipe.onnx").read_bytes()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelopt.core.errors import InputError, ModeloptError, Refused
-from modelopt.core.signature import Dim, TensorSpec
+from modelopt.core.signature import TensorSpec
 from modelopt.data import open_data, overlap, random_data, split, user_files
-
-
-def spec(name: str, *shape: Dim, dtype: str = "float32") -> TensorSpec:
-    return TensorSpec(name, dtype, shape)
-
+from tests.data_tools import error, error_of, spec
 
 X = spec("x", "n", 2)
-
-
-def error(kind: type[ModeloptError], call: Callable[..., Any], *args: Any, **options: Any) -> ModeloptError:
-    with pytest.raises(kind) as caught:
-        list(call(*args, **options))
-    return caught.value
 
 
 def script(folder: Path, body: str) -> str:
@@ -71,7 +60,7 @@ def make(inputs):
 def test_an_endless_function_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules["modelopt.data.stream"], "MAX_SAMPLES", 10)
     body = 'def make():\n    while True:\n        yield {"x": np.zeros((1, 2), np.float32)}\n'
-    assert "does not end" in error(InputError, open_data, script(tmp_path, body), [X]).fact
+    assert "does not end" in error(InputError, script(tmp_path, body), [X]).fact
 
 
 @pytest.mark.parametrize(
@@ -103,14 +92,14 @@ def test_an_endless_function_is_stopped(tmp_path: Path, monkeypatch: pytest.Monk
     ],
 )
 def test_errors_in_a_function_name_file_and_line(tmp_path: Path, body: str, fact: str) -> None:
-    caught = error(InputError, open_data, script(tmp_path, body), [X])
+    caught = error(InputError, script(tmp_path, body), [X])
     assert fact in caught.fact
     assert "feeds.py" in caught.fact
 
 
 def test_scripts_take_no_labels_and_must_exist(tmp_path: Path) -> None:
-    error(InputError, open_data, script(tmp_path, GOOD), [X], labels=tmp_path / "feeds.py")
-    error(InputError, open_data, str(tmp_path / "none.py:make"), [X])
+    error(InputError, script(tmp_path, GOOD), [X], labels=tmp_path / "feeds.py")
+    error(InputError, str(tmp_path / "none.py:make"), [X])
 
 
 def test_scalars_from_a_function_stay_scalars(tmp_path: Path) -> None:
@@ -141,36 +130,36 @@ def test_backend_test_layout(tmp_path: Path) -> None:
     assert [np.asarray(s.label).item() for s in dataset] == [4, 5, 6]
     assert len(open_data(str(tmp_path / "test_data_set_2"), inputs)) == 1
     assert dataset.digest() != open_data(str(tmp_path), inputs).digest()
-    assert "holds 2 inputs" in error(InputError, open_data, str(tmp_path), [X]).fact
+    assert "holds 2 inputs" in error(InputError, str(tmp_path), [X]).fact
     (tmp_path / "test_data_set_2" / "input_0.pb").rename(tmp_path / "test_data_set_2" / "input_3.pb")
-    assert "input_0.pb is missing" in error(InputError, open_data, str(tmp_path), inputs).fact
+    assert "input_0.pb is missing" in error(InputError, str(tmp_path), inputs).fact
 
 
 @pytest.mark.parametrize("content", [b"\xff\xff\xff", b"", b"\x08\xff\xff\xff\xff\x0f\x10\x01"])
 def test_damaged_tensors(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "input_0.pb").write_bytes(content)
-    error(InputError, open_data, str(tmp_path), [X])
+    error(InputError, str(tmp_path), [X])
 
 
 def test_odd_tensors(tmp_path: Path) -> None:
     path = tmp_path / "input_0.pb"
     tensor(path, np.array(["a"], dtype=object))
-    error(Refused, open_data, str(tmp_path), [X])
+    error(Refused, str(tmp_path), [X])
     proto = onnx.TensorProto(data_type=1, dims=[1 << 40, 2])
     path.write_bytes(proto.SerializeToString())
-    assert "shape" in str(error(InputError, open_data, str(tmp_path), [X]).note)
+    assert "shape" in str(error(InputError, str(tmp_path), [X]).note)
     proto = onnx.TensorProto(data_type=1, dims=[1, 2], raw_data=b"123")
     path.write_bytes(proto.SerializeToString())
-    error(InputError, open_data, str(tmp_path), [X])
+    error(InputError, str(tmp_path), [X])
     proto = onnx.TensorProto(data_type=1, dims=[1, 2], data_location=onnx.TensorProto.EXTERNAL)
     path.write_bytes(proto.SerializeToString())
-    error(Refused, open_data, str(tmp_path), [X])
+    error(Refused, str(tmp_path), [X])
 
 
 def test_a_folder_of_two_kinds_is_refused(tmp_path: Path) -> None:
     tensor(tmp_path / "input_0.pb", np.zeros((1, 2), np.float32))
     np.save(tmp_path / "x.npy", np.zeros((1, 2), np.float32))
-    assert "mixes" in error(InputError, open_data, str(tmp_path), [X]).fact
+    assert "mixes" in error(InputError, str(tmp_path), [X]).fact
 
 
 MANY = [
@@ -213,7 +202,7 @@ def test_random_through_open_data(tmp_path: Path) -> None:
     assert len(open_data("random", [X])) == 16
     sample = next(iter(open_data("random", [X], limit=2, batch=4)))
     assert sample.feeds["x"].shape == (4, 2)
-    error(InputError, open_data, "random", [X], labels=tmp_path)
+    error(InputError, "random", [X], labels=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -229,7 +218,7 @@ def test_random_through_open_data(tmp_path: Path) -> None:
     ],
 )
 def test_random_data_refuses(inputs: list[TensorSpec], options: dict[str, Any], kind: type[ModeloptError]) -> None:
-    error(kind, random_data, inputs, **options)
+    error_of(kind, random_data, inputs, **options)
 
 
 @settings(deadline=None)
@@ -237,7 +226,7 @@ def test_random_data_refuses(inputs: list[TensorSpec], options: dict[str, Any], 
 def test_a_split_parts_the_samples(n: int, fraction: float, seed: int) -> None:
     data = random_data([X], n=n, seed=0)
     if not 0 < round(n * fraction) < n:
-        error(InputError, split, data, fraction, seed)
+        error_of(InputError, split, data, fraction, seed)
         return
     rest, held = split(data, fraction, seed)
     names = sorted(s.name for part in (rest, held) for s in part)
@@ -249,8 +238,8 @@ def test_a_split_parts_the_samples(n: int, fraction: float, seed: int) -> None:
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -1.0, float("nan")])
 def test_splits_that_leave_nothing(fraction: float) -> None:
-    error(InputError, split, random_data([X], n=4, seed=0), fraction, 0)
-    error(InputError, split, random_data([X], n=4, seed=0), 0.5, -1)
+    error_of(InputError, split, random_data([X], n=4, seed=0), fraction, 0)
+    error_of(InputError, split, random_data([X], n=4, seed=0), 0.5, -1)
 
 
 def test_a_limit_draws_from_everywhere_by_seed(tmp_path: Path) -> None:
@@ -283,14 +272,14 @@ def test_preprocessing_of_arrays_is_refused(tmp_path: Path) -> None:
     from modelopt.data import Preprocess
 
     np.save(tmp_path / "x.npy", np.zeros((1, 2), np.float32))
-    error(InputError, open_data, str(tmp_path / "x.npy"), [X], preprocess=Preprocess())
+    error(InputError, str(tmp_path / "x.npy"), [X], preprocess=Preprocess())
 
 
 def test_text_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(user_files, "MAX_TEXT_BYTES", 3)
     (tmp_path / "labels.txt").write_text("1\n2\n3\n")
     np.save(tmp_path / "x.npy", np.zeros((3, 2), np.float32))
-    caught = error(InputError, open_data, str(tmp_path / "x.npy"), [X], labels=tmp_path / "labels.txt")
+    caught = error(InputError, str(tmp_path / "x.npy"), [X], labels=tmp_path / "labels.txt")
     assert "too large" in caught.fact
 
 

@@ -11,35 +11,27 @@ from onnx import helper
 from modelopt.core.errors import ModeloptError
 from modelopt.graph import invariants
 from modelopt.io import serialize
+from tests.graph.broken_rules import branches, rules_broken_by
 from tests.helpers import big_model, body, info, model_of, weight
 
 make = helper.make_node
 
 
-def _rules(model: onnx.ModelProto) -> list[str]:
-    return [str(violation) for violation in invariants.check(ir.from_proto(model))]
-
-
-def _if(then: onnx.GraphProto, cond: str = "c", output: str = "y") -> onnx.NodeProto:
-    other = body([make("Constant", [], ["e"], value_float=1.0)], ["e"])
-    return make("If", [cond], [output], name="if", then_branch=then, else_branch=other)
-
-
 def test_a_rich_model_is_valid() -> None:
-    assert _rules(big_model()) == []
+    assert rules_broken_by(big_model()) == []
 
 
 # Values
 
 
 def test_a_value_exists_before_it_is_used() -> None:
-    assert _rules(model_of([make("Relu", ["a"], ["y"]), make("Relu", ["x"], ["a"])])) == [
+    assert rules_broken_by(model_of([make("Relu", ["a"], ["y"]), make("Relu", ["x"], ["a"])])) == [
         "y (Relu): uses 'a' before it exists"
     ]
 
 
 def test_a_value_exists_at_all() -> None:
-    assert _rules(model_of([make("Add", ["x", "nowhere"], ["y"], name="add")])) == [
+    assert rules_broken_by(model_of([make("Add", ["x", "nowhere"], ["y"], name="add")])) == [
         "add (Add): uses 'nowhere' before it exists"
     ]
 
@@ -53,20 +45,20 @@ def test_a_name_is_given_once(outputs: tuple[str, str]) -> None:
 
 
 def test_an_output_is_made_by_something() -> None:
-    assert _rules(model_of([make("Relu", ["x"], ["z"])])) == ["graph 'g': the output 'y' is made by no node"]
+    assert rules_broken_by(model_of([make("Relu", ["x"], ["z"])])) == ["graph 'g': the output 'y' is made by no node"]
 
 
 def test_a_model_has_outputs() -> None:
-    assert _rules(model_of([make("Relu", ["x"], ["z"])], outputs=[])) == ["graph 'g': has no outputs"]
+    assert rules_broken_by(model_of([make("Relu", ["x"], ["z"])], outputs=[])) == ["graph 'g': has no outputs"]
 
 
 def test_an_output_may_pass_an_input_through() -> None:
-    assert _rules(model_of([], outputs=["x"])) == []
+    assert rules_broken_by(model_of([], outputs=["x"])) == []
 
 
 def test_an_initializer_may_be_an_input_too() -> None:
     model = model_of([make("Add", ["x", "w"], ["y"])], inputs=["x", "w"], initializers=[weight("w", 4)])
-    assert _rules(model) == []
+    assert rules_broken_by(model) == []
 
 
 def test_an_initializer_has_data() -> None:
@@ -85,7 +77,7 @@ def test_optional_inputs_and_outputs_may_be_left_out() -> None:
         ],
         initializers=[weight("high", 1), weight("w", 4), weight("r", 4)],
     )
-    assert _rules(model) == []
+    assert rules_broken_by(model) == []
 
 
 # Bodies
@@ -93,39 +85,41 @@ def test_optional_inputs_and_outputs_may_be_left_out() -> None:
 
 def test_a_body_sees_outer_values() -> None:
     model = model_of(
-        [_if(body([make("Add", ["x", "w"], ["t"])], ["t"]))], inputs=["x", "c"], initializers=[weight("w", 4)]
+        [branches(body([make("Add", ["x", "w"], ["t"])], ["t"]))], inputs=["x", "c"], initializers=[weight("w", 4)]
     )
-    assert _rules(model) == []
+    assert rules_broken_by(model) == []
 
 
 def test_a_body_does_not_see_what_comes_later() -> None:
     model = model_of(
-        [_if(body([make("Relu", ["late"], ["t"])], ["t"])), make("Relu", ["x"], ["late"])], inputs=["x", "c"]
+        [branches(body([make("Relu", ["late"], ["t"])], ["t"])), make("Relu", ["x"], ["late"])], inputs=["x", "c"]
     )
-    assert _rules(model) == ["t (Relu): uses 'late' before it exists"]
+    assert rules_broken_by(model) == ["t (Relu): uses 'late' before it exists"]
 
 
 def test_nothing_outside_sees_into_a_body() -> None:
     model = model_of(
-        [_if(body([make("Relu", ["x"], ["t"])], ["t"]), output="i"), make("Relu", ["t"], ["y"])], inputs=["x", "c"]
+        [branches(body([make("Relu", ["x"], ["t"])], ["t"]), output="i"), make("Relu", ["t"], ["y"])], inputs=["x", "c"]
     )
-    assert _rules(model) == ["y (Relu): uses 't' before it exists"]
+    assert rules_broken_by(model) == ["y (Relu): uses 't' before it exists"]
 
 
 def test_sibling_bodies_may_use_the_same_names() -> None:
     same = body([make("Relu", ["x"], ["t"])], ["t"])
     model = model_of([make("If", ["c"], ["y"], then_branch=same, else_branch=same)], inputs=["x", "c"])
-    assert _rules(model) == []
+    assert rules_broken_by(model) == []
 
 
 def test_a_body_may_not_make_what_an_outer_graph_has_made() -> None:  # onnx's checker and onnxruntime refuse it
-    model = model_of([make("Abs", ["x"], ["t"]), _if(body([make("Relu", ["x"], ["t"])], ["t"]))], inputs=["x", "c"])
-    assert _rules(model) == ["t (Relu): makes 't', which an outer graph has made already"]
+    model = model_of(
+        [make("Abs", ["x"], ["t"]), branches(body([make("Relu", ["x"], ["t"])], ["t"]))], inputs=["x", "c"]
+    )
+    assert rules_broken_by(model) == ["t (Relu): makes 't', which an outer graph has made already"]
 
 
 def test_a_body_may_store_what_has_the_name_of_an_outer_value() -> None:  # and these they accept
     inner = body([make("Add", ["x", "t"], ["u"])], ["u"], initializers=[weight("t", 4)])
-    assert _rules(model_of([make("Abs", ["x"], ["t"]), _if(inner)], inputs=["x", "c"])) == []
+    assert rules_broken_by(model_of([make("Abs", ["x"], ["t"]), branches(inner)], inputs=["x", "c"])) == []
 
 
 @pytest.mark.parametrize(
@@ -141,25 +135,25 @@ def test_a_body_may_store_what_has_the_name_of_an_outer_value() -> None:  # and 
     ],
 )
 def test_an_operator_lacks_nothing_that_passes_read(node: onnx.NodeProto, problem: str) -> None:
-    assert _rules(model_of([node])) == [f"y ({node.op_type}): {problem}"]
+    assert rules_broken_by(model_of([node])) == [f"y ({node.op_type}): {problem}"]
 
 
 def test_an_operator_of_an_unknown_opset_is_left_alone() -> None:
     model = model_of([make("Add", ["x"], ["y"])])
     model.opset_import[0].version = 999
-    assert _rules(model) == []
+    assert rules_broken_by(model) == []
 
 
 @pytest.mark.parametrize("version", [0, -1])
 def test_an_opset_has_a_number(version: int) -> None:
     model = model_of([make("Abs", ["x"], ["y"])])
     model.opset_import[0].version = version
-    assert _rules(model) == [f"graph 'g': imports opset {version}"]
+    assert rules_broken_by(model) == [f"graph 'g': imports opset {version}"]
 
 
 def test_a_body_may_not_use_an_outer_value_that_its_own_hides() -> None:
     model = ir.from_proto(
-        model_of([make("Abs", ["x"], ["t"]), _if(body([make("Relu", ["t"], ["u"])], ["u"]))], inputs=["x", "c"])
+        model_of([make("Abs", ["x"], ["t"]), branches(body([make("Relu", ["t"], ["u"])], ["u"]))], inputs=["x", "c"])
     )
     assert invariants.check(model) == []
     inner = model.graph[1].attributes["then_branch"].as_graph()
@@ -172,8 +166,10 @@ def test_a_body_may_not_use_an_outer_value_that_its_own_hides() -> None:
 
 
 def test_a_body_does_not_return_an_outer_value() -> None:
-    model = model_of([_if(body([make("Relu", ["x"], ["t"])], ["x"]))], inputs=["x", "c"])
-    assert _rules(model) == ["graph 'body': the output 'x' is a value of an outer graph, which needs an Identity"]
+    model = model_of([branches(body([make("Relu", ["x"], ["t"])], ["x"]))], inputs=["x", "c"])
+    assert rules_broken_by(model) == [
+        "graph 'body': the output 'x' is a value of an outer graph, which needs an Identity"
+    ]
 
 
 def test_many_bodies_are_checked_in_linear_time() -> None:
@@ -199,97 +195,19 @@ def test_many_bodies_are_checked_in_linear_time() -> None:
 
 
 def test_a_domain_is_imported() -> None:
-    assert _rules(model_of([make("Foo", ["x"], ["y"], domain="com.example")])) == [
+    assert rules_broken_by(model_of([make("Foo", ["x"], ["y"], domain="com.example")])) == [
         "y (Foo): its domain 'com.example' is not imported"
     ]
 
 
 def test_a_domain_used_in_a_body_is_imported() -> None:
-    model = model_of([_if(body([make("Foo", ["x"], ["t"], domain="com.example")], ["t"]))], inputs=["x", "c"])
-    assert _rules(model) == ["t (Foo): its domain 'com.example' is not imported"]
+    model = model_of([branches(body([make("Foo", ["x"], ["t"], domain="com.example")], ["t"]))], inputs=["x", "c"])
+    assert rules_broken_by(model) == ["t (Foo): its domain 'com.example' is not imported"]
 
 
 def test_the_two_names_of_the_standard_domain_are_one() -> None:
     model = model_of([make("Relu", ["x"], ["y"], domain="ai.onnx")])
-    assert _rules(model) == []
-
-
-# Functions
-
-
-def test_only_in_a_function_an_attribute_refers_to_one() -> None:
-    node = _if(body([make("Relu", ["x"], ["t"])], ["t"]))
-    node.attribute[0].ref_attr_name = "branch"  # beside its own body, as a hostile file may have it
-    model = model_of([node], inputs=["x", "c"])
-    assert _rules(model) == ["if (If): its attribute 'else_branch' refers to one of a function, and it is in none"]
-
-
-def test_bodies_that_a_function_is_given_are_no_bodies_of_its_own() -> None:
-    node = make("If", ["c"], ["b"], name="if")
-    for name in ("then_branch", "else_branch"):
-        node.attribute.add(name=name, ref_attr_name=name, type=onnx.AttributeProto.GRAPH)
-    function = helper.make_function(
-        "local", "F", ["c"], ["b"], [node], [helper.make_opsetid("", 18)], [*("then_branch", "else_branch")]
-    )
-    assert invariants.check(ir.from_proto(_calls(function))) == []
-
-
-def _function(name: str, *calls: str) -> onnx.FunctionProto:
-    nodes = [
-        make(call, [f"v{i}"], [f"v{i + 1}"], domain="" if call == "Relu" else "local") for i, call in enumerate(calls)
-    ]
-    return helper.make_function(
-        "local", name, ["v0"], [f"v{len(calls)}"], nodes, [helper.make_opsetid("", 18), helper.make_opsetid("local", 1)]
-    )
-
-
-def _calls(*functions: onnx.FunctionProto) -> onnx.ModelProto:
-    call = make(functions[0].name, ["x"], ["y"], domain="local")
-    return model_of([call], functions=functions, domains=["local"])
-
-
-def test_functions_may_call_each_other() -> None:
-    assert _rules(_calls(_function("F", "G", "G"), _function("G", "Relu"))) == []
-
-
-def test_a_function_does_not_call_itself() -> None:
-    assert _rules(_calls(_function("F", "F"))) == ["function 'F': calls itself"]
-
-
-def test_a_function_does_not_call_itself_through_another() -> None:
-    assert _rules(_calls(_function("F", "G"), _function("G", "Relu", "F"))) == ["function 'F': calls itself"]
-
-
-def test_functions_do_not_explode() -> None:
-    chain = [_function(f"F{i}", f"F{i + 1}", f"F{i + 1}") for i in range(30)]
-    assert _rules(_calls(*chain, _function("F30", "Relu"))) == [
-        "the functions: are more than 1,000,000 nodes once they are inlined"
-    ]
-
-
-def test_calls_of_functions_count_too() -> None:
-    chain = [_function(f"F{i}", *[f"F{i + 1}"] * 10) for i in range(4)]  # 10,000 nodes
-    calls = [make("F0", ["x"], [f"y{n}"], domain="local") for n in range(101)]
-    model = model_of(calls, outputs=["y0"], functions=[*chain, _function("F4", "Relu")], domains=["local"])
-    assert _rules(model) == ["the functions: are more than 1,000,000 nodes once they are inlined"]
-
-
-def test_long_chains_of_functions_end() -> None:
-    chain = [_function(f"F{i}", f"F{i + 1}") for i in range(3000)]
-    assert _rules(_calls(*chain, _function("F3000", "Relu"))) == ["function 'F0': calls functions more than 100 deep"]
-
-
-def test_a_function_does_not_see_the_graph() -> None:
-    function = helper.make_function(
-        "local", "F", ["a"], ["b"], [make("Add", ["a", "w"], ["b"])], [helper.make_opsetid("", 18)]
-    )
-    model = model_of(
-        [make("F", ["x"], ["y"], domain="local")],
-        initializers=[weight("w", 4)],
-        functions=[function],
-        domains=["local"],
-    )
-    assert _rules(model) == ["b (Add): uses 'w' before it exists"]
+    assert rules_broken_by(model) == []
 
 
 # Whatever comes
@@ -319,4 +237,4 @@ def test_input_of_a_loop_body_may_be_its_output() -> None:
         inputs=[info("i", (), 7), info("go", (), 9), info("s")],
     )
     model = model_of([make("Loop", ["n", "", "x"], ["y"], body=loop)], inputs=["x", "n"])
-    assert _rules(model) == []
+    assert rules_broken_by(model) == []

@@ -14,30 +14,35 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
-from modelopt import graph, io
+from modelopt import io
 from modelopt.core.errors import EnvironmentLacks, InputError, Refused
 from modelopt.io import datafiles, staging
-from tests.helpers import model_of, weight
-from tests.io_tools import Pipe, W, external, external_source, load, model_file, names_in, save, weight_of
+from tests.io_tools import (
+    W,
+    data_files_in,
+    external,
+    external_source,
+    load,
+    model_file,
+    names_in,
+    save,
+    weight_of,
+)
 from tests.paths import ROOT
-
-
-def _data(folder: Path) -> list[str]:
-    return [name for name in names_in(folder) if name.endswith(".data")]
 
 
 def test_external_data_go_to_a_file_named_by_its_content(tmp_path: Path, folder: Path) -> None:
     save(external_source(tmp_path), folder / "m.onnx")
 
-    (data,) = _data(folder)
+    (data,) = data_files_in(folder)
     assert names_in(folder) == ["m.onnx", data]
     assert data.startswith("m.onnx.")
     assert np.array_equal(weight_of(load(folder / "m.onnx")), W)
 
     save(external_source(tmp_path, 1), folder / "other.onnx")
-    assert len({name.removeprefix("m.onnx.").removeprefix("other.onnx.") for name in _data(folder)}) == 2
+    assert len({name.removeprefix("m.onnx.").removeprefix("other.onnx.") for name in data_files_in(folder)}) == 2
 
 
 @pytest.mark.parametrize("unchanged", [False, True])
@@ -78,14 +83,14 @@ def test_a_model_with_strings_and_external_data_is_written(tmp_path: Path, folde
 
 def test_a_replaced_output_takes_its_data_file_with_it(tmp_path: Path, folder: Path) -> None:
     save(external_source(tmp_path), folder / "m.onnx")
-    (old,) = _data(folder)
+    (old,) = data_files_in(folder)
     unrelated = folder / "m.onnx.0123456789ab.data"
     unrelated.write_bytes(b"named like ours, but the old output does not use it")
 
     save(external_source(tmp_path, 1), folder / "m.onnx")
 
-    assert old not in _data(folder)
-    assert len(_data(folder)) == 2
+    assert old not in data_files_in(folder)
+    assert len(data_files_in(folder)) == 2
     assert unrelated.exists()
     assert np.array_equal(weight_of(load(folder / "m.onnx")), W + 1)
 
@@ -109,7 +114,7 @@ def test_a_data_file_stays_while_a_copy_of_any_name_needs_it(tmp_path: Path, fol
     for name in ("m.onnx.bak", "backup", ".hidden", "part.onnx"):
         (tmp_path / name).mkdir()
         save(external_source(tmp_path / name), folder / "m.onnx")
-        (old,) = _data(folder)
+        (old,) = data_files_in(folder)
         (folder / name).write_bytes((folder / "m.onnx").read_bytes())
         if name == "part.onnx":  # it is still being copied
             os.truncate(folder / name, (folder / name).stat().st_size - 1)
@@ -117,7 +122,7 @@ def test_a_data_file_stays_while_a_copy_of_any_name_needs_it(tmp_path: Path, fol
         notes = _replace(external_source(tmp_path / name, 1), folder / "m.onnx")
 
         assert notes == (f"the old data file {folder / old} stays: {name} needs it",)
-        assert old in _data(folder)
+        assert old in data_files_in(folder)
         for path in folder.iterdir():
             path.unlink()
 
@@ -125,19 +130,19 @@ def test_a_data_file_stays_while_a_copy_of_any_name_needs_it(tmp_path: Path, fol
 def test_a_copy_in_a_folder_of_its_own_keeps_no_data_file(tmp_path: Path, folder: Path) -> None:
     save(external_source(tmp_path), folder / "m.onnx")
     (tmp_path / "copy.onnx").write_bytes((folder / "m.onnx").read_bytes())
-    (folder / "notes.txt").write_text("\n".join(_data(folder)))  # no model
-    (old,) = _data(folder)
+    (folder / "notes.txt").write_text("\n".join(data_files_in(folder)))  # no model
+    (old,) = data_files_in(folder)
     os.link(folder / old, tmp_path / old)
 
     assert _replace(external_source(tmp_path, 1), folder / "m.onnx") == ()
 
-    assert old not in _data(folder)
+    assert old not in data_files_in(folder)
     assert np.array_equal(weight_of(load(tmp_path / "copy.onnx", accepted=io.Accepted(hardlinks=True))), W)
 
 
 def test_a_data_file_that_was_changed_is_not_ours(tmp_path: Path, folder: Path) -> None:
     save(external_source(tmp_path), folder / "m.onnx")
-    (old,) = _data(folder)
+    (old,) = data_files_in(folder)
     (folder / old).write_bytes((W * 3).tobytes())  # trained further, in place
 
     (note,) = _replace(external_source(tmp_path, 1), folder / "m.onnx")
@@ -152,7 +157,7 @@ def test_a_data_file_that_was_changed_is_not_ours(tmp_path: Path, folder: Path) 
 
 def test_a_data_file_stays_where_nobody_can_tell(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(external_source(tmp_path), folder / "m.onnx")
-    (old,) = _data(folder)
+    (old,) = data_files_in(folder)
     (folder / "m.onnx.gz").write_bytes(gzip.compress((folder / "m.onnx").read_bytes()))
     (folder / "weights.npz").write_bytes(b"PK\x03\x04")
     data = {folder / old}
@@ -254,63 +259,3 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path, folder: Path, sou
         staged.commit()
 
     assert names_in(folder) == [f".m.onnx.{os.getppid()}.tmp.onnx", ".m.onnx.notes.tmp.onnx", "m.onnx"]
-
-
-def test_large_models_get_a_data_file(source: io.Loaded, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(staging, "MAX_INLINE_BYTES", 10_000)
-    save(source, folder / "m.onnx")
-
-    assert len(_data(folder)) == 1
-    loaded = load(folder / "m.onnx")
-    assert loaded.has_external_data
-    assert graph.weight_bytes(loaded.model) == graph.weight_bytes(source.model)
-    assert not source.has_external_data
-    monkeypatch.setattr(sys, "stdout", Pipe())
-    with pytest.raises(Refused, match="does not fit into one file"):
-        save(source, io.STDIO)
-
-
-def test_a_candidate_of_many_weights_keeps_them_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded = load(
-        model_file(tmp_path, model_of([helper.make_node("Add", ["x", "w"], ["y"])], initializers=[weight("w", 500)]))
-    )
-    monkeypatch.setattr(staging, "MAX_INLINE_BYTES", 1000)
-    for _ in range(2):  # the second replaces the first
-        io.remove_aside(tmp_path / "c.onnx")
-        io.write_aside(loaded.model, tmp_path / "c.onnx")
-    assert (tmp_path / "c.onnx.data").stat().st_size == 2000
-    assert np.array_equal(weight_of(load(tmp_path / "c.onnx")), weight_of(loaded))
-
-
-def _write_sparsely(path: Path, chunks: Iterable[bytes | memoryview], **_: object) -> None:
-    with path.open("xb") as file:
-        for chunk in chunks:
-            if len(chunk) > 1 << 20:
-                file.write(chunk[:8])
-                file.seek(len(chunk) - 16, os.SEEK_CUR)
-                file.write(chunk[-8:])
-            else:
-                file.write(chunk)
-
-
-@pytest.mark.slow
-def test_a_model_above_two_gigabytes_goes_in_and_out(
-    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    size = 2**31 + 2**20
-    with (tmp_path / "w.bin").open("wb") as file:  # a hole with a number at each end
-        file.write(b"\x01" * 4)
-        file.truncate(size - 4)
-        file.seek(size - 4)
-        file.write(b"\x02" * 4)
-    loaded = load(model_file(tmp_path, external("w.bin", dims=[size // 4])))
-    assert graph.weight_bytes(loaded.model) == size > io.MAX_INLINE_BYTES
-    monkeypatch.setattr(staging, "write_chunks", _write_sparsely)
-
-    save(loaded, folder / "m.onnx")
-
-    again = weight_of(load(folder / "m.onnx"))
-    assert again.nbytes == size
-    assert (again[0].tobytes(), again[-1].tobytes()) == (b"\x01" * 4, b"\x02" * 4)
-    assert (folder / "m.onnx").stat().st_size < 1000
-    assert sum(path.stat().st_blocks for path in folder.iterdir()) * 512 < 1 << 20

@@ -14,7 +14,8 @@ from modelopt.core.errors import InputError
 from modelopt.measure.heads import End, Head, heads_of
 from modelopt.measure.output_kinds import LOOK, OutputKind, recognize
 from modelopt.measure.outputs import OutputScores
-from tests.campaigns.known_outputs import Case, cases
+from tests.campaigns.known_output_case import Case
+from tests.campaigns.known_outputs import cases
 from tests.campaigns.output_kinds import judged
 from tests.command_line import modelopt, save, value
 

@@ -2,68 +2,27 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelopt import graph
-from modelopt.calibration.histogram import Collector
-from modelopt.core.changes import Changes
 from modelopt.core.errors import InputError
 from modelopt.graph import invariants
-from modelopt.io import serialize
 from modelopt.passes.convert_half import Compute, ConvertHalf
 from modelopt.quant.float16.operator_types import HalfType
-from modelopt.quant.float16.ranges import Extent, converted, extent
+from modelopt.quant.float16.ranges import converted
 from modelopt.runtime.worker_runner import WorkerRunner
-from tests.command_line import MLP, evaluation, modelopt, sample
+from tests.quant.half_models import FEEDS, WEIGHT, half_of, reasons
 from tests.quant_tools import context, model, op_types, relative_error, run
 from tests.runtime_tools import session
 
 RNG = np.random.default_rng(0)
-WEIGHT = RNG.standard_normal((8, 8)).astype(np.float32)
-FEEDS = {"x": RNG.standard_normal((3, 8)).astype(np.float32)}
 HEAD = '<ir_version: 8, opset_import: ["" : 17]>'
-
-
-def half_of(
-    text: str,
-    runner: WorkerRunner,
-    feeds: dict[str, np.ndarray] | None = None,
-    *,
-    calibrated: bool = False,
-    target: str = "x86-vnni",
-    weights: dict[str, np.ndarray] | None = None,
-    **options: Any,
-) -> tuple[ir.Model, Changes]:
-    """The converted model, checked, after its outputs were compared with those of the float32 model."""
-    feeds = FEEDS if feeds is None else feeds
-    stored = {"w": WEIGHT} if weights is None else weights
-    original, result = model(text, **stored), model(text, **stored)
-    changes = ConvertHalf(**options).apply(result, context(runner, [feeds] if calibrated else None, target))
-    assert invariants.check(result) == []
-    assert graph.signature(result) == graph.signature(original)
-    onnx.checker.check_model(serialize.to_bytes(result), full_check=True)
-    if target == "x86-vnni":
-        for expected, found in zip(run(original, feeds), run(result, feeds), strict=True):
-            assert expected.dtype == found.dtype
-            np.testing.assert_allclose(found, expected, rtol=0.01, atol=0.01 * np.abs(expected).max())
-    again = ConvertHalf(**options).apply(
-        serialize.from_bytes(serialize.to_bytes(result)), context(runner, None, target)
-    )
-    assert changes.rewrites == 0 or again.rewrites == 0
-    return result, changes
-
-
-def reasons(changes: Changes) -> dict[str, str]:
-    """Why nodes stay, by their label."""
-    return {skip.node: skip.reason for skip in changes.skipped}
 
 
 def test_weights_take_half_the_bytes_and_one_cast_serves_all_readers(runner: WorkerRunner) -> None:
@@ -81,74 +40,6 @@ def test_neighbouring_islands_are_one(runner: WorkerRunner) -> None:
     result, changes = half_of(text, runner)
     assert op_types(result)["Cast"] == 4
     assert reasons(changes)["n (Neg)"] == "it stands between nodes that stay in float32"
-
-
-def test_samples_release_risky_operators_that_keep_within_the_range(runner: WorkerRunner) -> None:
-    text = f"{HEAD} net (float[n,8] x) => (float[n,8] y) {{ a = MatMul (x, w) s = Tanh (a) y = Exp (s) }}"
-    _, blind = half_of(text, runner)
-    _, seen = half_of(text, runner, calibrated=True)
-    assert "calibration data" in reasons(blind)["y (Exp)"]
-    assert seen.facts["nodes_half"] == 3
-    assert seen.facts["ranges"] == "seen on 1 samples"
-
-
-def test_samples_keep_what_leaves_the_range(runner: WorkerRunner) -> None:
-    text = f"""{HEAD} net (float[n,8] x) => (float[n,8] y) <float big = {{60000}}>
-    {{ a = MatMul (x, w) b = Mul (a, big) c = Div (b, big) y = MatMul (c, w) }}"""
-    result, changes = half_of(text, runner, calibrated=True)
-    assert "b reaches" in reasons(changes)["b (Mul)"]
-    assert "b reaches" in reasons(changes)["c (Div)"]
-    assert op_types(result)["Cast"] == 4
-
-
-def test_samples_keep_what_is_too_small(runner: WorkerRunner) -> None:
-    text = f"""{HEAD} net (float[n,8] x) => (float[n,8] y) <float small = {{0.0001}}>
-    {{ a = Mul (x, small) b = Mul (a, small) c = Div (b, small) y = MatMul (c, w) }}"""
-    _, changes = half_of(text, runner, {"x": np.ones((3, 8), np.float32)}, calibrated=True)
-    assert "b never exceeds 1e-08" in reasons(changes)["b (Mul)"]
-
-
-def test_the_margin_is_the_users(runner: WorkerRunner) -> None:
-    text = f"{HEAD} net (float[n,8] x) => (float[n,8] y) {{ y = MatMul (x, w) }}"
-    feeds = {"x": np.full((1, 8), 40000.0, np.float32)}
-    small = {"w": WEIGHT / 1000}
-    assert half_of(text, runner, feeds, calibrated=True, weights=small)[1].rewrites == 0
-    assert half_of(text, runner, feeds, calibrated=True, weights=small, margin=1.0)[1].rewrites == 1
-    with pytest.raises(InputError, match="not a share"):
-        half_of(text, runner, margin=0.0)
-
-
-@pytest.mark.parametrize("lowest", [-1e9, -3.4028234663852886e38, -65504.0])
-def test_masks_stay_masks(runner: WorkerRunner, lowest: float) -> None:
-    text = f"""{HEAD} net (float[n,8] x, bool[8] keep) => (float[n,8] y)
-    {{ a = MatMul (x, w) m = Where (keep, zero, lowest) b = Add (a, m) c = Add (b, m) y = Softmax (c) }}"""
-    keep = np.array([1, 0, 1, 1, 0, 0, 1, 1], bool)
-    constants = {"w": WEIGHT, "zero": np.zeros((), np.float32), "lowest": np.full((), lowest, np.float32)}
-    result, changes = half_of(text, runner, FEEDS | {"keep": keep}, weights=constants)
-    assert changes.facts["nodes_kept_float32"] == 0
-    assert changes.facts.get("numbers_clamped", 0) == (abs(lowest) > 65504)
-    (found,) = run(result, FEEDS | {"keep": ~keep & keep})  # all masked: no NaN
-    assert np.isfinite(found).all()
-
-
-def test_a_sum_that_is_no_mask_stays(runner: WorkerRunner) -> None:
-    text = f"{HEAD} net (float[n,8] x) => (float[n,8] y) <float far = {{-1000000}}> {{ y = Add (x, far) }}"
-    assert "reaches 1e+06" in reasons(half_of(text, runner)[1])["y (Add)"]
-
-
-def test_positions_stay_whole_and_angles_exact(runner: WorkerRunner) -> None:
-    text = f"""{HEAD} net (int64[n] p) => (float[n] y, bool[n] late) <float f = {{0.01}}, float limit = {{5000}}>
-    {{ c = Cast <to = 1> (p) a = Mul (c, f) y = Cos (a) late = Greater (c, limit) }}"""
-    result, changes = half_of(text, runner, {"p": np.arange(4990, 5010)}, weights={})
-    assert changes.rewrites == 0
-    assert op_types(result)["Cast"] == 1
-
-
-def test_the_argument_of_a_logarithm_does_not_vanish(runner: WorkerRunner) -> None:
-    text = f"{HEAD} net (float[n,8] x) => (float[n,8] y) {{ a = MatMul (x, w) s = Softmax (a) y = Log (s) }}"
-    result, changes = half_of(text, runner, {"x": FEEDS["x"] * 10}, calibrated=True)
-    assert "logarithm" in reasons(changes)["s (Softmax)"]
-    assert all(np.isfinite(out).all() for out in run(result, {"x": FEEDS["x"] * 10}))
 
 
 def test_loops_carry_half_states(runner: WorkerRunner) -> None:
@@ -319,50 +210,6 @@ def test_numbers_are_rounded_to_nearest_and_never_become_infinite(
     assert (np.abs(wide[inside] - array[inside]) <= np.abs(array[inside].astype(np.float64)) * 2.0**-bits).all()
 
 
-def test_extents_leave_out_masks() -> None:
-    masked, broken = Collector(), Collector()
-    masked.observe(np.array([-3.4e38, 1.0, -2.0, 2.5, np.inf], np.float32))
-    broken.observe(np.array([np.nan, 5.0], np.float32))
-    assert extent(masked) == Extent(2.5, nan=False)
-    assert extent(broken) == Extent(5.0, nan=True)
-    assert extent(Collector()) is None
-
-
-def test_samples_show_bodies(runner: WorkerRunner) -> None:
-    text = f"""{HEAD} net (float[n,8] x, bool c) => (float[n,8] y) <float big = {{60000}}>
-    {{ y = If (c) <then_branch = p () => (float[n,8] a) {{ m = MatMul (x, w) b = Mul (m, big) a = Div (b, big) }},
-                 else_branch = q () => (float[n,8] d) {{ e = MatMul (x, w) d = Exp (e) }}> }}"""
-    _, changes = half_of(text, runner, FEEDS | {"c": np.ones((), bool)}, calibrated=True)
-    assert "b reaches" in reasons(changes)["b (Mul)"]
-    assert "calibration data" in reasons(changes)["d (Exp)"]  # no sample came there
-
-
-def test_half_inputs_and_outputs(runner: WorkerRunner) -> None:
-    text = f"""{HEAD} net (float[n,8] x, int64[n] i) => (float[n,8] y, float[n,8] e, float[n,8] same, int64[n] j)
-    {{ a = MatMul (x, w) y = Relu (a) e = Exp (a) same = Identity (x) j = Add (i, i) }}"""
-    original, result = model(text, w=WEIGHT), model(text, w=WEIGHT)
-    kind = ConvertHalf(keep_io_types=False)
-    changes = kind.apply(result, context(runner))
-    assert invariants.check(result) == []
-    assert [(spec.name, spec.dtype) for spec in graph.signature(result).inputs] == [("x", "float16"), ("i", "int64")]
-    outputs = [("y", "float16"), ("e", "float16"), ("same", "float16"), ("j", "int64")]
-    assert [(spec.name, spec.dtype) for spec in graph.signature(result).outputs] == outputs
-    assert kind.signature_after(graph.signature(original)).outputs == graph.signature(result).outputs
-    assert changes.facts["casts"] == 2
-    wide: dict[str, np.ndarray] = FEEDS | {"i": np.arange(3)}
-    feeds: dict[str, np.ndarray] = {"x": FEEDS["x"].astype(np.float16), "i": np.arange(3)}
-    for expected, found in zip(run(original, wide), run(result, feeds), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=0.01, atol=0.01)
-
-
-@pytest.mark.parametrize("options", [{"type": HalfType.BF16}, {"compute": Compute.FLOAT}])
-def test_inputs_and_outputs_that_cannot_be_half(runner: WorkerRunner, options: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="stay float32"):
-        half_of(
-            f"{HEAD} net (float[n,8] x) => (float[n,8] y) {{ y = Relu (x) }}", runner, keep_io_types=False, **options
-        )
-
-
 _UNARY = st.sampled_from(["Relu", "Tanh", "Sigmoid", "Neg", "Exp", "Identity", "Softmax", "Abs"])
 _BINARY = st.sampled_from(["Add", "Sub", "Mul", "Max", "MatMul"])
 
@@ -395,28 +242,3 @@ def test_any_graph_stays_valid_and_close(
     for expected, found in zip(run(original, FEEDS), run(result, FEEDS), strict=True):
         np.testing.assert_array_equal(np.isfinite(found), np.isfinite(expected))
         np.testing.assert_allclose(found, expected, atol=0.05)
-
-
-@pytest.mark.parametrize(("name", "mode"), [("digits_vit", "fp16"), ("digits_loop", "fp16"), ("digits_rnn", "bf16")])
-def test_the_command_halves_a_model(name: str, mode: str, tmp_path: Path) -> None:
-    options = ("--no-bench", "--eval", evaluation(name), "--max-drop", "1%", "--max-size", "60%")
-    modelopt("quantize", "--mode", mode, sample(name), "-o", "half.onnx", *options, cwd=tmp_path).succeeded()
-    loaded = ir.from_proto(onnx.load(tmp_path / "half.onnx"))
-    assert graph.signature(loaded) == graph.signature(ir.from_proto(onnx.load(sample(name))))
-
-
-def test_the_command_makes_half_inputs_and_compares_all_the_same(tmp_path: Path) -> None:
-    options = ("--half-io", "--eval", evaluation("digits_mlp"), "--max-drop", "1%", "--budget", "0.2")
-    modelopt("quantize", "--mode", "fp16", MLP, "-o", "half.onnx", *options, cwd=tmp_path).succeeded()
-    loaded = ir.from_proto(onnx.load(tmp_path / "half.onnx"))
-    assert {value.dtype for value in (*loaded.graph.inputs, *loaded.graph.outputs)} == {ir.DataType.FLOAT16}
-
-
-def test_flags_of_integers_are_refused(tmp_path: Path) -> None:
-    ran = modelopt("quantize", "--mode", "fp16", MLP, "--method", "mse", "-o", "half.onnx", cwd=tmp_path)
-    ran.refused(2, "--method is not for --mode fp16")
-    ran = modelopt("quantize", "--mode", "bf16", MLP, "--calib", "random", cwd=tmp_path)
-    ran.refused(2, "--calib is not for --mode bf16")
-    modelopt("quantize", "--mode", "dynamic", MLP, "--half-io", cwd=tmp_path).refused(
-        2, "--keep-io-types is not for --mode dynamic"
-    )

@@ -1,153 +1,35 @@
-"""Weights in few bits: the numbers, the forms on onnxruntime, the command line."""
+"""Weights in few bits: the forms on onnxruntime, and storage."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 from modelopt import graph
 from modelopt.core.errors import InputError
 from modelopt.graph import invariants
 from modelopt.passes.quantize_weights import QuantizeWeights, WeightFormat
 from modelopt.passes.store_weights import StoreWeights
-from modelopt.quant.numerics import blocks, hqq
+from modelopt.quant.numerics import blocks
 from modelopt.quant.numerics.blocks import BlockGrid
-from modelopt.quant.numerics.gptq import gptq, objective
-from modelopt.quant.numerics.hessian import Hessian
 from modelopt.quant.weight_only import storage
 from modelopt.quant.weight_only.rounding import BlockRounding
-from modelopt.recipe.parsing import parse
 from modelopt.runtime.worker_runner import WorkerRunner
-from tests.command_line import modelopt
-from tests.paths import SAMPLE_MODELS
 from tests.quant_tools import both_branches, context, kernels, model, op_types, relative_error, run
 
 RNG = np.random.default_rng(0)
-VIT = SAMPLE_MODELS / "digits_vit"
 WEIGHT = RNG.standard_normal((48, 40)).astype(np.float32)
 FEEDS = {"x": RNG.standard_normal((3, 48)).astype(np.float32)}
+
+
 PRODUCT = """
 <ir_version: 8, opset_import: ["" : 17]>
 net (float[n,48] x) => (float[n,40] y)
 { y = MatMul (x, w) }
 """
-
-grids = st.builds(BlockGrid, st.sampled_from([2, 4, 8]), st.sampled_from([16, 32, 64]), st.booleans())
-matrices = hnp.arrays(
-    np.float32,
-    st.tuples(st.integers(1, 6), st.integers(1, 70)),
-    elements=st.floats(-1e4, 1e4, width=32).filter(lambda x: x == 0 or abs(x) > 1e-6),
-)
-
-
-# The numbers
-
-
-@given(matrices, grids)
-@settings(max_examples=60, deadline=None)
-def test_the_error_is_at_most_half_a_step(weight: np.ndarray, grid: BlockGrid) -> None:
-    params = blocks.params_of(weight, grid)
-    integers = blocks.quantize(weight, params, grid)
-    assert integers.max(initial=0) <= grid.high
-    steps = np.repeat(params.scale, grid.block, axis=1)[:, : weight.shape[1]]
-    error = np.abs(blocks.dequantize(integers, params, grid).astype(np.float64) - weight)
-    assert (error <= steps / 2 * (1 + 1e-3)).all()
-    zeros = blocks.dequantize(blocks.quantize(np.zeros_like(weight), params, grid), params, grid)
-    assert not zeros.any()
-
-
-@given(matrices, grids)
-@settings(max_examples=40, deadline=None)
-def test_clipping_never_adds_squared_error(weight: np.ndarray, grid: BlockGrid) -> None:
-    wide, clipped = (blocks.params_of(weight, grid, clip=clip) for clip in (False, True))
-    before, after = (
-        np.square(blocks.dequantize(blocks.quantize(weight, p, grid), p, grid).astype(np.float64) - weight).sum()
-        for p in (wide, clipped)
-    )
-    assert after <= before * (1 + 1e-5)
-
-
-@given(matrices, grids, st.booleans())
-@settings(max_examples=40, deadline=None)
-def test_hqq_is_never_worse_than_rounding_in_its_own_norm(weight: np.ndarray, grid: BlockGrid, clip: bool) -> None:
-    start = blocks.params_of(weight, grid, clip=clip)
-    refined = hqq.refine(weight, start, grid)
-    assert (hqq.loss(weight, refined, grid) <= hqq.loss(weight, start, grid) * (1 + 1e-4)).all()
-
-
-def test_hqq_improves_ordinary_weights() -> None:
-    weight = RNG.standard_t(3, size=(64, 128)).astype(np.float32)
-    grid = BlockGrid(4, 32, symmetric=False)
-    start = blocks.params_of(weight, grid)
-    assert hqq.loss(weight, hqq.refine(weight, start, grid), grid).sum() < 0.99 * hqq.loss(weight, start, grid).sum()
-
-
-@given(st.data(), st.sampled_from([2, 4, 8]))
-@settings(max_examples=40, deadline=None)
-def test_packing_round_trips(data: st.DataObject, bits: int) -> None:
-    shape = data.draw(st.tuples(st.integers(1, 4), st.integers(1, 40)))
-    integers = data.draw(hnp.arrays(np.uint8, shape, elements=st.integers(0, 2**bits - 1)))
-    packed = blocks.pack(integers, bits)
-    assert packed.shape == (shape[0], -(-shape[1] * bits // 8))
-    assert (blocks.unpack(packed, bits, shape[1]) == integers).all()
-
-
-@given(st.integers(0, 10_000), st.integers(1, 12), st.integers(1, 150), st.sampled_from([2, 4, 8]), st.booleans())
-@settings(max_examples=30, deadline=None)
-def test_gptq_is_never_worse_than_rounding(seed: int, rows: int, width: int, bits: int, by_importance: bool) -> None:
-    rng = np.random.default_rng(seed)
-    weight = rng.standard_normal((rows, width)).astype(np.float32)
-    inputs = rng.standard_normal((rng.integers(1, 200), width)) @ rng.standard_normal((width, width))
-    inputs[:, rng.random(width) < 0.2] = 0  # inputs that are never seen
-    seen = Hessian(width)
-    seen.observe(inputs.astype(np.float32))
-    scale = np.abs(weight).max(axis=1, keepdims=True) / (2 ** (bits - 1))
-    zero_point, high = np.full((rows, 1), 2 ** (bits - 1)), 2**bits - 1
-    matrix = seen.matrix()
-    integers = gptq(weight, matrix, scale, zero_point, 0, high, by_importance=by_importance)
-    nearest = np.clip(np.rint(weight / scale + zero_point), 0, high).astype(np.int32)
-    assert integers.min() >= 0
-    assert integers.max() <= high
-    ours, theirs = (objective(weight, q, matrix, scale, zero_point) for q in (integers, nearest))
-    assert (ours <= theirs * (1 + 1e-9) + 1e-12).all()
-
-
-def test_gptq_halves_the_error_of_correlated_inputs() -> None:
-    inputs = RNG.standard_normal((500, 96)) @ RNG.standard_normal((96, 96))
-    weight = RNG.standard_normal((32, 96)).astype(np.float32)
-    matrix = inputs.T @ inputs / len(inputs)
-    scale, zero_point = np.abs(weight).max(axis=1, keepdims=True) / 7, np.zeros((32, 1))
-    integers = gptq(weight, matrix, scale, zero_point, -8, 7)
-    nearest = np.rint(weight / scale)
-    ours, theirs = (objective(weight, q, matrix, scale, zero_point).sum() for q in (integers, nearest))
-    assert ours < theirs / 2
-
-
-def test_gptq_without_observations_rounds_to_nearest() -> None:
-    weight = np.array([[0.4, 1.6]], np.float32)
-    assert gptq(weight, np.zeros((2, 2)), np.ones(()), np.zeros(()), -8, 7).tolist() == [[0, 2]]
-
-
-def test_hessians_merge_and_leave_out_rows_that_are_not_finite() -> None:
-    rows = RNG.standard_normal((2, 30, 8)).astype(np.float32)
-    whole, first, second = Hessian(8), Hessian(8), Hessian(8)
-    whole.observe(rows)
-    first.observe(rows[0])
-    second.observe(rows[1])
-    first.merge(second)
-    np.testing.assert_allclose(first.matrix(), whole.matrix(), rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(whole.matrix(), np.einsum("bni,bnj->ij", rows, rows) / 60, rtol=1e-4, atol=1e-5)
-    first.observe(np.array([[np.nan] * 8, [np.inf] * 8], np.float32))
-    assert (first.rows, first.dropped) == (60, 2)
-    with pytest.raises(ValueError, match="do not end in 8"):
-        first.observe(np.zeros((3, 7), np.float32))
 
 
 # The forms on onnxruntime
@@ -342,83 +224,3 @@ def test_stored_numbers_are_within_half_a_step(symmetric: bool) -> None:
     integers = storage.quantize(array, params).astype(np.float64)
     error = np.abs((integers - params.zero_point) * params.scale - array)
     assert (error <= params.scale / 2 * (1 + 1e-3)).all()
-
-
-# The command line
-
-
-@pytest.mark.parametrize(
-    ("flags", "most"),
-    [
-        (["--mode", "weights"], 0.30),
-        (["--mode", "weights", "--bits", "8", "--weight-form", "blocked"], 0.40),
-        (["--mode", "weights", "--weight-method", "gptq", "--calib", str(VIT / "calib.npz")], 0.30),
-        (["--mode", "storage"], 0.40),
-    ],
-)
-def test_a_trained_transformer_keeps_its_accuracy(tmp_path: Path, flags: list[str], most: float) -> None:
-    out = tmp_path / "small.onnx"
-    contract = [
-        "--eval",
-        str(VIT / "eval.npz"),
-        "--eval-limit",
-        "150",
-        "--max-drop",
-        "1%",
-        "--no-bench",
-        "--max-size",
-        f"{most:.0%}",
-    ]
-    modelopt("quantize", str(VIT / "model.onnx"), *flags, *contract, "-o", str(out), cwd=tmp_path).succeeded()
-    onnx.checker.check_model(str(out))
-
-
-@pytest.mark.parametrize(
-    ("flags", "level"), [([], 4), (["--weight-compute", "int8"], 4), (["--weight-compute", "float32"], 1)]
-)
-def test_products_compute_in_what_was_asked_for(tmp_path: Path, flags: list[str], level: int) -> None:
-    told = ("--mode", "int4", "--no-search", "--no-bench", "--calib", str(VIT / "calib.npz"), *flags)
-    done = modelopt("quantize", str(VIT / "model.onnx"), *told, "-o", "x.onnx", cwd=tmp_path).succeeded()
-    products = [node for node in onnx.load(tmp_path / "x.onnx").graph.node if node.op_type == "MatMulNBits"]
-    attributes = [{each.name: each.i for each in node.attribute} for node in products]
-    assert {(each["bits"], each["accuracy_level"]) for each in attributes} == {(4, level)}
-    assert "of the calibration samples are held out to compare outputs on" in done.err
-
-
-@pytest.mark.parametrize(
-    ("flags", "name"),
-    [
-        (["--mode", "int8"], "quantize-dynamic"),
-        (["--mode", "int8", "--calib", "data.npz"], "quantize-static"),
-        (["--mode", "int4"], "quantize-weights"),
-        (["--mode", "int4", "--bits", "4"], "quantize-weights"),
-        (["--mode", "weights", "--no-search", "--calib", "data.npz"], "quantize-weights"),
-        (["--mode", "weights", "--no-search", "--calib", "random"], "quantize-weights"),
-    ],
-)
-def test_modes_by_the_name_of_their_type(tmp_path: Path, flags: list[str], name: str) -> None:
-    printed = modelopt("quantize", str(VIT / "model.onnx"), *flags, "--print-recipe", cwd=tmp_path).succeeded()
-    recipe = parse(printed.out.decode())
-    assert recipe.passes()[-1].name == name
-    assert (recipe.calibration is not None) == ("--calib" in flags)
-    assert getattr(recipe.passes()[-1], "bits", 4) == 4
-
-
-@pytest.mark.parametrize(
-    ("flags", "fact"),
-    [
-        (["--mode", "weights", "--bits", "5"], "5 bits are not possible"),
-        (["--mode", "weights", "--weight-method", "gptq"], "gptq needs calibration data"),
-        (["--mode", "int4", "--bits", "8"], "--mode int4 has 4 bits, not 8"),
-        (["--mode", "int8", "--activation", "u8"], "--activation is not for --mode int8 without --calib"),
-        (["--mode", "weights", "--weight-form", "blocked", "--weight-compute", "float32"], "the runtime chooses"),
-        (["--mode", "weights", "--table-bits", "3"], "3 bits are not possible"),
-        (["--mode", "dynamic", "--table-bits", "4"], "--table-bits is not for --mode dynamic"),
-        (["--mode", "weights", "--activation", "u8"], "--activation is not for --mode weights"),
-        (["--mode", "storage", "--bits", "4"], "--bits is not for --mode storage"),
-        (["--mode", "dynamic", "--block-size", "32"], "--block-size is not for --mode dynamic"),
-        (["--mode", "fp16", "--weight-form", "blocked"], "--weight-form is not for --mode fp16"),
-    ],
-)
-def test_flags_that_do_not_go_together(tmp_path: Path, flags: list[str], fact: str) -> None:
-    modelopt("quantize", str(VIT / "model.onnx"), *flags, "-o", "m.onnx", cwd=tmp_path).refused(2, fact)

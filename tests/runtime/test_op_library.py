@@ -19,6 +19,8 @@ from modelopt.runtime.wording import Operator
 from modelopt.runtime.worker import Worker
 from tests.command_line import MLP, QUICK, modelopt, value
 
+pytestmark = pytest.mark.usefixtures("started_children")
+
 SOURCE = """
 #include <stdio.h>
 #include <stdlib.h>

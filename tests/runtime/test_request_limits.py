@@ -14,6 +14,8 @@ from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Worker
 from tests.command_line import save, save_endless, value
 
+pytestmark = pytest.mark.usefixtures("started_children")
+
 
 def _expanding(folder: Path) -> Path:
     """A model whose input says how large its value is."""

@@ -21,6 +21,8 @@ from modelopt.runtime.worker_session import Session
 from tests.command_line import save, value
 from tests.runtime.conftest import WEIGHT
 
+pytestmark = pytest.mark.usefixtures("started_children")
+
 SPEC = SessionSpec(threads=1, spin=False)
 
 

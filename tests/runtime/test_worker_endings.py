@@ -19,6 +19,8 @@ from modelopt.runtime.limits import Limits
 from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Worker
 
+pytestmark = pytest.mark.usefixtures("started_children")
+
 GIB = 2**30
 SPEC = SessionSpec(threads=1, spin=False)
 

@@ -4,97 +4,23 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from onnx import TensorProto, helper, numpy_helper
 
 from modelopt.passes.quantize_weights import QuantizeWeights, WeightFormat
 from modelopt.report import Outcome
 from modelopt.search import exclusions
 from modelopt.search.accuracy import Judgement
 from modelopt.search.attempts import within_contract
-from modelopt.search.diagnosis import causes
 from modelopt.search.fallbacks import repairs
-from modelopt.search.sensitivity import rank
 from tests.command_line import CALIB, CNN, EVAL, MLP, modelopt, sample
 
 VIT = sample("digits_vit")
 BRIEFLY = ("--budget", "0.3", "--warmup", "0.1", "--rounds", "3")
-
-# Which nodes cause the error
-
-
-def test_the_worst_nodes_come_first_in_few_evaluations() -> None:
-    errors = dict.fromkeys((f"n{i}" for i in range(64)), 1e-6) | {"n5": 1.0, "n40": 0.3}
-    asked = []
-
-    def error_of(group: Sequence[str]) -> float:
-        asked.append(len(group))
-        return sum(errors[name] for name in group)
-
-    found = rank(list(errors), error_of)
-    assert [suspect.nodes for suspect in found[:2]] == [("n5",), ("n40",)]
-    assert len(asked) <= 24
-    assert sorted(name for suspect in found for name in suspect.nodes) == sorted(errors)
-
-
-def test_a_single_node_needs_no_evaluation() -> None:
-    assert rank([], lambda group: pytest.fail("asked")) == []  # no changed node has a name that is known
-    assert [suspect.nodes for suspect in rank(["a"], lambda group: pytest.fail("asked"))] == [("a",)]
-
-
-# How many of them stay in float
-
-
-def _fewest(enough: int, most: int, max_tries: int = exclusions.MAX_TRIES) -> tuple[int | None, list[int]]:
-    """What the search finds where `enough` nodes in float keep the contract, and the counts that it tried."""
-    tried: list[int] = []
-
-    def attempt(count: int) -> str | None:
-        tried.append(count)
-        return f"{count} in float" if count >= enough else None
-
-    found = exclusions.fewest(most, attempt, max_tries)
-    assert found is None or found[1] == f"{found[0]} in float"
-    return None if found is None else found[0], tried
-
-
-@pytest.mark.parametrize(
-    ("enough", "most", "tried"),
-    [
-        (1, 20, [1]),
-        (2, 20, [1, 2]),
-        (3, 20, [1, 2, 4, 3]),
-        (6, 20, [1, 2, 4, 8, 6, 5]),
-        (19, 20, [1, 2, 4, 8, 16, 20, 18, 19]),  # the last count is `most`, and what failed is not tried again
-        (1, 1, [1]),
-        (3, 3, [1, 2, 3]),
-    ],
-)
-def test_the_fewest_nodes_are_found_by_galloping(enough: int, most: int, tried: list[int]) -> None:
-    assert _fewest(enough, most) == (enough, tried)
-
-
-@given(st.integers(1, 200), st.integers(1, 200))
-def test_the_fewest_nodes_are_found_where_there_are_tries_enough(enough: int, most: int) -> None:
-    found, tried = _fewest(enough, most, max_tries=30)
-    assert found == (enough if enough <= most else None)
-    assert len(tried) == len(set(tried)) <= 2 * min(enough, most).bit_length() + 2
-
-
-@given(st.integers(1, 200), st.integers(-1, 200), st.integers(0, 10))
-def test_what_is_found_keeps_the_contract_whatever_the_number_of_tries(enough: int, most: int, max_tries: int) -> None:
-    found, tried = _fewest(enough, most, max_tries)
-    assert found is None or enough <= found <= most
-    assert len(tried) <= max_tries
 
 
 # The contract
@@ -114,76 +40,6 @@ def test_what_is_found_keeps_the_contract_whatever_the_number_of_tries(enough: i
 )
 def test_when_a_model_keeps_the_contract(judgement: Judgement, outcome: Outcome, reason: str) -> None:
     assert within_contract(judgement, 0.01) == (outcome, reason)
-
-
-# Why
-
-
-class _Runner:
-    """Answers what a test says that values are."""
-
-    def __init__(self, values: Mapping[str, np.ndarray]) -> None:
-        self._values = values
-
-    def run(self, model: ir.Model, feeds: Iterable[Any], outputs: Sequence[str]) -> Iterator[list[np.ndarray]]:
-        for _ in feeds:
-            yield [self._values[name] for name in outputs]
-
-
-class _Samples:
-    def __init__(self, runner_values: Mapping[str, np.ndarray]) -> None:
-        self.values = runner_values
-
-    def __iter__(self) -> Iterator[Any]:
-        yield type("Sample", (), {"feeds": {}})()
-
-
-def _conv(*, concat: bool = False) -> ir.Model:
-    weight = numpy_helper.from_array(np.ones((1, 4, 1, 1), np.float32), "w")
-    exclusions = [helper.make_node("Conv", ["c" if concat else "x", "w"], ["y"], name="conv")]
-    if concat:
-        exclusions.insert(0, helper.make_node("Concat", ["x", "z"], ["c"], axis=1))
-    inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("x", "z")]
-    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
-    graph = helper.make_graph(exclusions, "g", inputs, [output], [weight])
-    return ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]))
-
-
-_EVEN = np.linspace(-1, 1, 256, dtype=np.float32).reshape(1, 4, 8, 8)
-
-
-@pytest.mark.parametrize(
-    ("x", "cause"),
-    [
-        (_EVEN, None),
-        (_EVEN * 0, "dead tensor"),
-        (_EVEN * np.array([1, 1, 1, 50], np.float32).reshape(1, 4, 1, 1), "outlier channel"),
-    ],
-)
-def test_a_cause_is_read_from_the_input(x: np.ndarray, cause: str | None) -> None:
-    data: Any = _Samples({})
-    runner: Any = _Runner({"x": x})
-    found = causes(_conv(), ["conv"], runner, data, None)
-    assert cause is None if not found else str(cause) in found["conv"]
-
-
-def test_a_concat_of_unlike_ranges_is_named() -> None:
-    data: Any = _Samples({})
-    runner: Any = _Runner({"x": _EVEN, "z": _EVEN * 100, "c": _EVEN * 100})
-    assert "wide concat" in causes(_conv(concat=True), ["conv"], runner, data, None)["conv"]
-
-
-def test_data_that_do_not_match_are_named() -> None:
-    class Later(_Runner):
-        calls = 0
-
-        def run(self, model: ir.Model, feeds: Iterable[Any], outputs: Sequence[str]) -> Iterator[list[np.ndarray]]:
-            Later.calls += 1
-            yield [_EVEN * (1 if Later.calls == 1 else 3)]
-
-    data: Any = _Samples({})
-    runner: Any = Later({})
-    assert "data mismatch" in causes(_conv(), ["conv"], runner, data, data)["conv"]
 
 
 # The command
