@@ -17,7 +17,7 @@ from modelopt.cli import signals, streams
 from modelopt.cli.command_help import Documented
 from modelopt.cli.endings import as_ours, ending, unreadable
 from modelopt.core import bus_errors, temporary
-from modelopt.core.errors import did_you_mean
+from modelopt.core.errors import InputError, did_you_mean
 from modelopt.core.systems import require_memory, require_supported
 from modelopt.core.thread_room import spare_threads
 
@@ -120,6 +120,7 @@ def _run() -> int:
         signals.handle()
         streams.prepare()
         bus_errors.handle(unreadable)
+        _require_words_to_complete()
         code = cli.main(prog_name="modelopt", standalone_mode=False)
         streams.flush()
     except BaseException as error:  # noqa: BLE001 - the last line of defence: whatever it is has an exit code
@@ -127,6 +128,17 @@ def _run() -> int:
     signals.hold()
     temporary.remove_all()
     return int(code or 0)
+
+
+def _require_words_to_complete() -> None:
+    """Refuse to complete what the shell does not say: click would end in a traceback."""
+    asked = os.environ.get("_MODELOPT_COMPLETE", "")
+    lacking = [name for name in ("COMP_WORDS", "COMP_CWORD") if name not in os.environ]
+    if asked.endswith("_complete") and lacking:
+        fact = f"_MODELOPT_COMPLETE={asked} without {' and '.join(lacking)}"
+        raise InputError(
+            fact, note="only the scripts of `modelopt completion` set these", hint="unset _MODELOPT_COMPLETE"
+        )
 
 
 def _quieten_libraries() -> None:

@@ -56,3 +56,8 @@ def test_fish_shows_descriptions_with_commas_whole(tmp_path: Path) -> None:
     assert 'string split --max 1 "," $completion' in modelopt("completion", "fish", cwd=tmp_path).out.decode()
     (line,) = completed("fish", "modelopt", "quantize", "--max-dr", cwd=tmp_path)
     assert line == "plain,--max-drop\tFail if the metric falls by more than this, e.g. 1%."
+
+
+def test_completion_without_the_words_of_the_shell_is_refused(tmp_path: Path) -> None:
+    run = modelopt("inspect", cwd=tmp_path, env={"_MODELOPT_COMPLETE": "bash_complete", "COMP_WORDS": "modelopt"})
+    run.refused(2, "_MODELOPT_COMPLETE=bash_complete without COMP_CWORD")
