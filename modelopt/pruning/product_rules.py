@@ -11,12 +11,15 @@ from modelopt import graph
 from modelopt.pruning.atoms import FIXED
 from modelopt.pruning.dependencies import Consumer, Dependencies, Labels, Producer, Rule, Unproven
 
+_MOST_STEPS = 4
+
 
 def convolution(node: ir.Node, found: Dependencies) -> None:
     """Conv and ConvTranspose: W is (C_out, C_in/group, k…), and (C_in, C_out/group, k…) for the transposed one."""
     data, weight = node.inputs[0], node.inputs[1]
     tensor = graph.constant_tensor(weight)
     if data is None or weight is None or tensor is None:
+        _refuse_folded(weight)
         raise Unproven("its filters are not constant")
     transposed = node.op_type == "ConvTranspose"
     group = graph.attribute_int(node, "group", 1)
@@ -26,15 +29,15 @@ def convolution(node: ir.Node, found: Dependencies) -> None:
         if axis == 0:
             found.put(node.outputs[0], 0, labels)
         elif axis > 1:
-            found.atoms.keep(labels, f"{graph.label(node)} moves along it")
+            found.atoms.keep(labels, f"{node.op_type} moves along it")
     if group == 1:
         made = found.of(weight, axis_out)
         if given is not None:
-            _contract(node, found, Consumer(node, data, 1, weight, axis_in))
+            contract(node, found, Consumer(node, data, 1, weight, axis_in))
     else:
         made = _grouped(node, found, given, tensor, group, (axis_in, axis_out))
     bias = node.inputs[2] if len(node.inputs) > 2 else None
-    _produce(node, found, made, Producer(node, weight, axis_out if group == 1 else 0, bias), axis=1)
+    produce(node, found, made, Producer(node, weight, axis_out if group == 1 else 0, bias), axis=1)
 
 
 def _grouped(
@@ -50,7 +53,7 @@ def _grouped(
     transposed = axes == (0, 1)
     first, second = tensor.shape.numpy()[:2]
     reads, makes = (first // group, second) if transposed else (second, first // group)
-    why = f"{graph.label(node)} reads channels of one group that cannot shrink"
+    why = f"{node.op_type} reads channels of one group that cannot shrink"
     if given is None:
         return None  # the channels that it reads stay, and so does each group
     stored = found.of(weight, 0)
@@ -79,10 +82,10 @@ def gemm(node: ir.Node, found: Dependencies) -> None:
 def _add_bias(node: ir.Node, found: Dependencies, bias: ir.Value, made: Labels) -> None:
     shape = found.shape(bias)
     if shape and shape[-1] != 1:
-        found.unite(made, found.of(bias, len(shape) - 1), f"{graph.label(node)} adds what cannot shrink")
+        found.unite(made, found.of(bias, len(shape) - 1), f"{node.op_type} adds what cannot shrink")
     for axis in range(len(shape) - 1):
         if shape[axis] != 1:
-            found.keep(bias, f"{graph.label(node)} adds another row for each of its rows", axis)
+            found.keep(bias, f"{node.op_type} adds another row for each of its rows", axis)
 
 
 def matmul(node: ir.Node, found: Dependencies) -> None:
@@ -90,13 +93,26 @@ def matmul(node: ir.Node, found: Dependencies) -> None:
     left, right = node.inputs[0], node.inputs[1]
     shapes = [found.shape(value) for value in (left, right)]
     if min(map(len, shapes)) < 2:
-        raise Unproven("one factor is a vector")
+        _times_vector(node, found, shapes)
+        return
     rank = max(map(len, shapes))
     rows, left_sum = len(shapes[0]) - 2, len(shapes[0]) - 1
     right_sum, columns = len(shapes[1]) - 2, len(shapes[1]) - 1
     _product(node, found, (left, left_sum, rows), (right, right_sum, columns), (rank - 2, rank - 1))
     for axis in range(rank - 2):
         _batch(node, found, (left, right), shapes, axis, rank)
+
+
+def _times_vector(node: ir.Node, found: Dependencies, shapes: list[tuple[int, ...]]) -> None:
+    """A matrix times a constant vector: its last axis is summed over."""
+    left, right = node.inputs[0], node.inputs[1]
+    if len(shapes[1]) != 1 or len(shapes[0]) < 2 or graph.constant_tensor(right) is None:
+        raise Unproven("its first factor is a vector, or its second is a computed one")
+    for axis, labels in found.axes(left).items():
+        if axis < len(shapes[0]) - 1:
+            found.put(node.outputs[0], axis, labels)
+        elif left is not None and right is not None:
+            contract(node, found, Consumer(node, left, axis, right, 0))
 
 
 def _batch(
@@ -115,11 +131,11 @@ def _batch(
         if own < 0 or shape[own] == 1:
             continue
         mine = found.of(value, own)
-        labels = (
-            mine if first else found.unite(labels, mine, f"{graph.label(node)} multiplies it by what cannot shrink")
-        )
+        labels = mine if first else found.unite(labels, mine, f"{node.op_type} multiplies it by what cannot shrink")
         first = False
     found.put(node.outputs[0], axis, labels)
+    if labels is not None and not any(graph.constant_tensor(value) for value in values):
+        found.heads.append(labels)
 
 
 def _product(
@@ -139,8 +155,10 @@ def _product(
     if all(constant):
         raise Unproven("both factors are constant")
     if not any(constant):
+        for value, _, _ in factors:
+            _refuse_folded(value)
         for value, axis, _ in factors:
-            found.keep(value, f"{graph.label(node)} sums over it in both factors", axis)
+            found.keep(value, f"{node.op_type} sums over it in both factors, without weights", axis)
         for (value, _, stays), axis in zip(factors, made, strict=True):
             found.put(node.outputs[0], axis, found.axes(value).get(stays))
         return found.axes(node.outputs[0]).get(made[1])
@@ -150,27 +168,51 @@ def _product(
     if data is None or weight is None:
         raise Unproven("a factor is missing")
     if found.axes(data).get(data_sum) is not None:
-        _contract(node, found, Consumer(node, data, data_sum, weight, weight_sum))
+        contract(node, found, Consumer(node, data, data_sum, weight, weight_sum))
     found.put(node.outputs[0], made[1 - stored], found.axes(data).get(data_stays))
     labels = found.of(weight, weight_stays)
-    _produce(node, found, labels, Producer(node, weight, weight_stays), axis=made[stored])
+    produce(node, found, labels, Producer(node, weight, weight_stays), axis=made[stored])
     return found.axes(node.outputs[0]).get(made[1])
 
 
-def _contract(node: ir.Node, found: Dependencies, consumer: Consumer) -> None:
+def _refuse_folded(value: ir.Value | None) -> None:
+    """Raise where a factor is computed from constants alone: whoever folds constants first gets a proof."""
+    for _ in range(_MOST_STEPS):
+        producer = None if value is None else value.producer()
+        if producer is None or len(producer.inputs) == 0:
+            break
+        if any(graph.constant_tensor(each) is None for each in producer.inputs[1:] if each is not None):
+            break
+        value = producer.inputs[0]
+        if graph.constant_tensor(value) is not None:
+            quantized = producer.op_type == "DequantizeLinear"
+            raise Unproven(
+                "its weights are quantized: prune first"
+                if quantized
+                else "its weights are computed from constants: fold first"
+            )
+
+
+def contract(node: ir.Node, found: Dependencies, consumer: Consumer) -> None:
+    """Let the axis that a node sums over and that of its weights shrink together.
+
+    Raises:
+        Unproven: The weights cannot.
+    """
     labels = found.axes(consumer.data)[consumer.data_axis]
     weights = found.of(consumer.weight, consumer.weight_axis)
     if weights is None:
         raise Unproven("its weights cannot shrink")
-    found.atoms.unite(labels, weights, f"{graph.label(node)} sums over it with what cannot shrink")
+    found.atoms.unite(labels, weights, f"{node.op_type} sums over it with what cannot shrink")
     found.consumers.append(consumer)
 
 
-def _produce(node: ir.Node, found: Dependencies, labels: Labels | None, producer: Producer, axis: int) -> None:
+def produce(node: ir.Node, found: Dependencies, labels: Labels | None, producer: Producer, axis: int) -> None:
+    """Let an axis of the first output have the labels of the weights that make it, and of their bias."""
     if labels is None:
         return
     if producer.bias is not None:
-        together = found.unite(labels, found.of(producer.bias, 0), f"{graph.label(node)} adds what cannot shrink")
+        together = found.unite(labels, found.of(producer.bias, 0), f"{node.op_type} adds what cannot shrink")
         labels = np.full_like(labels, FIXED) if together is None else together
     found.put(node.outputs[0], axis, labels)
     found.producers.append(producer)

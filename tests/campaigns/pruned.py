@@ -108,7 +108,7 @@ def random_feeds(model: ir.Model, seed: int) -> list[dict[str, np.ndarray]]:
         feed = {}
         for spec in graph.signature(model).inputs:
             shape = [
-                dim if isinstance(dim, int) else (batch if axis == 0 else 8)
+                dim if isinstance(dim, int) and dim >= 0 else (batch if axis == 0 else 8)
                 for axis, dim in enumerate(spec.shape or ())
             ]
             if spec.dtype.startswith("float"):
