@@ -34,7 +34,8 @@ def moving(rule: Rule) -> Rule:
     """A rule for an operator that moves elements, which moves sizes of axes as well."""
 
     def follow(node: ir.Node, found: Dependencies) -> None:
-        if any(value in found.sizes for value in node.inputs):
+        moved_inputs = node.inputs if node.op_type == "Concat" else node.inputs[:1]
+        if any(value in found.sizes for value in moved_inputs):
             moved = _moved(node, found)
             if moved is not None:
                 found.sizes[node.outputs[0]] = moved
@@ -67,6 +68,18 @@ def _moved(node: ir.Node, found: Dependencies) -> np.ndarray | None:
     return data.reshape(shape)
 
 
+def sizes_of(value: ir.Value | None, found: Dependencies) -> np.ndarray | None:
+    """`Dependencies.sizes_of`, also for what Concat makes of constants and of computed sizes."""
+    known = found.sizes_of(value)
+    producer = None if value is None else value.producer()
+    if known is not None or producer is None or not graph.is_standard(producer, "Concat"):
+        return known
+    try:
+        return np.concatenate([_all_of(part, found) for part in producer.inputs])
+    except Unproven:
+        return None
+
+
 def _all_of(value: ir.Value | None, found: Dependencies) -> np.ndarray:
     known = found.sizes_of(value)
     if known is not None:
@@ -89,7 +102,7 @@ def follow_target(
         found: Where the change is registered.
         computed: Numbers that stand for no size, such as -1 and 0 of Reshape, and need no change.
     """
-    target = found.sizes_of(node.inputs[index])
+    target = sizes_of(node.inputs[index], found)
     wrong: dict[int, Labels] = {}
     watched: list[Labels] = []
     for position, labels in made.items():

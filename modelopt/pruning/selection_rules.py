@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.pruning.axis_sizes import follow_target, holder, moving, write_ints
+from modelopt.pruning.axis_sizes import follow_target, holder, moving, sizes_of, write_ints
 from modelopt.pruning.dependencies import (
     OPEN_SIZE,
     AxisSize,
@@ -130,7 +130,7 @@ def expanded(node: ir.Node, found: Dependencies) -> None:
     """Expand: axes of size 1 are stretched to the sizes given; all others pass."""
     data = node.inputs[0]
     before, after = found.shape(data), found.shape(node.outputs[0])
-    target = found.sizes_of(node.inputs[1])
+    target = sizes_of(node.inputs[1], found)
     given = graph.static_shape(node.inputs[1])
     if given is None:
         raise Unproven("the sizes that it gives are not known")
@@ -172,7 +172,7 @@ def tiled(node: ir.Node, found: Dependencies) -> None:
 
 def filled(node: ir.Node, found: Dependencies) -> None:
     """ConstantOfShape: all elements are alike, so that axes may have any size."""
-    target = found.sizes_of(node.inputs[0])
+    target = sizes_of(node.inputs[0], found)
     if target is None:
         return
     made: dict[int, Labels] = {}
