@@ -8,8 +8,9 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.pruning.dependencies import Consumer, Dependencies, Kept, Labels, Producer, Rule, Unproven
+from modelopt.pruning.dependencies import Dependencies, Kept, Labels, Rule, Unproven
 from modelopt.pruning.product_rules import contract
+from modelopt.pruning.weight_axes import Consumer, Producer
 
 _WHY = "a head reads a part that cannot shrink"
 

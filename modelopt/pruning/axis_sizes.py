@@ -14,11 +14,12 @@ from modelopt.pruning.dependencies import AxisSize, Dependencies, Kept, Labels, 
 def shape_read(node: ir.Node, found: Dependencies) -> None:
     """Shape: one integer for each axis, from `start` to `end`."""
     value = node.inputs[0]
-    axes, rank = found.axes(value), graph.rank(value)
+    axes, dims = found.axes(value), found.dims(value)
     if not axes:
         return
-    if rank is None:
+    if dims is None:
         raise Unproven("the shape of its input is not known")
+    rank = len(dims)
     every: list[AxisSize | None] = [AxisSize(axes[axis]) if axis in axes else None for axis in range(rank)]
     first, last = graph.attribute_int(node, "start", 0), graph.attribute_int(node, "end", rank)
     found.sizes[node.outputs[0]] = _objects(every[first:last])

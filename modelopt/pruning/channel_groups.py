@@ -12,7 +12,8 @@ import onnx_ir as ir
 
 from modelopt import graph
 from modelopt.pruning.atoms import FIXED
-from modelopt.pruning.dependencies import Consumer, Dependencies, Producer
+from modelopt.pruning.dependencies import Dependencies
+from modelopt.pruning.weight_axes import Consumer, Producer
 
 
 @dataclass(frozen=True)

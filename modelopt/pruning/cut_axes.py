@@ -39,6 +39,7 @@ def useful_axis(value: ir.Value, axes: Sequence[int], found: Dependencies) -> in
         current, places = waiting.pop(0)
         for node, index in current.uses():
             try:
+                found.learn(node)  # readers have not been followed yet
                 chosen = _chosen(node, index, places, axes, found)
                 if chosen is not None:
                     return chosen

@@ -18,7 +18,9 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.core.signature import Dim
 from modelopt.graph.types import FLOATS
+from modelopt.pruning import learned_shapes
 from modelopt.pruning.atoms import FIXED, Atoms
+from modelopt.pruning.weight_axes import Consumer, Producer
 
 OPEN_SIZE = 1_000_001
 """Sizes above this stand for open axes, see `Dependencies.shape`."""
@@ -35,42 +37,6 @@ Labels = np.ndarray
 
 class Unproven(Exception):
     """A rule cannot say what follows for a node; its text says why. All that the node reads must stay."""
-
-
-@dataclass(frozen=True)
-class Consumer:
-    """A node that sums over a labelled axis of its input, with the weights that it multiplies by.
-
-    Attributes:
-        node: The node.
-        data: The value that it sums over.
-        data_axis: The axis of `data`.
-        weight: The constant that it multiplies by.
-        weight_axis: The axis of `weight` that meets `data_axis`, position by position.
-    """
-
-    node: ir.Node
-    data: ir.Value
-    data_axis: int
-    weight: ir.Value
-    weight_axis: int
-
-
-@dataclass(frozen=True)
-class Producer:
-    """A node that makes the positions of a labelled axis, each from its own part of the weights.
-
-    Attributes:
-        node: The node.
-        weight: The constant whose parts make them.
-        weight_axis: The axis of `weight` with one part a position.
-        bias: The constant that is added, with one number a position on its last axis; None without.
-    """
-
-    node: ir.Node
-    weight: ir.Value
-    weight_axis: int
-    bias: ir.Value | None = None
 
 
 @dataclass
@@ -134,6 +100,7 @@ class Dependencies:
     opset: int = 0
     sizes: dict[ir.Value, np.ndarray] = field(default_factory=dict)
     _edits: list[tuple[Labels, Edit]] = field(default_factory=list)
+    _learned: dict[ir.Value, tuple[Dim, ...]] = field(default_factory=dict)
     _primes: dict[str, int] = field(default_factory=dict)
     _last_prime: int = OPEN_SIZE
     _claims: dict[tuple[ir.Value, int], set[ir.Node | None]] = field(default_factory=dict)
@@ -204,6 +171,19 @@ class Dependencies:
         if labels is not None:
             self.labels.setdefault(value, {})[axis] = labels
 
+    def dims(self, value: ir.Value | None) -> tuple[Dim, ...] | None:
+        """The dimensions of a value, those that were learned too; None where even their number is not known."""
+        known = graph.dims(value)
+        return self._learned.get(value) if known is None and value is not None else known
+
+    def learn(self, node: ir.Node) -> None:
+        """Find shapes of the outputs of a node where inference found none."""
+        if all(graph.dims(value) is not None for value in node.outputs):
+            return
+        for value, shape in zip(node.outputs, learned_shapes.learned(node, self.dims), strict=False):
+            if shape is not None:
+                self._learned[value] = shape
+
     def shape(self, value: ir.Value | None) -> tuple[int, ...]:
         """The sizes of all axes; an open one has a large prime number, the same for the same name.
 
@@ -212,7 +192,7 @@ class Dependencies:
         Raises:
             Unproven: The rank is not known.
         """
-        dims = graph.dims(value)
+        dims = self.dims(value)
         if dims is None:
             raise Unproven(f"the shape of '{'' if value is None else value.name}' is not known")
         return tuple(dim if isinstance(dim, int) and dim >= 0 else self._prime(dim) for dim in dims)
@@ -288,6 +268,7 @@ def _follow(node: ir.Node, found: Dependencies, rules: Mapping[tuple[str, str], 
                 found.keep_sizes(value, why)
     domain = "" if node.domain in graph.STANDARD_DOMAINS else node.domain
     rule = rules.get((domain, node.op_type))
+    found.learn(node)
     try:
         if rule is None:
             raise Unproven("there is no rule for it")

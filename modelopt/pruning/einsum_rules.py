@@ -8,8 +8,9 @@ from collections.abc import Mapping
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.pruning.dependencies import Consumer, Dependencies, Producer, Rule, Unproven
+from modelopt.pruning.dependencies import Dependencies, Rule, Unproven
 from modelopt.pruning.product_rules import contract
+from modelopt.pruning.weight_axes import Consumer, Producer
 
 _EQUATION = re.compile(r"([a-zA-Z]+),([a-zA-Z]+)->([a-zA-Z]*)")
 

@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from modelopt import graph
 from modelopt.pruning.axis_sizes import moving
+from modelopt.pruning.constant_chains import why_foldable
 from modelopt.pruning.dependencies import OPEN_SIZE, Dependencies, Labels, Rule, Unproven
 
 _UNARY = (
@@ -38,6 +39,15 @@ def unary(node: ir.Node, found: Dependencies) -> None:
             found.put(output, axis, labels)
 
 
+def identity(node: ir.Node, found: Dependencies) -> None:
+    """What it copies; that may be a constant."""
+    if graph.constant_tensor(node.inputs[0]) is not None:
+        for axis in range(len(found.shape(node.inputs[0]))):
+            found.put(node.outputs[0], axis, found.of(node.inputs[0], axis))
+    else:
+        unary(node, found)
+
+
 def broadcasting(node: ir.Node, found: Dependencies) -> None:
     """Axes are aligned from the last; those of size 1 are stretched (ONNX: multidirectional broadcasting)."""
     inputs = [value for value in node.inputs if value is not None]
@@ -65,7 +75,8 @@ def _is_labelled(meeting: list[tuple[ir.Value, int]], found: Dependencies) -> bo
 def _united(meeting: list[tuple[ir.Value, int]], node: ir.Node, found: Dependencies) -> Labels | None:
     labels = found.of(*meeting[0])
     for value, axis in meeting[1:]:
-        why = f"{node.op_type} combines it with what cannot shrink"
+        foldable = why_foldable(value) or why_foldable(meeting[0][0])
+        why = f"{node.op_type}: {foldable}" if foldable else f"{node.op_type} combines it with what cannot shrink"
         labels = found.unite(labels, found.of(value, axis), why)
     return labels
 
@@ -133,7 +144,8 @@ def _passed(node: ir.Node, found: Dependencies, axes: set[int]) -> None:
 
 RULES: Mapping[tuple[str, str], Rule] = {
     **{("", op_type): unary for op_type in _UNARY},
-    **{("", op_type): moving(unary) for op_type in ("Cast", "Identity")},
+    **{("", op_type): moving(unary) for op_type in ("Cast",)},
+    ("", "Identity"): moving(identity),
     **{("", op_type): broadcasting for op_type in _BROADCASTING},
     **{("", op_type): pooled for op_type in _POOLS},
     **{("", op_type): reduced for op_type in _REDUCTIONS},

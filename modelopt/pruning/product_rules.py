@@ -9,9 +9,9 @@ import onnx_ir as ir
 
 from modelopt import graph
 from modelopt.pruning.atoms import FIXED
-from modelopt.pruning.dependencies import Consumer, Dependencies, Labels, Producer, Rule, Unproven
-
-_MOST_STEPS = 4
+from modelopt.pruning.constant_chains import why_foldable
+from modelopt.pruning.dependencies import Dependencies, Labels, Rule, Unproven
+from modelopt.pruning.weight_axes import Consumer, Producer
 
 
 def convolution(node: ir.Node, found: Dependencies) -> None:
@@ -38,6 +38,17 @@ def convolution(node: ir.Node, found: Dependencies) -> None:
         made = _grouped(node, found, given, tensor, group, (axis_in, axis_out))
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     produce(node, found, made, Producer(node, weight, axis_out if group == 1 else 0, bias), axis=1)
+
+
+def fused_convolution(node: ir.Node, found: Dependencies) -> None:
+    """com.microsoft FusedConv: a convolution, a summand Z of the shape of its output, and an activation."""
+    convolution(node, found)
+    added = node.inputs[3] if len(node.inputs) > 3 else None
+    for axis, labels in dict(found.axes(node.outputs[0])).items() if added is not None else ():
+        together = found.unite(labels, found.of(added, axis), "FusedConv adds what cannot shrink")
+        found.put(node.outputs[0], axis, np.full_like(labels, FIXED) if together is None else together)
+    if added is not None and not found.axes(node.outputs[0]):
+        found.keep(added, "FusedConv adds it to what cannot shrink")
 
 
 def _grouped(
@@ -89,7 +100,7 @@ def _add_bias(node: ir.Node, found: Dependencies, bias: ir.Value, made: Labels) 
 
 
 def matmul(node: ir.Node, found: Dependencies) -> None:
-    """Y = A · B over the last two axes; those before are batches, which broadcast."""
+    """Y = A · B over the last two axes; those before are batches, which broadcast. FusedMatMul may transpose."""
     left, right = node.inputs[0], node.inputs[1]
     shapes = [found.shape(value) for value in (left, right)]
     if min(map(len, shapes)) < 2:
@@ -98,6 +109,12 @@ def matmul(node: ir.Node, found: Dependencies) -> None:
     rank = max(map(len, shapes))
     rows, left_sum = len(shapes[0]) - 2, len(shapes[0]) - 1
     right_sum, columns = len(shapes[1]) - 2, len(shapes[1]) - 1
+    if graph.attribute_int(node, "transA", 0):
+        rows, left_sum = left_sum, rows
+    if graph.attribute_int(node, "transB", 0):
+        right_sum, columns = columns, right_sum
+    if graph.attribute_int(node, "transBatchA", 0) or graph.attribute_int(node, "transBatchB", 0):
+        raise Unproven("it moves the batch of a factor")
     _product(node, found, (left, left_sum, rows), (right, right_sum, columns), (rank - 2, rank - 1))
     for axis in range(rank - 2):
         _batch(node, found, (left, right), shapes, axis, rank)
@@ -176,21 +193,9 @@ def _product(
 
 
 def _refuse_folded(value: ir.Value | None) -> None:
-    """Raise where a factor is computed from constants alone: whoever folds constants first gets a proof."""
-    for _ in range(_MOST_STEPS):
-        producer = None if value is None else value.producer()
-        if producer is None or len(producer.inputs) == 0:
-            break
-        if any(graph.constant_tensor(each) is None for each in producer.inputs[1:] if each is not None):
-            break
-        value = producer.inputs[0]
-        if graph.constant_tensor(value) is not None:
-            quantized = producer.op_type == "DequantizeLinear"
-            raise Unproven(
-                "its weights are quantized: prune first"
-                if quantized
-                else "its weights are computed from constants: fold first"
-            )
+    why = why_foldable(value)
+    if why is not None:
+        raise Unproven(why)
 
 
 def contract(node: ir.Node, found: Dependencies, consumer: Consumer) -> None:
@@ -223,4 +228,7 @@ RULES: Mapping[tuple[str, str], Rule] = {
     ("", "ConvTranspose"): convolution,
     ("", "Gemm"): gemm,
     ("", "MatMul"): matmul,
+    (graph.CONTRIB_DOMAIN, "FusedMatMul"): matmul,
+    (graph.CONTRIB_DOMAIN, "FusedGemm"): gemm,
+    (graph.CONTRIB_DOMAIN, "FusedConv"): fused_convolution,
 }

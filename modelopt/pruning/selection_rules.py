@@ -93,9 +93,7 @@ def gathered(node: ir.Node, found: Dependencies) -> None:
     given = found.axes(data)
     if not given:
         return
-    wanted = graph.rank(indices)
-    if wanted is None:
-        raise Unproven("the shape of its indices is not known")
+    wanted = len(found.shape(indices))
     for axis, labels in given.items():
         if axis == picked:
             _pick(node, labels, axis, found)
