@@ -69,10 +69,12 @@ class Channels:
     Attributes:
         groups: In the order of the nodes that make them.
         refused: By reason, how many channels must stay.
+        unproven: By reason, how many nodes let all stay that they read.
     """
 
     groups: tuple[ChannelGroup, ...]
     refused: Mapping[str, int]
+    unproven: Mapping[str, int]
 
 
 def channels_of(found: Dependencies) -> Channels:
@@ -112,7 +114,7 @@ def channels_of(found: Dependencies) -> Channels:
         names[group.name] += 1
         number = names[group.name]
         groups.append(group if number == 1 else replace(group, name=f"{group.name}#{number}"))
-    return Channels(tuple(groups), dict(refused))
+    return Channels(tuple(groups), dict(refused), dict(found.unproven))
 
 
 def _group(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -20,6 +21,7 @@ from modelopt.core.signature import Dim
 from modelopt.graph.types import FLOATS
 from modelopt.pruning import learned_shapes
 from modelopt.pruning.atoms import FIXED, Atoms
+from modelopt.pruning.constant_chains import why_foldable
 from modelopt.pruning.weight_axes import Consumer, Producer
 
 OPEN_SIZE = 1_000_001
@@ -88,6 +90,7 @@ class Dependencies:
         heads: Labels of axes whose positions are heads of an attention.
         reading: The node whose rule is at work.
         opset: The version of the standard operators.
+        unproven: By reason, how many nodes let all stay that they read.
         sizes: By value of integers, what they are: objects `AxisSize`, or None for what no labelled axis has a part in.
     """
 
@@ -99,6 +102,7 @@ class Dependencies:
     reading: ir.Node | None = None
     opset: int = 0
     sizes: dict[ir.Value, np.ndarray] = field(default_factory=dict)
+    unproven: Counter[str] = field(default_factory=Counter)
     _edits: list[tuple[Labels, Edit]] = field(default_factory=list)
     _learned: dict[ir.Value, tuple[Dim, ...]] = field(default_factory=dict)
     _primes: dict[str, int] = field(default_factory=dict)
@@ -240,6 +244,18 @@ class Dependencies:
 Rule = Callable[[ir.Node, Dependencies], None]
 
 
+def copied_constant(rule: Rule) -> Rule:
+    """A rule for an operator that may copy a stored tensor, whose labels are then those of the copy."""
+
+    def follow(node: ir.Node, found: Dependencies) -> None:
+        tensor = graph.constant_tensor(node.inputs[0])
+        for axis in range(0 if tensor is None else len(tensor.shape)):
+            found.of(node.inputs[0], axis)
+        rule(node, found)
+
+    return follow
+
+
 def analyse(model: ir.Model, rules: Mapping[tuple[str, str], Rule]) -> Dependencies:
     """The dependencies between the axes of a model's tensors.
 
@@ -248,9 +264,10 @@ def analyse(model: ir.Model, rules: Mapping[tuple[str, str], Rule]) -> Dependenc
         rules: By domain ("" for ONNX's own) and operator.
     """
     found = Dependencies(opset=graph.standard_version(model.opset_imports))
+    functions = {(domain, name) for domain, name, *_ in model.functions}
     for node in model.graph:
         found.reading = node
-        _follow(node, found, rules)
+        _follow(node, found, rules, is_function=(node.domain, node.op_type) in functions)
     found.keep_unclaimed()
     for value in model.graph.outputs:
         found.keep(value, "it is an output of the model")
@@ -259,7 +276,7 @@ def analyse(model: ir.Model, rules: Mapping[tuple[str, str], Rule]) -> Dependenc
     return found
 
 
-def _follow(node: ir.Node, found: Dependencies, rules: Mapping[tuple[str, str], Rule]) -> None:
+def _follow(node: ir.Node, found: Dependencies, rules: Mapping[tuple[str, str], Rule], *, is_function: bool) -> None:
     for body in graph.bodies(node):
         why = f"a body of {node.op_type} reads it"
         for scope in graph.with_bodies(body):
@@ -270,10 +287,14 @@ def _follow(node: ir.Node, found: Dependencies, rules: Mapping[tuple[str, str], 
     rule = rules.get((domain, node.op_type))
     found.learn(node)
     try:
+        if is_function or graph.bodies(node):
+            raise Unproven("it is a function" if is_function else "it has a body")
         if rule is None:
             raise Unproven("there is no rule for it")
         rule(node, found)
     except Unproven as reason:
+        if any(found.axes(value) or why_foldable(value) for value in node.inputs):
+            found.unproven[f"{node.op_type}: {reason}"] += 1
         for value in node.inputs:
             found.keep(value, f"{node.op_type}: {reason}")
             found.keep_sizes(value, f"{node.op_type}: {reason}")

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.pruning.axis_sizes import moving
 from modelopt.pruning.constant_chains import why_foldable
-from modelopt.pruning.dependencies import OPEN_SIZE, Dependencies, Labels, Rule, Unproven
+from modelopt.pruning.dependencies import OPEN_SIZE, Dependencies, Labels, Rule, Unproven, copied_constant
 
 _UNARY = (
     *("Abs", "Ceil", "Celu", "Clip", "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid"),
@@ -37,15 +37,6 @@ def unary(node: ir.Node, found: Dependencies) -> None:
     for axis, labels in found.axes(node.inputs[0]).items():
         for output in node.outputs:
             found.put(output, axis, labels)
-
-
-def identity(node: ir.Node, found: Dependencies) -> None:
-    """What it copies; that may be a constant."""
-    if graph.constant_tensor(node.inputs[0]) is not None:
-        for axis in range(len(found.shape(node.inputs[0]))):
-            found.put(node.outputs[0], axis, found.of(node.inputs[0], axis))
-    else:
-        unary(node, found)
 
 
 def broadcasting(node: ir.Node, found: Dependencies) -> None:
@@ -145,7 +136,7 @@ def _passed(node: ir.Node, found: Dependencies, axes: set[int]) -> None:
 RULES: Mapping[tuple[str, str], Rule] = {
     **{("", op_type): unary for op_type in _UNARY},
     **{("", op_type): moving(unary) for op_type in ("Cast",)},
-    ("", "Identity"): moving(identity),
+    ("", "Identity"): moving(copied_constant(unary)),
     **{("", op_type): broadcasting for op_type in _BROADCASTING},
     **{("", op_type): pooled for op_type in _POOLS},
     **{("", op_type): reduced for op_type in _REDUCTIONS},

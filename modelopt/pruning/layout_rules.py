@@ -10,7 +10,7 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.pruning.atoms import FIXED
 from modelopt.pruning.axis_sizes import follow_target, moving, write_ints
-from modelopt.pruning.dependencies import Dependencies, Kept, Labels, Rule, Unproven
+from modelopt.pruning.dependencies import Dependencies, Kept, Labels, Rule, Unproven, copied_constant
 
 _FIRST_WITH_SPLIT_INPUT = 13
 
@@ -145,7 +145,7 @@ def space_to_depth(node: ir.Node, found: Dependencies) -> None:
 RULES: Mapping[tuple[str, str], Rule] = {
     ("", "Concat"): moving(concat),
     ("", "Split"): split,
-    ("", "Transpose"): transpose,
+    ("", "Transpose"): copied_constant(transpose),
     ("", "Pad"): padded,
     ("", "Resize"): resized,
     ("", "Upsample"): resized,

@@ -178,7 +178,7 @@ def _einsum(node: ir.Node, first: Shape, known: Known) -> list[Shape | None]:
     if second is None or len(parts) != _OPERANDS_AND_RESULT:
         return [None]
     sizes = dict([*zip(parts[0], first, strict=True), *zip(parts[1], second, strict=True)])
-    return [tuple(sizes[letter] if letter in sizes else None for letter in parts[2])]
+    return [tuple(sizes.get(letter) for letter in parts[2])]
 
 
 def _recurrent(node: ir.Node, first: Shape, known: Known) -> list[Shape | None]:

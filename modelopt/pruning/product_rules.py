@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from modelopt import graph
 from modelopt.pruning.atoms import FIXED
-from modelopt.pruning.constant_chains import why_foldable
+from modelopt.pruning.constant_chains import stored_behind, why_foldable
 from modelopt.pruning.dependencies import Dependencies, Labels, Rule, Unproven
 from modelopt.pruning.weight_axes import Consumer, Producer
 
@@ -17,6 +17,9 @@ from modelopt.pruning.weight_axes import Consumer, Producer
 def convolution(node: ir.Node, found: Dependencies) -> None:
     """Conv and ConvTranspose: W is (C_out, C_in/group, k…), and (C_in, C_out/group, k…) for the transposed one."""
     data, weight = node.inputs[0], node.inputs[1]
+    base = stored_behind(weight)
+    if base is not None and base[1] == tuple(sorted(base[1])):
+        weight = base[0]
     tensor = graph.constant_tensor(weight)
     if data is None or weight is None or tensor is None:
         _refuse_folded(weight)
@@ -35,7 +38,7 @@ def convolution(node: ir.Node, found: Dependencies) -> None:
         if given is not None:
             contract(node, found, Consumer(node, data, 1, weight, axis_in))
     else:
-        made = _grouped(node, found, given, tensor, group, (axis_in, axis_out))
+        made = _grouped(node, found, given, (weight, tensor), group, (axis_in, axis_out))
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     produce(node, found, made, Producer(node, weight, axis_out if group == 1 else 0, bias), axis=1)
 
@@ -55,12 +58,12 @@ def _grouped(
     node: ir.Node,
     found: Dependencies,
     given: Labels | None,
-    tensor: ir.TensorProtocol,
+    filters: tuple[ir.Value, ir.TensorProtocol],
     group: int,
     axes: tuple[int, int],
 ) -> Labels | None:
     """Only whole groups go, each with the channels that it reads and those that it makes."""
-    weight = node.inputs[1]
+    weight, tensor = filters
     transposed = axes == (0, 1)
     first, second = tensor.shape.numpy()[:2]
     reads, makes = (first // group, second) if transposed else (second, first // group)
@@ -168,7 +171,8 @@ def _product(
         The labels of the output's last axis.
     """
     factors = [left, right]
-    constant = [graph.constant_tensor(value) is not None for value, _, _ in factors]
+    behind = [stored_behind(value) for value, _, _ in factors]
+    constant = [each is not None for each in behind]
     if all(constant):
         raise Unproven("both factors are constant")
     if not any(constant):
@@ -180,10 +184,11 @@ def _product(
             found.put(node.outputs[0], axis, found.axes(value).get(stays))
         return found.axes(node.outputs[0]).get(made[1])
     stored = constant.index(True)
-    weight, weight_sum, weight_stays = factors[stored]
     data, data_sum, data_stays = factors[1 - stored]
-    if data is None or weight is None:
+    if data is None or (base := behind[stored]) is None:
         raise Unproven("a factor is missing")
+    weight, axes = base
+    weight_sum, weight_stays = (axes[axis] for axis in factors[stored][1:])
     if found.axes(data).get(data_sum) is not None:
         contract(node, found, Consumer(node, data, data_sum, weight, weight_sum))
     found.put(node.outputs[0], made[1 - stored], found.axes(data).get(data_stays))

@@ -16,10 +16,10 @@ from modelopt.pruning.dependencies import (
     Edit,
     Kept,
     Labels,
-    Producer,
     Rule,
     Unproven,
 )
+from modelopt.pruning.weight_axes import Producer
 
 _FIRST_SLICE_WITH_INPUTS = 10
 _MOST_COPIES = 65_536

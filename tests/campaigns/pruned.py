@@ -111,7 +111,7 @@ def hold(
         removed=len(removed),
         moved=_difference(plain, zeroed),
         error=_difference(zeroed, after),
-        refused=dict(channels.refused),
+        refused=dict(channels.refused) | {f"{why} (nodes)": count for why, count in channels.unproven.items()},
     )
 
 
