@@ -197,16 +197,22 @@ def _put_before(
     made.outputs[0].name = names(f"{graph.name_of(node)}_chosen")
     made.outputs[0].type = ir.TensorType(ir.DataType.INT64)
     holder(node).insert_before(node, made)
-    node.replace_input_with(index, made.outputs[0])
+    replace_input(node, index, made.outputs[0])
 
 
 def write_ints(
     node: ir.Node, index: int, numbers: Sequence[int], names: graph.NameSource, dtype: np.typing.DTypeLike = np.int64
 ) -> None:
     """Give a node its own constant of integers at an input: others may share the one that it has."""
-    value = _stored(node, names, np.array(numbers, dtype))
     node.resize_inputs(max(len(node.inputs), index + 1))
+    replace_input(node, index, _stored(node, names, np.array(numbers, dtype)))
+
+
+def replace_input(node: ir.Node, index: int, value: ir.Value) -> None:
+    """Let a node read another value; what made only the old one goes."""
+    old = node.inputs[index]
     node.replace_input_with(index, value)
+    graph.remove_unread([old])
 
 
 def _stored(node: ir.Node, names: graph.NameSource, array: np.ndarray) -> ir.Value:

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.pruning.axis_sizes import follow_target, holder, moving, sizes_of, write_ints
+from modelopt.pruning.axis_sizes import follow_target, holder, moving, replace_input, sizes_of, write_ints
 from modelopt.pruning.dependencies import (
     OPEN_SIZE,
     AxisSize,
@@ -119,7 +119,7 @@ def _pick(node: ir.Node, labels: Labels, axis: int, found: Dependencies) -> None
         value = graph.add_initializer(
             holder(node), names(f"{graph.name_of(node)}_indices"), np.asarray(left, places.dtype)
         )
-        node.replace_input_with(1, value)
+        replace_input(node, 1, value)
 
     found.edit(labels, change)
 
