@@ -46,6 +46,18 @@ def moving(rule: Rule) -> Rule:
     return follow
 
 
+def copied_constant(rule: Rule) -> Rule:
+    """A rule for an operator that may copy a stored tensor, whose labels are then those of the copy."""
+
+    def follow(node: ir.Node, found: Dependencies) -> None:
+        tensor = graph.constant_tensor(node.inputs[0])
+        for axis in range(0 if tensor is None else len(tensor.shape)):
+            found.of(node.inputs[0], axis)
+        rule(node, found)
+
+    return follow
+
+
 def _moved(node: ir.Node, found: Dependencies) -> np.ndarray | None:
     """What an operator makes of the sizes that it reads."""
     if node.op_type == "Concat":

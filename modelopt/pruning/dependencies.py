@@ -177,12 +177,14 @@ class Dependencies:
 
     def dims(self, value: ir.Value | None) -> tuple[Dim, ...] | None:
         """The dimensions of a value, those that were learned too; None where even their number is not known."""
-        known = graph.dims(value)
-        return self._learned.get(value) if known is None and value is not None else known
+        known, learned = graph.dims(value), None if value is None else self._learned.get(value)
+        if known is None or learned is None or len(known) != len(learned):
+            return learned if known is None else known
+        return tuple(mine if isinstance(mine, int) else theirs for mine, theirs in zip(known, learned, strict=True))
 
     def learn(self, node: ir.Node) -> None:
-        """Find shapes of the outputs of a node where inference found none."""
-        if all(graph.dims(value) is not None for value in node.outputs):
+        """Find sizes of the outputs of a node where inference found none."""
+        if all(graph.static_shape(value) is not None for value in node.outputs):
             return
         for value, shape in zip(node.outputs, learned_shapes.learned(node, self.dims), strict=False):
             if shape is not None:
@@ -242,18 +244,6 @@ class Dependencies:
 
 
 Rule = Callable[[ir.Node, Dependencies], None]
-
-
-def copied_constant(rule: Rule) -> Rule:
-    """A rule for an operator that may copy a stored tensor, whose labels are then those of the copy."""
-
-    def follow(node: ir.Node, found: Dependencies) -> None:
-        tensor = graph.constant_tensor(node.inputs[0])
-        for axis in range(0 if tensor is None else len(tensor.shape)):
-            found.of(node.inputs[0], axis)
-        rule(node, found)
-
-    return follow
 
 
 def analyse(model: ir.Model, rules: Mapping[tuple[str, str], Rule]) -> Dependencies:

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.pruning.axis_sizes import moving
+from modelopt.pruning.axis_sizes import copied_constant, moving
 from modelopt.pruning.constant_chains import why_foldable
-from modelopt.pruning.dependencies import OPEN_SIZE, Dependencies, Labels, Rule, Unproven, copied_constant
+from modelopt.pruning.dependencies import OPEN_SIZE, Dependencies, Labels, Rule, Unproven
 
 _UNARY = (
     *("Abs", "Ceil", "Celu", "Clip", "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid"),

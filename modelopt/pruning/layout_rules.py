@@ -9,8 +9,8 @@ import onnx_ir as ir
 
 from modelopt import graph
 from modelopt.pruning.atoms import FIXED
-from modelopt.pruning.axis_sizes import follow_target, moving, write_ints
-from modelopt.pruning.dependencies import Dependencies, Kept, Labels, Rule, Unproven, copied_constant
+from modelopt.pruning.axis_sizes import copied_constant, follow_target, moving, write_ints
+from modelopt.pruning.dependencies import Dependencies, Kept, Labels, Rule, Unproven
 
 _FIRST_WITH_SPLIT_INPUT = 13
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 import onnx_ir as ir
@@ -12,6 +13,9 @@ from modelopt import graph
 from modelopt.core.signature import Dim
 
 _OPERANDS_AND_RESULT = 3
+_MOST_AXES = 64
+_WITH_STEPS = 4
+_PICKING = frozenset({"Gather", "Slice", "Unsqueeze", "Squeeze", "Cast", "Identity"})
 
 Shape = tuple[Dim, ...]
 Known = Callable[[ir.Value | None], Shape | None]
@@ -71,16 +75,45 @@ def _transpose(node: ir.Node, first: Shape, _: Known) -> list[Shape | None]:
     return [tuple(first[axis] for axis in perm)]
 
 
-def _reshape(node: ir.Node, first: Shape, _: Known) -> list[Shape | None]:
-    target = graph.constant_ints(node.inputs[1])
+def _reshape(node: ir.Node, first: Shape, known: Known) -> list[Shape | None]:
+    target = _numbers(node.inputs[1], known)
     if target is None:
         return [None]
-    sizes: list[Dim] = [first[axis] if size == 0 else size for axis, size in enumerate(target)]
-    numbers = [size for size in first if isinstance(size, int)]
-    if len(numbers) == len(first) and all(isinstance(size, int) for size in sizes):
-        rest = math.prod(numbers) // max(1, math.prod(size for size in sizes if isinstance(size, int) and size > 0))
-        return [tuple(rest if size == -1 else size for size in sizes)]
-    return [tuple(None if size == -1 else size for size in sizes)]
+    copies = not graph.attribute_int(node, "allowzero", 0)
+    sizes = [first[axis] if size == 0 and copies else size for axis, size in enumerate(target)]
+    if -1 in sizes:
+        before, after = Counter(first), Counter(size for size in sizes if size != -1)
+        named = [size for size in (before - after) + (after - before) if not isinstance(size, int)]
+        factors = [math.prod(size for size in side if isinstance(size, int)) for side in (first, sizes)]
+        total, written = factors[0], abs(factors[1])
+        rest = total // written if not named and written and total % written == 0 else None
+        sizes = [rest if size == -1 else size for size in sizes]
+    return [tuple(sizes)]
+
+
+def _numbers(value: ir.Value | None, known: Known) -> list[Dim] | None:
+    """The integers of a vector that is made of constants and of sizes that Shape reads."""
+    written = graph.constant_ints(value)
+    if written is not None:
+        return list(written)
+    node = None if value is None else value.producer()
+    if node is None or node.domain not in graph.STANDARD_DOMAINS:
+        return None
+    if node.op_type == "Shape":
+        shape = known(node.inputs[0])
+        first, last = graph.attribute_int(node, "start", 0), graph.attribute_int(node, "end", _MOST_AXES)
+        return None if shape is None else list(shape[first:last])
+    if node.op_type == "Concat":
+        parts = [_numbers(part, known) for part in node.inputs]
+        return None if None in parts else [size for part in parts if part is not None for size in part]
+    numbers = _numbers(node.inputs[0], known) if node.op_type in _PICKING else None
+    if numbers is None or node.op_type not in {"Gather", "Slice"}:
+        return numbers
+    if node.op_type == "Gather":
+        places = graph.constant_ints(node.inputs[1])
+        return None if places is None else [numbers[place] for place in places]
+    starts, ends = graph.ints_of(node, 1, "starts"), graph.ints_of(node, 2, "ends")
+    return None if starts is None or ends is None or len(node.inputs) > _WITH_STEPS else numbers[starts[0] : ends[0]]
 
 
 def _axes(node: ir.Node, rank: int) -> list[int]:
@@ -149,13 +182,31 @@ def _slice(node: ir.Node, first: Shape, _: Known) -> list[Shape | None]:
 
 
 def _conv(node: ir.Node, first: Shape, known: Known) -> list[Shape | None]:
-    """Sizes of images are left open."""
     weight = known(node.inputs[1])
-    return [None if weight is None else (first[0], weight[0], *[None] * (len(first) - 2))]
+    return [None if weight is None else (first[0], weight[0], *_windows(node, first[2:], weight[2:]))]
 
 
 def _pooled(node: ir.Node, first: Shape, _: Known) -> list[Shape | None]:
-    return [(*first[:2], *[1 if node.op_type.startswith("Global") else None] * (len(first) - 2))]
+    if node.op_type.startswith("Global"):
+        return [(*first[:2], *[1] * (len(first) - 2))]
+    return [(*first[:2], *_windows(node, first[2:], graph.attribute_ints(node, "kernel_shape") or ()))]
+
+
+def _windows(node: ir.Node, sizes: Shape, kernel: Sequence[Dim]) -> Shape:
+    """How many windows there are along each axis; open where padding is not written."""
+    rank = len(sizes)
+    if graph.attribute_string(node, "auto_pad", "NOTSET") != "NOTSET" or graph.attribute_int(node, "ceil_mode", 0):
+        return (None,) * rank
+    pads = graph.attribute_ints(node, "pads") or (0,) * 2 * rank
+    strides, dilations = (graph.attribute_ints(node, name) or (1,) * rank for name in ("strides", "dilations"))
+    made: list[Dim] = []
+    for axis, (size, width) in enumerate(zip(sizes, kernel, strict=True)):
+        if isinstance(size, int) and isinstance(width, int):
+            room = size + pads[axis] + pads[rank + axis] - dilations[axis] * (width - 1) - 1
+            made.append(room // strides[axis] + 1)
+        else:
+            made.append(None)
+    return tuple(made)
 
 
 def _packed_attention(node: ir.Node, first: Shape, known: Known) -> list[Shape | None]:

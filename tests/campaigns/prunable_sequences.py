@@ -92,12 +92,12 @@ def attention(n: Net, x: Flow) -> Flow:
         shape = (1, HEADS, steps, SIZE)
         parts = [n.op("Gather", packed, n.const(index), shape=shape, axis=0) for index in range(3)]
     else:
-        packed, shape = linear(n, y, 3 * width), (1, steps, width)
+        packed, third = linear(n, y, 3 * width), (1, steps, width)
         if form == "split":
-            cut = n.ops("Split", packed, n.const([width] * 3), shapes=[shape] * 3, axis=2)
+            cut = n.ops("Split", packed, n.const([width] * 3), shapes=[third] * 3, axis=2)
         else:
             cut = [
-                n.op("Slice", packed, n.const([i * width]), n.const([(i + 1) * width]), n.const([2]), shape=shape)
+                n.op("Slice", packed, n.const([i * width]), n.const([(i + 1) * width]), n.const([2]), shape=third)
                 for i in range(3)
             ]
         parts = [in_heads(n, part, HEADS) for part in cut]
