@@ -200,7 +200,7 @@ class Dependencies:
         """
         dims = self.dims(value)
         if dims is None:
-            raise Unproven(f"the shape of '{'' if value is None else value.name}' is not known")
+            raise Unproven("a shape is not known")
         return tuple(dim if isinstance(dim, int) and dim >= 0 else self._prime(dim) for dim in dims)
 
     def _prime(self, dim: Dim) -> int:

@@ -92,7 +92,15 @@ def _reshape(node: ir.Node, first: Shape, known: Known) -> list[Shape | None]:
 
 
 def _numbers(value: ir.Value | None, known: Known) -> list[Dim] | None:
-    """The integers of a vector that is made of constants and of sizes that Shape reads."""
+    """The integers of a vector that is made of constants and of sizes that Shape reads; None for each that is not."""
+    numbers = _followed(value, known)
+    shape = known(value)
+    if numbers is None and shape is not None and len(shape) == 1 and isinstance(shape[0], int):
+        return [None] * min(shape[0], _MOST_AXES)
+    return numbers
+
+
+def _followed(value: ir.Value | None, known: Known) -> list[Dim] | None:
     written = graph.constant_ints(value)
     if written is not None:
         return list(written)

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from modelopt import graph
 from modelopt.core.signature import Dim
+from modelopt.pruning.constant_chains import stored_behind
 
 _MOST_VALUES = 4_000
 """A block is not larger."""
@@ -184,7 +185,7 @@ def _zeroing(branch: ir.Value) -> Callable[[graph.NameSource], None] | None:
         node = value.producer()
         if node is None:
             return None
-        stored = [index for index, each in enumerate(node.inputs) if graph.constant_tensor(each) is not None]
+        stored = [index for index, each in enumerate(node.inputs) if stored_behind(each) is not None]
         if node.op_type in _LAYERS:
             given = [index for index in _LAYERS[node.op_type] if index < len(node.inputs) and node.inputs[index]]
             if not set(given) <= set(stored):
@@ -206,8 +207,9 @@ def _zeroing(branch: ir.Value) -> Callable[[graph.NameSource], None] | None:
 
 def _write_zeros(places: list[tuple[ir.Node, int]], names: graph.NameSource) -> None:
     for node, index in places:
-        value = node.inputs[index]
-        array = graph.constant(value)
-        if value is not None and array is not None:
-            zeros = graph.constant_beside(value, node, names(f"{value.name}_zeros"), np.zeros_like(array))
-            node.replace_input_with(index, zeros)
+        base = stored_behind(node.inputs[index])
+        array = None if base is None else graph.constant(base[0])
+        if base is not None and array is not None:
+            zeros = np.zeros_like(array.transpose(base[1]))
+            value = graph.constant_beside(base[0], node, names(f"{base[0].name}_zeros"), zeros)
+            node.replace_input_with(index, value)
