@@ -100,10 +100,10 @@ def _block(node: ir.Node) -> ResidualBlock | str | None:
     why = _why_not(node, skip, branch)
     if why is not None:
         return why
-    nodes = _only_for(node, branch)
+    nodes = _only_for(node, branch, skip)
     if not any(each.op_type in _LAYERS or each.op_type == "MatMul" for each in nodes):
         return "what it would save holds no weights"
-    if _zeroing(branch) is None:
+    if _zeroing(branch, skip) is None:
         return "its last layer cannot be held against zeros"
     return ResidualBlock(graph.name_of(node), node, skip, branch, int(branch is second), nodes)
 
@@ -141,14 +141,14 @@ def _depends(value: ir.Value, on: ir.Value) -> bool:
     return False
 
 
-def _only_for(add: ir.Node, branch: ir.Value) -> tuple[ir.Node, ...]:
+def _only_for(add: ir.Node, branch: ir.Value, skip: ir.Value) -> tuple[ir.Node, ...]:
     """The nodes that nothing but the branch of a sum needs."""
     gone: set[ir.Node] = {add}
     waiting = [branch.producer()]
     order: list[ir.Node] = []
     while waiting:
         node = waiting.pop()
-        if node is None or node in gone:
+        if node is None or node in gone or node is skip.producer():
             continue
         readers = {use for output in node.outputs for use, _ in output.uses()}
         if not readers <= gone or any(output.is_graph_output() for output in node.outputs):
@@ -171,19 +171,19 @@ def remove_block(block: ResidualBlock) -> None:
 
 def zero_block(block: ResidualBlock, names: graph.NameSource) -> None:
     """Let the last layer of a block make zeros, in new weights: what removing the block must be equal to."""
-    change = _zeroing(block.branch)
+    change = _zeroing(block.branch, block.skip)
     if change is None:
         raise ValueError(f"the last layer of {block.name} cannot be zeroed")
     change(names)
 
 
-def _zeroing(branch: ir.Value) -> Callable[[graph.NameSource], None] | None:
+def _zeroing(branch: ir.Value, skip: ir.Value) -> Callable[[graph.NameSource], None] | None:
     """What makes a branch zero; None where that is not known."""
     places: list[tuple[ir.Node, int]] = []
     value: ir.Value | None = branch
     while value is not None:
         node = value.producer()
-        if node is None:
+        if node is None or value is skip:
             return None
         stored = [index for index, each in enumerate(node.inputs) if stored_behind(each) is not None]
         if node.op_type in _LAYERS:

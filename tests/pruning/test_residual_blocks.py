@@ -111,3 +111,8 @@ def test_a_sum_that_is_wider_than_what_is_added_to_stays() -> None:
     model = loaded(CONVOLUTIONS.replace("float[N, 2, 4, 4] x)", "float[N, 2, 1, 1] x)"))
     next(node for node in model.graph if node.op_type == "Add").inputs[1].shape = ir.Shape(["N", 2, 4, 4])  # type: ignore[union-attr]
     assert residual_blocks(model).refused == {"the sum has another shape than what is added to": 1}
+
+
+def test_a_sum_with_its_own_transposition_is_no_block() -> None:
+    text = CONVOLUTIONS.replace("s = Add (x, d)", "t = Transpose <perm = [0, 1, 2, 3]> (d)  s = Add (d, t)")
+    assert residual_blocks(loaded(text)).refused == {"what it would save holds no weights": 1}
