@@ -158,6 +158,11 @@ conformance: $(VENV)/.dev ## Run the onnx package's own cases through every exac
 fuzz: $(VENV)/.dev ## Run COUNT=10000 generated models through the default pipelines
 	$(BIN)/python -m tests.campaigns.fuzz --count $(COUNT) --seed 0 --jobs $(JOBS) --save $(BUILD)/fuzz
 
+.PHONY: pruned
+pruned: $(VENV)/.dev ## Hold 500 generated models without some of their channels against the originals with zeros
+	$(BIN)/python -m tests.campaigns.pruned --count 500 --seed 0
+	$(BIN)/python -m tests.campaigns.pruned sample_models/*/model.onnx
+
 .PHONY: mutants
 mutants: $(VENV)/.dev ## Run every command on COUNT=10000 damaged models
 	$(BIN)/python -m tests.campaigns.mutants --count $(COUNT) --seed 0 --jobs $(JOBS) --save $(BUILD)/mutants

@@ -20,11 +20,13 @@ class Atoms:
     def __init__(self) -> None:
         self._parent: list[int] = []
         self._why_kept: dict[int, str] = {}
+        self._table: np.ndarray | None = None
 
     def new(self, count: int) -> np.ndarray:
         """Labels of `count` new atoms: int64, shape (count,)."""
         first = len(self._parent)
         self._parent.extend(range(first, first + count))
+        self._table = None
         return np.arange(first, first + count)
 
     def root(self, atom: int) -> int:
@@ -37,11 +39,15 @@ class Atoms:
 
     def roots(self, labels: np.ndarray) -> np.ndarray:
         """`root` of each label; `FIXED` stays. Same shape."""
-        found = [atom if atom == FIXED else self.root(atom) for atom in labels.tolist()]
-        return np.array(found, np.int64)
+        if self._table is None:  # its last entry is that of index -1
+            self._table = np.array([*map(self.root, range(len(self._parent))), FIXED], np.int64)
+        roots: np.ndarray = self._table[labels]
+        return roots
 
     def unite(self, first: np.ndarray, second: np.ndarray, why_fixed: str) -> None:
         """Make atoms at the same positions of two label arrays of one length one; beside `FIXED` an atom must stay."""
+        if first is second:
+            return
         for a, b in zip(first.tolist(), second.tolist(), strict=True):
             if a == FIXED or b == FIXED:
                 self._keep(max(a, b), why_fixed)
@@ -60,8 +66,8 @@ class Atoms:
 
     def keep(self, labels: np.ndarray, why: str) -> None:
         """Let these atoms stay, for a reason; the first reason of an atom counts."""
-        for atom in labels.flat:
-            self._keep(int(atom), why)
+        for atom in np.unique(labels).tolist():
+            self._keep(atom, why)
 
     def why_kept(self, atom: int) -> str | None:
         """Why an atom must stay; None where it may go."""
@@ -75,6 +81,7 @@ class Atoms:
         a, b = self.root(a), self.root(b)
         if a == b:
             return
+        self._table = None
         self._parent[b] = a
         why = self._why_kept.pop(b, None)
         if why is not None:

@@ -12,7 +12,8 @@ import onnx_ir as ir
 
 from modelopt import graph
 from modelopt.pruning.atoms import FIXED
-from modelopt.pruning.dependencies import Consumer, Dependencies, Producer
+from modelopt.pruning.dependencies import Dependencies
+from modelopt.pruning.weight_axes import Consumer, Producer
 
 
 @dataclass(frozen=True)
@@ -68,48 +69,52 @@ class Channels:
     Attributes:
         groups: In the order of the nodes that make them.
         refused: By reason, how many channels must stay.
+        unproven: By reason, how many nodes let all stay that they read.
     """
 
     groups: tuple[ChannelGroup, ...]
     refused: Mapping[str, int]
+    unproven: Mapping[str, int]
 
 
 def channels_of(found: Dependencies) -> Channels:
     """The groups of channels in the dependencies of a model."""
     where: dict[int, dict[tuple[ir.Value, int], list[int]]] = defaultdict(lambda: defaultdict(list))
-    roots: dict[tuple[ir.Value, int], np.ndarray] = {}
-    for value, axes in found.labels.items():
-        if graph.constant_tensor(value) is None:
-            continue
+    passed: dict[int, list[tuple[int, int]]] = defaultdict(list)  # computed values that channels are in, by number
+    for number, (value, axes) in enumerate(found.labels.items()):
+        stored = graph.constant_tensor(value) is not None
         for axis, labels in axes.items():
-            roots[value, axis] = found.atoms.roots(labels)
-            for position, atom in enumerate(roots[value, axis].tolist()):
+            roots = found.atoms.roots(labels)
+            if not stored:
+                for atom in np.unique(roots).tolist():
+                    passed[atom].append((number, axis))
+                continue
+            for position, atom in enumerate(roots.tolist()):
                 if atom != FIXED:
                     where[atom][value, axis].append(position)
     summed = {(each.weight, each.weight_axis) for each in found.consumers}
     made = {(each.weight, each.weight_axis) for each in found.producers}
-    alike: dict[tuple[tuple[ir.Value, int], ...], list[int]] = defaultdict(list)
+    alike: dict[tuple[object, ...], list[int]] = defaultdict(list)
     refused: Counter[str] = Counter()
     for atom, places in where.items():
-        key = tuple(places)
         why = found.atoms.why_kept(atom)
         if why is None and not made & places.keys():
             continue  # an axis of a tensor that nothing makes and that is not labelled elsewhere
         if why is None and not summed & places.keys():
             why = "nothing sums over it"
         if why is None:
-            alike[key].append(atom)
+            alike[*places, *map(len, places.values()), *passed[atom]].append(atom)
         else:
             refused[why] += 1
     heads = {atom for labels in found.heads for atom in found.atoms.roots(labels).tolist()}
     groups = []
     names: Counter[str] = Counter()
-    for key, atoms in alike.items():
-        group = _group(found, key, atoms, where, is_heads=atoms[0] in heads)
+    for atoms in alike.values():
+        group = _group(found, tuple(where[atoms[0]]), atoms, where, is_heads=atoms[0] in heads)
         names[group.name] += 1
         number = names[group.name]
         groups.append(group if number == 1 else replace(group, name=f"{group.name}#{number}"))
-    return Channels(tuple(groups), dict(refused))
+    return Channels(tuple(groups), dict(refused), dict(found.unproven))
 
 
 def _group(

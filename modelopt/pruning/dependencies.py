@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -18,10 +19,19 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.core.signature import Dim
 from modelopt.graph.types import FLOATS
+from modelopt.pruning import learned_shapes
 from modelopt.pruning.atoms import FIXED, Atoms
+from modelopt.pruning.constant_chains import why_foldable
+from modelopt.pruning.weight_axes import Consumer, Producer
 
 OPEN_SIZE = 1_000_001
 """Sizes above this stand for open axes, see `Dependencies.shape`."""
+
+SIZES = -1
+"""Stands for the integers of a value where claims are by axis."""
+
+SMALL_BYTES = 4096
+"""Constants of sizes are not larger."""
 
 Labels = np.ndarray
 """One atom a position of an axis: int64, shape (size of the axis,)."""
@@ -29,42 +39,6 @@ Labels = np.ndarray
 
 class Unproven(Exception):
     """A rule cannot say what follows for a node; its text says why. All that the node reads must stay."""
-
-
-@dataclass(frozen=True)
-class Consumer:
-    """A node that sums over a labelled axis of its input, with the weights that it multiplies by.
-
-    Attributes:
-        node: The node.
-        data: The value that it sums over.
-        data_axis: The axis of `data`.
-        weight: The constant that it multiplies by.
-        weight_axis: The axis of `weight` that meets `data_axis`, position by position.
-    """
-
-    node: ir.Node
-    data: ir.Value
-    data_axis: int
-    weight: ir.Value
-    weight_axis: int
-
-
-@dataclass(frozen=True)
-class Producer:
-    """A node that makes the positions of a labelled axis, each from its own part of the weights.
-
-    Attributes:
-        node: The node.
-        weight: The constant whose parts make them.
-        weight_axis: The axis of `weight` with one part a position.
-        bias: The constant that is added, with one number a position on its last axis; None without.
-    """
-
-    node: ir.Node
-    weight: ir.Value
-    weight_axis: int
-    bias: ir.Value | None = None
 
 
 @dataclass
@@ -93,6 +67,17 @@ Edit = Callable[[Kept, graph.NameSource], None]
 """Changes a node for what stays; called before constants shrink, and only where some of its atoms go."""
 
 
+@dataclass(frozen=True, eq=False)
+class AxisSize:
+    """An integer that is the size of a labelled axis, whatever it is: what Shape reads.
+
+    Attributes:
+        labels: Those of the axis.
+    """
+
+    labels: Labels
+
+
 @dataclass
 class Dependencies:
     """What `analyse` finds.
@@ -104,6 +89,9 @@ class Dependencies:
         producers: The nodes that make them.
         heads: Labels of axes whose positions are heads of an attention.
         reading: The node whose rule is at work.
+        opset: The version of the standard operators.
+        unproven: By reason, how many nodes let all stay that they read.
+        sizes: By value of integers, what they are: objects `AxisSize`, or None for what no labelled axis has a part in.
     """
 
     atoms: Atoms = field(default_factory=Atoms)
@@ -112,7 +100,11 @@ class Dependencies:
     producers: list[Producer] = field(default_factory=list)
     heads: list[Labels] = field(default_factory=list)
     reading: ir.Node | None = None
+    opset: int = 0
+    sizes: dict[ir.Value, np.ndarray] = field(default_factory=dict)
+    unproven: Counter[str] = field(default_factory=Counter)
     _edits: list[tuple[Labels, Edit]] = field(default_factory=list)
+    _learned: dict[ir.Value, tuple[Dim, ...]] = field(default_factory=dict)
     _primes: dict[str, int] = field(default_factory=dict)
     _last_prime: int = OPEN_SIZE
     _claims: dict[tuple[ir.Value, int], set[ir.Node | None]] = field(default_factory=dict)
@@ -130,8 +122,33 @@ class Dependencies:
         self._claims.setdefault((value, axis), set()).add(self.reading)
         return known[axis]
 
+    def sizes_of(self, value: ir.Value | None) -> np.ndarray | None:
+        """What the integers of a value are: an array of `AxisSize`, int (of a constant) and None; None where not known.
+
+        Who asks must follow: all other readers of a size of a labelled axis let that axis stay.
+        """
+        if value is None:
+            return None
+        known = self.sizes.get(value)
+        if known is not None:
+            self._claims.setdefault((value, SIZES), set()).add(self.reading)
+            return known
+        array = graph.constant(value, max_bytes=SMALL_BYTES)
+        return None if array is None or array.dtype.kind not in "iu" else array.astype(object)
+
+    def keep_sizes(self, value: ir.Value | None, why: str) -> None:
+        """Let all axes stay whose sizes are among the integers of a value."""
+        known = None if value is None else self.sizes.get(value)
+        for size in () if known is None else known.flat:
+            if isinstance(size, AxisSize):
+                self.atoms.keep(size.labels, why)
+
     def keep_unclaimed(self) -> None:
         """Let the axes of constants stay that some reader did not ask for: it would not follow when they shrink."""
+        for value in self.sizes:
+            claims = self._claims.get((value, SIZES), set())
+            for reader in (node for node, _ in value.uses() if node not in claims):
+                self.keep_sizes(value, f"{reader.op_type} computes with its size")
         for value, axes in self.labels.items():
             if graph.constant_tensor(value) is None:
                 continue
@@ -139,7 +156,15 @@ class Dependencies:
                 claims = self._claims.get((value, axis), set())
                 other = next((node for node, _ in value.uses() if node not in claims), None)
                 if other is not None:
-                    self.atoms.keep(labels, f"{graph.label(other)} reads '{value.name}' too, and cannot follow")
+                    self.atoms.keep(labels, f"{other.op_type} reads the same weights, and cannot follow")
+
+    def keep_lone(self) -> None:
+        """Let atoms stay that are all of an axis: without them it would be empty."""
+        for axes in self.labels.values():
+            for labels in axes.values():
+                roots = self.atoms.roots(labels)
+                if roots.size and (roots == roots[0]).all():
+                    self.atoms.keep(roots[:1], "it is all that an axis has")
 
     def axes(self, value: ir.Value | None) -> Mapping[int, Labels]:
         """The labelled axes of a value that some node makes."""
@@ -150,6 +175,21 @@ class Dependencies:
         if labels is not None:
             self.labels.setdefault(value, {})[axis] = labels
 
+    def dims(self, value: ir.Value | None) -> tuple[Dim, ...] | None:
+        """The dimensions of a value, those that were learned too; None where even their number is not known."""
+        known, learned = graph.dims(value), None if value is None else self._learned.get(value)
+        if known is None or learned is None or len(known) != len(learned):
+            return learned if known is None else known
+        return tuple(mine if isinstance(mine, int) else theirs for mine, theirs in zip(known, learned, strict=True))
+
+    def learn(self, node: ir.Node) -> None:
+        """Find sizes of the outputs of a node where inference found none."""
+        if all(graph.static_shape(value) is not None for value in node.outputs):
+            return
+        for value, shape in zip(node.outputs, learned_shapes.learned(node, self.dims), strict=False):
+            if shape is not None:
+                self._learned[value] = shape
+
     def shape(self, value: ir.Value | None) -> tuple[int, ...]:
         """The sizes of all axes; an open one has a large prime number, the same for the same name.
 
@@ -158,9 +198,9 @@ class Dependencies:
         Raises:
             Unproven: The rank is not known.
         """
-        dims = graph.dims(value)
+        dims = self.dims(value)
         if dims is None:
-            raise Unproven(f"the shape of '{'' if value is None else value.name}' is not known")
+            raise Unproven("a shape is not known")
         return tuple(dim if isinstance(dim, int) and dim >= 0 else self._prime(dim) for dim in dims)
 
     def _prime(self, dim: Dim) -> int:
@@ -213,30 +253,41 @@ def analyse(model: ir.Model, rules: Mapping[tuple[str, str], Rule]) -> Dependenc
         model: The model, with the shapes of its values (see `consteval.known_shapes`); it is not changed.
         rules: By domain ("" for ONNX's own) and operator.
     """
-    found = Dependencies()
+    found = Dependencies(opset=graph.standard_version(model.opset_imports))
+    functions = {(domain, name) for domain, name, *_ in model.functions}
     for node in model.graph:
         found.reading = node
-        _follow(node, found, rules)
+        _follow(node, found, rules, is_function=(node.domain, node.op_type) in functions)
     found.keep_unclaimed()
     for value in model.graph.outputs:
-        found.keep(value, f"'{value.name}' is an output of the model")
+        found.keep(value, "it is an output of the model")
+        found.keep_sizes(value, "its size is an output of the model")
+    found.keep_lone()
     return found
 
 
-def _follow(node: ir.Node, found: Dependencies, rules: Mapping[tuple[str, str], Rule]) -> None:
+def _follow(node: ir.Node, found: Dependencies, rules: Mapping[tuple[str, str], Rule], *, is_function: bool) -> None:
     for body in graph.bodies(node):
         why = f"a body of {node.op_type} reads it"
-        for inner in graph.nodes_below(body):
-            for value in inner.inputs:
+        for scope in graph.with_bodies(body):
+            for value in (*(value for inner in scope for value in inner.inputs), *scope.outputs):
                 found.keep(value, why)
+                found.keep_sizes(value, why)
     domain = "" if node.domain in graph.STANDARD_DOMAINS else node.domain
     rule = rules.get((domain, node.op_type))
+    found.learn(node)
     try:
+        if is_function or graph.bodies(node):
+            raise Unproven("it is a function" if is_function else "it has a body")
         if rule is None:
-            raise Unproven(f"there is no rule for {node.op_type}")
+            raise Unproven("there is no rule for it")
         rule(node, found)
     except Unproven as reason:
+        if any(found.axes(value) or why_foldable(value) for value in node.inputs):
+            found.unproven[f"{node.op_type}: {reason}"] += 1
         for value in node.inputs:
-            found.keep(value, f"{reason} ({graph.label(node)})")
+            found.keep(value, f"{node.op_type}: {reason}")
+            found.keep_sizes(value, f"{node.op_type}: {reason}")
         for value in node.outputs:
             found.labels.pop(value, None)
+            found.sizes.pop(value, None)

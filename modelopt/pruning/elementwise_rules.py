@@ -7,11 +7,13 @@ from collections.abc import Mapping
 import onnx_ir as ir
 
 from modelopt import graph
+from modelopt.pruning.axis_sizes import copied_constant, moving
+from modelopt.pruning.constant_chains import why_foldable
 from modelopt.pruning.dependencies import OPEN_SIZE, Dependencies, Labels, Rule, Unproven
 
 _UNARY = (
-    *("Abs", "Cast", "Ceil", "Celu", "Clip", "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid"),
-    *("HardSwish", "Identity", "LeakyRelu", "Log", "Mish", "Neg", "Not", "Reciprocal", "Relu", "Round", "Selu"),
+    *("Abs", "Ceil", "Celu", "Clip", "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid"),
+    *("HardSwish", "LeakyRelu", "Log", "Mish", "Neg", "Not", "Reciprocal", "Relu", "Round", "Selu"),
     *("Shrink", "Sigmoid", "Sign", "Sin", "Cos", "Softplus", "Softsign", "Sqrt", "Swish", "Tan", "Tanh"),
     *("ThresholdedRelu",),
 )
@@ -24,6 +26,8 @@ _REDUCTIONS = (
     *("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2"),
     *("ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare", "ArgMax", "ArgMin"),
 )
+
+_FIRST_SOFTMAX_OF_ONE_AXIS = 13
 
 
 def unary(node: ir.Node, found: Dependencies) -> None:
@@ -62,7 +66,8 @@ def _is_labelled(meeting: list[tuple[ir.Value, int]], found: Dependencies) -> bo
 def _united(meeting: list[tuple[ir.Value, int]], node: ir.Node, found: Dependencies) -> Labels | None:
     labels = found.of(*meeting[0])
     for value, axis in meeting[1:]:
-        why = f"{graph.label(node)} combines it with what cannot shrink"
+        foldable = why_foldable(value) or why_foldable(meeting[0][0])
+        why = f"{node.op_type}: {foldable}" if foldable else f"{node.op_type} combines it with what cannot shrink"
         labels = found.unite(labels, found.of(value, axis), why)
     return labels
 
@@ -90,29 +95,32 @@ def reduced(node: ir.Node, found: Dependencies) -> None:
     keeps = graph.attribute_int(node, "keepdims", 1)
     for axis, labels in found.axes(node.inputs[0]).items():
         if axis in axes:
-            found.atoms.keep(labels, f"{graph.label(node)} reduces it")
+            found.atoms.keep(labels, f"{node.op_type} takes one number of all positions")
         else:
             found.put(node.outputs[0], axis if keeps else axis - sum(each < axis for each in axes), labels)
 
 
 def softmax(node: ir.Node, found: Dependencies) -> None:
-    """Over its own axis all positions count: they must stay. Other axes pass."""
+    """Over its own axis all positions count and stay; others pass. Before opset 13 those after it count too."""
     rank = len(found.shape(node.inputs[0]))
-    axis = graph.attribute_int(node, "axis", -1) % rank
-    found.keep(node.inputs[0], f"{graph.label(node)} normalizes over it", axis)
-    _passed(node, found, set(range(rank)) - {axis})
+    old = found.opset < _FIRST_SOFTMAX_OF_ONE_AXIS
+    axis = graph.attribute_int(node, "axis", 1 if old else -1) % rank
+    over = set(range(axis, rank)) if old else {axis}
+    for each in over:
+        found.keep(node.inputs[0], f"{node.op_type} normalizes over it", each)
+    _passed(node, found, set(range(rank)) - over)
 
 
 def per_channel(node: ir.Node, found: Dependencies) -> None:
     """Each channel has its own numbers: BatchNormalization and InstanceNormalization."""
     if len(node.outputs) > 1 or graph.attribute_int(node, "training_mode", 0):
         raise Unproven("it is in training mode")
+    if not graph.attribute_int(node, "spatial", 1):
+        raise Unproven("it has statistics for each pixel")
     labels = found.axes(node.inputs[0]).get(1)
     if labels is not None:
         for parameter in node.inputs[1:]:
-            together = found.unite(
-                labels, found.of(parameter, 0), f"{graph.label(node)} has numbers that cannot shrink"
-            )
+            together = found.unite(labels, found.of(parameter, 0), f"{node.op_type} has numbers that cannot shrink")
             labels = labels if together is None else together
     _passed(node, found, {0, 1})
 
@@ -122,15 +130,18 @@ def _passed(node: ir.Node, found: Dependencies, axes: set[int]) -> None:
         if axis in axes:
             found.put(node.outputs[0], axis, labels)
         else:
-            found.atoms.keep(labels, f"{graph.label(node)} computes over it")
+            found.atoms.keep(labels, f"{node.op_type} computes over it")
 
 
 RULES: Mapping[tuple[str, str], Rule] = {
     **{("", op_type): unary for op_type in _UNARY},
+    **{("", op_type): moving(unary) for op_type in ("Cast",)},
+    ("", "Identity"): moving(copied_constant(unary)),
     **{("", op_type): broadcasting for op_type in _BROADCASTING},
     **{("", op_type): pooled for op_type in _POOLS},
     **{("", op_type): reduced for op_type in _REDUCTIONS},
     **{("", op_type): softmax for op_type in ("Softmax", "LogSoftmax", "Hardmax")},
     **{("", op_type): per_channel for op_type in ("BatchNormalization", "InstanceNormalization")},
-    ("com.microsoft", "QuickGelu"): unary,
+    **{(graph.CONTRIB_DOMAIN, op_type): unary for op_type in ("Gelu", "QuickGelu")},
+    **{(graph.CONTRIB_DOMAIN, op_type): broadcasting for op_type in ("BiasGelu", "FastGelu")},
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -10,8 +9,10 @@ import onnx_ir as ir
 
 from modelopt import graph
 from modelopt.pruning.atoms import FIXED
-from modelopt.pruning.axis_blocks import AxisBlock, axis_blocks
-from modelopt.pruning.dependencies import OPEN_SIZE, Dependencies, Kept, Labels, Rule, Unproven
+from modelopt.pruning.axis_sizes import copied_constant, follow_target, moving, write_ints
+from modelopt.pruning.dependencies import Dependencies, Kept, Labels, Rule, Unproven
+
+_FIRST_WITH_SPLIT_INPUT = 13
 
 
 def concat(node: ir.Node, found: Dependencies) -> None:
@@ -20,9 +21,12 @@ def concat(node: ir.Node, found: Dependencies) -> None:
     rank = len(shapes[0])
     joined = graph.attribute_int(node, "axis", 0) % rank
     for axis in range(rank):
-        parts = [found.axes(value).get(axis) for value in node.inputs]
-        if all(part is None for part in parts):
+        if not any(axis in found.axes(value) for value in node.inputs if graph.constant_tensor(value) is None):
             continue
+        if axis == joined:
+            parts = [found.axes(value).get(axis) for value in node.inputs]
+        else:
+            parts = [found.of(value, axis) for value in node.inputs]
         if axis == joined:
             rows = [
                 np.full(shape[axis], FIXED) if part is None else part for part, shape in zip(parts, shapes, strict=True)
@@ -31,7 +35,7 @@ def concat(node: ir.Node, found: Dependencies) -> None:
             continue
         labels = parts[0]
         for part in parts[1:]:
-            labels = found.unite(labels, part, f"{graph.label(node)} joins it with what cannot shrink")
+            labels = found.unite(labels, part, "Concat joins it with what cannot shrink")
         found.put(node.outputs[0], axis, labels)
 
 
@@ -44,18 +48,22 @@ def split(node: ir.Node, found: Dependencies) -> None:
             for output in node.outputs:
                 found.put(output, axis, labels)
             continue
+        if sum(shape[axis] for shape in shapes) != len(labels):
+            raise Unproven("the sizes of its parts are not known")
         parts = np.split(labels, np.cumsum([shape[axis] for shape in shapes])[:-1])
         for output, part in zip(node.outputs, parts, strict=True):
             found.put(output, axis, part)
-        found.edit(labels, lambda kept, names, parts=tuple(parts): _resize_parts(node, parts, kept, names))  # type: ignore[misc]
+        found.edit(labels, lambda kept, names, parts=tuple(parts): _resize_parts(node, parts, found, kept, names))  # type: ignore[misc]
 
 
-def _resize_parts(node: ir.Node, parts: Sequence[Labels], kept: Kept, names: graph.NameSource) -> None:
+def _resize_parts(
+    node: ir.Node, parts: Sequence[Labels], found: Dependencies, kept: Kept, names: graph.NameSource
+) -> None:
     sizes = [kept.count(part) for part in parts]
-    if "split" in node.attributes:
+    if found.opset < _FIRST_WITH_SPLIT_INPUT:
         node.attributes.add(ir.AttrInt64s("split", sizes))
         return
-    _write_ints(node, 1, sizes, names)
+    write_ints(node, 1, sizes, names)
     node.attributes.pop("num_outputs", None)
 
 
@@ -67,123 +75,80 @@ def transpose(node: ir.Node, found: Dependencies) -> None:
         found.put(node.outputs[0], perm.index(axis), labels)
 
 
-def reshaped(node: ir.Node, found: Dependencies) -> None:
-    """Reshape, Flatten, Squeeze and Unsqueeze: axes are joined, or one is cut into several.
-
-    Where an axis is cut, for example a width into heads and what each of them holds, only whole entries of the first
-    part go. The number of elements in the batch is not known: its axis is that of size 1 which the analysis assumes.
-    """
-    before, after = found.shape(node.inputs[0]), found.shape(node.outputs[0])
-    given = found.axes(node.inputs[0])
-    if not given:
-        return
-    blocks = axis_blocks(before, after)
-    for block in blocks:
-        labelled = [axis for axis in block.before if axis in given]
-        if not labelled:
-            continue
-        if len(labelled) > 1:
-            for axis in labelled:
-                found.atoms.keep(given[axis], f"{graph.label(node)} joins two axes that could shrink")
-            continue
-        _through(node, found, block, (before, after), labelled[0])
-    if node.op_type == "Reshape":
-        _watch_target(node, found)
-
-
-def _through(
-    node: ir.Node, found: Dependencies, block: AxisBlock, shapes: tuple[tuple[int, ...], tuple[int, ...]], axis: int
-) -> None:
-    """One labelled axis of a block of axes that become others."""
-    before, after = shapes
-    labels, output = found.axes(node.inputs[0])[axis], node.outputs[0]
-    position = block.before.index(axis)
-    outer = math.prod(before[each] for each in block.before[:position])
-    inner = math.prod(before[each] for each in block.before[position + 1 :])
-    if math.prod(after[each] for each in block.after) != outer * inner * before[axis] or outer * inner > OPEN_SIZE:
-        raise Unproven("it joins or cuts an axis whose size is not known")
-    flat = np.tile(np.repeat(labels, inner), outer)  # the labels of the block, were it one axis
-    wide = [each for each in block.after if after[each] != 1]
-    if len(wide) == 1:
-        found.put(output, wide[0], flat)
-        return
-    if not wide:
-        found.atoms.keep(labels, f"{graph.label(node)} makes single numbers of it")
-        return
-    grid = flat.reshape([after[each] for each in wide])
-    why = f"{graph.label(node)} cuts it where it cannot be cut"
-    for place, each in enumerate(wide):
-        slices = np.moveaxis(grid, place, 0).reshape(grid.shape[place], -1)
-        if place == 0 or all(len(set(row)) == 1 for row in slices.tolist()):
-            whole = np.array([found.atoms.unite_all(row, why) for row in slices])
-            found.put(output, each, whole)
-            return
-
-
-def _watch_target(node: ir.Node, found: Dependencies) -> None:
-    """The written sizes of axes that shrink change with them."""
-    target = graph.constant_ints(node.inputs[1])
-    made = dict(found.axes(node.outputs[0]))
-    if target is None:
-        raise Unproven("its shape is computed")
-    written = {axis: labels for axis, labels in made.items() if target[axis] > 0}
-    for labels in written.values():
-        found.edit(labels, lambda kept, names: _write_target(node, written, kept, names))
-
-
-def _write_target(node: ir.Node, written: Mapping[int, Labels], kept: Kept, names: graph.NameSource) -> None:
-    target = list(graph.constant_ints(node.inputs[1]) or ())
-    for axis, labels in written.items():
-        target[axis] = kept.count(labels)
-    _write_ints(node, 1, target, names)
-
-
-def _write_ints(node: ir.Node, index: int, numbers: Sequence[int], names: graph.NameSource) -> None:
-    """Give a node its own constant: others may share the one that it has."""
-    if not isinstance(node.graph, ir.Graph):
-        raise ValueError(f"{graph.label(node)} is in no graph")
-    value = graph.add_initializer(node.graph, names(f"{graph.name_of(node)}_sizes"), np.array(numbers, np.int64))
-    node.resize_inputs(max(len(node.inputs), index + 1))
-    node.replace_input_with(index, value)
-
-
 def padded(node: ir.Node, found: Dependencies) -> None:
-    """Axes that get nothing pass; along others nothing can go."""
+    """Axes that get nothing pass; positions that get a constant cannot go, those beside them can."""
     rank = len(found.shape(node.inputs[0]))
-    pads = graph.attribute_ints(node, "pads")
-    if pads is None and len(node.inputs) > 1:
-        pads = graph.constant_ints(node.inputs[1])
-    if pads is None or len(pads) != 2 * rank:
-        raise Unproven("its padding is not known for each axis")
-    _unchanged(node, found, {axis for axis in range(rank) if not pads[axis] and not pads[rank + axis]})
+    pads = graph.ints_of(node, 1, "pads")
+    axes = graph.constant_ints(node.inputs[3]) if len(node.inputs) > 3 and node.inputs[3] is not None else range(rank)
+    if pads is None or axes is None or len(pads) != 2 * len(axes):
+        raise Unproven("how much it pads is not known")
+    constant = graph.attribute_string(node, "mode", "constant") == "constant"
+    sizes = {axis % rank: (pads[place], pads[place + len(axes)]) for place, axis in enumerate(axes)}
+    for axis, labels in found.axes(node.inputs[0]).items():
+        first, last = sizes.get(axis, (0, 0))
+        if first == 0 == last:
+            found.put(node.outputs[0], axis, labels)
+        elif constant and min(first, last) >= 0:
+            found.put(node.outputs[0], axis, np.pad(labels, (first, last), constant_values=FIXED))
+        else:
+            found.atoms.keep(labels, "Pad copies or cuts parts of it")
 
 
 def resized(node: ir.Node, found: Dependencies) -> None:
-    """Axes that keep their size pass, where it is given as a factor of 1."""
+    """Axes that keep their size pass: those with a factor of 1, or with the size that they have."""
+    given = found.axes(node.inputs[0])
+    if not given:
+        return
     before, after = found.shape(node.inputs[0]), found.shape(node.outputs[0])
-    scales = graph.constant(node.inputs[-1]) if node.inputs[-1] is not None else None
-    if scales is None or scales.dtype.kind != "f" or len(scales) != len(before):
-        raise Unproven("its sizes are not given as factors")
-    _unchanged(node, found, {axis for axis in range(len(before)) if scales[axis] == 1 and before[axis] == after[axis]})
-
-
-def _unchanged(node: ir.Node, found: Dependencies, axes: set[int]) -> None:
-    for axis, labels in found.axes(node.inputs[0]).items():
-        if axis in axes:
+    axes = [axis % len(before) for axis in graph.attribute_ints(node, "axes") or range(len(before))]
+    by_size = len(node.inputs) > 3 and node.inputs[3] is not None
+    passed = {axis: labels for axis, labels in given.items() if before[axis] == after[axis] == len(labels)}
+    if not by_size:
+        scales = graph.constant(node.inputs[2 if len(node.inputs) > 2 else 1])
+        if scales is None or len(scales) != len(axes):
+            raise Unproven("its factors are not known")
+        passed = {axis: labels for axis, labels in passed.items() if axis not in axes or scales[axes.index(axis)] == 1}
+    for axis, labels in given.items():
+        if axis in passed:
             found.put(node.outputs[0], axis, labels)
         else:
-            found.atoms.keep(labels, f"{graph.label(node)} changes its size")
+            found.atoms.keep(labels, f"{node.op_type} changes its size")
+    if by_size:
+        made = {axes.index(axis): labels for axis, labels in passed.items() if axis in axes}
+        follow_target(node, 3, made, found)
+
+
+def depth_to_space(node: ir.Node, found: Dependencies) -> None:
+    """Blocks of b² channels become pixels of one: in the mode DCR a channel is each C-th, in CRD it is b² in a row."""
+    labels = found.axes(node.inputs[0]).get(1)
+    found_others = {axis for axis in found.axes(node.inputs[0]) if axis > 1}
+    for axis in found_others:
+        found.keep(node.inputs[0], "DepthToSpace mixes it with others", axis)
+    if labels is None:
+        return
+    pixels = graph.attribute_int(node, "blocksize", 1) ** 2
+    by_pixel = graph.attribute_string(node, "mode", "DCR") == "DCR"
+    grid = labels.reshape(pixels, -1).T if by_pixel else labels.reshape(-1, pixels)
+    why = "DepthToSpace reads one of the channels that it joins as one that cannot shrink"
+    found.put(node.outputs[0], 1, np.array([found.atoms.unite_all(row, why) for row in grid], np.int64))
+
+
+def space_to_depth(node: ir.Node, found: Dependencies) -> None:
+    """Pixels of a block become channels: output channel (i·b + j)·C + c is pixel (i, j) of channel c."""
+    for axis, labels in found.axes(node.inputs[0]).items():
+        if axis == 1:
+            found.put(node.outputs[0], 1, np.tile(labels, graph.attribute_int(node, "blocksize", 1) ** 2))
+        elif axis > 1:
+            found.atoms.keep(labels, "SpaceToDepth mixes it with others")
 
 
 RULES: Mapping[tuple[str, str], Rule] = {
-    ("", "Concat"): concat,
+    ("", "Concat"): moving(concat),
     ("", "Split"): split,
-    ("", "Transpose"): transpose,
-    ("", "Reshape"): reshaped,
-    ("", "Flatten"): reshaped,
-    ("", "Squeeze"): reshaped,
-    ("", "Unsqueeze"): reshaped,
+    ("", "Transpose"): copied_constant(transpose),
     ("", "Pad"): padded,
     ("", "Resize"): resized,
     ("", "Upsample"): resized,
+    ("", "DepthToSpace"): depth_to_space,
+    ("", "SpaceToDepth"): space_to_depth,
 }

@@ -9,14 +9,20 @@ import onnx_ir as ir
 
 from modelopt import graph
 from modelopt.pruning.atoms import FIXED
-from modelopt.pruning.dependencies import Consumer, Dependencies, Labels, Producer, Rule, Unproven
+from modelopt.pruning.constant_chains import stored_behind, why_foldable
+from modelopt.pruning.dependencies import Dependencies, Labels, Rule, Unproven
+from modelopt.pruning.weight_axes import Consumer, Producer
 
 
 def convolution(node: ir.Node, found: Dependencies) -> None:
     """Conv and ConvTranspose: W is (C_out, C_in/group, k…), and (C_in, C_out/group, k…) for the transposed one."""
     data, weight = node.inputs[0], node.inputs[1]
+    base = stored_behind(weight)
+    if base is not None and base[1] == tuple(sorted(base[1])):
+        weight = base[0]
     tensor = graph.constant_tensor(weight)
     if data is None or weight is None or tensor is None:
+        _refuse_folded(weight)
         raise Unproven("its filters are not constant")
     transposed = node.op_type == "ConvTranspose"
     group = graph.attribute_int(node, "group", 1)
@@ -26,31 +32,42 @@ def convolution(node: ir.Node, found: Dependencies) -> None:
         if axis == 0:
             found.put(node.outputs[0], 0, labels)
         elif axis > 1:
-            found.atoms.keep(labels, f"{graph.label(node)} moves along it")
+            found.atoms.keep(labels, f"{node.op_type} moves along it")
     if group == 1:
         made = found.of(weight, axis_out)
         if given is not None:
-            _contract(node, found, Consumer(node, data, 1, weight, axis_in))
+            contract(node, found, Consumer(node, data, 1, weight, axis_in))
     else:
-        made = _grouped(node, found, given, tensor, group, (axis_in, axis_out))
+        made = _grouped(node, found, given, (weight, tensor), group, (axis_in, axis_out))
     bias = node.inputs[2] if len(node.inputs) > 2 else None
-    _produce(node, found, made, Producer(node, weight, axis_out if group == 1 else 0, bias), axis=1)
+    produce(node, found, made, Producer(node, weight, axis_out if group == 1 else 0, bias), axis=1)
+
+
+def fused_convolution(node: ir.Node, found: Dependencies) -> None:
+    """com.microsoft FusedConv: a convolution, a summand Z of the shape of its output, and an activation."""
+    convolution(node, found)
+    added = node.inputs[3] if len(node.inputs) > 3 else None
+    for axis, labels in dict(found.axes(node.outputs[0])).items() if added is not None else ():
+        together = found.unite(labels, found.of(added, axis), "FusedConv adds what cannot shrink")
+        found.put(node.outputs[0], axis, np.full_like(labels, FIXED) if together is None else together)
+    if added is not None and not found.axes(node.outputs[0]):
+        found.keep(added, "FusedConv adds it to what cannot shrink")
 
 
 def _grouped(
     node: ir.Node,
     found: Dependencies,
     given: Labels | None,
-    tensor: ir.TensorProtocol,
+    filters: tuple[ir.Value, ir.TensorProtocol],
     group: int,
     axes: tuple[int, int],
 ) -> Labels | None:
     """Only whole groups go, each with the channels that it reads and those that it makes."""
-    weight = node.inputs[1]
+    weight, tensor = filters
     transposed = axes == (0, 1)
     first, second = tensor.shape.numpy()[:2]
     reads, makes = (first // group, second) if transposed else (second, first // group)
-    why = f"{graph.label(node)} reads channels of one group that cannot shrink"
+    why = f"{node.op_type} reads channels of one group that cannot shrink"
     if given is None:
         return None  # the channels that it reads stay, and so does each group
     stored = found.of(weight, 0)
@@ -79,24 +96,43 @@ def gemm(node: ir.Node, found: Dependencies) -> None:
 def _add_bias(node: ir.Node, found: Dependencies, bias: ir.Value, made: Labels) -> None:
     shape = found.shape(bias)
     if shape and shape[-1] != 1:
-        found.unite(made, found.of(bias, len(shape) - 1), f"{graph.label(node)} adds what cannot shrink")
+        found.unite(made, found.of(bias, len(shape) - 1), f"{node.op_type} adds what cannot shrink")
     for axis in range(len(shape) - 1):
         if shape[axis] != 1:
-            found.keep(bias, f"{graph.label(node)} adds another row for each of its rows", axis)
+            found.keep(bias, f"{node.op_type} adds another row for each of its rows", axis)
 
 
 def matmul(node: ir.Node, found: Dependencies) -> None:
-    """Y = A · B over the last two axes; those before are batches, which broadcast."""
+    """Y = A · B over the last two axes; those before are batches, which broadcast. FusedMatMul may transpose."""
     left, right = node.inputs[0], node.inputs[1]
     shapes = [found.shape(value) for value in (left, right)]
     if min(map(len, shapes)) < 2:
-        raise Unproven("one factor is a vector")
+        _times_vector(node, found, shapes)
+        return
     rank = max(map(len, shapes))
     rows, left_sum = len(shapes[0]) - 2, len(shapes[0]) - 1
     right_sum, columns = len(shapes[1]) - 2, len(shapes[1]) - 1
+    if graph.attribute_int(node, "transA", 0):
+        rows, left_sum = left_sum, rows
+    if graph.attribute_int(node, "transB", 0):
+        right_sum, columns = columns, right_sum
+    if graph.attribute_int(node, "transBatchA", 0) or graph.attribute_int(node, "transBatchB", 0):
+        raise Unproven("it moves the batch of a factor")
     _product(node, found, (left, left_sum, rows), (right, right_sum, columns), (rank - 2, rank - 1))
     for axis in range(rank - 2):
         _batch(node, found, (left, right), shapes, axis, rank)
+
+
+def _times_vector(node: ir.Node, found: Dependencies, shapes: list[tuple[int, ...]]) -> None:
+    """A matrix times a constant vector: its last axis is summed over."""
+    left, right = node.inputs[0], node.inputs[1]
+    if len(shapes[1]) != 1 or len(shapes[0]) < 2 or graph.constant_tensor(right) is None:
+        raise Unproven("its first factor is a vector, or its second is a computed one")
+    for axis, labels in found.axes(left).items():
+        if axis < len(shapes[0]) - 1:
+            found.put(node.outputs[0], axis, labels)
+        elif left is not None and right is not None:
+            contract(node, found, Consumer(node, left, axis, right, 0))
 
 
 def _batch(
@@ -115,11 +151,11 @@ def _batch(
         if own < 0 or shape[own] == 1:
             continue
         mine = found.of(value, own)
-        labels = (
-            mine if first else found.unite(labels, mine, f"{graph.label(node)} multiplies it by what cannot shrink")
-        )
+        labels = mine if first else found.unite(labels, mine, f"{node.op_type} multiplies it by what cannot shrink")
         first = False
     found.put(node.outputs[0], axis, labels)
+    if labels is not None and not any(graph.constant_tensor(value) for value in values):
+        found.heads.append(labels)
 
 
 def _product(
@@ -135,42 +171,58 @@ def _product(
         The labels of the output's last axis.
     """
     factors = [left, right]
-    constant = [graph.constant_tensor(value) is not None for value, _, _ in factors]
+    behind = [stored_behind(value) for value, _, _ in factors]
+    constant = [each is not None for each in behind]
     if all(constant):
         raise Unproven("both factors are constant")
     if not any(constant):
+        for value, _, _ in factors:
+            _refuse_folded(value)
         for value, axis, _ in factors:
-            found.keep(value, f"{graph.label(node)} sums over it in both factors", axis)
+            found.keep(value, f"{node.op_type} sums over it in both factors, without weights", axis)
         for (value, _, stays), axis in zip(factors, made, strict=True):
             found.put(node.outputs[0], axis, found.axes(value).get(stays))
         return found.axes(node.outputs[0]).get(made[1])
     stored = constant.index(True)
-    weight, weight_sum, weight_stays = factors[stored]
     data, data_sum, data_stays = factors[1 - stored]
-    if data is None or weight is None:
+    if data is None or (base := behind[stored]) is None:
         raise Unproven("a factor is missing")
+    weight, axes = base
+    weight_sum, weight_stays = (axes[axis] for axis in factors[stored][1:])
     if found.axes(data).get(data_sum) is not None:
-        _contract(node, found, Consumer(node, data, data_sum, weight, weight_sum))
+        contract(node, found, Consumer(node, data, data_sum, weight, weight_sum))
     found.put(node.outputs[0], made[1 - stored], found.axes(data).get(data_stays))
     labels = found.of(weight, weight_stays)
-    _produce(node, found, labels, Producer(node, weight, weight_stays), axis=made[stored])
+    produce(node, found, labels, Producer(node, weight, weight_stays), axis=made[stored])
     return found.axes(node.outputs[0]).get(made[1])
 
 
-def _contract(node: ir.Node, found: Dependencies, consumer: Consumer) -> None:
+def _refuse_folded(value: ir.Value | None) -> None:
+    why = why_foldable(value)
+    if why is not None:
+        raise Unproven(why)
+
+
+def contract(node: ir.Node, found: Dependencies, consumer: Consumer) -> None:
+    """Let the axis that a node sums over and that of its weights shrink together.
+
+    Raises:
+        Unproven: The weights cannot.
+    """
     labels = found.axes(consumer.data)[consumer.data_axis]
     weights = found.of(consumer.weight, consumer.weight_axis)
     if weights is None:
         raise Unproven("its weights cannot shrink")
-    found.atoms.unite(labels, weights, f"{graph.label(node)} sums over it with what cannot shrink")
+    found.atoms.unite(labels, weights, f"{node.op_type} sums over it with what cannot shrink")
     found.consumers.append(consumer)
 
 
-def _produce(node: ir.Node, found: Dependencies, labels: Labels | None, producer: Producer, axis: int) -> None:
+def produce(node: ir.Node, found: Dependencies, labels: Labels | None, producer: Producer, axis: int) -> None:
+    """Let an axis of the first output have the labels of the weights that make it, and of their bias."""
     if labels is None:
         return
     if producer.bias is not None:
-        together = found.unite(labels, found.of(producer.bias, 0), f"{graph.label(node)} adds what cannot shrink")
+        together = found.unite(labels, found.of(producer.bias, 0), f"{node.op_type} adds what cannot shrink")
         labels = np.full_like(labels, FIXED) if together is None else together
     found.put(node.outputs[0], axis, labels)
     found.producers.append(producer)
@@ -181,4 +233,7 @@ RULES: Mapping[tuple[str, str], Rule] = {
     ("", "ConvTranspose"): convolution,
     ("", "Gemm"): gemm,
     ("", "MatMul"): matmul,
+    (graph.CONTRIB_DOMAIN, "FusedMatMul"): matmul,
+    (graph.CONTRIB_DOMAIN, "FusedGemm"): gemm,
+    (graph.CONTRIB_DOMAIN, "FusedConv"): fused_convolution,
 }

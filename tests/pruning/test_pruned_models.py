@@ -1,0 +1,25 @@
+"""The campaign in small: `make pruned` runs it whole."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from modelopt.runtime.worker_runner import WorkerRunner
+from tests.campaigns import prunable_models, pruned
+
+
+def test_generated_models_equal_the_zeroed_originals(runner: WorkerRunner) -> None:
+    totals: Counter[str] = Counter()
+    for name, model in pruned.generated(14, seed=0):
+        held = pruned.hold(model, runner, pruned.random_feeds(model, 0), share=0.5, seed=0)
+        assert held.error < 1e-4, name
+        totals.update(groups=held.groups, heads=held.heads, removed=held.removed, moved=held.moved > 1e-3)
+    assert totals["groups"] > 40
+    assert totals["heads"] > 3
+    assert totals["removed"] > 100
+    assert totals["moved"] > 12
+
+
+def test_a_seed_is_a_model() -> None:
+    assert prunable_models.model(5) == prunable_models.model(5)
+    assert prunable_models.model(5) != prunable_models.model(6)
