@@ -49,7 +49,9 @@ class Repaired:
     refused: tuple[tuple[str, str], ...]
 
 
-def repair(original: ir.Model, pruned: ir.Model, found: Dependencies, removed: frozenset[int], ctx: Context) -> Repaired:
+def repair(
+    original: ir.Model, pruned: ir.Model, found: Dependencies, removed: frozenset[int], ctx: Context
+) -> Repaired:
     """Fit the layers of a pruned model to the original.
 
     Args:
