@@ -2,11 +2,11 @@
 
 From input to output each layer that computes from wrong inputs, because its input lost channels or because an earlier
 layer's did, gets the weights and the bias that make it closest to the original's output on calibration samples (see
-`ridge`); what a later layer sees is repaired already. Weights move as little as the data want: the fit starts from those
-that stay, and its damping is chosen on samples that it was not fitted to. So the weights of what was removed are moved to
-what can stand in for it, as in He et al. 2017, "Channel Pruning for Accelerating Very Deep Neural Networks", section 3.2,
-and Frantar and Alistarh 2022, "Optimal Brain Compression". A BatchNormalization with wrong inputs gets statistics that
-give each channel the mean and the deviation that it had.
+`ridge`). What a later layer sees is repaired already. Weights move no more than the data want: the fit starts from
+those that stay, and its damping is chosen on samples that it was not fitted to. So what removed channels did is taken over by
+those that can stand in for them (He et al. 2017, arXiv:1707.06168, section 3.2; Frantar and Alistarh 2022,
+arXiv:2208.11580). A BatchNormalization with wrong inputs gets statistics that give each channel the mean and the
+deviation that it had.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from modelopt.pruning.dependencies import Dependencies
 from modelopt.pruning.normalization_sums import NormalizationSums
 from modelopt.pruning.original_and_pruned import run_to, sample_count
 from modelopt.pruning.repair_plan import RepairPlan, layer_of
-from modelopt.pruning.ridge import FOLDS, ResidualSums
+from modelopt.pruning.ridge import ResidualSums
 from modelopt.pruning.summing_layer import SummingLayer
 
 _MOST_INPUTS = 2304
@@ -123,7 +123,7 @@ class _LayerSums:
         self._layer = layer
         self._seed = seed
         groups, width, made = layer.matrix().shape
-        self._sums = [ResidualSums(width, made) for _ in range(groups)]
+        self._sums = ResidualSums(groups, width, made)
         self._rows = int(np.clip(_ROWS_PER_INPUT * width // samples, _LEAST_ROWS, _MOST_ROWS))
 
     def observe(self, data: np.ndarray, wanted: np.ndarray, made: np.ndarray, index: int) -> None:
@@ -137,19 +137,15 @@ class _LayerSums:
 
         inputs = self._layer.inputs(data, choose)
         missing = self._layer.outputs(np.asarray(wanted, np.float64) - made, choose)
-        for group, sums in enumerate(self._sums):
-            sums.observe(inputs[:, group], missing[:, group], index % FOLDS)
+        self._sums.observe(inputs, missing, index)
 
     def apply(self, names: graph.NameSource) -> bool:
         """Give the layer its new weights; says whether they differ."""
         bias = layer_bias.of(self._layer)
-        found = [sums.correction(intercept=bias is not None) for sums in self._sums]
-        if all(each is None for each in found):
+        found = self._sums.correction(intercept=bias is not None)
+        if found is None:
             return False
-        zeros = [(np.zeros((sums.width, sums.made)), np.zeros(sums.made)) for sums in self._sums]
-        parts = [zero if each is None else (each.matrix, each.bias) for each, zero in zip(found, zeros, strict=True)]
-        matrix = self._layer.matrix() + np.stack([part[0] for part in parts])
-        graph.set_constant(self._layer.weight, self._layer.stored(matrix))
+        graph.set_constant(self._layer.weight, self._layer.stored(self._layer.matrix() + found.matrix))
         if bias is not None:
-            bias.add(np.concatenate([part[1] for part in parts]), names)
+            bias.add(found.bias.reshape(-1), names)
         return True
