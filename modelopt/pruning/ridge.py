@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 FOLDS = 4
-"""Sums are kept apart for so many parts of the samples."""
+"""Sums are kept apart for so many parts of the samples; with many inputs for two, because they take memory."""
 
 _DAMPINGS = tuple(float(step) for step in np.geomspace(1e-6, 1e2, 17))
 """Candidates, as multiples of the mean of G's diagonal."""
@@ -54,8 +54,9 @@ class ResidualSums:
         self.groups = groups
         self.width = width
         self.made = made
-        self._sums = np.zeros((FOLDS, groups, width + 1, width + 1 + made))
-        self._squares = np.zeros((FOLDS, groups, made))
+        folds = 2 if width > _LARGE else FOLDS
+        self._sums = np.zeros((folds, groups, width + 1, width + 1 + made))
+        self._squares = np.zeros((folds, groups, made))
 
     def observe(self, inputs: np.ndarray, missing: np.ndarray, fold: int) -> None:
         """Add rows; those with NaN or infinities are left out.
@@ -71,12 +72,13 @@ class ResidualSums:
         if not good.all():
             rows = rows[good]
         by_group = np.swapaxes(rows, 0, 1)
-        self._sums[fold % FOLDS] += np.swapaxes(by_group[..., : self.width + 1], 1, 2) @ by_group
-        self._squares[fold % FOLDS] += np.square(rows[..., self.width + 1 :]).sum(0)
+        fold %= len(self._sums)
+        self._sums[fold] += np.swapaxes(by_group[..., : self.width + 1], 1, 2) @ by_group
+        self._squares[fold] += np.square(rows[..., self.width + 1 :]).sum(0)
 
     def correction(self, *, intercept: bool) -> Correction | None:
         """The best correction, which is zero for groups that are best left alone; None where all are."""
-        filled = [fold for fold in range(FOLDS) if self._sums[fold, 0, self.width, self.width]]
+        filled = [fold for fold in range(len(self._sums)) if self._sums[fold, 0, self.width, self.width]]
         if len(filled) < 2:
             return None
         judged = filled[-1:] if self.width > _LARGE else filled
