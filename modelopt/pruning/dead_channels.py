@@ -8,6 +8,7 @@ node that sums over it needs it.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -25,32 +26,43 @@ from modelopt.pruning.atoms import FIXED
 from modelopt.pruning.bias_shares import BiasPlace, BiasShare
 from modelopt.pruning.channel_groups import channels_of
 from modelopt.pruning.dependencies import Consumer, Dependencies, Kept
-from modelopt.pruning.interval_rules import rows_of
+from modelopt.pruning.interval_rules import pads, rows_of
 from modelopt.pruning.interval_sums import unread
 from modelopt.pruning.value_intervals import Bounds
 
 
-def may_have_any(model: ir.Model, known: Mapping[ir.Value, Bounds]) -> bool:
-    """Whether some convolution or product reads a constant channel, or multiplies one by zeros: a cheap look."""
+def may_have_any(model: ir.Model, known: Mapping[ir.Value, Bounds], align: int) -> bool:
+    """Whether some convolution or product does not need so many of its channels that some could go: a cheap look."""
     return any(
-        _reads_dead(node, known) for node in model.graph if node.op_type in {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+        np.count_nonzero(needless) >= math.gcd(len(needless), align)
+        for node in model.graph
+        if node.op_type in {"Conv", "ConvTranspose", "Gemm", "MatMul"} and (needless := _needless(node, known)).any()
     )
 
 
-def _reads_dead(node: ir.Node, known: Mapping[ir.Value, Bounds]) -> bool:
+def _needless(node: ir.Node, known: Mapping[ir.Value, Bounds]) -> np.ndarray:
+    """Which positions that it sums over are constant or meet zero weights only: bool, empty where it is not known."""
     data, tensor = node.inputs[0], graph.constant_tensor(node.inputs[1])
-    if tensor is None or data is None or data.producer() is None:
-        return False
-    bounds = known.get(data)
-    if bounds is not None and ((bounds.low == bounds.high) & np.isfinite(bounds.low)).any():
-        return True
+    rank = graph.rank(data)
+    if tensor is None or data is None or data.producer() is None or rank is None:
+        return np.zeros(0, bool)
+    axis, only_zero = rank - 1, False
     if node.op_type in {"Conv", "ConvTranspose"}:
         conv = as_convolution(node)
-        return not isinstance(conv, Mismatch) and conv.group == 1 and bool(unread(rows_of(conv)).any())
-    if len(tensor.shape) != 2:
-        return False
-    weight = tensor.numpy()
-    return bool(unread((weight if graph.attribute_int(node, "transB", 0) else weight.T)[:, :, None]).any())
+        if isinstance(conv, Mismatch) or conv.group != 1:
+            return np.zeros(0, bool)
+        rows, axis, only_zero = rows_of(conv), 1, pads(node)
+    elif len(tensor.shape) == 2:
+        weight = tensor.numpy()
+        axis = 0 if graph.attribute_int(node, "transA", 0) else axis
+        rows = (weight if graph.attribute_int(node, "transB", 0) else weight.T)[:, :, None]
+    else:
+        return np.zeros(0, bool)
+    needless, bounds = unread(rows), known.get(data)
+    if bounds is not None and len(bounds.along(axis)[0]) in {1, len(needless)}:
+        numbers = bounds.constants(axis, len(needless))
+        needless |= (numbers == 0) if only_zero else ~np.isnan(numbers)
+    return needless
 
 
 @dataclass(frozen=True)
@@ -93,11 +105,13 @@ class DeadChannels:
     Attributes:
         found: The dependencies of the model.
         bounds: The bounds of its values.
+        align: A size that is a multiple of this, or of a divisor of it, stays one.
         skipped: Channels that are constant or unread and stay, with the reason.
     """
 
     found: Dependencies
     bounds: Mapping[ir.Value, Bounds]
+    align: int
     skipped: list[Skip] = field(default_factory=list)
 
     @cached_property
@@ -139,16 +153,16 @@ class DeadChannels:
         )
 
     def dead(self) -> frozenset[int]:
-        """The atoms of the channels to remove: of each axis one stays, even where all are dead."""
+        """The atoms of the channels to remove: no axis loses all positions, or its alignment."""
         movable = {atom for group in channels_of(self.found).groups for atom in group.channels}
         staying: set[int] = set()
         while True:
             dead = self._dead(movable - staying)
-            emptied = self._emptied(dead)
-            if not emptied:
+            restored = self._restored(dead)
+            if not restored:
                 self._explain(movable, staying, dead)
                 return dead
-            staying |= emptied
+            staying |= restored
 
     def _dead(self, candidates: set[int]) -> frozenset[int]:
         """The largest set that follows from itself step by step: what only dead channels read is dead."""
@@ -160,15 +174,19 @@ class DeadChannels:
                 return frozenset(found.tolist())
             dead = found
 
-    def _emptied(self, dead: frozenset[int]) -> set[int]:
-        """For each axis that would have no position left, the channel that stays."""
+    def _restored(self, dead: frozenset[int]) -> set[int]:
+        """Channels that stay although they are dead, so that no axis is empty, or of a size that kernels like less."""
         kept = Kept(self.found.atoms, dead)
-        return {
-            self.found.atoms.root(int(labels[0]))
-            for axes in self.found.labels.values()
-            for labels in axes.values()
-            if len(labels) and not kept.mask(labels).any()
-        }
+        restored: set[int] = set()
+        for axes in self.found.labels.values():
+            for labels in axes.values():
+                gone = ~kept.mask(labels)
+                unit = math.gcd(len(labels), self.align)
+                count = int(np.count_nonzero(gone))
+                surplus = unit if count == len(labels) else count % unit
+                if surplus:
+                    restored.update(self.found.atoms.roots(labels[gone][-surplus:]).tolist())
+        return restored
 
     def _explain(self, movable: set[int], staying: set[int], dead: frozenset[int]) -> None:
         gone = np.array(sorted(dead), np.int64)
@@ -180,7 +198,7 @@ class DeadChannels:
                 if needed:
                     why = str(reader.bias)
                 elif atom in staying:
-                    why = "one channel has to stay"
+                    why = f"the width stays a multiple of {math.gcd(len(reader.atoms), self.align)}"
                 elif atom in movable:
                     why = "another node needs it"
                 else:

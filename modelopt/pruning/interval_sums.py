@@ -1,8 +1,8 @@
 """Bounds of weighted sums, ``y_r = b_r + Σ_i Σ_k w_rik · x_i``, where the bounds of each ``x_i`` are known.
 
-Interval arithmetic (Moore 1966): with w⁺ and w⁻ the positive and the negative part, y lies between
-``b + Σ w⁺ · low + w⁻ · high`` and ``b + Σ w⁺ · high + w⁻ · low``. A sum of n rounded products differs from the exact
-one by less than ``n · ε · Σ |w · x|`` (Higham 2002, section 3.1): bounds that differ are moved outward by twice that.
+Interval arithmetic (Moore 1966), in the form of centre and radius: with c = (low + high) / 2 and r = (high - low) / 2,
+y lies within ``Σ |w| · r`` of ``b + Σ w · c``. A sum of n rounded products differs from the exact one by less than
+``n · ε · Σ |w · x|`` (Higham 2002, section 3.1): bounds that differ are moved outward by twice that.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ def weighted_sums(weight: np.ndarray, low: np.ndarray, high: np.ndarray, bias: R
     step = max(_CHUNK // max(weight[:1].size, 1), 1)
     for start in range(0, len(left), step):
         some = left[start : start + step]
-        found_low[some], found_high[some] = _all_terms(weight[some], low[group[some]], high[group[some]], epsilon)
+        ends = (low, high) if len(low) == 1 else (low[group[some]], high[group[some]])
+        found_low[some], found_high[some] = _all_terms(weight[some], *ends, epsilon)
     return found_low + bias[0], found_high + bias[1]
 
 
@@ -68,7 +69,7 @@ def unread(weight: np.ndarray) -> np.ndarray:
 
 
 def _spread(size: int, count: int) -> np.ndarray:
-    return np.unique(np.linspace(0, max(size - 1, 0), min(count, size)).astype(np.int64))
+    return np.arange(min(count, size)) * size // max(min(count, size), 1)
 
 
 def _open(weight: np.ndarray, below: np.ndarray, above: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -79,12 +80,18 @@ def _open(weight: np.ndarray, below: np.ndarray, above: np.ndarray) -> tuple[np.
 
 
 def _all_terms(weight: np.ndarray, low: np.ndarray, high: np.ndarray, epsilon: float) -> Range:
-    no_low, no_high = _open(weight, np.isneginf(low), np.isposinf(high))
+    """Bounds of some rows without bias; `low` and `high` have one row for each of them, or one for all."""
+    no_low = no_high = np.zeros(len(weight), bool)
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):
+        no_low, no_high = _open(weight, np.isneginf(low), np.isposinf(high))
+        low, high = np.where(np.isfinite(low), low, 0), np.where(np.isfinite(high), high, 0)
     wide = weight.astype(np.float64)
-    positive, negative = np.maximum(wide, 0).sum(2), np.minimum(wide, 0).sum(2)
-    first, last = np.where(np.isfinite(low), low, 0), np.where(np.isfinite(high), high, 0)
-    lower = (positive * first + negative * last).sum(1)
-    upper = (positive * last + negative * first).sum(1)
-    rounding = ((positive - negative) * np.maximum(np.abs(first), np.abs(last))).sum(1)
-    margin = np.where(lower == upper, 0, 2 * epsilon * (weight[0].size + 2) * rounding)
-    return np.where(no_low, -np.inf, lower - margin), np.where(no_high, np.inf, upper + margin)
+    signed, size = wide.sum(2), np.abs(wide, out=wide).sum(2)
+    centre, radius = _dot(signed, (low + high) / 2), _dot(size, (high - low) / 2)
+    largest = _dot(size, np.maximum(np.abs(low), np.abs(high)))
+    margin = np.where(radius == 0, 0, radius + 2 * epsilon * (weight[0].size + 2) * largest)
+    return np.where(no_low, -np.inf, centre - margin), np.where(no_high, np.inf, centre + margin)
+
+
+def _dot(rows: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    return np.asarray(rows @ numbers[0] if len(numbers) == 1 else (rows * numbers).sum(1))

@@ -27,6 +27,10 @@ FEW_ULPS = 8
 """How many units in the last place a runtime's result may be from the exact one, for a single operation."""
 
 
+_SUMS = frozenset({"Add", "Sub", "Sum"})
+"""An unbounded operand leaves their result unbounded."""
+
+
 @dataclass(frozen=True)
 class Bounds:
     """The bounds of a value.
@@ -128,6 +132,9 @@ def unary(node: ir.Node, known: Known) -> Sequence[Bounds | None]:
 
 def binary(node: ir.Node, known: Known) -> Sequence[Bounds | None]:
     """A function of two numbers, with broadcasting: axes are aligned from the last."""
+    computed = (value for value in node.inputs if graph.constant_tensor(value) is None)
+    if node.op_type in _SUMS and any(value is None or value not in known for value in computed):
+        return ()  # a cheap way out: stored operands are not read
     found = _aligned(node.inputs, known)
     if found is None:
         return ()
