@@ -14,7 +14,7 @@ from modelopt.core.changes import Changes, Effect, Skip
 from modelopt.core.errors import InputError
 from modelopt.passes.base import Pass, option
 from modelopt.pruning import channel_removal, dependencies, interval_rules
-from modelopt.pruning.dead_channels import DeadChannels, may_have_any
+from modelopt.pruning.dead_channels import PRODUCTS, DeadChannels, may_have_any
 from modelopt.pruning.dependency_rules import RULES
 from modelopt.pruning.value_intervals import value_bounds
 
@@ -51,14 +51,18 @@ class PruneDeadChannels(Pass):
         """Remove them until there are none left."""
         removed = 0
         while True:
-            if not may_have_any(model, value_bounds(model, interval_rules.RULES), self.align):
-                skipped: tuple[Skip, ...] = ()
-                break
-            count, skipped = _remove(model, ctx, self.align)
-            if not count:
-                break
+            count, skipped = _remove(model, ctx, self.align) if _is_worth_a_look(model, self.align) else (0, ())
             removed += count
-        return Changes(removed, skipped, {"channels_removed": removed} if removed else {})
+            if not count:
+                return Changes(removed, skipped, {"channels_removed": removed} if removed else {})
+
+
+def _is_worth_a_look(model: ir.Model, align: int) -> bool:
+    """Whether a channel may be dead, as far as the shapes tell that the values have: most models end here."""
+    products = (node for node in model.graph if node.op_type in PRODUCTS)
+    if any(graph.rank(node.inputs[0]) is None and graph.constant_tensor(node.inputs[1]) for node in products):
+        return True
+    return may_have_any(model, value_bounds(model, interval_rules.RULES), align)
 
 
 def _remove(model: ir.Model, ctx: Context, align: int) -> tuple[int, tuple[Skip, ...]]:
@@ -68,13 +72,15 @@ def _remove(model: ir.Model, ctx: Context, align: int) -> tuple[int, tuple[Skip,
     with inferred(model, bind(graph.signature(model), {}), ctx.runner) as failure:
         if failure is not None:
             return 0, (Skip("model", f"shapes cannot be inferred: {failure}"),)
-        found = dependencies.analyse(model, RULES)
-        channels = DeadChannels(found, value_bounds(model, interval_rules.RULES), align)
+        bounds = value_bounds(model, interval_rules.RULES)
+        if not may_have_any(model, bounds, align):
+            return 0, ()
+        channels = DeadChannels(dependencies.analyse(model, RULES), bounds, align)
         dead = channels.dead()
         shares = channels.shares(dead)
     if dead:
         names = graph.NameSource(model)
-        channel_removal.remove(model, found, dead)
+        channel_removal.remove(model, channels.found, dead)
         for share in shares:
             share.store(names)
     return len(dead), tuple(channels.skipped)

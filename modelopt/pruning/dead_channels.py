@@ -31,12 +31,16 @@ from modelopt.pruning.interval_sums import unread
 from modelopt.pruning.value_intervals import Bounds
 
 
+PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+"""The operators that sum over channels."""
+
+
 def may_have_any(model: ir.Model, known: Mapping[ir.Value, Bounds], align: int) -> bool:
     """Whether some convolution or product does not need so many of its channels that some could go: a cheap look."""
     return any(
         np.count_nonzero(needless) >= math.gcd(len(needless), align)
         for node in model.graph
-        if node.op_type in {"Conv", "ConvTranspose", "Gemm", "MatMul"} and (needless := _needless(node, known)).any()
+        if node.op_type in PRODUCTS and (needless := _needless(node, known)).any()
     )
 
 
@@ -198,14 +202,15 @@ class DeadChannels:
                 if needed:
                     why = str(reader.bias)
                 elif atom in staying:
-                    why = f"the width stays a multiple of {math.gcd(len(reader.atoms), self.align)}"
+                    unit = math.gcd(len(reader.atoms), self.align)
+                    why = f"the width stays a multiple of {unit}" if unit > 1 else "one channel has to stay"
                 elif atom in movable:
                     why = "another node needs it"
                 else:
                     why = "it has to stay" if atom == FIXED else self.found.atoms.why_kept(atom) or "it is in no group"
                 counts[graph.label(reader.consumer.node), why] += 1
         self.skipped += [
-            Skip(node, f"{count} of its input channels constant or unread: {why}")
+            Skip(node, f"{count} of its input channels are constant or unread: {why}")
             for (node, why), count in counts.items()
         ]
 
