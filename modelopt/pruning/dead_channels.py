@@ -30,7 +30,6 @@ from modelopt.pruning.interval_rules import pads, rows_of
 from modelopt.pruning.interval_sums import unread
 from modelopt.pruning.value_intervals import Bounds
 
-
 PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 """The operators that sum over channels."""
 
