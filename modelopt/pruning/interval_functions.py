@@ -79,7 +79,7 @@ def _gelu(node: ir.Node) -> Shape:
 
 def _hard_sigmoid(node: ir.Node) -> Shape:
     slope, shift = graph.attribute_float(node, "alpha", 0.2), graph.attribute_float(node, "beta", 0.5)
-    return Shape(lambda x: np.clip(_scaled(slope, x) + shift, 0, 1), is_rounded=False)
+    return Shape(lambda x: np.clip(_scaled(slope, x) + shift, 0, 1))
 
 
 def _scaled(slope: float, x: np.ndarray) -> np.ndarray:
