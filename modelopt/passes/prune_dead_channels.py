@@ -14,7 +14,7 @@ from modelopt.core.changes import Changes, Effect, Skip
 from modelopt.core.errors import InputError
 from modelopt.passes.base import Pass, option
 from modelopt.pruning import channel_removal, dependencies, interval_rules
-from modelopt.pruning.dead_channels import PRODUCTS, DeadChannels, may_have_any
+from modelopt.pruning.dead_channels import DeadChannels, may_have_any, products
 from modelopt.pruning.dependency_rules import RULES
 from modelopt.pruning.value_intervals import value_bounds
 
@@ -59,8 +59,7 @@ class PruneDeadChannels(Pass):
 
 def _is_worth_a_look(model: ir.Model, align: int) -> bool:
     """Whether a channel may be dead, as far as the shapes tell that the values have: most models end here."""
-    products = (node for node in model.graph if node.op_type in PRODUCTS)
-    if any(graph.rank(node.inputs[0]) is None and graph.constant_tensor(node.inputs[1]) for node in products):
+    if any(graph.rank(node.inputs[0]) is None for node in products(model)):
         return True
     return may_have_any(model, value_bounds(model, interval_rules.RULES), align)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -30,17 +30,22 @@ from modelopt.pruning.interval_rules import pads, rows_of
 from modelopt.pruning.interval_sums import unread
 from modelopt.pruning.value_intervals import Bounds
 
-PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+_PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 """The operators that sum over channels."""
+
+
+def products(model: ir.Model) -> Iterator[ir.Node]:
+    """The nodes that sum over channels with stored weights."""
+    for node in model.graph:
+        is_product = node.op_type in _PRODUCTS and node.domain in graph.STANDARD_DOMAINS and len(node.inputs) > 1
+        if is_product and graph.constant_tensor(node.inputs[1]) is not None:
+            yield node
 
 
 def may_have_any(model: ir.Model, known: Mapping[ir.Value, Bounds], align: int) -> bool:
     """Whether some convolution or product does not need so many of its channels that some could go: a cheap look."""
-    return any(
-        np.count_nonzero(needless) >= math.gcd(len(needless), align)
-        for node in model.graph
-        if node.op_type in PRODUCTS and (needless := _needless(node, known)).any()
-    )
+    found = (_needless(node, known) for node in products(model))
+    return any(needless.any() and np.count_nonzero(needless) >= math.gcd(len(needless), align) for needless in found)
 
 
 def _needless(node: ir.Node, known: Mapping[ir.Value, Bounds]) -> np.ndarray:

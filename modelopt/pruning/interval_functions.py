@@ -23,7 +23,7 @@ _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
 @dataclass(frozen=True)
-class Shape:
+class RealFunction:
     """A function of one number.
 
     Attributes:
@@ -37,7 +37,7 @@ class Shape:
     is_rounded: bool = True
 
 
-def bounds_of(shape: Shape, given: Range) -> Range:
+def bounds_of(shape: RealFunction, given: Range) -> Range:
     """The bounds of a function of a value with the bounds `given`, without rounding."""
     ends = (shape.function(given[0]), shape.function(given[1]))
     low, high = np.minimum(*ends), np.maximum(*ends)
@@ -71,22 +71,24 @@ def _times(gate: Function) -> Function:
     return lambda x: np.where(np.isneginf(x), 0, x * gate(x))
 
 
-def _gelu(node: ir.Node) -> Shape:
+def _gelu(node: ir.Node) -> RealFunction:
     if graph.attribute_string(node, "approximate", "none") == "tanh" or node.op_type == "FastGelu":
-        return Shape(_times(lambda x: 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))), -0.1701)
-    return Shape(_times(lambda x: 0.5 * (1 + _erf(x / math.sqrt(2)))), -0.17)
+        return RealFunction(
+            _times(lambda x: 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))), -0.1701
+        )
+    return RealFunction(_times(lambda x: 0.5 * (1 + _erf(x / math.sqrt(2)))), -0.17)
 
 
-def _hard_sigmoid(node: ir.Node) -> Shape:
+def _hard_sigmoid(node: ir.Node) -> RealFunction:
     slope, shift = graph.attribute_float(node, "alpha", 0.2), graph.attribute_float(node, "beta", 0.5)
-    return Shape(lambda x: np.clip(_scaled(slope, x) + shift, 0, 1))
+    return RealFunction(lambda x: np.clip(_scaled(slope, x) + shift, 0, 1))
 
 
 def _scaled(slope: float, x: np.ndarray) -> np.ndarray:
     return slope * x if slope else np.zeros_like(x)
 
 
-def _elu(node: ir.Node) -> Shape | None:
+def _elu(node: ir.Node) -> RealFunction | None:
     alpha, gamma = graph.attribute_float(node, "alpha", 1.0), 1.0
     if node.op_type == "Selu":
         alpha = graph.attribute_float(node, "alpha", 1.67326319217681884765625)
@@ -94,17 +96,19 @@ def _elu(node: ir.Node) -> Shape | None:
     inner = alpha if node.op_type == "Celu" else 1.0
     if alpha <= 0 or gamma < 0:
         return None
-    return Shape(lambda x: gamma * (np.maximum(x, 0) + alpha * np.expm1(np.minimum(x, 0) / inner)))
+    return RealFunction(lambda x: gamma * (np.maximum(x, 0) + alpha * np.expm1(np.minimum(x, 0) / inner)))
 
 
-def _leaky(node: ir.Node) -> Shape | None:
+def _leaky(node: ir.Node) -> RealFunction | None:
     slope = graph.attribute_float(node, "alpha", 0.01)
     if slope < 0:
         return None
-    return Shape(lambda x: np.maximum(x, 0) + _scaled(slope, np.minimum(x, 0)), is_rounded=slope not in {0.0, 1.0})
+    return RealFunction(
+        lambda x: np.maximum(x, 0) + _scaled(slope, np.minimum(x, 0)), is_rounded=slope not in {0.0, 1.0}
+    )
 
 
-def _clip(node: ir.Node) -> Shape | None:
+def _clip(node: ir.Node) -> RealFunction | None:
     ends = [graph.attribute_float(node, "min", -np.inf), graph.attribute_float(node, "max", np.inf)]
     for index, value in enumerate(node.inputs[1:3]):
         if value is not None:
@@ -113,11 +117,13 @@ def _clip(node: ir.Node) -> Shape | None:
                 return None
             ends[index] = float(number)
     return (
-        None if np.isnan(ends).any() else Shape(lambda x: np.minimum(np.maximum(x, ends[0]), ends[1]), is_rounded=False)
+        None
+        if np.isnan(ends).any()
+        else RealFunction(lambda x: np.minimum(np.maximum(x, ends[0]), ends[1]), is_rounded=False)
     )
 
 
-def _cast(node: ir.Node) -> Shape | None:
+def _cast(node: ir.Node) -> RealFunction | None:
     kept = {ir.DataType.FLOAT.value, ir.DataType.DOUBLE.value, ir.DataType.FLOAT16.value, ir.DataType.BFLOAT16.value}
     given = node.inputs[0]
     if (
@@ -127,33 +133,33 @@ def _cast(node: ir.Node) -> Shape | None:
         or given.dtype.value not in kept
     ):
         return None
-    return Shape(lambda x: x)
+    return RealFunction(lambda x: x)
 
 
-def _dropout(node: ir.Node) -> Shape | None:
-    return None if len(node.inputs) > 2 else Shape(lambda x: x, is_rounded=False)
+def _dropout(node: ir.Node) -> RealFunction | None:
+    return None if len(node.inputs) > 2 else RealFunction(lambda x: x, is_rounded=False)
 
 
 def _mish(x: np.ndarray) -> np.ndarray:
     return np.asarray(np.tanh(np.logaddexp(0, x)))
 
 
-def _plain(shape: Shape) -> Callable[[ir.Node], Shape]:
+def _plain(shape: RealFunction) -> Callable[[ir.Node], RealFunction]:
     return lambda _: shape
 
 
-UNARY: Mapping[tuple[str, str], Callable[[ir.Node], Shape | None]] = {
-    ("", "Relu"): _plain(Shape(lambda x: np.maximum(x, 0), is_rounded=False)),
-    ("", "Identity"): _plain(Shape(lambda x: x, is_rounded=False)),
-    ("", "Neg"): _plain(Shape(lambda x: -x, is_rounded=False)),
-    ("", "Abs"): _plain(Shape(np.abs, 0.0, is_rounded=False)),
-    ("", "Sigmoid"): _plain(Shape(_sigmoid)),
-    ("", "Tanh"): _plain(Shape(np.tanh)),
-    ("", "Erf"): _plain(Shape(_erf)),
-    ("", "Exp"): _plain(Shape(np.exp)),
-    ("", "Softplus"): _plain(Shape(lambda x: np.logaddexp(0, x))),
-    ("", "HardSwish"): _plain(Shape(_times(lambda x: np.clip(x / 6 + 0.5, 0, 1)), -0.375)),
-    ("", "Mish"): _plain(Shape(_times(_mish), -0.3089)),
+UNARY: Mapping[tuple[str, str], Callable[[ir.Node], RealFunction | None]] = {
+    ("", "Relu"): _plain(RealFunction(lambda x: np.maximum(x, 0), is_rounded=False)),
+    ("", "Identity"): _plain(RealFunction(lambda x: x, is_rounded=False)),
+    ("", "Neg"): _plain(RealFunction(lambda x: -x, is_rounded=False)),
+    ("", "Abs"): _plain(RealFunction(np.abs, 0.0, is_rounded=False)),
+    ("", "Sigmoid"): _plain(RealFunction(_sigmoid)),
+    ("", "Tanh"): _plain(RealFunction(np.tanh)),
+    ("", "Erf"): _plain(RealFunction(_erf)),
+    ("", "Exp"): _plain(RealFunction(np.exp)),
+    ("", "Softplus"): _plain(RealFunction(lambda x: np.logaddexp(0, x))),
+    ("", "HardSwish"): _plain(RealFunction(_times(lambda x: np.clip(x / 6 + 0.5, 0, 1)), -0.375)),
+    ("", "Mish"): _plain(RealFunction(_times(_mish), -0.3089)),
     ("", "HardSigmoid"): _hard_sigmoid,
     ("", "Gelu"): _gelu,
     ("com.microsoft", "Gelu"): _gelu,
@@ -174,7 +180,7 @@ def _powers(first: Range, second: Range) -> Range:
     if not (second[0].size == 1 and second[0] == second[1] and float(second[0].flat[0]) in {2.0, 3.0}):
         return np.full_like(low, -np.inf), np.full_like(low, np.inf)
     power = int(second[0].flat[0])
-    return bounds_of(Shape(lambda x: x**power, 0.0 if power == 2 else None), (low, high))
+    return bounds_of(RealFunction(lambda x: x**power, 0.0 if power == 2 else None), (low, high))
 
 
 def _quotient(first: Range, second: Range) -> Range:
