@@ -106,6 +106,15 @@ def test_a_bias_that_would_overflow_stays(context: Context) -> None:
     assert any("does not hold a bias" in skip.reason for skip in changes.skipped)
 
 
+def test_weights_that_do_not_fit_are_left_to_the_runtime(context: Context) -> None:
+    """onnx's inference does not compare the channels of a convolution with those of its input."""
+    net = Planted()
+    found = ir.from_proto(net.model(net.conv(net.conv("x", (3, 5), zero=(1,)), (7, 2))))
+    changes = PruneDeadChannels(align=1).apply(found, context)
+    assert changes.rewrites == 0
+    assert [skip.reason for skip in changes.skipped] in ([], ["stored tensors have sizes that do not fit each other"])
+
+
 def test_a_wrong_option_is_refused() -> None:
     with pytest.raises(InputError, match="align 0 is below 1"):
         PruneDeadChannels(align=0)
