@@ -55,6 +55,7 @@ _MODULES = (
     "cancel_concat",
     "fold_gather",
     "drop_zero_states",
+    "prune_dead_channels",
     "shield_layer_norm",
     "equalize_layers",
     "smooth_activations",

@@ -43,6 +43,7 @@ FUSE = (
     "merge-concat",
     "cancel-concat",
     "fold-gather",
+    "prune-dead-channels",  # behind the normalizations, whose zero scales are zero filters then
     "shield-layer-norm",  # behind all that match on Add
     *_CLEAN,
 )
@@ -82,6 +83,7 @@ LEFT_OUT: Mapping[str, str] = {
     "equalize-layers": "for int8 only: the search of quantize tries it before quantize-static",
     "smooth-activations": "for int8 only: the search of quantize tries it before quantize-static",
     "prune-magnitude": "not exact: the command prune",
+    "prune-channels": "not exact: the command prune",
     "quantize-static": "not exact: the command quantize",
     "quantize-dynamic": "not exact: the command quantize",
     "quantize-weights": "not exact: the command quantize",
