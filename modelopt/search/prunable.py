@@ -136,8 +136,8 @@ class Prunable:
     def _costs(self, candidate: Candidate) -> dict[str, float]:
         costs: dict[str, float] = {}
         for number, cost in enumerate(self._candidates.profile(candidate).nodes):
-            if cost.median_ns:
-                costs[cost.node if cost.node not in costs else f"{cost.node}#{number}"] = float(cost.median_ns)
+            if cost.runs_ns:  # the fastest run: other programs only add
+                costs[cost.node if cost.node not in costs else f"{cost.node}#{number}"] = float(min(cost.runs_ns))
         return costs
 
     def _alignment(self, node_ns: Mapping[str, float], timer: latency_table.Timer) -> int:
