@@ -93,7 +93,8 @@ def models(layers: Sequence[MeasuredLayer]) -> Iterator[tuple[ir.Model, dict[str
     """Models that hold these layers side by side, with inputs; the kernels have the layers' numbers: see `times`."""
     numbered = list(enumerate(layers))
     while numbered:
-        some, total = [numbered.pop(0)], 0
+        some = [numbered.pop(0)]
+        total = some[0][1].nbytes
         while numbered and (total := total + numbered[0][1].nbytes) <= _MODEL_BYTES:
             some.append(numbered.pop(0))
         yield _model(some)
