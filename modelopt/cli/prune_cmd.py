@@ -60,6 +60,16 @@ Examples:
     help="Samples of it to use. [default: 256]",
 )
 @options.option(
+    "--importance",
+    type=click.Choice(["l2", "l1", "wanda", "second-order", "stability", "random"]),
+    heading=_REMOVING,
+    help="What decides which channels go: their weights (l2, l1), or what they do on the data of --calib. [default: "
+    "second-order with --calib, else l2]",
+)
+@options.switch_off(
+    "--no-repair", "repair", help="Do not fit the layers behind what is removed to the original, as --calib permits."
+)
+@options.option(
     "--target-speedup",
     type=click.FloatRange(1, min_open=True),
     metavar="RATIO",

@@ -22,9 +22,20 @@ CALIBRATION_SAMPLES = 256
 """How many samples are calibrated on where `calib_limit` is not given."""
 
 _STRUCTURED = ("channel", "head")
-_ONLY_STRUCTURED = ("calib", "calib_limit", "align", "target_speedup", "target_macs", "keep_opset")
+_ONLY_STRUCTURED = (
+    "calib",
+    "calib_limit",
+    "importance",
+    "repair",
+    "align",
+    "target_speedup",
+    "target_macs",
+    "keep_opset",
+)
 _ONLY_UNSTRUCTURED = ("scope",)
-_SPARSITY = 0.5
+
+_WITH_DATA = "second-order"
+"""The importance of channels where there are calibration data."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +49,9 @@ class PruneOptions(OptimizeOptions):
         pattern: Where zeros may be: unstructured, 2:4 or 4:8. Or what is removed: channel, or head (of attention).
         calib: Calibration data: see `modelopt.data.in_memory.DataLike`.
         calib_limit: Samples to calibrate on. None: `CALIBRATION_SAMPLES`.
+        importance: What decides which channels go: l2, l1, wanda, second-order, stability or random. None: second-order
+            with calibration data, else l2.
+        repair: Fit the layers behind what is removed to the original, where there are calibration data.
         target_speedup: How many times as fast as the input the result shall be, with channels or heads removed.
         target_macs: The fraction of the input's multiply-accumulates that shall be left.
         align: The multiple that numbers of channels are kept at; "auto" measures what this machine's kernels like.
@@ -51,6 +65,8 @@ class PruneOptions(OptimizeOptions):
     pattern: str | None = None
     calib: DataLike | None = None
     calib_limit: int | None = None
+    importance: str | None = None
+    repair: bool = True
     target_speedup: float | None = None
     target_macs: float | None = None
     align: int | str | None = None
@@ -75,7 +91,11 @@ class PruneOptions(OptimizeOptions):
         if self.sparsity is not None and (aims := self._aims()):
             note = "--sparsity removes that share of every group of channels; targets choose a share for each"
             raise InputError(f"--sparsity and {aims[0]} exclude each other", note=note)
-        asked = {"kind": self.pattern, **self._pass_options("sparsity")}
+        with_data = self.calib is not None
+        importance = self.importance or (_WITH_DATA if with_data else None)
+        asked = {"kind": self.pattern, **self._pass_options("sparsity"), "repair": with_data and self.repair}
+        asked |= {} if importance is None else {"importance": importance}
+        asked |= {"align": self._multiple() or 1} if not searches else {}
         exact: list[Step] = [*pipelines.expand("exact", keep_opset=self.keep_opset)]
         behind: list[Step] = [*pipelines.expand("exact", keep_opset=True)]
         steps = [*exact, make_pass("prune-channels", asked), *behind]

@@ -129,7 +129,7 @@ class WidthSearch:
     def _error(self, name: str, width: int) -> float:
         """The squared error over the squared output with one group at another width; infinite where that fails."""
         try:
-            candidate = self.prunable.build({name: width})
+            candidate = self.prunable.build_one(name, width)
         except InputError:
             raise
         except ModeloptError:
