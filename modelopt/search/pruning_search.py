@@ -43,8 +43,8 @@ _SCANNED = (0.25, 0.5)
 _FIRST_ERROR = 0.02
 """The squared error over the squared output at which the first model is tried where no target says it: a guess."""
 
-_SIZE_MARGIN = 0.99
-"""What a model may have of ``--max-size`` by the estimate: names and shapes take a little."""
+_METADATA_BYTES = 4096
+"""What the record of how a model was made takes in its file: a guess, above what was seen."""
 
 
 def choose_widths(request: Request) -> SearchResult:
@@ -183,7 +183,7 @@ class WidthSearch:
             gates.max_size_bytes or math.inf,
             (gates.max_size_ratio or math.inf) * self.candidates.input.size_bytes,
         ]
-        wanted_bytes, wanted_macs = min(limits) * _SIZE_MARGIN, targets.macs or math.inf
+        wanted_bytes, wanted_macs = min(limits) - _METADATA_BYTES, targets.macs or math.inf
 
         def meets(step: PathStep) -> bool:
             return (
