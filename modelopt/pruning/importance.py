@@ -3,19 +3,19 @@
 ==============  ====  ==============================================================================================
 name            data  what it measures
 ==============  ====  ==============================================================================================
-l1              no    the L1 norm of the filters that make it (Li et al. 2017, "Pruning Filters for Efficient ConvNets")
-l2              no    their L2 norm (He et al. 2018, "Soft Filter Pruning")
+l1              no    the L1 norm of the filters that make it (Li et al. 2017, arXiv:1608.08710)
+l2              no    their L2 norm (He et al. 2018, arXiv:1808.06866)
 random          no    nothing: the control, from the seed
-wanda           yes   the weights that read it times the norm of what they read (Sun et al. 2024, "A Simple and Effective
-                      Pruning Approach for Large Language Models"), here summed over a channel
-stability       yes   the mean rank by that measure over single samples, as in stability selection (Meinshausen and
-                      Bühlmann 2010): what matters in a few samples only counts less
-second-order    yes   the error of the layers that read it after the others have taken over what they can (Hassibi and
-                      Stork 1993, "Optimal Brain Surgeon"; for blocks: Kurtic et al. 2023, "ZipLM")
+wanda           yes   the weights that read it, times the norm of what they read (Sun et al. 2024, arXiv:2306.11695),
+                      summed over the channel
+stability       yes   the mean rank by that measure over single samples: what matters in few samples only counts less
+                      (as in stability selection, Meinshausen and Buehlmann 2010, arXiv:0809.2932)
+second-order    yes   the error of the layers that read it, after the other channels have taken over what they can
+                      (Hassibi and Stork 1993, "Optimal Brain Surgeon"; for blocks Kurtic et al. 2023, arXiv:2302.04089)
 ==============  ====  ==============================================================================================
 
-Measures of several producers or consumers are added after each was divided by its mean (of the norms), or by the energy of
-the layer's output (of the others), so that the scale of no layer decides.
+Measures of several layers are added after each was divided by its mean, or by the energy of the layer's output, so that
+the scale of no layer decides.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ Fitted is a correction: the D that makes inputs · D + d closest to what is miss
 
     D = (G + damping · I)⁻¹ M        G = Σ x xᵀ, M = Σ x rᵀ, both about the means where there is an intercept
 
-(Hoerl and Kennard 1970). Samples are dealt to folds; each damping is judged by the squared error on every fold of what is
-fitted to the other folds (Stone 1974). No correction at all is among the candidates, and wins ties.
+(Hoerl and Kennard 1970). Samples are dealt to folds; each damping is judged by the squared error on every fold of what
+is fitted to the other folds (Stone 1974). No correction at all is among the candidates, and wins ties.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class ResidualSums:
         self._squares = np.zeros((FOLDS, made))
 
     def observe(self, inputs: np.ndarray, missing: np.ndarray, fold: int) -> None:
-        """Add rows: `inputs` (rows, K) and `missing` (rows, N), any float dtype; rows that are not finite are left out."""
+        """Add rows: `inputs` (rows, K) and `missing` (rows, N), any float dtype; rows with NaN are left out."""
         rows = np.concatenate([inputs, np.ones((len(inputs), 1), inputs.dtype), missing], 1).astype(np.float64)
         good = np.isfinite(rows).all(1)
         if not good.all():

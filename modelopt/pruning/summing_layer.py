@@ -75,7 +75,7 @@ class SummingLayer:
 
     def row_count(self, made: np.ndarray) -> int:
         """How many rows an output has."""
-        return made.size // max(made.shape[self.made_axis], 1)
+        return int(made.size // max(made.shape[self.made_axis], 1))
 
     def matrix(self) -> np.ndarray:
         """The weight as float64 (groups, K, N); of a Gemm with its alpha."""

@@ -11,7 +11,6 @@ those of the product's own evaluation.
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -112,4 +111,4 @@ def cell(folder: Path, options: dict[str, Any]) -> tuple[float, float] | str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
