@@ -14,6 +14,7 @@ from modelopt.commands.option_groups import CALIBRATION, checked, data_text, fla
 from modelopt.core.errors import InputError
 from modelopt.data.in_memory import DataLike
 from modelopt.engine.gates import DEFAULT_MAX_DROP
+from modelopt.pruning.importance import NEED_DATA
 from modelopt.recipe import pipelines
 from modelopt.recipe.pass_options import make_pass
 from modelopt.recipe.recipe import DataSpec, Search, Step, Targets
@@ -91,6 +92,7 @@ class PruneOptions(OptimizeOptions):
         if self.sparsity is not None and (aims := self._aims()):
             note = "--sparsity removes that share of every group of channels; targets choose a share for each"
             raise InputError(f"--sparsity and {aims[0]} exclude each other", note=note)
+        self._refuse_values()
         with_data = self.calib is not None
         importance = self.importance or (_WITH_DATA if with_data else None)
         asked = {"kind": self.pattern, **self._pass_options("sparsity"), "repair": with_data and self.repair}
@@ -108,6 +110,22 @@ class PruneOptions(OptimizeOptions):
         if searches and self.max_drop is None and self._has_data():
             recipe = dataclasses.replace(recipe, gates=msgspec.structs.replace(recipe.gates, max_drop=DEFAULT_MAX_DROP))
         return Plan(recipe, "pruned")
+
+    def _refuse_values(self) -> None:
+        """Refuse values that make no sense for any model, by their flags."""
+        if self.target_macs is not None and not 0 < self.target_macs < 1:
+            fact = f"--target-macs {self.target_macs:g} is not between 0 and 1"
+            raise InputError(fact, hint="--target-macs 50% keeps half of the multiply-accumulates")
+        if self.target_speedup is not None and self.target_speedup <= 1:
+            fact = f"--target-speedup {self.target_speedup:g} is not above 1"
+            raise InputError(fact, hint="--target-speedup 1.5 asks for a model that is 1.5 times as fast")
+        if self.target_speedup is not None and not self.bench:
+            raise InputError("--target-speedup needs a benchmark", hint="leave out --no-bench")
+        if self.importance in NEED_DATA and self.calib is None:
+            raise InputError(f"--importance {self.importance} needs calibration data", hint="--calib data/")
+        if self.align is not None and self._multiple() is None and not self._searches():
+            fact = "--align auto measures where widths are searched"
+            raise InputError(fact, hint="--align 8 in place of it, or a target in place of --sparsity")
 
     def _pass_options(self, *names: str) -> dict[str, Any]:
         asked = {name: getattr(self, name) for name in names if getattr(self, name) is not None}

@@ -204,7 +204,8 @@ class WidthSearch:
     def _fast_enough(self, wanted: float) -> int | None:
         """The first place that is so many times as fast as the input, as measured; None where there is none."""
         if self.prunable.table is None:
-            raise InputError("--target-speedup needs a benchmark", hint="leave out --no-bench")
+            hint = "--target-macs, which needs no measurement"
+            raise InputError("--target-speedup cannot be measured here", note="layers are timed on the CPU", hint=hint)
         whole, last = self.prunable.whole_cost, len(self.models.path) - 1
         saved, place = 1 - 1 / wanted, None
         for _ in range(MAX_TIMINGS):

@@ -160,8 +160,11 @@ def test_layers_that_take_no_time_keep_their_channels(monkeypatch: pytest.Monkey
         ({"pattern": "2:4", "align": "auto"}, "--align is not for --pattern 2:4"),
         ({"pattern": "head", "scope": "global"}, "--scope is not for --pattern head"),
         ({"pattern": "channel", "align": "none", "target_macs": 0.5}, "--align none is no multiple"),
-        ({"pattern": "channel", "target_macs": 50.0}, "bad option"),
-        ({"pattern": "channel", "target_speedup": 0.5}, "bad option"),
+        ({"pattern": "channel", "target_macs": 50.0}, "--target-macs 50 is not between 0 and 1"),
+        ({"pattern": "channel", "target_speedup": 0.5}, "--target-speedup 0.5 is not above 1"),
+        ({"pattern": "channel", "target_speedup": 2, "bench": False}, "--target-speedup needs a benchmark"),
+        ({"pattern": "channel", "importance": "wanda"}, "--importance wanda needs calibration data"),
+        ({"pattern": "channel", "sparsity": 0.5, "align": "auto"}, "--align auto measures where widths are searched"),
         ({"pattern": "channel", "sparsity": 50.0}, "sparsity 50.0 is not"),
     ],
 )
