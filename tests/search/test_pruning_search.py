@@ -146,6 +146,21 @@ def test_layers_that_take_no_time_keep_their_channels(monkeypatch: pytest.Monkey
     assert {group.group: group.after < group.before for group in found.widths} == {"/0/Gemm": True, "/2/Gemm": False}
 
 
+def test_a_model_that_cannot_be_made_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    build = Prunable.build
+
+    def refusing(self: Prunable, widths: Mapping[str, int]) -> Candidate:
+        if widths["/0/Gemm"] < 100:
+            raise Refused("onnxruntime does not take it")
+        return build(self, widths)
+
+    monkeypatch.setattr(Prunable, "build", refusing)
+    report = modelopt.prune(MLP, pattern="channel", max_drop=0.5, **DATA).report
+    assert report.pruning is not None
+    assert _widths(report)["/0/Gemm"][1] >= 100
+    assert any(trial.outcome is Outcome.FAILED for trial in report.trials)
+
+
 # What costs no load of a model
 
 
