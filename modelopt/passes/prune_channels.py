@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import ClassVar
 
 import numpy as np
@@ -14,7 +15,7 @@ from modelopt import graph
 from modelopt.calibration.context import Context
 from modelopt.consteval.known_shapes import bind, inferred
 from modelopt.core.changes import Changes, Effect, Fact, Skip
-from modelopt.core.errors import InputError, did_you_mean
+from modelopt.core.errors import InputError, Refused, did_you_mean
 from modelopt.graph import node_filters
 from modelopt.passes.base import Pass, option
 from modelopt.pruning import channel_macs, channel_removal, compensate, dependencies, importance
@@ -22,6 +23,16 @@ from modelopt.pruning.activation_importance import importance_of
 from modelopt.pruning.channel_groups import ChannelGroup, Channels, channels_of
 from modelopt.pruning.channel_macs import ChannelMacs
 from modelopt.pruning.dependency_rules import RULES
+from modelopt.quant.static import existing_qdq
+
+
+class GroupKind(Enum):
+    """Which groups are pruned."""
+
+    ALL = "all"
+    CHANNEL = "channel"
+    HEAD = "head"
+
 
 _WIDTHS_SHOWN = 40
 
@@ -40,6 +51,9 @@ class PruneChannels(Pass):
 
     widths: tuple[str, ...] = option((), "how many channels to keep in a group: NAME=COUNT; others follow the sparsity")
     sparsity: float = option(0.5, "share of the channels of each group to remove, at least 0 and below 1")
+    kind: GroupKind = option(  # noqa: RUF009 - it is dataclasses.field
+        GroupKind.ALL, "which groups: channel, head (of attention), or all"
+    )
     macs: float | None = option(
         None, "share of the multiply-accumulates to keep, above 0 and at most 1: decides the sparsity of all groups"
     )
@@ -73,8 +87,9 @@ class PruneChannels(Pass):
 
         Raises:
             InputError: An option names nothing, cannot be reached, or needs calibration data that are not there.
-            Refused: onnxruntime does not run the model on the calibration data.
+            Refused: The model is quantized already, or onnxruntime does not run the model on the calibration data.
         """
+        require_float(model)
         node_filters.check_used((*self.include, *self.exclude), model.graph)
         if self.repair and not ctx.calibration:
             raise InputError("repair needs calibration data", hint="--calib data/")
@@ -84,8 +99,8 @@ class PruneChannels(Pass):
         with inferred(model, bind(graph.signature(model), _sizes(model, ctx)), ctx.runner):
             counted = ChannelMacs.of(model, found)
         skipped = [Skip(f"{count:,} channels", why) for why, count in channels.refused.items()]
-        skipped += [Skip(group.name, why) for group in channels.groups if (why := self._why_left_out(group))]
-        groups = [group for group in channels.groups if not self._why_left_out(group)]
+        skipped += [Skip(group.name, why) for group in channels.groups if (why := self.why_left_out(group))]
+        groups = [group for group in channels.groups if not self.why_left_out(group)]
         asked = self._asked(channels)
         measure = importance_of(self.importance, model, groups, ctx)
         ranked = {group.name: _ranked(group, measure.scores(group)) for group in groups}
@@ -103,9 +118,12 @@ class PruneChannels(Pass):
         changed = sum(kept[group.name] < group.width for group in groups)
         return Changes(changed, tuple(skipped), facts)
 
-    def _why_left_out(self, group: ChannelGroup) -> str | None:
-        reasons = (node_filters.why_left_out(each.node, self.include, self.exclude) for each in group.producers)
-        return next((why for why in reasons if why), None)
+    def why_left_out(self, group: ChannelGroup) -> str | None:
+        """Why the options leave a group as it is; None where they do not."""
+        if self.kind is not GroupKind.ALL and group.is_heads is not (self.kind is GroupKind.HEAD):
+            return f"kind {self.kind.value} leaves {'heads' if group.is_heads else 'channels'} as they are"
+        left_out = (node_filters.why_left_out(each.node, self.include, self.exclude) for each in group.producers)
+        return next((why for why in left_out if why), None)
 
     def _asked(self, channels: Channels) -> dict[str, int]:
         """The widths that the option names.
@@ -163,6 +181,21 @@ class PruneChannels(Pass):
         if group.is_heads or self.align == 1:
             return wanted
         return min(math.ceil(wanted / self.align) * self.align, group.width)
+
+
+def require_float(model: ir.Model) -> None:
+    """Refuse a quantized model: its scales belong to channels, and were measured with all of them.
+
+    Raises:
+        Refused: As said.
+    """
+    node = existing_qdq.first_integer_node(model)
+    if node is not None:
+        raise Refused(
+            "channels of a quantized model are not pruned",
+            note=f"it holds {graph.label(node)}",
+            hint="prune the float model first, then quantize the result",
+        )
 
 
 def _sizes(model: ir.Model, ctx: Context) -> dict[str, int]:

@@ -14,7 +14,25 @@ from modelopt.core.changes import Skip, TensorError
 from modelopt.measure.evaluate import Accuracy
 from modelopt.measure.latency import BenchResult
 from modelopt.measure.speed import Ratio
+from modelopt.report.pruning_curve import GroupWidth, PruningFound, PruningStep
 from modelopt.runtime.coverage import Coverage
+
+__all__ = [
+    "SCHEMA",
+    "FileInfo",
+    "GateResult",
+    "GroupWidth",
+    "Latency",
+    "ModelStats",
+    "Offender",
+    "Outcome",
+    "PassResult",
+    "PruningFound",
+    "PruningStep",
+    "Report",
+    "Trial",
+    "Verification",
+]
 
 SCHEMA = "modelopt-report/2"
 
@@ -26,11 +44,16 @@ class FileInfo(msgspec.Struct, frozen=True, kw_only=True):
         path: As the user wrote it.
         size_bytes: The size of the model and its external data.
         sha256: The hash of the model file, in hex; None where it was not read.
+        external_bytes: The part of `size_bytes` that is in a data file beside the model.
+        compressed_bytes: The size of the model file behind `io.compressed_size.COMPRESSOR`; None where that was not
+            measured: it is of use where channels were removed, and takes long for large files.
     """
 
     path: str
     size_bytes: int
     sha256: str | None = None
+    external_bytes: int = 0
+    compressed_bytes: int | None = None
 
 
 class ModelStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -220,6 +243,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         coverage: What the runtime executed for each node of an integer model; None where that was not profiled.
         trials: The candidates that were tried before this recipe was chosen, in order.
         offenders: The nodes that cost most accuracy when they are quantized, worst first, where they were searched.
+        pruning: What a search over widths of channels found.
     """
 
     schema: str = SCHEMA
@@ -241,3 +265,4 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     coverage: Coverage | None = None
     trials: tuple[Trial, ...] = ()
     offenders: tuple[Offender, ...] = ()
+    pruning: PruningFound | None = None

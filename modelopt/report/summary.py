@@ -7,11 +7,14 @@ from collections.abc import Iterator, Sequence
 from modelopt.core.changes import Effect
 from modelopt.core.plural import counted
 from modelopt.core.tables import Section
+from modelopt.io.compressed_size import COMPRESSOR
 from modelopt.measure.evaluate import Accuracy
 from modelopt.measure.latency import BenchResult
 from modelopt.measure.metric import NOTHING_COMPARED, Score
 from modelopt.measure.speed import FEWEST, Verdict
 from modelopt.report import Latency, PassResult, Report
+from modelopt.report.pruning_tables import pruning_sections
+from modelopt.report.units import milliseconds, size
 from modelopt.report.verification_lines import error_bound, verification_lines
 from modelopt.runtime.coverage import Coverage, Kind
 
@@ -36,7 +39,9 @@ def report_sections(report: Report, *, explain: bool = False, verbose: bool = Fa
         sections.append(_refusals(report))
         sections += [] if report.coverage is None else [_slowest(report.coverage)]
         sections += _worst_tensors(report)
-    if report.trials:
+    if report.pruning is not None:
+        sections += pruning_sections(report.pruning, explain=explain)
+    elif report.trials:
         sections.append(_trials(report))
     if report.offenders:
         sections.append(_offenders(report))
@@ -152,7 +157,7 @@ def _refusals(report: Report) -> Section:
 
 
 def _outcome(report: Report) -> Section:
-    rows = [_size_row(report)]
+    rows = list(_size_rows(report))
     if report.latency is not None:
         rows.append(_latency_row(report.latency))
     elif report.not_timed is not None:
@@ -172,9 +177,14 @@ def _outcome(report: Report) -> Section:
     return Section("", ("", "before", "after", "change"), tuple(rows), notes)
 
 
-def _size_row(report: Report) -> tuple[str, str, str, str]:
-    before, after = report.input.size_bytes, report.output.size_bytes
-    return "size", size(before), size(after), f"{after / before - 1:+.1%}"
+def _size_rows(report: Report) -> Iterator[tuple[str, str, str, str]]:
+    sizes = {"size": (report.input.size_bytes, report.output.size_bytes)}
+    if report.input.external_bytes or report.output.external_bytes:
+        sizes["of it in a data file"] = (report.input.external_bytes, report.output.external_bytes)
+    if report.input.compressed_bytes is not None and report.output.compressed_bytes is not None:
+        sizes[f"compressed ({COMPRESSOR})"] = (report.input.compressed_bytes, report.output.compressed_bytes)
+    for name, (before, after) in sizes.items():
+        yield name, size(before), size(after), f"{after / before - 1:+.1%}" if before else ""
 
 
 def _latency_row(latency: Latency) -> tuple[str, str, str, str]:
@@ -256,17 +266,3 @@ def _end(report: Report) -> str:
         return f"Wrote {place} (a copy of the input: nothing changed)."
     slower = report.latency is not None and report.latency.ratio.verdict is Verdict.SLOWER
     return f"Wrote {place}" + (", which is slower than the input: --min-speedup 1 refuses that." if slower else ".")
-
-
-def size(count: float) -> str:
-    """Bytes in decimal units."""
-    for unit in ("B", "kB", "MB"):
-        if abs(count) < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.2f} {unit}"
-        count /= 1000
-    return f"{count:.2f} GB"
-
-
-def milliseconds(ns: float) -> str:
-    """Nanoseconds as milliseconds, or microseconds where they are few."""
-    return f"{ns / 1e6:.2f} ms" if ns >= 1e5 else f"{ns / 1e3:.1f} µs"
