@@ -1,37 +1,131 @@
-"""`prune`: the smallest weights become zero."""
+"""`prune`: the smallest weights become zero, or whole channels and heads are removed."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from modelopt.commands.execution import OptimizeOptions, Plan, make_recipe
+from modelopt.commands.option_groups import CALIBRATION, checked, data_text, flag_of, given, layout_fields
+from modelopt.core.errors import InputError
+from modelopt.data.in_memory import DataLike
+from modelopt.engine.gates import DEFAULT_MAX_DROP
+from modelopt.recipe import pipelines
 from modelopt.recipe.pass_options import make_pass
+from modelopt.recipe.recipe import DataSpec, Search, Step, Targets
+
+CALIBRATION_SAMPLES = 256
+"""How many samples are calibrated on where `calib_limit` is not given."""
+
+_STRUCTURED = ("channel", "head")
+_ONLY_STRUCTURED = ("calib", "calib_limit", "align", "target_speedup", "target_macs", "keep_opset")
+_ONLY_UNSTRUCTURED = ("scope",)
+_SPARSITY = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class PruneOptions(OptimizeOptions):
-    """Options of `prune`; None leaves a default of the pass prune-magnitude.
+    """Options of `prune`; None leaves a default of the pass.
 
     Attributes:
-        sparsity: The fraction of weights to set to zero.
+        sparsity: The fraction of weights to set to zero; with `pattern` channel or head the fraction of each group of
+            channels to remove. None: 0.5, or what the targets and the contract ask for.
         scope: Rank weights within each layer ("layer"), or over all of them ("global").
-        pattern: Where zeros may be: unstructured, 2:4 or 4:8.
+        pattern: Where zeros may be: unstructured, 2:4 or 4:8. Or what is removed: channel, or head (of attention).
+        calib: Calibration data: see `modelopt.data.in_memory.DataLike`.
+        calib_limit: Samples to calibrate on. None: `CALIBRATION_SAMPLES`.
+        target_speedup: How many times as fast as the input the result shall be, with channels or heads removed.
+        target_macs: The fraction of the input's multiply-accumulates that shall be left.
+        align: The multiple that numbers of channels are kept at; "auto" measures what this machine's kernels like.
         include: Only nodes and tensors of these names: a glob, re:REGEX, or op:TYPE.
         exclude: Not nodes and tensors of these names.
+        keep_opset: Do not convert to a later opset where a fusion needs one.
     """
 
     sparsity: float | None = None
     scope: str | None = None
     pattern: str | None = None
+    calib: DataLike | None = None
+    calib_limit: int | None = None
+    target_speedup: float | None = None
+    target_macs: float | None = None
+    align: int | str | None = None
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
+    keep_opset: bool = False
 
     def plan(self) -> Plan:
-        """The recipe; nothing is tried beside it."""
-        asked: dict[str, Any] = {
-            name: getattr(self, name) for name in ("sparsity", "scope", "pattern") if getattr(self, name) is not None
-        }
-        asked |= {name: list(getattr(self, name)) for name in ("include", "exclude") if getattr(self, name)}
+        """The recipe; where widths are to be found, with a search for them."""
+        self._refuse_other_pattern()
+        if self.pattern in _STRUCTURED:
+            return self._structured()
+        asked = self._pass_options("sparsity", "scope", "pattern")
         return Plan(make_recipe("prune", [make_pass("prune-magnitude", asked)], self), "pruned")
+
+    def calibration_data(self) -> DataLike | None:
+        """The data that importance and repair use."""
+        return self.calib
+
+    def _structured(self) -> Plan:
+        searches = self._searches()
+        if self.sparsity is not None and (aims := self._aims()):
+            note = "--sparsity removes that share of every group of channels; targets choose a share for each"
+            raise InputError(f"--sparsity and {aims[0]} exclude each other", note=note)
+        asked = {"kind": self.pattern, **self._pass_options("sparsity")}
+        exact: list[Step] = [*pipelines.expand("exact", keep_opset=self.keep_opset)]
+        behind: list[Step] = [*pipelines.expand("exact", keep_opset=True)]
+        steps = [*exact, make_pass("prune-channels", asked), *behind]
+        search = Search.PRUNE if searches else None
+        recipe = make_recipe("prune", steps, self, calibration=self._calibration(), search=search)
+        targets = checked(
+            Targets, {"speedup": self.target_speedup, "macs": self.target_macs, "align": self._multiple()}
+        )
+        recipe = dataclasses.replace(recipe, targets=targets)
+        if searches and self.max_drop is None and self._has_data():
+            recipe = dataclasses.replace(recipe, gates=msgspec.structs.replace(recipe.gates, max_drop=DEFAULT_MAX_DROP))
+        return Plan(recipe, "pruned")
+
+    def _pass_options(self, *names: str) -> dict[str, Any]:
+        asked = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return asked | {name: list(getattr(self, name)) for name in ("include", "exclude") if getattr(self, name)}
+
+    def _refuse_other_pattern(self) -> None:
+        """Refuse options that say nothing for the pattern."""
+        others = _ONLY_UNSTRUCTURED if self.pattern in _STRUCTURED else _ONLY_STRUCTURED
+        found = next((name for name in others if name in given(self)), None)
+        if found is not None and not (found == "scope" and self.scope == "layer"):
+            wanted = "unstructured, 2:4 or 4:8" if self.pattern in _STRUCTURED else "channel or head"
+            raise InputError(
+                f"{flag_of(found)} is not for --pattern {self.pattern or 'unstructured'}", hint=f"--pattern {wanted}"
+            )
+
+    def _aims(self) -> list[str]:
+        """The flags with which the result is to be found by a search."""
+        return [flag_of(name) for name in ("target_speedup", "target_macs") if getattr(self, name) is not None]
+
+    def _searches(self) -> bool:
+        """Whether widths are searched: a share of every group was not given, and something says how far to go."""
+        limits = self.max_drop is not None or self.max_size is not None
+        return self.sparsity is None and (limits or bool(self._aims()) or self._has_data())
+
+    def _has_data(self) -> bool:
+        data = self.calib if self.eval is None else self.eval
+        return data is not None and not (isinstance(data, str) and data == "random")
+
+    def _multiple(self) -> int | None:
+        if self.align is None or self.align == "auto":
+            return None
+        text = str(self.align)
+        if not text.isdecimal() or not int(text):
+            raise InputError(f"--align {text} is no multiple", hint="--align 8, or --align auto")
+        return int(text)
+
+    def _calibration(self) -> DataSpec | None:
+        if self.calib is None:
+            return None
+        limit = CALIBRATION_SAMPLES if self.calib_limit is None else self.calib_limit
+        return checked(DataSpec, {"data": data_text(self.calib, CALIBRATION), "limit": limit, **layout_fields(self)})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import ClassVar
 
 import numpy as np
@@ -14,12 +15,21 @@ from modelopt import graph
 from modelopt.calibration.context import Context
 from modelopt.consteval.known_shapes import bind, inferred
 from modelopt.core.changes import Changes, Effect, Skip
-from modelopt.core.errors import InputError, did_you_mean
+from modelopt.core.errors import InputError, Refused, did_you_mean
 from modelopt.graph import node_filters
 from modelopt.passes.base import Pass, option
 from modelopt.pruning import channel_removal, dependencies, masks
 from modelopt.pruning.channel_groups import ChannelGroup, Channels, channels_of
 from modelopt.pruning.dependency_rules import RULES
+from modelopt.quant.static import existing_qdq
+
+
+class GroupKind(Enum):
+    """Which groups are pruned."""
+
+    ALL = "all"
+    CHANNEL = "channel"
+    HEAD = "head"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +44,7 @@ class PruneChannels(Pass):
 
     widths: tuple[str, ...] = option((), "how many channels to keep in a group: NAME=COUNT; others follow the sparsity")
     sparsity: float = option(0.5, "share of the channels of each group to remove, at least 0 and below 1")
+    kind: GroupKind = option(GroupKind.ALL, "which groups: channel, head (of attention), or all")
     include: tuple[str, ...] = option(
         (), "only channels that nodes with these names make: globs, re:EXPRESSION or op:TYPE"
     )
@@ -46,6 +57,7 @@ class PruneChannels(Pass):
 
     def apply(self, model: ir.Model, ctx: Context) -> Changes:
         """Remove the weakest channels of each group."""
+        require_float(model)
         node_filters.check_used((*self.include, *self.exclude), model.graph)
         with inferred(model, bind(graph.signature(model), {}), ctx.runner):
             found = dependencies.analyse(model, RULES)
@@ -55,14 +67,7 @@ class PruneChannels(Pass):
         asked = self._asked(channels)
         widths: Counter[str] = Counter()
         for group in channels.groups:
-            why = next(
-                (
-                    why
-                    for each in group.producers
-                    if (why := node_filters.why_left_out(each.node, self.include, self.exclude))
-                ),
-                None,
-            )
+            why = self.why_left_out(group)
             if why is not None:
                 skipped.append(Skip(group.name, why))
                 continue
@@ -71,6 +76,13 @@ class PruneChannels(Pass):
             widths[group.name] += len(weakest)
         channel_removal.remove(model, found, removed)
         return Changes(len([name for name in widths if widths[name]]), tuple(skipped), _facts(channels, widths))
+
+    def why_left_out(self, group: ChannelGroup) -> str | None:
+        """Why the options leave a group as it is; None where they do not."""
+        if self.kind is not GroupKind.ALL and group.is_heads is not (self.kind is GroupKind.HEAD):
+            return f"kind {self.kind.value} leaves {'heads' if group.is_heads else 'channels'} as they are"
+        left_out = (node_filters.why_left_out(each.node, self.include, self.exclude) for each in group.producers)
+        return next((why for why in left_out if why), None)
 
     def _asked(self, channels: Channels) -> dict[str, int]:
         """The widths that the option names.
@@ -93,6 +105,21 @@ class PruneChannels(Pass):
         """How many channels of a group stay: one at least."""
         wanted = asked.get(group.name, group.width - int(self.sparsity * group.width))
         return min(max(wanted, 1), group.width)
+
+
+def require_float(model: ir.Model) -> None:
+    """Refuse a quantized model: its scales belong to channels, and were measured with all of them.
+
+    Raises:
+        Refused: As said.
+    """
+    node = existing_qdq.first_integer_node(model)
+    if node is not None:
+        raise Refused(
+            "channels of a quantized model are not pruned",
+            note=f"it holds {graph.label(node)}",
+            hint="prune the float model first, then quantize the result",
+        )
 
 
 def _weakest(group: ChannelGroup, count: int) -> list[int]:

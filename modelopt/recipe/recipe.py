@@ -107,6 +107,20 @@ class Gates(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_un
     metric: str | tuple[str, ...] | None = None
 
 
+class Targets(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """How far ``search: prune`` goes, as far as the contract in `Gates` permits; without any as far as that permits.
+
+    Attributes:
+        speedup: How many times as fast as the input the result shall be.
+        macs: What shall be left of the multiply-accumulates of the input, as a fraction.
+        align: The multiple that widths are kept at; None measures which multiple this machine's kernels like.
+    """
+
+    speedup: Annotated[float, msgspec.Meta(gt=1)] | None = None
+    macs: Annotated[float, msgspec.Meta(gt=0, lt=1)] | None = None
+    align: Annotated[int, msgspec.Meta(ge=1, le=4096)] | None = None
+
+
 def metric_names(metric: str | tuple[str, ...] | None) -> tuple[str, ...]:
     """The metrics of a recipe's field, one by one."""
     return () if metric is None else (metric,) if isinstance(metric, str) else metric
@@ -140,9 +154,15 @@ class Search(Enum):
     """Each group with operators that only onnxruntime has stays only where the model gets faster. These groups are the
     last steps."""
 
+    PRUNE = "prune"
+    """Other widths of the groups of channels in place of those of the pass prune-channels: see `Targets`."""
+
 
 QUANTIZING = ("quantize-static", "quantize-dynamic", "quantize-weights", "store-weights", "convert-half")
 """The passes with which a recipe may end that says ``search: quantize``."""
+
+PRUNING = "prune-channels"
+"""The pass that a recipe with ``search: prune`` has once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +180,7 @@ class Recipe:
         evaluate: Data for accuracy; None compares outputs on random inputs.
         bench: How to measure latency; None does not measure it.
         gates: The contract.
+        targets: How far ``search: prune`` goes.
     """
 
     steps: tuple[Step, ...]
@@ -172,6 +193,7 @@ class Recipe:
     evaluate: EvaluateSpec | None = None
     bench: BenchSpec | None = None
     gates: Gates = dataclasses.field(default_factory=Gates)
+    targets: Targets = dataclasses.field(default_factory=Targets)
 
     def __post_init__(self) -> None:
         """Refuse a search that the steps do not allow.
@@ -188,6 +210,10 @@ class Recipe:
             raise InputError(
                 "search: keep-if-faster needs groups of onnxruntime's operators as the last steps", note=note
             )
+
+        pruned = [step.name for step in self.steps if isinstance(step, Pass)].count(PRUNING)
+        if self.search is Search.PRUNE and pruned != 1:
+            raise InputError(f"search: prune needs the step {PRUNING} once", note="it tries other widths in its place")
 
     def contrib_groups(self) -> tuple[UntilStable, ...]:
         """The last steps, as far as they are groups with a pass that makes operators which only onnxruntime has."""
@@ -217,5 +243,6 @@ SECTIONS: dict[str, Any] = {
     "evaluate": EvaluateSpec | None,
     "bench": BenchSpec | None,
     "gates": Gates,
+    "targets": Targets,
 }
 """The keys of a recipe file beside version and steps, and the types of their values."""

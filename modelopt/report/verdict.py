@@ -22,7 +22,8 @@ _QUANTIZED = {
 ALL = "all passes"
 """The name of the trial of a whole recipe."""
 
-_NOT_DONE = {"prune-magnitude": "Not pruned", "convert-half": "Not converted", "convert-float": "Not converted"}
+_PRUNED = ("prune-magnitude", "prune-channels")
+_NOT_DONE = {**dict.fromkeys(_PRUNED, "Not pruned"), "convert-half": "Not converted", "convert-float": "Not converted"}
 LARGER = "the result would be larger than the input"
 """The beginning of the reason why a whole result was refused; other reasons concern one place in the model."""
 
@@ -75,7 +76,7 @@ def _changed(result: PassResult, report: Report) -> str:
     if name not in _QUANTIZED:
         sparsity = result.facts.get("sparsity")
         share = f", {sparsity:.0%} of the weights there are zero" if isinstance(sparsity, float) else ""
-        return f"{'pruned' if name == 'prune-magnitude' else name} in {places}{share}"
+        return f"{'pruned' if name in _PRUNED else name} in {places}{share}"
     if name in {"convert-half", "convert-float"}:
         return f"converted to {result.facts.get('type', _QUANTIZED[name])} in {places}"
     if name == "store-weights":
@@ -115,8 +116,9 @@ def _speed(report: Report) -> Iterator[str]:
 
 def _asked(report: Report) -> str | None:
     """The name of the pass that was to change what the model computes; None where none was."""
-    if report.trials and report.trials[0].group.split("(")[0] in _QUANTIZED:
-        return report.trials[0].group.split("(")[0]
+    first = report.trials[0].group.split("(")[0] if report.trials else None
+    if first in _QUANTIZED or first in _PRUNED:
+        return first
     named = [_name(result) for result in report.passes if result.effect != Effect.EXACT.value]
     return named[-1] if named else None
 

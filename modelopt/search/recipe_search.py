@@ -50,6 +50,10 @@ def choose(request: Request) -> SearchResult:
         groups = recipe.contrib_groups()
         steps = dataclasses.replace(steps, steps=recipe.steps[: -len(groups)])
         return keep_if_faster(dataclasses.replace(request, recipe=steps), groups)
+    if recipe.search is Search.PRUNE:
+        from modelopt.search.pruning_search import choose_widths
+
+        return choose_widths(dataclasses.replace(request, recipe=steps))
     from modelopt.search.quantization_search import keep_contract
 
     return keep_contract(dataclasses.replace(request, recipe=steps), _others(recipe.steps[-1]))
