@@ -53,12 +53,23 @@ def scores(kind: ElementImportance, rows: np.ndarray, moments: InputMoments, dam
         damping: See `DAMPING`; of SECOND_ORDER.
 
     Returns:
-        float64, shape ``(rows, k)``: squared output, so that scores of layers can be added and compared.
+        float64, shape ``(rows, k)``: squares of what the output loses.
     """
-    groups = np.square(rows.astype(np.float64)).reshape(-1, len(rows) // moments.groups, rows.shape[1])
+    blocks = np.square(rows.astype(np.float64)).reshape(moments.groups, -1, rows.shape[1])
+    return np.asarray((blocks * _input_weights(kind, moments, damping)[:, None, :]).reshape(rows.shape))
+
+
+def _input_weights(kind: ElementImportance, moments: InputMoments, damping: float) -> np.ndarray:
+    """What w² is multiplied by for each input: shape ``(groups, k)``."""
     if kind is ElementImportance.SECOND_ORDER:
-        weights = np.stack([1 / np.square(inverse_factor(gram, damping)).sum(axis=0) for gram in moments.gram()])
-    else:
-        stable = kind is ElementImportance.STABILITY
-        weights = np.square(moments.stable_norms() if stable else moments.norms())
-    return np.asarray((groups * weights[:, None, :]).reshape(rows.shape))
+        return np.stack([_least_errors(gram, damping) for gram in moments.gram()])
+    if kind is ElementImportance.STABILITY:
+        return np.asarray(np.square(moments.stable_norms()))
+    return np.asarray(np.square(moments.norms()))
+
+
+def _least_errors(gram: np.ndarray, damping: float) -> np.ndarray:
+    """1 / [H⁻¹]_jj: what a weight of 1 at j costs at least, when the others make up for it."""
+    if not np.trace(gram) > 0:
+        return np.zeros(len(gram))
+    return np.asarray(1 / np.square(inverse_factor(gram, damping)).sum(axis=0))

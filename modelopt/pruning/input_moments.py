@@ -37,6 +37,7 @@ class InputMoments:
         self.rows = 0
         self.samples = 0
         self._gram = np.zeros((groups, width, width), np.float32) if with_gram else None
+        self._sums = np.zeros((groups, width))
         self._squares = np.zeros((groups, width))
         self._norms = np.zeros((groups, width))
         self._squared_norms = np.zeros((groups, width))
@@ -55,6 +56,7 @@ class InputMoments:
         squares = np.einsum("gnk,gnk->gk", found, found, dtype=np.float64)
         if self._gram is not None:
             self._gram += np.matmul(found.transpose(0, 2, 1), found)
+        self._sums += found.sum(axis=1, dtype=np.float64)
         self._squares += squares
         self._norms += np.sqrt(squares / count)
         self._squared_norms += squares / count
@@ -70,6 +72,10 @@ class InputMoments:
         if self._gram is None:
             raise ValueError("the Gram matrix was not collected")
         return self._gram.astype(np.float64) / max(self.rows, 1)
+
+    def mean(self) -> np.ndarray:
+        """The mean of x: float64, shape ``(groups, k)``."""
+        return np.asarray(self._sums / max(self.rows, 1))
 
     def norms(self) -> np.ndarray:
         """The root of the mean of x² of each input: float64, shape ``(groups, k)``."""
@@ -110,9 +116,7 @@ def observe(
             pending.append(sample.feeds)
             yield sample.feeds
 
-    runs: Iterator[list[np.ndarray]] = (
-        ctx.runner.run(model, feeds(), outputs=made) if made else ([] for _ in feeds())
-    )
+    runs: Iterator[list[np.ndarray]] = ctx.runner.run(model, feeds(), outputs=made) if made else ([] for _ in feeds())
     for arrays in runs:
         seen = {**pending.popleft(), **dict(zip(made, arrays, strict=True))}
         for each, moments in found.items():

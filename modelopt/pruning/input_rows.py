@@ -19,7 +19,7 @@ from modelopt.pruning.weights import Weight
 from modelopt.quant.numerics import im2col
 
 MOST_INPUTS = 4608
-"""The most numbers that one output may sum over for its Gram matrix to be made: it takes the square of that (a guess)."""
+"""The most numbers that one output may sum over for a Gram matrix, which has the square of that; a guess."""
 
 
 class _Layout(Enum):

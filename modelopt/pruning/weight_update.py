@@ -1,55 +1,101 @@
-"""Weights that make up for those that became zero: prototype."""
+"""Weights that make up for those that became zero: the least squared error of a layer's outputs on calibration data.
+
+For a weight W with inputs x the error of a changed V is tr((W - V) H (W - V)ᵀ), H = mean(x xᵀ). The zeros are given;
+the other weights are fitted in two steps. First zeros are set column by column, and the later columns take over the
+error of each by the Cholesky factor of H⁻¹: SparseGPT (Frantar and Alistarh 2023, arXiv:2301.00774), after Optimal
+Brain Surgeon (Hassibi and Stork 1993). Columns that come early can make up for nothing that comes late, so conjugate
+gradients then go on to the least error that these zeros permit.
+"""
+
 from __future__ import annotations
+
 import numpy as np
+
+from modelopt.pruning.element_importance import DAMPING
 from modelopt.quant.numerics.gptq import inverse_factor
 
-def sparsegpt(w, gram, count, damping, block=128, scope="layer"):
-    """adaptive; exact count"""
-    R,k=w.shape
-    U=inverse_factor(gram,damping)
-    rest=w.T.astype(np.float64).copy()   # k,R
-    gone=np.zeros((k,R),bool)
-    done=0
-    for s in range(0,k,block):
-        e=min(s+block,k)
-        quota=count*e//k-done if e<k else count-done
-        d=np.diagonal(U)[s:e]
-        sc=np.square(rest[s:e]/d[:,None])
-        flat=sc.reshape(-1)
-        idx=np.argpartition(flat,quota-1)[:quota] if quota else np.zeros(0,int)
-        m=np.zeros(flat.size,bool); m[idx]=True
-        gone[s:e]=m.reshape(sc.shape); done+=quota
-        errs=np.empty((e-s,R))
-        for c in range(s,e):
-            v=np.where(gone[c],0,rest[c])
-            errs[c-s]=(rest[c]-v)/U[c,c]
-            rest[c]=v
-            rest[c+1:e]-=np.outer(U[c,c+1:e],errs[c-s])
-        rest[e:]-=U[s:e,e:].T@errs
-    return rest.T, gone.T
+_BLOCK = 128  # columns whose errors are carried to the rest in one matrix product
+_STEPS = 50  # of conjugate gradients, at most
+_CLOSE = 1e-4  # of the gradient's norm without any weight: the refinement ends there
 
-def polish(w, start, gone, gram, damping, steps=50):
-    """CG on masked LS: min tr((W-V)(H+lI)(W-V)^T), V zero at gone"""
-    k=w.shape[1]
-    lam=damping*np.trace(gram)/k
-    if lam<=0: return start
-    H=gram+lam*np.eye(k)
-    keep=~gone
-    d=np.diagonal(H)
-    V=np.where(keep,start,0.0)
-    r=((w-V)@H)*keep
-    z=r/d
-    p=z.copy()
-    rz=(r*z).sum(1)
-    r0=np.sqrt((np.square(w@H)/d).sum(1))+1e-300
-    for _ in range(steps):
-        Hp=(p@H)*keep
-        pHp=(p*Hp).sum(1)
-        a=np.where(pHp>0,rz/np.where(pHp>0,pHp,1),0)[:,None]
-        V=V+a*p; r=r-a*Hp
-        z=r/d
-        new=(r*z).sum(1)
-        b=np.where(rz>0,new/np.where(rz>0,rz,1),0)[:,None]
-        p=z+b*p; rz=new
-        if (np.sqrt(new)<1e-4*r0).all(): break
-    return V
+
+def updated(rows: np.ndarray, gone: np.ndarray, grams: np.ndarray, damping: float = DAMPING) -> np.ndarray:
+    """The weights beside zeros that make up for these as well as they can.
+
+    Args:
+        rows: Finite floats, shape ``(rows, k)``.
+        gone: Bool, the same shape: what is zero in the result.
+        grams: float64, shape ``(groups, k, k)``: H of each block of rows.
+        damping: Added to the diagonal of H, as a part of its mean: the fit keeps nearer to `rows`.
+
+    Returns:
+        float64, shape ``(rows, k)``; of each block of rows the error is no larger than that of zeros alone.
+    """
+    blocks = rows.astype(np.float64).reshape(len(grams), -1, rows.shape[1])
+    masks = gone.reshape(blocks.shape)
+    means = np.trace(grams, axis1=1, axis2=2) / grams.shape[-1]
+    ridge = np.where(means > 0, damping * means, 1.0)  # an input that is always zero says nothing: nothing changes
+    damped = grams + ridge[:, None, None] * np.eye(grams.shape[-1])
+    start = np.where(masks, 0.0, blocks)
+    for index in np.flatnonzero(means > 0):
+        carried = _carried(blocks[index], masks[index], inverse_factor(grams[index], damping))
+        if _error(blocks[index] - carried, damped[index]) < _error(blocks[index] - start[index], damped[index]):
+            start[index] = carried
+    return _refined(blocks, start, masks, damped).reshape(rows.shape)
+
+
+def relative_error(rows: np.ndarray, new: np.ndarray, grams: np.ndarray) -> float | None:
+    """The squared error of the outputs over their square, on calibration data; None where the outputs are zero."""
+    before, after = (each.astype(np.float64).reshape(len(grams), -1, rows.shape[1]) for each in (rows, new))
+    total = _error(before, grams)
+    return _error(before - after, grams) / total if total > 0 else None
+
+
+def _error(change: np.ndarray, grams: np.ndarray) -> float:
+    return float((np.matmul(change, grams) * change).sum())
+
+
+def _carried(rows: np.ndarray, gone: np.ndarray, factor: np.ndarray) -> np.ndarray:
+    """Set the zeros column by column, and carry the error of each column to the later ones."""
+    rest, zero = np.array(rows.T, order="C"), np.array(gone.T, order="C")  # a column lies together in memory
+    width = len(rest)
+    for start in range(0, width, _BLOCK):
+        stop = min(start + _BLOCK, width)
+        errors = np.empty((stop - start, rest.shape[1]))
+        for k in range(start, stop):
+            errors[k - start] = np.where(zero[k], rest[k], 0.0) / factor[k, k]
+            rest[k][zero[k]] = 0.0
+            rest[k + 1 : stop] -= np.outer(factor[k, k + 1 : stop], errors[k - start])
+        rest[stop:] -= factor[start:stop, stop:].T @ errors
+    return rest.T
+
+
+def _refined(wanted: np.ndarray, start: np.ndarray, gone: np.ndarray, grams: np.ndarray) -> np.ndarray:
+    """Conjugate gradients on the weights that stay, each scaled by its diagonal, for all rows at once.
+
+    Args:
+        wanted: The weights before, shape ``(groups, rows, k)``.
+        start: Where to begin: zero where `gone` is.
+        gone: What stays zero.
+        grams: Positive definite, shape ``(groups, k, k)``.
+    """
+    stays = ~gone
+    diagonal = np.diagonal(grams, axis1=1, axis2=2)[:, None, :]
+    found = start.copy()
+    residual = np.matmul(wanted - found, grams) * stays
+    enough = _CLOSE**2 * (np.square(np.matmul(wanted, grams)) / diagonal).sum(-1)
+    direction = residual / diagonal
+    size = (residual * direction).sum(-1)
+    for _ in range(_STEPS):
+        if (size <= enough).all():
+            break
+        image = np.matmul(direction, grams) * stays
+        curvature = (direction * image).sum(-1)
+        step = np.divide(size, curvature, out=np.zeros_like(size), where=curvature > 0)[..., None]
+        found += step * direction
+        residual -= step * image
+        scaled = residual / diagonal
+        after = (residual * scaled).sum(-1)
+        ratio = np.divide(after, size, out=np.zeros_like(size), where=size > 0)[..., None]
+        direction, size = scaled + ratio * direction, after
+    return found
