@@ -28,8 +28,8 @@ Examples:
 @options.option(
     "--sparsity",
     type=Fraction(),
-    help="The fraction of weights to set to zero, or of the channels or heads of each layer to remove. [default: 0.5, or as "
-    "far as --max-drop and the targets ask]",
+    help="The fraction of weights to set to zero, or of the channels or heads of each layer to remove. [default: 0.5, "
+    "or as far as --max-drop and the targets ask]",
 )
 @options.option(
     "--scope",
@@ -43,7 +43,7 @@ Examples:
     type=click.Choice(["unstructured", "2:4", "4:8", "channel", "head"]),
     default="unstructured",
     show_default=True,
-    help="Where zeros may be; or what is removed: whole channels, or heads of attention, with all that depends on them.",
+    help="Where zeros may be; or what is removed: whole channels, or heads of attention.",
 )
 @options.option(
     "--calib",
@@ -90,10 +90,10 @@ def command(context: click.Context, /, **_: Any) -> None:
     """Set the smallest weights to zero, or remove whole channels and heads.
 
     With zeros the file compresses better. onnxruntime does not run faster on them: it stores and computes them like any
-    other number. --pattern channel and --pattern head make the model itself smaller: each removed channel goes from every
-    tensor that it is part of. With --sparsity the same share of each layer goes; else the widths are searched that save
-    most time on this machine for the accuracy that they cost, up to --max-drop (1% where there are data) and as far as
-    --target-speedup, --target-macs and --max-size ask. The result is the input where nothing pays.
+    other number. --pattern channel and --pattern head make the model itself smaller: what is removed goes from every
+    tensor that it is part of. With --sparsity the same share of each layer goes. Without, the widths are searched that
+    save most time on this machine for the accuracy that they cost, up to --max-drop (1% where there are data) and as
+    far as --target-speedup, --target-macs and --max-size ask. The result is the input where nothing pays.
     """
     from modelopt.cli.optimizing import execute
     from modelopt.commands.prune import PruneOptions

@@ -77,7 +77,9 @@ def _with_search(report: Report, found: SearchResult, recipe: Recipe) -> Report:
     }
     advice = [found.advice] if found.advice is not None and recipe is found.recipes[0] else []
     notes = (*report.notes, *(note for note in found.notes if note not in said), *advice)
-    report = msgspec.structs.replace(report, trials=found.trials, offenders=found.offenders, notes=notes)
+    report = msgspec.structs.replace(
+        report, trials=found.trials, offenders=found.offenders, pruning=found.pruning, notes=notes
+    )
     return msgspec.structs.replace(report, verdict=verdict.of(report))
 
 

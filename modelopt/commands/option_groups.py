@@ -18,7 +18,7 @@ import msgspec
 from modelopt import io
 from modelopt.core.errors import InputError
 from modelopt.data.in_memory import DataLike, MemoryData, repeatable
-from modelopt.recipe.recipe import BenchSpec, DataSpec, EvaluateSpec, Gates
+from modelopt.recipe.recipe import BenchSpec, DataSpec, EvaluateSpec, Gates, Targets
 from modelopt.runtime.limits import Limits
 from modelopt.runtime.session import SessionSpec
 
@@ -26,7 +26,7 @@ CALIBRATION = "calib (in memory)"
 EVALUATION = "eval (in memory)"
 """How recipes and reports call data that are not in a file."""
 
-_Spec = TypeVar("_Spec", BenchSpec, DataSpec, EvaluateSpec, Gates)
+_Spec = TypeVar("_Spec", BenchSpec, DataSpec, EvaluateSpec, Gates, Targets)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,6 +75,27 @@ def split(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Datase
         )
     order = _rng(seed).permutation(n)
     return _subset(dataset, order[held:]), _subset(dataset, order[:held])
+
+
+def joined(first: Dataset, second: Dataset) -> Dataset:
+    """The samples of two parts of one data set, as `split` and `draw` give them, in its order.
+
+    Raises:
+        ValueError: They are parts of different data sets.
+    """
+    parent, indices = _places(first)
+    other, more = _places(second)
+    if parent is not other:
+        raise ValueError("parts of different data sets cannot be joined")
+    return _subset(parent, {*indices, *more})
+
+
+def _places(part: Dataset) -> tuple[Dataset, Sequence[int]]:
+    """The whole data set that this is a part of, and where its samples are there."""
+    if not isinstance(part, Subset):
+        return part, range(len(part))
+    parent, indices = _places(part.parent)
+    return parent, [indices[index] for index in part.indices]
 
 
 def overlap(a: Dataset, b: Dataset, limit: int = 2000) -> int:

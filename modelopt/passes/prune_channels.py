@@ -44,7 +44,9 @@ class PruneChannels(Pass):
 
     widths: tuple[str, ...] = option((), "how many channels to keep in a group: NAME=COUNT; others follow the sparsity")
     sparsity: float = option(0.5, "share of the channels of each group to remove, at least 0 and below 1")
-    kind: GroupKind = option(GroupKind.ALL, "which groups: channel, head (of attention), or all")
+    kind: GroupKind = option(  # noqa: RUF009 - it is dataclasses.field
+        GroupKind.ALL, "which groups: channel, head (of attention), or all"
+    )
     include: tuple[str, ...] = option(
         (), "only channels that nodes with these names make: globs, re:EXPRESSION or op:TYPE"
     )

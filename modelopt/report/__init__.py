@@ -14,7 +14,25 @@ from modelopt.core.changes import Skip, TensorError
 from modelopt.measure.evaluate import Accuracy
 from modelopt.measure.latency import BenchResult
 from modelopt.measure.speed import Ratio
+from modelopt.report.pruning_curve import GroupWidth, PruningFound, PruningStep
 from modelopt.runtime.coverage import Coverage
+
+__all__ = [
+    "SCHEMA",
+    "FileInfo",
+    "GateResult",
+    "GroupWidth",
+    "Latency",
+    "ModelStats",
+    "Offender",
+    "Outcome",
+    "PassResult",
+    "PruningFound",
+    "PruningStep",
+    "Report",
+    "Trial",
+    "Verification",
+]
 
 SCHEMA = "modelopt-report/2"
 
@@ -220,6 +238,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         coverage: What the runtime executed for each node of an integer model; None where that was not profiled.
         trials: The candidates that were tried before this recipe was chosen, in order.
         offenders: The nodes that cost most accuracy when they are quantized, worst first, where they were searched.
+        pruning: What a search over widths of channels found.
     """
 
     schema: str = SCHEMA
@@ -241,3 +260,4 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     coverage: Coverage | None = None
     trials: tuple[Trial, ...] = ()
     offenders: tuple[Offender, ...] = ()
+    pruning: PruningFound | None = None

@@ -12,6 +12,8 @@ from modelopt.measure.latency import BenchResult
 from modelopt.measure.metric import NOTHING_COMPARED, Score
 from modelopt.measure.speed import FEWEST, Verdict
 from modelopt.report import Latency, PassResult, Report
+from modelopt.report.pruning_tables import pruning_sections
+from modelopt.report.units import milliseconds, size
 from modelopt.report.verification_lines import error_bound, verification_lines
 from modelopt.runtime.coverage import Coverage, Kind
 
@@ -36,7 +38,9 @@ def report_sections(report: Report, *, explain: bool = False, verbose: bool = Fa
         sections.append(_refusals(report))
         sections += [] if report.coverage is None else [_slowest(report.coverage)]
         sections += _worst_tensors(report)
-    if report.trials:
+    if report.pruning is not None:
+        sections += pruning_sections(report.pruning, explain=explain)
+    elif report.trials:
         sections.append(_trials(report))
     if report.offenders:
         sections.append(_offenders(report))
@@ -266,17 +270,3 @@ def _end(report: Report) -> str:
         return f"Wrote {place} (a copy of the input: nothing changed)."
     slower = report.latency is not None and report.latency.ratio.verdict is Verdict.SLOWER
     return f"Wrote {place}" + (", which is slower than the input: --min-speedup 1 refuses that." if slower else ".")
-
-
-def size(count: float) -> str:
-    """Bytes in decimal units."""
-    for unit in ("B", "kB", "MB"):
-        if abs(count) < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.2f} {unit}"
-        count /= 1000
-    return f"{count:.2f} GB"
-
-
-def milliseconds(ns: float) -> str:
-    """Nanoseconds as milliseconds, or microseconds where they are few."""
-    return f"{ns / 1e6:.2f} ms" if ns >= 1e5 else f"{ns / 1e3:.1f} µs"

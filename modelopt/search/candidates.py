@@ -15,6 +15,7 @@ import onnx_ir as ir
 from modelopt import graph, io
 from modelopt.core.changes import Skip
 from modelopt.core.errors import Refused, WorkerDied
+from modelopt.core.progress import Progress
 from modelopt.data import Dataset
 from modelopt.engine import datasets, loop, measurements, opening, settings
 from modelopt.engine.request import Request
@@ -24,6 +25,7 @@ from modelopt.report import Latency
 from modelopt.runtime import placement
 from modelopt.runtime.coverage import Coverage
 from modelopt.runtime.session import SessionSpec
+from modelopt.runtime.worker import Worker
 from modelopt.search.accuracy import Judge
 
 PROFILED_RUNS = range(20, 201)
@@ -90,7 +92,7 @@ class Candidates:
         self.not_timed = settings.why_not_timed(run.recipe)
         self._feeds: datasets.Feeds | None = None
         self._profiles: dict[Path, Coverage] = {}
-        self._judge: Judge | None = None
+        self._judges: dict[int, Judge] = {}  # by the identity of the data
         self._count = 0
 
     def build(self, base: Candidate, steps: Sequence[Step]) -> Candidate:
@@ -146,7 +148,7 @@ class Candidates:
         bench = msgspec.structs.replace(
             bench, processes=min(bench.processes, processes), budget_seconds=min(bench.budget_seconds, limit)
         )
-        feeds, limits = self._bench_feeds(), self.request.limits
+        feeds, limits = self.bench_feeds(), self.request.limits
         progress = self.request.progress
         return measurements.time_both(bench, before.path, after.path, feeds, limits, progress, precision=precision)
 
@@ -157,8 +159,8 @@ class Candidates:
         return self._profiles[candidate.path]
 
     def _profiled(self, candidate: Candidate) -> Coverage:
-        spec = settings.session_spec(self.request.recipe.bench)
-        feeds, model, fewest = self._bench_feeds()[0], self.load(candidate), PROFILED_RUNS[0]
+        spec = self.session_spec
+        feeds, model, fewest = self.bench_feeds()[0], self.load(candidate), PROFILED_RUNS[0]
         found = placement.coverage(self._run.worker, candidate.path, model, feeds, spec=spec, runs=fewest)
         runs = min(PROFILED_RUNS[-1], _PROFILED_NS // max(1, sum(cost.median_ns for cost in found.nodes)))
         if runs <= fewest:
@@ -179,34 +181,55 @@ class Candidates:
     def renew_worker(self) -> None:
         """Start another worker in place of one that a model ended."""
         self._run.renew_worker()
-        self._judge = None
+        self._judges.clear()
+
+    @property
+    def worker(self) -> Worker:
+        """The child process that opens candidates."""
+        return self._run.worker
+
+    @property
+    def session_spec(self) -> SessionSpec:
+        """How sessions are opened that are timed."""
+        return settings.session_spec(self.request.recipe.bench)
+
+    @property
+    def scratch(self) -> Path:
+        """The folder of candidates."""
+        return self._run.scratch
 
     @property
     def judge(self) -> Judge:
         """Compares models with the input on the evaluation data, or on what stands in for them."""
-        if self._judge is None:
+        return self.judge_on(self.inputs())
+
+    def judge_on(self, dataset: Dataset, progress: Progress | None = None) -> Judge:
+        """Compares models with the input on these data; it remembers what the input gives for them."""
+        if id(dataset) not in self._judges:
             recipe = self.request.recipe
-            self._judge = Judge(
+            self._judges[id(dataset)] = Judge(
                 self._run.worker,
                 self.input.path,
-                self._inputs(),
+                dataset,
                 settings.judging_spec(recipe),
                 metrics=settings.metrics_of(recipe),
                 heads=self.data.heads,
-                progress=self.request.progress,
+                progress=progress or self.request.progress,
             )
-        return self._judge
+        return self._judges[id(dataset)]
 
     def _files(self, path: Path) -> list[Path]:
         """The model file, and that of its weights where there is one."""
         return sorted(path.parent.glob(f"{path.name}*"))
 
-    def _inputs(self) -> Dataset:
+    def inputs(self) -> Dataset:
+        """The evaluation data, or what stands in for them."""
         return datasets.inputs(self.data, self._run.worker, self.input.path)
 
-    def _bench_feeds(self) -> datasets.Feeds:
+    def bench_feeds(self) -> datasets.Feeds:
+        """The samples that are timed."""
         if self._feeds is None:
-            self._feeds = datasets.first_feeds(self._inputs(), datasets.BENCH_FEEDS)
+            self._feeds = datasets.first_feeds(self.inputs(), datasets.BENCH_FEEDS)
         return self._feeds
 
 

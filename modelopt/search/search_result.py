@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from modelopt.recipe.recipe import Recipe
-from modelopt.report import Offender, Trial
+from modelopt.report import Offender, PruningFound, Trial
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,7 @@ class SearchResult:
         offenders: The nodes that cost accuracy, worst first.
         notes: Why the data say nothing of accuracy, where they do not.
         advice: What to set for the model of the first recipe, if anything.
+        pruning: What a search over widths of channels found.
     """
 
     recipes: tuple[Recipe, ...]
@@ -25,3 +26,4 @@ class SearchResult:
     offenders: tuple[Offender, ...] = ()
     notes: tuple[str, ...] = ()
     advice: str | None = None
+    pruning: PruningFound | None = None

@@ -1,0 +1,171 @@
+"""What a search over widths may choose from: the groups of a model, their widths, and what each width saves."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from modelopt import graph, io
+from modelopt.consteval.known_shapes import bind, inferred
+from modelopt.core.signature import name_in
+from modelopt.measure import environment
+from modelopt.passes.prune_channels import PruneChannels, require_float
+from modelopt.pruning import latency_table, measured_layers
+from modelopt.pruning.channel_groups import ChannelGroup, channels_of
+from modelopt.pruning.channel_work import ChannelWork, Widths, candidate_widths
+from modelopt.pruning.dependencies import analyse
+from modelopt.pruning.dependency_rules import RULES
+from modelopt.pruning.latency_table import LatencyTable, LayerTimes
+from modelopt.pruning.measured_layers import MeasuredLayer
+from modelopt.search.candidates import Candidate, Candidates
+
+LEVELS = 10
+"""How many widths of a group there are to choose from, at most: a guess."""
+
+_LEAST_SHARE = 8
+"""An eighth of a group stays at least: a guess."""
+
+_LAYER_RUNS = 12
+"""How often a layer is timed."""
+
+_ALIGNING = 3
+"""How many of the slowest layers are timed to find the multiple that kernels like: a guess."""
+
+
+class Prunable:
+    """The groups of a model, and what other widths of them save.
+
+    Attributes:
+        groups: Those that the options permit, in the order of the model.
+        refused: By reason, how many channels must stay.
+        choices: By group, narrower widths in falling order.
+        align: The multiple that they are kept at.
+        align_measured: Whether that was measured.
+        whole: The model with all channels.
+        work: What is left of the work at other widths.
+        table: What the model takes at other widths; None where latency is not measured.
+    """
+
+    def __init__(
+        self, candidates: Candidates, floats: Candidate, step: PruneChannels, align: int | None, *, timed: bool
+    ) -> None:
+        self._candidates = candidates
+        self.whole = floats
+        self._step = step
+        model, runner = candidates.load(floats), candidates.context.runner
+        require_float(model)
+        signature = graph.signature(model)
+        with inferred(model, bind(signature, {}), runner):
+            found = analyse(model, RULES)  # with the shapes that the pass sees: so it finds the same groups
+            channels = channels_of(found)
+        self.refused = channels.refused
+        self.groups: tuple[ChannelGroup, ...] = tuple(
+            group for group in channels.groups if group.width > 1 and step.why_left_out(group) is None
+        )
+        feeds = candidates.bench_feeds()[0]
+        sizes = {
+            name: int(feeds[spec.name].shape[axis])
+            for spec in signature.inputs
+            for axis, dim in enumerate(spec.shape or ())
+            if spec.name in feeds and (name := name_in(spec.name, axis, dim)) is not None
+        }
+        self.align_measured = align is None and timed and bool(self.groups)
+        with inferred(model, bind(signature, sizes), runner):
+            self.work = ChannelWork(model, found, channels)
+            node_ns = self._costs(floats) if timed and self.groups else {}
+            timer = self._timer() if node_ns else None
+            self.align = align or (1 if timer is None else self._alignment(node_ns, timer))
+            self.choices = {group.name: self._choices(group) for group in self.groups}
+            self.table: LatencyTable | None = None
+            if timer is not None:
+                self.table = latency_table.measure(self.work, node_ns, self.choices, timer)
+
+    @property
+    def whole_cost(self) -> float:
+        """What the whole model costs: nanoseconds, or multiply-accumulates."""
+        return self.work.macs({}) if self.table is None else self.table.whole_ns
+
+    def saving(self, widths: Widths, group: str, width: int) -> float:
+        """What another width of one group saves of `whole_cost`."""
+        if self.table is not None:
+            return self.table.saved_ns(widths, group, width)
+        return self.work.macs(widths) - self.work.macs({**widths, group: width})
+
+    def removed(self, widths: Widths) -> float:
+        """The share of the channels of `groups` that is gone."""
+        whole = {group.name: group.width for group in self.groups}
+        return 1 - sum(widths.get(name, width) for name, width in whole.items()) / sum(whole.values())
+
+    def macs_left(self, widths: Widths) -> float | None:
+        """The share of the multiply-accumulates that is left; None where they are not known."""
+        whole = self.work.macs({})
+        return self.work.macs(widths) / whole if whole else None
+
+    def size_bytes(self, widths: Widths) -> float:
+        """About how large the model's file is."""
+        return self.whole.size_bytes - self.work.bytes_saved(widths)
+
+    def step(self, widths: Widths) -> PruneChannels:
+        """The pass that keeps these widths, and all channels of other groups."""
+        named = tuple(
+            f"{group.name}={widths[group.name]}"
+            for group in self.groups
+            if widths.get(group.name, group.width) < group.width
+        )
+        return dataclasses.replace(self._step, widths=named, sparsity=0.0)
+
+    def build(self, widths: Widths) -> Candidate:
+        """The model with these widths, repaired as the pass says.
+
+        Raises:
+            ModeloptError: As the pass.
+        """
+        return self._candidates.build(self.whole, (self.step(widths),))
+
+    def kernels_ns(self, candidate: Candidate) -> float | None:
+        """The nanoseconds that the kernels of a model take; None where latency is not measured."""
+        return None if self.table is None else float(sum(self._costs(candidate).values()))
+
+    def _choices(self, group: ChannelGroup) -> tuple[int, ...]:
+        align, least = (1 if group.is_heads else self.align), math.ceil(group.width / _LEAST_SHARE)
+        return candidate_widths(group.width, align, LEVELS, least=least)
+
+    def _costs(self, candidate: Candidate) -> dict[str, float]:
+        costs: dict[str, float] = {}
+        for number, cost in enumerate(self._candidates.profile(candidate).nodes):
+            if cost.median_ns:
+                costs[cost.node if cost.node not in costs else f"{cost.node}#{number}"] = float(cost.median_ns)
+        return costs
+
+    def _alignment(self, node_ns: Mapping[str, float], timer: latency_table.Timer) -> int:
+        """The multiple that kernels like, from the slowest layers that groups touch."""
+        taken = sorted(self.work.nodes, key=lambda each: -node_ns.get(graph.name_of(each.node), 0.0))
+        layers = [layer for each in taken if (layer := measured_layers.layer_of(each.node)) is not None]
+        return latency_table.alignment(layers[:_ALIGNING], timer)
+
+    def _timer(self) -> LayerTimes:
+        """Times layers as the model is timed; what is known of this machine is read from the user's cache."""
+        bench = self._candidates.session_spec
+        version = self._candidates.worker.versions()["onnxruntime"]
+        env = environment.describe(threads=bench.threads, onnxruntime=version, load_average=None)
+        machine = f"{env.cpu}, {env.cores} cores, {env.threads} threads, onnxruntime {env.onnxruntime}"
+        return LayerTimes(machine, self._time)
+
+    def _time(self, layers: Sequence[MeasuredLayer]) -> list[float]:
+        candidates = self._candidates
+        spec = msgspec.structs.replace(candidates.session_spec, profile=True)
+        found: dict[int, float] = {}
+        path = candidates.scratch / "layers.onnx"
+        for model, feeds in measured_layers.models(layers):
+            candidates.request.progress("timing layers at other widths", len(found), len(layers))
+            io.write_aside(model, path)
+            session = candidates.worker.open(path, spec)
+            for _ in range(_LAYER_RUNS + 1):  # in the first run onnxruntime packs weights
+                session.execute(feeds)
+            found |= measured_layers.times(session.profile())
+            session.close()
+            io.remove_aside(path)
+        return [found.get(number, 0.0) for number in range(len(layers))]

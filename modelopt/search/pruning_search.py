@@ -1,0 +1,265 @@
+"""Finds how many channels of each group to keep: those go whose time on this machine is large for what they lose.
+
+1. What each group loses when some of its channels go is measured once, as the error of the outputs.
+2. What its widths save is known from a table of layer times (`pruning.latency_table`), or from multiply-accumulates.
+3. A greedy path (`pruning_path`) orders all widths by what they save for what they lose.
+4. A few models on that path are made, repaired, and compared with the input: the farthest one that keeps the contract
+   is the result. What it loses is checked on samples that had no part in the choice.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Sequence
+
+import msgspec
+
+from modelopt.core.errors import InputError, ModeloptError, WorkerDied
+from modelopt.engine.request import Request
+from modelopt.passes.prune_channels import PruneChannels
+from modelopt.recipe.recipe import Recipe, Step
+from modelopt.search import pruning_evidence, pruning_path
+from modelopt.search.candidates import Candidates, opened
+from modelopt.search.prunable import Prunable
+from modelopt.search.pruning_models import PrunedModels
+from modelopt.search.pruning_path import ErrorCurve, PathStep
+from modelopt.search.search_result import SearchResult
+from modelopt.search.utility import Preference
+
+MAX_CHECKS = 7
+"""How many models on the path are made and compared with the input: a guess."""
+
+MAX_STEPS_BACK = 3
+"""How often the choice goes back where the check on other samples says no: a guess."""
+
+MAX_TIMINGS = 3
+"""How often models are timed to reach ``--target-speedup``: a guess."""
+
+_SCANNED = (0.25, 0.5)
+"""The shares of a group's channels whose removal is measured."""
+
+_FIRST_ERROR = 0.02
+"""The squared error over the squared output at which the first model is tried where no target says it: a guess."""
+
+_SIZE_MARGIN = 0.99
+"""What a model may have of ``--max-size`` by the estimate: names and shapes take a little."""
+
+
+def choose_widths(request: Request) -> SearchResult:
+    """Recipes for `request`, best first: the pruned model, the float model after the exact passes, the input.
+
+    Args:
+        request: What the user asked for; its recipe has the pass prune-channels once.
+
+    Raises:
+        ModeloptError: As `engine.optimize.run`.
+    """
+    with opened(request) as candidates:
+        return WidthSearch(candidates).run()
+
+
+def split_at_pruning(recipe: Recipe) -> tuple[tuple[Step, ...], PruneChannels, tuple[Step, ...]]:
+    """The steps before the pass prune-channels, that pass, and the steps behind it."""
+    (place,) = [i for i, step in enumerate(recipe.steps) if isinstance(step, PruneChannels)]
+    step = recipe.steps[place]
+    if not isinstance(step, PruneChannels):
+        raise TypeError("the recipe has no such step")
+    return recipe.steps[:place], step, recipe.steps[place + 1 :]
+
+
+class WidthSearch:
+    """One search; see the module.
+
+    Args:
+        candidates: Builds, judges and times models.
+    """
+
+    def __init__(self, candidates: Candidates) -> None:
+        self.candidates = candidates
+        self.recipe = candidates.request.recipe
+        self.before, asked, self.behind = split_at_pruning(self.recipe)
+        given = candidates.input
+        self.floats = candidates.build(given, self.before) if self.before else given
+        self.preference = Preference(candidates, for_speed=True)
+        timed = self.preference.measures and self._on_cpu()
+        self.prunable = Prunable(candidates, self.floats, asked, self.recipe.targets.align, timed=timed)
+        held_out = self.recipe.evaluate is None
+        self.evidence = pruning_evidence.evidence_of(candidates.data, self.recipe.seed, held_out=held_out)
+        self.models = PrunedModels(candidates, self.prunable, self.evidence, self.recipe.gates.max_drop)
+        self.missed: list[str] = []
+
+    def run(self) -> SearchResult:
+        """Find the widths."""
+        place = 0
+        if any(self.prunable.choices.values()):
+            curves = self._scan()
+            widths = self.prunable.work.widths
+            choices = {name: self.prunable.choices[name] for name in curves}
+            self.models.path = pruning_path.path(
+                widths,
+                choices,
+                self.prunable.saving,
+                lambda group, width: curves[group].at(1 - width / widths[group]),
+                self.prunable.whole_cost,
+            )
+            place = self._choose()
+        return self._result(place)
+
+    # Sensitivity
+
+    def _scan(self) -> dict[str, ErrorCurve]:
+        """For each group how the error of the outputs grows as its channels go; groups that cannot go are left out."""
+        whole = self.prunable.work.widths
+        tried = [
+            (name, width) for name, each in self.prunable.choices.items() for width in scanned_widths(each, whole[name])
+        ]
+        points: dict[str, list[tuple[float, float]]] = {}
+        started = time.monotonic()
+        for done, (name, width) in enumerate(tried):
+            left = "" if not done else f", about {(time.monotonic() - started) / done * (len(tried) - done):.0f} s left"
+            self.candidates.request.progress(f"measuring what each layer loses{left}", done, len(tried))
+            error = self._error(name, width)
+            self.models.scanned[name] = (width, error)
+            points.setdefault(name, []).append((1 - width / whole[name], error))
+        finite = {name: each for name, each in points.items() if all(math.isfinite(error) for _, error in each)}
+        return {name: ErrorCurve.through(each) for name, each in finite.items()}
+
+    def _error(self, name: str, width: int) -> float:
+        """The squared error over the squared output with one group at another width; infinite where that fails."""
+        try:
+            candidate = self.prunable.build({name: width})
+        except InputError:
+            raise
+        except ModeloptError:
+            return math.inf
+        try:
+            error = self.candidates.judge_on(self.evidence.scan or self.candidates.inputs()).error(candidate.path)
+        except WorkerDied as died:
+            if died.reason != "signal":
+                raise
+            self.candidates.renew_worker()
+            error = math.inf
+        self.candidates.discard(candidate)
+        return error
+
+    # The choice
+
+    def _choose(self) -> int:
+        """The place on the path that is the result; 0 is the float model."""
+        goal, last = self._goal(), len(self.models.path) - 1
+        if goal is None and (self._wants_something() or not last):
+            goal = last
+        if self.recipe.gates.max_drop is None or self.evidence.choice is None:
+            place = last if goal is None else goal
+            self.models.judge(place)
+            return place
+        start = goal if goal is not None else self._first_try(last)
+        end = last if goal is None else goal
+        place = pruning_path.farthest(self.models.path, start, end, self.models.keeps, MAX_CHECKS) if last else 0
+        place = self._checked(place)
+        if goal is not None and place < goal:
+            self.missed += self._targets()
+        return place
+
+    def _first_try(self, last: int) -> int:
+        found = pruning_path.first_within(self.models.path, lambda step: step.error >= _FIRST_ERROR)
+        return last if found is None else max(found, 1)
+
+    def _checked(self, place: int) -> int:
+        """The place, or one before it where samples that had no part in the choice break the contract."""
+        for _ in range(MAX_STEPS_BACK):
+            if not place or self.models.keeps_on_others(place):
+                return place
+            lower = pruning_path.between(self.models.path, 0, place)
+            place = lower if lower and self.models.keeps(lower) else 0
+        return place if self.models.keeps_on_others(place) else 0
+
+    def _goal(self) -> int | None:
+        """The first place on the path that meets all targets; None where there is none, or no target."""
+        targets, gates, prunable = self.recipe.targets, self.recipe.gates, self.prunable
+        limits = [
+            gates.max_size_bytes or math.inf,
+            (gates.max_size_ratio or math.inf) * self.candidates.input.size_bytes,
+        ]
+        wanted_bytes, wanted_macs = min(limits) * _SIZE_MARGIN, targets.macs or math.inf
+
+        def meets(step: PathStep) -> bool:
+            return (
+                prunable.size_bytes(step.widths) <= wanted_bytes
+                and (prunable.macs_left(step.widths) or 0) <= wanted_macs
+            )
+
+        if not self._wants_something():
+            return None
+        small = pruning_path.first_within(self.models.path, meets)
+        if small is None:
+            self.missed += self._targets(speed=False)
+        if targets.speedup is None:
+            return small
+        fast = self._fast_enough(targets.speedup)
+        return None if small is None or fast is None else max(small, fast)
+
+    def _fast_enough(self, wanted: float) -> int | None:
+        """The first place that is so many times as fast as the input, as measured; None where there is none."""
+        if self.prunable.table is None:
+            raise InputError("--target-speedup needs a benchmark", hint="leave out --no-bench")
+        whole, last = self.prunable.whole_cost, len(self.models.path) - 1
+        saved, place = 1 - 1 / wanted, None
+        for _ in range(MAX_TIMINGS):
+            most = whole * (1 - saved)
+            found = next((place for place, step in enumerate(self.models.path) if step.cost <= most), None)
+            place = last if found is None else found
+            ratio = self.models.times_as_fast(place)
+            if ratio >= wanted or (found is None and place == last):
+                return place if ratio >= wanted else None
+            predicted = 1 - self.models.path[place].cost / whole
+            saved = (1 - 1 / wanted) * predicted / max(1 - 1 / ratio, predicted / 4)
+        return place
+
+    def _wants_something(self) -> bool:
+        targets, gates = self.recipe.targets, self.recipe.gates
+        return any(
+            each is not None for each in (targets.speedup, targets.macs, gates.max_size_bytes, gates.max_size_ratio)
+        )
+
+    def _targets(self, *, speed: bool = True) -> list[str]:
+        """The targets, as clauses."""
+        targets = self.recipe.targets
+        found = [] if targets.macs is None else [f"--target-macs {targets.macs:.0%}"]
+        return [*found, *([f"--target-speedup {targets.speedup:g}"] if speed and targets.speedup is not None else [])]
+
+    # The result
+
+    def _on_cpu(self) -> bool:
+        bench = self.recipe.bench
+        return bench is not None and bench.provider == "cpu"
+
+    def _result(self, place: int) -> SearchResult:
+        floats, given, must_gain = self.before, (), self.preference.must_gain()
+        steps: list[Sequence[Step]] = [floats]
+        if place:
+            pruned = (*self.before, self.prunable.step(self.models.path[place].widths), *self.behind)
+            steps = [pruned, floats] if must_gain else [pruned]
+        if must_gain:
+            steps.append(given)
+        gates = msgspec.structs.replace(self.recipe.gates, must_gain=True) if must_gain else self.recipe.gates
+        recipes = tuple(
+            dataclasses.replace(self.recipe, steps=tuple(each), gates=gates)
+            for each in dict.fromkeys(map(tuple, steps))
+        )
+        data = self.candidates.data
+        judged = bool(self.models.drops)
+        notes = (*data.notes_for(calibrated=data.calibration is not None, compared=judged), *self.models.notes)
+        missed = tuple(f"{each} is not met" for each in dict.fromkeys(self.missed))
+        found = msgspec.structs.replace(self.models.found(place), missed=missed)
+        return SearchResult(recipes, self.models.trials(place), notes=(*notes, *missed), pruning=found)
+
+
+def scanned_widths(choices: Sequence[int], whole: int) -> list[int]:
+    """The widths of a group whose loss is measured, in falling order: those nearest to the shares of `_SCANNED`."""
+    if not choices:
+        return []
+    nearest = [min(choices, key=lambda width: abs(width - (1 - share) * whole)) for share in _SCANNED]
+    return list(dict.fromkeys(nearest))
