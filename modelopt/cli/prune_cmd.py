@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from modelopt.cli import options
-from modelopt.cli.parameter_types import Fraction
+from modelopt.cli.parameter_types import Fraction, Sparsity
 
 _REMOVING = "Channels and heads"
 
@@ -19,6 +19,8 @@ _REMOVING = "Channels and heads"
 Examples:
   modelopt prune --sparsity 0.5 model.onnx      # writes model.pruned.onnx
   modelopt prune --sparsity 30% --scope global --eval labelled.npz --max-drop 1% model.onnx
+  modelopt prune --sparsity 60% --importance second-order --update --calib calib.npz model.onnx
+  modelopt prune --eval labelled.npz --max-drop 1% model.onnx   # as many zeros as that permits
   modelopt prune --pattern 2:4 --exclude '*head*' --exclude op:LSTM model.onnx
   modelopt prune --pattern channel --calib calib.npz --eval labelled.npz --max-drop 1% model.onnx
   modelopt prune --pattern channel --calib calib.npz --target-speedup 1.5 model.onnx
@@ -27,16 +29,16 @@ Examples:
 @options.MODEL
 @options.option(
     "--sparsity",
-    type=Fraction(),
+    type=Sparsity(),
     help="The fraction of weights to set to zero, or of the channels or heads of each layer to remove. [default: 0.5, "
     "or as far as --max-drop and the targets ask]",
 )
 @options.option(
     "--scope",
-    type=click.Choice(["layer", "global"]),
+    type=click.Choice(["layer", "global", "row"]),
     default="layer",
     show_default=True,
-    help="Rank weights within each layer, or over all of them.",
+    help="Rank weights within each layer, over all of them, or in each row that one output sums over.",
 )
 @options.option(
     "--pattern",
@@ -46,17 +48,25 @@ Examples:
     help="Where zeros may be; or what is removed: whole channels, or heads of attention.",
 )
 @options.option(
+    "--importance",
+    type=click.Choice(["magnitude", "wanda", "second-order", "stability", "random"]),
+    default="magnitude",
+    show_default=True,
+    help="What makes a weight matter. Those but magnitude and random need --calib; second-order loses least.",
+)
+@options.option(
+    "--update", is_flag=True, help="Fit the weights that stay to --calib: they make up for those that became zero."
+)
+@options.option(
     "--calib",
     type=options.DATA_NAME,
     metavar="DATA",
-    heading=_REMOVING,
-    help="Data to choose channels with, and to repair what is lost: npz, npy, .pb test sets, images, file.py:f.",
+    help="Data to choose channels or weights with, and to repair what is lost: npz, npy, .pb, images, file.py:f.",
 )
 @options.option(
     "--calib-limit",
     type=click.IntRange(1),
     metavar="N",
-    heading=_REMOVING,
     help="Samples of it to use. [default: 256]",
 )
 @options.option(

@@ -14,6 +14,7 @@ from modelopt.commands.option_groups import CALIBRATION, checked, data_text, fla
 from modelopt.core.errors import InputError
 from modelopt.data.in_memory import DataLike
 from modelopt.engine.gates import DEFAULT_MAX_DROP
+from modelopt.passes.base import Pass
 from modelopt.recipe import pipelines
 from modelopt.recipe.pass_options import make_pass
 from modelopt.recipe.recipe import DataSpec, Search, Step, Targets
@@ -22,8 +23,8 @@ CALIBRATION_SAMPLES = 256
 """How many samples are calibrated on where `calib_limit` is not given."""
 
 _STRUCTURED = ("channel", "head")
-_ONLY_STRUCTURED = ("calib", "calib_limit", "align", "target_speedup", "target_macs", "keep_opset")
-_ONLY_UNSTRUCTURED = ("scope",)
+_ONLY_STRUCTURED = ("align", "target_speedup", "target_macs", "keep_opset")
+_ONLY_UNSTRUCTURED = ("scope", "importance", "update")
 _SPARSITY = 0.5
 
 
@@ -34,8 +35,11 @@ class PruneOptions(OptimizeOptions):
     Attributes:
         sparsity: The fraction of weights to set to zero; with `pattern` channel or head the fraction of each group of
             channels to remove. None: 0.5, or what the targets and the contract ask for.
-        scope: Rank weights within each layer ("layer"), or over all of them ("global").
+        scope: Rank weights within each layer ("layer"), over all of them ("global"), or in each row of weights that one
+            output sums over ("row").
         pattern: Where zeros may be: unstructured, 2:4 or 4:8. Or what is removed: channel, or head (of attention).
+        importance: What makes a weight matter: magnitude or random; or, by `calib`, wanda, second-order or stability.
+        update: Fit the weights that stay to `calib`, so that they make up for those that became zero.
         calib: Calibration data: see `modelopt.data.in_memory.DataLike`.
         calib_limit: Samples to calibrate on. None: `CALIBRATION_SAMPLES`.
         target_speedup: How many times as fast as the input the result shall be, with channels or heads removed.
@@ -49,6 +53,8 @@ class PruneOptions(OptimizeOptions):
     sparsity: float | None = None
     scope: str | None = None
     pattern: str | None = None
+    importance: str | None = None
+    update: bool = False
     calib: DataLike | None = None
     calib_limit: int | None = None
     target_speedup: float | None = None
@@ -63,12 +69,31 @@ class PruneOptions(OptimizeOptions):
         self._refuse_other_pattern()
         if self.pattern in _STRUCTURED:
             return self._structured()
-        asked = self._pass_options("sparsity", "scope", "pattern")
-        return Plan(make_recipe("prune", [make_pass("prune-magnitude", asked)], self), "pruned")
+        asked = self._pass_options("sparsity", "scope", "pattern", "importance")
+        step = make_pass("prune-magnitude", asked | ({"update": True} if self.update else {}))
+        self._require_calibration(step)
+        search = Search.PRUNE if self._searches_sparsity() else None
+        return Plan(make_recipe("prune", [step], self, calibration=self._calibration(), search=search), "pruned")
 
     def calibration_data(self) -> DataLike | None:
         """The data that importance and repair use."""
         return self.calib
+
+    def _require_calibration(self, step: Pass) -> None:
+        """Refuse weights chosen by data without data, and data that nothing would read."""
+        if self.calib_limit is not None and self.calib is None:
+            raise InputError("--calib-limit needs --calib", hint="--calib DATA")
+        if step.calibrates() and self.calib is None:
+            flag = "--update" if self.importance in {None, "magnitude", "random"} else f"--importance {self.importance}"
+            raise InputError(f"{flag} needs calibration data", hint="--calib DATA")
+        if self.calib is not None and self.eval is not None and not step.calibrates():
+            hint = "--importance second-order --update, or leave out --calib"
+            raise InputError("--calib has no use here: weights are chosen by their magnitude", hint=hint)
+
+    def _searches_sparsity(self) -> bool:
+        """Whether the largest sparsity is searched that keeps the contract."""
+        free = self.sparsity is None and self.pattern in {None, "unstructured"}
+        return free and self.max_drop is not None and self._has_data()
 
     def _structured(self) -> Plan:
         searches = self._searches()

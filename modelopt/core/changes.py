@@ -43,8 +43,8 @@ class TensorError(msgspec.Struct, frozen=True):
 
     Attributes:
         name: The tensor's name.
-        kind: What the error is measured on: ``activation`` or ``weight``; for a pruned weight also ``outputs``, what the
-            weight gives on calibration data.
+        kind: What the error is measured on: ``activation`` or ``weight``; for a pruned weight also ``outputs``,
+            what the weight gives on calibration data.
         low: The smallest number that the integers represent, in any channel; of a pruned weight its smallest number.
         high: The largest one.
         sqnr_db: The signal-to-noise ratio in decibels; None where there is no error, or no value.

@@ -29,8 +29,8 @@ NOTE = (
 )
 
 TENSORRT_NOTE = (
-    "TensorRT computes 2:4 zeros of convolutions and products faster on NVIDIA GPUs since Ampere, if its flag for sparse "
-    "weights is set; onnxruntime on CPUs computes them like any other number"
+    "TensorRT computes 2:4 zeros of convolutions and products faster on NVIDIA GPUs since Ampere, where its flag for "
+    "sparse weights is set; onnxruntime on CPUs computes them like any other number"
 )
 
 _DEFAULT_SPARSITY = 0.5

@@ -7,16 +7,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping
-from itertools import islice
 
 import numpy as np
 import onnx_ir as ir
 
 from modelopt.calibration.context import Context
 from modelopt.pruning.input_rows import InputRows
-
-SAMPLES = 128
-"""How many samples are run, at most."""
 
 _POSITIONS = (64, 4096)  # rows taken of each sample: at least and at most
 _ROWS_PER_INPUT = 64  # over all samples: so many rows for each input are taken as enough (a guess)
@@ -94,7 +90,7 @@ class InputMoments:
 def observe(
     model: ir.Model, inputs: Collection[InputRows], ctx: Context, *, with_gram: bool
 ) -> Mapping[InputRows, InputMoments]:
-    """The moments of `inputs` over the first calibration samples, in one run of the model over them.
+    """The moments of `inputs` over the calibration samples, in one run of the model over them.
 
     Args:
         model: It is not changed.
@@ -108,11 +104,11 @@ def observe(
     found = {each: InputMoments(each.groups, each.width, with_gram=with_gram) for each in inputs}
     given = {value.name for value in model.graph.inputs}
     made = sorted({each.name for each in found} - given)
-    total = max(1, min(SAMPLES, len(ctx.calibration or ())))
+    total = max(1, len(ctx.calibration or ()))
     pending: deque[Mapping[str, np.ndarray]] = deque()
 
     def feeds() -> Iterator[Mapping[str, np.ndarray]]:
-        for sample in islice(ctx.calibration or (), SAMPLES):
+        for sample in ctx.calibration or ():
             pending.append(sample.feeds)
             yield sample.feeds
 

@@ -11,7 +11,7 @@ from modelopt.core.changes import Fact
 
 _LEVEL = 6
 _MOST_BYTES = 16 << 20
-"""How many bytes are compressed before and after, in about a second; of larger models these are evenly spaced blocks."""
+"""How many bytes are compressed before and after, in about a second; of larger models evenly spaced blocks."""
 
 _BLOCK_BYTES = 1 << 16
 
