@@ -43,29 +43,62 @@ DAMPING = 0.01
 """Added to the diagonal of a Gram matrix, as a part of its mean: as in SparseGPT."""
 
 
-def scores(kind: ElementImportance, rows: np.ndarray, moments: InputMoments, damping: float = DAMPING) -> np.ndarray:
-    """Scores of a weight by its inputs.
+def input_weights(kind: ElementImportance, moments: InputMoments, damping: float = DAMPING) -> np.ndarray:
+    """What w² is multiplied by for each input, so that it is the square of what the output loses.
 
     Args:
         kind: One that needs data.
-        rows: The weight, shape ``(rows, k)``.
-        moments: Of its inputs, with as many groups as blocks of rows.
+        moments: Of the inputs.
         damping: See `DAMPING`; of SECOND_ORDER.
 
     Returns:
-        float64, shape ``(rows, k)``: squares of what the output loses.
+        float64, shape ``(groups, k)``.
     """
-    blocks = np.square(rows.astype(np.float64)).reshape(moments.groups, -1, rows.shape[1])
-    return np.asarray((blocks * _input_weights(kind, moments, damping)[:, None, :]).reshape(rows.shape))
-
-
-def _input_weights(kind: ElementImportance, moments: InputMoments, damping: float) -> np.ndarray:
-    """What w² is multiplied by for each input: shape ``(groups, k)``."""
     if kind is ElementImportance.SECOND_ORDER:
         return np.stack([_least_errors(gram, damping) for gram in moments.gram()])
     if kind is ElementImportance.STABILITY:
         return np.asarray(np.square(moments.stable_norms()))
     return np.asarray(np.square(moments.norms()))
+
+
+def row_energies(rows: np.ndarray, moments: InputMoments, *, is_convolution: bool) -> np.ndarray:
+    """What the squares of SECOND_ORDER are divided by for each output: float64, shape ``(rows,)``, 1 on average.
+
+    It is the variance of the output on calibration data: behind a convolution stands a normalization, or what was
+    folded of one, and the next layer sees each channel relative to how much it varies. Other operators often add to a
+    sum with others, such as the residual stream of a transformer, where the plain error counts; for them it is the root
+    of that (measured on trained models of both kinds).
+
+    Args:
+        rows: The weight, shape ``(rows, k)``.
+        moments: Of its inputs, with Gram matrices.
+        is_convolution: Whether the operator is Conv or ConvTranspose.
+    """
+    blocks = rows.astype(np.float64).reshape(moments.groups, -1, rows.shape[1])
+    means = np.matmul(blocks, moments.mean()[:, :, None])[..., 0]
+    variances = (np.matmul(blocks, moments.gram()) * blocks).sum(-1) - np.square(means)
+    shares = variances.reshape(-1) / (variances.mean() or 1.0)
+    shares = np.maximum(shares, _LEAST_SHARE)
+    return np.asarray(shares if is_convolution else np.sqrt(shares))
+
+
+_LEAST_SHARE = 1e-3  # of the mean variance: an output that hardly varies does not keep all of its weights
+
+
+def scores(rows: np.ndarray, inputs: np.ndarray, energies: np.ndarray | None = None) -> np.ndarray:
+    """Scores of a weight by its inputs.
+
+    Args:
+        rows: The weight, shape ``(rows, k)``.
+        inputs: See `input_weights`.
+        energies: See `row_energies`; None for 1.
+
+    Returns:
+        float64, shape ``(rows, k)``.
+    """
+    blocks = np.square(rows.astype(np.float64)).reshape(len(inputs), -1, rows.shape[1])
+    squares = (blocks * inputs[:, None, :]).reshape(rows.shape)
+    return np.asarray(squares if energies is None else squares / energies[:, None])
 
 
 def _least_errors(gram: np.ndarray, damping: float) -> np.ndarray:

@@ -20,6 +20,7 @@ from modelopt.pruning.input_rows import InputRows, rows_of
 from modelopt.pruning.weights import Weight, reduction_rows
 
 _STAGES = 8  # each is a run of the model over the samples (a guess)
+_ROUNDS = 4  # in which zeros are set while the other weights make up for them
 _MOST_BYTES = 256 << 20  # of Gram matrices at a time
 
 Choose = Callable[[Weight, np.ndarray], np.ndarray]
@@ -104,10 +105,11 @@ class ElementPruning:
     def _share(self, weight: Weight, scores: np.ndarray, moments: InputMoments | None) -> np.ndarray:
         """Scores as shares of what the whole layer gives."""
         if moments is None:
-            squares = np.square(scores, dtype=np.float64)
-            return np.asarray(squares / (squares.sum() or 1.0), np.float32)
-        whole = element_importance.scores(ElementImportance.WANDA, _in_rows(weight), moments).sum()
-        return np.asarray(scores / (whole or 1.0), np.float32)
+            whole = np.square(scores, dtype=np.float64)
+            return np.asarray(whole / (whole.sum() or 1.0), np.float32)
+        inputs = element_importance.input_weights(ElementImportance.WANDA, moments)
+        total = element_importance.scores(_in_rows(weight), inputs).sum()
+        return np.asarray(scores / (total or 1.0), np.float32)
 
     def _stages(self, model: ir.Model, weights: Sequence[Weight]) -> Iterator[list[tuple[Weight, InputRows | str]]]:
         stage: list[tuple[Weight, InputRows | str]] = []
@@ -146,8 +148,16 @@ class ElementPruning:
             return np.random.default_rng((self.seed, index)).random(array.shape, np.float32)
         if moments is None or self.importance is ElementImportance.MAGNITUDE:
             return masks.magnitude(array)
-        scores = element_importance.scores(self.importance, _in_rows(weight), moments)
-        return _back(scores, weight)
+        rows = _in_rows(weight)
+        return _back(element_importance.scores(rows, *self._measure(weight, rows, moments)), weight)
+
+    def _measure(self, weight: Weight, rows: np.ndarray, moments: InputMoments) -> tuple[np.ndarray, np.ndarray | None]:
+        """The parts of the scores that do not change with the weights: of the inputs and of the outputs."""
+        inputs = element_importance.input_weights(self.importance, moments)
+        if self.importance is not ElementImportance.SECOND_ORDER:
+            return inputs, None
+        is_convolution = weight.node.op_type in {"Conv", "ConvTranspose"}
+        return inputs, element_importance.row_energies(rows, moments, is_convolution=is_convolution)
 
     def _pruned(
         self, weight: Weight, moments: InputMoments | None, why: str | None, index: int, choose: Choose
@@ -157,15 +167,39 @@ class ElementPruning:
         reason = None if moments is not None or not self.needs_data else why or "no sample reached it"
         if moments is None or not self._with_gram or not np.any(array[mask] != 0):
             return PrunedWeight(weight, np.where(mask, np.zeros((), array.dtype), array), mask, by_magnitude=reason)
-        rows, gone, grams = _in_rows(weight), reduction_rows(mask, weight), moments.gram()
+        rows, grams = _in_rows(weight), moments.gram()
+        gone = reduction_rows(mask, weight)
         new = np.where(gone, 0.0, rows)
         if self.update:
-            new = weight_update.updated(rows, gone | (rows == 0), grams)
+            new, gone = self._updated(weight, rows, moments, gone, choose)
+            mask = _back(gone, weight)
         error = weight_update.relative_error(rows, new, grams)
         stored = _back(new, weight).astype(array.dtype)
         # What stays must not become zero, or infinite, by rounding to the dtype: the number of zeros is exact.
         lost = ~mask & ((stored == 0) | ~np.isfinite(stored))
         return PrunedWeight(weight, np.where(lost, array, stored), mask, error)
+
+    def _updated(
+        self, weight: Weight, rows: np.ndarray, moments: InputMoments, gone: np.ndarray, choose: Choose
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The weights after the update, and what is zero, as (rows, k).
+
+        Where the importance follows the weights, it does so in rounds: a part of the zeros is set, the others make up
+        for them, and the next ones are chosen by what the weights are then.
+        """
+        grams = moments.gram()
+        if self.importance is not ElementImportance.SECOND_ORDER:
+            return weight_update.updated(rows, gone | (rows == 0), grams), gone
+        measure = self._measure(weight, rows, moments)
+        count, new = int(gone.sum()), rows
+        gone = np.zeros(rows.shape, bool)
+        for part in range(1, _ROUNDS + 1):
+            scores = np.where(gone, -1.0, element_importance.scores(new, *measure))
+            chosen = reduction_rows(choose(weight, _back(scores, weight)), weight)
+            few = masks.smallest(np.where(chosen, scores, np.inf), count * part // _ROUNDS)
+            gone = chosen if part == _ROUNDS else few
+            new = weight_update.updated(rows, gone | (rows == 0), grams, thoroughly=part == _ROUNDS)
+        return new, gone
 
 
 def _in_rows(weight: Weight) -> np.ndarray:

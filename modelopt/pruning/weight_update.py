@@ -16,10 +16,13 @@ from modelopt.quant.numerics.gptq import inverse_factor
 
 _BLOCK = 128  # columns whose errors are carried to the rest in one matrix product
 _STEPS = 50  # of conjugate gradients, at most
+_FEW_STEPS = 10
 _CLOSE = 1e-4  # of the gradient's norm without any weight: the refinement ends there
 
 
-def updated(rows: np.ndarray, gone: np.ndarray, grams: np.ndarray, damping: float = DAMPING) -> np.ndarray:
+def updated(
+    rows: np.ndarray, gone: np.ndarray, grams: np.ndarray, damping: float = DAMPING, *, thoroughly: bool = True
+) -> np.ndarray:
     """The weights beside zeros that make up for these as well as they can.
 
     Args:
@@ -27,6 +30,7 @@ def updated(rows: np.ndarray, gone: np.ndarray, grams: np.ndarray, damping: floa
         gone: Bool, the same shape: what is zero in the result.
         grams: float64, shape ``(groups, k, k)``: H of each block of rows.
         damping: Added to the diagonal of H, as a part of its mean: the fit keeps nearer to `rows`.
+        thoroughly: Whether to refine until little is left to gain; else a few steps.
 
     Returns:
         float64, shape ``(rows, k)``; of each block of rows the error is no larger than that of zeros alone.
@@ -41,7 +45,7 @@ def updated(rows: np.ndarray, gone: np.ndarray, grams: np.ndarray, damping: floa
         carried = _carried(blocks[index], masks[index], inverse_factor(grams[index], damping))
         if _error(blocks[index] - carried, damped[index]) < _error(blocks[index] - start[index], damped[index]):
             start[index] = carried
-    return _refined(blocks, start, masks, damped).reshape(rows.shape)
+    return _refined(blocks, start, masks, damped, _STEPS if thoroughly else _FEW_STEPS).reshape(rows.shape)
 
 
 def relative_error(rows: np.ndarray, new: np.ndarray, grams: np.ndarray) -> float | None:
@@ -70,7 +74,7 @@ def _carried(rows: np.ndarray, gone: np.ndarray, factor: np.ndarray) -> np.ndarr
     return rest.T
 
 
-def _refined(wanted: np.ndarray, start: np.ndarray, gone: np.ndarray, grams: np.ndarray) -> np.ndarray:
+def _refined(wanted: np.ndarray, start: np.ndarray, gone: np.ndarray, grams: np.ndarray, steps: int) -> np.ndarray:
     """Conjugate gradients on the weights that stay, each scaled by its diagonal, for all rows at once.
 
     Args:
@@ -78,6 +82,7 @@ def _refined(wanted: np.ndarray, start: np.ndarray, gone: np.ndarray, grams: np.
         start: Where to begin: zero where `gone` is.
         gone: What stays zero.
         grams: Positive definite, shape ``(groups, k, k)``.
+        steps: How many, at most.
     """
     stays = ~gone
     diagonal = np.diagonal(grams, axis1=1, axis2=2)[:, None, :]
@@ -86,7 +91,7 @@ def _refined(wanted: np.ndarray, start: np.ndarray, gone: np.ndarray, grams: np.
     enough = _CLOSE**2 * (np.square(np.matmul(wanted, grams)) / diagonal).sum(-1)
     direction = residual / diagonal
     size = (residual * direction).sum(-1)
-    for _ in range(_STEPS):
+    for _ in range(steps):
         if (size <= enough).all():
             break
         image = np.matmul(direction, grams) * stays

@@ -10,8 +10,8 @@ import numpy as np
 from modelopt.core.changes import Fact
 
 _LEVEL = 6
-_MOST_BYTES = 16 << 20
-"""How many bytes are compressed before and after, in about a second; of larger models evenly spaced blocks."""
+_MOST_BYTES = 8 << 20
+"""How many bytes are compressed before and after, in half a second; of larger models evenly spaced blocks."""
 
 _BLOCK_BYTES = 1 << 16
 
