@@ -32,7 +32,7 @@ class Fraction(click.ParamType):  # type: ignore[type-arg]  # generic only in re
         return number
 
 
-class Sparsity(Fraction):
+class ShareOfZeros(Fraction):
     """``50%`` or ``0.5``; of a percentage written as a plain number it says what was probably meant."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:

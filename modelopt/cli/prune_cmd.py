@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from modelopt.cli import options
-from modelopt.cli.parameter_types import Fraction, Sparsity
+from modelopt.cli.parameter_types import Fraction, ShareOfZeros
 
 _REMOVING = "Channels and heads"
 
@@ -29,7 +29,7 @@ Examples:
 @options.MODEL
 @options.option(
     "--sparsity",
-    type=Sparsity(),
+    type=ShareOfZeros(),
     help="The fraction of weights to set to zero, or of the channels or heads of each layer to remove. [default: 0.5, "
     "or as far as --max-drop and the targets ask]",
 )

@@ -204,17 +204,16 @@ def _by_rows(
 
 def _row_of(pruned: PrunedWeight) -> TensorError:
     """The row of one weight in the report: the error of its outputs where that is known, else that of its numbers."""
-    before, after = pruned.weight.tensor.numpy(), pruned.array
     error, kind = pruned.error, "outputs"
     if error is None:
-        was = before.astype(np.float32)
-        energy = float(np.square(was).sum(dtype=np.float64))
-        error, kind = float(np.square(was - after.astype(np.float32)).sum(dtype=np.float64)) / (energy or 1.0), "weight"
+        before = pruned.weight.tensor.numpy()
+        lost, whole = (float(np.square(part.astype(np.float64)).sum()) for part in (before[pruned.mask], before))
+        error, kind = lost / whole if whole < math.inf else None, "weight"
     return TensorError(
         name=pruned.weight.value.name or "",
         kind=kind,
-        low=float(after.min()),
-        high=float(after.max()),
-        sqnr_db=-10 * math.log10(error) if 0 < error < math.inf else None,
-        sparsity=1 - int(np.count_nonzero(after)) / after.size,
+        low=float(pruned.array.min()),
+        high=float(pruned.array.max()),
+        sqnr_db=-10 * math.log10(error) if error else None,
+        sparsity=int((pruned.array == 0).sum()) / pruned.array.size,
     )

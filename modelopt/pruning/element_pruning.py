@@ -115,7 +115,7 @@ class ElementPruning:
         stage: list[tuple[Weight, InputRows | str]] = []
         sizes: dict[InputRows, int] = {}
         for weight in weights:
-            read = rows_of(weight, model.graph) if self.needs_data else "no data are needed"
+            read = self._read(weight, model.graph)
             size = 0 if isinstance(read, str) else 4 * read.groups * read.width**2
             full = len(stage) >= -(-len(weights) // _STAGES)
             if stage and (full or (read not in sizes and sum(sizes.values()) + size > _MOST_BYTES)):
@@ -126,6 +126,12 @@ class ElementPruning:
                 sizes[read] = size
         if stage:
             yield stage
+
+    def _read(self, weight: Weight, main: ir.Graph) -> InputRows | str:
+        """What the weight is multiplied by; a text says why that is not observed."""
+        if not self.needs_data:
+            return "no data are needed"
+        return rows_of(weight, main) if np.isfinite(weight.tensor.numpy()).all() else "it holds infinities"
 
     def _observed(
         self, model: ir.Model, reads: Sequence[InputRows | str], ctx: Context

@@ -44,8 +44,8 @@ class InputMoments:
         Args:
             rows: Any float dtype, shape ``(n, groups, k)``; rows with NaN, infinities or masks are left out.
         """
-        usable = (np.abs(rows) < _MASK).all(axis=(1, 2))
-        found = np.asarray(rows[usable], np.float32).transpose(1, 0, 2)
+        wide = np.asarray(rows, np.float32)
+        found = wide[(np.abs(wide) < _MASK).all(axis=(1, 2))].transpose(1, 0, 2)
         count = found.shape[1]
         if not count:
             return
