@@ -15,7 +15,7 @@ def check(sparsity: float) -> None:
     """
     if 0 <= sparsity < 1:
         return
-    raise InputError(f"sparsity {sparsity:g} is not in [0, 1)", hint=meant_by(sparsity))
+    raise InputError(f"sparsity {sparsity} is not in [0, 1)", hint=meant_by(sparsity))
 
 
 def meant_by(number: float) -> str:

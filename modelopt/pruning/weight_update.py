@@ -41,10 +41,10 @@ def updated(
     ridge = np.where(means > 0, damping * means, 1.0)  # an input that is always zero says nothing: nothing changes
     damped = grams + ridge[:, None, None] * np.eye(grams.shape[-1])
     start = np.where(masks, 0.0, blocks)
-    for index in np.flatnonzero(means > 0):
-        carried = _carried(blocks[index], masks[index], inverse_factor(grams[index], damping))
-        if _error(blocks[index] - carried, damped[index]) < _error(blocks[index] - start[index], damped[index]):
-            start[index] = carried
+    if len(grams) == 1 and means[0] > 0:  # many small groups, as of depthwise kernels, are soon refined without
+        carried = _carried(blocks[0], masks[0], inverse_factor(grams[0], damping))
+        if _error(blocks[0] - carried, damped[0]) < _error(blocks[0] - start[0], damped[0]):
+            start[0] = carried
     return _refined(blocks, start, masks, damped, _STEPS if thoroughly else _FEW_STEPS).reshape(rows.shape)
 
 
