@@ -32,6 +32,22 @@ class Fraction(click.ParamType):  # type: ignore[type-arg]  # generic only in re
         return number
 
 
+class ShareOfZeros(Fraction):
+    """``50%`` or ``0.5``; of a percentage written as a plain number it says what was probably meant."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Parse the text."""
+        from modelopt.pruning.sparsity_range import meant_by
+
+        try:
+            number = float(str(value))
+        except ValueError:
+            return super().convert(value, param, ctx)
+        if not 0 <= number < 1:
+            self.fail(f"'{value}' is not a fraction from 0 to below 1; {meant_by(number)}", param, ctx)
+        return number
+
+
 class Bytes(click.ParamType):  # type: ignore[type-arg]  # generic only in recent releases
     """``3MB``, ``512KiB`` or a number of bytes."""
 

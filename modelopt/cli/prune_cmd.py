@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from modelopt.cli import options
-from modelopt.cli.parameter_types import Fraction
+from modelopt.cli.parameter_types import Fraction, ShareOfZeros
 
 _REMOVING = "Channels and heads"
 
@@ -19,6 +19,8 @@ _REMOVING = "Channels and heads"
 Examples:
   modelopt prune --sparsity 0.5 model.onnx      # writes model.pruned.onnx
   modelopt prune --sparsity 30% --scope global --eval labelled.npz --max-drop 1% model.onnx
+  modelopt prune --sparsity 60% --importance second-order --update --calib calib.npz model.onnx
+  modelopt prune --eval labelled.npz --max-drop 1% model.onnx   # as many zeros as that permits
   modelopt prune --pattern 2:4 --exclude '*head*' --exclude op:LSTM model.onnx
   modelopt prune --pattern channel --calib calib.npz --eval labelled.npz --max-drop 1% model.onnx
   modelopt prune --pattern channel --calib calib.npz --target-speedup 1.5 model.onnx
@@ -27,16 +29,16 @@ Examples:
 @options.MODEL
 @options.option(
     "--sparsity",
-    type=Fraction(),
+    type=ShareOfZeros(),
     help="The fraction of weights to set to zero, or of the channels or heads of each layer to remove. [default: 0.5, "
     "or as far as --max-drop and the targets ask]",
 )
 @options.option(
     "--scope",
-    type=click.Choice(["layer", "global"]),
+    type=click.Choice(["layer", "global", "row"]),
     default="layer",
     show_default=True,
-    help="Rank weights within each layer, or over all of them.",
+    help="Rank weights within each layer, over all of them, or in each row that one output sums over.",
 )
 @options.option(
     "--pattern",
@@ -46,28 +48,31 @@ Examples:
     help="Where zeros may be; or what is removed: whole channels, or heads of attention.",
 )
 @options.option(
+    "--importance",
+    type=click.Choice(["magnitude", "l1", "wanda", "second-order", "stability", "random"]),
+    help="What makes a weight, a channel or a head matter. wanda, second-order and stability need --calib; l1 is for "
+    "channels and heads. [default: magnitude; for channels and heads second-order with --calib]",
+)
+@options.option(
+    "--update", is_flag=True, help="Fit the weights that stay to --calib: they make up for those that became zero."
+)
+@options.option(
     "--calib",
     type=options.DATA_NAME,
     metavar="DATA",
-    heading=_REMOVING,
-    help="Data to choose channels with, and to repair what is lost: npz, npy, .pb test sets, images, file.py:f.",
+    help="Data to choose channels or weights with, and to repair what is lost: npz, npy, .pb, images, file.py:f.",
 )
 @options.option(
     "--calib-limit",
     type=click.IntRange(1),
     metavar="N",
-    heading=_REMOVING,
     help="Samples of it to use. [default: 256]",
 )
-@options.option(
-    "--importance",
-    type=click.Choice(["l2", "l1", "wanda", "second-order", "stability", "random"]),
-    heading=_REMOVING,
-    help="What decides which channels go: their weights (l2, l1), or what they do on the data of --calib. [default: "
-    "second-order with --calib, else l2]",
-)
 @options.switch_off(
-    "--no-repair", "repair", help="Do not fit the layers behind what is removed to the original, as --calib permits."
+    "--no-repair",
+    "repair",
+    heading=_REMOVING,
+    help="Do not fit the layers behind what is removed to the original, as --calib permits.",
 )
 @options.option(
     "--target-speedup",

@@ -14,6 +14,7 @@ from modelopt.commands.option_groups import CALIBRATION, checked, data_text, fla
 from modelopt.core.errors import InputError
 from modelopt.data.in_memory import DataLike
 from modelopt.engine.gates import DEFAULT_MAX_DROP
+from modelopt.passes.base import Pass
 from modelopt.pruning.importance import NEED_DATA
 from modelopt.recipe import pipelines
 from modelopt.recipe.pass_options import make_pass
@@ -23,17 +24,11 @@ CALIBRATION_SAMPLES = 256
 """How many samples are calibrated on where `calib_limit` is not given."""
 
 _STRUCTURED = ("channel", "head")
-_ONLY_STRUCTURED = (
-    "calib",
-    "calib_limit",
-    "importance",
-    "repair",
-    "align",
-    "target_speedup",
-    "target_macs",
-    "keep_opset",
-)
-_ONLY_UNSTRUCTURED = ("scope",)
+_ONLY_STRUCTURED = ("repair", "align", "target_speedup", "target_macs", "keep_opset")
+_ONLY_UNSTRUCTURED = ("scope", "update")
+
+_OF_CHANNELS = {"magnitude": "l2"}
+"""How the pass prune-channels calls an importance, where it has another name for it."""
 
 _WITH_DATA = "second-order"
 """The importance of channels where there are calibration data."""
@@ -46,12 +41,15 @@ class PruneOptions(OptimizeOptions):
     Attributes:
         sparsity: The fraction of weights to set to zero; with `pattern` channel or head the fraction of each group of
             channels to remove. None: 0.5, or what the targets and the contract ask for.
-        scope: Rank weights within each layer ("layer"), or over all of them ("global").
+        scope: Rank weights within each layer ("layer"), over all of them ("global"), or in each row of weights that one
+            output sums over ("row").
         pattern: Where zeros may be: unstructured, 2:4 or 4:8. Or what is removed: channel, or head (of attention).
+        importance: What makes a weight, a channel or a head matter: magnitude, random, or (channels and heads only) l1;
+            or, by `calib`, wanda, second-order or stability. None: magnitude; for channels and heads second-order where
+            there are calibration data.
+        update: Fit the weights that stay to `calib`, so that they make up for those that became zero.
         calib: Calibration data: see `modelopt.data.in_memory.DataLike`.
         calib_limit: Samples to calibrate on. None: `CALIBRATION_SAMPLES`.
-        importance: What decides which channels go: l2, l1, wanda, second-order, stability or random. None: second-order
-            with calibration data, else l2.
         repair: Fit the layers behind what is removed to the original, where there are calibration data.
         target_speedup: How many times as fast as the input the result shall be, with channels or heads removed.
         target_macs: The fraction of the input's multiply-accumulates that shall be left.
@@ -64,9 +62,10 @@ class PruneOptions(OptimizeOptions):
     sparsity: float | None = None
     scope: str | None = None
     pattern: str | None = None
+    importance: str | None = None
+    update: bool = False
     calib: DataLike | None = None
     calib_limit: int | None = None
-    importance: str | None = None
     repair: bool = True
     target_speedup: float | None = None
     target_macs: float | None = None
@@ -80,12 +79,33 @@ class PruneOptions(OptimizeOptions):
         self._refuse_other_pattern()
         if self.pattern in _STRUCTURED:
             return self._structured()
-        asked = self._pass_options("sparsity", "scope", "pattern")
-        return Plan(make_recipe("prune", [make_pass("prune-magnitude", asked)], self), "pruned")
+        if self.importance == "l1":
+            raise InputError("--importance l1 is for channels and heads", hint="--importance magnitude")
+        asked = self._pass_options("sparsity", "scope", "pattern", "importance")
+        step = make_pass("prune-magnitude", asked | ({"update": True} if self.update else {}))
+        self._require_calibration(step)
+        search = Search.PRUNE if self._searches_sparsity() else None
+        return Plan(make_recipe("prune", [step], self, calibration=self._calibration(), search=search), "pruned")
 
     def calibration_data(self) -> DataLike | None:
         """The data that importance and repair use."""
         return self.calib
+
+    def _require_calibration(self, step: Pass) -> None:
+        """Refuse weights chosen by data without data, and data that nothing would read."""
+        if self.calib_limit is not None and self.calib is None:
+            raise InputError("--calib-limit needs --calib", hint="--calib DATA")
+        if step.calibrates() and self.calib is None:
+            flag = "--update" if self.importance in {None, "magnitude", "random"} else f"--importance {self.importance}"
+            raise InputError(f"{flag} needs calibration data", hint="--calib DATA")
+        if self.calib is not None and self.eval is not None and not step.calibrates():
+            hint = "--importance second-order --update, or leave out --calib"
+            raise InputError("--calib has no use here: weights are chosen by their magnitude", hint=hint)
+
+    def _searches_sparsity(self) -> bool:
+        """Whether the largest sparsity is searched that keeps the contract."""
+        free = self.sparsity is None and self.pattern in {None, "unstructured"}
+        return free and self.max_drop is not None and self._has_data()
 
     def _structured(self) -> Plan:
         searches = self._searches()
@@ -94,9 +114,9 @@ class PruneOptions(OptimizeOptions):
             raise InputError(f"--sparsity and {aims[0]} exclude each other", note=note)
         self._refuse_values()
         with_data = self.calib is not None
-        importance = self.importance or (_WITH_DATA if with_data else None)
+        importance = self.importance or (_WITH_DATA if with_data else "magnitude")
         asked = {"kind": self.pattern, **self._pass_options("sparsity"), "repair": with_data and self.repair}
-        asked |= {} if importance is None else {"importance": importance}
+        asked |= {"importance": _OF_CHANNELS.get(importance, importance)}
         asked |= {"align": self._multiple() or 1} if not searches else {}
         exact: list[Step] = [*pipelines.expand("exact", keep_opset=self.keep_opset)]
         behind: list[Step] = [*pipelines.expand("exact", keep_opset=True)]

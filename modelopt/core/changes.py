@@ -39,14 +39,16 @@ Fact = str | int | float | bool
 
 
 class TensorError(msgspec.Struct, frozen=True):
-    """The range and the quantization error of one quantized tensor.
+    """The range and the error of one tensor that was quantized or pruned.
 
     Attributes:
         name: The tensor's name.
-        kind: ``activation`` or ``weight``.
-        low: The smallest number that the integers represent, in any channel.
-        high: The largest number that they represent.
-        sqnr_db: The signal-to-quantization-noise ratio in decibels; None where there is no error, or no value.
+        kind: What the error is measured on: ``activation`` or ``weight``; for a pruned weight also ``outputs``,
+            what the weight gives on calibration data.
+        low: The smallest number that the integers represent, in any channel; of a pruned weight its smallest number.
+        high: The largest one.
+        sqnr_db: The signal-to-noise ratio in decibels; None where there is no error, or no value.
+        sparsity: The share of zeros in a pruned weight; None where it was not pruned.
     """
 
     name: str
@@ -54,6 +56,7 @@ class TensorError(msgspec.Struct, frozen=True):
     low: float
     high: float
     sqnr_db: float | None
+    sparsity: float | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Changes:
         rewrites: How many places were rewritten; 0 promises that the model is untouched.
         skipped: The refusals, for ``--explain``.
         facts: Named figures for the report, e.g. ``{"sparsity": 0.5}``; units are in the names.
-        tensors: The tensors that were quantized, with their errors.
+        tensors: The tensors that were quantized or pruned, with their errors.
     """
 
     rewrites: int = 0

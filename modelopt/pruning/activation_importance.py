@@ -14,10 +14,10 @@ from modelopt.core.errors import InputError
 from modelopt.graph.match import Mismatch
 from modelopt.pruning.block_elimination import EliminatedLayer, elimination_costs
 from modelopt.pruning.channel_groups import ChannelGroup
-from modelopt.pruning.dependencies import Consumer
 from modelopt.pruning.importance import NAMES, NEED_DATA, FilterNorm, Importance, Measured, RandomOrder
 from modelopt.pruning.original_and_pruned import run_to, sample_count
 from modelopt.pruning.summing_layer import SummingLayer, summing_layer
+from modelopt.pruning.weight_axes import Consumer
 
 _MOST_INPUTS = 2304
 _MOST_BYTES = 256 << 20

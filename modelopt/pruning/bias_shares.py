@@ -15,8 +15,8 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.graph.types import IEEE_FLOATS
 from modelopt.patterns.convolution import is_huge
-from modelopt.pruning.dependencies import Consumer
 from modelopt.pruning.interval_rules import pads
+from modelopt.pruning.weight_axes import Consumer
 
 
 @dataclass(frozen=True)

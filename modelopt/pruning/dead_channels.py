@@ -25,10 +25,11 @@ from modelopt.pruning import bias_shares
 from modelopt.pruning.atoms import FIXED
 from modelopt.pruning.bias_shares import BiasPlace, BiasShare
 from modelopt.pruning.channel_groups import channels_of
-from modelopt.pruning.dependencies import Consumer, Dependencies, Kept
+from modelopt.pruning.dependencies import Dependencies, Kept
 from modelopt.pruning.interval_rules import pads, rows_of
 from modelopt.pruning.interval_sums import unread
 from modelopt.pruning.value_intervals import Bounds
+from modelopt.pruning.weight_axes import Consumer
 
 _PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 """The operators that sum over channels."""

@@ -49,6 +49,18 @@ def unstructured(scores: Sequence[np.ndarray], sparsity: float) -> list[np.ndarr
     return [part.reshape(each.shape) for part, each in zip(np.split(mask, ends), scores, strict=False)]
 
 
+def in_rows(scores: np.ndarray, sparsity: float) -> np.ndarray:
+    """A mask of the smallest scores of each row: ``floor(sparsity · n)`` of all n, spread evenly over the rows.
+
+    Args:
+        scores: Shape (rows, k).
+        sparsity: At least 0 and below 1.
+    """
+    ends = np.floor(sparsity * scores.shape[1] * np.arange(len(scores) + 1)).astype(int)
+    ends[-1] = math.floor(sparsity * scores.size)
+    return np.stack([smallest(row, count) for row, count in zip(scores, np.diff(ends), strict=True)])
+
+
 def n_of_m(scores: np.ndarray, zeros: int, group: int) -> np.ndarray:
     """A mask of the `zeros` smallest of each `group` consecutive scores along the last axis.
 

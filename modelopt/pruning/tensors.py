@@ -38,17 +38,16 @@ def select(model: ir.Model, *, include: Iterable[str], exclude: Iterable[str], m
         min_elements: Tensors with fewer elements stay.
 
     Raises:
-        InputError: A pattern of `include` matches nothing, or a pattern is not a valid regular expression.
+        InputError: A pattern matches nothing, or is not a valid regular expression.
     """
     first: dict[ir.Value, tuple[ir.Node, int]] = {}
     users: dict[ir.Value, list[ir.Node]] = {}
     for node, index, value in all_operands(model):
         first.setdefault(value, (node, index))
         users.setdefault(value, []).append(node)
-    included = {value for pattern in include for value in _must_match(pattern, users)}
-    matched = {pattern: _matching(pattern, users) for pattern in exclude}
-    refusals = [(pattern, "this exclude pattern matches nothing") for pattern, found in matched.items() if not found]
-    excluded = {value for found in matched.values() for value in found}
+    included = {value for pattern in include for value in _must_match(pattern, users, "include")}
+    excluded = {value for pattern in exclude for value in _must_match(pattern, users, "exclude")}
+    refusals: list[tuple[str, str]] = []
     weights = []
     for value, (node, index) in first.items():
         if included and value not in included:
@@ -73,13 +72,13 @@ def _names(value: ir.Value, nodes: Iterable[ir.Node]) -> list[str]:
     return [name for name in (value.name, *(node.name for node in nodes)) if name]
 
 
-def _must_match(pattern: str, users: Mapping[ir.Value, list[ir.Node]]) -> list[ir.Value]:
+def _must_match(pattern: str, users: Mapping[ir.Value, list[ir.Node]], option: str) -> list[ir.Value]:
     found = _matching(pattern, users)
     if not found:
         types = {f"op:{node.op_type}" for nodes in users.values() for node in nodes}
         known = [name for value, nodes in users.items() for name in _names(value, nodes)]
         hint = did_you_mean(pattern, [*known, *sorted(types)])
-        raise InputError(f"include '{pattern}' matches no prunable weight and no node that uses one", hint=hint)
+        raise InputError(f"{option} '{pattern}' matches no prunable weight and no node that uses one", hint=hint)
     return found
 
 

@@ -87,6 +87,20 @@ def reduction_rows(array: np.ndarray, weight: Weight) -> np.ndarray:
     return last.reshape(-1, last.shape[-1])
 
 
+def pattern_rows(array: np.ndarray, weight: Weight) -> np.ndarray:
+    """`array`, which has the weight's shape, as (rows, c): N:M patterns hold in consecutive numbers of a row.
+
+    TensorRT's sparse kernels group the input channels of a convolution at each kernel position,
+    ``W[k, 4i:4i+4, r, s]``, and what a product sums over (NVIDIA TensorRT Developer Guide, "Sparsity"). So a row of a
+    Conv holds the input channels of one output channel at one kernel position, and a row of any other operand is that
+    of `reduction_rows`.
+    """
+    if weight.node.op_type == "Conv":
+        last = np.moveaxis(array, 1, -1)
+        return last.reshape(-1, last.shape[-1])
+    return reduction_rows(array, weight)
+
+
 def _reduction_axis(node: ir.Node, index: int) -> int:
     if node.op_type == "Gemm":
         transposed = graph.attribute_int(node, "transB" if index else "transA", 0) == 1

@@ -155,7 +155,8 @@ class Search(Enum):
     last steps."""
 
     PRUNE = "prune"
-    """Other widths of the groups of channels in place of those of the pass prune-channels: see `Targets`."""
+    """Other widths of the groups of channels in place of those of the pass prune-channels: see `Targets`. Or, where the
+    last step is prune-magnitude, the largest sparsity that keeps the contract in place of its own."""
 
 
 QUANTIZING = ("quantize-static", "quantize-dynamic", "quantize-weights", "store-weights", "convert-half")
@@ -163,6 +164,9 @@ QUANTIZING = ("quantize-static", "quantize-dynamic", "quantize-weights", "store-
 
 PRUNING = "prune-channels"
 """The pass that a recipe with ``search: prune`` has once."""
+
+PRUNING_ELEMENTS = "prune-magnitude"
+"""Or the pass with which it ends."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,8 +216,12 @@ class Recipe:
             )
 
         pruned = [step.name for step in self.steps if isinstance(step, Pass)].count(PRUNING)
-        if self.search is Search.PRUNE and pruned != 1:
-            raise InputError(f"search: prune needs the step {PRUNING} once", note="it tries other widths in its place")
+        by_element = isinstance(last, Pass) and last.name == PRUNING_ELEMENTS
+        if self.search is Search.PRUNE and pruned != 1 and not by_element:
+            note = "it tries other widths, or another sparsity, in its place"
+            raise InputError(
+                f"search: prune needs the step {PRUNING} once, or {PRUNING_ELEMENTS} at the end", note=note
+            )
 
     def contrib_groups(self) -> tuple[UntilStable, ...]:
         """The last steps, as far as they are groups with a pass that makes operators which only onnxruntime has."""

@@ -78,7 +78,7 @@ class PassResult(msgspec.Struct, frozen=True, kw_only=True):
         rewrites: How many places it rewrote.
         skipped: The places that it left alone, with the reasons.
         facts: Figures that the pass reports itself.
-        tensors: The tensors that it quantized, with their errors.
+        tensors: The tensors that it quantized or pruned, with their errors.
         wall_ns: The time that it took.
         before: The model before it.
         after: The model after it.

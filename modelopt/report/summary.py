@@ -120,16 +120,26 @@ def _slowest(coverage: Coverage) -> Section:
     return Section("slowest nodes", ("node", "operator", "kernel", "computes in", "time"), *_first(rows, _MAX_SKIPS))
 
 
-def _worst_tensors(report: Report) -> list[Section]:
-    """The quantized tensors, those with the largest relative error first."""
+def _worst_tensors(report: Report) -> Iterator[Section]:
+    """The tensors that were quantized, and those that were pruned, those with the largest relative error first."""
     tensors = [tensor for result in report.passes for tensor in result.tensors]
-    lossy = [(tensor.sqnr_db, tensor) for tensor in tensors if tensor.sqnr_db is not None]
-    rows = [
-        (tensor.name, tensor.kind, f"[{tensor.low:.4g}, {tensor.high:.4g}]", f"{decibels:.1f} dB")
-        for decibels, tensor in sorted(lossy, key=lambda pair: pair[0])
+    worst = sorted((each for each in tensors if each.sqnr_db is not None), key=lambda each: each.sqnr_db or 0.0)
+    quantized = [
+        (each.name, each.kind, f"[{each.low:.4g}, {each.high:.4g}]", f"{each.sqnr_db:.1f} dB")
+        for each in worst
+        if each.sparsity is None
     ]
-    header = ("tensor", "kind", "range", "signal to noise")
-    return [Section("quantized tensors, worst first", header, *_first(rows, _MAX_TENSORS))] if rows else []
+    pruned = [
+        (each.name, f"{each.sparsity:.1%}", each.kind, f"{each.sqnr_db:.1f} dB")
+        for each in worst
+        if each.sparsity is not None
+    ]
+    if quantized:
+        header = ("tensor", "kind", "range", "signal to noise")
+        yield Section("quantized tensors, worst first", header, *_first(quantized, _MAX_TENSORS))
+    if pruned:
+        header = ("tensor", "zeros", "error of its", "signal to noise")
+        yield Section("pruned tensors, worst first", header, *_first(pruned, _MAX_SKIPS))
 
 
 def _first(rows: Sequence[tuple[str, ...]], most: int) -> tuple[tuple[tuple[str, ...], ...], tuple[str, ...]]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from modelopt.core.errors import ModeloptError
 from modelopt.engine.optimize import Request
 from modelopt.passes.base import Pass
-from modelopt.recipe.recipe import Recipe, Search, Step
+from modelopt.recipe.recipe import PRUNING_ELEMENTS, Recipe, Search, Step
 from modelopt.search.search_result import SearchResult
 
 # The searches and their passes are imported where they are used: `fold` and `fuse` start without them.
@@ -50,6 +50,10 @@ def choose(request: Request) -> SearchResult:
         groups = recipe.contrib_groups()
         steps = dataclasses.replace(steps, steps=recipe.steps[: -len(groups)])
         return keep_if_faster(dataclasses.replace(request, recipe=steps), groups)
+    if recipe.search is Search.PRUNE and _name_of(recipe.steps[-1]) == PRUNING_ELEMENTS:
+        from modelopt.search.sparsity_search import largest_sparsity
+
+        return largest_sparsity(dataclasses.replace(request, recipe=steps))
     if recipe.search is Search.PRUNE:
         from modelopt.search.pruning_search import choose_widths
 

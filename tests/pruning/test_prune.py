@@ -21,7 +21,7 @@ from modelopt.graph import match
 from modelopt.passes.prune_magnitude import PruneMagnitude, Scope, SparsityPattern
 from modelopt.pruning import masks
 from modelopt.pruning.masks import magnitude
-from modelopt.pruning.weights import Weight, reduction_rows
+from modelopt.pruning.weights import Weight, pattern_rows, reduction_rows
 from tests.helpers import WITHOUT_RUNNER
 from tests.runtime_tools import session
 
@@ -106,7 +106,7 @@ def test_the_sparsity_asked_for_is_the_sparsity_there(weight: np.ndarray, sparsi
 
 @pytest.mark.parametrize("scope", list(Scope))
 def test_two_layers(scope: Scope) -> None:
-    """Layer scope halves each; global scope takes all of the small one and none of the large one."""
+    """Layer and row scope halve each; global scope takes all of the small one and none of the large one."""
     small, large = np.arange(1, 17, dtype=np.float32).reshape(4, 4), np.full((4, 4), 100, np.float32)
     model = model_of("MatMul", small)
     v = value("v", large)
@@ -117,11 +117,11 @@ def test_two_layers(scope: Scope) -> None:
     model.graph.outputs[0] = last.outputs[0]
     prune(model, scope=scope)
     zeros = [np.count_nonzero(weight_of(model, name) == 0) for name in ("w", "v")]
-    assert zeros == ([8, 8] if scope is Scope.LAYER else [16, 0])
+    assert zeros == ([16, 0] if scope is Scope.GLOBAL else [8, 8])
 
 
 OPERANDS: list[tuple[str, tuple[int, ...], dict[str, Any]]] = [
-    ("Conv", (4, 3, 3, 3), {}),
+    ("Conv", (4, 9, 3, 3), {}),
     ("Conv", (6, 8, 5), {"group": 2}),
     ("ConvTranspose", (8, 3, 2, 2), {}),
     ("ConvTranspose", (16, 3, 2), {"group": 2}),
@@ -140,7 +140,7 @@ OPERANDS: list[tuple[str, tuple[int, ...], dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("op_type", "shape", "attributes"), OPERANDS)
 @pytest.mark.parametrize("pattern", [SparsityPattern.TWO_OF_FOUR, SparsityPattern.FOUR_OF_EIGHT])
-def test_patterns_hold_along_what_an_output_sums_over(
+def test_patterns_hold_along_what_sparse_kernels_group(
     op_type: str, shape: tuple[int, ...], attributes: dict[str, Any], pattern: SparsityPattern
 ) -> None:
     model = model_of(op_type, np.random.default_rng(3).standard_normal(shape).astype(np.float32), **attributes)
@@ -150,7 +150,7 @@ def test_patterns_hold_along_what_an_output_sums_over(
     tensor = graph.constant_tensor(node.inputs[index])
     assert tensor is not None
     assert node.inputs[index] is not None
-    rows = reduction_rows(weight_of(model), Weight(model.graph.initializers["w"], tensor, node, index))
+    rows = pattern_rows(weight_of(model), Weight(model.graph.initializers["w"], tensor, node, index))
     zeros, group = {SparsityPattern.TWO_OF_FOUR: (2, 4), SparsityPattern.FOUR_OF_EIGHT: (4, 8)}[pattern]
     whole = rows.shape[1] // group * group
     assert ((rows[:, :whole].reshape(-1, group) == 0).sum(axis=1) == zeros).all()
@@ -217,6 +217,8 @@ def test_facts() -> None:
     facts = PruneMagnitude().apply(model, WITHOUT_RUNNER).facts
     assert facts["sparsity"] == 0.5
     assert facts["zeros"] == 2048
+    assert facts["stored_bytes"] == weight.nbytes
+    assert facts["compressed_with"] == "zlib level 6"
     assert facts["compressed_before_bytes"] == len(zlib.compress(weight.tobytes(), 6))
     assert facts["compressed_after_bytes"] == len(zlib.compress(weight_of(model).tobytes(), 6))
     assert "does not run faster" in str(facts["note"])
@@ -227,6 +229,7 @@ def test_facts() -> None:
     ("options", "said"),
     [
         ({"sparsity": 1.0}, "not in"),
+        ({"sparsity": 70}, "not in"),
         ({"sparsity": -0.1}, "not in"),
         ({"sparsity": math.nan}, "not in"),
         ({"sparsity": 0.3, "pattern": SparsityPattern.TWO_OF_FOUR}, "does not go with pattern 2:4"),
@@ -242,6 +245,42 @@ def test_a_mistyped_include_is_an_error_with_a_hint() -> None:
     with pytest.raises(InputError, match="include 'nodes' matches no") as caught:
         prune(model_of("MatMul", np.ones((4, 4), np.float32)), include=("nodes",))
     assert caught.value.hint == "did you mean 'node'?"
+
+
+def test_a_mistyped_exclude_is_an_error_with_a_hint() -> None:
+    with pytest.raises(InputError, match="exclude 'nodes' matches no") as caught:
+        prune(model_of("MatMul", np.ones((4, 4), np.float32)), exclude=("nodes",))
+    assert caught.value.hint == "did you mean 'node'?"
+
+
+def test_a_percentage_as_a_plain_number_is_told_what_it_may_mean() -> None:
+    with pytest.raises(InputError) as caught:
+        PruneMagnitude(sparsity=70)
+    assert caught.value.hint == "--sparsity 70% makes 70 of 100 weights zero; to keep 70 of 100 write --sparsity 30%"
+
+
+def test_tensorrt_groups_input_channels_at_each_kernel_position() -> None:
+    """Not the numbers of one channel's window, which lie together in memory."""
+    weight = np.random.default_rng(7).standard_normal((3, 8, 3, 2)).astype(np.float32)
+    model = model_of("Conv", weight)
+    assert prune(model, pattern=SparsityPattern.TWO_OF_FOUR).facts["sparsity"] == 0.5
+    pruned = weight_of(model)
+    for c in (0, 4):
+        assert ((pruned[:, c : c + 4] == 0).sum(axis=1) == 2).all()
+
+
+def test_a_first_convolution_has_too_few_channels_for_a_group() -> None:
+    changes = prune(model_of("Conv", np.ones((4, 3, 3, 3), np.float32)), pattern=SparsityPattern.TWO_OF_FOUR)
+    assert changes.rewrites == 0
+    assert changes.skipped[0].reason == "it has fewer than 4 input channels, which a group of weights would hold"
+
+
+def test_a_row_for_each_pruned_tensor() -> None:
+    weight = np.arange(1, 17, dtype=np.float32).reshape(4, 4)
+    (row,) = prune(model_of("MatMul", weight)).tensors
+    lost = np.square(np.arange(1, 9)).sum() / np.square(weight).sum()
+    assert (row.name, row.kind, row.sparsity, row.low, row.high) == ("w", "weight", 0.5, 0.0, 16.0)
+    assert row.sqnr_db == pytest.approx(-10 * math.log10(lost))
 
 
 def test_names() -> None:

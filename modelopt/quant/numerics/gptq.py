@@ -49,7 +49,7 @@ def gptq(
     if not np.any(diagonal > 0):
         return nearest
     order = np.argsort(-diagonal, kind="stable") if by_importance else np.arange(len(diagonal))
-    factor = _factor(hessian[np.ix_(order, order)], damping)
+    factor = inverse_factor(hessian[np.ix_(order, order)], damping)
     fed_back = np.empty_like(nearest)
     fed_back[:, order] = _round_columns(weight[:, order], factor, steps[:, order], zeros[:, order], low, high)
     better = objective(weight, fed_back, hessian, scale, zero_point) < objective(
@@ -79,8 +79,10 @@ def _nearest(weight: np.ndarray, steps: np.ndarray, zeros: np.ndarray, low: int,
     return np.asarray(np.clip(np.rint(weight / steps + zeros), low, high), np.int32)
 
 
-def _factor(hessian: np.ndarray, damping: float) -> np.ndarray:
+def inverse_factor(hessian: np.ndarray, damping: float) -> np.ndarray:
     """Upper U with Uᵀ U = (H + λI)⁻¹; row k holds how column k's error spreads over the later ones.
+
+    λ is `damping` times the mean of the diagonal of H, and larger where H + λI has no Cholesky factor.
 
     With the order of rows and columns reversed H = L Lᵀ is H = R Rᵀ with R upper, and U = R⁻¹: one factorization.
     """
