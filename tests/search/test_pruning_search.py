@@ -26,7 +26,16 @@ from modelopt.search.pruning_search import choose_widths
 from modelopt.search.search_result import SearchResult
 from tests.command_line import CALIB, EVAL, MLP
 
-DATA: dict[str, Any] = {"calib": CALIB, "eval": EVAL, "bench": False, "verify": False}
+DATA: dict[str, Any] = {
+    "calib": CALIB,
+    "calib_limit": 16,
+    "eval": EVAL,
+    "eval_limit": 200,
+    "importance": "l2",
+    "repair": False,
+    "bench": False,
+    "verify": False,
+}
 
 
 def _widths(report: Report) -> dict[str, tuple[int, int]]:
