@@ -49,10 +49,9 @@ Examples:
 )
 @options.option(
     "--importance",
-    type=click.Choice(["magnitude", "wanda", "second-order", "stability", "random"]),
-    default="magnitude",
-    show_default=True,
-    help="What makes a weight matter. Those but magnitude and random need --calib; second-order loses least.",
+    type=click.Choice(["magnitude", "l2", "l1", "wanda", "second-order", "stability", "random"]),
+    help="What decides which weights or channels go: their size (magnitude of weights, l2 and l1 of channels), or what "
+    "they do on the data of --calib. [default: magnitude; of channels second-order with --calib, else l2]",
 )
 @options.option(
     "--update", is_flag=True, help="Fit the weights that stay to --calib: they make up for those that became zero."
@@ -68,6 +67,9 @@ Examples:
     type=click.IntRange(1),
     metavar="N",
     help="Samples of it to use. [default: 256]",
+)
+@options.switch_off(
+    "--no-repair", "repair", help="Do not fit the layers behind what is removed to the original, as --calib permits."
 )
 @options.option(
     "--target-speedup",

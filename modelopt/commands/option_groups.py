@@ -141,7 +141,7 @@ def flag_of(name: str) -> str:
     return f"--{_FLAGS.get(name, name).replace('_', '-')}"
 
 
-_FLAGS = {"verify": "no-verify", "bench": "no-bench", "search": "no-search"}
+_FLAGS = {"verify": "no-verify", "bench": "no-bench", "search": "no-search", "repair": "no-repair"}
 
 
 def checked(kind: type[_Spec], fields: Mapping[str, Any]) -> _Spec:

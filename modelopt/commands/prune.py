@@ -15,6 +15,7 @@ from modelopt.core.errors import InputError
 from modelopt.data.in_memory import DataLike
 from modelopt.engine.gates import DEFAULT_MAX_DROP
 from modelopt.passes.base import Pass
+from modelopt.pruning.importance import NAMES, NEED_DATA
 from modelopt.recipe import pipelines
 from modelopt.recipe.pass_options import make_pass
 from modelopt.recipe.recipe import DataSpec, Search, Step, Targets
@@ -23,9 +24,12 @@ CALIBRATION_SAMPLES = 256
 """How many samples are calibrated on where `calib_limit` is not given."""
 
 _STRUCTURED = ("channel", "head")
-_ONLY_STRUCTURED = ("align", "target_speedup", "target_macs", "keep_opset")
-_ONLY_UNSTRUCTURED = ("scope", "importance", "update")
-_SPARSITY = 0.5
+_ONLY_STRUCTURED = ("repair", "align", "target_speedup", "target_macs", "keep_opset")
+_ONLY_UNSTRUCTURED = ("scope", "update")
+_OF_ELEMENTS = ("magnitude", *(name for name in NAMES if name not in {"l1", "l2"}))
+
+_WITH_DATA = "second-order"
+"""The importance of channels where there are calibration data."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +42,13 @@ class PruneOptions(OptimizeOptions):
         scope: Rank weights within each layer ("layer"), over all of them ("global"), or in each row of weights that one
             output sums over ("row").
         pattern: Where zeros may be: unstructured, 2:4 or 4:8. Or what is removed: channel, or head (of attention).
-        importance: What makes a weight matter: magnitude or random; or, by `calib`, wanda, second-order or stability.
         update: Fit the weights that stay to `calib`, so that they make up for those that became zero.
         calib: Calibration data: see `modelopt.data.in_memory.DataLike`.
         calib_limit: Samples to calibrate on. None: `CALIBRATION_SAMPLES`.
+        importance: What decides which weights become zero or which channels go: random; or, by `calib`, wanda,
+            second-order or stability; or magnitude (of weights), l2 or l1 (of channels). None: magnitude for weights;
+            for channels second-order with calibration data, else l2.
+        repair: Fit the layers behind what is removed to the original, where there are calibration data.
         target_speedup: How many times as fast as the input the result shall be, with channels or heads removed.
         target_macs: The fraction of the input's multiply-accumulates that shall be left.
         align: The multiple that numbers of channels are kept at; "auto" measures what this machine's kernels like.
@@ -53,10 +60,11 @@ class PruneOptions(OptimizeOptions):
     sparsity: float | None = None
     scope: str | None = None
     pattern: str | None = None
-    importance: str | None = None
     update: bool = False
     calib: DataLike | None = None
     calib_limit: int | None = None
+    importance: str | None = None
+    repair: bool = True
     target_speedup: float | None = None
     target_macs: float | None = None
     align: int | str | None = None
@@ -100,7 +108,12 @@ class PruneOptions(OptimizeOptions):
         if self.sparsity is not None and (aims := self._aims()):
             note = "--sparsity removes that share of every group of channels; targets choose a share for each"
             raise InputError(f"--sparsity and {aims[0]} exclude each other", note=note)
-        asked = {"kind": self.pattern, **self._pass_options("sparsity")}
+        self._refuse_values()
+        with_data = self.calib is not None
+        importance = self.importance or (_WITH_DATA if with_data else None)
+        asked = {"kind": self.pattern, **self._pass_options("sparsity"), "repair": with_data and self.repair}
+        asked |= {} if importance is None else {"importance": importance}
+        asked |= {"align": self._multiple() or 1} if not searches else {}
         exact: list[Step] = [*pipelines.expand("exact", keep_opset=self.keep_opset)]
         behind: list[Step] = [*pipelines.expand("exact", keep_opset=True)]
         steps = [*exact, make_pass("prune-channels", asked), *behind]
@@ -113,6 +126,22 @@ class PruneOptions(OptimizeOptions):
         if searches and self.max_drop is None and self._has_data():
             recipe = dataclasses.replace(recipe, gates=msgspec.structs.replace(recipe.gates, max_drop=DEFAULT_MAX_DROP))
         return Plan(recipe, "pruned")
+
+    def _refuse_values(self) -> None:
+        """Refuse values that make no sense for any model, by their flags."""
+        if self.target_macs is not None and not 0 < self.target_macs < 1:
+            fact = f"--target-macs {self.target_macs:g} is not between 0 and 1"
+            raise InputError(fact, hint="--target-macs 50% keeps half of the multiply-accumulates")
+        if self.target_speedup is not None and self.target_speedup <= 1:
+            fact = f"--target-speedup {self.target_speedup:g} is not above 1"
+            raise InputError(fact, hint="--target-speedup 1.5 asks for a model that is 1.5 times as fast")
+        if self.target_speedup is not None and not self.bench:
+            raise InputError("--target-speedup needs a benchmark", hint="leave out --no-bench")
+        if self.importance in NEED_DATA and self.calib is None:
+            raise InputError(f"--importance {self.importance} needs calibration data", hint="--calib data/")
+        if self.align is not None and self._multiple() is None and not self._searches():
+            fact = "--align auto measures where widths are searched"
+            raise InputError(fact, hint="--align 8 in place of it, or a target in place of --sparsity")
 
     def _pass_options(self, *names: str) -> dict[str, Any]:
         asked = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
@@ -127,6 +156,10 @@ class PruneOptions(OptimizeOptions):
             raise InputError(
                 f"{flag_of(found)} is not for --pattern {self.pattern or 'unstructured'}", hint=f"--pattern {wanted}"
             )
+        known = NAMES if self.pattern in _STRUCTURED else _OF_ELEMENTS
+        if self.importance is not None and self.importance not in known:
+            fact = f"--importance {self.importance} is not for --pattern {self.pattern or 'unstructured'}"
+            raise InputError(fact, hint=f"--importance {', '.join(known[:-1])} or {known[-1]}")
 
     def _aims(self) -> list[str]:
         """The flags with which the result is to be found by a search."""

@@ -21,7 +21,8 @@ from modelopt.measure.latency import BenchResult, run_bench
 from modelopt.measure.speed import Ratio
 from modelopt.recipe.recipe import Recipe
 from modelopt.report import FileInfo
-from modelopt.report.summary import accuracy_rows, covered, milliseconds, output_sections, size
+from modelopt.report.summary import accuracy_rows, covered, output_sections
+from modelopt.report.units import milliseconds, size
 from modelopt.runtime.limits import Limits
 from modelopt.runtime.worker import Worker
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import msgspec
 import onnx_ir as ir
@@ -20,10 +21,12 @@ from modelopt.engine.opening import OpenRun
 from modelopt.engine.request import Request
 from modelopt.engine.result_file import StagedResult
 from modelopt.io import provenance
+from modelopt.io.compressed_size import compressed_size
 from modelopt.quant.static import existing_qdq
 from modelopt.recipe.dumping import dump
 from modelopt.recipe.paths import without_folders
 from modelopt.recipe.pipelines import RAISE
+from modelopt.recipe.recipe import PRUNING
 from modelopt.report import FileInfo, GateResult, PassResult, Report, Verification, verdict
 from modelopt.runtime.installation import runtime_version
 from modelopt.runtime.session import SessionSpec
@@ -148,8 +151,8 @@ class Run:
         written = self._opened.request.keep or all(gate.passed is not False for gate in judged)
         recipe, loaded, context = self._recipe, self._opened.loaded, self._opened.context
         report = Report(
-            input=FileInfo(path=loaded.shown, size_bytes=loaded.size_bytes, sha256=loaded.sha256),
-            output=FileInfo(path=str(result.output), size_bytes=result.file.size_bytes),
+            input=self._file_info(loaded.shown, loaded.path, loaded.size_bytes, loaded.sha256),
+            output=self._file_info(str(result.output), result.file.path, result.file.size_bytes),
             written=written,
             recipe=dump(recipe, in_full=True),
             target=str(context.target),
@@ -196,6 +199,15 @@ class Run:
             datasets.doubtful_guesses(findings.accuracy, data.guesses),
         )
         yield from filter(None, others)
+
+    def _file_info(self, shown: str, path: Path, size_bytes: int, sha256: str | None = None) -> FileInfo:
+        """The sizes of the input or the output; compressed too where the recipe removes channels."""
+        removes = any(step.name == PRUNING for step in self._recipe.passes())
+        external = size_bytes - path.stat().st_size
+        compressed = compressed_size(path) if removes and not external else None
+        return FileInfo(
+            path=shown, size_bytes=size_bytes, sha256=sha256, external_bytes=external, compressed_bytes=compressed
+        )
 
     def _provenance(self) -> provenance.Entry:
         context = self._opened.context

@@ -182,7 +182,7 @@ def _store(path: Path, kept: Mapping[str, Mapping[str, float]]) -> None:
 ALIGNMENTS = (1, 2, 4, 8, 16, 32)
 """The multiples that are tried."""
 
-_STEADY = 1.03
+_STEADY = 1.015
 """Up to this factor a channel counts as taking no longer than at the best multiple; a guess, beyond the noise."""
 
 _SAMPLED = range(64, 97)

@@ -93,23 +93,26 @@ def models(layers: Sequence[MeasuredLayer]) -> Iterator[tuple[ir.Model, dict[str
     """Models that hold these layers side by side, with inputs; the kernels have the layers' numbers: see `times`."""
     numbered = list(enumerate(layers))
     while numbered:
-        some, total = [numbered.pop(0)], 0
+        some = [numbered.pop(0)]
+        total = some[0][1].nbytes
         while numbered and (total := total + numbered[0][1].nbytes) <= _MODEL_BYTES:
             some.append(numbered.pop(0))
         yield _model(some)
 
 
 def times(runs: Iterable[NodeRun]) -> dict[int, float]:
-    """The nanoseconds of each layer in a profile of one of `models`, by number: the median over all runs but the first.
+    """The nanoseconds of each layer in a profile of one of `models`, by number: that of the fastest run.
+
+    Other programs only add to a time, and all layers of a search are timed in the same way.
 
     The runtime keeps the name of a node, or names the kernel after what it writes.
     """
     found: dict[int, float] = {}
     for run in runs:
         match = _NAME.match(run.name)
-        if match is not None and not run.op_type.startswith("Reorder") and len(run.runs_ns) > 1:
+        if match is not None and not run.op_type.startswith("Reorder") and run.runs_ns:
             number = int(match[1])
-            found[number] = max(found.get(number, 0.0), float(np.median(run.runs_ns[1:])))
+            found[number] = max(found.get(number, 0.0), float(min(run.runs_ns)))
     return found
 
 

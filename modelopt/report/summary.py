@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from modelopt.core.changes import Effect
 from modelopt.core.plural import counted
 from modelopt.core.tables import Section
+from modelopt.io.compressed_size import COMPRESSOR
 from modelopt.measure.evaluate import Accuracy
 from modelopt.measure.latency import BenchResult
 from modelopt.measure.metric import NOTHING_COMPARED, Score
@@ -166,7 +167,7 @@ def _refusals(report: Report) -> Section:
 
 
 def _outcome(report: Report) -> Section:
-    rows = [_size_row(report)]
+    rows = list(_size_rows(report))
     if report.latency is not None:
         rows.append(_latency_row(report.latency))
     elif report.not_timed is not None:
@@ -186,9 +187,14 @@ def _outcome(report: Report) -> Section:
     return Section("", ("", "before", "after", "change"), tuple(rows), notes)
 
 
-def _size_row(report: Report) -> tuple[str, str, str, str]:
-    before, after = report.input.size_bytes, report.output.size_bytes
-    return "size", size(before), size(after), f"{after / before - 1:+.1%}"
+def _size_rows(report: Report) -> Iterator[tuple[str, str, str, str]]:
+    sizes = {"size": (report.input.size_bytes, report.output.size_bytes)}
+    if report.input.external_bytes or report.output.external_bytes:
+        sizes["of it in a data file"] = (report.input.external_bytes, report.output.external_bytes)
+    if report.input.compressed_bytes is not None and report.output.compressed_bytes is not None:
+        sizes[f"compressed ({COMPRESSOR})"] = (report.input.compressed_bytes, report.output.compressed_bytes)
+    for name, (before, after) in sizes.items():
+        yield name, size(before), size(after), f"{after / before - 1:+.1%}" if before else ""
 
 
 def _latency_row(latency: Latency) -> tuple[str, str, str, str]:

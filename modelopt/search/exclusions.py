@@ -79,20 +79,20 @@ def has_tables(model: ir.Model) -> bool:
 
 def without(step: Any, names: Iterable[str]) -> Pass:
     """The pass `step` with these nodes left in float."""
-    changed_step: Pass = dataclasses.replace(step, exclude=(*step.exclude, *map(_exactly, names)))
+    changed_step: Pass = dataclasses.replace(step, exclude=(*step.exclude, *map(exactly, names)))
     return changed_step
 
 
 def only(step: Any, names: Iterable[str]) -> Pass:
     """The pass `step` for these nodes alone, whether or not it pays there."""
-    options: dict[str, Any] = {"include": tuple(map(_exactly, names))}
+    options: dict[str, Any] = {"include": tuple(map(exactly, names))}
     if hasattr(step, "everywhere"):
         options["everywhere"] = True
     changed_step: Pass = dataclasses.replace(step, **options)
     return changed_step
 
 
-def _exactly(name: str) -> str:
+def exactly(name: str) -> str:
     """The pattern that names this node and no other."""
     return f"re:{re.escape(name)}"
 

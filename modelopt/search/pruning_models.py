@@ -94,7 +94,7 @@ class PrunedModels:
             for width, error in [self.scanned.get(group.name, (None, math.inf))]
         )
         return PruningFound(
-            steps=tuple(self._step(each, kept=each == place) for each in sorted({0, *self._models, *self.drops})),
+            steps=tuple(self._step(each, kept=each == place) for each in sorted({0, *self._models})),
             widths=groups,
             align=self._prunable.align,
             align_measured=self._prunable.align_measured,

@@ -43,8 +43,8 @@ _SCANNED = (0.25, 0.5)
 _FIRST_ERROR = 0.02
 """The squared error over the squared output at which the first model is tried where no target says it: a guess."""
 
-_SIZE_MARGIN = 0.99
-"""What a model may have of ``--max-size`` by the estimate: names and shapes take a little."""
+_METADATA_BYTES = 4096
+"""What the record of how a model was made takes in its file: a guess, above what was seen."""
 
 
 def choose_widths(request: Request) -> SearchResult:
@@ -129,7 +129,7 @@ class WidthSearch:
     def _error(self, name: str, width: int) -> float:
         """The squared error over the squared output with one group at another width; infinite where that fails."""
         try:
-            candidate = self.prunable.build({name: width})
+            candidate = self.prunable.build_one(name, width)
         except InputError:
             raise
         except ModeloptError:
@@ -183,7 +183,7 @@ class WidthSearch:
             gates.max_size_bytes or math.inf,
             (gates.max_size_ratio or math.inf) * self.candidates.input.size_bytes,
         ]
-        wanted_bytes, wanted_macs = min(limits) * _SIZE_MARGIN, targets.macs or math.inf
+        wanted_bytes, wanted_macs = min(limits) - _METADATA_BYTES, targets.macs or math.inf
 
         def meets(step: PathStep) -> bool:
             return (
@@ -204,7 +204,8 @@ class WidthSearch:
     def _fast_enough(self, wanted: float) -> int | None:
         """The first place that is so many times as fast as the input, as measured; None where there is none."""
         if self.prunable.table is None:
-            raise InputError("--target-speedup needs a benchmark", hint="leave out --no-bench")
+            hint = "--target-macs, which needs no measurement"
+            raise InputError("--target-speedup cannot be measured here", note="layers are timed on the CPU", hint=hint)
         whole, last = self.prunable.whole_cost, len(self.models.path) - 1
         saved, place = 1 - 1 / wanted, None
         for _ in range(MAX_TIMINGS):

@@ -15,7 +15,7 @@ from modelopt.measure.speed import FLOOR, Ratio, Verdict
 from modelopt.quant.static.measured_cost import losing
 from modelopt.recipe.recipe import BenchSpec
 from modelopt.report import Latency, Outcome
-from modelopt.report.summary import milliseconds
+from modelopt.report.units import milliseconds
 from modelopt.search import exclusions
 from modelopt.search.candidates import Candidate, Candidates
 

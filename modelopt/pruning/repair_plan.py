@@ -1,0 +1,72 @@
+"""Which layers of a pruned model compute from wrong inputs, and in which order they are fitted."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from modelopt import graph
+from modelopt.graph.match import Mismatch
+from modelopt.pruning.dependencies import Dependencies, Kept
+from modelopt.pruning.summing_layer import SummingLayer, summing_layer
+
+
+@dataclass(frozen=True)
+class RepairPlan:
+    """What to fit.
+
+    Attributes:
+        stages: Layers and BatchNormalizations that depend on nothing in the same stage or a later one.
+        kept: By value and axis, which positions of the original stay; without an entry all do.
+        refused: (layer, why) of those that compute from wrong inputs and cannot be fitted.
+    """
+
+    stages: tuple[tuple[ir.Node, ...], ...]
+    kept: Mapping[tuple[ir.Value, int], np.ndarray]
+    refused: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def of(cls, model: ir.Model, found: Dependencies, removed: frozenset[int]) -> RepairPlan:
+        """The plan for removing these atoms from the model that `found` was made of; before or after they go."""
+        state = Kept(found.atoms, removed)
+        kept = {
+            (value, axis): mask
+            for value, axes in found.labels.items()
+            for axis, labels in axes.items()
+            if not (mask := state.mask(labels)).all()
+        }
+        cut = {each.node for each in found.consumers if (each.data, each.data_axis) in kept}
+        depth: dict[ir.Value, int] = {}
+        stages: dict[int, list[ir.Node]] = defaultdict(list)
+        refused: list[tuple[str, str]] = []
+        for node in model.graph:
+            wrong = max((depth.get(value, 0) for value in node.inputs if value is not None), default=0)
+            if not wrong and node not in cut:
+                continue
+            level = max(wrong, 1)
+            layer = summing_layer(node)
+            if not isinstance(layer, Mismatch) or graph.is_standard(node, "BatchNormalization"):
+                stages[level].append(node)
+                level += 1
+            elif node in cut:
+                refused.append((graph.name_of(node), layer.reason))
+            for value in node.outputs:
+                depth[value] = level
+        return cls(tuple(tuple(stages[level]) for level in sorted(stages)), kept, tuple(refused))
+
+    def kept_part(self, value: ir.Value, array: np.ndarray) -> np.ndarray:
+        """What stays of a value that the original computed."""
+        for (each, axis), mask in self.kept.items():
+            if each is value:
+                array = np.compress(mask, array, axis)
+        return array
+
+
+def layer_of(node: ir.Node) -> SummingLayer | None:
+    """The layer of a node of a stage; None for a BatchNormalization."""
+    layer = summing_layer(node)
+    return None if isinstance(layer, Mismatch) else layer

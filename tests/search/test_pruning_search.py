@@ -1,0 +1,209 @@
+"""The search for widths on a small model: with work as the cost, and with a clock that is made up."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import modelopt
+from modelopt.commands.prune import PruneOptions
+from modelopt.core.errors import InputError, Refused
+from modelopt.engine.request import Request
+from modelopt.pruning.measured_layers import MeasuredLayer
+from modelopt.recipe.dumping import dump
+from modelopt.recipe.parsing import parse
+from modelopt.recipe.recipe import Search
+from modelopt.report import Outcome, Report
+from modelopt.report.summary import report_sections
+from modelopt.search.candidates import Candidate
+from modelopt.search.prunable import Prunable
+from modelopt.search.pruning_models import PrunedModels
+from modelopt.search.pruning_search import choose_widths
+from modelopt.search.search_result import SearchResult
+from tests.command_line import CALIB, EVAL, MLP
+
+DATA: dict[str, Any] = {"calib": CALIB, "eval": EVAL, "bench": False, "verify": False}
+
+
+def _widths(report: Report) -> dict[str, tuple[int, int]]:
+    assert report.pruning is not None
+    return {group.group: (group.before, group.after) for group in report.pruning.widths}
+
+
+def test_as_many_channels_go_as_the_contract_permits() -> None:
+    report = modelopt.prune(MLP, pattern="channel", max_drop=0.02, **DATA).report
+    found = report.pruning
+    assert found is not None
+    assert found.steps[0].removed == 0
+    (kept,) = [step for step in found.steps if step.kept]
+    assert kept.removed > 0
+    assert kept.drop is not None
+    assert kept.drop <= 0.02
+    assert kept.checked is not None
+    assert kept.checked <= 0.02
+    assert any(trial.outcome is Outcome.INACCURATE for trial in report.trials)  # one more would be too many
+    assert sum(before - after for before, after in _widths(report).values()) > 0
+    assert report.output.size_bytes < report.input.size_bytes
+    assert all(gate.passed for gate in report.gates)
+    titles = [section.title for section in report_sections(report, explain=True)]
+    assert {"pruned models that were tried", "widths", "channels that must stay"} <= {*titles}
+
+
+def test_a_target_alone_needs_no_data() -> None:
+    result = modelopt.prune(MLP, pattern="channel", target_macs=0.5, bench=False, verify=False)
+    found = result.report.pruning
+    assert found is not None
+    (kept,) = [step for step in found.steps if step.kept]
+    assert kept.macs is not None
+    assert 0.35 <= kept.macs <= 0.5
+    assert kept.drop is None
+    assert any("contract was not checked" in note for note in result.report.notes)
+    again = modelopt.prune(MLP, pattern="channel", target_macs=0.5, bench=False, verify=False)
+    assert again.report.recipe == result.report.recipe
+
+
+def test_a_size_is_a_target_too() -> None:
+    report = modelopt.prune(MLP, pattern="channel", max_size=0.6, bench=False, verify=False).report
+    assert report.output.size_bytes <= 0.6 * report.input.size_bytes
+
+
+def test_a_target_beyond_the_contract_is_missed_and_said() -> None:
+    report = modelopt.prune(MLP, pattern="channel", target_macs=0.02, max_drop=0.0, **DATA).report
+    assert report.pruning is not None
+    assert report.pruning.missed == ("--target-macs 2% is not met",)
+    assert "--target-macs 2% is not met" in report.notes
+
+
+def test_a_quantized_model_is_refused_with_the_order_to_use(tmp_path: Path) -> None:
+    quantized = tmp_path / "int8.onnx"
+    modelopt.quantize(MLP, calib=CALIB, search=False, everywhere=True, bench=False, verify=False, output=quantized)
+    with pytest.raises(Refused, match="quantized") as caught:
+        modelopt.prune(quantized, pattern="channel", sparsity=0.5, bench=False, verify=False)
+    assert caught.value.hint == "prune the float model first, then quantize the result"
+
+
+# A clock that is made up
+
+
+def _fast(monkeypatch: pytest.MonkeyPatch, folder: Path, cost: Mapping[str, float]) -> list[int]:
+    """Kernels take what `cost` says with all channels, and channels are taken 16 by 16."""
+    timed: list[int] = []
+
+    def clock(_self: Prunable, layers: Sequence[MeasuredLayer]) -> list[float]:
+        return [100.0 * -(-layer.weight[0] // 16) * -(-layer.weight[1] // 16) for layer in layers]
+
+    def costs(_self: Prunable, _candidate: Candidate) -> dict[str, float]:
+        return dict(cost)
+
+    def ratio(self: PrunedModels, place: int) -> float:
+        timed.append(place)
+        return self.path[0].cost / self.path[place].cost * 0.9  # a little less than the table says
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    monkeypatch.setattr(Prunable, "_time", clock)
+    monkeypatch.setattr(Prunable, "_costs", costs)
+    monkeypatch.setattr(PrunedModels, "times_as_fast", ratio)
+    return timed
+
+
+def _chosen(**options: Any) -> SearchResult:
+    recipe = PruneOptions(MLP, pattern="channel", verify=False, **options).recipe_to_run()
+    assert recipe.search is Search.PRUNE
+    assert parse(dump(recipe)) == recipe
+    recipe = dataclasses.replace(recipe, search=None)
+    return choose_widths(Request(recipe=recipe, model=MLP, output=MLP.with_suffix(".none")))
+
+
+def test_widths_are_multiples_that_were_measured_and_reach_the_speed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    timed = _fast(monkeypatch, tmp_path, {"/0/Gemm": 600.0, "/2/Gemm": 800.0, "/4/Gemm": 100.0})
+    result = _chosen(target_speedup=1.5)
+    found = result.pruning
+    assert found is not None
+    assert (found.align, found.align_measured) == (16, True)
+    assert all(group.after % 16 == 0 for group in found.widths)
+    (kept,) = [step for step in found.steps if step.kept]
+    assert kept.removed > 0
+    assert len(timed) > 1  # the first place was a little too slow, as it was timed
+    assert timed == sorted(timed)
+    assert not found.missed
+    assert len(result.recipes[0].steps) > 1
+    assert result.recipes[-1].steps == ()  # the input, where the pruned model gains nothing
+    assert all(recipe.gates.must_gain for recipe in result.recipes)
+    assert (tmp_path / "modelopt" / "layers.json").exists()
+
+
+def test_layers_that_take_no_time_keep_their_channels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    _fast(monkeypatch, tmp_path, {"/0/Gemm": 900.0})
+    found = _chosen(target_speedup=1.3, align=8).pruning
+    assert found is not None
+    assert (found.align, found.align_measured) == (8, False)
+    assert {group.group: group.after < group.before for group in found.widths} == {"/0/Gemm": True, "/2/Gemm": False}
+
+
+def test_a_model_that_cannot_be_made_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    build = Prunable.build
+
+    def refusing(self: Prunable, widths: Mapping[str, int]) -> Candidate:
+        if widths["/0/Gemm"] < 100:
+            raise Refused("onnxruntime does not take it")
+        return build(self, widths)
+
+    monkeypatch.setattr(Prunable, "build", refusing)
+    report = modelopt.prune(MLP, pattern="channel", max_drop=0.5, **DATA).report
+    assert report.pruning is not None
+    assert _widths(report)["/0/Gemm"][1] >= 100
+    assert any(trial.outcome is Outcome.FAILED for trial in report.trials)
+
+
+# What costs no load of a model
+
+
+@pytest.mark.parametrize(
+    ("options", "fact"),
+    [
+        (
+            {"pattern": "channel", "sparsity": 0.5, "target_macs": 0.5},
+            "--sparsity and --target-macs exclude each other",
+        ),
+        ({"target_speedup": 1.5}, "--target-speedup is not for --pattern unstructured"),
+        ({"pattern": "2:4", "align": "auto"}, "--align is not for --pattern 2:4"),
+        ({"pattern": "head", "scope": "global"}, "--scope is not for --pattern head"),
+        ({"pattern": "channel", "align": "none", "target_macs": 0.5}, "--align none is no multiple"),
+        ({"pattern": "channel", "target_macs": 50.0}, "--target-macs 50 is not between 0 and 1"),
+        ({"pattern": "channel", "target_speedup": 0.5}, "--target-speedup 0.5 is not above 1"),
+        ({"pattern": "channel", "target_speedup": 2, "bench": False}, "--target-speedup needs a benchmark"),
+        ({"pattern": "channel", "importance": "wanda"}, "--importance wanda needs calibration data"),
+        ({"pattern": "channel", "sparsity": 0.5, "align": "auto"}, "--align auto measures where widths are searched"),
+        ({"pattern": "channel", "sparsity": 50.0}, "sparsity 50.0 is not"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused_at_once(options: dict[str, Any], fact: str) -> None:
+    with pytest.raises(InputError) as caught:
+        PruneOptions("none.onnx", **options).plan()
+    assert fact in caught.value.fact
+
+
+@pytest.mark.parametrize(
+    ("options", "searches"),
+    [
+        ({}, False),  # half of each group, as the pass says
+        ({"sparsity": 0.3, "max_drop": 0.01, "eval": EVAL}, False),
+        ({"calib": CALIB}, True),
+        ({"eval": EVAL}, True),
+        ({"calib": "random"}, False),
+        ({"target_macs": 0.5}, True),
+        ({"max_size": 10_000}, True),
+    ],
+)
+def test_widths_are_searched_where_something_says_how_far_to_go(options: dict[str, Any], searches: bool) -> None:
+    recipe = PruneOptions(MLP, pattern="channel", **options).plan().recipe
+    assert (recipe.search is Search.PRUNE) is searches
+    assert parse(dump(recipe)) == recipe
+    if searches and ("calib" in options or "eval" in options):
+        assert recipe.gates.max_drop == 0.01
