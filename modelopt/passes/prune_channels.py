@@ -58,7 +58,7 @@ class PruneChannels(Pass):
         None, "share of the multiply-accumulates to keep, above 0 and at most 1: decides the sparsity of all groups"
     )
     align: int = option(1, "kept channels are a multiple of this where a group has as many; not those of heads")
-    importance: str = option("l2", f"which channels stay: {', '.join(importance.NAMES)}; see docs/pruning.md")
+    importance: str = option("l2", f"how channels are ranked: {', '.join(importance.NAMES)}")
     repair: bool = option(default=False, text="fit the layers behind to the original; needs calibration data")
     include: tuple[str, ...] = option(
         (), "only channels that nodes with these names make: globs, re:EXPRESSION or op:TYPE"

@@ -1,8 +1,8 @@
 """The order in which blocks of a layer's inputs cost least, when the others take over what they can.
 
-Minimized is Σ |Wᵀx - W'ᵀx|² over samples, for W' with zero rows in the blocks that are gone. With H = Σ x xᵀ a block c costs
-tr(W_cᵀ ([H⁻¹]_cc)⁻¹ W_c); W and H⁻¹ then change as Gaussian elimination says (Hassibi and Stork 1993; for blocks Kurtic et
-al. 2023, "ZipLM", arXiv:2302.04089).
+Minimized is Σ |Wᵀx - W'ᵀx|² over samples, for W' with zero rows in the blocks that are gone. With H = Σ x xᵀ a block c
+costs tr(W_cᵀ ([H⁻¹]_cc)⁻¹ W_c). W and H⁻¹ then change as Gaussian elimination says (Hassibi and Stork 1993; for blocks
+Kurtic et al. 2023, "ZipLM", arXiv:2302.04089).
 """
 
 from __future__ import annotations
@@ -76,11 +76,15 @@ class _Elimination:
 
     def costs(self, left: Sequence[int]) -> np.ndarray:
         """What each of these blocks costs now, as a share of the energy."""
-        return np.array([self._cost(self._blocks[index]) for index in left]) / self._energy
-
-    def _cost(self, block: np.ndarray) -> float:
-        rows = self._matrix[block]
-        return float(np.sum(rows * np.linalg.solve(self._inverse[np.ix_(block, block)], rows)))
+        costs = np.zeros(len(left))
+        sizes = np.array([len(self._blocks[index]) for index in left])
+        for size in np.unique(sizes).tolist():  # nearly always one
+            chosen = np.flatnonzero(sizes == size)
+            blocks = np.stack([self._blocks[left[place]] for place in chosen.tolist()])
+            rows = self._matrix[blocks]
+            own = self._inverse[blocks[:, :, None], blocks[:, None]]
+            costs[chosen] = np.sum(rows * np.linalg.solve(own, rows), (1, 2))
+        return costs / self._energy
 
     def remove(self, gone: Sequence[int]) -> None:
         """Let the others take over what these blocks did; theirs are zero afterwards, with a unit diagonal."""

@@ -12,7 +12,6 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.core.signature import name_in
 from modelopt.graph import macs
-from modelopt.pruning.channel_groups import ChannelGroup
 from modelopt.pruning.dependencies import Dependencies, Kept
 
 _STEPS = 24
@@ -58,11 +57,12 @@ class ChannelMacs:
 
 
 def _axes(node: ir.Node, found: Dependencies) -> tuple[tuple[ir.Value, int], ...]:
-    """All axes of a stored weight and those of the output that it does not make; of two computed factors all that count."""
+    """All axes of a stored weight, and those of the output that it does not make; of two computed ones all of both."""
     output = node.outputs[0]
     weight = next((value for value in node.inputs[:2] if graph.constant_tensor(value) is not None), None)
     if weight is not None:
-        made = 1 if node.op_type.startswith("Conv") else (graph.rank(output) or 2) - 1
+        rank = graph.rank(output) or 2
+        made = 1 if node.op_type.startswith("Conv") else rank - (1 if weight is node.inputs[1] else 2)
         places = [(weight, axis) for axis in found.axes(weight)]
         return (*places, *((output, axis) for axis in found.axes(output) if axis != made))
     places = [(output, axis) for axis in found.axes(output)]

@@ -2,16 +2,16 @@
 
 From input to output each layer that computes from wrong inputs, because its input lost channels or because an earlier
 layer's did, gets the weights and the bias that make it closest to the original's output on calibration samples (see
-`ridge`); what a later layer sees is repaired already. Weights move as little as the data want: the fit starts from those
-that stay, and its damping is chosen on samples that it was not fitted to. So the weights of what was removed are moved to
-what can stand in for it, as in He et al. 2017, "Channel Pruning for Accelerating Very Deep Neural Networks", section 3.2,
-and Frantar and Alistarh 2022, "Optimal Brain Compression". A BatchNormalization with wrong inputs gets statistics that
-give each channel the mean and the deviation that it had.
+`ridge`). What a later layer sees is repaired already. Weights move no more than the data want: the fit starts from
+those that stay, and its damping is chosen on samples that it was not fitted to. So what removed channels did is taken
+over by those that can stand in for them (He et al. 2017, arXiv:1707.06168, section 3.2; Frantar and Alistarh 2022,
+arXiv:2208.11580). A BatchNormalization with wrong inputs gets statistics that give each channel the mean and the
+deviation that it had.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +24,7 @@ from modelopt.pruning.dependencies import Dependencies
 from modelopt.pruning.normalization_sums import NormalizationSums
 from modelopt.pruning.original_and_pruned import run_to, sample_count
 from modelopt.pruning.repair_plan import RepairPlan, layer_of
-from modelopt.pruning.ridge import FOLDS, ResidualSums
+from modelopt.pruning.ridge import ResidualSums
 from modelopt.pruning.summing_layer import SummingLayer
 
 _MOST_INPUTS = 2304
@@ -34,6 +34,10 @@ _ROWS_PER_INPUT = 64
 _LEAST_ROWS = 256
 _MOST_ROWS = 4096
 """Rows of a layer for each sample: over all samples about `_ROWS_PER_INPUT` for each input, within these limits."""
+
+
+_MOST_BYTES = 256 << 20
+"""Of outputs of the original that are kept at a time; what does not fit takes another run of it."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +72,9 @@ def repair(
     total = sample_count(ctx)
     plan = RepairPlan.of(pruned, found, removed)
     refused = list(plan.refused)
-    names = graph.NameSource(pruned)
-    done = 0
-    for number, stage in enumerate(plan.stages):
-        sums: dict[ir.Node, _LayerSums | NormalizationSums] = {}
+    stages: list[_Sums] = []
+    for stage in plan.stages:
+        sums: _Sums = {}
         for node in stage:
             layer = layer_of(node)
             if layer is None:
@@ -80,29 +83,52 @@ def repair(
                 refused.append((graph.name_of(node), "each output sums over so many inputs that a fit would take long"))
             else:
                 sums[node] = _LayerSums(layer, ctx.seed, total)
-        _observe(original, pruned, plan, sums, ctx)
-        done += sum(each.apply(names) for each in sums.values())
-        ctx.progress("repairing layers", number + 1, len(plan.stages))
+        stages.append(sums)
+    names = graph.NameSource(pruned)
+    done = finished = 0
+    for batch in _batches(stages):
+        _observe_original(original, plan, batch, ctx)
+        for sums in batch:
+            _observe_pruned(pruned, sums, ctx)
+            done += sum(each.apply(names) for each in sums.values())
+            finished += 1
+            ctx.progress("repairing layers", finished, len(stages))
     return Repaired(done, tuple(refused))
 
 
-def _observe(
-    original: ir.Model,
-    pruned: ir.Model,
-    plan: RepairPlan,
-    sums: Mapping[ir.Node, _LayerSums | NormalizationSums],
-    ctx: Context,
-) -> None:
+def _batches(stages: Sequence[_Sums]) -> Iterator[list[_Sums]]:
+    """Stages in order, as many at a time as keep no more than `_MOST_BYTES` of the original's outputs."""
+    batch: list[_Sums] = []
+    free = _MOST_BYTES
+    for sums in stages:
+        size = sum(each.most_bytes for each in sums.values())
+        if batch and size > free:
+            yield batch
+            batch, free = [], _MOST_BYTES
+        batch.append(sums)
+        free -= size
+    if batch:
+        yield batch
+
+
+def _observe_original(original: ir.Model, plan: RepairPlan, batch: Sequence[_Sums], ctx: Context) -> None:
+    """One run of the original for some stages: what their layers should give, at the rows that are looked at."""
+    together = {node: each for sums in batch for node, each in sums.items()}
+    names = [_name(node.outputs[0]) for node in together]
+    for index, arrays in enumerate(run_to(original, names, ctx) if together else ()):
+        for (node, each), name in zip(together.items(), names, strict=True):
+            each.observe_wanted(plan.kept_part(node.outputs[0], arrays[name]), index)
+
+
+def _observe_pruned(pruned: ir.Model, sums: _Sums, ctx: Context) -> None:
+    """One run of the pruned model, as far as a stage: what its layers read and give now."""
     if not sums:
         return
-    made = {node: node.outputs[0] for node in sums}
-    needed = {node: _name(node.inputs[1 if _data_is_second(node) else 0]) for node in sums}
-    before = run_to(original, [_name(value) for value in made.values()], ctx)
-    after = run_to(pruned, [*map(_name, made.values()), *needed.values()], ctx)
-    for index, (first, second) in enumerate(zip(before, after, strict=True)):
+    made = {node: _name(node.outputs[0]) for node in sums}
+    read = {node: _name(node.inputs[1 if _data_is_second(node) else 0]) for node in sums}
+    for index, arrays in enumerate(run_to(pruned, [*made.values(), *read.values()], ctx)):
         for node, each in sums.items():
-            name = _name(made[node])
-            each.observe(second[needed[node]], plan.kept_part(made[node], first[name]), second[name], index)
+            each.observe(arrays[read[node]], arrays[made[node]], index)
 
 
 def _data_is_second(node: ir.Node) -> bool:
@@ -122,34 +148,46 @@ class _LayerSums:
     def __init__(self, layer: SummingLayer, seed: int, samples: int) -> None:
         self._layer = layer
         self._seed = seed
+        self._samples = samples
+        self._wanted: list[np.ndarray] = []
         groups, width, made = layer.matrix().shape
-        self._sums = [ResidualSums(width, made) for _ in range(groups)]
+        self._sums = ResidualSums(groups, width, made)
         self._rows = int(np.clip(_ROWS_PER_INPUT * width // samples, _LEAST_ROWS, _MOST_ROWS))
 
-    def observe(self, data: np.ndarray, wanted: np.ndarray, made: np.ndarray, index: int) -> None:
-        """Add a sample: the input and the output of the pruned layer, and the output that it should have."""
-        rng = np.random.default_rng((self._seed, index))
-        total = self._layer.row_count(made)
-        chosen = np.arange(total) if total <= self._rows else np.sort(rng.choice(total, self._rows, replace=False))
+    @property
+    def most_bytes(self) -> int:
+        """What the outputs that `observe_wanted` keeps take, at most."""
+        return 4 * self._samples * self._rows * self._sums.groups * self._sums.made
 
-        def choose(_total: int) -> np.ndarray:
-            return chosen
+    def observe_wanted(self, wanted: np.ndarray, index: int) -> None:
+        """Keep what the layer should give for a sample, at the rows that are looked at."""
+        rows = self._layer.outputs(wanted, lambda total: self._chosen(total, index))
+        self._wanted.append(np.asarray(rows, np.float32))
 
-        inputs = self._layer.inputs(data, choose)
-        missing = self._layer.outputs(np.asarray(wanted, np.float64) - made, choose)
-        for group, sums in enumerate(self._sums):
-            sums.observe(inputs[:, group], missing[:, group], index % FOLDS)
+    def observe(self, data: np.ndarray, made: np.ndarray, index: int) -> None:
+        """Add a sample: the input and the output of the pruned layer; samples come in the same order."""
+        inputs = self._layer.inputs(data, lambda total: self._chosen(total, index))
+        missing = self._wanted[index] - self._layer.outputs(made, lambda total: self._chosen(total, index))
+        self._wanted[index] = np.zeros(0, np.float32)  # it is not needed again
+        self._sums.observe(inputs, missing, index)
+
+    def _chosen(self, total: int, index: int) -> np.ndarray:
+        """Which rows of a sample are looked at, of so many: the same in both models."""
+        if total <= self._rows:
+            return np.arange(total)
+        return np.sort(np.random.default_rng((self._seed, index)).choice(total, self._rows, replace=False))
 
     def apply(self, names: graph.NameSource) -> bool:
         """Give the layer its new weights; says whether they differ."""
         bias = layer_bias.of(self._layer)
-        found = [sums.correction(intercept=bias is not None) for sums in self._sums]
-        if all(each is None for each in found):
+        found = self._sums.correction(intercept=bias is not None)
+        if found is None:
             return False
-        zeros = [(np.zeros((sums.width, sums.made)), np.zeros(sums.made)) for sums in self._sums]
-        parts = [zero if each is None else (each.matrix, each.bias) for each, zero in zip(found, zeros, strict=True)]
-        matrix = self._layer.matrix() + np.stack([part[0] for part in parts])
-        graph.set_constant(self._layer.weight, self._layer.stored(matrix))
+        graph.set_constant(self._layer.weight, self._layer.stored(self._layer.matrix() + found.matrix))
         if bias is not None:
-            bias.add(np.concatenate([part[1] for part in parts]), names)
+            bias.add(found.bias.reshape(-1), names)
         return True
+
+
+_Sums = dict[ir.Node, _LayerSums | NormalizationSums]
+"""Of the nodes of one stage."""

@@ -23,13 +23,19 @@ class NormalizationSums:
         self._wanted: np.ndarray | float = 0.0
         self._given: np.ndarray | float = 0.0
 
-    def observe(self, data: np.ndarray, wanted: np.ndarray, made: np.ndarray, _index: int) -> None:
-        """Add a sample: the input, the original's output at the channels that stay, and the present output."""
-        del made
-        rows = [np.moveaxis(each, 1, -1).reshape(-1, each.shape[1]).astype(np.float64) for each in (data, wanted)]
-        self._count += len(rows[0])
-        self._given = self._given + np.stack([rows[0].sum(0), np.square(rows[0]).sum(0)])
-        self._wanted = self._wanted + np.stack([rows[1].sum(0), np.square(rows[1]).sum(0)])
+    @property
+    def most_bytes(self) -> int:
+        """It keeps sums only."""
+        return 0
+
+    def observe_wanted(self, wanted: np.ndarray, _index: int) -> None:
+        """Add what the original gives for a sample, at the channels that stay."""
+        self._wanted = self._wanted + _sums(wanted)
+
+    def observe(self, data: np.ndarray, _made: np.ndarray, _index: int) -> None:
+        """Add a sample's input in the pruned model."""
+        self._count += data.size // max(data.shape[1], 1)
+        self._given = self._given + _sums(data)
 
     def apply(self, names: graph.NameSource) -> bool:
         """Give the node its new statistics; says whether it got any."""
@@ -63,6 +69,12 @@ class NormalizationSums:
         else:
             new_value = graph.constant_beside(value, self._node, names(f"{value.name}_repaired"), array)
             self._node.replace_input_with(index, new_value)
+
+
+def _sums(array: np.ndarray) -> np.ndarray:
+    """By channel the sum and the sum of the squares: float64, shape (2, C)."""
+    rows = np.moveaxis(array, 1, -1).reshape(-1, array.shape[1]).astype(np.float64)
+    return np.stack([rows.sum(0), np.square(rows).sum(0)])
 
 
 def _moments(sums: np.ndarray | float, count: int) -> tuple[np.ndarray, np.ndarray]:

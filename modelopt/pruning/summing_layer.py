@@ -73,10 +73,6 @@ class SummingLayer:
         rows = _rows_of(made, self.made_axis)
         return rows[choose(len(rows))].reshape(-1, self.groups, rows.shape[1] // self.groups)
 
-    def row_count(self, made: np.ndarray) -> int:
-        """How many rows an output has."""
-        return int(made.size // max(made.shape[self.made_axis], 1))
-
     def matrix(self) -> np.ndarray:
         """The weight as float64 (groups, K, N); of a Gemm with its alpha."""
         array = self.array.astype(np.float64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -46,7 +47,7 @@ g (float[N,5,6] x) => (float[N,5,3] y) {
 
 def weights(*shapes: tuple[int, ...]) -> list[np.ndarray]:
     rng = np.random.default_rng(7)
-    return [(rng.normal(size=shape) / np.sqrt(max(np.prod(shape[1:]), 1))).astype(np.float32) for shape in shapes]
+    return [(rng.normal(size=shape) / math.sqrt(math.prod(shape[1:]))).astype(np.float32) for shape in shapes]
 
 
 def convolutions() -> ir.Model:
@@ -81,31 +82,30 @@ def pruned(original: ir.Model, ctx: Context, **options: object) -> ir.Model:
 
 def test_a_correction_finds_what_is_linear_in_the_inputs() -> None:
     rng = np.random.default_rng(0)
-    sums = ResidualSums(6, 2)
+    sums = ResidualSums(1, 6, 2)
     true, shift = rng.normal(size=(6, 2)), np.array([3.0, -1.0])
     for fold in range(FOLDS):
         inputs = rng.normal(size=(40, 6)) + 5
-        sums.observe(inputs, inputs @ true + shift, fold)
+        sums.observe(inputs[:, None], (inputs @ true + shift)[:, None], fold)
     found = sums.correction(intercept=True)
     assert found is not None
-    np.testing.assert_allclose(found.matrix, true, atol=1e-4)
-    np.testing.assert_allclose(found.bias, shift, atol=1e-3)
-    assert found.gain > 0.999
+    np.testing.assert_allclose(found.matrix[0], true, atol=1e-4)
+    np.testing.assert_allclose(found.bias[0], shift, atol=1e-3)
 
 
 def test_noise_gets_no_correction() -> None:
     rng = np.random.default_rng(1)
-    sums = ResidualSums(30, 3)
+    sums = ResidualSums(1, 30, 3)
     for fold in range(FOLDS):
         missing = rng.normal(size=(8, 3))
-        sums.observe(rng.normal(size=(8, 30)), missing - missing.mean(0), fold)
+        sums.observe(rng.normal(size=(8, 1, 30)), (missing - missing.mean(0))[:, None], fold)
     found = sums.correction(intercept=False)
     assert found is None or np.abs(found.matrix).max() < 0.1
 
 
 def test_one_fold_alone_is_not_fitted() -> None:
-    sums = ResidualSums(2, 1)
-    sums.observe(np.ones((9, 2)), np.ones((9, 1)), 0)
+    sums = ResidualSums(1, 2, 1)
+    sums.observe(np.ones((9, 1, 2)), np.ones((9, 1, 1)), 0)
     assert sums.correction(intercept=True) is None
 
 
@@ -131,7 +131,7 @@ def test_copies_are_removed_without_any_error(runner: WorkerRunner) -> None:
     assert error(original, after, unseen) < 1e-6 < 1e-3 < error(original, plain, unseen)
 
 
-@pytest.mark.parametrize("importance", ["l1", "wanda", "stability", "second-order", "random"])
+@pytest.mark.parametrize("importance", ["l1", "stability", "second-order"])
 def test_repair_helps_on_samples_that_it_has_not_seen(runner: WorkerRunner, importance: str) -> None:
     original, ctx = convolutions(), context(runner, feeds((3, 9, 9), 16))
     unseen = feeds((3, 9, 9), 6, seed=5)
