@@ -49,9 +49,9 @@ Examples:
 )
 @options.option(
     "--importance",
-    type=click.Choice(["magnitude", "l1", "wanda", "second-order", "stability", "random"]),
-    help="What makes a weight, a channel or a head matter. wanda, second-order and stability need --calib; l1 is for "
-    "channels and heads. [default: magnitude; for channels and heads second-order with --calib]",
+    type=click.Choice(["magnitude", "l2", "l1", "wanda", "second-order", "stability", "random"]),
+    help="What decides which weights or channels go: their size (magnitude of weights, l2 and l1 of channels), or what "
+    "they do on the data of --calib. [default: magnitude; of channels second-order with --calib, else l2]",
 )
 @options.option(
     "--update", is_flag=True, help="Fit the weights that stay to --calib: they make up for those that became zero."
@@ -69,10 +69,7 @@ Examples:
     help="Samples of it to use. [default: 256]",
 )
 @options.switch_off(
-    "--no-repair",
-    "repair",
-    heading=_REMOVING,
-    help="Do not fit the layers behind what is removed to the original, as --calib permits.",
+    "--no-repair", "repair", help="Do not fit the layers behind what is removed to the original, as --calib permits."
 )
 @options.option(
     "--target-speedup",

@@ -15,7 +15,7 @@ from modelopt.core.errors import InputError
 from modelopt.data.in_memory import DataLike
 from modelopt.engine.gates import DEFAULT_MAX_DROP
 from modelopt.passes.base import Pass
-from modelopt.pruning.importance import NEED_DATA
+from modelopt.pruning.importance import NAMES, NEED_DATA
 from modelopt.recipe import pipelines
 from modelopt.recipe.pass_options import make_pass
 from modelopt.recipe.recipe import DataSpec, Search, Step, Targets
@@ -26,9 +26,7 @@ CALIBRATION_SAMPLES = 256
 _STRUCTURED = ("channel", "head")
 _ONLY_STRUCTURED = ("repair", "align", "target_speedup", "target_macs", "keep_opset")
 _ONLY_UNSTRUCTURED = ("scope", "update")
-
-_OF_CHANNELS = {"magnitude": "l2"}
-"""How the pass prune-channels calls an importance, where it has another name for it."""
+_OF_ELEMENTS = ("magnitude", *(name for name in NAMES if name not in {"l1", "l2"}))
 
 _WITH_DATA = "second-order"
 """The importance of channels where there are calibration data."""
@@ -44,12 +42,12 @@ class PruneOptions(OptimizeOptions):
         scope: Rank weights within each layer ("layer"), over all of them ("global"), or in each row of weights that one
             output sums over ("row").
         pattern: Where zeros may be: unstructured, 2:4 or 4:8. Or what is removed: channel, or head (of attention).
-        importance: What makes a weight, a channel or a head matter: magnitude, random, or (channels and heads only) l1;
-            or, by `calib`, wanda, second-order or stability. None: magnitude; for channels and heads second-order where
-            there are calibration data.
         update: Fit the weights that stay to `calib`, so that they make up for those that became zero.
         calib: Calibration data: see `modelopt.data.in_memory.DataLike`.
         calib_limit: Samples to calibrate on. None: `CALIBRATION_SAMPLES`.
+        importance: What decides which weights become zero or which channels go: random; or, by `calib`, wanda,
+            second-order or stability; or magnitude (of weights), l2 or l1 (of channels). None: magnitude for weights;
+            for channels second-order with calibration data, else l2.
         repair: Fit the layers behind what is removed to the original, where there are calibration data.
         target_speedup: How many times as fast as the input the result shall be, with channels or heads removed.
         target_macs: The fraction of the input's multiply-accumulates that shall be left.
@@ -62,10 +60,10 @@ class PruneOptions(OptimizeOptions):
     sparsity: float | None = None
     scope: str | None = None
     pattern: str | None = None
-    importance: str | None = None
     update: bool = False
     calib: DataLike | None = None
     calib_limit: int | None = None
+    importance: str | None = None
     repair: bool = True
     target_speedup: float | None = None
     target_macs: float | None = None
@@ -79,8 +77,6 @@ class PruneOptions(OptimizeOptions):
         self._refuse_other_pattern()
         if self.pattern in _STRUCTURED:
             return self._structured()
-        if self.importance == "l1":
-            raise InputError("--importance l1 is for channels and heads", hint="--importance magnitude")
         asked = self._pass_options("sparsity", "scope", "pattern", "importance")
         step = make_pass("prune-magnitude", asked | ({"update": True} if self.update else {}))
         self._require_calibration(step)
@@ -114,9 +110,9 @@ class PruneOptions(OptimizeOptions):
             raise InputError(f"--sparsity and {aims[0]} exclude each other", note=note)
         self._refuse_values()
         with_data = self.calib is not None
-        importance = self.importance or (_WITH_DATA if with_data else "magnitude")
+        importance = self.importance or (_WITH_DATA if with_data else None)
         asked = {"kind": self.pattern, **self._pass_options("sparsity"), "repair": with_data and self.repair}
-        asked |= {"importance": _OF_CHANNELS.get(importance, importance)}
+        asked |= {} if importance is None else {"importance": importance}
         asked |= {"align": self._multiple() or 1} if not searches else {}
         exact: list[Step] = [*pipelines.expand("exact", keep_opset=self.keep_opset)]
         behind: list[Step] = [*pipelines.expand("exact", keep_opset=True)]
@@ -160,6 +156,10 @@ class PruneOptions(OptimizeOptions):
             raise InputError(
                 f"{flag_of(found)} is not for --pattern {self.pattern or 'unstructured'}", hint=f"--pattern {wanted}"
             )
+        known = NAMES if self.pattern in _STRUCTURED else _OF_ELEMENTS
+        if self.importance is not None and self.importance not in known:
+            fact = f"--importance {self.importance} is not for --pattern {self.pattern or 'unstructured'}"
+            raise InputError(fact, hint=f"--importance {', '.join(known[:-1])} or {known[-1]}")
 
     def _aims(self) -> list[str]:
         """The flags with which the result is to be found by a search."""

@@ -207,7 +207,7 @@ def _row_of(pruned: PrunedWeight) -> TensorError:
     error, kind = pruned.error, "outputs"
     if error is None:
         before = pruned.weight.tensor.numpy()
-        lost, whole = (float(np.square(part.astype(np.float64)).sum()) for part in (before[pruned.mask], before))
+        lost, whole = (_squares(part) for part in (before[pruned.mask], before))
         error, kind = lost / whole if whole < math.inf else None, "weight"
     return TensorError(
         name=pruned.weight.value.name or "",
@@ -217,3 +217,9 @@ def _row_of(pruned: PrunedWeight) -> TensorError:
         sqnr_db=-10 * math.log10(error) if error else None,
         sparsity=int((pruned.array == 0).sum()) / pruned.array.size,
     )
+
+
+def _squares(array: np.ndarray) -> float:
+    """The sum of the squares, as one product of vectors: much faster than squares in float64."""
+    flat = array.reshape(-1).astype(np.float64 if array.dtype == np.float64 else np.float32, copy=False)
+    return float(np.dot(flat, flat))

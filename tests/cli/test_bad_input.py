@@ -161,6 +161,7 @@ def test_a_provider_that_is_not_here(tmp_path: Path, command: list[str | Path]) 
         (["fold", "--sparsty", "1", "m.onnx"], ["--sparsty", "modelopt fold --help"]),
         (["prune", "--sparsty", "1", "m.onnx"], ["--sparsty", "--sparsity"]),
         (["prune", "--sparsity", "150%", "m.onnx"], ["150%", "between 0 and 1"]),
+        (["prune", "--sparsity", "70", "m.onnx"], ["'70'", "--sparsity 70%", "--sparsity 30%"]),
         (["prune", "--sparsity", "half", "m.onnx"], ["half", "0.01"]),
         (["prune", "--sparsity", "nan", "m.onnx"], ["nan"]),
         (["prune", "--scope", "galaxy", "m.onnx"], ["galaxy", "layer", "global"]),

@@ -86,6 +86,8 @@ def test_a_contract_without_a_sparsity_asks_for_the_search(options: dict[str, An
         ({"update": True}, "--update needs calibration data"),
         ({"calib_limit": 3}, "--calib-limit needs --calib"),
         ({"calib": "c.npz", "eval": "e.npz"}, "--calib has no use here"),
+        ({"importance": "l1"}, "--importance l1 is not for --pattern unstructured"),
+        ({"pattern": "channel", "importance": "magnitude"}, "--importance magnitude is not for --pattern channel"),
         ({"pattern": "channel", "update": True}, "--update is not for --pattern channel"),
     ],
 )
