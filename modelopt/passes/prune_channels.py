@@ -99,6 +99,7 @@ class PruneChannels(Pass):
         with inferred(model, bind(graph.signature(model), _sizes(model, ctx)), ctx.runner):
             counted = ChannelMacs.of(model, found)
         skipped = [Skip(f"{count:,} channels", why) for why, count in channels.refused.items()]
+        skipped += [Skip(f"{count:,} nodes", why) for why, count in channels.unproven.items()]
         skipped += [Skip(group.name, why) for group in channels.groups if (why := self.why_left_out(group))]
         groups = [group for group in channels.groups if not self.why_left_out(group)]
         asked = self._asked(channels)

@@ -239,6 +239,8 @@ class Dependencies:
             if only is not None:
                 self.atoms.keep(only, why_fixed)
             return None
+        if len(first) != len(second):
+            raise Unproven("its sizes do not fit each other")
         self.atoms.unite(first, second, why_fixed)
         return np.where(second == FIXED, FIXED, first)
 

@@ -213,7 +213,7 @@ def contract(node: ir.Node, found: Dependencies, consumer: Consumer) -> None:
     weights = found.of(consumer.weight, consumer.weight_axis)
     if weights is None:
         raise Unproven("its weights cannot shrink")
-    found.atoms.unite(labels, weights, f"{node.op_type} sums over it with what cannot shrink")
+    found.unite(labels, weights, f"{node.op_type} sums over it with what cannot shrink")
     found.consumers.append(consumer)
 
 
