@@ -10,6 +10,9 @@ from modelopt.core.signature import Dim, TensorSpec
 from modelopt.core.tables import Section
 from modelopt.inspection.data import Inspection, Layer, OpCount
 
+_VALUES_SHOWN = 100
+"""A table of thousands of rows takes longer to draw than the model to read."""
+
 _OPS_SHOWN = 12
 _EXAMPLES_SHOWN = 1
 _TEXT_SHOWN = 60
@@ -64,14 +67,15 @@ def _total(inspection: Inspection) -> str:
 
 
 def _values(inspection: Inspection) -> Section:
-    rows = [
-        (kind, spec.name, spec.dtype, _spec_shape(spec))
-        for kind, specs in (("input", inspection.inputs), ("output", inspection.outputs))
-        for spec in specs
-    ]
-    number = inspection.overridable_initializers
-    notes = (f"{number} initializers are inputs too: a caller may replace them.",) if number else ()
-    return Section("Inputs and outputs", ("", "name", "type", "shape"), tuple(rows), notes)
+    rows: list[tuple[str, ...]] = []
+    notes: list[str] = []
+    for kind, specs in (("input", inspection.inputs), ("output", inspection.outputs)):
+        rows += [(kind, spec.name, spec.dtype, _spec_shape(spec)) for spec in specs[:_VALUES_SHOWN]]
+        if len(specs) > _VALUES_SHOWN:
+            notes.append(f"{len(specs) - _VALUES_SHOWN:,} more {kind}s: --json has all of them.")
+    if number := inspection.overridable_initializers:
+        notes.append(f"{number} initializers are inputs too: a caller may replace them.")
+    return Section("Inputs and outputs", ("", "name", "type", "shape"), tuple(rows), tuple(notes))
 
 
 def _operators(inspection: Inspection, *, verbose: bool) -> Section:

@@ -17,7 +17,7 @@ from modelopt import io
 from modelopt.core.errors import InputError
 from modelopt.inspection import inspect, sampling
 from modelopt.inspection.data import Inspection, Sparsity
-from modelopt.inspection.listing import count, size
+from modelopt.inspection.listing import count, render_inspection, size
 from modelopt.runtime.worker_runner import WorkerRunner
 from tests.inspection.model_texts import Inspect, codes, linear, parse, weights
 
@@ -162,6 +162,16 @@ def _command(*arguments: str) -> tuple[int, str]:
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result.exit_code, result.stdout
+
+
+def test_of_many_inputs_the_first_are_listed(look: Inspect) -> None:
+    inputs = ", ".join(f"float[2] x{number}" for number in range(150))
+    names = ", ".join(f"x{number}" for number in range(150))
+    text = f'<ir_version: 8, opset_import: ["" : 17]> g ({inputs}) => (float[2] y) {{ y = Sum({names}) }}'
+    found = look(onnx.parser.parse_model(text))
+    section = next(each for each in render_inspection(found, verbose=True) if each.title == "Inputs and outputs")
+    assert [row[0] for row in section.rows].count("input") == 100
+    assert section.notes == ("50 more inputs: --json has all of them.",)
 
 
 def test_command_prints_one_document(tmp_path: Path) -> None:
