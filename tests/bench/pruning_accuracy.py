@@ -11,17 +11,13 @@ those of the product's own evaluation.
 from __future__ import annotations
 
 import argparse
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from main_job import data_flags  # type: ignore[import-not-found]
+from pruned_score import pruned_score  # type: ignore[import-not-found]
 
-from modelopt.core.errors import ModeloptError
-from modelopt.engine.optimize import Request, run
 from modelopt.recipe.pass_options import make_pass
 from modelopt.recipe.pipelines import EXACT, until_stable
-from modelopt.recipe.recipe import DataSpec, EvaluateSpec, Recipe
 
 METHODS: dict[str, dict[str, Any]] = {
     "magnitude": {"importance": "l2"},
@@ -87,27 +83,8 @@ def judge(
 
 def cell(folder: Path, options: dict[str, Any]) -> tuple[float, float] | str:
     """The original's score and the pruned model's, or why there is none."""
-    words = data_flags(folder, ["quantize"])
-    flags = dict(zip(words[::2], words[1::2], strict=True))
-    preprocess = flags.get("--preprocess")
-    recipe = Recipe(
-        steps=(until_stable(EXACT), make_pass("prune-channels", options)),
-        verify=False,
-        calibration=DataSpec(data=flags["--calib"], preprocess=preprocess),
-        evaluate=EvaluateSpec(data=flags["--eval"], metric=flags.get("--metric"), preprocess=preprocess),
-    )
-    with tempfile.TemporaryDirectory() as scratch:
-        try:
-            report = run(Request(recipe=recipe, model=folder / "model.onnx", output=Path(scratch) / "out.onnx"))
-        except ModeloptError as error:
-            return error.fact
-    accuracy = report.accuracy
-    if accuracy is None or not accuracy.tasks:
-        return "no task"
-    task = accuracy.tasks[0]
-    if task.reference.value is None or task.candidate.value is None:
-        return "no score"
-    return task.reference.value, task.candidate.value
+    score: tuple[float, float] | str = pruned_score(folder, (until_stable(EXACT), make_pass("prune-channels", options)))
+    return score
 
 
 if __name__ == "__main__":

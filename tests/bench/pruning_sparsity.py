@@ -12,17 +12,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from main_job import data_flags  # type: ignore[import-not-found]
+from pruned_score import pruned_score  # type: ignore[import-not-found]
 
-from modelopt.core.errors import ModeloptError
-from modelopt.engine.optimize import Request, run
 from modelopt.recipe.pass_options import make_pass
-from modelopt.recipe.recipe import DataSpec, EvaluateSpec, Recipe
 
 SMALLEST_BYTES = 100_000
 SAMPLES = 256
@@ -78,30 +74,11 @@ def verdicts(where: str, scores: dict[str, tuple[float, float]]) -> list[str]:
 
 def cell(folder: Path, zeros: str, options: dict[str, Any]) -> tuple[float, float] | str:
     """The original's score and the pruned model's, or why there is none."""
-    words = data_flags(folder, ["quantize"])
-    flags = dict(zip(words[::2], words[1::2], strict=True))
-    preprocess = flags.get("--preprocess")
     asked: dict[str, Any] = {"pattern": zeros} if ":" in zeros else {"sparsity": float(zeros)}
     if ":" in zeros and options.get("scope"):
         options = {name: value for name, value in options.items() if name != "scope"}
-    recipe = Recipe(
-        steps=(make_pass("prune-magnitude", asked | options),),
-        verify=False,
-        calibration=DataSpec(data=flags["--calib"], limit=SAMPLES, preprocess=preprocess),
-        evaluate=EvaluateSpec(data=flags["--eval"], metric=flags.get("--metric"), preprocess=preprocess),
-    )
-    with tempfile.TemporaryDirectory() as scratch:
-        try:
-            report = run(Request(recipe=recipe, model=folder / "model.onnx", output=Path(scratch) / "out.onnx"))
-        except ModeloptError as error:
-            return error.fact
-    accuracy = report.accuracy
-    if accuracy is None or not accuracy.tasks:
-        return "no task"
-    task = accuracy.tasks[0]
-    if task.reference.value is None or task.candidate.value is None:
-        return "no score"
-    return task.reference.value, task.candidate.value
+    score: tuple[float, float] | str = pruned_score(folder, (make_pass("prune-magnitude", asked | options),), SAMPLES)
+    return score
 
 
 if __name__ == "__main__":
