@@ -12,9 +12,9 @@ _STRIP = 64
 _SMALL_BYTES = 4096
 
 
-def is_standard(node: ir.Node, op_type: str) -> bool:
-    """Whether `node` is the standard operator `op_type` (not one of the same name in another domain)."""
-    return node.op_type == op_type and node.domain in STANDARD_DOMAINS
+def is_standard(node: ir.Node, *op_types: str) -> bool:
+    """Whether `node` is one of the standard operators `op_types` (not one of the same name in another domain)."""
+    return node.op_type in op_types and node.domain in STANDARD_DOMAINS
 
 
 def is_overridable(value: ir.Value) -> bool:

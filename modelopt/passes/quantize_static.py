@@ -17,7 +17,7 @@ from modelopt.calibration.histogram import BINS
 from modelopt.calibration.subgraph_outputs import named_apart
 from modelopt.core.changes import Changes, Effect, Skip
 from modelopt.core.errors import InputError
-from modelopt.core.targets import TargetKind
+from modelopt.core.targets import ACCELERATORS, TargetKind
 from modelopt.graph import node_filters
 from modelopt.graph.opset_conversion import upgraded
 from modelopt.passes.base import Pass, option
@@ -122,7 +122,7 @@ class QuantizeStatic(Pass):
         if self._is_wide() and not self.everywhere:
             return Changes(skipped=(Skip("model", _NO_WIDE_KERNELS),))
         node_filters.check_used((*self.include, *self.exclude), graph.all_nodes(model))
-        rules = self._rules(resolve(model, self._overrides))
+        rules = self._rules(resolve(model, self._overrides), ctx)
         plan = select(model, rules)
         if not plan.choices:
             return Changes(skipped=plan.skipped)
@@ -135,7 +135,7 @@ class QuantizeStatic(Pass):
         work = named_apart(model if graph.opset(model) >= least else upgraded(model, common, ctx.runner))
         overrides = resolve(work, self._overrides)
         if work is not model:
-            rules = self._rules(overrides)
+            rules = self._rules(overrides, ctx)
             plan = select(work, rules)
         seen = self._observe(work, plan, overrides, ctx)
         params = ActivationParams(seen, overrides, self._activation_grid(ctx), self.method, self.percentile)
@@ -163,11 +163,17 @@ class QuantizeStatic(Pass):
         given_ranges = {source.name or "" for source, setting in settings.items() if setting.sets_range}
         return calibrate.collect(model, names, ctx, bins=bins, given_ranges=given_ranges)
 
-    def _rules(self, overrides: ResolvedOverrides) -> SelectionRules:
+    def _rules(self, overrides: ResolvedOverrides, ctx: Context) -> SelectionRules:
         """What the user asked for, of nodes and of tensors."""
         banned = {name: _IN_FLOAT for name, (setting, _) in overrides.tensors.items() if setting.type is Type.F32}
         patterns = dict.fromkeys(overrides.in_float.values())
-        return SelectionRules(self.include, (*self.exclude, *patterns), banned=banned, integer_io=self.integer_io)
+        return SelectionRules(
+            self.include,
+            (*self.exclude, *patterns),
+            banned=banned,
+            integer_io=self.integer_io,
+            integer_gates=ctx.target.kind not in ACCELERATORS and not self._is_wide(),
+        )
 
     def _write(self, model: ir.Model, plan: QuantizationPlan, params: ActivationParams, ctx: Context) -> Changes:
         """Quantize `model` in place as the plan says."""

@@ -127,6 +127,71 @@ def test_every_result_of_a_split_is_quantized_alike(runner: WorkerRunner, tmp_pa
     assert len({(reader.inputs[1], reader.inputs[2]) for reader in readers}) == 1
 
 
+EXCITED = "e = Conv (p, w)  r = Sigmoid (e)  s = Mul (e, r)  f = Conv (s, w)"
+
+
+@pytest.mark.parametrize(
+    ("body", "integers", "floats"),
+    [
+        ("g = Sigmoid (u)  v = Mul (u, g)", {"QLinearSigmoid": 1, "QLinearMul": 1, "QLinearConv": 2}, {}),
+        (
+            f"p = GlobalAveragePool (u)  {EXCITED}  g = Sigmoid (f)  v = Mul (g, u)",
+            {"QLinearGlobalAveragePool": 1, "QLinearMul": 1, "QLinearConv": 2},
+            {"Conv": 2},
+        ),
+        (
+            f"p = ReduceMax <axes = [2, 3]> (u)  {EXCITED}  g = HardSigmoid (f)  v = Mul (u, g)",
+            {"ReduceMax": 1, "QLinearMul": 1, "QLinearConv": 2},
+            {"Conv": 2},
+        ),
+    ],
+    ids=["SiLU", "squeeze-and-excite", "with other operators"],
+)
+def test_a_gate_of_a_convolution_in_int8_multiplies_in_int8(
+    runner: WorkerRunner,
+    tmp_path: Path,
+    body: str,
+    integers: dict[str, int],
+    floats: dict[str, int],
+) -> None:
+    net, plain = between(body), between(body)
+    quantized(net, runner, QuantizeStatic(everywhere=True, activation=ActivationType.U8))
+    ran = kernels(net, tmp_path)
+    wanted = integers | floats
+    assert {name: ran[name] for name in wanted} == wanted
+    assert ran["Mul"] == 0
+    assert ran["QuantizeLinear"] == ran["DequantizeLinear"] == (2 if floats else 1)
+    assert relative_error(run(plain, feeds()[0])[0], run(net, feeds()[0])[0]) < 0.06
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "g = Sigmoid (x)  v = Mul (x, g)",
+        "t = Tanh (u)  g = Sigmoid (t)  v = Mul (t, g)",
+        "d = MatMul (u, square)  g = Sigmoid (d)  v = Mul (d, g)",
+        "p = AveragePool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (u)  g = HardSigmoid (p)  v = Mul (u, g)",
+    ],
+    ids=["of an input", "of a float", "of a product", "of the size of what it multiplies"],
+)
+def test_a_gate_that_would_be_quantized_for_the_product_alone_stays_float(
+    runner: WorkerRunner, tmp_path: Path, body: str
+) -> None:
+    net = between(body)
+    graph.add_initializer(net.graph, "square", np.random.default_rng(1).standard_normal((6, 6)).astype(np.float32))
+    quantized(net, runner)
+    ran = kernels(net, tmp_path)
+    assert (ran["QLinearMul"], ran["QLinearSigmoid"]) == (0, 0)
+    assert ran["QLinearConv"] >= 1
+
+
+def test_a_silu_stays_whole_for_tensorrt(runner: WorkerRunner) -> None:
+    net = between("g = Sigmoid (u)  v = Mul (u, g)")
+    EVERYWHERE.apply(net, context(runner, feeds(), target="tensorrt"))
+    gate = next(node for node in net.graph if node.op_type == "Sigmoid")
+    assert [use.node.op_type for use in gate.outputs[0].uses()] == ["Mul"]
+
+
 TABLE = """
 <ir_version: 8, opset_import: ["" : 17]>
 net (int64[n] ids) => (float[n,32] y, float[n,32] z)

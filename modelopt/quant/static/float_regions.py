@@ -1,17 +1,26 @@
 """Parts of a graph that stay in float whatever their ranges are: x · f(x), and what a logarithm reads.
 
-Hardswish (HardSigmoid(x) · x, or x · Clip(x + 3) / 6), SiLU, GELU and squeeze-and-excite blocks are of the form
-x · f(x). They consist of many cheap nodes: Q/DQ between these costs more than integers save. The convolutions of a
-squeeze-and-excite block read one pixel only.
+Hardswish (HardSigmoid(x) · x, or x · Clip(x + 3) / 6) and GELU are of the form x · f(x). They consist of many cheap
+nodes: Q/DQ between these costs more than integers save. Two forms are different, because the runtime would need a
+DequantizeLinear of the whole of x for each of its readers:
+
+- SiLU, x · Sigmoid(x), behind a convolution computes in int8. There x is int8 already, and onnxruntime has integer
+  kernels for both nodes. Behind Gemm and MatMul, which may write float, it stays in float.
+- Squeeze-and-excite (Hu et al. 2018) reduces x before it computes the gate. The pool and the product, which read the
+  whole of x, compute in int8. What is between them reads one pixel, and stays in float for its accuracy.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import onnx_ir as ir
 
 from modelopt import graph
+from modelopt.quant.static import integer_operators
 
-_POOLS = frozenset({"GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax", "AveragePool"})
+_REDUCING = frozenset({"GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax"})
+_POOLS = _REDUCING | {"AveragePool"}
 _HEAVY = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _MOST_NODES = 24  # of f(x): more are a branch of the network, not an activation function (a choice, not fitted)
 _MAGNITUDE_STEPS = _HEAVY | {
@@ -21,9 +30,31 @@ _MAGNITUDE_STEPS = _HEAVY | {
 }
 
 
-def gate_nodes(model: ir.Model) -> set[ir.Node]:
-    """The nodes of all scopes that compute x · f(x), the Mul included."""
-    found: set[ir.Node] = set()
+@dataclass
+class Gates:
+    """What of the x · f(x) of a model computes in float.
+
+    Attributes:
+        floats: The nodes that stay in float.
+        reduced: Gates of squeeze-and-excite: much smaller than what they are multiplied with, so that quantizing one
+            for an int8 product pays.
+        pools: The nodes that reduce x in squeeze-and-excite: in int8 even where a node in float reads the result.
+    """
+
+    floats: set[ir.Node] = field(default_factory=set)
+    reduced: set[ir.Value] = field(default_factory=set)
+    pools: set[ir.Node] = field(default_factory=set)
+
+
+def gates(model: ir.Model, *, integers: bool) -> Gates:
+    """The x · f(x) of all scopes.
+
+    Args:
+        model: The model.
+        integers: The runtime has integer kernels for Sigmoid, pools and products. TensorRT has not: it fuses SiLU in
+            float to the convolution. Then all of each stays in float.
+    """
+    found = Gates()
     for node in graph.all_nodes(model):
         if not graph.is_standard(node, "Mul") or len(node.inputs) != 2:
             continue
@@ -32,9 +63,38 @@ def gate_nodes(model: ir.Model) -> set[ir.Node]:
             continue
         for source, gate in ((left, right), (right, left)):
             region = _region(source, gate)
-            if region:
-                found |= region | {node}
+            if not region or (integers and _is_integer_silu(source, region)):
+                continue
+            pools = {use.node for use in source.uses() if use.node in region}
+            if integers and all(graph.is_standard(pool, *_REDUCING) for pool in pools):
+                found.floats |= region - pools
+                found.reduced.add(gate)
+                found.pools |= pools
+            else:
+                found.floats |= region | {node}
     return found
+
+
+def _is_integer_silu(source: ir.Value, region: set[ir.Node]) -> bool:
+    """Whether the region is a Sigmoid alone, and all that makes `source` is convolutions and what int8 passes through.
+
+    The result of a convolution in int8 is int8, so SiLU in int8 adds the rounding of the gate and of the product only.
+    """
+    if {node.op_type for node in region} != {"Sigmoid"}:
+        return False
+    passed: set[ir.Node] = set()
+    todo = [source]
+    while todo:
+        maker = todo.pop().producer()
+        if maker is None or len(passed) >= _MOST_NODES:
+            return False
+        if graph.is_standard(maker, "Conv") or maker in passed:
+            continue
+        if not integer_operators.is_known(maker) or integer_operators.is_float(maker):
+            return False
+        passed.add(maker)
+        todo.extend(integer_operators.activations(maker))
+    return True
 
 
 def _region(source: ir.Value, gate: ir.Value) -> set[ir.Node]:

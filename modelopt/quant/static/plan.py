@@ -68,6 +68,7 @@ class SelectionRules:
         unfit: Reasons not to compute a node in int8 with the observed ranges.
         unprofitable: Kernels that cost more time in int8 than they save (see `region_gain`).
         integer_io: Quantize the outputs of the model as well, where integer kernels make them.
+        integer_gates: SiLU and squeeze-and-excite behind convolutions compute in int8 (see `float_regions`).
     """
 
     include: tuple[str, ...] = ()
@@ -76,6 +77,7 @@ class SelectionRules:
     unfit: Mapping[ir.Node, str] = field(default_factory=dict)
     unprofitable: frozenset[ir.Node] = frozenset()
     integer_io: bool = False
+    integer_gates: bool = True
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from modelopt.core.errors import InputError
 from modelopt.graph import node_filters
 from modelopt.io import provenance
 from modelopt.quant.static import embedding_tables, existing_qdq, integer_operators
-from modelopt.quant.static.float_regions import before_logarithm, gate_nodes
+from modelopt.quant.static.float_regions import Gates, before_logarithm, gates
 from modelopt.quant.static.kernels import KERNELS, candidate, fused_output
 from modelopt.quant.static.plan import NodeChoice, QuantizationPlan, Role, SelectionRules
 from modelopt.runtime import installation
@@ -30,7 +30,7 @@ _FUSED = frozenset(
     }
 )
 _MARK = "modelopt.done."
-_IN_GATE = "part of a squeeze-and-excite block or an activation, which stays whole in float"
+_IN_GATE = "inside a squeeze-and-excite block or an activation, which stays in float"
 BEFORE_LOG = "a logarithm reads its result and would turn int8's absolute error into a relative one"
 _IN_FUNCTION = "inside a function, whose activations are not observed"
 _FUSED_IN_FLOAT = "a fused operator of onnxruntime, which static quantization leaves in float"
@@ -77,7 +77,8 @@ def _could_be_integer(node: ir.Node) -> bool:
 
 def select(model: ir.Model, rules: SelectionRules) -> QuantizationPlan:
     """Choose the nodes that compute in int8, in the main graph and in control-flow bodies; functions stay in float."""
-    floats = dict.fromkeys(before_logarithm(model), BEFORE_LOG) | dict.fromkeys(gate_nodes(model), _IN_GATE)
+    gated = gates(model, integers=rules.integer_gates)
+    floats = dict.fromkeys(before_logarithm(model), BEFORE_LOG) | dict.fromkeys(gated.floats, _IN_GATE)
     kernels: dict[ir.Node, NodeChoice] = {}
     tables: list[NodeChoice] = []
     skipped: list[Skip] = []
@@ -99,7 +100,7 @@ def select(model: ir.Model, rules: SelectionRules) -> QuantizationPlan:
             tables.append(verdict)
         else:
             kernels[node] = verdict
-    chosen, left_out = _with_neighbours(model, kernels, floats, rules)
+    chosen, left_out = _with_neighbours(model, kernels, floats, gated, rules)
     return QuantizationPlan((*tables, *chosen), (*skipped, *left_out))
 
 
@@ -150,7 +151,11 @@ def _unless_banned(choice: NodeChoice | str, rules: SelectionRules) -> NodeChoic
 
 
 def _with_neighbours(
-    model: ir.Model, kernels: dict[ir.Node, NodeChoice], floats: Mapping[ir.Node, str], rules: SelectionRules
+    model: ir.Model,
+    kernels: dict[ir.Node, NodeChoice],
+    floats: Mapping[ir.Node, str],
+    gated: Gates,
+    rules: SelectionRules,
 ) -> tuple[list[NodeChoice], list[Skip]]:
     """The kernels, and the glue and movers between them, in graph order, outer scopes first; and why others are not.
 
@@ -158,6 +163,7 @@ def _with_neighbours(
     is available in int8. The second, backwards, takes those of them whose result something reads in int8.
     """
     available = {value for choice in kernels.values() for value in (*choice.inputs, fused_output(choice.node))}
+    available |= gated.reduced
     can: dict[ir.Node, NodeChoice] = dict(kernels)
     skipped: list[Skip] = []
     in_bodies = installation.keeps_captured_integers()
@@ -178,7 +184,8 @@ def _with_neighbours(
             continue
         choice = can[node]
         output, *others = _written(choice)
-        if not wanted.isdisjoint((output, *others)) or (node in kernels and node.op_type == "Conv"):
+        always = node in gated.pools or (node in kernels and node.op_type == "Conv")
+        if always or not wanted.isdisjoint((output, *others)):
             choice = replace(choice, output=output, others=tuple(others))
         elif node not in kernels:
             if choice.role is Role.GLUE:
