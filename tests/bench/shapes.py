@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Models of real architecture and size with seeded random weights, as an exporter leaves them: nothing is folded.
 
-    python tests/bench/shapes.py bert-base|resnet50|mobilenetv2|efficientnet-lite0 OUT.onnx
+    python tests/bench/shapes.py MODEL OUT.onnx
 
+MODEL is bert-base, resnet50, mobilenetv2, efficientnet-lite0 or efficientnet-b0.
 For measuring speed and memory; the accuracy of such a model means nothing. BatchNormalization is there, shapes are
 computed with Shape → Gather → Unsqueeze → Concat → Reshape, LayerNormalization and Gelu are decomposed. In
 EfficientNet-Lite0 every sixteenth channel has no variance, as trained mobile networks often have.
@@ -11,6 +12,7 @@ EfficientNet-Lite0 every sixteenth channel has no variance, as trained mobile ne
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -135,12 +137,23 @@ def mobilenetv2() -> onnx.ModelProto:
 
 
 def efficientnet_lite0() -> onnx.ModelProto:
+    """ReLU6, no squeeze-and-excite, and channels without variance."""
     b = Builder()
 
     def relu6(x: str) -> str:
         return b.op("Clip", x, b.constant(0.0), b.constant(6.0))
 
-    x = relu6(conv_bn(b, "x", 3, 32, 3, stride=2, dead=True))
+    return _efficientnet(b, relu6, excite=False, dead=True)
+
+
+def efficientnet_b0() -> onnx.ModelProto:
+    """SiLU, and squeeze-and-excite in each block."""
+    b = Builder()
+    return _efficientnet(b, lambda x: _silu(b, x), excite=True, dead=False)
+
+
+def _efficientnet(b: Builder, act: Callable[[str], str], *, excite: bool, dead: bool) -> onnx.ModelProto:
+    x = act(conv_bn(b, "x", 3, 32, 3, stride=2, dead=dead))
     channels = 32
     plan = (
         *((1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 40, 2, 2, 5), (6, 80, 3, 2, 3), (6, 112, 3, 1, 5), (6, 192, 4, 2, 5)),
@@ -149,13 +162,27 @@ def efficientnet_lite0() -> onnx.ModelProto:
     for expand, width, repeats, stride, kernel in plan:
         for i in range(repeats):
             step, hidden = (stride if i == 0 else 1), channels * expand
-            y = relu6(conv_bn(b, x, channels, hidden, 1, dead=True)) if expand > 1 else x
-            y = relu6(conv_bn(b, y, hidden, hidden, kernel, stride=step, group=hidden, dead=True))
+            y = act(conv_bn(b, x, channels, hidden, 1, dead=dead)) if expand > 1 else x
+            y = act(conv_bn(b, y, hidden, hidden, kernel, stride=step, group=hidden, dead=dead))
+            y = _excited(b, y, hidden, channels // 4) if excite else y
             y = conv_bn(b, y, hidden, width, 1)
             x = b.op("Add", x, y) if step == 1 and channels == width else y
             channels = width
-    x = relu6(conv_bn(b, x, channels, 1280, 1, dead=True))
+    x = act(conv_bn(b, x, channels, 1280, 1, dead=dead))
     return b.model([_image()], classifier(b, x, 1280), ["batch", 1000])
+
+
+def _silu(b: Builder, x: str) -> str:
+    return b.op("Mul", x, b.op("Sigmoid", x))
+
+
+def _excited(b: Builder, x: str, channels: int, squeezed: int) -> str:
+    """Squeeze-and-excite."""
+    y = x
+    for layer, (c_in, c_out) in enumerate(((channels, squeezed), (squeezed, channels))):
+        y = b.op("GlobalAveragePool", y) if layer == 0 else _silu(b, y)
+        y = b.op("Conv", y, b.random(c_out, c_in, 1, 1), b.store(np.zeros(c_out, np.float32)), kernel_shape=[1, 1])
+    return b.op("Mul", x, b.op("Sigmoid", y))
 
 
 def _image() -> onnx.ValueInfoProto:
@@ -228,6 +255,7 @@ MODELS = {
     "resnet50": resnet50,
     "mobilenetv2": mobilenetv2,
     "efficientnet-lite0": efficientnet_lite0,
+    "efficientnet-b0": efficientnet_b0,
 }
 
 if __name__ == "__main__":
