@@ -32,9 +32,11 @@ from modelopt.quant.numerics.weight_range import WeightRange
 from modelopt.quant.static import (
     first_convolution,
     gemm_scale,
+    hard_sigmoid,
     io_types,
     qdq_writer,
     qoperator_writer,
+    scalar_operands,
 )
 from modelopt.quant.static.activation_params import ActivationParams, ActivationType, activation_grid
 from modelopt.quant.static.override_targets import ResolvedOverrides, resolve, settings_of
@@ -133,6 +135,8 @@ class QuantizeStatic(Pass):
         # Conversion and renaming make a copy, so that a model in which nothing is quantized stays as it is.
         least, common = (_WIDE_OPSET, _WIDE_OPSET) if self._needs_wide_opset() else (_LEAST_OPSET, _OPSET)
         work = named_apart(model if graph.opset(model) >= least else upgraded(model, common, ctx.runner))
+        if rules.integer_gates:
+            work = hard_sigmoid.without_hard_swish(work, rules.exclude)
         overrides = resolve(work, self._overrides)
         if work is not model:
             rules = self._rules(overrides, ctx)
@@ -189,6 +193,8 @@ class QuantizeStatic(Pass):
         ]
         writer = qdq_writer.QdqWriter(model, plan, chosen, rules)
         writer.write()
+        hard_sigmoid.rewrite(model)
+        scalar_operands.store(model)
         repaired = repair.run(model, rules, ctx)
         skipped, facts = [*unused, *repaired.skipped], dict(repaired.facts)
         if unused:

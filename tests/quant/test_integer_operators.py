@@ -29,11 +29,19 @@ net (float[1,4,6,6] x) => (float[a,b,c,d] y)
 {{ u = Conv (x, w)  {body}  y = Conv (v, w) }}
 """
 WEIGHT = np.random.default_rng(0).standard_normal((4, 4, 1, 1)).astype(np.float32) / 2
+CONSTANTS = {
+    "w": WEIGHT,
+    "square": np.random.default_rng(1).standard_normal((6, 6)).astype(np.float32),
+    "chans": np.array([1, 4, 1, 1]),
+    "big": np.full((), 40, np.float32),
+    "third": np.array([-0.3], np.float32),
+    "zero": np.array([0], np.float32),
+}
 
 
 def between(body: str, version: int = 17) -> ir.Model:
     text = BETWEEN.replace("{{", "{").replace("}}", "}").replace("{body}", body).replace("VERSION", str(version))
-    return model(text, w=WEIGHT)
+    return model(text, **{name: array for name, array in CONSTANTS.items() if name == "w" or name in body})
 
 
 def feeds(n: int = 6) -> list[dict[str, np.ndarray]]:
@@ -62,9 +70,6 @@ def test_what_only_moves_numbers_moves_integers(
     runner: WorkerRunner, tmp_path: Path, op_type: str, body: str, activation: ActivationType
 ) -> None:
     net, plain = (between(body) for _ in range(2))
-    for one in (net, plain):
-        if "chans" in body:
-            graph.add_initializer(one.graph, "chans", np.array([1, 4, 1, 1]))
     quantized(net, runner, QuantizeStatic(everywhere=True, activation=activation))
     ran = kernels(net, tmp_path)
     assert ran[op_type] >= 1
@@ -80,14 +85,18 @@ def test_what_only_moves_numbers_moves_integers(
         ("QLinearSigmoid", "v = Sigmoid (u)"),
         ("QLinearLeakyRelu", "v = LeakyRelu (u)"),
         ("QLinearGlobalAveragePool", "v = GlobalAveragePool (u)"),
+        ("QLinearAdd", "v = HardSigmoid <alpha = 0.3> (u)"),
+        ("QLinearAdd", "v = Add (third, u)"),
+        ("QLinearAdd", "v = Add (u, zero)"),
+        ("QLinearMul", "v = Mul (u, third)"),
     ],
 )
 def test_what_has_an_integer_kernel_uses_it(runner: WorkerRunner, tmp_path: Path, kernel: str, body: str) -> None:
-    net = between(body)
+    net, plain = between(body), between(body)
     quantized(net, runner)
     ran = kernels(net, tmp_path)
     assert (ran[kernel], ran["QLinearConv"]) == (1, 2)
-    assert relative_error(run(between(body), feeds()[0])[0], run(net, feeds()[0])[0]) < 0.06
+    assert relative_error(run(plain, feeds()[0])[0], run(net, feeds()[0])[0]) < 0.06
 
 
 @pytest.mark.parametrize(
@@ -96,7 +105,8 @@ def test_what_has_an_integer_kernel_uses_it(runner: WorkerRunner, tmp_path: Path
         ('v = Resize <mode = "linear"> (u, , by)', "onnxruntime interpolates in float"),
         ("v = Pad (u, pads)", "no integer kernel for Pad"),
         ("v = Tanh (u)", "no integer kernel for Tanh"),
-        ("v = HardSigmoid (u)", "no integer kernel for HardSigmoid"),
+        ("v = HardSigmoid <alpha = -1.0> (u)", "its slope is -1"),
+        ("v = HardSigmoid <beta = 1.5> (u)", "its value at 0 is 1.5"),
         ("v = ReduceMean <axes = [2, 3]> (u)", "no integer kernel for ReduceMean"),
         ("r = Relu (u)  v = Concat <axis = 0> (r, u)", "no integer kernel for Relu"),
         ("k = Mul (u, big)  s = Conv (k, w)  v = Softmax <axis = 1> (s)", "a step of its input would change"),
@@ -104,7 +114,6 @@ def test_what_has_an_integer_kernel_uses_it(runner: WorkerRunner, tmp_path: Path
 )
 def test_what_has_none_stays_float_and_says_so(runner: WorkerRunner, tmp_path: Path, body: str, reason: str) -> None:
     net = between(body)
-    graph.add_initializer(net.graph, "big", np.full((), 40, np.float32))
     changes = quantized(net, runner)
     assert any(reason in skip.reason for skip in changes.skipped), changes.skipped
     assert kernels(net, tmp_path)["QLinearConv"] >= 2
@@ -135,6 +144,12 @@ EXCITED = "e = Conv (p, w)  r = Sigmoid (e)  s = Mul (e, r)  f = Conv (s, w)"
     [
         ("g = Sigmoid (u)  v = Mul (u, g)", {"QLinearSigmoid": 1, "QLinearMul": 1, "QLinearConv": 2}, {}),
         (
+            "g = HardSigmoid <alpha = 0.1667, beta = 0.5> (u)  v = Mul (u, g)",
+            {"QLinearAdd": 1, "QLinearMul": 1, "QLinearConv": 2},
+            {},
+        ),
+        ("v = HardSwish (u)", {"QLinearAdd": 1, "QLinearMul": 1, "QLinearConv": 2}, {}),
+        (
             f"p = GlobalAveragePool (u)  {EXCITED}  g = Sigmoid (f)  v = Mul (g, u)",
             {"QLinearGlobalAveragePool": 1, "QLinearMul": 1, "QLinearConv": 2},
             {"Conv": 2},
@@ -145,7 +160,7 @@ EXCITED = "e = Conv (p, w)  r = Sigmoid (e)  s = Mul (e, r)  f = Conv (s, w)"
             {"Conv": 2},
         ),
     ],
-    ids=["SiLU", "squeeze-and-excite", "with other operators"],
+    ids=["SiLU", "hardswish", "HardSwish", "squeeze-and-excite", "with other operators"],
 )
 def test_a_gate_of_a_convolution_in_int8_multiplies_in_int8(
     runner: WorkerRunner,
@@ -170,26 +185,34 @@ def test_a_gate_of_a_convolution_in_int8_multiplies_in_int8(
         "g = Sigmoid (x)  v = Mul (x, g)",
         "t = Tanh (u)  g = Sigmoid (t)  v = Mul (t, g)",
         "d = MatMul (u, square)  g = Sigmoid (d)  v = Mul (d, g)",
+        "d = MatMul (u, square)  v = HardSwish (d)",
+        "d = MatMul (u, square)  g = Mul (d, third)  v = Mul (g, d)",
         "p = AveragePool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (u)  g = HardSigmoid (p)  v = Mul (u, g)",
     ],
-    ids=["of an input", "of a float", "of a product", "of the size of what it multiplies"],
+    ids=["of an input", "of a float", "of a product", "HardSwish", "a number", "of the size of what it multiplies"],
 )
 def test_a_gate_that_would_be_quantized_for_the_product_alone_stays_float(
     runner: WorkerRunner, tmp_path: Path, body: str
 ) -> None:
     net = between(body)
-    graph.add_initializer(net.graph, "square", np.random.default_rng(1).standard_normal((6, 6)).astype(np.float32))
     quantized(net, runner)
     ran = kernels(net, tmp_path)
     assert (ran["QLinearMul"], ran["QLinearSigmoid"]) == (0, 0)
     assert ran["QLinearConv"] >= 1
 
 
-def test_a_silu_stays_whole_for_tensorrt(runner: WorkerRunner) -> None:
-    net = between("g = Sigmoid (u)  v = Mul (u, g)")
+@pytest.mark.parametrize("gate", ["Sigmoid", "HardSigmoid"])
+def test_an_activation_stays_whole_for_tensorrt(runner: WorkerRunner, gate: str) -> None:
+    net = between(f"g = {gate} (u)  v = Mul (u, g)")
     EVERYWHERE.apply(net, context(runner, feeds(), target="tensorrt"))
-    gate = next(node for node in net.graph if node.op_type == "Sigmoid")
-    assert [use.node.op_type for use in gate.outputs[0].uses()] == ["Mul"]
+    node = next(node for node in net.graph if node.op_type == gate)
+    assert [use.node.op_type for use in node.outputs[0].uses()] == ["Mul"]
+
+
+def test_an_excluded_hardswish_stays_as_it_is(runner: WorkerRunner) -> None:
+    net = between("v = HardSwish (u)")
+    quantized(net, runner, QuantizeStatic(everywhere=True, exclude=("op:HardSwish",)))
+    assert op_types(net)["HardSwish"] == 1
 
 
 TABLE = """

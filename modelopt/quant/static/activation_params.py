@@ -8,13 +8,14 @@ from enum import Enum
 
 import onnx_ir as ir
 
+from modelopt import graph
 from modelopt.calibration.calibrate import Observations
 from modelopt.core.changes import Skip
 from modelopt.core.errors import InputError
 from modelopt.core.targets import ACCELERATORS, TargetKind
 from modelopt.quant.numerics.range_methods import Method, choose_range
 from modelopt.quant.numerics.scheme import Grid, IntType, QParams, Symmetry, params_from_range
-from modelopt.quant.static import existing_qdq, qdq_writer
+from modelopt.quant.static import existing_qdq, hard_sigmoid, qdq_writer
 from modelopt.quant.static.override_targets import ResolvedOverrides, settings_of
 from modelopt.quant.static.overrides import Setting, Type
 from modelopt.quant.static.plan import QuantizationPlan
@@ -99,7 +100,11 @@ class ActivationParams:
             return found
         name = source.name or ""
         grid = self.grid if setting is None else setting.grid(self.grid)
-        low, high = choose_range(self.seen.collectors[name].histogram(), self.method, grid, self.percentile)
+        producer = source.producer()
+        if producer is not None and graph.is_standard(producer, "HardSigmoid"):
+            low, high = hard_sigmoid.RANGE
+        else:
+            low, high = choose_range(self.seen.collectors[name].histogram(), self.method, grid, self.percentile)
         return params_from_range(low, high, grid) if setting is None else setting.params(name, self.grid, low, high)
 
     def of_weights(self, plan: QuantizationPlan) -> Mapping[str, Setting]:

@@ -1,11 +1,11 @@
 """Parts of a graph that stay in float whatever their ranges are: x · f(x), and what a logarithm reads.
 
-Hardswish (HardSigmoid(x) · x, or x · Clip(x + 3) / 6) and GELU are of the form x · f(x). They consist of many cheap
-nodes: Q/DQ between these costs more than integers save. Two forms are different, because the runtime would need a
-DequantizeLinear of the whole of x for each of its readers:
+GELU and hardswish in parts (x · Clip(x + 3) / 6) are of the form x · f(x). They consist of many cheap nodes: Q/DQ
+between these costs more than integers save. Two forms are different, because the runtime would need a DequantizeLinear
+of the whole of x for each of its readers:
 
-- SiLU, x · Sigmoid(x), behind a convolution computes in int8. There x is int8 already, and onnxruntime has integer
-  kernels for both nodes. Behind Gemm and MatMul, which may write float, it stays in float.
+- SiLU, x · Sigmoid(x), and hardswish, x · HardSigmoid(x), compute in int8 behind a convolution. There x is int8
+  already, and both nodes have integer kernels. Behind Gemm and MatMul, which may write float, they stay in float.
 - Squeeze-and-excite (Hu et al. 2018) reduces x before it computes the gate. The pool and the product, which read the
   whole of x, compute in int8. What is between them reads one pixel, and stays in float for its accuracy.
 """
@@ -21,6 +21,7 @@ from modelopt.quant.static import integer_operators
 
 _REDUCING = frozenset({"GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax"})
 _POOLS = _REDUCING | {"AveragePool"}
+_GATES = frozenset({"HardSigmoid", "Sigmoid"})
 _HEAVY = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _MOST_NODES = 24  # of f(x): more are a branch of the network, not an activation function (a choice, not fitted)
 _MAGNITUDE_STEPS = _HEAVY | {
@@ -31,13 +32,13 @@ _MAGNITUDE_STEPS = _HEAVY | {
 
 
 @dataclass
-class Gates:
+class GateRegions:
     """What of the x · f(x) of a model computes in float.
 
     Attributes:
         floats: The nodes that stay in float.
-        reduced: Gates of squeeze-and-excite: much smaller than what they are multiplied with, so that quantizing one
-            for an int8 product pays.
+        reduced: The gates of squeeze-and-excite: much smaller than what they are multiplied with, so that quantizing
+            one for an int8 product pays.
         pools: The nodes that reduce x in squeeze-and-excite: in int8 even where a node in float reads the result.
     """
 
@@ -46,7 +47,7 @@ class Gates:
     pools: set[ir.Node] = field(default_factory=set)
 
 
-def gates(model: ir.Model, *, integers: bool) -> Gates:
+def gates(model: ir.Model, *, integers: bool) -> GateRegions:
     """The x · f(x) of all scopes.
 
     Args:
@@ -54,7 +55,7 @@ def gates(model: ir.Model, *, integers: bool) -> Gates:
         integers: The runtime has integer kernels for Sigmoid, pools and products. TensorRT has not: it fuses SiLU in
             float to the convolution. Then all of each stays in float.
     """
-    found = Gates()
+    found = GateRegions()
     for node in graph.all_nodes(model):
         if not graph.is_standard(node, "Mul") or len(node.inputs) != 2:
             continue
@@ -63,7 +64,7 @@ def gates(model: ir.Model, *, integers: bool) -> Gates:
             continue
         for source, gate in ((left, right), (right, left)):
             region = _region(source, gate)
-            if not region or (integers and _is_integer_silu(source, region)):
+            if not region or (integers and _is_integer_activation(source, region)):
                 continue
             pools = {use.node for use in source.uses() if use.node in region}
             if integers and all(graph.is_standard(pool, *_REDUCING) for pool in pools):
@@ -75,15 +76,18 @@ def gates(model: ir.Model, *, integers: bool) -> Gates:
     return found
 
 
-def _is_integer_silu(source: ir.Value, region: set[ir.Node]) -> bool:
-    """Whether the region is a Sigmoid alone, and all that makes `source` is convolutions and what int8 passes through.
+def _is_integer_activation(source: ir.Value, region: set[ir.Node]) -> bool:
+    """Whether f(x) is one node with an integer kernel, and `source` is the result of convolutions."""
+    return len(region) == 1 and {node.op_type for node in region} <= _GATES and behind_convolutions(source)
 
-    The result of a convolution in int8 is int8, so SiLU in int8 adds the rounding of the gate and of the product only.
+
+def behind_convolutions(value: ir.Value) -> bool:
+    """Whether all that makes `value` is convolutions, and behind them operators that onnxruntime computes on integers.
+
+    The result of a convolution in int8 is int8, so that int8 behind it adds the rounding of each further step only.
     """
-    if {node.op_type for node in region} != {"Sigmoid"}:
-        return False
     passed: set[ir.Node] = set()
-    todo = [source]
+    todo = [value]
     while todo:
         maker = todo.pop().producer()
         if maker is None or len(passed) >= _MOST_NODES:

@@ -1,8 +1,8 @@
 """The operators between kernels that onnxruntime computes on integers, in releases since 1.24 and opsets since 13.
 
 *Movers* keep the scale of their input: onnxruntime removes Q/DQ around them where both sides have the same. *Glue* are
-operators with integer kernels of their own (QLinearAdd, QLinearConcat …). The lists were found by experiment: what its
-optimizer leaves of Q → DQ → operator → Q → DQ, for u8 and s8.
+operators with integer kernels of their own (QLinearAdd, QLinearConcat …); `hard_sigmoid` makes HardSigmoid one of them.
+The lists were found by experiment: what its optimizer leaves of Q → DQ → operator → Q → DQ, for u8 and s8.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable
 import onnx_ir as ir
 
 from modelopt import graph
+from modelopt.quant.static import hard_sigmoid, scalar_operands
 from modelopt.quant.static.plan import QuantizationPlan
 
 MOVERS = frozenset(
@@ -22,11 +23,14 @@ MOVERS = frozenset(
     }
 )
 GLUE = frozenset(
-    {"Add", "AveragePool", "Concat", "GlobalAveragePool", "LeakyRelu", "Mul", "Sigmoid", "Softmax", "Where"}
+    {
+        *("Add", "AveragePool", "Concat", "GlobalAveragePool", "HardSigmoid", "LeakyRelu", "Mul", "Sigmoid"),
+        *("Softmax", "Where"),
+    }
 )
 _IN_FLOAT = frozenset(
     {
-        *("BatchNormalization", "Clip", "Div", "Elu", "Gelu", "GlobalMaxPool", "HardSigmoid", "HardSwish"),
+        *("BatchNormalization", "Clip", "Div", "Elu", "Gelu", "GlobalMaxPool", "HardSwish"),
         *("InstanceNormalization", "LayerNormalization", "LogSoftmax", "Max", "Min", "Mish", "PRelu", "Pad"),
         *("ReduceMean", "ReduceSum", "Relu", "Softplus", "SpaceToDepth", "Sub", "Sum", "Tanh"),
     }
@@ -46,6 +50,8 @@ def activations(node: ir.Node) -> tuple[ir.Value, ...]:
         listed = node.inputs[:1]
     elif node.op_type == "Where":
         listed = node.inputs[1:3]
+    elif (number := scalar_operands.constant_of(node)) is not None:
+        listed = [value for value in node.inputs if value is not number]
     else:
         listed = [value for value in node.inputs if not (is_float(node) and graph.constant_tensor(value) is not None)]
     return tuple(value for value in listed if value is not None)
@@ -64,6 +70,8 @@ def why_not(node: ir.Node) -> str | None:
         return "onnxruntime interpolates in float"
     if node.op_type == "Resize" and _extrapolates(node):
         return "what it reads outside of its input is a float"
+    if node.op_type == "HardSigmoid":
+        return hard_sigmoid.why_not(node)
     if any(not output.name for output in node.outputs):
         return "one of its results is not there"
     if len(node.outputs) > 1 and node.op_type != "Split":

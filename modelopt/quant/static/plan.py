@@ -68,7 +68,7 @@ class SelectionRules:
         unfit: Reasons not to compute a node in int8 with the observed ranges.
         unprofitable: Kernels that cost more time in int8 than they save (see `region_gain`).
         integer_io: Quantize the outputs of the model as well, where integer kernels make them.
-        integer_gates: SiLU and squeeze-and-excite behind convolutions compute in int8 (see `float_regions`).
+        integer_gates: SiLU, hardswish and squeeze-and-excite behind convolutions compute in int8 (see `float_regions`).
     """
 
     include: tuple[str, ...] = ()

@@ -7,7 +7,7 @@ themselves they would only add Q/DQ.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 import onnx_ir as ir
@@ -17,8 +17,8 @@ from modelopt.core.changes import Skip
 from modelopt.core.errors import InputError
 from modelopt.graph import node_filters
 from modelopt.io import provenance
-from modelopt.quant.static import embedding_tables, existing_qdq, integer_operators
-from modelopt.quant.static.float_regions import Gates, before_logarithm, gates
+from modelopt.quant.static import embedding_tables, existing_qdq, integer_operators, scalar_operands
+from modelopt.quant.static.float_regions import GateRegions, before_logarithm, behind_convolutions, gates
 from modelopt.quant.static.kernels import KERNELS, candidate, fused_output
 from modelopt.quant.static.plan import NodeChoice, QuantizationPlan, Role, SelectionRules
 from modelopt.runtime import installation
@@ -154,7 +154,7 @@ def _with_neighbours(
     model: ir.Model,
     kernels: dict[ir.Node, NodeChoice],
     floats: Mapping[ir.Node, str],
-    gated: Gates,
+    gated: GateRegions,
     rules: SelectionRules,
 ) -> tuple[list[NodeChoice], list[Skip]]:
     """The kernels, and the glue and movers between them, in graph order, outer scopes first; and why others are not.
@@ -210,22 +210,25 @@ def _neighbour(
     data = integer_operators.activations(node)
     if not any(value in available for value in data) or any(graph.constant_tensor(value) is not None for value in data):
         return None
-    if node in floats:
-        return floats[node]
-    excluded = node_filters.why_left_out(node, (), rules.exclude)
-    if excluded is not None:
-        return excluded
-    if node in rules.unfit:
-        return rules.unfit[node]
-    for value in data:
-        if integer_operators.is_float(node) and value not in available:
-            return None
-        if value not in available:
-            return f"it also reads {value.name}, which is in float"
-    reason = integer_operators.why_not(node)
+    if integer_operators.is_float(node) and any(value not in available for value in data):
+        return None
+    if scalar_operands.constant_of(node) is not None and not behind_convolutions(data[0]):
+        return None
+    reason = _why_float(node, floats, rules) or _why_not_fed(data, available) or integer_operators.why_not(node)
     if reason:
         return reason
     output = node.outputs[0] if mover else fused_output(node)
     if not mover and output.name and output.name in rules.banned:
         return f"its result {output.name} {rules.banned[output.name]}"
     return NodeChoice(node, Role.MOVER if mover else Role.GLUE, data)
+
+
+def _why_float(node: ir.Node, floats: Mapping[ir.Node, str], rules: SelectionRules) -> str | None:
+    """Why glue or a mover stays in float whatever it reads."""
+    if not rules.integer_gates and (node.op_type == "HardSigmoid" or scalar_operands.constant_of(node) is not None):
+        return "the target has no integer kernel for it"
+    return floats.get(node) or node_filters.why_left_out(node, (), rules.exclude) or rules.unfit.get(node)
+
+
+def _why_not_fed(data: Iterable[ir.Value], available: set[ir.Value]) -> str | None:
+    return next((f"it also reads {value.name}, which is in float" for value in data if value not in available), None)
