@@ -29,7 +29,7 @@ net (float[1,4,6,6] x) => (float[a,b,c,d] y)
 {{ u = Conv (x, w)  {body}  y = Conv (v, w) }}
 """
 WEIGHT = np.random.default_rng(0).standard_normal((4, 4, 1, 1)).astype(np.float32) / 2
-CONSTANTS = {
+CONSTANTS: dict[str, np.ndarray] = {
     "w": WEIGHT,
     "square": np.random.default_rng(1).standard_normal((6, 6)).astype(np.float32),
     "chans": np.array([1, 4, 1, 1]),
