@@ -56,6 +56,11 @@ def is_plain_tensor(value: ir.Value) -> bool:
     return value.type is None or isinstance(value.type, ir.TensorType)
 
 
+def dtype_name(dtype: ir.DataType) -> str:
+    """An element type as signatures name it: numpy's name, that of ml_dtypes, or ``string``."""
+    return "string" if dtype == ir.DataType.STRING else str(dtype.numpy().name)
+
+
 def type_text(type_: ir.TypeProtocol) -> str:
     """A type as onnxruntime writes it: ``tensor(float)``, ``seq(map(int64,tensor(float)))``."""
     key = map_key(type_)

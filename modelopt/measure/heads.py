@@ -147,7 +147,7 @@ def _end(value: ir.Value) -> tuple[End, bool]:
 
 def _weight(linear: ir.Node) -> ir.TensorProtocol | None:
     """The constant weight of a linear layer, perhaps dequantized; None where it reads two variable tensors."""
-    read = linear.inputs[1] if len(linear.inputs) > 1 else None
+    read = graph.input_at(linear, 1)
     producer = None if read is None else read.producer()
     if producer is not None and producer.op_type == "DequantizeLinear":
         read = producer.inputs[0]

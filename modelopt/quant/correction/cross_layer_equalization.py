@@ -193,7 +193,7 @@ def _bias(node: ir.Node) -> tuple[ir.Value, ir.Value | None]:
     """The result of `node` with its bias added, and the bias; that of a MatMul is in the Add behind it."""
     output = node.outputs[0]
     if node.op_type != "MatMul":
-        return output, node.inputs[2] if len(node.inputs) > 2 else None
+        return output, graph.input_at(node, 2)
     add = graph.sole_consumer(output)
     if add is None or add.graph is not node.graph or not graph.is_standard(add, "Add"):
         return output, None

@@ -100,9 +100,9 @@ class DynamicWriter:
             raise ValueError("the node was not accepted")
         stored = self._store(node, weight)
         x = self._quantized(node, activation)
-        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        bias = graph.input_at(node, 2)
         if not qattention.has_added_mask(node):
-            mask = node.inputs[3] if len(node.inputs) > 3 else None
+            mask = graph.input_at(node, 3)
             if bias is None:
                 zeros = np.zeros(graph.constant_tensor(weight).shape[1], np.float32)  # type: ignore[union-attr,arg-type]
                 bias = graph.add_initializer(_holder(weight, node), self._names(f"{weight.name}_bias"), zeros)
@@ -139,7 +139,7 @@ class DynamicWriter:
             raise ValueError("the node was not accepted")
         stored = self._store(node, weight)
         x = self._quantized(node, activation)
-        bias = self._bias(node) if len(node.inputs) > 2 and node.inputs[2] is not None else None
+        bias = self._bias(node) if graph.input_at(node, 2) is not None else None
         op_type = "ConvInteger" if node.op_type == "Conv" else "MatMulInteger"
         made = self._product(node, op_type, x, stored, bias)
         body.insert_before(node, made)

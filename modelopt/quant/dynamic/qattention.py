@@ -55,7 +55,7 @@ def _weight_problem(node: ir.Node) -> str | None:
 
 
 def _has_bias(node: ir.Node) -> bool:
-    return len(node.inputs) > 2 and node.inputs[2] is not None
+    return graph.input_at(node, 2) is not None
 
 
 def _bias(node: ir.Node) -> np.ndarray | None:
@@ -64,7 +64,7 @@ def _bias(node: ir.Node) -> np.ndarray | None:
 
 def has_added_mask(node: ir.Node) -> bool:
     """Whether a tensor is added to its scores."""
-    return len(node.inputs) > 5 and node.inputs[5] is not None
+    return graph.input_at(node, 5) is not None
 
 
 def kept_attributes(node: ir.Node) -> list[ir.Attr]:

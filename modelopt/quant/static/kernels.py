@@ -15,8 +15,8 @@ KERNELS = frozenset({"Conv", "Gemm", "MatMul"})
 def candidate(node: ir.Node) -> NodeChoice | str:
     """The choice for a kernel, or why its constants or attributes rule int8 out."""
     activation = node.inputs[0]
-    weight = node.inputs[1] if len(node.inputs) > 1 else None
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    weight = graph.input_at(node, 1)
+    bias = graph.input_at(node, 2)
     if activation is None or weight is None:
         return "an input is missing"
     if graph.constant_tensor(activation) is not None:
@@ -107,7 +107,7 @@ def _clip_holds_zero(node: ir.Node) -> bool:
 
 
 def _clip_bound(node: ir.Node, position: int, name: str) -> float | None:
-    if len(node.inputs) > position and node.inputs[position] is not None:
+    if graph.input_at(node, position) is not None:
         bound = graph.scalar(node.inputs[position])
         return float("nan") if bound is None else float(bound)
     return graph.attribute_float(node, name, 0.0) if name in node.attributes else None

@@ -117,7 +117,7 @@ def _bounds(node: ir.Node, source: ir.Value) -> tuple[float, float] | None:
     if not graph.is_standard(node, "Clip") or node.inputs[0] is not source:
         return None
     ends = [(-np.inf, 1), (np.inf, 2)]
-    given = [node.inputs[i] if len(node.inputs) > i else None for _, i in ends]
+    given = [graph.input_at(node, i) for _, i in ends]
     found = [end if value is None else graph.scalar(value) for value, (end, _) in zip(given, ends, strict=True)]
     return None if found[0] is None or found[1] is None else (float(found[0]), float(found[1]))
 

@@ -73,7 +73,7 @@ def uses(node: ir.Node) -> Iterator[WeightUse]:
     domain = "" if node.domain in graph.STANDARD_DOMAINS else node.domain
     positions, axes = _POSITIONS.get((domain, node.op_type), ((), ()))
     for position in positions:
-        value = node.inputs[position] if position < len(node.inputs) else None
+        value = graph.input_at(node, position)
         tensor = graph.constant_tensor(value)
         if value is not None and tensor is not None and len(tensor.shape) >= 2:
             yield WeightUse(node, value, axes(node, len(tensor.shape)) if callable(axes) else axes)
