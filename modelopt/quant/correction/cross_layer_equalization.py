@@ -22,6 +22,7 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.graph.match import Mismatch
 from modelopt.graph.types import FLOAT32_FLOAT64
+from modelopt.quant.correction.kernel_pairs import is_stored_by_output
 
 _ROUNDS = 32  # a limit: most models settle in a few
 
@@ -75,9 +76,8 @@ class LinearLayer:
         if value is None or not self.changed:
             return
         shape = graph.constant_tensor(value).shape.numpy()  # type: ignore[union-attr]
-        graph.set_constant(
-            value, self.weight.reshape(shape[::-1]).T if _is_stored_by_input(self.node) else self.weight.reshape(shape)
-        )
+        by_output = is_stored_by_output(self.node)
+        graph.set_constant(value, self.weight.reshape(shape) if by_output else self.weight.reshape(shape[::-1]).T)
         if self.bias is not None and self.bias_value is not None:
             old = graph.constant_tensor(self.bias_value).shape.numpy()  # type: ignore[union-attr]
             graph.set_constant(self.bias_value, self.bias.reshape(old))
@@ -178,15 +178,10 @@ def _view(node: ir.Node, weight: ir.TensorProtocol, inputs: int | None) -> np.nd
         return np.array(array.reshape(groups, array.shape[0] // groups, array.shape[1], -1), order="C")
     if array.ndim != 2 or graph.attribute_int(node, "transA", 0):
         return Mismatch("it is not a product by a matrix from the right")
-    rows = array.T if _is_stored_by_input(node) else array
+    rows = array if is_stored_by_output(node) else array.T
     if rows.shape[1] % (inputs or 1):
         return Mismatch(f"{inputs} channels are not its {rows.shape[1]} rows")
     return np.array(rows.reshape(1, rows.shape[0], inputs or rows.shape[1], -1), order="C")
-
-
-def _is_stored_by_input(node: ir.Node) -> bool:
-    """Whether the weight is stored as (inputs, outputs), not (outputs, inputs)."""
-    return node.op_type == "MatMul" or (node.op_type == "Gemm" and not graph.attribute_int(node, "transB", 0))
 
 
 def _bias(node: ir.Node) -> tuple[ir.Value, ir.Value | None]:

@@ -77,7 +77,7 @@ def _kernels(model: ir.Model) -> Iterator[_IntegerKernel]:
 
 def _zero_point(node: ir.Node) -> int | None:
     """The zero point of a DequantizeLinear of u8; None for another type."""
-    zero_point = graph.constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    zero_point = graph.constant(graph.input_at(node, 2))
     return (
         None if zero_point is None or zero_point.dtype != np.uint8 or zero_point.size != 1 else int(zero_point.item())
     )

@@ -40,7 +40,7 @@ def _is_set(attribute: ir.Attr) -> bool:
 
 
 def _weight_problem(node: ir.Node) -> str | None:
-    tensor, bias = graph.constant_tensor(node.inputs[1]), _bias(node)
+    tensor, bias = graph.constant_tensor(node.inputs[1]), graph.input_at(node, 2)
     if tensor is None:
         return "its second input is an activation, not a constant weight"
     if tensor.dtype != ir.DataType.FLOAT:
@@ -49,17 +49,9 @@ def _weight_problem(node: ir.Node) -> str | None:
         return f"its weight has shape {tuple(tensor.shape.numpy())}, not three equal parts"
     if not np.isfinite(tensor.numpy()).all():
         return "its weight holds NaN or Inf"
-    if bias is None and _has_bias(node):
+    if bias is not None and graph.constant_tensor(bias) is None:
         return "its bias is not a constant"
     return None
-
-
-def _has_bias(node: ir.Node) -> bool:
-    return graph.input_at(node, 2) is not None
-
-
-def _bias(node: ir.Node) -> np.ndarray | None:
-    return graph.constant(node.inputs[2]) if _has_bias(node) else None
 
 
 def has_added_mask(node: ir.Node) -> bool:

@@ -185,27 +185,26 @@ def _is_transposed_copy(weight: ir.Value, table: ir.Value) -> bool:
 
 def shape(found: MatrixUse) -> tuple[int, int]:
     """(N, K): how many outputs the weight has, and how many inputs each sums over."""
-    tensor = graph.constant_tensor(found.weight)
-    if tensor is None:
-        raise ValueError("the weight is not constant")
-    first, second = tensor.shape.numpy()
+    first, second = _tensor(found).shape.numpy()
     return (first, second) if found.transposed else (second, first)
 
 
 def matrix(found: MatrixUse) -> np.ndarray:
     """The weight as float32 of shape ``(N, K)``; a view where it is stored so."""
-    array = graph.constant(found.weight)
-    if array is None:
-        raise ValueError("the weight is not constant")
+    array = _tensor(found).numpy()
     return np.asarray(array if found.transposed else array.T, np.float32)
 
 
 def element(found: MatrixUse) -> ir.DataType:
     """The type of the weight, which the activation has too."""
+    return _tensor(found).dtype
+
+
+def _tensor(found: MatrixUse) -> ir.TensorProtocol:
     tensor = graph.constant_tensor(found.weight)
     if tensor is None:
         raise ValueError("the weight is not constant")
-    return tensor.dtype
+    return tensor
 
 
 def float_bytes(found: MatrixUse) -> int:

@@ -70,8 +70,7 @@ _POSITIONS: dict[tuple[str, str], tuple[tuple[int, ...], _Axes]] = {
 
 def uses(node: ir.Node) -> Iterator[WeightUse]:
     """The constants of at least two axes that `node` reads as weights, whatever their type."""
-    domain = "" if node.domain in graph.STANDARD_DOMAINS else node.domain
-    positions, axes = _POSITIONS.get((domain, node.op_type), ((), ()))
+    positions, axes = _POSITIONS.get(graph.operator_of(node), ((), ()))
     for position in positions:
         value = graph.input_at(node, position)
         tensor = graph.constant_tensor(value)
