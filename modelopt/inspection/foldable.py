@@ -58,7 +58,7 @@ def _follows_convolution(node: ir.Node) -> bool:
     conv = node.inputs[0].producer()
     if conv is None or conv.op_type not in {"Conv", "ConvTranspose"} or conv.domain not in graph.STANDARD_DOMAINS:
         return False
-    constant_weight = len(conv.inputs) > 1 and graph.constant_tensor(conv.inputs[1]) is not None
+    constant_weight = graph.constant_tensor(graph.input_at(conv, 1)) is not None
     return constant_weight and graph.sole_consumer(node.inputs[0]) is node
 
 

@@ -32,7 +32,6 @@ class LinearLayer:
     """A Conv, Gemm or MatMul with constants of its own.
 
     Attributes:
-        node: The node.
         weight: A copy of its weight, shape (groups, outputs / groups, inputs / groups, positions).
         bias: A copy of its bias, flat; None where there is none.
         bias_value: Where the bias is stored: an input of the node, or of the Add behind a MatMul.

@@ -26,7 +26,7 @@ def candidate(node: ir.Node) -> NodeChoice | str:
     problem = _weight_problem(weight) or _bias_problem(bias, node, weight) or _gemm_problem(node)
     if problem is not None:
         return problem
-    return NodeChoice(node, Role.KERNEL, (activation,), weight, _channel_axis(node, weight), bias)
+    return NodeChoice(node, Role.KERNEL, (activation,), weight, channel_axis(node, weight), bias)
 
 
 def why_not(node: ir.Node) -> str | None:
@@ -58,7 +58,7 @@ def _bias_problem(bias: ir.Value | None, node: ir.Node, weight: ir.Value) -> str
     array = graph.constant(bias)
     if array is None:
         return "its bias is not a constant"
-    axis = _channel_axis(node, weight)
+    axis = channel_axis(node, weight)
     channels = None if axis is None else graph.constant_tensor(weight).shape[axis]  # type: ignore[union-attr]
     if array.ndim != 1 or array.shape[0] != channels:
         return f"its bias has shape {array.shape}, not one number per output channel"
@@ -75,7 +75,8 @@ def _gemm_problem(node: ir.Node) -> str | None:
     return gemm_scale.why_not_folded(node)
 
 
-def _channel_axis(node: ir.Node, weight: ir.Value) -> int | None:
+def channel_axis(node: ir.Node, weight: ir.Value) -> int | None:
+    """The axis of a constant weight with one index for each output channel; None where a MatMul has a stack of them."""
     rank = len(graph.constant_tensor(weight).shape)  # type: ignore[union-attr]
     if node.op_type == "Conv":
         return 0

@@ -29,7 +29,6 @@ class MatrixUse:
     """A MatMul or Gemm by a constant matrix, or a Gather of rows of one.
 
     Attributes:
-        node: The node.
         weight: The constant that it reads, directly or through a Transpose.
         transposed: The weight is stored as ``(N, K)``, a row for each output, or for each index that may be looked up;
             else as ``(K, N)``.

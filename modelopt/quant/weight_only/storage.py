@@ -31,8 +31,6 @@ class WeightUse:
     """A node that reads a constant as its weight.
 
     Attributes:
-        node: The node.
-        weight: The constant.
         axes: The axes with one scale for each index: outputs, or rows of a table.
     """
 
