@@ -14,6 +14,8 @@ from modelopt.graph.edits import (
     drop_unused_constants,
     forget_shapes,
     import_domain,
+    insert_behind,
+    insert_first,
     remove_if_dead,
     remove_unread,
     remove_with_constants,
@@ -25,7 +27,7 @@ from modelopt.graph.edits import (
 )
 from modelopt.graph.operators import DATA_MOVEMENT
 from modelopt.graph.statistics import declared_values, signature, tensors, weight_bytes
-from modelopt.graph.types import is_plain_tensor, map_key, type_text
+from modelopt.graph.types import is_plain_tensor
 from modelopt.graph.values import (
     attribute_float,
     attribute_int,
@@ -99,6 +101,8 @@ __all__ = [
     "holder_of",
     "import_domain",
     "input_at",
+    "insert_behind",
+    "insert_first",
     "ints_by_opset",
     "ints_of",
     "is_overridable",
@@ -107,7 +111,6 @@ __all__ = [
     "known_dims",
     "label",
     "makes_empty",
-    "map_key",
     "name_of",
     "nodes_below",
     "nodes_with_opset",
@@ -131,7 +134,6 @@ __all__ = [
     "stored_value",
     "sweep",
     "tensors",
-    "type_text",
     "values_of",
     "weight_bytes",
     "why_not_sole",

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from modelopt.graph.values import constant_tensor, scope_of
+from modelopt.graph.values import constant_tensor, holder_of, scope_of
 from modelopt.graph.walking import STANDARD_DOMAINS, all_graphs, all_nodes, bodies, nodes_below
 
 _FIRST_IR_WITH_PLAIN_INITIALIZERS = 4
@@ -134,6 +134,28 @@ def constant_beside(like: ir.Value, node: ir.Node, name: str, array: np.ndarray)
     value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype))
     scope_of(node).insert_before(node, ir.node("Constant", [], {"value": tensor}, outputs=[value], name=name))
     return value
+
+
+def insert_first(scope: ir.Graph, nodes: Sequence[ir.Node]) -> None:
+    """Put nodes before all others of a graph."""
+    first = next(iter(scope), None)
+    if first is None:
+        scope.extend(nodes)
+    else:
+        scope.insert_before(first, nodes)
+
+
+def insert_behind(value: ir.Value, nodes: Sequence[ir.Node]) -> None:
+    """Put nodes where all users of `value` see them: behind its producer, else first in the graph that holds it.
+
+    Raises:
+        ValueError: It is in no graph, or in a function.
+    """
+    producer, holder = value.producer(), holder_of(value)
+    if producer is None:
+        insert_first(holder, nodes)
+    else:
+        holder.insert_after(producer, nodes)
 
 
 def become(

@@ -101,14 +101,7 @@ def _move_initializers_into_nodes(model: ir.Model) -> None:
             made = node.outputs[0]
             made.name, made.shape, made.type = name, value.shape, value.type
             value.replace_all_uses_with(made, replace_graph_outputs=True)
-            _insert_first(scope, node)
-
-
-def _insert_first(scope: ir.Graph, node: ir.Node) -> None:
-    if len(scope):
-        scope.insert_before(scope[0], node)
-    else:
-        scope.append(node)
+            graph.insert_first(scope, [node])
 
 
 def _name_apart(converted: ir.Model, original: ir.Model) -> None:

@@ -40,7 +40,7 @@ def _computes_from_constants(node: ir.Node, constant: set[ir.Node]) -> bool:
     inputs = [value for value in node.inputs if value is not None]
     if not inputs or node.domain not in graph.STANDARD_DOMAINS or node.op_type in _STAYS:
         return False
-    if any(True for _ in graph.bodies(node)):
+    if graph.bodies(node):
         return False
     return all(value.producer() in constant or graph.constant_tensor(value) is not None for value in inputs)
 

@@ -49,12 +49,6 @@ class Units(NamedTuple):
     sums: np.ndarray
     counts: np.ndarray
 
-    @classmethod
-    def of(cls, values: Sequence[float] | np.ndarray) -> Units:
-        """Units of one item each."""
-        sums = np.asarray(values, np.float64)
-        return cls(sums, np.ones_like(sums))
-
     @property
     def mean(self) -> float:
         """The mean over all items."""

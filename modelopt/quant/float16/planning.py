@@ -183,7 +183,7 @@ class _ChosenTypes:
 
     def _is_light(self, node: ir.Node) -> bool:
         """Whether the node takes little time and has no large constant: in half it saves next to nothing."""
-        if node.op_type in _HEAVY or any(True for _ in graph.bodies(node)):
+        if node.op_type in _HEAVY or graph.bodies(node):
             return False
         constants = (graph.constant_tensor(value) for value in node.inputs if self._elements.is_float(value))
         return all(tensor is None or tensor.size <= _SMALL for tensor in constants)

@@ -127,13 +127,6 @@ def pack(integers: np.ndarray, bits: int) -> np.ndarray:
     return packed
 
 
-def unpack(packed: np.ndarray, bits: int, length: int) -> np.ndarray:
-    """What `pack` packed: uint8, shape ``(..., length)``."""
-    shifts = np.arange(0, 8, bits, dtype=np.uint8)
-    integers = (packed[..., None] >> shifts) & np.uint8(2**bits - 1)
-    return np.asarray(integers.reshape(*packed.shape[:-1], -1)[..., :length], np.uint8)
-
-
 def pack_blocks(integers: np.ndarray, grid: BlockGrid) -> np.ndarray:
     """The weight input of MatMulNBits: uint8, shape ``(N, B, block · bits / 8)``, from integers of shape ``(N, K)``."""
     rows, width = integers.shape

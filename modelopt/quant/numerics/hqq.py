@@ -22,7 +22,7 @@ _STEPS = 20
 
 
 def refine(weight: np.ndarray, start: BlockParams, grid: BlockGrid) -> BlockParams:
-    """Parameters whose `loss` is in no block above that of `start`.
+    """Parameters whose loss, the sum of |w - dq(q(w))|^p, is in no block above that of `start`.
 
     Args:
         weight: Finite float32, shape ``(N, K)``.
@@ -33,15 +33,6 @@ def refine(weight: np.ndarray, start: BlockParams, grid: BlockGrid) -> BlockPara
     for rows, blocks in chunks_of(weight, grid):
         scales[rows], zeros[rows] = _refine(blocks, start.scale[rows], start.zero_point[rows], grid)
     return BlockParams(scales, zeros)
-
-
-def loss(weight: np.ndarray, params: BlockParams, grid: BlockGrid) -> np.ndarray:
-    """Sum of |w - dq(q(w))|^p of each block, in units of the weight: float32, shape ``(N, B)``."""
-    parts = [
-        _loss(blocks - _restored(blocks, params.scale[rows], params.zero_point[rows], grid)[1])
-        for rows, blocks in chunks_of(weight, grid)
-    ]
-    return np.concatenate(parts)
 
 
 def _refine(

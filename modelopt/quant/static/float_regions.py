@@ -50,7 +50,7 @@ def _region(source: ir.Value, gate: ir.Value) -> set[ir.Node]:
         if graph.constant_tensor(value) is not None:
             continue
         producer = value.producer()
-        if producer is None or len(region) >= _MOST_NODES or any(True for _ in graph.bodies(producer)):
+        if producer is None or len(region) >= _MOST_NODES or graph.bodies(producer):
             return set()
         if producer not in region:
             region.add(producer)

@@ -185,11 +185,7 @@ class QdqWriter:
             _read_instead(nearby, value, made[0].outputs[0])
         quantize = ir.Node("", "QuantizeLinear", [value, *numbers], outputs=[integers])
         quantize.name = self._names(f"{name}_QuantizeLinear")
-        producer = value.producer()
-        if producer is None:
-            home.insert_before(home[0], [quantize, *made])
-        else:
-            home.insert_after(producer, [quantize, *made])
+        graph.insert_behind(value, [quantize, *made])
 
     def _dequantize(
         self, inputs: Sequence[ir.Value], name: str, shape: ir.Shape | None, axis: int | None = None
