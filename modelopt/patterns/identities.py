@@ -11,7 +11,7 @@ from collections.abc import Callable
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.patterns.slice import TO_THE_END
+from modelopt.graph.operators import TO_THE_END
 
 
 def _keeps_static_shape(node: ir.Node) -> bool:

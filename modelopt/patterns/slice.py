@@ -9,8 +9,6 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.graph.match import Mismatch
 
-TO_THE_END = 2**31 - 1  # the specification of Slice recommends INT_MAX where a dimension is not known
-
 
 @dataclass(frozen=True)
 class StaticSlice:

@@ -22,6 +22,7 @@ from modelopt.calibration.context import Context
 from modelopt.graph import match
 from modelopt.graph.match import Mismatch
 from modelopt.graph.types import FLOAT32_FLOAT64
+from modelopt.patterns.gemm import is_product
 from modelopt.quant.correction import kernel_pairs
 from modelopt.quant.correction.cross_layer_equalization import LinearLayer, as_layer
 
@@ -31,7 +32,6 @@ _SCALED_INPUTS: Mapping[tuple[str, str], tuple[int, ...]] = {
     ("", "RMSNormalization"): (1,),
     (graph.CONTRIB_DOMAIN, "SkipLayerNormalization"): (2, 3),
 }
-_PRODUCTS = frozenset({"Gemm", "MatMul"})
 _RECTIFIERS = frozenset({"Relu", "LeakyRelu", "PRelu"})
 
 
@@ -128,10 +128,10 @@ def _products(value: ir.Value) -> list[ir.Node] | Mismatch:
     found: dict[ir.Node, None] = {}
     for use in value.uses():
         node = use.node
-        is_product = node.op_type in _PRODUCTS and node.domain in graph.STANDARD_DOMAINS and use.idx == 0
-        if node.graph is not value.graph or not (is_product or _keeps_columns(node)):
+        multiplies = is_product(node) and use.idx == 0
+        if node.graph is not value.graph or not (multiplies or _keeps_columns(node)):
             return Mismatch(f"{graph.label(node)} reads it too")
-        further = [node] if is_product else _products(node.outputs[0])
+        further = [node] if multiplies else _products(node.outputs[0])
         if isinstance(further, Mismatch):
             return further
         found |= dict.fromkeys(further)
@@ -211,7 +211,7 @@ def _product_before(value: ir.Value, layers: dict[ir.Node, LinearLayer]) -> Line
     if node is not None and graph.is_standard(node, "Add"):
         operands = match.split_constant(node)
         node = None if operands is None else operands[0].producer()
-    if node is None or node.op_type not in _PRODUCTS or node.domain not in graph.STANDARD_DOMAINS:
+    if node is None or not is_product(node):
         return Mismatch("what makes it has no scale for each column")
     layer = _layer(node, layers)
     if isinstance(layer, LinearLayer) and layer.end is not value:
