@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 import onnx_ir as ir
@@ -56,6 +57,7 @@ def is_plain_tensor(value: ir.Value) -> bool:
     return value.type is None or isinstance(value.type, ir.TensorType)
 
 
+@functools.cache
 def dtype_name(dtype: ir.DataType) -> str:
     """An element type as signatures name it: numpy's name, that of ml_dtypes, or ``string``."""
     return "string" if dtype == ir.DataType.STRING else str(dtype.numpy().name)
