@@ -16,7 +16,8 @@ from modelopt.core.changes import Skip
 from modelopt.core.errors import InputError
 from modelopt.data import Dataset
 
-_MASK = 1e30  # masks are -3.4e38 or close to it; trained activations are nowhere near
+MASK = 1e30
+"""From this magnitude on a number is an attention mask, not an activation: masks are -3.4e38 or close to it."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def _why_not(seen: Seen, *, has_given_range: bool) -> str | None:
         return "was empty in every calibration sample"
     if has_given_range:
         return None
-    if max(abs(collector.low), abs(collector.high)) > _MASK:
+    if max(abs(collector.low), abs(collector.high)) > MASK:
         return f"holds a mask: its range is [{collector.low:.3g}, {collector.high:.3g}]"
     if collector.low == collector.high:
         what = "zero" if collector.low == 0 else f"constant ({collector.low:.3g})"

@@ -92,7 +92,4 @@ def _model(items: Sequence[Pending]) -> ir.Model:
 
 
 def _stored(array: np.ndarray, number: int) -> ir.Value:
-    tensor = ir.tensor(np.array(array, order="C"), name=f"in_{number}")
-    return ir.Value(
-        name=f"in_{number}", shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
-    )
+    return graph.stored_value(ir.tensor(np.array(array, order="C"), name=f"in_{number}"))

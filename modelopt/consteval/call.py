@@ -24,7 +24,6 @@ class Call:
     """A standard node and its constant inputs.
 
     Attributes:
-        node: The node.
         inputs: One array for each input; None where an optional input is omitted.
         opset: The version of the standard operator set that the node's graph or function imports.
     """

@@ -56,9 +56,7 @@ def _why_not_inline(node: ir.Node, branch: ir.Graph, *, in_function: bool) -> st
 
 
 def _inline(node: ir.Node, branch: ir.Graph, names: graph.NameSource) -> None:
-    scope = node.graph
-    if scope is None:
-        raise ValueError(f"{node!r} belongs to no graph")
+    scope = graph.scope_of(node)
     results = list(branch.outputs)
     branch.outputs.clear()
     for name, value in list(branch.initializers.items()):

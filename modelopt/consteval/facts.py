@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx_ir as ir
 
 from modelopt import consteval, graph
+from modelopt.consteval.sizes import shape_part
 
 _UNKNOWN = int(np.iinfo(np.int64).min)
 
@@ -27,7 +30,7 @@ def shape_fact(node: ir.Node, opset: int) -> np.ndarray | None:
         return _only_known(_dims(node))
     if graph.is_standard(node, "Size"):
         shape = _shape(source)
-        return None if shape is None or _UNKNOWN in shape else np.array(_product(shape), np.int64)
+        return None if shape is None or _UNKNOWN in shape else np.array(math.prod(shape), np.int64)
     if graph.is_standard(node, "Gather") or graph.is_standard(node, "Slice"):
         return _picked(node, source, opset)
     return None
@@ -42,21 +45,11 @@ def _shape(value: ir.Value) -> tuple[int, ...] | None:
     return tuple(dim if isinstance(dim, int) and dim >= 0 else _UNKNOWN for dim in shape)
 
 
-def _product(shape: tuple[int, ...]) -> int:
-    product = 1
-    for dim in shape:
-        product *= dim
-    return product
-
-
 def _dims(node: ir.Node) -> np.ndarray | None:
     """What a Shape gives, with `_UNKNOWN` where it depends on the run."""
     value = node.inputs[0] if node.inputs else None
     shape = None if value is None else _shape(value)
-    if shape is None:
-        return None
-    end = graph.attribute_int(node, "end", len(shape))
-    return np.array(shape[slice(graph.attribute_int(node, "start", 0), end)], np.int64)
+    return None if shape is None else np.array(shape_part(node, shape), np.int64)
 
 
 def _picked(node: ir.Node, source: ir.Value, opset: int) -> np.ndarray | None:

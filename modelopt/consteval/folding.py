@@ -27,7 +27,6 @@ GREW_KEY = "modelopt.folded_bytes"
 _EVALUATED_AT_ONCE = 16
 _MOST_DIGITS = 18
 _FIELD_BYTES = 8
-_FIRST_IR_WITH_PLAIN_INITIALIZERS = 4
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,7 @@ class _Plan:
         """Store what is needed and remove the nodes, last ones first; returns how many."""
         spent = _grown(model)
         for scope, _, in_function in graph.scopes(model):
-            as_nodes = in_function or model.ir_version < _FIRST_IR_WITH_PLAIN_INITIALIZERS
+            as_nodes = in_function or not graph.allows_plain_initializers(model)
             for node in list(scope):
                 for value in self._going.get(node, ()):
                     _store(node, value, self._region.results[value], as_node=as_nodes)

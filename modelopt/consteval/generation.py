@@ -15,16 +15,7 @@ from modelopt.consteval.call import Call, Kernel, NotEvaluable, axis_in
 
 
 def _shape(call: Call) -> list[np.ndarray]:
-    return [shape_slice(call.array(0).shape, call.attribute_int("start", 0), _end(call))]
-
-
-def _end(call: Call) -> int | None:
-    return call.attribute_int("end", 0) if "end" in call.node.attributes else None
-
-
-def shape_slice(shape: tuple[int, ...], start: int, end: int | None) -> np.ndarray:
-    """What Shape gives: ``shape[start:end]`` as int64; both bounds count from the end when negative and are clamped."""
-    return np.array(shape[slice(start, end)], np.int64)
+    return [np.array(sizes.shape_part(call.node, call.array(0).shape), np.int64)]
 
 
 def _size(call: Call) -> list[np.ndarray]:

@@ -18,7 +18,6 @@ class KnownInputs:
     """A node and what is known of its inputs.
 
     Attributes:
-        node: The node.
         shapes: Of each input; None where it is not known.
         numbers: In each input; None where they are not known or many.
         opset: The version of the standard operator set.

@@ -12,8 +12,7 @@ import numpy as np
 from modelopt import graph
 from modelopt.consteval import sizes
 from modelopt.consteval.call import Call, Kernel, LeftToRuntime, NotEvaluable, axis_in
-
-_TO_THE_END = 2**31 - 1
+from modelopt.graph.operators import TO_THE_END
 
 
 def reshape_target(shape: tuple[int, ...], wanted: tuple[int, ...], *, allow_zero: bool) -> tuple[int, ...]:
@@ -90,7 +89,7 @@ def _slice(call: Call) -> list[np.ndarray]:
     steps = steps or (1,) * len(starts)
     index = [slice(None)] * data.ndim
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        if step < 0 and end >= _TO_THE_END:
+        if step < 0 and end >= TO_THE_END:
             raise LeftToRuntime  # the specification makes it empty, onnxruntime slices to the beginning
         at = axis_in(axis, data.ndim)
         # Python clamps as the specification does, but for a start before the beginning that steps backwards: there the

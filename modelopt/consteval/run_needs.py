@@ -19,7 +19,7 @@ from modelopt.consteval.call import NotEvaluable
 from modelopt.consteval.known_inputs import KnownInputs
 from modelopt.consteval.run_loops import goes_on, parts_of
 from modelopt.consteval.run_shapes import element_bytes, shape_of
-from modelopt.consteval.sizes import Shape
+from modelopt.consteval.sizes import Shape, shape_part
 
 MAX_EXECUTIONS = 10_000_000
 """A run that executes more nodes than this, because of a loop with a fixed number of turns, counts as endless."""
@@ -165,8 +165,7 @@ class _Walk:
                 return
             known = known.astype(np.int64)
             if node.op_type == "Shape":
-                end = graph.attribute_int(node, "end", len(known))
-                known = known[slice(graph.attribute_int(node, "start", 0), end)]
+                known = np.array(shape_part(node, known.tolist()), np.int64)
             self._learn(node.outputs[0], known)
             return
         present = [number for number, value in zip(numbers, node.inputs, strict=True) if value is not None]
@@ -185,7 +184,7 @@ class _Walk:
         self._numbers[value], self._shapes[value] = array, array.shape
 
     def _set_width(self, node: ir.Node, output: ir.Value) -> None:
-        of = node.inputs[_TYPED_BY.get(node.op_type, 0)] if len(node.inputs) > _TYPED_BY.get(node.op_type, 0) else None
+        of = graph.input_at(node, _TYPED_BY.get(node.op_type, 0))
         dtype = graph.attribute_int(node, "to" if node.op_type == "Cast" else "dtype", 0)
         if output.dtype is not None and output.dtype != ir.DataType.STRING:
             return  # its type is declared
@@ -295,6 +294,5 @@ class _Walk:
 
 def _declared(value: ir.Value) -> Shape | None:
     """What the model says of a value; open dimensions are 1."""
-    if value.shape is None:
-        return None
-    return tuple(dim if isinstance(dim, int) and dim >= 0 else 1 for dim in value.shape)
+    dims = graph.known_dims(value)
+    return None if dims is None else tuple(1 if dim is None else dim for dim in dims)

@@ -9,13 +9,18 @@ from modelopt.consteval.known_inputs import KnownInputs
 from modelopt.consteval.sizes import Shape
 
 
+def _lists(known: KnownInputs, rank: int) -> tuple[Shape, Shape, Shape]:
+    """Strides, dilations and pads of a convolution or a pooling over `rank` spatial axes."""
+    defaults = (("strides", (1,) * rank), ("dilations", (1,) * rank), ("pads", (0,) * (2 * rank)))
+    strides, dilations, pads = (graph.attribute_ints(known.node, name) or default for name, default in defaults)
+    return strides, dilations, pads
+
+
 def _window(known: KnownInputs, kernel: Sequence[int], channels: int) -> Shape:
     """Of a convolution or a pooling with this kernel."""
     batch, _, *spatial = known.shape(0)
     rank = len(spatial)
-    strides = graph.attribute_ints(known.node, "strides") or (1,) * rank
-    dilations = graph.attribute_ints(known.node, "dilations") or (1,) * rank
-    pads = graph.attribute_ints(known.node, "pads") or (0,) * (2 * rank)
+    strides, dilations, pads = _lists(known, rank)
     if graph.attribute_string(known.node, "auto_pad", "NOTSET") in {"SAME_UPPER", "SAME_LOWER"}:
         return (batch, channels, *(-(-dim // stride) for dim, stride in zip(spatial, strides, strict=True)))
     made = [
@@ -44,9 +49,7 @@ def conv_transpose(known: KnownInputs) -> Shape:
     given = graph.attribute_ints(known.node, "output_shape")
     if given:
         return (batch, channels, *given[-rank:])
-    strides = graph.attribute_ints(known.node, "strides") or (1,) * rank
-    dilations = graph.attribute_ints(known.node, "dilations") or (1,) * rank
-    pads = graph.attribute_ints(known.node, "pads") or (0,) * (2 * rank)
+    strides, dilations, pads = _lists(known, rank)
     more = graph.attribute_ints(known.node, "output_padding") or (0,) * rank
     made = [
         strides[i] * (dim - 1) + more[i] + dilations[i] * (weight[2 + i] - 1) + 1 - pads[i] - pads[i + rank]

@@ -7,12 +7,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
+import onnx_ir as ir
 
+from modelopt import graph
 from modelopt.consteval.call import Call, NotEvaluable, Size
 
 Shape = tuple[int, ...]
+_Dim = TypeVar("_Dim")
+
+
+def shape_part(node: ir.Node, dims: Sequence[_Dim]) -> Sequence[_Dim]:
+    """What a Shape gives of the dimensions of its input: from opset 15 on, those from `start` to `end`.
+
+    Both bounds count from the end when negative, and are clamped.
+    """
+    return dims[graph.attribute_int(node, "start", 0) : graph.attribute_int(node, "end", len(dims))]
 
 
 def broadcast(*shapes: Sequence[int]) -> Shape:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import onnx_ir as ir
 
 from modelopt import graph
+from modelopt.consteval.sizes import shape_part
 from modelopt.core.signature import symbol_of
 
 Term = int | str | tuple[ir.Value, int] | None
@@ -60,13 +61,10 @@ class Symbolic:
 
 
 def _constants(tensor: ir.TensorProtocol) -> Terms | None:
-    if tensor.shape.rank() > 1 or tensor.size > _MAX_TERMS or not (tensor.dtype.is_integer() or _is_bool(tensor)):
+    is_whole = tensor.dtype.is_integer() or tensor.dtype == ir.DataType.BOOL
+    if tensor.shape.rank() > 1 or tensor.size > _MAX_TERMS or not is_whole:
         return None
     return tuple(int(number) for number in tensor.numpy().reshape(-1))
-
-
-def _is_bool(tensor: ir.TensorProtocol) -> bool:
-    return tensor.dtype == ir.DataType.BOOL
 
 
 def _unknowns(value: ir.Value) -> Terms | None:
@@ -78,10 +76,7 @@ def _unknowns(value: ir.Value) -> Terms | None:
 
 def _shape(known: Symbolic, node: ir.Node) -> Terms | None:
     dims = known.dims(node.inputs[0])
-    if dims is None:
-        return None
-    start, end = graph.attribute_int(node, "start", 0), graph.attribute_int(node, "end", len(dims))
-    return dims[start:end]
+    return None if dims is None else tuple(shape_part(node, dims))
 
 
 def _gather(known: Symbolic, node: ir.Node) -> Terms | None:
@@ -97,7 +92,7 @@ def _slice(known: Symbolic, node: ir.Node) -> Terms | None:
     """From opset 10; the axis can only be the first."""
     source = known.terms(node.inputs[0])
     bounds = [graph.scalar(value) for value in node.inputs[1:3]]
-    step = graph.scalar(node.inputs[4]) if len(node.inputs) > 4 and node.inputs[4] is not None else 1
+    step = 1 if graph.input_at(node, 4) is None else graph.scalar(node.inputs[4])
     if source is None or len(bounds) != 2 or step is None or step < 1:
         return None
     start, end = bounds

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import onnx_ir as ir
 
-from modelopt.graph.values import constant_tensor
+from modelopt.graph.values import constant_tensor, holder_of, scope_of
 from modelopt.graph.walking import STANDARD_DOMAINS, all_graphs, all_nodes, bodies, nodes_below
 
 _FIRST_IR_WITH_PLAIN_INITIALIZERS = 4
@@ -85,14 +85,24 @@ class NameSource:
 
 def add_initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
     """Register `array` as an initializer of `graph` and return its value. `name` must be free."""
-    tensor = ir.tensor(np.array(array, order="C"), name=name)
-    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    value = stored_value(ir.tensor(np.array(array, order="C"), name=name))
     graph.register_initializer(value)
     return value
 
 
+def stored_value(tensor: ir.TensorProtocol) -> ir.Value:
+    """A value that holds `tensor` and has its name, in no graph yet."""
+    type_ = ir.TensorType(tensor.dtype)
+    return ir.Value(name=tensor.name, shape=ir.Shape(tensor.shape.numpy()), type=type_, const_value=tensor)
+
+
+def allows_plain_initializers(model: ir.Model) -> bool:
+    """Whether an initializer may be no graph input: since IR version 4."""
+    return model.ir_version >= _FIRST_IR_WITH_PLAIN_INITIALIZERS
+
+
 def allow_plain_initializers(model: ir.Model) -> None:
-    """Raise the model's IR version to 4: before it each initializer had to be a graph input."""
+    """Raise the model's IR version, where `allows_plain_initializers` says no."""
     model.ir_version = max(model.ir_version, _FIRST_IR_WITH_PLAIN_INITIALIZERS)
 
 
@@ -120,12 +130,32 @@ def constant_beside(like: ir.Value, node: ir.Node, name: str, array: np.ndarray)
         if like.graph is None:
             raise ValueError(f"{like!r} belongs to no graph")
         return add_initializer(like.graph, name, array)
-    if node.graph is None:
-        raise ValueError(f"{node!r} belongs to no graph")
     tensor = ir.tensor(np.array(array, order="C"))
     value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype))
-    node.graph.insert_before(node, ir.node("Constant", [], {"value": tensor}, outputs=[value], name=name))
+    scope_of(node).insert_before(node, ir.node("Constant", [], {"value": tensor}, outputs=[value], name=name))
     return value
+
+
+def insert_first(scope: ir.Graph, nodes: Sequence[ir.Node]) -> None:
+    """Put nodes before all others of a graph."""
+    first = next(iter(scope), None)
+    if first is None:
+        scope.extend(nodes)
+    else:
+        scope.insert_before(first, nodes)
+
+
+def insert_behind(value: ir.Value, nodes: Sequence[ir.Node]) -> None:
+    """Put nodes where all users of `value` see them: behind its producer, else first in the graph that holds it.
+
+    Raises:
+        ValueError: It is in no graph, or in a function.
+    """
+    producer, holder = value.producer(), holder_of(value)
+    if producer is None:
+        insert_first(holder, nodes)
+    else:
+        holder.insert_after(producer, nodes)
 
 
 def become(
@@ -220,7 +250,7 @@ def replace_contents(model: ir.Model, other: ir.Model) -> None:
     model.functions.update(other.functions)
 
 
-def sweep(model: ir.Model, *, keep: Callable[[ir.Node], bool] = lambda _node: False) -> int:
+def sweep(model: ir.Model) -> int:
     """Remove nodes and initializers that nothing uses, in all scopes, until none is left; returns how many.
 
     Graph inputs and outputs are never touched; an initializer that is also a graph input stays.
@@ -228,8 +258,7 @@ def sweep(model: ir.Model, *, keep: Callable[[ir.Node], bool] = lambda _node: Fa
     removed = 0
     for graph in reversed(list(all_graphs(model))):  # bodies first: they capture outer values
         for node in reversed(list(graph)):
-            if not keep(node):
-                removed += remove_if_dead(node)
+            removed += remove_if_dead(node)
         if isinstance(graph, ir.Graph):
             for name, value in list(graph.initializers.items()):
                 if not value.uses() and not value.is_graph_output() and not value.is_graph_input():

@@ -22,25 +22,21 @@ _LARGEST = 2**63 - 1  # the largest integer that JSON readers take
 
 def counts(node: ir.Node) -> bool:
     """Whether `node` multiplies matrices and so has MACs."""
-    return _key(node) in _COUNTERS
+    return graph.operator_of(node) in _COUNTERS
 
 
 def macs(node: ir.Node) -> int | None:
     """The MACs of one run of `node`; None when a shape that it takes is unknown, or when `counts` says no."""
-    counter = _COUNTERS.get(_key(node))
+    counter = _COUNTERS.get(graph.operator_of(node))
     number = None if counter is None else counter(node)
     return None if number is None or number > _LARGEST else number
 
 
 def dims(value: ir.Value | None) -> Dims:
     """The sizes of a value's axes as far as they are known; of a stored tensor its own."""
-    if value is None:
-        return None
-    if value.const_value is not None:
+    if value is not None and value.const_value is not None:
         return tuple(value.const_value.shape.numpy())
-    if value.shape is None:
-        return None
-    return tuple(dim if isinstance(dim, int) and dim >= 0 else None for dim in value.shape)
+    return graph.known_dims(value)
 
 
 def is_settled(value: ir.Value) -> bool:
@@ -49,12 +45,8 @@ def is_settled(value: ir.Value) -> bool:
     return shape is not None and None not in shape
 
 
-def _key(node: ir.Node) -> tuple[str, str]:
-    return ("" if node.domain in graph.STANDARD_DOMAINS else node.domain, node.op_type)
-
-
 def _input(node: ir.Node, index: int) -> Dims:
-    return dims(node.inputs[index]) if index < len(node.inputs) else None
+    return dims(graph.input_at(node, index))
 
 
 def _times(factors: Iterable[int | None]) -> int | None:
@@ -142,7 +134,7 @@ def _einsum(node: ir.Node) -> int | None:
 def _attention(node: ir.Node) -> int | None:
     """Attention-23: Q·Kᵀ and the product with V. Inputs are (batch, heads, length, width) or (batch, length, all)."""
     query, key, value = (_input(node, index) for index in range(3))
-    past = len(node.inputs) > 4 and node.inputs[4] is not None
+    past = graph.input_at(node, 4) is not None
     if query is None or key is None or value is None or past:
         return None
     if len(query) == len(key) == len(value) == 4:
@@ -157,7 +149,7 @@ def _attention(node: ir.Node) -> int | None:
 def _contrib_attention(node: ir.Node) -> int | None:
     """com.microsoft Attention: one projection to Q, K and V, then Q·Kᵀ and the product with V, without a past."""
     x, weight = _input(node, 0), _input(node, 1)
-    past = len(node.inputs) > 4 and node.inputs[4] is not None
+    past = graph.input_at(node, 4) is not None
     if x is None or weight is None or len(x) != 3 or len(weight) != 2 or past or "qkv_hidden_sizes" in node.attributes:
         return None
     projection, joined = _times((*x, weight[1])), _times((x[0], x[1], x[1], weight[1]))

@@ -1,4 +1,4 @@
-"""Sets of operators that several folders use."""
+"""Sets of operators, and numbers of the specification, that several folders use."""
 
 from __future__ import annotations
 
@@ -10,3 +10,11 @@ DATA_MOVEMENT = frozenset(
     }
 )
 """Operators whose outputs hold elements of their first input (Concat: of all inputs) and compute nothing."""
+
+LINEAR = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+"""Operators that multiply by a matrix or a kernel, a weight more often than not."""
+
+RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
+
+TO_THE_END = 2**31 - 1
+"""The specification of Slice recommends INT_MAX as the end where a dimension is not known."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import onnx_ir as ir
 
 from modelopt import graph
@@ -13,8 +11,6 @@ from modelopt.core.signature import Signature
 from modelopt.graph import invariants
 
 _MAX_BYTES = 2**31 - 2**20  # what one protobuf message holds, and some room
-
-_FIRST_IR_WITH_PLAIN_INITIALIZERS = 4
 
 
 def upgraded(model: ir.Model, version: int, runner: Runner) -> ir.Model:
@@ -36,7 +32,7 @@ def upgraded(model: ir.Model, version: int, runner: Runner) -> ir.Model:
         raise _refused(model, version, f"the converter changes its signature from {before} to {after}")
     if graph.opset(converted) != version:
         raise _refused(model, version, f"the converter gives opset {graph.opset(converted)}")
-    if model.ir_version < _FIRST_IR_WITH_PLAIN_INITIALIZERS:
+    if not graph.allows_plain_initializers(model):
         _move_initializers_into_nodes(converted)
     _name_apart(converted, model)
     violations = invariants.check(converted)
@@ -105,32 +101,18 @@ def _move_initializers_into_nodes(model: ir.Model) -> None:
             made = node.outputs[0]
             made.name, made.shape, made.type = name, value.shape, value.type
             value.replace_all_uses_with(made, replace_graph_outputs=True)
-            _insert_first(scope, node)
-
-
-def _insert_first(scope: ir.Graph, node: ir.Node) -> None:
-    if len(scope):
-        scope.insert_before(scope[0], node)
-    else:
-        scope.append(node)
+            graph.insert_first(scope, [node])
 
 
 def _name_apart(converted: ir.Model, original: ir.Model) -> None:
     """Rename the converter's values in bodies: numbered by graph, they shadow outer ones, which onnx refuses."""
-    own = {value.name for scope in graph.all_graphs(original) for value in _values(scope)}
+    own = {value.name for scope in graph.all_graphs(original) for value in graph.values_of(scope)}
     fresh, taken = graph.NameSource(converted), set[str | None]()
     for scope in graph.all_graphs(converted):
-        for value in _values(scope):
-            if value.name in taken and value.name not in own:
+        for value in graph.values_of(scope):
+            if value.name and value.name in taken and value.name not in own:
                 value.name = fresh(value.name or "")
             taken.add(value.name)
-
-
-def _values(scope: ir.Graph | ir.Function) -> Iterator[ir.Value]:
-    yield from scope.inputs
-    if isinstance(scope, ir.Graph):
-        yield from (value for value in list(scope.initializers.values()) if not value.is_graph_input())
-    yield from (value for node in scope for value in node.outputs if value.name)
 
 
 def _declare_as_before(converted: ir.Model, original: ir.Model) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from modelopt.core.signature import Signature, TensorSpec
-from modelopt.graph.types import type_text
+from modelopt.graph.types import dtype_name, type_text
 from modelopt.graph.values import constant_node_tensor, dims, is_standard
 from modelopt.graph.walking import all_graphs
 
@@ -25,9 +25,7 @@ def _spec(value: ir.Value) -> TensorSpec:
     shape = dims(value)
     if not isinstance(value.type, ir.TensorType):
         return TensorSpec(value.name or "", "unknown" if value.type is None else type_text(value.type), shape)
-    dtype = value.type.dtype
-    name = "string" if dtype == ir.DataType.STRING else dtype.numpy().name
-    return TensorSpec(value.name or "", name, shape)
+    return TensorSpec(value.name or "", dtype_name(value.type.dtype), shape)
 
 
 def tensors(model: ir.Model) -> Iterator[tuple[str, ir.TensorProtocol]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 import onnx_ir as ir
@@ -54,6 +55,12 @@ def map_key(type_: ir.TypeProtocol | None) -> ir.DataType | None:
 def is_plain_tensor(value: ir.Value) -> bool:
     """Whether a value is a tensor as far as the model says: one of no stated type may be one."""
     return value.type is None or isinstance(value.type, ir.TensorType)
+
+
+@functools.cache
+def dtype_name(dtype: ir.DataType) -> str:
+    """An element type as signatures name it: numpy's name, that of ml_dtypes, or ``string``."""
+    return "string" if dtype == ir.DataType.STRING else str(dtype.numpy().name)
 
 
 def type_text(type_: ir.TypeProtocol) -> str:

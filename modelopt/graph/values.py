@@ -79,6 +79,34 @@ def holder_of(value: ir.Value) -> ir.Graph:
     return holder
 
 
+def scope_of(node: ir.Node) -> ir.Graph:
+    """The graph or body that holds `node`; or the function, which onnx_ir types as a graph here.
+
+    Raises:
+        ValueError: It is in none.
+    """
+    if node.graph is None:
+        raise ValueError(f"{label(node)} belongs to no graph")
+    return node.graph
+
+
+def input_at(node: ir.Node, index: int) -> ir.Value | None:
+    """An input; None where it is omitted, or where the node has fewer."""
+    return node.inputs[index] if index < len(node.inputs) else None
+
+
+def operator_of(node: ir.Node) -> tuple[str, str]:
+    """Domain and operator type; the standard domain is the empty text, however the model writes it."""
+    return "" if node.domain in STANDARD_DOMAINS else node.domain, node.op_type
+
+
+def known_dims(value: ir.Value | None) -> tuple[int | None, ...] | None:
+    """The declared size of each axis, None for one that is not known; None as a whole without a rank."""
+    if value is None or value.shape is None:
+        return None
+    return tuple(dim if isinstance(dim, int) and dim >= 0 else None for dim in value.shape)
+
+
 def ints_of(node: ir.Node, index: int, name: str) -> tuple[int, ...] | None:
     """Integers that are an input in newer opsets, at `index`, and the attribute `name` in older ones.
 
@@ -91,7 +119,7 @@ def ints_by_opset(node: ir.Node, opset: int, name: str, index: int, *, since: in
     """Integers that are the attribute `name` before opset `since`, and a constant input at `index` from there on."""
     if opset < since:
         return attribute_ints(node, name)
-    return constant_ints(node.inputs[index]) if index < len(node.inputs) else None
+    return constant_ints(input_at(node, index))
 
 
 def constant_ints(value: ir.Value | None) -> tuple[int, ...] | None:

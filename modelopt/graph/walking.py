@@ -48,13 +48,18 @@ def nodes_with_opset(model: ir.Model) -> Iterator[tuple[ir.Node, int]]:
     A function imports its own version; bodies inherit that of the graph or function around them. As with `all_nodes`,
     nodes may be removed or inserted while iterating.
     """
-    roots: list[tuple[ir.Graph | ir.Function, Mapping[str, int]]] = [(model.graph, model.opset_imports)]
-    roots += [(function, function.opset_imports) for function in model.functions.values()]
-    for root, imports in roots:
-        version = standard_version(imports)
-        for graph in with_bodies(root):
-            for node in graph:
-                yield node, version
+    for graph, version, _ in scopes(model):
+        for node in graph:
+            yield node, version
+
+
+def values_of(scope: ir.Graph | ir.Function) -> Iterator[ir.Value]:
+    """The values of one scope, each once: its inputs, its initializers, and what its nodes make."""
+    yield from scope.inputs
+    if isinstance(scope, ir.Graph):
+        yield from (value for value in list(scope.initializers.values()) if not value.is_graph_input())
+    for node in scope:
+        yield from node.outputs
 
 
 def bodies(node: ir.Node) -> Sequence[ir.Graph]:
@@ -77,11 +82,11 @@ def scopes(model: ir.Model) -> Iterator[tuple[ir.Graph | ir.Function, int, bool]
 
     The version is 0 where none is imported. Inside a function there are no initializers: constants are Constant nodes.
     """
+    version = opset(model)
     for graph in with_bodies(model.graph):
-        yield graph, opset(model), False
+        yield graph, version, False
     for function in model.functions.values():
-        imports = function.opset_imports.items()
-        version = max((v for domain, v in imports if domain in STANDARD_DOMAINS), default=0)
+        version = standard_version(function.opset_imports)
         for graph in with_bodies(function):
             yield graph, version, True
 

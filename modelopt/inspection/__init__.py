@@ -13,6 +13,7 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.consteval.known_shapes import bind, inferred
 from modelopt.consteval.refine_shapes import ShapeInference
+from modelopt.graph.types import dtype_name
 from modelopt.inspection import layers, sampling
 from modelopt.inspection.blockers import blockers
 from modelopt.inspection.data import DtypeWeights, FileFacts, Inspection, OpsetImport
@@ -78,7 +79,7 @@ def inspect(
 def _by_dtype(tensors: Iterable[ir.TensorProtocol]) -> tuple[DtypeWeights, ...]:
     found: dict[str, list[ir.TensorProtocol]] = defaultdict(list)
     for tensor in tensors:
-        found[_dtype_name(tensor.dtype)].append(tensor)
+        found[dtype_name(tensor.dtype)].append(tensor)
     rows = [
         DtypeWeights(
             dtype=dtype,
@@ -89,8 +90,3 @@ def _by_dtype(tensors: Iterable[ir.TensorProtocol]) -> tuple[DtypeWeights, ...]:
         for dtype, group in found.items()
     ]
     return tuple(sorted(rows, key=lambda row: (-row.size_bytes, row.dtype)))
-
-
-def _dtype_name(dtype: ir.DataType) -> str:
-    """As in the signature: numpy's name, ml_dtypes' name, or ``string``."""
-    return "string" if dtype == ir.DataType.STRING else str(dtype.numpy().name)

@@ -15,7 +15,7 @@ from modelopt import graph
 from modelopt.inspection.data import Blocker
 from modelopt.inspection.foldable import constant_nodes
 from modelopt.quant.static import existing_qdq
-from modelopt.quant.static.kernels import KERNELS
+from modelopt.quant.static.kernels import KERNELS, channel_axis
 from modelopt.quant.static.selection import why_already_quantized
 
 _FIRST_PER_CHANNEL_OPSET = 13
@@ -36,7 +36,6 @@ class _Subject:
     """The model, and what several findings ask about it.
 
     Attributes:
-        model: The model.
         kernels: Conv, Gemm and MatMul in all scopes.
         computed: Nodes that compute from constants alone.
     """
@@ -143,19 +142,10 @@ def _shared_weights(subject: _Subject) -> Blocker | None:
     for node in subject.kernels:
         weight = node.inputs[1]
         if weight is not None and _weight(node) is not None:
-            axes.setdefault(weight, set()).add(_channel_axis(node))
+            axes.setdefault(weight, set()).add(channel_axis(node, weight))
     names = [weight.name or "" for weight, used in axes.items() if len(used) > 1]
     text = "weights are used along different axes: one scale per output channel does not fit all of their users"
     return _blocker("shared-weights", "hampers", text, names)
-
-
-def _channel_axis(node: ir.Node) -> int | None:
-    if node.op_type == "Conv":
-        return 0
-    if node.op_type == "Gemm":
-        return 0 if graph.attribute_int(node, "transB", 0) else 1
-    tensor = _weight(node)
-    return None if tensor is None else len(tensor.shape) - 1
 
 
 def _tied_weights(subject: _Subject) -> Blocker | None:

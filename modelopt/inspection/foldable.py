@@ -40,7 +40,7 @@ def _computes_from_constants(node: ir.Node, constant: set[ir.Node]) -> bool:
     inputs = [value for value in node.inputs if value is not None]
     if not inputs or node.domain not in graph.STANDARD_DOMAINS or node.op_type in _STAYS:
         return False
-    if any(True for _ in graph.bodies(node)):
+    if graph.bodies(node):
         return False
     return all(value.producer() in constant or graph.constant_tensor(value) is not None for value in inputs)
 
@@ -58,7 +58,7 @@ def _follows_convolution(node: ir.Node) -> bool:
     conv = node.inputs[0].producer()
     if conv is None or conv.op_type not in {"Conv", "ConvTranspose"} or conv.domain not in graph.STANDARD_DOMAINS:
         return False
-    constant_weight = len(conv.inputs) > 1 and graph.constant_tensor(conv.inputs[1]) is not None
+    constant_weight = graph.constant_tensor(graph.input_at(conv, 1)) is not None
     return constant_weight and graph.sole_consumer(node.inputs[0]) is node
 
 

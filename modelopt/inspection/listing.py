@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from modelopt.consteval.known_shapes import BoundDim
 from modelopt.core.plural import counted
-from modelopt.core.signature import Dim, TensorSpec
+from modelopt.core.signature import Dim
 from modelopt.core.tables import Section
 from modelopt.inspection.data import Inspection, Layer, OpCount
 
@@ -70,7 +70,7 @@ def _values(inspection: Inspection) -> Section:
     rows: list[tuple[str, ...]] = []
     notes: list[str] = []
     for kind, specs in (("input", inspection.inputs), ("output", inspection.outputs)):
-        rows += [(kind, spec.name, spec.dtype, _spec_shape(spec)) for spec in specs[:_VALUES_SHOWN]]
+        rows += [(kind, spec.name, spec.dtype, _shape(spec.shape)) for spec in specs[:_VALUES_SHOWN]]
         if len(specs) > _VALUES_SHOWN:
             notes.append(f"{len(specs) - _VALUES_SHOWN:,} more {kind}s: --json has all of them.")
     if number := inspection.overridable_initializers:
@@ -144,7 +144,7 @@ def _layers(inspection: Inspection) -> Section:
 def _layer_row(layer: Layer) -> tuple[str, ...]:
     where = "" if layer.scope == "main" else f" (in a {layer.scope})"
     macs = _UNKNOWN if layer.macs is None else count(layer.macs)
-    shape = "unknown rank" if layer.output_shape is None else _shape(layer.output_shape)
+    shape = _shape(layer.output_shape)
     return layer.name + where, layer.op, shape, count(layer.parameters), size(layer.weight_bytes), macs
 
 
@@ -179,11 +179,9 @@ def _blockers(inspection: Inspection, *, verbose: bool) -> Section:
     return Section(title, None, tuple(rows))
 
 
-def _spec_shape(spec: TensorSpec) -> str:
-    return "unknown rank" if spec.shape is None else _shape(spec.shape)
-
-
-def _shape(dims: tuple[Dim, ...]) -> str:
+def _shape(dims: tuple[Dim, ...] | None) -> str:
+    if dims is None:
+        return "unknown rank"
     return f"[{', '.join('?' if dim is None else str(dim) for dim in dims)}]"
 
 

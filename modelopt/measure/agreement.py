@@ -9,7 +9,6 @@ from modelopt.measure.metric import (
     NOTHING_COMPARED,
     Outputs,
     Score,
-    Tally,
     Unfit,
     is_float,
     nonfinite_mismatch,
@@ -24,10 +23,6 @@ class _Share(Fidelity):
     unit = "share"
     higher_is_better = True
 
-    def __init__(self, *, inferred: bool = False) -> None:
-        super().__init__(inferred=inferred)
-        self._tally = Tally()
-
     def score(self) -> Score:
         """See `Metric.score`."""
         if not self._tally.n:
@@ -39,10 +34,7 @@ class ArgmaxAgreement(_Share):
     """The share of rows of class scores whose highest class is the same in both models."""
 
     name = "argmax-agreement"
-
-    def __init__(self, *, inferred: bool = False) -> None:
-        super().__init__(inferred=inferred)
-        self._position: int | None = None
+    _position: int | None = None
 
     def compare(self, reference: Outputs, candidate: Outputs) -> bool:
         """See `Fidelity.compare`; rows of a sequence are one unit, rows of a batch are independent."""

@@ -207,9 +207,8 @@ class _Scoring:
         self.n += 1
         try:
             for task in self._tasks:
-                seen = (
-                    given if isinstance(task, Custom) else (answers, others)
-                )  # the user's code sees what the model gives
+                # The user's code sees what the model gives.
+                seen = given if isinstance(task, Custom) else (answers, others)
                 task.update(*seen, sample.label)
             for each in self._choice.fidelity:
                 each.update(reference, candidate, sample.label)

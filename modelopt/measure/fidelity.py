@@ -50,6 +50,7 @@ class Fidelity(Metric):
         self._compared = 0
         self._nonfinite = 0
         self._reshaped = 0
+        self._tally = Tally()
 
     def update(self, reference: Outputs, candidate: Outputs, label: np.ndarray | None) -> None:
         """See `Metric.update`; the label is not used.
@@ -111,10 +112,6 @@ class Cosine(Fidelity):
     unit = "cosine"
     higher_is_better = True
 
-    def __init__(self, *, inferred: bool = False) -> None:
-        super().__init__(inferred=inferred)
-        self._tally = Tally()
-
     def compare(self, reference: Outputs, candidate: Outputs) -> bool:
         """See `Fidelity.compare`."""
         found = [_cosine(pair) for pair in _pairs(self.name, reference, candidate)]
@@ -170,10 +167,7 @@ class MaxAbsError(Fidelity):
     name = "max-abs-error"
     unit = ""
     higher_is_better = False
-
-    def __init__(self, *, inferred: bool = False) -> None:
-        super().__init__(inferred=inferred)
-        self._worst = 0.0
+    _worst = 0.0
 
     def compare(self, reference: Outputs, candidate: Outputs) -> bool:
         """See `Fidelity.compare`."""

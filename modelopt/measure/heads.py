@@ -10,11 +10,11 @@ import onnx_ir as ir
 
 from modelopt import graph
 from modelopt.data.batch_axis import batch_name
+from modelopt.graph.operators import LINEAR
 from modelopt.measure.producers import producers, varying_inputs
 
 _SOFTMAX = frozenset({"Softmax", "LogSoftmax", "Hardmax"})
 _SIGMOID = frozenset({"Sigmoid", "HardSigmoid"})
-_LINEAR = frozenset({"Gemm", "MatMul", "Conv", "ConvTranspose"})
 _NORMS = frozenset({"LpNormalization"})
 _KEEP_ORDER = frozenset(
     {
@@ -133,7 +133,7 @@ def _end(value: ir.Value) -> tuple[End, bool]:
             position = producer.outputs.index(value)
             ends = [_end(body.outputs[position]) for body in graph.bodies(producer)]
             return next((each for each in ends if each[0] is not End.OTHER), (End.OTHER, False))
-        if kind in _LINEAR:
+        if kind in LINEAR:
             weight = _weight(producer)
             return (End.OTHER, False) if weight is None else (End.LINEAR, _is_vocabulary(producer, weight))
         if kind not in _KEEP_ORDER:
@@ -147,7 +147,7 @@ def _end(value: ir.Value) -> tuple[End, bool]:
 
 def _weight(linear: ir.Node) -> ir.TensorProtocol | None:
     """The constant weight of a linear layer, perhaps dequantized; None where it reads two variable tensors."""
-    read = linear.inputs[1] if len(linear.inputs) > 1 else None
+    read = graph.input_at(linear, 1)
     producer = None if read is None else read.producer()
     if producer is not None and producer.op_type == "DequantizeLinear":
         read = producer.inputs[0]

@@ -155,7 +155,7 @@ def time_processes(
     for number in range(max(plan.processes, plan.max_processes)):
         began = clock()
         with group(number) as timer:
-            warm = _warm_all(timer, number, n_models, n_feeds, plan)
+            warm = {model: _warm_up(timer, model, n_feeds, plan) for model in in_turn(number, n_models)}
             share_ns = max(plan.process_ns, _SHARE * (clock() - began) // n_models)
             _time_rounds(timer, warm, n_feeds, plan, share_ns, lambda: clock() - started > plan.budget_ns)
         for model, timings in warm.items():
@@ -206,11 +206,6 @@ def _logs(found: Sequence[Timings]) -> list[np.ndarray]:
         return [speed.log_ratios(first, other) for other in others]
     logs = speed.log_latencies(first)
     return [logs - logs.mean()]
-
-
-def _warm_all(timer: Timer, number: int, n_models: int, n_feeds: int, plan: TimingPlan) -> dict[int, ProcessTimings]:
-    """Warm each model up, in an order that changes from group to group."""
-    return {model: _warm_up(timer, model, n_feeds, plan) for model in in_turn(number, n_models)}
 
 
 def _time_rounds(

@@ -71,7 +71,7 @@ class Ratio(msgspec.Struct, frozen=True, kw_only=True):
     processes: int
 
 
-def paired_ratio(a_ns: Processes, b_ns: Processes, *, confidence: float = CONFIDENCE, floor: float = FLOOR) -> Ratio:
+def paired_ratio(a_ns: Processes, b_ns: Processes, *, floor: float = FLOOR) -> Ratio:
     """How many times as fast b is as a, from pairs of fresh processes whose rounds were interleaved.
 
     A round gives the ratio of its two medians, so a drift that is slow against a round cancels. A pair of processes
@@ -85,13 +85,12 @@ def paired_ratio(a_ns: Processes, b_ns: Processes, *, confidence: float = CONFID
     Args:
         a_ns: Processes of rounds of samples in nanoseconds; a round holds at least one.
         b_ns: As many processes of as many rounds, each taken beside the round of `a_ns` at its position.
-        confidence: The confidence of the interval.
         floor: A ratio nearer to 1 than this is no difference, whatever the interval says.
 
     Raises:
         ValueError: There is no process, or not as many of a as of b, or a process has fewer than two rounds.
     """
-    point, half = _mean_interval_of_logs(log_ratios(a_ns, b_ns), _rounds_error(a_ns, b_ns), confidence)
+    point, half = _mean_interval_of_logs(log_ratios(a_ns, b_ns), _rounds_error(a_ns, b_ns))
     ratio, low, high = math.exp(point), math.exp(point - half), math.exp(point + half)
     return Ratio(point=ratio, low=low, high=high, verdict=_verdict(ratio, low, high, floor), processes=len(a_ns))
 
@@ -108,7 +107,7 @@ def _verdict(ratio: float, low: float, high: float, floor: float) -> Verdict:
 def half_width(a_ns: Processes, b_ns: Processes | None = None) -> float:
     """Half the relative width of the interval around a's latency, or around the ratio a/b; 0.02 is ±2 %."""
     logs = log_latencies(a_ns) if b_ns is None else log_ratios(a_ns, b_ns)
-    return _mean_interval_of_logs(logs, _rounds_error(a_ns, b_ns), CONFIDENCE)[1]
+    return _mean_interval_of_logs(logs, _rounds_error(a_ns, b_ns))[1]
 
 
 def log_ratios(a_ns: Processes, b_ns: Processes) -> np.ndarray:
@@ -151,7 +150,7 @@ def is_clear(logs: np.ndarray) -> bool:
     """Whether a difference is so many times as large as its uncertainty that more processes would add nothing."""
     if len(logs) < 2:
         return False
-    point, half = _mean_interval_of_logs(logs, 0.0, CONFIDENCE)
+    point, half = _mean_interval_of_logs(logs, 0.0)
     return abs(point) > max(_CLEAR * half, math.log(1 + FLOOR))
 
 
@@ -175,7 +174,7 @@ def _rounds_error(a_ns: Processes, b_ns: Processes | None) -> float:
     return math.sqrt(float(np.mean(variances)))
 
 
-def _mean_interval_of_logs(logs: np.ndarray, rounds_error: float, confidence: float) -> tuple[float, float]:
+def _mean_interval_of_logs(logs: np.ndarray, rounds_error: float) -> tuple[float, float]:
     """The mean and half the width of its interval."""
     n = len(logs)
     variance = float(logs.var(ddof=1)) if n > 1 else 0.0
@@ -184,7 +183,7 @@ def _mean_interval_of_logs(logs: np.ndarray, rounds_error: float, confidence: fl
     # No more degrees of freedom than the first processes have: their spread also chose how many there are, and few
     # are timed where it happened to be small.
     freedom = min(max(n, FEWEST), FIRST) - 1
-    half = student_quantile((1 + confidence) / 2, freedom) * math.sqrt(variance / n)
+    half = student_quantile((1 + CONFIDENCE) / 2, freedom) * math.sqrt(variance / n)
     return float(logs.mean()), half
 
 

@@ -17,6 +17,7 @@ from modelopt.measure.resample import bootstrap, student_quantile
 
 CONFIDENCE = 0.95
 _TAIL_SAMPLES = 10
+_RESAMPLES = 2000
 
 
 class Interval(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,12 +48,6 @@ class Units(NamedTuple):
 
     sums: np.ndarray
     counts: np.ndarray
-
-    @classmethod
-    def of(cls, values: Sequence[float] | np.ndarray) -> Units:
-        """Units of one item each."""
-        sums = np.asarray(values, np.float64)
-        return cls(sums, np.ones_like(sums))
 
     @property
     def mean(self) -> float:
@@ -85,7 +80,7 @@ def samples_needed(percentile: str) -> int:
     return -(-_TAIL_SAMPLES * 100 // (100 - int(percentile.removeprefix("p"))))
 
 
-def proportion_interval(successes: float, n: int, *, confidence: float = CONFIDENCE) -> Interval:
+def proportion_interval(successes: float, n: int) -> Interval:
     """The score interval of a proportion (Wilson 1927): honest at 0 and 1, where Wald's has no width.
 
     Raises:
@@ -93,14 +88,14 @@ def proportion_interval(successes: float, n: int, *, confidence: float = CONFIDE
     """
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"{successes} successes of {n}")
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
     share = successes / n
     center = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return Interval(low=max(0.0, center - half), high=min(1.0, center + half))
 
 
-def mean_interval(units: Units, *, confidence: float = CONFIDENCE) -> Interval | None:
+def mean_interval(units: Units) -> Interval | None:
     """Student's t interval of the mean over all items, a ratio of sums over units (Cochran 1977, §6.4).
 
     None for a single unit, which does not show how units vary.
@@ -110,13 +105,11 @@ def mean_interval(units: Units, *, confidence: float = CONFIDENCE) -> Interval |
         return None
     residuals = units.sums - units.mean * units.counts
     error = math.sqrt(n / (n - 1) * float(residuals @ residuals)) / float(units.counts.sum())
-    half = student_quantile((1 + confidence) / 2, n - 1) * error
+    half = student_quantile((1 + CONFIDENCE) / 2, n - 1) * error
     return Interval(low=units.mean - half, high=units.mean + half)
 
 
-def paired_difference_interval(
-    reference: Units, candidate: Units, *, confidence: float = CONFIDENCE, resamples: int = 2000, seed: int = 0
-) -> Delta:
+def paired_difference_interval(reference: Units, candidate: Units) -> Delta:
     """Candidate minus reference, where both were scored on the same units.
 
     Right-or-wrong scores take the interval of Agresti & Min (2005), which keeps an honest width when the two never
@@ -132,24 +125,24 @@ def paired_difference_interval(
     if n == 1:
         return Delta(point=point, low=None, high=None)
     if reference.is_binary and candidate.is_binary:
-        return _matched_proportions(reference.sums, candidate.sums, confidence)
+        return _matched_proportions(reference.sums, candidate.sums)
 
     def difference(rows: np.ndarray) -> np.ndarray:
         sums, counts = candidate.sums[rows].sum(axis=1), candidate.counts[rows].sum(axis=1)
         found: np.ndarray = sums / counts - reference.sums[rows].sum(axis=1) / reference.counts[rows].sum(axis=1)
         return found
 
-    low, high = bootstrap(n, difference, confidence, resamples, seed)
+    low, high = bootstrap(n, difference, CONFIDENCE, _RESAMPLES, seed=0)
     return Delta(point=point, low=low, high=high)
 
 
-def _matched_proportions(reference: np.ndarray, candidate: np.ndarray, confidence: float) -> Delta:
+def _matched_proportions(reference: np.ndarray, candidate: np.ndarray) -> Delta:
     """Wald's interval after half an observation was added to each cell of the 2×2 table."""
     better = float(np.sum(candidate > reference)) + 0.5
     worse = float(np.sum(candidate < reference)) + 0.5
     n = len(reference) + 2
     center = (better - worse) / n
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
     half = z * math.sqrt(better + worse - (better - worse) ** 2 / n) / n
     point = float(np.mean(candidate) - np.mean(reference))
     return Delta(point=point, low=max(-1.0, center - half), high=min(1.0, center + half))

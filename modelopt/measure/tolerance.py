@@ -130,7 +130,6 @@ def compare_outputs(
     candidate: Sequence[np.ndarray],
     names: Sequence[str],
     *,
-    computed_in: str | None = None,
     tolerances: Sequence[Tolerance] | None = None,
     nonfinite: Nonfinite = Nonfinite.EQUAL,
 ) -> OutputMismatch | float:
@@ -143,7 +142,6 @@ def compare_outputs(
         reference: The original model's outputs.
         candidate: The rewritten model's outputs.
         names: The outputs' names.
-        computed_in: The coarsest float that the model computes in, when coarser than its outputs (``"float16"``).
         tolerances: For each output, in place of its dtype's.
         nonfinite: Which NaN and infinities must be equal.
 
@@ -156,7 +154,7 @@ def compare_outputs(
     worst = 0.0
     given: Sequence[Tolerance | None] = tolerances or [None] * len(names)
     for before, after, name, own in zip(reference, candidate, names, given, strict=True):
-        tolerance = own or tolerance_for(computed_in or before.dtype.name)
+        tolerance = own or tolerance_for(before.dtype.name)
         found = _compare(before, after, name, tolerance, nonfinite)
         if isinstance(found, OutputMismatch):
             return found

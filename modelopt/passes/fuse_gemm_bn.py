@@ -12,16 +12,8 @@ from modelopt.graph import match
 from modelopt.graph.match import Mismatch
 from modelopt.passes.base import RewritePass
 from modelopt.patterns.affine import Affine, constant_of, is_affine, normalization, per_channel, variable
-from modelopt.patterns.gemm import (
-    Product,
-    as_product,
-    product_before,
-    rounded,
-    store,
-    why_not_needed_once,
-    why_not_store,
-)
-from modelopt.patterns.rewriter import Rewrite
+from modelopt.patterns.gemm import Product, as_product, product_before, rounded, store, why_not_store
+from modelopt.patterns.rewriter import Rewrite, why_not_needed_once
 
 
 class FuseGemmBn(RewritePass):

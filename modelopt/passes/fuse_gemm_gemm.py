@@ -12,8 +12,8 @@ from modelopt import graph
 from modelopt.graph import match
 from modelopt.graph.match import Mismatch
 from modelopt.passes.base import RewritePass
-from modelopt.patterns.gemm import as_product, is_product, product_before, rounded, store, why_not_needed_once
-from modelopt.patterns.rewriter import Rewrite
+from modelopt.patterns.gemm import as_product, is_product, product_before, rounded, store
+from modelopt.patterns.rewriter import Rewrite, why_not_needed_once
 
 
 class FuseGemmGemm(RewritePass):

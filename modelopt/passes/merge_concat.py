@@ -9,9 +9,10 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.graph import match
 from modelopt.graph.match import Mismatch
+from modelopt.graph.operators import TO_THE_END
 from modelopt.passes.base import RewritePass
 from modelopt.patterns.rewriter import Rewrite
-from modelopt.patterns.slice import TO_THE_END, read_slice
+from modelopt.patterns.slice import read_slice
 
 
 class MergeConcat(RewritePass):

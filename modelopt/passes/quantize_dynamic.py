@@ -13,6 +13,7 @@ from modelopt.consteval.known_shapes import bind, inferred
 from modelopt.core.changes import Changes, Effect, Fact, Skip
 from modelopt.core.targets import TargetKind
 from modelopt.graph import node_filters
+from modelopt.graph.operators import RECURRENT
 from modelopt.graph.opset_conversion import upgraded
 from modelopt.passes.base import Pass, option
 from modelopt.quant.dynamic import lstm, product_gain, products, qattention
@@ -91,7 +92,7 @@ class QuantizeDynamic(Pass):
             table = embedding_tables.candidate(node)
             if table is not None:
                 reasons[node] = self._why_not_looked_up(node, table, graph.opset(model))
-            elif qattention.is_attention(node) or (standard and node.op_type in _PRODUCTS | lstm.RECURRENT):
+            elif qattention.is_attention(node) or (standard and node.op_type in _PRODUCTS | RECURRENT):
                 reasons[node] = selection.BEFORE_LOG if node in before_log else self._why_not(node)
             else:
                 continue
@@ -119,7 +120,7 @@ class QuantizeDynamic(Pass):
         left_out = node_filters.why_left_out(node, self.include, self.exclude)
         if left_out is not None:
             return left_out
-        if node.op_type in lstm.RECURRENT:
+        if node.op_type in RECURRENT:
             return lstm.why_not(node)
         if qattention.is_attention(node):
             return qattention.why_not(node)

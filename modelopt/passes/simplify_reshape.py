@@ -16,7 +16,6 @@ from modelopt.core.changes import Changes, Effect, Skip
 from modelopt.graph.match import Mismatch
 from modelopt.passes.base import Pass
 
-_FIRST_IR_WITH_PLAIN_INITIALIZERS = 4
 _SHAPE_IS_INPUT_1 = {"Reshape": 5, "Expand": 8}
 _ENDS_ARE_INPUT_2 = {"Slice": 10}
 
@@ -44,7 +43,7 @@ class SimplifyReshape(Pass):
         skipped: list[Skip] = []
         rewrites = 0
         for scope, opset, in_function in graph.scopes(model):
-            as_node = in_function or model.ir_version < _FIRST_IR_WITH_PLAIN_INITIALIZERS
+            as_node = in_function or not graph.allows_plain_initializers(model)
             for node in scope:
                 index = _computed_operand(node, opset)
                 if index is None:

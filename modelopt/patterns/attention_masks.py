@@ -26,7 +26,7 @@ class Masks:
 
     def for_itself(self, user: ir.Node, mask: ir.Value) -> ir.Value:
         """The mask for `user`, where keys are as many as queries: all users of the mask in a graph share the result."""
-        scope, shape = _scope(user), graph.dims(mask)
+        scope, shape = graph.scope_of(user), graph.dims(mask)
         if shape is not None and shape[2] != 1 and known_equal(shape[2], shape[3]):
             return mask
         if (mask, scope) not in self._shared:
@@ -41,12 +41,12 @@ class Masks:
         if rows is not None and length is not None and rows[2] != 1 and known_equal(rows[2], length[1]):
             return mask
         expanded, nodes = self._expand(mask, queries, axis=1)
-        _scope(user).insert_before(user, nodes)
+        graph.scope_of(user).insert_before(user, nodes)
         return expanded
 
     def added(self, user: ir.Node, condition: ir.Value, fill: Fill, like: ir.Value) -> ir.Value:
         """A mask to add in place of one that replaces scores: 0, or the number of `fill`, in the type of `like`."""
-        scope = _scope(user)
+        scope = graph.scope_of(user)
         found = self._added.get((condition, fill, scope))
         if found is not None:
             return found
@@ -94,9 +94,3 @@ def _insert_behind(value: ir.Value, scope: ir.Graph | ir.Function, nodes: list[i
         scope.insert_after(producer, nodes)
     else:
         scope.insert_before(scope[0], nodes)
-
-
-def _scope(node: ir.Node) -> ir.Graph | ir.Function:
-    if node.graph is None:
-        raise ValueError(f"{node!r} belongs to no graph")
-    return node.graph

@@ -114,7 +114,7 @@ def absorb_before(conv: Conv, scale: np.ndarray, shift: np.ndarray) -> Absorbed 
 
 def bias_of(conv: Conv) -> np.ndarray | Mismatch:
     """The bias as float64 of shape (C_out,)."""
-    value = conv.node.inputs[2] if len(conv.node.inputs) > 2 else None
+    value = graph.input_at(conv.node, 2)
     if value is None:
         return np.zeros(conv.outputs)
     array = graph.constant(value)
@@ -148,7 +148,7 @@ def rounded(conv: Conv, weight: np.ndarray | None, bias: np.ndarray) -> Absorbed
         if len(_input(conv.node, 1).uses()) > 1 and conv.weight.nbytes > MAX_COPY_BYTES:
             return Mismatch(f"other nodes use its weight too, and a copy would add {conv.weight.nbytes} bytes")
         new_weight = _cast(weight.reshape(conv.weight.shape.numpy()), dtype)
-    if np.any(bias != 0) or (len(conv.node.inputs) > 2 and conv.node.inputs[2] is not None):
+    if np.any(bias != 0) or graph.input_at(conv.node, 2) is not None:
         new_bias = _cast(bias, dtype)
     if isinstance(new_weight, Mismatch) or isinstance(new_bias, Mismatch):
         return Mismatch(f"{dtype} does not hold the new weights")

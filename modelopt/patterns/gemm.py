@@ -61,15 +61,6 @@ def as_product(node: ir.Node, opset: int) -> Product | Mismatch:
     return Product(node, wide, row * graph.attribute_float(node, "beta", 1.0), dtype)
 
 
-def why_not_needed_once(node: ir.Node, tail: ir.Node) -> str | None:
-    """Why `node` cannot be absorbed into `tail`, which uses it."""
-    if node.graph is not tail.graph:
-        return f"{graph.label(node)} is in an outer scope"
-    if graph.sole_consumer(node.outputs[0]) is None:
-        return f"{graph.label(node)} is needed as it is: {graph.why_not_sole(node.outputs[0])}"
-    return None
-
-
 def rounded(wide: np.ndarray, dtype: np.dtype) -> np.ndarray | Mismatch:
     """`wide` rounded to `dtype`, unless it overflows there, or sums of it may in one order and not in another."""
     with np.errstate(over="ignore", under="ignore"):

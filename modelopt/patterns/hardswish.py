@@ -16,6 +16,7 @@ from modelopt import graph
 from modelopt.graph import match
 from modelopt.graph.match import Mismatch
 from modelopt.graph.types import FLOAT16_FLOAT32
+from modelopt.patterns.rewriter import why_not_needed_once
 
 
 @dataclass(frozen=True)
@@ -101,8 +102,7 @@ def _clip_0_6(value: ir.Value | None, opset: int) -> tuple[ir.Value | None, list
 def _bounds(clip: ir.Node, opset: int) -> tuple[float | None, float | None]:
     if opset < 11:
         return graph.attribute_float(clip, "min", -math.inf), graph.attribute_float(clip, "max", math.inf)
-    low, high = (graph.scalar(clip.inputs[i]) if len(clip.inputs) > i else None for i in (1, 2))
-    return low, high
+    return graph.scalar(graph.input_at(clip, 1)), graph.scalar(graph.input_at(clip, 2))
 
 
 def _is(constant: ir.Value, number: float) -> bool:
@@ -118,10 +118,8 @@ def _why_not(pattern: Hardswish, opset: int) -> str | None:
     if opset < 6:
         return f"opset {opset} has no HardSigmoid with these attributes"
     for node in pattern.inner:
-        if node.graph is not pattern.last.graph:
-            return f"{graph.label(node)} is in an outer scope"
-        if graph.sole_consumer(node.outputs[0]) is None:
-            return f"{graph.label(node)} is needed as it is: {graph.why_not_sole(node.outputs[0])}"
+        if reason := why_not_needed_once(node, pattern.last):
+            return reason
     tensors = [graph.constant_tensor(value) for node in (pattern.last, *pattern.inner) for value in node.inputs]
     widest = max(len(tensor.shape) for tensor in tensors if tensor is not None)
     known = graph.rank(pattern.x)

@@ -11,23 +11,11 @@ from collections.abc import Callable
 import onnx_ir as ir
 
 from modelopt import graph
-
-_TO_THE_END = 2**31 - 1  # the specification of Slice recommends INT_MAX where a dimension is not known
-
-
-def _input(node: ir.Node, index: int = 0) -> ir.Value | None:
-    return node.inputs[index] if index < len(node.inputs) else None
-
-
-def _dims(value: ir.Value | None) -> tuple[int | None, ...] | None:
-    """The shape with None for unknown dimensions; None without a rank."""
-    if value is None or value.shape is None:
-        return None
-    return tuple(dim if isinstance(dim, int) and dim >= 0 else None for dim in value.shape)
+from modelopt.graph.operators import TO_THE_END
 
 
 def _keeps_static_shape(node: ir.Node) -> bool:
-    shape = graph.static_shape(_input(node))
+    shape = graph.static_shape(graph.input_at(node, 0))
     return shape is not None and shape == graph.static_shape(node.outputs[0])
 
 
@@ -37,22 +25,22 @@ def _always(_node: ir.Node, _opset: int) -> bool:
 
 def _dropout(node: ir.Node, opset: int) -> bool:
     """Before opset 7 an attribute, and since 12 the third input, may turn training on."""
-    mode = _input(node, 2)
+    mode = graph.input_at(node, 2)
     return opset >= 7 and (mode is None or graph.scalar(mode) is False)
 
 
 def _cast(node: ir.Node, _opset: int) -> bool:
-    source = _input(node)
+    source = graph.input_at(node, 0)
     return source is not None and source.dtype is not None and source.dtype == graph.attribute_int(node, "to", 0)
 
 
 def _cast_like(node: ir.Node, _opset: int) -> bool:
-    source, like = _input(node), _input(node, 1)
+    source, like = graph.input_at(node, 0), graph.input_at(node, 1)
     return source is not None and like is not None and source.dtype is not None and source.dtype == like.dtype
 
 
 def _transpose(node: ir.Node, _opset: int) -> bool:
-    permutation, rank = graph.attribute_ints(node, "perm"), graph.rank(_input(node))
+    permutation, rank = graph.attribute_ints(node, "perm"), graph.rank(graph.input_at(node, 0))
     if permutation is None:  # reverses the axes
         return rank is not None and rank < 2
     return permutation == tuple(range(len(permutation)))
@@ -61,7 +49,7 @@ def _transpose(node: ir.Node, _opset: int) -> bool:
 def _reshape(node: ir.Node, _opset: int) -> bool:
     if _keeps_static_shape(node):
         return True
-    dims, wanted = _dims(_input(node)), graph.constant_ints(_input(node, 1))
+    dims, wanted = graph.known_dims(graph.input_at(node, 0)), graph.constant_ints(graph.input_at(node, 1))
     if dims is None or wanted is None or len(dims) != len(wanted) or wanted.count(-1) > 1:
         return False
     copies = not graph.attribute_int(node, "allowzero", 0)
@@ -70,7 +58,7 @@ def _reshape(node: ir.Node, _opset: int) -> bool:
 
 
 def _flatten(node: ir.Node, _opset: int) -> bool:
-    return graph.rank(_input(node)) == 2 and graph.attribute_int(node, "axis", 1) in {1, -1}
+    return graph.rank(graph.input_at(node, 0)) == 2 and graph.attribute_int(node, "axis", 1) in {1, -1}
 
 
 def _slice(node: ir.Node, opset: int) -> bool:
@@ -78,27 +66,27 @@ def _slice(node: ir.Node, opset: int) -> bool:
     ends = graph.ints_by_opset(node, opset, "ends", 2, since=10)
     if starts is None or ends is None or any(starts) or not _steps_by_one(node, opset):
         return False
-    if all(end >= _TO_THE_END for end in ends):
+    if all(end >= TO_THE_END for end in ends):
         return True
-    axes, dims = _slice_axes(node, opset, len(ends)), _dims(_input(node))
+    axes, dims = _slice_axes(node, opset, len(ends)), graph.known_dims(graph.input_at(node, 0))
     if axes is None or dims is None or not all(-len(dims) <= axis < len(dims) for axis in axes):
         return False
     return all(_reaches(end, dims[axis]) for end, axis in zip(ends, axes, strict=True))
 
 
 def _reaches(end: int, dim: int | None) -> bool:
-    return end >= _TO_THE_END if dim is None else end >= dim
+    return end >= TO_THE_END if dim is None else end >= dim
 
 
 def _steps_by_one(node: ir.Node, opset: int) -> bool:
-    if opset < 10 or _input(node, 4) is None:
+    if opset < 10 or graph.input_at(node, 4) is None:
         return True
-    steps = graph.constant_ints(_input(node, 4))
+    steps = graph.constant_ints(graph.input_at(node, 4))
     return steps is not None and all(step == 1 for step in steps)
 
 
 def _slice_axes(node: ir.Node, opset: int, count: int) -> tuple[int, ...] | None:
-    given = "axes" in node.attributes if opset < 10 else _input(node, 3) is not None
+    given = "axes" in node.attributes if opset < 10 else graph.input_at(node, 3) is not None
     return graph.ints_by_opset(node, opset, "axes", 3, since=10) if given else tuple(range(count))
 
 
@@ -110,7 +98,7 @@ def _pad(node: ir.Node, opset: int) -> bool:
 def _expand(node: ir.Node, _opset: int) -> bool:
     if _keeps_static_shape(node):
         return True
-    dims, wanted = _dims(_input(node)), graph.constant_ints(_input(node, 1))
+    dims, wanted = graph.known_dims(graph.input_at(node, 0)), graph.constant_ints(graph.input_at(node, 1))
     if dims is None or wanted is None or len(wanted) > len(dims):
         return False
     kept = dims[len(dims) - len(wanted) :]
@@ -127,8 +115,8 @@ def _one_output(node: ir.Node, _opset: int) -> bool:
 
 def _squeeze(node: ir.Node, opset: int) -> bool:
     """Without axes it removes every dimension of 1."""
-    given = "axes" in node.attributes if opset < 13 else _input(node, 1) is not None
-    shape = graph.static_shape(_input(node))
+    given = "axes" in node.attributes if opset < 13 else graph.input_at(node, 1) is not None
+    shape = graph.static_shape(graph.input_at(node, 0))
     return not given and shape is not None and 1 not in shape
 
 

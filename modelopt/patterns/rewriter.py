@@ -69,6 +69,15 @@ def why_not_private(last: ir.Node, inner: Iterable[ir.Node]) -> str | None:
     return None
 
 
+def why_not_needed_once(node: ir.Node, tail: ir.Node) -> str | None:
+    """Why `node` cannot be absorbed into `tail`: it is in another scope, or other nodes use it too; else None."""
+    if node.graph is not tail.graph:
+        return f"{graph.label(node)} is in an outer scope"
+    if graph.sole_consumer(node.outputs[0]) is None:
+        return f"{graph.label(node)} is needed as it is: {graph.why_not_sole(node.outputs[0])}"
+    return None
+
+
 def collapse(
     last: ir.Node,
     op_type: str,

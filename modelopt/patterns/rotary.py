@@ -158,11 +158,9 @@ def _split_cut(node: ir.Node, output: ir.Value, opset: int) -> tuple[int, int, i
         return None
     if graph.attribute_int(node, "axis", 0) not in {-1, 3}:
         return None
-    given = node.inputs[1] if opset >= 13 and len(node.inputs) > 1 else None
     sizes = graph.attribute_ints(node, "split") if opset < 13 else None
-    if given is not None:
-        array = graph.constant(given, max_bytes=_SMALL_BYTES)
-        sizes = () if array is None else tuple(int(item) for item in array.ravel())
+    if opset >= 13 and graph.input_at(node, 1) is not None:
+        sizes = graph.constant_ints(node.inputs[1]) or ()
     half = size // 2
     if sizes not in {None, (half, half)} or size % 2:
         return None
@@ -230,11 +228,15 @@ def _starts_at_first(cut: ir.Node, opset: int) -> bool:
     if opset < 10:
         found = read_slice(cut, opset)
         return not isinstance(found, Mismatch) and [(one.axis, one.start) for one in found] == [(0, 0)]
-    step = graph.scalar(cut.inputs[4]) if len(cut.inputs) > 4 and cut.inputs[4] is not None else 1
-    axis = graph.scalar(cut.inputs[3]) if len(cut.inputs) > 3 and cut.inputs[3] is not None else None
+    step, axis = _step(cut), graph.scalar(graph.input_at(cut, 3))
     ends = graph.static_shape(cut.inputs[2])
     axis = 0 if axis is None and ends == (1,) else axis
     return graph.scalar(cut.inputs[1]) == 0 and axis in {0, -2} and step == 1
+
+
+def _step(cut: ir.Node) -> float | None:
+    """The step of a Slice from opset 10; None where it is not known."""
+    return 1 if graph.input_at(cut, 4) is None else graph.scalar(cut.inputs[4])
 
 
 def _first_rows(value: ir.Value, x: ir.Value, known: Symbolic, opset: int) -> Table | Mismatch:
@@ -250,8 +252,7 @@ def _first_rows(value: ir.Value, x: ir.Value, known: Symbolic, opset: int) -> Ta
         return Mismatch("its cosines or sines are not one row for each position")
     if cut is None:
         return Table(source, None) if shape[-2] == length else Mismatch("its length is not known")
-    axis = graph.scalar(cut.inputs[3]) if len(cut.inputs) > 3 else None
-    step = graph.scalar(cut.inputs[4]) if len(cut.inputs) > 4 and cut.inputs[4] is not None else 1
+    step, axis = _step(cut), graph.scalar(graph.input_at(cut, 3))
     if graph.scalar(cut.inputs[1]) != 0 or axis not in {-2, len(shape) - 2} or step != 1:
         return Mismatch("its cosines or sines are not the first rows of a constant table")
     # A table of one row may be repeated for a longer x; of a larger one there are too few rows in either form.

@@ -9,8 +9,6 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.graph.match import Mismatch
 
-TO_THE_END = 2**31 - 1  # the specification of Slice recommends INT_MAX where a dimension is not known
-
 
 @dataclass(frozen=True)
 class StaticSlice:
@@ -30,12 +28,9 @@ def read_slice(node: ir.Node, opset: int) -> tuple[StaticSlice, ...] | Mismatch:
     """The cuts of a Slice (attributes below opset 10, inputs since), in the order in which they are written."""
     columns: list[tuple[int, ...] | None] = []
     for index, name in ((1, "starts"), (2, "ends"), (3, "axes"), (4, "steps")):
-        given = name in node.attributes if opset < 10 else index < len(node.inputs) and node.inputs[index] is not None
-        if not given:
-            columns.append(None)
-            continue
-        column = graph.attribute_ints(node, name) if opset < 10 else graph.constant_ints(node.inputs[index])
-        if column is None:
+        given = name in node.attributes if opset < 10 else graph.input_at(node, index) is not None
+        column = graph.ints_by_opset(node, opset, name, index, since=10)
+        if given and column is None:
             return Mismatch(f"the {name} of {graph.label(node)} are not constant")
         columns.append(column)
     starts, ends, axes, steps = columns

@@ -156,7 +156,7 @@ def _slice(names: graph.NameSource, node: ir.Node, perm: Perm, opset: int) -> Mo
         if isinstance(outer, Mismatch):
             return outer
         return Moved(perm, perm, (0,), (partial(_set, node, ir.AttrInt64s("axes", [perm[axis] for axis in outer])),))
-    axes = graph.constant_ints(_input(node, 3))
+    axes = graph.constant_ints(graph.input_at(node, 3))
     if axes is None:
         return Mismatch(f"the axes of {graph.label(node)} are not known")
     outer = axes_in(axes, perm)
@@ -167,8 +167,8 @@ def _slice(names: graph.NameSource, node: ir.Node, perm: Perm, opset: int) -> Mo
 
 
 def _pad(names: graph.NameSource, node: ir.Node, perm: Perm, opset: int) -> Moved | Mismatch:
-    if opset >= 18 and _input(node, 3) is not None:
-        axes = graph.constant_ints(_input(node, 3))
+    if opset >= 18 and graph.input_at(node, 3) is not None:
+        axes = graph.constant_ints(graph.input_at(node, 3))
         outer = Mismatch("") if axes is None else axes_in(axes, perm)
         if isinstance(outer, Mismatch):
             return Mismatch(f"the axes of {graph.label(node)} are not known")
@@ -185,7 +185,7 @@ def _pad(names: graph.NameSource, node: ir.Node, perm: Perm, opset: int) -> Move
 
 def _reduction(names: graph.NameSource, node: ir.Node, perm: Perm, opset: int) -> Moved | Mismatch:
     by_input = opset >= _REDUCE_BY_INPUT[node.op_type]
-    given = _input(node, 1) if by_input else None
+    given = graph.input_at(node, 1) if by_input else None
     axes = graph.constant_ints(given) if by_input else graph.attribute_ints(node, "axes")
     keeps = bool(graph.attribute_int(node, "keepdims", 1))
     if axes is None and given is None and not (by_input and graph.attribute_int(node, "noop_with_empty_axes", 0)):
@@ -193,10 +193,7 @@ def _reduction(names: graph.NameSource, node: ir.Node, perm: Perm, opset: int) -
     outer = axes_in(axes, perm) if axes else Mismatch("")
     if isinstance(outer, Mismatch):
         return Mismatch(f"the axes of {graph.label(node)} are not known")
-    inner = sorted(perm[axis] for axis in outer)
-    edit: Edit = partial(_set, node, ir.AttrInt64s("axes", inner))
-    if by_input:
-        edit = partial(_set_constant, names, node, 1, np.array(inner, np.int64))
+    edit = _set_axes(names, node, perm, outer, by_input=by_input)
     return Moved(perm, perm if keeps else without(perm, outer), (0,), (edit,))
 
 
@@ -205,11 +202,16 @@ def _squeeze(names: graph.NameSource, node: ir.Node, perm: Perm, opset: int) -> 
     outer = axes_in(axes, perm) if axes else Mismatch("")
     if isinstance(outer, Mismatch):
         return Mismatch(f"the axes of {graph.label(node)} are not known")
-    inner = sorted(perm[axis] for axis in outer)
-    edit: Edit = partial(_set, node, ir.AttrInt64s("axes", inner))
-    if opset >= 13:
-        edit = partial(_set_constant, names, node, 1, np.array(inner, np.int64))
+    edit = _set_axes(names, node, perm, outer, by_input=opset >= 13)
     return Moved(perm, without(perm, outer), (0,), (edit,))
+
+
+def _set_axes(names: graph.NameSource, node: ir.Node, perm: Perm, outer: list[int], *, by_input: bool) -> Edit:
+    """The edit that gives a reduction or a Squeeze the axes `outer` as they are before `perm`."""
+    inner = sorted(perm[axis] for axis in outer)
+    if by_input:
+        return partial(_set_constant, names, node, 1, np.array(inner, np.int64))
+    return partial(_set, node, ir.AttrInt64s("axes", inner))
 
 
 def _unsqueeze(_names: graph.NameSource, node: ir.Node, perm: Perm, opset: int) -> Moved | Mismatch:
@@ -241,10 +243,6 @@ _RULES: dict[str, Callable[[graph.NameSource, ir.Node, Perm, int], Moved | Misma
     "Squeeze": _squeeze,
     "Unsqueeze": _unsqueeze,
 }
-
-
-def _input(node: ir.Node, index: int) -> ir.Value | None:
-    return node.inputs[index] if index < len(node.inputs) else None
 
 
 def _set(node: ir.Node, attribute: ir.Attr) -> None:

@@ -95,6 +95,11 @@ class PassResult(msgspec.Struct, frozen=True, kw_only=True):
     before: ModelStats
     after: ModelStats
 
+    @property
+    def name(self) -> str:
+        """The pass without its options."""
+        return self.step.split("(")[0]
+
 
 class Verification(msgspec.Struct, frozen=True, kw_only=True):
     """How the result was checked against the original.

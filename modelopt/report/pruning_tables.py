@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from modelopt.core.tables import Section
 from modelopt.report.pruning_curve import GroupWidth, PruningFound, PruningStep
-from modelopt.report.units import milliseconds, size
+from modelopt.report.units import fell, milliseconds, size
 
 _MAX_GROUPS = 40
 _MAX_REASONS = 12
@@ -45,11 +45,7 @@ def _step(step: PruningStep, whole_ns: float | None) -> tuple[str, ...]:
         taken = f"{milliseconds(step.kernels_ns)}{times}"
     macs = "" if step.macs is None else f"{step.macs:.1%}"
     kept = "kept" if step.kept else ""
-    return f"{step.removed:.1%}", _fell(step.drop), _fell(step.checked), taken, macs, size(step.size_bytes), kept
-
-
-def _fell(drop: float | None) -> str:
-    return "" if drop is None else f"{-drop + 0.0:+.2%}"
+    return f"{step.removed:.1%}", fell(step.drop), fell(step.checked), taken, macs, size(step.size_bytes), kept
 
 
 def _widths(found: PruningFound, *, explain: bool) -> Iterator[Section]:

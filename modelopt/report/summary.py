@@ -14,7 +14,7 @@ from modelopt.measure.metric import NOTHING_COMPARED, Score
 from modelopt.measure.speed import FEWEST, Verdict
 from modelopt.report import Latency, PassResult, Report
 from modelopt.report.pruning_tables import pruning_sections
-from modelopt.report.units import milliseconds, size
+from modelopt.report.units import fell, milliseconds, size, times_as_fast
 from modelopt.report.verification_lines import error_bound, verification_lines
 from modelopt.runtime.coverage import Coverage, Kind
 
@@ -85,16 +85,11 @@ def _passes(report: Report, *, verbose: bool) -> Iterator[Section]:
 def _trials(report: Report) -> Section:
     rows = []
     for trial in report.trials:
-        ratio = trial.ratio
-        speed = ""
-        if ratio is not None:
-            speed = f"{ratio.point:.2f}× as fast ({ratio.low:.2f}–{ratio.high:.2f}): {ratio.verdict.value}"
+        speed = "" if trial.ratio is None else times_as_fast(trial.ratio)
         if trial.on_one_thread is not None:
             speed += f", {trial.on_one_thread.point:.2f}× on one thread"
-        drop = "" if trial.drop is None else f"{-trial.drop + 0.0:+.2%}"
-        rows.append(
-            (trial.group, str(trial.rewrites), drop, speed, f"{'kept' if trial.kept else 'left out'}: {trial.reason}")
-        )
+        result = f"{'kept' if trial.kept else 'left out'}: {trial.reason}"
+        rows.append((trial.group, str(trial.rewrites), fell(trial.drop), speed, result))
     return Section("tried", ("passes", "rewrites", "accuracy", "against the best so far", "result"), tuple(rows))
 
 
@@ -158,7 +153,7 @@ def _fact(key: str, value: object) -> str:
 
 def _refusals(report: Report) -> Section:
     last = {result.step: result for result in report.passes}
-    rows = [(result.step.split("(")[0], skip.node, skip.reason) for result in last.values() for skip in result.skipped]
+    rows = [(result.name, skip.node, skip.reason) for result in last.values() for skip in result.skipped]
     left = [trial for trial in report.trials if not trial.kept and trial.ratio is None and trial.drop is None]
     rows += [(trial.group.split("(")[0], skip.node, skip.reason) for trial in left for skip in trial.skipped]
     if not rows:
@@ -198,10 +193,8 @@ def _size_rows(report: Report) -> Iterator[tuple[str, str, str, str]]:
 
 
 def _latency_row(latency: Latency) -> tuple[str, str, str, str]:
-    ratio = latency.ratio
-    before, after = latency.before.median_ns, latency.after.median_ns
-    change = f"{ratio.point:.2f}× as fast ({ratio.low:.2f}–{ratio.high:.2f}): {ratio.verdict.value}"
-    return "latency, median", milliseconds(before), milliseconds(after), change
+    before, after = milliseconds(latency.before.median_ns), milliseconds(latency.after.median_ns)
+    return "latency, median", before, after, times_as_fast(latency.ratio)
 
 
 def covered(results: Sequence[BenchResult]) -> str:

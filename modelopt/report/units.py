@@ -1,6 +1,8 @@
-"""Sizes and times in words."""
+"""Sizes, times and changes in words."""
 
 from __future__ import annotations
+
+from modelopt.measure.speed import Ratio
 
 
 def size(count: float) -> str:
@@ -10,6 +12,16 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.2f} {unit}"
         count /= 1000
     return f"{count:.2f} GB"
+
+
+def fell(drop: float | None) -> str:
+    """A loss of accuracy as a signed change in percent; empty where it is not known."""
+    return "" if drop is None else f"{-drop + 0.0:+.2%}"
+
+
+def times_as_fast(ratio: Ratio) -> str:
+    """A ratio of latencies with its interval and its verdict."""
+    return f"{ratio.point:.2f}× as fast ({ratio.low:.2f}–{ratio.high:.2f}): {ratio.verdict.value}"
 
 
 def milliseconds(ns: float) -> str:

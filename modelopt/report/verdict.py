@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from modelopt.core.changes import Effect
 from modelopt.core.plural import counted
 from modelopt.measure.speed import Verdict
-from modelopt.report import Outcome, PassResult, Report, Trial
+from modelopt.report import Outcome, PassResult, Report
 
 _QUANTIZED = {
     "quantize-static": "int8 (static)",
@@ -48,7 +48,7 @@ def of(report: Report) -> str:
 
 
 def _made(report: Report) -> str:
-    last = {_name(result): result for result in report.passes if result.rewrites}
+    last = {result.name: result for result in report.passes if result.rewrites}
     changed = [result for result in last.values() if result.effect != Effect.EXACT.value]
     if changed:
         done = " and ".join(_changed(result, report) for result in changed)
@@ -71,7 +71,7 @@ def _made(report: Report) -> str:
 
 
 def _changed(result: PassResult, report: Report) -> str:
-    name = _name(result)
+    name = result.name
     places = counted(result.rewrites, "place")
     if name not in _QUANTIZED:
         sparsity = result.facts.get("sparsity")
@@ -87,9 +87,8 @@ def _changed(result: PassResult, report: Report) -> str:
 
 
 def _format(result: PassResult) -> str:
-    name = _name(result)
-    bits = re.search(r"bits=(\d+)", result.step) if name == "quantize-weights" else None
-    return _QUANTIZED[name] if bits is None else f"weights of {bits[1]} bits"
+    bits = re.search(r"bits=(\d+)", result.step) if result.name == "quantize-weights" else None
+    return _QUANTIZED[result.name] if bits is None else f"weights of {bits[1]} bits"
 
 
 def _measured(report: Report) -> str:
@@ -119,7 +118,7 @@ def _asked(report: Report) -> str | None:
     first = report.trials[0].group.split("(")[0] if report.trials else None
     if first in _QUANTIZED or first in _PRUNED:
         return first
-    named = [_name(result) for result in report.passes if result.effect != Effect.EXACT.value]
+    named = [result.name for result in report.passes if result.effect != Effect.EXACT.value]
     return named[-1] if named else None
 
 
@@ -132,7 +131,7 @@ def _finds_nothing(report: Report, asked: str) -> bool:
 
 def _larger(report: Report, asked: str) -> str | None:
     """Why a result that was made was refused as larger than the input: see `outcome.why_none`."""
-    skipped = (skip.reason for result in report.passes if _name(result) == asked for skip in result.skipped)
+    skipped = (skip.reason for result in report.passes if result.name == asked for skip in result.skipped)
     return next((reason for reason in skipped if reason.startswith(LARGER)), None)
 
 
@@ -147,12 +146,8 @@ def _why_not(report: Report, asked: str) -> str:
         return unjudged
     if found:
         return f"what was tried was {' or '.join(found)}"
-    skipped = [skip.reason for result in report.passes if _name(result) == asked for skip in result.skipped]
-    return nothing_to_do(skipped or _reasons(report.trials))
-
-
-def _reasons(trials: Sequence[Trial]) -> list[str]:
-    return [skip.reason for trial in trials for skip in trial.skipped]
+    skipped = [skip.reason for result in report.passes if result.name == asked for skip in result.skipped]
+    return nothing_to_do(skipped or [skip.reason for trial in report.trials for skip in trial.skipped])
 
 
 def nothing_to_do(reasons: Sequence[str]) -> str:
@@ -164,7 +159,3 @@ def nothing_to_do(reasons: Sequence[str]) -> str:
     if len(reasons) == 1:
         return most
     return f"{len(reasons)} places refused, {'all' if len(counts) == 1 else count} of them because: {most}"
-
-
-def _name(result: PassResult) -> str:
-    return result.step.split("(")[0]

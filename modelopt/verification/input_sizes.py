@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from modelopt import graph
 from modelopt.core.signature import is_free
+from modelopt.graph.operators import RECURRENT
 
 MAX_LENGTHS = 10
 """How many of the lengths that constants of the graph hold are tried."""
@@ -29,7 +30,6 @@ _SAME_SHAPE = frozenset(
     }
 )
 _BROADCAST = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "Where", "Max", "Min", "Concat"})
-_RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 _FIRST_STATE = 5
 
 
@@ -97,7 +97,7 @@ def _by_node(node: ir.Node, index: int, rank: int) -> Iterator[tuple[int, int]]:
 def _by_weight(node: ir.Node, index: int, weight: tuple[int, ...]) -> Iterator[tuple[int, int]]:
     """As `_by_node`, for nodes whose second input is a weight of this shape."""
     op = node.op_type
-    if op in _RECURRENT:
+    if op in RECURRENT:
         hidden = _shape(node.inputs[2]) if len(node.inputs) > 2 else None
         if index == 0 and weight:
             yield 2, weight[-1]

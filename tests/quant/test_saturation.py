@@ -13,7 +13,7 @@ from modelopt.calibration.context import Context
 from modelopt.passes.quantize_static import QuantizeStatic
 from modelopt.quant.correction import saturation_report
 from modelopt.quant.numerics import im2col, saturation, scheme
-from modelopt.quant.numerics.scheme import Grid, IntType, PerChannel, PerTensor, Symmetry
+from modelopt.quant.numerics.scheme import Grid, IntType, Symmetry
 from modelopt.runtime.worker_runner import WorkerRunner
 from tests.quant_tools import context, model, relative_error, run
 
@@ -69,7 +69,7 @@ def test_the_bound_is_exact(product: tuple[np.ndarray, np.ndarray]) -> None:
 
 @given(arrays.arrays(np.float32, (6, 3), elements=st.floats(-4, 4, width=32)), st.booleans())
 def test_fitted_scales_never_saturate_and_grow_no_more_than_that_takes(array: np.ndarray, per_channel: bool) -> None:
-    params = scheme.weight_params(array, PerChannel(1) if per_channel else PerTensor(), WEIGHTS)
+    params = scheme.weight_params(array, 1 if per_channel else None, WEIGHTS)
     fitted = saturation.fitted(array, params, saturation.stack)
     before, after = (saturation.worst_pairs(scheme.quantize(array, p)) for p in (params, fitted))
     assert np.all(after <= saturation.MOST)

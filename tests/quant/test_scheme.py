@@ -11,8 +11,6 @@ from modelopt.quant.numerics.scheme import (
     WEIGHTS,
     Grid,
     IntType,
-    PerChannel,
-    PerTensor,
     Symmetry,
     bias_params,
     dequantize,
@@ -95,11 +93,11 @@ def test_weights_have_one_scale_per_channel() -> None:
         [[[0]]],
         [[[2]]],
     ]
-    params = weight_params(array.astype(np.float32), PerChannel(0))
+    params = weight_params(array.astype(np.float32), 0)
     assert params.scale.shape == params.zero_point.shape == (4,)
     assert not params.zero_point.any()
     assert np.abs(quantize(array, params)).max(axis=(1, 2, 3)).tolist() == [127, 127, 0, 127]
-    assert weight_params(array, PerTensor()).scale.shape == ()
+    assert weight_params(array, None).scale.shape == ()
 
 
 @given(
@@ -111,7 +109,7 @@ def test_a_bias_always_fits_in_int32(magnitudes: list[float], activation: float,
     array = np.array(magnitudes, np.float32)[:, None]
     biases = np.full(len(magnitudes), bias, np.float32)
     scale = np.float32(activation)
-    weights = raise_for_bias(weight_params(array, PerChannel(0)), np.asarray(scale), biases)
+    weights = raise_for_bias(weight_params(array, 0), np.asarray(scale), biases)
     params = bias_params(weights, np.asarray(scale))
     stored = quantize(biases, params)
     assert np.abs(stored.astype(np.int64)).max(initial=0) <= 2**30 + 2**8
@@ -121,6 +119,6 @@ def test_a_bias_always_fits_in_int32(magnitudes: list[float], activation: float,
 def test_a_dead_channel_keeps_its_bias() -> None:
     array = np.array([[0.0, 0.0], [1.0, -1.0]], np.float32)
     activation, bias = np.asarray(np.float32(0.02)), np.array([0.37, 0.37], np.float32)
-    params = free_dead_channels(weight_params(array, PerChannel(0), WEIGHTS), array, activation, bias)
+    params = free_dead_channels(weight_params(array, 0, WEIGHTS), array, activation, bias)
     stored = bias_params(params, activation)
     np.testing.assert_allclose(dequantize(quantize(bias, stored), stored)[0], 0.37, rtol=1e-5)

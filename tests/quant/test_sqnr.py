@@ -14,7 +14,6 @@ from modelopt.quant.numerics import sqnr
 from modelopt.quant.numerics.scheme import (
     Grid,
     IntType,
-    PerChannel,
     QParams,
     Symmetry,
     dequantize,
@@ -47,7 +46,7 @@ def test_an_activation_is_told_from_its_histogram(high: float) -> None:
 @pytest.mark.parametrize("shape", [(8, 16), (256, 512)])
 def test_a_weight_is_told_from_its_numbers_or_a_few_channels(shape: tuple[int, int]) -> None:
     array = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    params = params_of_weight(array, PerChannel(0))
+    params = params_of_weight(array, 0)
     told = sqnr.of_weight("w", array, params)
     assert told.sqnr_db == pytest.approx(exactly(array, params), abs=0.3)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from modelopt.quant.numerics import scheme, weight_range
-from modelopt.quant.numerics.scheme import WEIGHTS, Grid, IntType, PerChannel, PerTensor, Symmetry
+from modelopt.quant.numerics.scheme import WEIGHTS, Grid, IntType, Symmetry
 from modelopt.quant.numerics.weight_range import WeightRange, narrowed, squared_error, weight_params
 
 GRIDS = [WEIGHTS, Grid(IntType.S8, Symmetry.SYMMETRIC, reduced=True), Grid(IntType.U8, Symmetry.ASYMMETRIC)]
@@ -29,9 +29,9 @@ def error(array: np.ndarray, params: scheme.QParams) -> np.ndarray:
 def test_the_search_is_in_no_channel_worse_than_the_extremes(
     array: np.ndarray, grid: Grid, axis: int, whole: bool
 ) -> None:
-    granularity = PerTensor() if whole else PerChannel(axis % array.ndim)
-    wide = weight_params(array, granularity, grid)
-    narrow = weight_params(array, granularity, grid, WeightRange.MSE)
+    channels = None if whole else axis % array.ndim
+    wide = weight_params(array, channels, grid)
+    narrow = weight_params(array, channels, grid, WeightRange.MSE)
     assert (error(array, narrow) <= error(array, wide)).all()
     assert (narrow.scale <= wide.scale).all()
     assert narrow.scale.dtype == np.float32
@@ -41,14 +41,14 @@ def test_the_search_is_in_no_channel_worse_than_the_extremes(
 
 @given(weights, st.integers(0, 3))
 def test_the_error_is_counted_in_pieces(array: np.ndarray, axis: int) -> None:
-    params = scheme.weight_params(array, PerChannel(axis % array.ndim))
+    params = scheme.weight_params(array, axis % array.ndim)
     np.testing.assert_allclose(squared_error(array, params), error(array, params), rtol=1e-12)
 
 
 def test_the_error_of_a_large_weight_is_counted_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     array = np.random.default_rng(0).standard_normal((5, 7, 3)).astype(np.float32)
-    for granularity in (PerTensor(), PerChannel(1)):
-        params = scheme.weight_params(array, granularity)
+    for channels in (None, 1):
+        params = scheme.weight_params(array, channels)
         whole = squared_error(array, params)
         monkeypatch.setattr(weight_range, "_CHUNK", 4)
         np.testing.assert_allclose(squared_error(array, params), whole, rtol=1e-12)
@@ -60,7 +60,7 @@ def test_an_outlier_is_cut_off_in_its_channel_alone() -> None:
     array[0] = np.clip(array[0], -1, 1)
     array[1] = np.clip(array[1], -4, 4)
     array[1, 0] = 5.0
-    wide = scheme.weight_params(array, PerChannel(0))
+    wide = scheme.weight_params(array, 0)
     narrow = narrowed(array, wide)
     assert narrow.scale[1] < 0.9 * wide.scale[1]
     assert squared_error(array, narrow)[1] < 0.95 * squared_error(array, wide)[1]

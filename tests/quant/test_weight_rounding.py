@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from modelopt.quant.numerics import blocks, hqq
-from modelopt.quant.numerics.blocks import BlockGrid
+from modelopt.quant.numerics.blocks import BlockGrid, BlockParams
 from modelopt.quant.numerics.gptq import gptq, objective
 from modelopt.quant.numerics.hessian import Hessian
 
@@ -51,19 +51,26 @@ def test_clipping_never_adds_squared_error(weight: np.ndarray, grid: BlockGrid) 
     assert after <= before * (1 + 1e-5)
 
 
+def hqq_loss(weight: np.ndarray, params: BlockParams, grid: BlockGrid) -> np.ndarray:
+    """The sum of |w - dq(q(w))|^p of each block, float64 of shape (N, B)."""
+    restored = blocks.dequantize(blocks.quantize(weight, params, grid), params, grid)
+    losses = np.abs(weight.astype(np.float64) - restored) ** hqq.P
+    return np.add.reduceat(losses, range(0, weight.shape[1], grid.block), axis=1)
+
+
 @given(matrices, grids, st.booleans())
 @settings(max_examples=40, deadline=None)
 def test_hqq_is_never_worse_than_rounding_in_its_own_norm(weight: np.ndarray, grid: BlockGrid, clip: bool) -> None:
     start = blocks.params_of(weight, grid, clip=clip)
     refined = hqq.refine(weight, start, grid)
-    assert (hqq.loss(weight, refined, grid) <= hqq.loss(weight, start, grid) * (1 + 1e-4)).all()
+    assert (hqq_loss(weight, refined, grid) <= hqq_loss(weight, start, grid) * (1 + 1e-4)).all()
 
 
 def test_hqq_improves_ordinary_weights() -> None:
     weight = RNG.standard_t(3, size=(64, 128)).astype(np.float32)
     grid = BlockGrid(4, 32, symmetric=False)
     start = blocks.params_of(weight, grid)
-    assert hqq.loss(weight, hqq.refine(weight, start, grid), grid).sum() < 0.99 * hqq.loss(weight, start, grid).sum()
+    assert hqq_loss(weight, hqq.refine(weight, start, grid), grid).sum() < 0.99 * hqq_loss(weight, start, grid).sum()
 
 
 @given(st.data(), st.sampled_from([2, 4, 8]))
@@ -73,12 +80,13 @@ def test_packing_round_trips(data: st.DataObject, bits: int) -> None:
     integers = data.draw(hnp.arrays(np.uint8, shape, elements=st.integers(0, 2**bits - 1)))
     packed = blocks.pack(integers, bits)
     assert packed.shape == (shape[0], -(-shape[1] * bits // 8))
-    assert (blocks.unpack(packed, bits, shape[1]) == integers).all()
+    unpacked = (packed[..., None] >> np.arange(0, 8, bits, dtype=np.uint8)) & np.uint8(2**bits - 1)
+    assert (unpacked.reshape(shape[0], -1)[:, : shape[1]] == integers).all()
 
 
-@given(st.integers(0, 10_000), st.integers(1, 12), st.integers(1, 150), st.sampled_from([2, 4, 8]), st.booleans())
+@given(st.integers(0, 10_000), st.integers(1, 12), st.integers(1, 150), st.sampled_from([2, 4, 8]))
 @settings(max_examples=30, deadline=None)
-def test_gptq_is_never_worse_than_rounding(seed: int, rows: int, width: int, bits: int, by_importance: bool) -> None:
+def test_gptq_is_never_worse_than_rounding(seed: int, rows: int, width: int, bits: int) -> None:
     rng = np.random.default_rng(seed)
     weight = rng.standard_normal((rows, width)).astype(np.float32)
     inputs = rng.standard_normal((rng.integers(1, 200), width)) @ rng.standard_normal((width, width))
@@ -88,7 +96,7 @@ def test_gptq_is_never_worse_than_rounding(seed: int, rows: int, width: int, bit
     scale = np.abs(weight).max(axis=1, keepdims=True) / (2 ** (bits - 1))
     zero_point, high = np.full((rows, 1), 2 ** (bits - 1)), 2**bits - 1
     matrix = seen.matrix()
-    integers = gptq(weight, matrix, scale, zero_point, 0, high, by_importance=by_importance)
+    integers = gptq(weight, matrix, scale, zero_point, 0, high)
     nearest = np.clip(np.rint(weight / scale + zero_point), 0, high).astype(np.int32)
     assert integers.min() >= 0
     assert integers.max() <= high
@@ -112,16 +120,12 @@ def test_gptq_without_observations_rounds_to_nearest() -> None:
     assert gptq(weight, np.zeros((2, 2)), np.ones(()), np.zeros(()), -8, 7).tolist() == [[0, 2]]
 
 
-def test_hessians_merge_and_leave_out_rows_that_are_not_finite() -> None:
+def test_a_hessian_leaves_out_rows_that_are_not_finite() -> None:
     rows = RNG.standard_normal((2, 30, 8)).astype(np.float32)
-    whole, first, second = Hessian(8), Hessian(8), Hessian(8)
-    whole.observe(rows)
-    first.observe(rows[0])
-    second.observe(rows[1])
-    first.merge(second)
-    np.testing.assert_allclose(first.matrix(), whole.matrix(), rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(whole.matrix(), np.einsum("bni,bnj->ij", rows, rows) / 60, rtol=1e-4, atol=1e-5)
-    first.observe(np.array([[np.nan] * 8, [np.inf] * 8], np.float32))
-    assert (first.rows, first.dropped) == (60, 2)
+    seen = Hessian(8)
+    seen.observe(rows)
+    seen.observe(np.array([[np.nan] * 8, [np.inf] * 8], np.float32))
+    assert seen.rows == 60
+    np.testing.assert_allclose(seen.matrix(), np.einsum("bni,bnj->ij", rows, rows) / 60, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="do not end in 8"):
-        first.observe(np.zeros((3, 7), np.float32))
+        seen.observe(np.zeros((3, 7), np.float32))

@@ -81,7 +81,7 @@ def _add_to_bias(node: ir.Node, shift: np.ndarray, names: graph.NameSource, *, i
     behind = _bias_behind(node) if node.op_type == "MatMul" else None
     if behind is not None:
         return _add_float(*behind, shift, names)
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    bias = graph.input_at(node, 2)
     if bias is None:
         return _make_bias(node, shift, names, integer_bias=integer_bias)
     dequantize = dequantizer(bias)

@@ -22,6 +22,7 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.graph.match import Mismatch
 from modelopt.graph.types import FLOAT32_FLOAT64
+from modelopt.quant.correction.kernel_pairs import is_stored_by_output
 
 _ROUNDS = 32  # a limit: most models settle in a few
 
@@ -31,7 +32,6 @@ class LinearLayer:
     """A Conv, Gemm or MatMul with constants of its own.
 
     Attributes:
-        node: The node.
         weight: A copy of its weight, shape (groups, outputs / groups, inputs / groups, positions).
         bias: A copy of its bias, flat; None where there is none.
         bias_value: Where the bias is stored: an input of the node, or of the Add behind a MatMul.
@@ -75,9 +75,8 @@ class LinearLayer:
         if value is None or not self.changed:
             return
         shape = graph.constant_tensor(value).shape.numpy()  # type: ignore[union-attr]
-        graph.set_constant(
-            value, self.weight.reshape(shape[::-1]).T if _is_stored_by_input(self.node) else self.weight.reshape(shape)
-        )
+        by_output = is_stored_by_output(self.node)
+        graph.set_constant(value, self.weight.reshape(shape) if by_output else self.weight.reshape(shape[::-1]).T)
         if self.bias is not None and self.bias_value is not None:
             old = graph.constant_tensor(self.bias_value).shape.numpy()  # type: ignore[union-attr]
             graph.set_constant(self.bias_value, self.bias.reshape(old))
@@ -178,22 +177,17 @@ def _view(node: ir.Node, weight: ir.TensorProtocol, inputs: int | None) -> np.nd
         return np.array(array.reshape(groups, array.shape[0] // groups, array.shape[1], -1), order="C")
     if array.ndim != 2 or graph.attribute_int(node, "transA", 0):
         return Mismatch("it is not a product by a matrix from the right")
-    rows = array.T if _is_stored_by_input(node) else array
+    rows = array if is_stored_by_output(node) else array.T
     if rows.shape[1] % (inputs or 1):
         return Mismatch(f"{inputs} channels are not its {rows.shape[1]} rows")
     return np.array(rows.reshape(1, rows.shape[0], inputs or rows.shape[1], -1), order="C")
-
-
-def _is_stored_by_input(node: ir.Node) -> bool:
-    """Whether the weight is stored as (inputs, outputs), not (outputs, inputs)."""
-    return node.op_type == "MatMul" or (node.op_type == "Gemm" and not graph.attribute_int(node, "transB", 0))
 
 
 def _bias(node: ir.Node) -> tuple[ir.Value, ir.Value | None]:
     """The result of `node` with its bias added, and the bias; that of a MatMul is in the Add behind it."""
     output = node.outputs[0]
     if node.op_type != "MatMul":
-        return output, node.inputs[2] if len(node.inputs) > 2 else None
+        return output, graph.input_at(node, 2)
     add = graph.sole_consumer(output)
     if add is None or add.graph is not node.graph or not graph.is_standard(add, "Add"):
         return output, None

@@ -14,10 +14,11 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
+from modelopt.calibration.calibrate import MASK
 from modelopt.calibration.context import Context
 from modelopt.core.changes import Changes, Skip
 from modelopt.quant.correction import kernel_pairs
-from modelopt.quant.correction.kernel_pairs import KernelPair, dequantizer, weight_shape
+from modelopt.quant.correction.kernel_pairs import KernelPair, dequantizer, is_stored_by_output, weight_shape
 from modelopt.quant.numerics import im2col
 from modelopt.quant.numerics.gptq import gptq
 from modelopt.quant.numerics.hessian import Hessian
@@ -30,7 +31,6 @@ _MOST_INPUTS = 2304  # a hessian has the square of that, and its factorization t
 _MOST_BYTES = 256 << 20  # of hessians at a time; what does not fit is measured in another run
 _POSITIONS = (64, 1024)  # output positions of a convolution, for each sample: at least and at most
 _ROWS_PER_INPUT = 32  # over all samples: so many rows for each column of a hessian are taken as enough (a guess)
-_MASK = 1e30  # numbers from here on are masks, not activations: such a sample is left out
 
 
 class WeightRounding(Enum):
@@ -97,15 +97,11 @@ def _why_not(kernel: KernelPair) -> str | None:
 def _inputs(kernel: KernelPair) -> int:
     """How many inputs each output sums over."""
     shape = weight_shape(kernel.integer)
-    return int(np.prod(shape)) // shape[0 if _is_stored_by_output(kernel.integer) else 1]
+    return int(np.prod(shape)) // shape[0 if is_stored_by_output(kernel.integer) else 1]
 
 
 def _groups(kernel: KernelPair) -> int:
     return graph.attribute_int(kernel.integer, "group", 1) if kernel.integer.op_type == "Conv" else 1
-
-
-def _is_stored_by_output(node: ir.Node) -> bool:
-    return node.op_type == "Conv" or bool(graph.attribute_int(node, "transB", 0))
 
 
 @dataclass(frozen=True)
@@ -157,8 +153,8 @@ def _hessians(model: ir.Model, kernels: Sequence[KernelPair], ctx: Context) -> M
         seen = dict(zip(names, arrays, strict=True))
         for read, hessians in found.items():
             array = seen[read.name]
-            if not np.abs(array).max(initial=0) < _MASK:
-                continue
+            if not np.abs(array).max(initial=0) < MASK:
+                continue  # numbers from here on are masks, not activations
             most = int(np.clip(_ROWS_PER_INPUT * hessians[0].width // total, *_POSITIONS))
             rows = array
             if read.window is not None:
@@ -177,7 +173,7 @@ def _round(kernel: KernelPair, hessians: Sequence[Hessian], grid: Grid) -> bool:
     if reader is None or weight is None or len(parameters) != 3 or any(array is None for array in parameters):
         return False
     stored, scale, zero_point = (np.asarray(array) for array in parameters)
-    by_output = _is_stored_by_output(node)
+    by_output = is_stored_by_output(node)
     matrix = weight.reshape(weight.shape[0], -1) if by_output else weight.T
     scales, zeros = (np.broadcast_to(each.reshape(-1, 1), (len(matrix), 1)) for each in (scale, zero_point))
     cut = (np.split(each, len(hessians)) for each in (matrix, scales, zeros))

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from modelopt import graph
 from modelopt.calibration.context import Context
+from modelopt.graph import match
 from modelopt.quant.static.plan import QuantizationPlan, Role
 
 
@@ -45,8 +46,7 @@ def why_not(kernel: KernelPair) -> str | None:
 
 def dequantizer(value: ir.Value | None) -> ir.Node | None:
     """The DequantizeLinear that makes `value`."""
-    node = None if value is None else value.producer()
-    return node if node is not None and graph.is_standard(node, "DequantizeLinear") else None
+    return match.producer(value, "DequantizeLinear")
 
 
 def weight_shape(node: ir.Node) -> tuple[int, ...]:
@@ -58,10 +58,12 @@ def weight_shape(node: ir.Node) -> tuple[int, ...]:
 
 def output_channels(node: ir.Node) -> int:
     """How many output channels an integer kernel has."""
-    shape = weight_shape(node)
-    if node.op_type == "Conv":
-        return shape[0]
-    return shape[-2] if graph.attribute_int(node, "transB", 0) else shape[-1]
+    return weight_shape(node)[0 if is_stored_by_output(node) else -1]
+
+
+def is_stored_by_output(node: ir.Node) -> bool:
+    """Whether a Conv, Gemm or MatMul has its weight stored as (outputs, inputs …), not (inputs, outputs)."""
+    return node.op_type == "Conv" or bool(graph.attribute_int(node, "transB", 0))
 
 
 def feeds(ctx: Context, most: int, what: str) -> Iterator[Mapping[str, np.ndarray]]:

@@ -18,10 +18,10 @@ from modelopt.calibration.context import Context
 from modelopt.core.changes import Fact, Skip
 from modelopt.quant.numerics import im2col, saturation
 from modelopt.quant.numerics.saturation import Saturation
+from modelopt.quant.static.kernels import KERNELS
 
 _SAMPLES = 8
 _ROWS = 256  # per kernel, over all samples: a choice that keeps the simulation to seconds
-_KERNELS = frozenset({"Conv", "Gemm", "MatMul"})
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ _COULD_SATURATE = "some of its 16-bit sums could saturate on x86-avx2"
 
 def _kernels(model: ir.Model) -> Iterator[_IntegerKernel]:
     for node in graph.all_nodes(model):
-        if node.op_type not in _KERNELS or node.domain not in graph.STANDARD_DOMAINS:
+        if node.op_type not in KERNELS or node.domain not in graph.STANDARD_DOMAINS:
             continue
         left, right = (None if value is None else value.producer() for value in node.inputs[:2])
         if left is None or right is None or {left.op_type, right.op_type} != {"DequantizeLinear"}:
@@ -77,7 +77,7 @@ def _kernels(model: ir.Model) -> Iterator[_IntegerKernel]:
 
 def _zero_point(node: ir.Node) -> int | None:
     """The zero point of a DequantizeLinear of u8; None for another type."""
-    zero_point = graph.constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    zero_point = graph.constant(graph.input_at(node, 2))
     return (
         None if zero_point is None or zero_point.dtype != np.uint8 or zero_point.size != 1 else int(zero_point.item())
     )

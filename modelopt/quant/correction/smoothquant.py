@@ -17,20 +17,21 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
+from modelopt.calibration.calibrate import MASK
 from modelopt.calibration.context import Context
+from modelopt.graph import match
 from modelopt.graph.match import Mismatch
 from modelopt.graph.types import FLOAT32_FLOAT64
+from modelopt.patterns.gemm import is_product
 from modelopt.quant.correction import kernel_pairs
 from modelopt.quant.correction.cross_layer_equalization import LinearLayer, as_layer
 
 _LEAST = 0.75  # rounding an exponent leaves at most 0.5 of it: so a second run changes nothing
-_MASK = 1e30  # numbers from here on are attention masks
 _SCALED_INPUTS: Mapping[tuple[str, str], tuple[int, ...]] = {
     ("", "LayerNormalization"): (1, 2),
     ("", "RMSNormalization"): (1,),
     (graph.CONTRIB_DOMAIN, "SkipLayerNormalization"): (2, 3),
 }
-_PRODUCTS = frozenset({"Gemm", "MatMul"})
 _RECTIFIERS = frozenset({"Relu", "LeakyRelu", "PRelu"})
 
 
@@ -127,10 +128,10 @@ def _products(value: ir.Value) -> list[ir.Node] | Mismatch:
     found: dict[ir.Node, None] = {}
     for use in value.uses():
         node = use.node
-        is_product = node.op_type in _PRODUCTS and node.domain in graph.STANDARD_DOMAINS and use.idx == 0
-        if node.graph is not value.graph or not (is_product or _keeps_columns(node)):
+        multiplies = is_product(node) and use.idx == 0
+        if node.graph is not value.graph or not (multiplies or _keeps_columns(node)):
             return Mismatch(f"{graph.label(node)} reads it too")
-        further = [node] if is_product else _products(node.outputs[0])
+        further = [node] if multiplies else _products(node.outputs[0])
         if isinstance(further, Mismatch):
             return further
         found |= dict.fromkeys(further)
@@ -153,7 +154,7 @@ def _source(
     node = value.producer()
     if node is None:
         return Mismatch("it is an input of the model")
-    positions = _SCALED_INPUTS.get(("" if node.domain in graph.STANDARD_DOMAINS else node.domain, node.op_type))
+    positions = _SCALED_INPUTS.get(graph.operator_of(node))
     if positions is not None:
         if value is not node.outputs[0] or graph.attribute_int(node, "axis", -1) not in {
             -1,
@@ -173,7 +174,7 @@ def _source(
 
 def _factors(node: ir.Node, value: ir.Value) -> list[ir.Value]:
     """The constants of x · g or x · g + b, as decomposed normalizations end; empty when `node` is no such thing."""
-    operands = _constant_operand(node)
+    operands = match.split_constant(node)
     if operands is None:
         return []
     if graph.is_standard(node, "Mul"):
@@ -181,18 +182,9 @@ def _factors(node: ir.Node, value: ir.Value) -> list[ir.Value]:
     before = operands[0].producer()
     if not graph.is_standard(node, "Add") or before is None or before.graph is not value.graph:
         return []
-    inner = _constant_operand(before) if graph.is_standard(before, "Mul") else None
+    inner = match.split_constant(before) if graph.is_standard(before, "Mul") else None
     alone = graph.sole_consumer(before.outputs[0]) is node
     return [inner[1], operands[1]] if inner is not None and alone else []
-
-
-def _constant_operand(node: ir.Node) -> tuple[ir.Value, ir.Value] | None:
-    if len(node.inputs) != 2 or node.inputs[0] is None or node.inputs[1] is None:
-        return None
-    for index in (0, 1):
-        if graph.constant_tensor(node.inputs[index]) is not None:
-            return node.inputs[1 - index], node.inputs[index]  # type: ignore[return-value]
-    return None
 
 
 def _own(constants: Sequence[ir.Value], width: int) -> tuple[tuple[ir.Value, ...], None] | Mismatch:
@@ -217,9 +209,9 @@ def _product_before(value: ir.Value, layers: dict[ir.Node, LinearLayer]) -> Line
             return Mismatch(f"what {graph.label(node)} reads is needed as it is")
         value, node = read, read.producer()
     if node is not None and graph.is_standard(node, "Add"):
-        operands = _constant_operand(node)
+        operands = match.split_constant(node)
         node = None if operands is None else operands[0].producer()
-    if node is None or node.op_type not in _PRODUCTS or node.domain not in graph.STANDARD_DOMAINS:
+    if node is None or not is_product(node):
         return Mismatch("what makes it has no scale for each column")
     layer = _layer(node, layers)
     if isinstance(layer, LinearLayer) and layer.end is not value:
@@ -240,4 +232,4 @@ def column_maxima(model: ir.Model, values: Sequence[ir.Value], ctx: Context) -> 
         for name, array in zip(names, arrays, strict=True):
             rows = array.reshape(-1, array.shape[-1])
             found[name] = np.maximum(found[name], np.abs(rows).max(axis=0, initial=0).astype(np.float64))
-    return {name: np.where(np.asarray(most) < _MASK, most, np.nan) for name, most in found.items()}
+    return {name: np.where(np.asarray(most) < MASK, most, np.nan) for name, most in found.items()}

@@ -11,7 +11,6 @@ import onnx_ir as ir
 
 from modelopt import graph
 
-RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 OPERATOR = "DynamicQuantizeLSTM"
 _INPUTS = 8  # X, W, R, B, sequence_lens, initial_h, initial_c, P
 

@@ -89,6 +89,4 @@ def _weight_sizes(node: ir.Node) -> tuple[int, int]:
 
 def _sizes(value: ir.Value | None) -> tuple[int | None, ...]:
     """The shape, with None for unknown sizes; empty when the rank is unknown."""
-    if value is None or value.shape is None:
-        return ()
-    return tuple(dim if isinstance(dim, int) and dim >= 0 else None for dim in value.shape)
+    return graph.known_dims(value) or ()

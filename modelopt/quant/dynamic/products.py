@@ -10,7 +10,7 @@ stored in int8 (see `embedding_tables`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -18,12 +18,11 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.quant.dynamic import lstm, qattention
 from modelopt.quant.numerics import saturation, scheme
-from modelopt.quant.numerics.scheme import Grid, PerChannel, PerTensor
+from modelopt.quant.numerics.scheme import Grid
 from modelopt.quant.static import embedding_tables
 
 
-@dataclass(frozen=True)
-class StoredWeight:
+class StoredWeight(NamedTuple):
     """A weight in int8.
 
     Attributes:
@@ -76,33 +75,31 @@ class DynamicWriter:
         per_column = axis is not None
         layout = "columns" if per_column else "table"
         if (table, layout) not in self._stored:
-            granularity = PerTensor() if axis is None else PerChannel(axis)
-            params = scheme.weight_params(array, granularity, scheme.WEIGHTS)
+            params = scheme.weight_params(array, axis, scheme.WEIGHTS)
             arrays = scheme.quantize(array, params), params.scale, params.zero_point
             self._stored[table, layout] = self._initializers(_holder(table, node), table, arrays)
         stored = self._stored[table, layout]
-        reads = (stored.integers, stored.scale, stored.zero_point)
-        embedding_tables.look_up(node, reads, per_column=per_column, names=self._names)
+        embedding_tables.look_up(node, stored, per_column=per_column, names=self._names)
         graph.drop_unused_constants([table])
 
     def _rewrite_lstm(self, node: ir.Node) -> None:
         weights = [node.inputs[1], node.inputs[2]]
         w, r = (self._store(node, weight) for weight in weights if weight is not None)
-        lstm.become_int8(node, (w.integers, w.scale, w.zero_point), (r.integers, r.scale, r.zero_point))
+        lstm.become_int8(node, w, r)
         for weight in dict.fromkeys(weights):
             graph.drop_unused_constants([weight])
 
     def _rewrite_attention(self, node: ir.Node) -> None:
         """Make an Attention QAttention, or with an added mask a product, a Split and MultiHeadAttention."""
         activation, weight = node.inputs[0], node.inputs[1]
-        body, attributes = node.graph, qattention.kept_attributes(node)
-        if activation is None or weight is None or body is None:
+        body, attributes = graph.scope_of(node), qattention.kept_attributes(node)
+        if activation is None or weight is None:
             raise ValueError("the node was not accepted")
         stored = self._store(node, weight)
         x = self._quantized(node, activation)
-        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        bias = graph.input_at(node, 2)
         if not qattention.has_added_mask(node):
-            mask = node.inputs[3] if len(node.inputs) > 3 else None
+            mask = graph.input_at(node, 3)
             if bias is None:
                 zeros = np.zeros(graph.constant_tensor(weight).shape[1], np.float32)  # type: ignore[union-attr,arg-type]
                 bias = graph.add_initializer(_holder(weight, node), self._names(f"{weight.name}_bias"), zeros)
@@ -134,12 +131,12 @@ class DynamicWriter:
 
     def _rewrite_product(self, node: ir.Node) -> None:
         activation, weight = node.inputs[0], node.inputs[1]
-        body = node.graph
-        if activation is None or weight is None or body is None:
+        body = graph.scope_of(node)
+        if activation is None or weight is None:
             raise ValueError("the node was not accepted")
         stored = self._store(node, weight)
         x = self._quantized(node, activation)
-        bias = self._bias(node) if len(node.inputs) > 2 and node.inputs[2] is not None else None
+        bias = self._bias(node) if graph.input_at(node, 2) is not None else None
         op_type = "ConvInteger" if node.op_type == "Conv" else "MatMulInteger"
         made = self._product(node, op_type, x, stored, bias)
         body.insert_before(node, made)
@@ -199,9 +196,9 @@ class DynamicWriter:
 
     def _quantized(self, node: ir.Node, activation: ir.Value) -> tuple[ir.Value, ...]:
         """(u8, scale, zero point) of `activation`, computed once in each graph that reads it."""
-        body = node.graph
+        body = graph.scope_of(node)
         key = (activation, id(body))
-        if key in self._activations or body is None:
+        if key in self._activations:
             return self._activations[key]
         prefix = activation.name or "value"
         outputs = [
@@ -228,11 +225,7 @@ class DynamicWriter:
             raise ValueError("the node was not accepted")
         if transposed:
             array = array.T
-        if layout == "LSTM":
-            integers, scale, zero_point = self._lstm_weight(array.transpose(0, 2, 1))
-        else:
-            integers, scale, zero_point = self._weight(array, layout)
-        arrays = integers, scale, zero_point
+        arrays = self._lstm_weight(array.transpose(0, 2, 1)) if layout == "LSTM" else self._weight(array, layout)
         self._stored[(weight, layout)] = self._initializers(_holder(weight, node), weight, arrays)
         return self._stored[(weight, layout)]
 
@@ -248,7 +241,7 @@ class DynamicWriter:
         """(int8, scale, zero point) of a matrix (depth, columns), a stack of them, or a convolution's kernel."""
         per_channel = self._per_channel and (layout == "Conv" or array.ndim == 2)
         axis = 0 if layout == "Conv" else 1
-        params = scheme.weight_params(array, PerChannel(axis) if per_channel else PerTensor(), self._grid)
+        params = scheme.weight_params(array, axis if per_channel else None, self._grid)
         if self._unsaturated:
             # ConvInteger gathers its input channel by channel, unlike QLinearConv: the matrix is the weight as it is.
             params = saturation.fitted(array, params, _rows_of_conv if layout == "Conv" else saturation.stack)
@@ -260,10 +253,9 @@ class DynamicWriter:
 
     def _lstm_weight(self, array: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(int8, scale, zero point) of (directions, depth, 4 · hidden); scales start with the direction."""
-        granularity = PerChannel(1) if self._per_channel else PerTensor()
         directions = []
         for matrix in array:
-            params = scheme.weight_params(matrix, granularity, self._grid)
+            params = scheme.weight_params(matrix, 1 if self._per_channel else None, self._grid)
             if self._unsaturated:
                 params = saturation.fitted(matrix, params, saturation.stack)
             directions.append((matrix, params))

@@ -40,7 +40,7 @@ def _is_set(attribute: ir.Attr) -> bool:
 
 
 def _weight_problem(node: ir.Node) -> str | None:
-    tensor, bias = graph.constant_tensor(node.inputs[1]), _bias(node)
+    tensor, bias = graph.constant_tensor(node.inputs[1]), graph.input_at(node, 2)
     if tensor is None:
         return "its second input is an activation, not a constant weight"
     if tensor.dtype != ir.DataType.FLOAT:
@@ -49,22 +49,14 @@ def _weight_problem(node: ir.Node) -> str | None:
         return f"its weight has shape {tuple(tensor.shape.numpy())}, not three equal parts"
     if not np.isfinite(tensor.numpy()).all():
         return "its weight holds NaN or Inf"
-    if bias is None and _has_bias(node):
+    if bias is not None and graph.constant_tensor(bias) is None:
         return "its bias is not a constant"
     return None
 
 
-def _has_bias(node: ir.Node) -> bool:
-    return len(node.inputs) > 2 and node.inputs[2] is not None
-
-
-def _bias(node: ir.Node) -> np.ndarray | None:
-    return graph.constant(node.inputs[2]) if _has_bias(node) else None
-
-
 def has_added_mask(node: ir.Node) -> bool:
     """Whether a tensor is added to its scores."""
-    return len(node.inputs) > 5 and node.inputs[5] is not None
+    return graph.input_at(node, 5) is not None
 
 
 def kept_attributes(node: ir.Node) -> list[ir.Attr]:

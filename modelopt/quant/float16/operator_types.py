@@ -146,7 +146,7 @@ class Elements:
         unknown = [value for value in (*node.inputs, *node.outputs) if value is not None and self._is_open(value)]
         if unknown and (floats or made):
             return f"the type of {unknown[0].name} is not known, or it is not a tensor"
-        if any(True for _ in graph.bodies(node)):
+        if graph.bodies(node):
             return self._control_flow_changes(node)
         if not floats and not made:
             return TypeChanges()

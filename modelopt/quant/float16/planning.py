@@ -63,7 +63,7 @@ class HalfPlan:
 def why_not_model(model: ir.Model) -> str | None:
     """A reason when the model is half already, or quantized, else None."""
     for scope, _, inside in graph.scopes(model):
-        for value in () if inside else _values(scope):
+        for value in () if inside else graph.values_of(scope):
             tensor = graph.constant_tensor(value)
             stated = value.type.dtype if isinstance(value.type, ir.TensorType) else None
             if stated in HALVES or (tensor is not None and tensor.dtype in HALVES):
@@ -76,14 +76,6 @@ def why_not_model(model: ir.Model) -> str | None:
                     f"the model is already quantized, and half precision would break its fusions: {graph.label(node)}"
                 )
     return None
-
-
-def _values(scope: ir.Graph | ir.Function) -> Iterator[ir.Value]:
-    yield from scope.inputs
-    if isinstance(scope, ir.Graph):
-        yield from scope.initializers.values()
-    for node in scope:
-        yield from node.outputs
 
 
 def _makes_half(node: ir.Node) -> bool:
@@ -191,7 +183,7 @@ class _ChosenTypes:
 
     def _is_light(self, node: ir.Node) -> bool:
         """Whether the node takes little time and has no large constant: in half it saves next to nothing."""
-        if node.op_type in _HEAVY or any(True for _ in graph.bodies(node)):
+        if node.op_type in _HEAVY or graph.bodies(node):
             return False
         constants = (graph.constant_tensor(value) for value in node.inputs if self._elements.is_float(value))
         return all(tensor is None or tensor.size <= _SMALL for tensor in constants)

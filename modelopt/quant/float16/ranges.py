@@ -10,13 +10,10 @@ import onnx_ir as ir
 
 from modelopt import graph
 from modelopt.calibration.cache import Calibrations, key_of
-from modelopt.calibration.calibrate import collect
+from modelopt.calibration.calibrate import MASK, collect
 from modelopt.calibration.context import Context
 from modelopt.calibration.histogram import Collector
 from modelopt.quant.float16.operator_types import HalfType
-
-MASK = 1e30
-"""From this magnitude on a number is a mask, not a value: attention masks are -3.4e38 or close to it."""
 
 
 @dataclass(frozen=True)

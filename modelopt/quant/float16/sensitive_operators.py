@@ -95,7 +95,7 @@ def why_sensitive(node: ir.Node, half: HalfType, *, observed: bool) -> str | Non
         return STATISTICS
     if node.op_type.startswith("Scatter") and graph.attribute_string(node, "reduction", "none") != "none":
         return "onnxruntime adds up what is scattered in float32 only"
-    if node.op_type == "Dropout" and len(node.inputs) > _TRAINING_MODE and node.inputs[_TRAINING_MODE] is not None:
+    if node.op_type == "Dropout" and graph.input_at(node, _TRAINING_MODE) is not None:
         return _RANDOM
     operator = "square" if is_square(node) else node.op_type
     if operator not in RISKY:

@@ -147,14 +147,7 @@ class Widener:
         name = self._names(f"{value.name}_{type_.dtype.name.lower()}")
         made = ir.Value(name=name, shape=value.shape, type=ir.TensorType(type_.dtype))
         node = ir.node("Cast", [value], {"to": type_.dtype.value}, outputs=[made], name=name)
-        producer = value.producer()
-        scope = self._model.graph
-        if producer is not None:
-            scope.insert_after(producer, node)
-        elif len(scope):
-            scope.insert_before(scope[0], node)
-        else:
-            scope.append(node)
+        graph.insert_behind(value, [node])
         for user, index in users:
             user.replace_input_with(index, made)
         self.figures.casts += 1

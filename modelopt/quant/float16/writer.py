@@ -182,7 +182,7 @@ class HalfWriter:
             name = self._names(f"{value.name}_{title}")
             out = ir.Value(name=name, shape=value.shape, type=ir.TensorType(to))
             node = ir.node("Cast", [value], {"to": int(to)}, outputs=[out], name=name)
-            _insert_behind(value, node)
+            graph.insert_behind(value, [node])
             self._casts[value] = out
             self.figures.casts += 1
         return self._casts[value]
@@ -212,7 +212,7 @@ class HalfWriter:
             return graph.add_initializer(value.graph, name, array)
         tensor = ir.tensor(array)
         out = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype))
-        _insert_behind(value, ir.node("Constant", [], {"value": tensor}, outputs=[out], name=name))
+        graph.insert_behind(value, [ir.node("Constant", [], {"value": tensor}, outputs=[out], name=name)])
         return out
 
     def _converted(self, value: ir.Value, places: list[_ConstantUse]) -> np.ndarray:
@@ -225,14 +225,3 @@ class HalfWriter:
         self.figures.clamped += clamped
         self.figures.vanished += vanished
         return narrow
-
-
-def _insert_behind(value: ir.Value, node: ir.Node) -> None:
-    producer, scope = value.producer(), graph.holder_of(value)
-    first = next(iter(scope), None)
-    if producer is not None:
-        scope.insert_after(producer, node)
-    elif first is not None:
-        scope.insert_before(first, node)
-    else:
-        scope.append(node)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_TINY = float(np.finfo(np.float32).tiny)
-_HUGE = float(np.finfo(np.float32).max)
+from modelopt.quant.numerics import scheme
+
 _CHUNK = 2**17  # elements computed at once, so that temporaries fit in the cache and memory does not grow
 _SHRINKS = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7)  # of the full range, tried for the least error: a choice
 
@@ -127,13 +127,6 @@ def pack(integers: np.ndarray, bits: int) -> np.ndarray:
     return packed
 
 
-def unpack(packed: np.ndarray, bits: int, length: int) -> np.ndarray:
-    """What `pack` packed: uint8, shape ``(..., length)``."""
-    shifts = np.arange(0, 8, bits, dtype=np.uint8)
-    integers = (packed[..., None] >> shifts) & np.uint8(2**bits - 1)
-    return np.asarray(integers.reshape(*packed.shape[:-1], -1)[..., :length], np.uint8)
-
-
 def pack_blocks(integers: np.ndarray, grid: BlockGrid) -> np.ndarray:
     """The weight input of MatMulNBits: uint8, shape ``(N, B, block · bits / 8)``, from integers of shape ``(N, K)``."""
     rows, width = integers.shape
@@ -185,7 +178,7 @@ def _from_range(low: np.ndarray, high: np.ndarray, grid: BlockGrid) -> tuple[np.
         wide, steps = np.maximum(-low, high), grid.high - grid.middle
     else:
         wide, steps = high - low, grid.high
-    scale = np.asarray(np.clip(np.where(wide > 0, wide / steps, 1.0), _TINY, _HUGE), np.float32)
+    scale = scheme.as_scale(np.where(wide > 0, wide / steps, 1.0))
     if grid.symmetric:
         return scale, np.full(scale.shape, grid.middle, np.uint8)
     return scale, np.asarray(np.clip(np.rint(-low / scale), 0, grid.high), np.uint8)

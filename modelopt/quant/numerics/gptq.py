@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 _BATCH = 128  # columns whose feedback to the rest is applied in one matrix product
+_DAMPING = 0.01  # as published; a part of the mean of the diagonal
 _MOST_DAMPING = 1e3
 
 
@@ -20,13 +21,12 @@ def gptq(
     zero_point: np.ndarray,
     low: int,
     high: int,
-    *,
-    damping: float = 0.01,
-    by_importance: bool = True,
 ) -> np.ndarray:
     """Integers q in [low, high] with a small tr(E H Eᵀ), E = weight - (q - zero_point) · scale.
 
-    A row that feedback does not improve is rounded to nearest, so the result is never worse than that.
+    A row that feedback does not improve is rounded to nearest, so the result is never worse than that. Columns are
+    rounded by decreasing diagonal ("act-order"): the important ones first, while many columns are left to compensate
+    their error.
 
     Args:
         weight: Finite floats, shape ``(N, K)``: a row per output, a column per input. (A MatMul's weight transposed; a
@@ -36,20 +36,17 @@ def gptq(
         zero_point: Integers, in the shape of `scale`.
         low: The smallest integer used.
         high: The largest integer used.
-        damping: Added to the diagonal, as a part of its mean.
-        by_importance: Round columns by decreasing diagonal ("act-order"): the important ones first, while many columns
-            are left to compensate their error.
 
     Returns:
         int32, shape ``(N, K)``.
     """
     steps, zeros = (np.broadcast_to(np.asarray(a, np.float64), weight.shape) for a in (scale, zero_point))
-    nearest = _nearest(weight, steps, zeros, low, high)
+    nearest = np.asarray(np.clip(np.rint(weight / steps + zeros), low, high), np.int32)
     diagonal = np.diagonal(hessian)
     if not np.any(diagonal > 0):
         return nearest
-    order = np.argsort(-diagonal, kind="stable") if by_importance else np.arange(len(diagonal))
-    factor = inverse_factor(hessian[np.ix_(order, order)], damping)
+    order = np.argsort(-diagonal, kind="stable")
+    factor = inverse_factor(hessian[np.ix_(order, order)], _DAMPING)
     fed_back = np.empty_like(nearest)
     fed_back[:, order] = _round_columns(weight[:, order], factor, steps[:, order], zeros[:, order], low, high)
     better = objective(weight, fed_back, hessian, scale, zero_point) < objective(
@@ -73,10 +70,6 @@ def objective(
     steps, zeros = (np.broadcast_to(np.asarray(a, np.float64), weight.shape) for a in (scale, zero_point))
     error = weight.astype(np.float64) - (integers - zeros) * steps
     return np.asarray(((error @ hessian) * error).sum(axis=1))
-
-
-def _nearest(weight: np.ndarray, steps: np.ndarray, zeros: np.ndarray, low: int, high: int) -> np.ndarray:
-    return np.asarray(np.clip(np.rint(weight / steps + zeros), low, high), np.int32)
 
 
 def inverse_factor(hessian: np.ndarray, damping: float) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The hessian of a product's squared error: the mean of x xᵀ over the calibration rows x of its input.
 
 For y = W x the mean squared error of a changed W' is tr((W - W') H (W - W')ᵀ) with H = mean(x xᵀ). Memory is one
-float32 matrix of K × K, whatever the number of samples; collectors of the same input can be merged.
+float32 matrix of K × K, whatever the number of samples.
 """
 
 from __future__ import annotations
@@ -24,14 +24,12 @@ class Hessian:
 
     Attributes:
         width: K, the length of a row.
-        rows: How many rows were added.
-        dropped: How many rows were left out because they hold NaN or infinities.
+        rows: How many rows were added, those that hold NaN or infinities left out.
     """
 
     def __init__(self, width: int) -> None:
         self.width = width
         self.rows = 0
-        self.dropped = 0
         self._sum = np.zeros((width, width), np.float32)
 
     def observe(self, rows: np.ndarray) -> None:
@@ -48,24 +46,10 @@ class Hessian:
         flat = np.asarray(rows.reshape(-1, self.width), np.float32)
         sums = flat.T @ flat
         if not np.isfinite(sums.trace()):
-            finite = np.isfinite(flat).all(axis=1)
-            self.dropped += int(len(flat) - finite.sum())
-            flat = flat[finite]
+            flat = flat[np.isfinite(flat).all(axis=1)]
             sums = flat.T @ flat
         self._sum += sums
         self.rows += len(flat)
-
-    def merge(self, other: Hessian) -> None:
-        """Add what another collector of the same activation saw.
-
-        Raises:
-            ValueError: The widths differ.
-        """
-        if other.width != self.width:
-            raise ValueError(f"widths differ: {self.width} and {other.width}")
-        self._sum += other._sum
-        self.rows += other.rows
-        self.dropped += other.dropped
 
     def matrix(self) -> np.ndarray:
         """H: float64, shape ``(K, K)``, symmetric, positive semidefinite but for rounding; zeros without rows."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from modelopt.quant.numerics.blocks import BlockGrid, BlockParams, chunks_of, rounded
+from modelopt.quant.numerics.scheme import LEAST_SCALE
 
 P = 0.7
 """The exponent of the norm, as published."""
@@ -18,11 +19,10 @@ P = 0.7
 _BETA = 10.0
 _BETA_GROWTH = 1.01
 _STEPS = 20
-_LEAST_SCALE = float(np.finfo(np.float32).tiny)
 
 
 def refine(weight: np.ndarray, start: BlockParams, grid: BlockGrid) -> BlockParams:
-    """Parameters whose `loss` is in no block above that of `start`.
+    """Parameters whose loss, the sum of |w - dq(q(w))|^p, is in no block above that of `start`.
 
     Args:
         weight: Finite float32, shape ``(N, K)``.
@@ -35,23 +35,14 @@ def refine(weight: np.ndarray, start: BlockParams, grid: BlockGrid) -> BlockPara
     return BlockParams(scales, zeros)
 
 
-def loss(weight: np.ndarray, params: BlockParams, grid: BlockGrid) -> np.ndarray:
-    """Sum of |w - dq(q(w))|^p of each block, in units of the weight: float32, shape ``(N, B)``."""
-    parts = [
-        _loss(blocks - _restored(blocks, params.scale[rows], params.zero_point[rows], grid)[1])
-        for rows, blocks in chunks_of(weight, grid)
-    ]
-    return np.concatenate(parts)
-
-
 def _refine(
     blocks: np.ndarray, scale: np.ndarray, zero_point: np.ndarray, grid: BlockGrid
 ) -> tuple[np.ndarray, np.ndarray]:
     # The published constants are for weights of size 1, so blocks are divided by a power of two, which is exact.
-    _, exponent = np.frexp(np.maximum(np.abs(blocks).max(axis=2, keepdims=True), _LEAST_SCALE))
+    _, exponent = np.frexp(np.maximum(np.abs(blocks).max(axis=2, keepdims=True), LEAST_SCALE))
     size = np.ldexp(np.float32(1), exponent - 1)
     blocks = blocks / size
-    scale = np.maximum(scale / size[:, :, 0], _LEAST_SCALE)
+    scale = np.maximum(scale / size[:, :, 0], LEAST_SCALE)
     best_scale, best_zero, least = scale, zero_point, np.full(scale.shape, np.inf, np.float32)
     beta = _BETA
     for _ in range(_STEPS):
@@ -66,7 +57,7 @@ def _refine(
         target = blocks - _shrunk(residual, beta)
         scale, zero_point = _fitted(target, steps, scale, zero_point, grid)
         beta *= _BETA_GROWTH
-    final = np.asarray(np.maximum(best_scale * size[:, :, 0], _LEAST_SCALE), np.float32)
+    final = np.asarray(np.maximum(best_scale * size[:, :, 0], LEAST_SCALE), np.float32)
     return final, best_zero
 
 
@@ -98,4 +89,4 @@ def _fitted(
     centred = steps - zero_point[:, :, None].astype(np.float32)
     power = (centred * centred).sum(axis=2)
     fit = (target * centred).sum(axis=2) / np.maximum(power, 1)
-    return np.where(fit > _LEAST_SCALE, fit, scale).astype(np.float32), zero_point
+    return np.where(fit > LEAST_SCALE, fit, scale).astype(np.float32), zero_point

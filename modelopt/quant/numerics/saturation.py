@@ -70,16 +70,12 @@ def matrices_of(node: ir.Node, shape: tuple[int, ...]) -> Callable[[np.ndarray],
         shape: Its weight's.
     """
     if node.op_type == "Gemm":
-        return _transposed if graph.attribute_int(node, "transB", 0) else stack
+        return (lambda array: [array.T]) if graph.attribute_int(node, "transB", 0) else stack
     if node.op_type == "MatMul":
         return stack
     groups = graph.attribute_int(node, "group", 1)
     depthwise = shape[1] == 1 and shape[0] == groups
     return None if depthwise else partial(conv_matrices, groups=groups)
-
-
-def _transposed(array: np.ndarray) -> list[np.ndarray]:
-    return [array.T]
 
 
 def stack(array: np.ndarray) -> Iterator[np.ndarray]:
@@ -122,10 +118,7 @@ def worst_pairs(integers: np.ndarray) -> np.ndarray:
     Returns:
         int32, (columns,): up to `MOST` nothing saturates, whatever the input.
     """
-    pairs = _pairs(integers.astype(np.int32))
-    positive = np.maximum(pairs, 0).sum(axis=1)
-    negative = -np.minimum(pairs, 0).sum(axis=1)
-    worst: np.ndarray = np.maximum(positive, negative).max(axis=0, initial=0)
+    worst: np.ndarray = _bounds(_pairs(integers.astype(np.int32))).max(axis=0, initial=0)
     return worst
 
 
@@ -186,9 +179,7 @@ def simulate(rows: np.ndarray, integers: np.ndarray, zero_point: int = 0) -> Sat
     """
     weights = _pairs(integers.astype(np.int32))
     inputs = _pairs(rows.T.astype(np.int32))
-    positive = np.maximum(weights, 0).sum(axis=1)
-    negative = -np.minimum(weights, 0).sum(axis=1)
-    pair, column = np.nonzero(np.maximum(positive, negative) > MOST)
+    pair, column = np.nonzero(_bounds(weights) > MOST)
     lost = np.zeros((integers.shape[1], len(rows)), np.int64)
     saturated = 0
     step = max(1, _CHUNK // max(len(rows), 1))
@@ -205,6 +196,11 @@ def simulate(rows: np.ndarray, integers: np.ndarray, zero_point: int = 0) -> Sat
         float(np.sum(lost.astype(np.float64) ** 2)),
         float(np.sum(exact**2)),
     )
+
+
+def _bounds(pairs: np.ndarray) -> np.ndarray:
+    """The larger of the sum of the positive and of the negative weights of each pair: (pairs, n) from (pairs, 2, n)."""
+    return np.asarray(np.maximum(np.maximum(pairs, 0).sum(axis=1), -np.minimum(pairs, 0).sum(axis=1)))
 
 
 def _pairs(matrix: np.ndarray) -> np.ndarray:

@@ -6,13 +6,15 @@ A real x is stored as the integer q = clip(round(x / scale) + zero_point, low, h
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import numpy as np
 
-_TINY = float(np.finfo(np.float32).tiny)  # the smallest normal float32: runtimes flush what is below it to zero
-_HUGE = float(np.finfo(np.float32).max)
+LEAST_SCALE = float(np.finfo(np.float32).tiny)
+"""The smallest normal float32: runtimes flush what is below it to zero."""
+
+_LARGEST_SCALE = float(np.finfo(np.float32).max)
 _BIAS_LIMIT = 2**30  # half of int32: the other half is for the sum that the bias is added to
 _DEAD_BIAS_STEPS = 2**20  # so that float32 holds bias / scale exactly, with bits to spare
 
@@ -50,25 +52,6 @@ class Symmetry(Enum):
 
     ASYMMETRIC = "asymmetric"
     SYMMETRIC = "symmetric"
-
-
-@dataclass(frozen=True)
-class PerTensor:
-    """One scale for the whole tensor: scale and zero point of shape ``()``."""
-
-
-@dataclass(frozen=True)
-class PerChannel:
-    """One scale for each index of an axis: scale and zero point of shape ``(C,)``.
-
-    Attributes:
-        axis: The axis, not negative.
-    """
-
-    axis: int
-
-
-Granularity = PerTensor | PerChannel
 
 
 @dataclass(frozen=True)
@@ -154,7 +137,7 @@ def params_from_range(
     high64 = np.maximum(np.asarray(high, np.float64), 0.0)
     symmetric = grid.symmetry is Symmetry.SYMMETRIC
     wide = np.maximum(-low64, high64) if symmetric else high64 - low64
-    scale = _as_scale(np.where(wide > 0, wide / grid.steps, 1.0))
+    scale = as_scale(np.where(wide > 0, wide / grid.steps, 1.0))
     if symmetric:
         zero_point = np.full(scale.shape, grid.middle)
     else:
@@ -162,18 +145,16 @@ def params_from_range(
     return QParams(scale, np.array(zero_point, grid.type.dtype), grid, axis)
 
 
-def weight_params(array: np.ndarray, granularity: Granularity, grid: Grid = WEIGHTS) -> QParams:
+def weight_params(array: np.ndarray, axis: int | None, grid: Grid = WEIGHTS) -> QParams:
     """Parameters that cover the extremes of a constant.
 
     Args:
         array: float32, finite, at least one element.
-        granularity: Per tensor, or per index of an axis.
+        axis: The axis with one scale for each index, not negative; None for one scale for the whole tensor.
         grid: The integers; s8 symmetric by default.
     """
-    if isinstance(granularity, PerTensor):
-        return params_from_range(float(array.min()), float(array.max()), grid)
-    others = tuple(i for i in range(array.ndim) if i != granularity.axis)
-    return params_from_range(array.min(axis=others), array.max(axis=others), grid, granularity.axis)
+    others = None if axis is None else tuple(i for i in range(array.ndim) if i != axis)
+    return params_from_range(array.min(axis=others), array.max(axis=others), grid, axis)
 
 
 def raise_for_bias(weight: QParams, activation_scale: np.ndarray, bias: np.ndarray | None) -> QParams:
@@ -187,12 +168,12 @@ def raise_for_bias(weight: QParams, activation_scale: np.ndarray, bias: np.ndarr
         activation_scale: float32, shape ``()``.
         bias: float32, shape ``(C,)``, finite; None when there is none.
     """
-    least = np.full(weight.scale.shape, _TINY / float(activation_scale))
+    least = np.full(weight.scale.shape, LEAST_SCALE / float(activation_scale))
     if bias is not None:
         need = np.abs(bias.astype(np.float64)) / (_BIAS_LIMIT * float(activation_scale))
         least = np.maximum(least, need if weight.scale.ndim else need.max(initial=0.0))
-    scale = _as_scale(np.maximum(weight.scale.astype(np.float64), least))
-    return QParams(scale, weight.zero_point, weight.grid, weight.axis)
+    scale = as_scale(np.maximum(weight.scale.astype(np.float64), least))
+    return replace(weight, scale=scale)
 
 
 def free_dead_channels(weight: QParams, array: np.ndarray, activation_scale: np.ndarray, bias: np.ndarray) -> QParams:
@@ -208,13 +189,13 @@ def free_dead_channels(weight: QParams, array: np.ndarray, activation_scale: np.
         return weight
     dead = ~np.any(array, axis=tuple(i for i in range(array.ndim) if i != weight.axis))
     wanted = np.abs(bias.astype(np.float64)) / (_DEAD_BIAS_STEPS * float(activation_scale))
-    scale = _as_scale(np.where(dead & (wanted > 0), wanted, weight.scale))
-    return QParams(scale, weight.zero_point, weight.grid, weight.axis)
+    scale = as_scale(np.where(dead & (wanted > 0), wanted, weight.scale))
+    return replace(weight, scale=scale)
 
 
 def bias_params(weight: QParams, activation_scale: np.ndarray) -> QParams:
     """int32 parameters of a bias: scale = activation_scale · weight_scale, zero point 0, as integer kernels add it."""
-    scale = _as_scale(weight.scale.astype(np.float64) * float(activation_scale))
+    scale = as_scale(weight.scale.astype(np.float64) * float(activation_scale))
     return QParams(scale, np.zeros(scale.shape, np.int32), BIAS, 0 if scale.ndim else None)
 
 
@@ -247,6 +228,7 @@ def _spread(params: QParams, rank: int) -> tuple[np.ndarray, np.ndarray]:
     return scale.reshape(shape), zero_point.reshape(shape)
 
 
-def _as_scale(wanted: np.ndarray) -> np.ndarray:
+def as_scale(wanted: np.ndarray) -> np.ndarray:
+    """The nearest scales that runtimes take: float32, positive, normal and finite."""
     # A scale that float32 rounds down leaves the ends of the range outside by one ulp, far less than scale / 2.
-    return np.asarray(np.clip(wanted, _TINY, _HUGE), np.float32)
+    return np.asarray(np.clip(wanted, LEAST_SCALE, _LARGEST_SCALE), np.float32)

@@ -13,7 +13,7 @@ from enum import Enum
 import numpy as np
 
 from modelopt.quant.numerics import scheme
-from modelopt.quant.numerics.scheme import Granularity, Grid, QParams
+from modelopt.quant.numerics.scheme import Grid, QParams
 
 _FRACTIONS = tuple(np.linspace(1.0, 0.3, 36).tolist())  # of the full range: steps of 2 %, a choice, not fitted
 _CHUNK = 2**18  # elements at once: a copy in float64 stays in the processor's cache
@@ -32,17 +32,17 @@ class WeightRange(Enum):
 
 
 def weight_params(
-    array: np.ndarray, granularity: Granularity, grid: Grid, weight_range: WeightRange = WeightRange.MAX
+    array: np.ndarray, axis: int | None, grid: Grid, weight_range: WeightRange = WeightRange.MAX
 ) -> QParams:
     """The parameters of a weight.
 
     Args:
         array: float32, finite, at least one element.
-        granularity: Per tensor, or per index of an axis.
+        axis: The axis with one scale for each index; None for one scale.
         grid: The integers.
         weight_range: How the range is chosen.
     """
-    params = scheme.weight_params(array, granularity, grid)
+    params = scheme.weight_params(array, axis, grid)
     return params if weight_range is WeightRange.MAX else narrowed(array, params)
 
 

@@ -52,7 +52,5 @@ def look_up(node: ir.Node, stored: tuple[ir.Value, ...], *, per_column: bool, na
     found = ir.Value(name=names(f"{old.name}_quantized"), shape=old.shape, type=ir.TensorType(ir.DataType.INT8))
     name = names(f"{node.name or old.name}_Gather")
     gather = ir.Node("", "Gather", [table, node.inputs[1]], tuple(node.attributes.values()), outputs=[found], name=name)
-    if node.graph is None:
-        raise ValueError("a plan was made for another model")
-    node.graph.insert_before(node, [gather])
+    graph.scope_of(node).insert_before(node, [gather])
     graph.become(node, "DequantizeLinear", [found, scale, zero_point], [ir.AttrInt64("axis", -1)] if per_column else [])

@@ -21,7 +21,7 @@ def first_integer_node(model: ir.Model) -> ir.Node | None:
 
 def has_integer_weight(node: ir.Node) -> bool:
     """Whether a Conv, Gemm or MatMul reads its weight from a DequantizeLinear, in whatever shape."""
-    weight = node.inputs[1] if len(node.inputs) > 1 else None
+    weight = graph.input_at(node, 1)
     producer = None if weight is None else weight.producer()
     while producer is not None and producer.op_type in _MOVES and producer.domain in graph.STANDARD_DOMAINS:
         moved = producer.inputs[0]

@@ -27,6 +27,7 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
+from modelopt.graph import match
 
 _MULTIPLE = 4  # of input channels, for the fast kernel
 _BLOCK_SIZES = (2, 4)
@@ -91,10 +92,8 @@ def _match(conv: ir.Node) -> _FirstConv | None:
 
 
 def _producer(value: ir.Value | None, op_type: str) -> ir.Node | None:
-    node = None if value is None else value.producer()
-    if node is None or len(node.inputs) < 3 or not graph.is_standard(node, op_type):
-        return None
-    return node
+    node = match.producer(value, op_type)
+    return None if node is None or len(node.inputs) < 3 else node
 
 
 def _is_symmetric(dequantize: ir.Node) -> bool:
@@ -208,13 +207,12 @@ def _append_channel(first: _FirstConv, names: graph.NameSource) -> bool:
     channels = first.array.shape[1]
     if channels % _MULTIPLE != _MULTIPLE - 1:
         return False
-    scope = first.conv.graph
     integers = first.quantize.outputs[0]
     shape = None if integers.shape is None else ir.Shape((integers.shape[0], channels + 1, *integers.shape[2:]))
     graph.set_constant(first.weight, np.pad(first.array, ((0, 0), (0, 1), (0, 0), (0, 0))))
     _declare(first)
     amounts = np.array([0, 0, 0, 0, 0, 1, 0, 0], np.int64)
-    pads = graph.add_initializer(scope, names(f"{integers.name}_channel"), amounts)  # type: ignore[arg-type]
+    pads = graph.add_initializer(graph.scope_of(first.conv), names(f"{integers.name}_channel"), amounts)
     padded = ir.Value(name=names(f"{integers.name}_padded"), shape=shape, type=integers.type)
     node = ir.Node("", "Pad", [integers, pads, first.quantize.inputs[2]], outputs=[padded])
     _read_through(first, [node], padded, names)
@@ -228,10 +226,7 @@ def _read_through(first: _FirstConv, made: list[ir.Node], integers: ir.Value, na
     made.append(ir.Node("", "DequantizeLinear", [integers, *old.inputs[1:]], outputs=[floats]))
     for node in made:
         node.name = names(f"{node.outputs[0].name}_{node.op_type}")
-    scope = first.conv.graph
-    if scope is None:
-        raise ValueError("the convolution belongs to no graph")
-    scope.insert_before(first.conv, made)
+    graph.scope_of(first.conv).insert_before(first.conv, made)
     first.conv.replace_input_with(0, floats)
     if graph.remove_if_dead(old):
         graph.remove_if_dead(first.quantize)

@@ -17,14 +17,14 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from modelopt import graph
+from modelopt.graph.operators import LINEAR
 from modelopt.quant.static import integer_operators
 
 _REDUCING = frozenset({"GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax"})
 _POOLS = _REDUCING | {"AveragePool"}
 _GATES = frozenset({"HardSigmoid", "Sigmoid"})
-_HEAVY = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _MOST_NODES = 24  # of f(x): more are a branch of the network, not an activation function (a choice, not fitted)
-_MAGNITUDE_STEPS = _HEAVY | {
+_MAGNITUDE_STEPS = LINEAR | {
     *("Abs", "Add", "Cast", "Concat", "Div", "Flatten", "Gather", "Max", "Mul", "Neg", "Pad", "Pow", "ReduceL2"),
     *("ReduceMean", "ReduceSum", "ReduceSumSquare", "Reshape", "Slice", "Split", "Sqrt", "Squeeze", "Sub", "Sum"),
     *("Transpose", "Unsqueeze"),
@@ -114,7 +114,7 @@ def _region(source: ir.Value, gate: ir.Value) -> set[ir.Node]:
         if graph.constant_tensor(value) is not None:
             continue
         producer = value.producer()
-        if producer is None or len(region) >= _MOST_NODES or any(True for _ in graph.bodies(producer)):
+        if producer is None or len(region) >= _MOST_NODES or graph.bodies(producer):
             return set()
         if producer not in region:
             region.add(producer)
@@ -124,7 +124,7 @@ def _region(source: ir.Value, gate: ir.Value) -> set[ir.Node]:
 
 def _has_heavy_work(source: ir.Value, region: set[ir.Node]) -> bool:
     """Whether the region convolves more than one pixel: then int8 may save more time than Q/DQ costs."""
-    if not any(node.op_type in _HEAVY for node in region):
+    if not any(node.op_type in LINEAR for node in region):
         return False
     return any(use.node in region and use.node.op_type not in _POOLS for use in source.uses())
 

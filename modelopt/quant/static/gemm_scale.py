@@ -48,7 +48,7 @@ def _fold(choice: NodeChoice, names: graph.NameSource) -> NodeChoice:
 
 def _constant(node: ir.Node, index: int, factor: float, names: graph.NameSource) -> ir.Value | None:
     """The constant at an input of `node`, `factor` times what it was."""
-    old = node.inputs[index] if len(node.inputs) > index else None
+    old = graph.input_at(node, index)
     array = graph.constant(old)
     if old is None or array is None or factor == 1.0:
         return old

@@ -15,8 +15,8 @@ KERNELS = frozenset({"Conv", "Gemm", "MatMul"})
 def candidate(node: ir.Node) -> NodeChoice | str:
     """The choice for a kernel, or why its constants or attributes rule int8 out."""
     activation = node.inputs[0]
-    weight = node.inputs[1] if len(node.inputs) > 1 else None
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    weight = graph.input_at(node, 1)
+    bias = graph.input_at(node, 2)
     if activation is None or weight is None:
         return "an input is missing"
     if graph.constant_tensor(activation) is not None:
@@ -26,7 +26,7 @@ def candidate(node: ir.Node) -> NodeChoice | str:
     problem = _weight_problem(weight) or _bias_problem(bias, node, weight) or _gemm_problem(node)
     if problem is not None:
         return problem
-    return NodeChoice(node, Role.KERNEL, (activation,), weight, _channel_axis(node, weight), bias)
+    return NodeChoice(node, Role.KERNEL, (activation,), weight, channel_axis(node, weight), bias)
 
 
 def why_not(node: ir.Node) -> str | None:
@@ -58,7 +58,7 @@ def _bias_problem(bias: ir.Value | None, node: ir.Node, weight: ir.Value) -> str
     array = graph.constant(bias)
     if array is None:
         return "its bias is not a constant"
-    axis = _channel_axis(node, weight)
+    axis = channel_axis(node, weight)
     channels = None if axis is None else graph.constant_tensor(weight).shape[axis]  # type: ignore[union-attr]
     if array.ndim != 1 or array.shape[0] != channels:
         return f"its bias has shape {array.shape}, not one number per output channel"
@@ -75,7 +75,8 @@ def _gemm_problem(node: ir.Node) -> str | None:
     return gemm_scale.why_not_folded(node)
 
 
-def _channel_axis(node: ir.Node, weight: ir.Value) -> int | None:
+def channel_axis(node: ir.Node, weight: ir.Value) -> int | None:
+    """The axis of a constant weight with one index for each output channel; None where a MatMul has a stack of them."""
     rank = len(graph.constant_tensor(weight).shape)  # type: ignore[union-attr]
     if node.op_type == "Conv":
         return 0
@@ -107,7 +108,7 @@ def _clip_holds_zero(node: ir.Node) -> bool:
 
 
 def _clip_bound(node: ir.Node, position: int, name: str) -> float | None:
-    if len(node.inputs) > position and node.inputs[position] is not None:
+    if graph.input_at(node, position) is not None:
         bound = graph.scalar(node.inputs[position])
         return float("nan") if bound is None else float(bound)
     return graph.attribute_float(node, name, 0.0) if name in node.attributes else None

@@ -37,22 +37,22 @@ class IntegerRegion:
     float_ns: int
     integer_ns: int
 
-    def loses(self, margin: float = MARGIN) -> bool:
-        """Whether int8 is slower, by more than the margin."""
-        return self.integer_ns > self.float_ns * (1 + margin) and self.integer_ns - self.float_ns > LEAST_NS
+    @property
+    def loses(self) -> bool:
+        """Whether int8 is slower, by more than `MARGIN`."""
+        return self.integer_ns > self.float_ns * (1 + MARGIN) and self.integer_ns - self.float_ns > LEAST_NS
 
 
-def losing(before: Coverage, after: Coverage, quantized: ir.Model, *, margin: float = MARGIN) -> tuple[str, ...]:
+def losing(before: Coverage, after: Coverage, quantized: ir.Model) -> tuple[str, ...]:
     """The kernels to leave in float, by name, in graph order.
 
     Args:
         before: The float model that was quantized, profiled as `after` was.
         after: The quantized model.
         quantized: The quantized model.
-        margin: How much longer the integers may take, as a fraction.
     """
     found = regions(before, after, quantized)
-    return tuple(name for region in found if region.loses(margin) for name in region.kernels)
+    return tuple(name for region in found if region.loses for name in region.kernels)
 
 
 def regions(before: Coverage, after: Coverage, quantized: ir.Model) -> tuple[IntegerRegion, ...]:

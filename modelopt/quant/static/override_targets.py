@@ -41,7 +41,7 @@ def resolve(model: ir.Model, overrides: Overrides) -> ResolvedOverrides:
         InputError: A name means nothing in this model.
     """
     nodes = list(graph.all_nodes(model))
-    values = {value.name: value for value in _values(model, nodes) if value.name}
+    values = {value.name: value for scope in graph.all_graphs(model) for value in graph.values_of(scope) if value.name}
     tensors: dict[str, tuple[Setting, str]] = {}
     in_float: dict[ir.Node, str] = {}
     for name, setting in overrides.settings.items():
@@ -86,12 +86,3 @@ def settings_of(sources: Mapping[ir.Value, ir.Value], overrides: ResolvedOverrid
         if before != setting:
             raise InputError(f"'{name}' and '{value.name}' share one scale", hint="give both the same override")
     return {source: setting for source, (setting, _) in found.items()}
-
-
-def _values(model: ir.Model, nodes: Iterable[ir.Node]) -> Iterable[ir.Value]:
-    for scope in graph.all_graphs(model):
-        yield from scope.inputs
-        if isinstance(scope, ir.Graph):
-            yield from scope.initializers.values()
-    for node in nodes:
-        yield from node.outputs

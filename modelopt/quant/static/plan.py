@@ -32,8 +32,6 @@ class NodeChoice:
     """One node that will compute in int8.
 
     Attributes:
-        node: The node.
-        role: Its kind.
         inputs: The activations it reads in int8.
         weight: The constant that is stored in int8.
         weight_axis: The output-channel axis of `weight`; None where all of it must have one scale.

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.core.changes import TensorError
 from modelopt.quant.numerics import saturation, scheme, sqnr
-from modelopt.quant.numerics.scheme import Grid, PerChannel, PerTensor, QParams
+from modelopt.quant.numerics.scheme import Grid, QParams
 from modelopt.quant.numerics.weight_range import WeightRange, weight_params
 from modelopt.quant.static import embedding_tables, existing_qdq
 from modelopt.quant.static.overrides import Setting
@@ -87,7 +87,10 @@ class QdqWriter:
         for choice in self._plan.choices:
             for value in choice.inputs:
                 readers.setdefault(value, []).append(choice.node)
-        groups = self._weight_groups()
+        groups: dict[ir.Value, list[NodeChoice]] = {}
+        for choice in self._plan.choices:
+            if choice.weight is not None:
+                groups.setdefault(choice.weight, []).append(choice)
         for group in groups.values():
             self._write_weight(group)
         for choice in self._plan.choices:
@@ -95,13 +98,6 @@ class QdqWriter:
         written = {value for choice in self._plan.choices for value in choice.written}
         for value in self._plan.activations():
             self._write_pair(value, readers.get(value, []), all_readers=value in written)
-
-    def _weight_groups(self) -> dict[ir.Value, list[NodeChoice]]:
-        groups: dict[ir.Value, list[NodeChoice]] = {}
-        for choice in self._plan.choices:
-            if choice.weight is not None:
-                groups.setdefault(choice.weight, []).append(choice)
-        return groups
 
     def _write_weight(self, group: list[NodeChoice]) -> None:
         """Store a weight once for all its readers; readers that disagree on the channel axis get one scale."""
@@ -128,8 +124,7 @@ class QdqWriter:
         setting = self._rules.settings.get(name)
         if setting is not None and setting.sets_numbers:
             return setting.params(name, self._rules.weights, float(array.min()), float(array.max()))
-        granularity = PerTensor() if axis is None else PerChannel(axis)
-        return weight_params(array, granularity, self._rules.weights, self._rules.weight_range)
+        return weight_params(array, axis, self._rules.weights, self._rules.weight_range)
 
     def _use_constants(self, choice: NodeChoice) -> None:
         if choice.weight is None:
@@ -190,11 +185,7 @@ class QdqWriter:
             _read_instead(nearby, value, made[0].outputs[0])
         quantize = ir.Node("", "QuantizeLinear", [value, *numbers], outputs=[integers])
         quantize.name = self._names(f"{name}_QuantizeLinear")
-        producer = value.producer()
-        if producer is None:
-            home.insert_before(home[0], [quantize, *made])
-        else:
-            home.insert_after(producer, [quantize, *made])
+        graph.insert_behind(value, [quantize, *made])
 
     def _dequantize(
         self, inputs: Sequence[ir.Value], name: str, shape: ir.Shape | None, axis: int | None = None
@@ -218,10 +209,8 @@ class QdqWriter:
 
     def _dequantized(self, stored: _StoredConstant, before: ir.Node) -> ir.Value:
         """The output of a DequantizeLinear of stored integers, placed before `before`."""
-        if before.graph is None:
-            raise ValueError("a plan was made for another model")
         node = self._dequantize(stored.inputs, stored.name, ir.Shape(stored.shape), stored.axis)
-        before.graph.insert_before(before, [node])
+        graph.scope_of(before).insert_before(before, [node])
         return node.outputs[0]
 
     def _shared_constant(self, name: str, array: np.ndarray) -> ir.Value:

@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from modelopt import graph
 from modelopt.core.changes import Changes, Skip
+from modelopt.graph import match
 
 _FORMS = {"Conv": "QLinearConv", "MatMul": "QLinearMatMul"}
 _KERNELS = frozenset({*_FORMS, "Gemm"})
@@ -41,7 +42,7 @@ def convert(model: ir.Model) -> Changes:
 
 
 def _is_wide(quantize: ir.Node) -> bool:
-    zero_point = graph.constant(quantize.inputs[2]) if len(quantize.inputs) > 2 else None
+    zero_point = graph.constant(graph.input_at(quantize, 2))
     return zero_point is not None and zero_point.dtype.itemsize > 1
 
 
@@ -89,9 +90,8 @@ def _is_used(node: ir.Node) -> bool:
 
 
 def _dequantizer(value: ir.Value | None) -> ir.Node | None:
-    node = None if value is None else value.producer()
-    is_dequantizer = node is not None and graph.is_standard(node, "DequantizeLinear") and len(node.inputs) == 3
-    return node if is_dequantizer else None
+    node = match.producer(value, "DequantizeLinear")
+    return None if node is None or len(node.inputs) != 3 else node
 
 
 def _quantizer_behind(node: ir.Node) -> ir.Node | None:
@@ -117,8 +117,7 @@ def _bounds(node: ir.Node, source: ir.Value) -> tuple[float, float] | None:
     if not graph.is_standard(node, "Clip") or node.inputs[0] is not source:
         return None
     ends = [(-np.inf, 1), (np.inf, 2)]
-    given = [node.inputs[i] if len(node.inputs) > i else None for _, i in ends]
-    found = [end if value is None else graph.scalar(value) for value, (end, _) in zip(given, ends, strict=True)]
+    found = [end if graph.input_at(node, i) is None else graph.scalar(node.inputs[i]) for end, i in ends]
     return None if found[0] is None or found[1] is None else (float(found[0]), float(found[1]))
 
 

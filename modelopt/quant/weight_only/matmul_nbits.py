@@ -29,7 +29,6 @@ class MatrixUse:
     """A MatMul or Gemm by a constant matrix, or a Gather of rows of one.
 
     Attributes:
-        node: The node.
         weight: The constant that it reads, directly or through a Transpose.
         transposed: The weight is stored as ``(N, K)``, a row for each output, or for each index that may be looked up;
             else as ``(K, N)``.
@@ -185,27 +184,26 @@ def _is_transposed_copy(weight: ir.Value, table: ir.Value) -> bool:
 
 def shape(found: MatrixUse) -> tuple[int, int]:
     """(N, K): how many outputs the weight has, and how many inputs each sums over."""
-    tensor = graph.constant_tensor(found.weight)
-    if tensor is None:
-        raise ValueError("the weight is not constant")
-    first, second = tensor.shape.numpy()
+    first, second = _tensor(found).shape.numpy()
     return (first, second) if found.transposed else (second, first)
 
 
 def matrix(found: MatrixUse) -> np.ndarray:
     """The weight as float32 of shape ``(N, K)``; a view where it is stored so."""
-    array = graph.constant(found.weight)
-    if array is None:
-        raise ValueError("the weight is not constant")
+    array = _tensor(found).numpy()
     return np.asarray(array if found.transposed else array.T, np.float32)
 
 
 def element(found: MatrixUse) -> ir.DataType:
     """The type of the weight, which the activation has too."""
+    return _tensor(found).dtype
+
+
+def _tensor(found: MatrixUse) -> ir.TensorProtocol:
     tensor = graph.constant_tensor(found.weight)
     if tensor is None:
         raise ValueError("the weight is not constant")
-    return tensor.dtype
+    return tensor
 
 
 def float_bytes(found: MatrixUse) -> int:

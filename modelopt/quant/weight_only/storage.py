@@ -31,8 +31,6 @@ class WeightUse:
     """A node that reads a constant as its weight.
 
     Attributes:
-        node: The node.
-        weight: The constant.
         axes: The axes with one scale for each index: outputs, or rows of a table.
     """
 
@@ -70,10 +68,9 @@ _POSITIONS: dict[tuple[str, str], tuple[tuple[int, ...], _Axes]] = {
 
 def uses(node: ir.Node) -> Iterator[WeightUse]:
     """The constants of at least two axes that `node` reads as weights, whatever their type."""
-    domain = "" if node.domain in graph.STANDARD_DOMAINS else node.domain
-    positions, axes = _POSITIONS.get((domain, node.op_type), ((), ()))
+    positions, axes = _POSITIONS.get(graph.operator_of(node), ((), ()))
     for position in positions:
-        value = node.inputs[position] if position < len(node.inputs) else None
+        value = graph.input_at(node, position)
         tensor = graph.constant_tensor(value)
         if value is not None and tensor is not None and len(tensor.shape) >= 2:
             yield WeightUse(node, value, axes(node, len(tensor.shape)) if callable(axes) else axes)
@@ -132,8 +129,7 @@ def why_not(array: np.ndarray, axes: tuple[int, ...]) -> str | None:
 def write(model: ir.Model, weight: ir.Value, integers: np.ndarray, params: QParams, names: graph.NameSource) -> None:
     """Let all readers of `weight` read the integers through the nodes above, in the graph that held the float."""
     graph.allow_plain_initializers(model)
-    producer, holder = weight.producer(), graph.holder_of(weight)
-    prefix = weight.name or "weight"
+    holder, prefix = graph.holder_of(weight), weight.name or "weight"
     stored = graph.add_initializer(holder, names(f"{prefix}_quantized"), integers)
     scale = graph.add_initializer(holder, names(f"{prefix}_scale"), params.scale)
     nodes = [ir.node("Cast", [stored], {"to": ir.DataType.FLOAT.value})]
@@ -151,9 +147,6 @@ def write(model: ir.Model, weight: ir.Value, integers: np.ndarray, params: QPara
         made.name = node.name = names(f"{prefix}_{node.op_type}")
         made.shape, made.type = ir.Shape(integers.shape), ir.TensorType(ir.DataType.FLOAT)
     nodes[-1].outputs[0].type = ir.TensorType(dtype)
-    if producer is None:
-        holder.insert_before(holder[0], nodes)
-    else:
-        holder.insert_after(producer, nodes)
+    graph.insert_behind(weight, nodes)
     weight.replace_all_uses_with(nodes[-1].outputs[0])
     graph.drop_unused_constants([weight])

@@ -174,17 +174,16 @@ class BlockWriter:
         domain: str = "",
     ) -> ir.Value:
         """The output of a new node before another one."""
-        out = self._value(prefix, dtype)
-        _scope(before).insert_before(
-            before, [ir.Node(domain, op_type, inputs, attributes, outputs=[out], name=out.name)]
-        )
+        out = ir.Value(name=self._names(prefix), type=None if dtype is None else ir.TensorType(dtype))
+        node = ir.Node(domain, op_type, inputs, attributes, outputs=[out], name=out.name)
+        graph.scope_of(before).insert_before(before, [node])
         return out
 
     def _replace(
         self, found: MatrixUse, op_type: str, inputs: list[ir.Value | None], attributes: list[ir.Attr], domain: str
     ) -> None:
         node = found.node
-        bias = node.inputs[2] if node.op_type == "Gemm" and len(node.inputs) > 2 else None
+        bias = graph.input_at(node, 2) if node.op_type == "Gemm" else None
         read = node.inputs[found.index]
         if bias is None:
             graph.become(node, op_type, inputs, attributes, domain=domain)
@@ -202,15 +201,11 @@ class BlockWriter:
         home = graph.holder_of(first.weight)
         values = []
         for held, part in zip(tensors, ("quantized", "scale", "zero_point"), strict=False):
-            name = self._names(f"{first.weight.name}_{part}")
-            held.name = name
-            value = ir.Value(name=name, shape=ir.Shape(held.shape), type=ir.TensorType(held.dtype), const_value=held)
+            held.name = self._names(f"{first.weight.name}_{part}")
+            value = graph.stored_value(held)
             home.register_initializer(value)
             values.append(value)
         return values
-
-    def _value(self, prefix: str, dtype: ir.DataType | None) -> ir.Value:
-        return ir.Value(name=self._names(prefix), type=None if dtype is None else ir.TensorType(dtype))
 
 
 def why_not_multiply(grid: BlockGrid, dtype: ir.DataType, runner: Runner) -> str | None:
@@ -288,9 +283,3 @@ def _after(values: Sequence[ir.Value]) -> ir.Node:
     makers = {value.producer() for value in values}
     scope = graph.holder_of(values[0])
     return next(node for node in scope if node not in makers)
-
-
-def _scope(node: ir.Node) -> ir.Graph | ir.Function:
-    if node.graph is None:
-        raise ValueError("the node belongs to no graph")
-    return node.graph
