@@ -40,11 +40,12 @@ class PruneOptions(OptimizeOptions):
 
     Attributes:
         sparsity: The fraction of weights to set to zero; with `pattern` channel or head the fraction of each group of
-            channels to remove, with layer the fraction of the residual blocks. None: 0.5, or what the targets and the contract ask for.
+            channels to remove, with layer the fraction of the residual blocks. None: 0.5, or what the targets and the
+            contract ask for.
         scope: Rank weights within each layer ("layer"), over all of them ("global"), or in each row of weights that one
             output sums over ("row").
-        pattern: Where zeros may be: unstructured, 2:4 or 4:8. Or what is removed: channel, head (of attention), or layer (whole
-            residual blocks).
+        pattern: Where zeros may be: unstructured, 2:4 or 4:8. Or what is removed: channel, head (of attention), or
+            layer (whole residual blocks).
         update: Fit the weights that stay to `calib`, so that they make up for those that became zero.
         calib: Calibration data: see `modelopt.data.in_memory.DataLike`.
         calib_limit: Samples to calibrate on. None: `CALIBRATION_SAMPLES`.

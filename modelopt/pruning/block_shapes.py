@@ -1,4 +1,4 @@
-"""Finds residual blocks where inputs have open sizes: shapes are inferred for sizes that nothing else in a model has."""
+"""Finds residual blocks where inputs have open sizes: shapes are inferred for sizes that little else in a model has."""
 
 from __future__ import annotations
 

@@ -62,7 +62,9 @@ class RepairPlan:
             level_sums: Sums of two values of one shape.
         """
         staged = _Staged(model, readers)
-        sums = {node: end for node, level in staged.level.items() if (end := _sum_behind(node, level_sums, staged, level))}
+        sums = {
+            node: end for node, level in staged.level.items() if (end := _sum_behind(node, level_sums, staged, level))
+        }
         return cls(staged.stages(), {}, (), sums)
 
     def target(self, node: ir.Node) -> ir.Value:

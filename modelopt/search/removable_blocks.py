@@ -1,4 +1,4 @@
-"""What a search over residual blocks may remove: the blocks of a model by importance, and what is saved without them."""
+"""What a search over residual blocks may remove: the blocks by importance, and what is saved without them."""
 
 from __future__ import annotations
 
