@@ -28,7 +28,7 @@ def test_a_share_of_the_blocks_goes(tmp_path: Path) -> None:
 
 
 def test_the_printed_recipe_does_the_same(tmp_path: Path) -> None:
-    command = ["prune", "--pattern", "layer", "--sparsity", "0.4", CNN, *QUICK]
+    command: list[str | Path] = ["prune", "--pattern", "layer", "--sparsity", "0.4", CNN, *QUICK]
     recipe = modelopt(*command, "--print-recipe", cwd=tmp_path).succeeded().out
     assert b"- prune-layers:\n    sparsity: 0.4\n" in recipe
     (tmp_path / "r.yaml").write_bytes(recipe)
