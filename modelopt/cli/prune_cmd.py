@@ -9,7 +9,7 @@ import click
 from modelopt.cli import options
 from modelopt.cli.parameter_types import Fraction, ShareOfZeros
 
-_REMOVING = "Channels and heads"
+_REMOVING = "Channels, heads and blocks"
 
 
 @click.command(
@@ -24,13 +24,16 @@ Examples:
   modelopt prune --pattern 2:4 --exclude '*head*' --exclude op:LSTM model.onnx
   modelopt prune --pattern channel --calib calib.npz --eval labelled.npz --max-drop 1% model.onnx
   modelopt prune --pattern channel --calib calib.npz --target-speedup 1.5 model.onnx
-  modelopt prune --pattern head --sparsity 25% model.onnx        # a quarter of the heads of each attention""",
+  modelopt prune --pattern head --sparsity 25% model.onnx        # a quarter of the heads of each attention
+  modelopt prune --pattern layer --sparsity 25% model.onnx       # a quarter of the residual blocks
+  modelopt prune --pattern layer --calib calib.npz --eval labelled.npz --max-drop 1% model.onnx""",
 )
 @options.MODEL
 @options.option(
     "--sparsity",
     type=ShareOfZeros(),
-    help="The fraction of weights to set to zero, or of the channels or heads of each layer to remove. [default: 0.5, "
+    help="The fraction of weights to set to zero, or of the channels or heads of each layer, or of the "
+    "residual blocks, to remove. [default: 0.5, "
     "or as far as --max-drop and the targets ask]",
 )
 @options.option(
@@ -42,16 +45,18 @@ Examples:
 )
 @options.option(
     "--pattern",
-    type=click.Choice(["unstructured", "2:4", "4:8", "channel", "head"]),
+    type=click.Choice(["unstructured", "2:4", "4:8", "channel", "head", "layer"]),
     default="unstructured",
     show_default=True,
-    help="Where zeros may be; or what is removed: whole channels, or heads of attention.",
+    help="Where zeros may be; or what is removed: whole channels, heads of attention, or residual blocks (layer): of "
+    "x + f(x) only x is left.",
 )
 @options.option(
     "--importance",
-    type=click.Choice(["magnitude", "l2", "l1", "wanda", "second-order", "stability", "random"]),
-    help="What decides which weights or channels go: their size (magnitude of weights, l2 and l1 of channels), or what "
-    "they do on the data of --calib. [default: magnitude; of channels second-order with --calib, else l2]",
+    type=click.Choice(["magnitude", "l2", "l1", "wanda", "second-order", "stability", "influence", "random"]),
+    help="What decides which weights, channels or blocks go: their size (magnitude of weights, l2 and l1 of channels, "
+    "l2 of blocks), or what they do on the data of --calib (influence is of blocks, the others of weights and "
+    "channels). [default: magnitude; with --calib second-order of channels and influence of blocks, else l2]",
 )
 @options.option(
     "--update", is_flag=True, help="Fit the weights that stay to --calib: they make up for those that became zero."
@@ -99,13 +104,17 @@ Examples:
 @options.OPTIMIZING
 @click.pass_context
 def command(context: click.Context, /, **_: Any) -> None:
-    """Set the smallest weights to zero, or remove whole channels and heads.
+    """Set the smallest weights to zero, or remove whole channels, heads and residual blocks.
 
     With zeros the file compresses better. onnxruntime does not run faster on them: it stores and computes them like any
     other number. --pattern channel and --pattern head make the model itself smaller: what is removed goes from every
     tensor that it is part of. With --sparsity the same share of each layer goes. Without, the widths are searched that
     save most time on this machine for the accuracy that they cost, up to --max-drop (1% where there are data) and as
     far as --target-speedup, --target-macs and --max-size ask. The result is the input where nothing pays.
+
+    --pattern layer removes whole residual blocks: a sum x + f(x) becomes x, where that has the same shape, and all that
+    only f needs goes. --sparsity says which share of the blocks; without it they go one by one, the least important
+    first, as far as the same limits ask.
     """
     from modelopt.cli.optimizing import execute
     from modelopt.commands.prune import PruneOptions

@@ -1,4 +1,4 @@
-"""`prune`: the smallest weights become zero, or whole channels and heads are removed."""
+"""`prune`: the smallest weights become zero, or whole channels, heads and residual blocks are removed."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from modelopt.core.errors import InputError
 from modelopt.data.in_memory import DataLike
 from modelopt.engine.gates import DEFAULT_MAX_DROP
 from modelopt.passes.base import Pass
+from modelopt.pruning.block_importance import BLOCK_NAMES, NEED_DATA_OF_BLOCKS
 from modelopt.pruning.importance import NAMES, NEED_DATA
 from modelopt.recipe import pipelines
 from modelopt.recipe.pass_options import make_pass
@@ -23,13 +24,14 @@ from modelopt.recipe.recipe import DataSpec, Search, Step, Targets
 CALIBRATION_SAMPLES = 256
 """How many samples are calibrated on where `calib_limit` is not given."""
 
-_STRUCTURED = ("channel", "head")
+_LAYER = "layer"
+_STRUCTURED = ("channel", "head", _LAYER)
 _ONLY_STRUCTURED = ("repair", "align", "target_speedup", "target_macs", "keep_opset")
 _ONLY_UNSTRUCTURED = ("scope", "update")
 _OF_ELEMENTS = ("magnitude", *(name for name in NAMES if name not in {"l1", "l2"}))
 
-_WITH_DATA = "second-order"
-"""The importance of channels where there are calibration data."""
+_WITH_DATA, _BLOCKS_WITH_DATA = "second-order", "influence"
+"""The importance of channels, and of blocks, where there are calibration data."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,18 +40,21 @@ class PruneOptions(OptimizeOptions):
 
     Attributes:
         sparsity: The fraction of weights to set to zero; with `pattern` channel or head the fraction of each group of
-            channels to remove. None: 0.5, or what the targets and the contract ask for.
+            channels to remove, with layer the fraction of the residual blocks. None: 0.5, or what the targets and the
+            contract ask for.
         scope: Rank weights within each layer ("layer"), over all of them ("global"), or in each row of weights that one
             output sums over ("row").
-        pattern: Where zeros may be: unstructured, 2:4 or 4:8. Or what is removed: channel, or head (of attention).
+        pattern: Where zeros may be: unstructured, 2:4 or 4:8. Or what is removed: channel, head (of attention), or
+            layer (whole residual blocks).
         update: Fit the weights that stay to `calib`, so that they make up for those that became zero.
         calib: Calibration data: see `modelopt.data.in_memory.DataLike`.
         calib_limit: Samples to calibrate on. None: `CALIBRATION_SAMPLES`.
         importance: What decides which weights become zero or which channels go: random; or, by `calib`, wanda,
-            second-order or stability; or magnitude (of weights), l2 or l1 (of channels). None: magnitude for weights;
-            for channels second-order with calibration data, else l2.
+            second-order or stability; or magnitude (of weights), l2 or l1 (of channels). Of blocks random, l2, or by
+            `calib` influence. None: magnitude for weights; for channels second-order with calibration data, for blocks
+            influence with them, else l2.
         repair: Fit the layers behind what is removed to the original, where there are calibration data.
-        target_speedup: How many times as fast as the input the result shall be, with channels or heads removed.
+        target_speedup: How many times as fast as the input the result shall be, with what `pattern` removes.
         target_macs: The fraction of the input's multiply-accumulates that shall be left.
         align: The multiple that numbers of channels are kept at; "auto" measures what this machine's kernels like.
         include: Only nodes and tensors of these names: a glob, re:REGEX, or op:TYPE.
@@ -109,14 +114,15 @@ class PruneOptions(OptimizeOptions):
             note = "--sparsity removes that share of every group of channels; targets choose a share for each"
             raise InputError(f"--sparsity and {aims[0]} exclude each other", note=note)
         self._refuse_values()
-        with_data = self.calib is not None
-        importance = self.importance or (_WITH_DATA if with_data else None)
-        asked = {"kind": self.pattern, **self._pass_options("sparsity"), "repair": with_data and self.repair}
+        with_data, by_block = self.calib is not None, self.pattern == _LAYER
+        importance = self.importance or ((_BLOCKS_WITH_DATA if by_block else _WITH_DATA) if with_data else None)
+        asked = {**self._pass_options("sparsity"), "repair": with_data and self.repair}
         asked |= {} if importance is None else {"importance": importance}
-        asked |= {"align": self._multiple() or 1} if not searches else {}
+        if not by_block:
+            asked |= {"kind": self.pattern} | ({} if searches else {"align": self._multiple() or 1})
         exact: list[Step] = [*pipelines.expand("exact", keep_opset=self.keep_opset)]
         behind: list[Step] = [*pipelines.expand("exact", keep_opset=True)]
-        steps = [*exact, make_pass("prune-channels", asked), *behind]
+        steps = [*exact, make_pass("prune-layers" if by_block else "prune-channels", asked), *behind]
         search = Search.PRUNE if searches else None
         recipe = make_recipe("prune", steps, self, calibration=self._calibration(), search=search)
         targets = checked(
@@ -137,7 +143,7 @@ class PruneOptions(OptimizeOptions):
             raise InputError(fact, hint="--target-speedup 1.5 asks for a model that is 1.5 times as fast")
         if self.target_speedup is not None and not self.bench:
             raise InputError("--target-speedup needs a benchmark", hint="leave out --no-bench")
-        if self.importance in NEED_DATA and self.calib is None:
+        if self.importance in NEED_DATA | NEED_DATA_OF_BLOCKS and self.calib is None:
             raise InputError(f"--importance {self.importance} needs calibration data", hint="--calib data/")
         if self.align is not None and self._multiple() is None and not self._searches():
             fact = "--align auto measures where widths are searched"
@@ -149,14 +155,17 @@ class PruneOptions(OptimizeOptions):
 
     def _refuse_other_pattern(self) -> None:
         """Refuse options that say nothing for the pattern."""
-        others = _ONLY_UNSTRUCTURED if self.pattern in _STRUCTURED else _ONLY_STRUCTURED
+        others: tuple[str, ...] = _ONLY_UNSTRUCTURED if self.pattern in _STRUCTURED else _ONLY_STRUCTURED
+        others += ("align",) if self.pattern == _LAYER else ()
         found = next((name for name in others if name in given(self)), None)
         if found is not None and not (found == "scope" and self.scope == "layer"):
-            wanted = "unstructured, 2:4 or 4:8" if self.pattern in _STRUCTURED else "channel or head"
+            wanted = "unstructured, 2:4 or 4:8" if self.pattern in _STRUCTURED else "channel, head or layer"
+            wanted = "channel or head" if found == "align" else wanted
             raise InputError(
                 f"{flag_of(found)} is not for --pattern {self.pattern or 'unstructured'}", hint=f"--pattern {wanted}"
             )
-        known = NAMES if self.pattern in _STRUCTURED else _OF_ELEMENTS
+        known: tuple[str, ...] = NAMES if self.pattern in _STRUCTURED else _OF_ELEMENTS
+        known = BLOCK_NAMES if self.pattern == _LAYER else known
         if self.importance is not None and self.importance not in known:
             fact = f"--importance {self.importance} is not for --pattern {self.pattern or 'unstructured'}"
             raise InputError(fact, hint=f"--importance {', '.join(known[:-1])} or {known[-1]}")

@@ -201,8 +201,8 @@ class Run:
         yield from filter(None, others)
 
     def _file_info(self, shown: str, path: Path, size_bytes: int, sha256: str | None = None) -> FileInfo:
-        """The sizes of the input or the output; compressed too where the recipe removes channels."""
-        removes = any(step.name == PRUNING for step in self._recipe.passes())
+        """The sizes of the input or the output; compressed too where the recipe removes channels or blocks."""
+        removes = any(step.name in PRUNING for step in self._recipe.passes())
         external = size_bytes - path.stat().st_size
         compressed = compressed_size(path) if removes and not external else None
         return FileInfo(

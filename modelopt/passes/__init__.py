@@ -61,6 +61,7 @@ _MODULES = (
     "smooth_activations",
     "prune_magnitude",
     "prune_channels",
+    "prune_layers",
     "quantize_static",
     "quantize_dynamic",
     "quantize_weights",

@@ -69,8 +69,12 @@ def repair(
         InputError: There are no calibration data.
         Refused: onnxruntime does not run a model.
     """
+    return fit(original, pruned, RepairPlan.of(pruned, found, removed), ctx)
+
+
+def fit(original: ir.Model, pruned: ir.Model, plan: RepairPlan, ctx: Context) -> Repaired:
+    """Fit the layers of a plan to what the original computed; as `repair`, whatever was removed."""
     total = sample_count(ctx)
-    plan = RepairPlan.of(pruned, found, removed)
     refused = list(plan.refused)
     stages: list[_Sums] = []
     for stage in plan.stages:
@@ -89,7 +93,7 @@ def repair(
     for batch in _batches(stages):
         _observe_original(original, plan, batch, ctx)
         for sums in batch:
-            _observe_pruned(pruned, sums, ctx)
+            _observe_pruned(pruned, plan, sums, ctx)
             done += sum(each.apply(names) for each in sums.values())
             finished += 1
             ctx.progress("repairing layers", finished, len(stages))
@@ -114,17 +118,17 @@ def _batches(stages: Sequence[_Sums]) -> Iterator[list[_Sums]]:
 def _observe_original(original: ir.Model, plan: RepairPlan, batch: Sequence[_Sums], ctx: Context) -> None:
     """One run of the original for some stages: what their layers should give, at the rows that are looked at."""
     together = {node: each for sums in batch for node, each in sums.items()}
-    names = [_name(node.outputs[0]) for node in together]
+    names = [_name(plan.target(node)) for node in together]
     for index, arrays in enumerate(run_to(original, names, ctx) if together else ()):
         for (node, each), name in zip(together.items(), names, strict=True):
-            each.observe_wanted(plan.kept_part(node.outputs[0], arrays[name]), index)
+            each.observe_wanted(plan.kept_part(plan.target(node), arrays[name]), index)
 
 
-def _observe_pruned(pruned: ir.Model, sums: _Sums, ctx: Context) -> None:
+def _observe_pruned(pruned: ir.Model, plan: RepairPlan, sums: _Sums, ctx: Context) -> None:
     """One run of the pruned model, as far as a stage: what its layers read and give now."""
     if not sums:
         return
-    made = {node: _name(node.outputs[0]) for node in sums}
+    made = {node: _name(plan.target(node)) for node in sums}
     read = {node: _name(node.inputs[1 if _data_is_second(node) else 0]) for node in sums}
     for index, arrays in enumerate(run_to(pruned, [*made.values(), *read.values()], ctx)):
         for node, each in sums.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,11 +13,24 @@ from modelopt import graph
 from modelopt.core.signature import Dim
 from modelopt.pruning.constant_chains import stored_behind
 
+MEANING = "a residual block is a sum x + f(x) with weights in f; without f the sum is x, of the same shape"
+"""What a reader has to know who asked for blocks."""
+
 _MOST_VALUES = 4_000
 """A block is not larger."""
 
-_PASSING = frozenset({"Identity", "Dropout", "Cast", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten"})
+_PASSING = frozenset(
+    {
+        *("Identity", "Dropout", "Cast", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten"),
+        *("Relu", "LeakyRelu", "PRelu", "Elu", "Celu", "Selu", "Gelu", "HardSwish", "Swish", "Mish", "Tanh", "Neg"),
+    }
+)
 """Operators that make zeros of zeros."""
+
+_OUTPUT = "the sum is an output of the model"
+_NO_SHAPE = "the shape of a summand is not known"
+_NO_SIZES = "the sizes of the summands are not known"
+_WIDER = "the sum has another shape than what is added to"
 
 _LAYERS: Mapping[str, tuple[int, ...]] = {
     "Conv": (1, 2),
@@ -42,6 +55,7 @@ class ResidualBlock:
         branch: f(x).
         branch_index: Which input of the sum that is.
         nodes: The nodes that nothing else needs: what goes with f, in order.
+        last: The inputs of the last layer of f, and of the sums behind it, whose zeros make f(x) zero: (node, index).
     """
 
     name: str
@@ -50,6 +64,7 @@ class ResidualBlock:
     branch: ir.Value
     branch_index: int
     nodes: tuple[ir.Node, ...]
+    last: tuple[tuple[ir.Node, int], ...]
 
 
 @dataclass(frozen=True)
@@ -59,10 +74,17 @@ class ResidualBlocks:
     Attributes:
         blocks: Those that can go, in order; one may hold another.
         refused: By reason, how many sums look like residual ones and must stay.
+        level_sums: All sums of two computed values of one shape.
     """
 
     blocks: tuple[ResidualBlock, ...]
     refused: Mapping[str, int]
+    level_sums: frozenset[ir.Node] = frozenset()
+
+    @property
+    def of_unknown_shape(self) -> bool:
+        """Whether a sum was refused because not all shapes are known."""
+        return bool({_NO_SHAPE, _NO_SIZES} & self.refused.keys())
 
 
 def residual_blocks(model: ir.Model) -> ResidualBlocks:
@@ -73,15 +95,31 @@ def residual_blocks(model: ir.Model) -> ResidualBlocks:
     """
     blocks: list[ResidualBlock] = []
     refused: Counter[str] = Counter()
+    level: set[ir.Node] = set()
     for node in model.graph:
-        if not graph.is_standard(node, "Add") or len(node.inputs) != 2:
+        if not any(graph.is_standard(node, kind) for kind in ("Add", "Sum")) or len(node.inputs) != 2:
             continue
+        shapes = [graph.dims(value) for value in node.inputs]
+        if shapes[0] == shapes[1] and None not in (shapes[0] or (None,)):
+            level.add(node)
         found = _block(node)
         if isinstance(found, str):
             refused[found] += 1
         elif found is not None:
             blocks.append(found)
-    return ResidualBlocks(tuple(blocks), dict(refused))
+    skips = {block.add.outputs[0]: block.skip for block in blocks}
+    outputs = [block for block in blocks if block.add.outputs[0].is_graph_output() and _ends_at_edge(block, skips)]
+    if outputs:
+        refused[_OUTPUT] += len(outputs)
+    return ResidualBlocks(tuple(block for block in blocks if block not in outputs), dict(refused), frozenset(level))
+
+
+def _ends_at_edge(block: ResidualBlock, skips: Mapping[ir.Value, ir.Value]) -> bool:
+    """Whether an output of the model could become an input, or another output, when other blocks are gone too."""
+    value = block.skip
+    while value in skips and not value.is_graph_output():
+        value = skips[value]
+    return value.producer() is None or value.is_graph_output()
 
 
 def _block(node: ir.Node) -> ResidualBlock | str | None:
@@ -103,28 +141,35 @@ def _block(node: ir.Node) -> ResidualBlock | str | None:
     nodes = _only_for(node, branch, skip)
     if not any(each.op_type in _LAYERS or each.op_type == "MatMul" for each in nodes):
         return "what it would save holds no weights"
-    if _zeroing(branch, skip) is None:
+    last = _last(branch, skip)
+    if last is None:
         return "its last layer cannot be held against zeros"
-    return ResidualBlock(graph.name_of(node), node, skip, branch, int(branch is second), nodes)
+    if last[-1][0] not in nodes:
+        return "its last layer is read elsewhere too"
+    return ResidualBlock(graph.name_of(node), node, skip, branch, int(branch is second), nodes, tuple(last))
 
 
 def _why_not(node: ir.Node, skip: ir.Value, branch: ir.Value) -> str | None:
     shapes = graph.dims(skip), graph.dims(branch)
     if shapes[0] is None or shapes[1] is None:
-        return "the shape of a summand is not known"
-    if not _keeps_shape(shapes[0], shapes[1]):
-        return "the sum has another shape than what is added to"
+        return _NO_SHAPE
     if graph.can_replace(node.outputs[0], skip) is not None:
-        return "the sum is an output of the model"
-    return None
+        return _OUTPUT
+    return _changes_shape(shapes[0], shapes[1])
 
 
-def _keeps_shape(skip: tuple[Dim, ...], branch: tuple[Dim, ...]) -> bool:
-    """Whether the sum has the shape of `skip`. An open axis of both is taken for one size."""
+def _changes_shape(skip: tuple[Dim, ...], branch: tuple[Dim, ...]) -> str | None:
+    """Why the sum may have another shape than `skip`; None where it is proven to have the same."""
     if len(branch) > len(skip):
-        return False
-    pairs = zip(skip[len(skip) - len(branch) :], branch, strict=True)
-    return all(mine != 1 or theirs == 1 for mine, theirs in pairs)
+        return _WIDER
+    for mine, theirs in zip(skip[len(skip) - len(branch) :], branch, strict=True):
+        if theirs == 1 or (mine == theirs and mine is not None):
+            continue
+        if mine == 1:
+            return _WIDER
+        if not isinstance(mine, int):
+            return _NO_SIZES
+    return None
 
 
 def _depends(value: ir.Value, on: ir.Value) -> bool:
@@ -159,6 +204,13 @@ def _only_for(add: ir.Node, branch: ir.Value, skip: ir.Value) -> tuple[ir.Node, 
     return tuple(reversed(order))
 
 
+def gone_with(chosen: Iterable[ResidualBlock], blocks: Sequence[ResidualBlock]) -> tuple[ResidualBlock, ...]:
+    """The blocks that go when `chosen` go, in order: those themselves, and those inside them."""
+    named = set(chosen)
+    nodes = {node for block in named for node in block.nodes}
+    return tuple(block for block in blocks if block in named or block.add in nodes)
+
+
 def remove_block(block: ResidualBlock) -> None:
     """Let what read the sum read what was added to, and remove what computed the rest. Nothing where it has gone."""
     skip, branch = block.add.inputs[1 - block.branch_index], block.add.inputs[block.branch_index]
@@ -171,30 +223,31 @@ def remove_block(block: ResidualBlock) -> None:
 
 def zero_block(block: ResidualBlock, names: graph.NameSource) -> None:
     """Let the last layer of a block make zeros, in new weights: what removing the block must be equal to."""
-    change = _zeroing(block.branch, block.skip)
-    if change is None:
-        raise ValueError(f"the last layer of {block.name} cannot be zeroed")
-    change(names)
+    for node, index in block.last:
+        base = stored_behind(node.inputs[index])
+        array = None if base is None else graph.constant(base[0])
+        if base is not None and array is not None:
+            zeros = np.zeros_like(array.transpose(base[1]))
+            value = graph.constant_beside(base[0], node, names(f"{base[0].name}_zeros"), zeros)
+            node.replace_input_with(index, value)
 
 
-def _zeroing(branch: ir.Value, skip: ir.Value) -> Callable[[graph.NameSource], None] | None:
-    """What makes a branch zero; None where that is not known."""
+def _last(value: ir.Value | None, skip: ir.Value) -> list[tuple[ir.Node, int]] | None:
+    """The inputs whose zeros make a value zero, the layer's weight behind those of sums; None where none are known."""
     places: list[tuple[ir.Node, int]] = []
-    value: ir.Value | None = branch
-    while value is not None:
+    while value is not None and value is not skip:
         node = value.producer()
-        if node is None or value is skip:
+        if node is None or node.domain not in graph.STANDARD_DOMAINS:
             return None
         stored = [index for index, each in enumerate(node.inputs) if stored_behind(each) is not None]
         if node.op_type in _LAYERS:
             given = [index for index in _LAYERS[node.op_type] if index < len(node.inputs) and node.inputs[index]]
-            if not set(given) <= set(stored):
-                return None
-            places += [(node, index) for index in given]
-            return lambda names: _write_zeros(places, names)
+            return [*places, *((node, index) for index in given)] if set(given) <= set(stored) else None
         if node.op_type in {"MatMul", "Mul"} and len(stored) == 1:
-            places.append((node, stored[0]))
-            return lambda names: _write_zeros(places, names)
+            return [*places, (node, stored[0])]
+        if node.op_type == "Mul" and not stored:  # a gate: zeros on one side are enough
+            sides = (_last(each, skip) for each in node.inputs)
+            return next(([*places, *found] for found in sides if found is not None), None)
         if node.op_type == "Add" and len(stored) == 1:
             places.append((node, stored[0]))
             value = node.inputs[1 - stored[0]]
@@ -203,13 +256,3 @@ def _zeroing(branch: ir.Value, skip: ir.Value) -> Callable[[graph.NameSource], N
         else:
             return None
     return None
-
-
-def _write_zeros(places: list[tuple[ir.Node, int]], names: graph.NameSource) -> None:
-    for node, index in places:
-        base = stored_behind(node.inputs[index])
-        array = None if base is None else graph.constant(base[0])
-        if base is not None and array is not None:
-            zeros = np.zeros_like(array.transpose(base[1]))
-            value = graph.constant_beside(base[0], node, names(f"{base[0].name}_zeros"), zeros)
-            node.replace_input_with(index, value)

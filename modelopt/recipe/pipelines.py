@@ -84,6 +84,7 @@ LEFT_OUT: Mapping[str, str] = {
     "smooth-activations": "for int8 only: the search of quantize tries it before quantize-static",
     "prune-magnitude": "not exact: the command prune",
     "prune-channels": "not exact: the command prune",
+    "prune-layers": "not exact: the command prune",
     "quantize-static": "not exact: the command quantize",
     "quantize-dynamic": "not exact: the command quantize",
     "quantize-weights": "not exact: the command quantize",

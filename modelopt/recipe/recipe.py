@@ -155,15 +155,16 @@ class Search(Enum):
     last steps."""
 
     PRUNE = "prune"
-    """Other widths of the groups of channels in place of those of the pass prune-channels: see `Targets`. Or, where the
-    last step is prune-magnitude, the largest sparsity that keeps the contract in place of its own."""
+    """Other widths of the groups of channels in place of those of the pass prune-channels, or other blocks in place of
+    those of prune-layers: see `Targets`. Or, where the last step is prune-magnitude, the largest sparsity that keeps
+    the contract in place of its own."""
 
 
 QUANTIZING = ("quantize-static", "quantize-dynamic", "quantize-weights", "store-weights", "convert-half")
 """The passes with which a recipe may end that says ``search: quantize``."""
 
-PRUNING = "prune-channels"
-"""The pass that a recipe with ``search: prune`` has once."""
+PRUNING = ("prune-channels", "prune-layers")
+"""The passes of which a recipe with ``search: prune`` has one once."""
 
 PRUNING_ELEMENTS = "prune-magnitude"
 """Or the pass with which it ends."""
@@ -215,12 +216,12 @@ class Recipe:
                 "search: keep-if-faster needs groups of onnxruntime's operators as the last steps", note=note
             )
 
-        pruned = [step.name for step in self.steps if isinstance(step, Pass)].count(PRUNING)
+        pruned = sum(step.name in PRUNING for step in self.steps if isinstance(step, Pass))
         by_element = isinstance(last, Pass) and last.name == PRUNING_ELEMENTS
         if self.search is Search.PRUNE and pruned != 1 and not by_element:
-            note = "it tries other widths, or another sparsity, in its place"
+            note = "it tries other widths, other blocks, or another sparsity, in its place"
             raise InputError(
-                f"search: prune needs the step {PRUNING} once, or {PRUNING_ELEMENTS} at the end", note=note
+                f"search: prune needs the step {' or '.join(PRUNING)} once, or {PRUNING_ELEMENTS} at the end", note=note
             )
 
     def contrib_groups(self) -> tuple[UntilStable, ...]:

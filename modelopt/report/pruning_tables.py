@@ -1,4 +1,4 @@
-"""What a search over widths of channels found, as tables."""
+"""What a search over widths of channels, or over blocks, found, as tables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MAX_REASONS = 12
 
 
 def pruning_sections(found: PruningFound, *, explain: bool = False) -> Iterator[Section]:
-    """The curve, and the widths; with `explain` the reasons why channels must stay too.
+    """The curve, and the widths; with `explain` the reasons why channels or blocks must stay too.
 
     Args:
         found: What the search found.
@@ -34,7 +34,7 @@ def _curve(found: PruningFound) -> Section:
         else "given"
     )
     notes = (f"Widths are multiples of {found.align} ({how}).",) if found.align > 1 or found.align_measured else ()
-    header = ("channels removed", "accuracy", "on held-back samples", "time in kernels", "MACs", "size", "")
+    header = (f"{found.unit}s removed", "accuracy", "on held-back samples", "time in kernels", "MACs", "size", "")
     return Section("pruned models that were tried", header, rows, notes)
 
 
@@ -56,11 +56,18 @@ def _widths(found: PruningFound, *, explain: bool) -> Iterator[Section]:
     more = len(changed) - len(rows)
     stay = len(found.widths) - sum(group.after < group.before for group in found.widths)
     notes = [f"… and {more} more: --json has all of them"] if more else []
+    if found.unit == "block":
+        notes += [f"{stay} of {len(found.widths)} blocks stay"] if stay and not explain else []
+        yield Section("blocks", ("block", "importance", "before", "after"), rows, tuple(notes))
+        return
     notes += [f"{stay} of {len(found.widths)} groups keep all their channels"] if stay and not explain else []
     yield Section("widths", ("group", "kind", "before", "after", "error if only it is narrower"), rows, tuple(notes))
 
 
 def _width(group: GroupWidth) -> tuple[str, ...]:
+    if group.kind == "block":
+        importance = "" if group.importance is None else f"{group.importance:.3g}"
+        return group.group, importance, str(group.before), str(group.after)
     error = "" if group.error is None else f"{group.error:.2%} at {group.error_at}"
     return group.group, group.kind, str(group.before), str(group.after), error
 
@@ -70,4 +77,5 @@ def _refused(found: PruningFound) -> Section:
     rows = tuple((f"{count:,}", why) for why, count in ordered[:_MAX_REASONS])
     rest = ordered[_MAX_REASONS:]
     notes = (f"… and {sum(count for _, count in rest):,} more for {len(rest)} other reasons",) if rest else ()
-    return Section("channels that must stay", ("channels", "reason"), rows, notes)
+    what = "sums" if found.unit == "block" else "channels"
+    return Section(f"{what} that must stay", (what, "reason"), rows, notes)

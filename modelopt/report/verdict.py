@@ -22,7 +22,7 @@ _QUANTIZED = {
 ALL = "all passes"
 """The name of the trial of a whole recipe."""
 
-_PRUNED = ("prune-magnitude", "prune-channels")
+_PRUNED = ("prune-magnitude", "prune-channels", "prune-layers")
 _NOT_DONE = {**dict.fromkeys(_PRUNED, "Not pruned"), "convert-half": "Not converted", "convert-float": "Not converted"}
 LARGER = "the result would be larger than the input"
 """The beginning of the reason why a whole result was refused; other reasons concern one place in the model."""

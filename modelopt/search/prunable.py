@@ -20,6 +20,7 @@ from modelopt.pruning.dependencies import analyse
 from modelopt.pruning.dependency_rules import RULES
 from modelopt.pruning.latency_table import LatencyTable, LayerTimes
 from modelopt.pruning.measured_layers import MeasuredLayer
+from modelopt.report import GroupWidth
 from modelopt.search import exclusions
 from modelopt.search.candidates import Candidate, Candidates
 
@@ -40,6 +41,7 @@ class Prunable:
     """The groups of a model, and what other widths of them save.
 
     Attributes:
+        unit: What a report calls what is removed.
         groups: Those that the options permit, in the order of the model.
         refused: By reason, how many channels must stay.
         choices: By group, narrower widths in falling order.
@@ -49,6 +51,8 @@ class Prunable:
         work: What is left of the work at other widths.
         table: What the model takes at other widths; None where latency is not measured.
     """
+
+    unit = "channel"
 
     def __init__(
         self, candidates: Candidates, floats: Candidate, step: PruneChannels, align: int | None, *, timed: bool
@@ -77,6 +81,16 @@ class Prunable:
             self.table: LatencyTable | None = None
             if timer is not None:
                 self.table = latency_table.measure(self.work, node_ns, self.choices, timer)
+
+    @property
+    def widths(self) -> Widths:
+        """By group, how many channels it has."""
+        return self.work.widths
+
+    @property
+    def timed(self) -> bool:
+        """Whether latency is measured."""
+        return self.table is not None
 
     @property
     def whole_cost(self) -> float:
@@ -135,16 +149,32 @@ class Prunable:
         """The nanoseconds that the kernels of a model take; None where latency is not measured."""
         return None if self.table is None else float(sum(self._costs(candidate).values()))
 
+    def groups_found(self, widths: Widths, scanned: Mapping[str, tuple[int, float]]) -> tuple[GroupWidth, ...]:
+        """The groups for a report.
+
+        Args:
+            widths: Their widths.
+            scanned: By group, a width and the squared error with only that group narrower.
+        """
+        return tuple(
+            GroupWidth(
+                group=group.name,
+                kind="head" if group.is_heads else "channel",
+                before=group.width,
+                after=widths[group.name],
+                error=error if math.isfinite(error) else None,
+                error_at=width,
+            )
+            for group in self.groups
+            for width, error in [scanned.get(group.name, (None, math.inf))]
+        )
+
     def _choices(self, group: ChannelGroup) -> tuple[int, ...]:
         align, least = (1 if group.is_heads else self.align), math.ceil(group.width / _LEAST_SHARE)
         return candidate_widths(group.width, align, LEVELS, least=least)
 
     def _costs(self, candidate: Candidate) -> dict[str, float]:
-        costs: dict[str, float] = {}
-        for number, cost in enumerate(self._candidates.profile(candidate).nodes):
-            if cost.runs_ns:  # the fastest run: other programs only add
-                costs[cost.node if cost.node not in costs else f"{cost.node}#{number}"] = float(min(cost.runs_ns))
-        return costs
+        return self._candidates.kernel_ns(candidate)
 
     def _alignment(self, node_ns: Mapping[str, float], timer: latency_table.Timer) -> int:
         """The multiple that kernels like, from the slowest layers that groups touch."""

@@ -8,14 +8,14 @@ from modelopt.core.errors import ModeloptError, WorkerDied
 from modelopt.data import Dataset
 from modelopt.engine import error_notes
 from modelopt.engine.findings import keeps
-from modelopt.report import GroupWidth, Outcome, PruningFound, PruningStep, Trial
+from modelopt.report import Outcome, PruningFound, PruningStep, Trial
 from modelopt.search import crash_search
 from modelopt.search.accuracy import Judgement
 from modelopt.search.attempts import within_contract
 from modelopt.search.candidates import Candidate, Candidates
-from modelopt.search.prunable import Prunable
 from modelopt.search.pruning_evidence import Evidence
 from modelopt.search.pruning_path import PathStep
+from modelopt.search.removable_blocks import Shrinkable
 
 
 class PrunedModels:
@@ -35,7 +35,7 @@ class PrunedModels:
         notes: What the reader should know where the data say nothing.
     """
 
-    def __init__(self, candidates: Candidates, prunable: Prunable, evidence: Evidence, limit: float | None) -> None:
+    def __init__(self, candidates: Candidates, prunable: Shrinkable, evidence: Evidence, limit: float | None) -> None:
         self.path: list[PathStep] = []
         self.scanned: dict[str, tuple[int, float]] = {}
         self.drops: dict[int, float] = {}
@@ -79,23 +79,11 @@ class PrunedModels:
 
     def found(self, place: int) -> PruningFound:
         """What the search found, where a place is its result."""
-        whole = self._prunable.work.widths
-        widths = self.path[place].widths if self.path else whole
-        groups = tuple(
-            GroupWidth(
-                group=group.name,
-                kind="head" if group.is_heads else "channel",
-                before=group.width,
-                after=widths[group.name],
-                error=error if math.isfinite(error) else None,
-                error_at=width,
-            )
-            for group in self._prunable.groups
-            for width, error in [self.scanned.get(group.name, (None, math.inf))]
-        )
+        widths = self.path[place].widths if self.path else self._prunable.widths
         return PruningFound(
             steps=tuple(self._step(each, kept=each == place) for each in sorted({0, *self._models})),
-            widths=groups,
+            widths=self._prunable.groups_found(widths, self.scanned),
+            unit=self._prunable.unit,
             align=self._prunable.align,
             align_measured=self._prunable.align_measured,
             refused=dict(self._prunable.refused),
@@ -112,7 +100,7 @@ class PrunedModels:
         if self._limit is not None:
             outcome, reason = within_contract(found, self._limit)
             if outcome is Outcome.SURPASSED:
-                reason = "it keeps the contract; one with fewer channels does too"
+                reason = f"it keeps the contract; one with fewer {self._prunable.unit}s does too"
             fell = self.checked.get(place)
             if outcome is Outcome.SURPASSED and fell is not None and not keeps(fell, self._limit):
                 outcome, reason = Outcome.INACCURATE, f"accuracy fell by {fell:.2%} on samples that were held back"
@@ -122,7 +110,7 @@ class PrunedModels:
                 "it saves most within the contract" if self._limit is not None else "as asked",
             )
         return Trial(
-            group=f"prune-channels({self._prunable.removed(self.path[place].widths):.0%} of the channels removed)",
+            group=f"{self._prunable.step(self.path[place].widths).name}({self._share(place)})",
             rewrites=sum(width < self.path[0].widths[name] for name, width in self.path[place].widths.items()),
             drop=None if math.isinf(found.drop) else found.drop,
             kept=kept,
@@ -131,7 +119,7 @@ class PrunedModels:
         )
 
     def _step(self, place: int, *, kept: bool) -> PruningStep:
-        widths = self.path[place].widths if self.path else self._prunable.work.widths
+        widths = self.path[place].widths if self.path else self._prunable.widths
         model = self._model(place)
         drop, fell = self.drops.get(place, None if place else 0.0), self.checked.get(place)
         return PruningStep(
@@ -154,9 +142,11 @@ class PrunedModels:
         return self._models[place]
 
     def _label(self, place: int) -> str:
-        return (
-            f"trying {self._prunable.removed(self.path[place].widths) if self.path else 0:.0%} of the channels removed"
-        )
+        return f"trying {self._share(place)}"
+
+    def _share(self, place: int) -> str:
+        share = self._prunable.removed(self.path[place].widths) if self.path else 0.0
+        return f"{share:.0%} of the {self._prunable.unit}s removed"
 
     def _compared(self, place: int, dataset: Dataset) -> Judgement:
         if not place:

@@ -5,6 +5,8 @@
 3. A greedy path (`pruning_path`) orders all widths by what they save for what they lose.
 4. A few models on that path are made, repaired, and compared with the input: the farthest one that keeps the contract
    is the result. What it loses is checked on samples that had no part in the choice.
+
+Residual blocks go in the order of their importance, one by one: their path needs no measured errors.
 """
 
 from __future__ import annotations
@@ -19,12 +21,14 @@ import msgspec
 from modelopt.core.errors import InputError, ModeloptError, WorkerDied
 from modelopt.engine.request import Request
 from modelopt.passes.prune_channels import PruneChannels
+from modelopt.passes.prune_layers import PruneLayers
 from modelopt.recipe.recipe import Recipe, Step
 from modelopt.search import pruning_evidence, pruning_path
 from modelopt.search.candidates import Candidates, opened
 from modelopt.search.prunable import Prunable
 from modelopt.search.pruning_models import PrunedModels
 from modelopt.search.pruning_path import ErrorCurve, PathStep
+from modelopt.search.removable_blocks import RemovableBlocks, Shrinkable
 from modelopt.search.search_result import SearchResult
 from modelopt.search.utility import Preference
 
@@ -51,7 +55,7 @@ def choose_widths(request: Request) -> SearchResult:
     """Recipes for `request`, best first: the pruned model, the float model after the exact passes, the input.
 
     Args:
-        request: What the user asked for; its recipe has the pass prune-channels once.
+        request: What the user asked for; its recipe has the pass prune-channels or prune-layers once.
 
     Raises:
         ModeloptError: As `engine.optimize.run`.
@@ -60,11 +64,11 @@ def choose_widths(request: Request) -> SearchResult:
         return WidthSearch(candidates).run()
 
 
-def split_at_pruning(recipe: Recipe) -> tuple[tuple[Step, ...], PruneChannels, tuple[Step, ...]]:
-    """The steps before the pass prune-channels, that pass, and the steps behind it."""
-    (place,) = [i for i, step in enumerate(recipe.steps) if isinstance(step, PruneChannels)]
+def split_at_pruning(recipe: Recipe) -> tuple[tuple[Step, ...], PruneChannels | PruneLayers, tuple[Step, ...]]:
+    """The steps before the pass prune-channels or prune-layers, that pass, and the steps behind it."""
+    (place,) = [i for i, step in enumerate(recipe.steps) if isinstance(step, PruneChannels | PruneLayers)]
     step = recipe.steps[place]
-    if not isinstance(step, PruneChannels):
+    if not isinstance(step, PruneChannels | PruneLayers):
         raise TypeError("the recipe has no such step")
     return recipe.steps[:place], step, recipe.steps[place + 1 :]
 
@@ -84,7 +88,11 @@ class WidthSearch:
         self.floats = candidates.build(given, self.before) if self.before else given
         self.preference = Preference(candidates, for_speed=True)
         timed = self.preference.measures and self._on_cpu()
-        self.prunable = Prunable(candidates, self.floats, asked, self.recipe.targets.align, timed=timed)
+        self.prunable: Shrinkable
+        if isinstance(asked, PruneLayers):
+            self.prunable = RemovableBlocks(candidates, self.floats, asked, timed=timed)
+        else:
+            self.prunable = Prunable(candidates, self.floats, asked, self.recipe.targets.align, timed=timed)
         held_out = self.recipe.evaluate is None
         self.evidence = pruning_evidence.evidence_of(candidates.data, self.recipe.seed, held_out=held_out)
         self.models = PrunedModels(candidates, self.prunable, self.evidence, self.recipe.gates.max_drop)
@@ -92,44 +100,48 @@ class WidthSearch:
 
     def run(self) -> SearchResult:
         """Find the widths."""
-        place = 0
-        if any(self.prunable.choices.values()):
-            curves = self._scan()
-            widths = self.prunable.work.widths
-            choices = {name: self.prunable.choices[name] for name in curves}
-            self.models.path = pruning_path.path(
-                widths,
-                choices,
-                self.prunable.saving,
-                lambda group, width: curves[group].at(1 - width / widths[group]),
-                self.prunable.whole_cost,
-            )
-            place = self._choose()
-        return self._result(place)
+        self.models.path = self._path()
+        return self._result(self._choose() if self.models.path else 0)
+
+    def _path(self) -> list[PathStep]:
+        """The models to choose from, from the whole one on; none where nothing can go."""
+        channels = self.prunable
+        if isinstance(channels, RemovableBlocks):
+            return channels.path()
+        if not any(channels.choices.values()):
+            return []
+        curves, widths = self._scan(channels), channels.widths
+        return pruning_path.path(
+            widths,
+            {name: channels.choices[name] for name in curves},
+            channels.saving,
+            lambda group, width: curves[group].at(1 - width / widths[group]),
+            channels.whole_cost,
+        )
 
     # Sensitivity
 
-    def _scan(self) -> dict[str, ErrorCurve]:
+    def _scan(self, channels: Prunable) -> dict[str, ErrorCurve]:
         """For each group how the error of the outputs grows as its channels go; groups that cannot go are left out."""
-        whole = self.prunable.work.widths
+        whole = channels.widths
         tried = [
-            (name, width) for name, each in self.prunable.choices.items() for width in scanned_widths(each, whole[name])
+            (name, width) for name, each in channels.choices.items() for width in scanned_widths(each, whole[name])
         ]
         points: dict[str, list[tuple[float, float]]] = {}
         started = time.monotonic()
         for done, (name, width) in enumerate(tried):
             left = "" if not done else f", about {(time.monotonic() - started) / done * (len(tried) - done):.0f} s left"
             self.candidates.request.progress(f"measuring what each layer loses{left}", done, len(tried))
-            error = self._error(name, width)
+            error = self._error(channels, name, width)
             self.models.scanned[name] = (width, error)
             points.setdefault(name, []).append((1 - width / whole[name], error))
         finite = {name: each for name, each in points.items() if all(math.isfinite(error) for _, error in each)}
         return {name: ErrorCurve.through(each) for name, each in finite.items()}
 
-    def _error(self, name: str, width: int) -> float:
+    def _error(self, channels: Prunable, name: str, width: int) -> float:
         """The squared error over the squared output with one group at another width; infinite where that fails."""
         try:
-            candidate = self.prunable.build_one(name, width)
+            candidate = channels.build_one(name, width)
         except InputError:
             raise
         except ModeloptError:
@@ -203,7 +215,7 @@ class WidthSearch:
 
     def _fast_enough(self, wanted: float) -> int | None:
         """The first place that is so many times as fast as the input, as measured; None where there is none."""
-        if self.prunable.table is None:
+        if not self.prunable.timed:
             hint = "--target-macs, which needs no measurement"
             raise InputError("--target-speedup cannot be measured here", note="layers are timed on the CPU", hint=hint)
         whole, last = self.prunable.whole_cost, len(self.models.path) - 1

@@ -23,14 +23,17 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph, io
+from modelopt.calibration.context import Context
 from modelopt.consteval.known_shapes import bind, inferred
+from modelopt.core import targets
 from modelopt.core.errors import ModeloptError
 from modelopt.io import serialize
-from modelopt.pruning import channel_removal
+from modelopt.passes.prune_layers import PruneLayers
+from modelopt.pruning import block_shapes, channel_removal
 from modelopt.pruning.channel_groups import ChannelGroup, Channels, channels_of
 from modelopt.pruning.dependencies import Dependencies, analyse
 from modelopt.pruning.dependency_rules import RULES
-from modelopt.pruning.residual_blocks import remove_block, residual_blocks, zero_block
+from modelopt.pruning.residual_blocks import gone_with, zero_block
 from modelopt.runtime.worker_runner import WorkerRunner
 from tests.campaigns import prunable_models
 
@@ -126,17 +129,17 @@ def hold_blocks(
         How many blocks went, and the largest difference, relative to the largest output.
     """
     zeroed = serialize.from_bytes(serialize.to_bytes(model))
-    found = []
-    for each in (model, zeroed):
-        with inferred(each, bind(graph.signature(each), {}), runner):
-            found.append(residual_blocks(each).blocks)
-    count = (len(found[0]) + 1) // 2
-    chosen = np.random.default_rng(seed).permutation(len(found[0]))[:count]
+    blocks = block_shapes.find(zeroed, runner).blocks
+    if not blocks:
+        return 0, 0.0
+    order = np.random.default_rng(seed).permutation(len(blocks))[: (len(blocks) + 1) // 2]
+    gone = gone_with([blocks[index] for index in order], blocks)
+    context = Context(runner=runner, target=targets.resolve("x86-vnni"))
+    PruneLayers(blocks=tuple(block.name for block in gone)).apply(model, context)
     names = graph.NameSource(zeroed)
-    for index in chosen:
-        remove_block(found[0][index])
-        zero_block(found[1][index], names)
-    return count, _difference(list(runner.run(zeroed, feeds)), list(runner.run(model, feeds))) if count else 0.0
+    for block in gone:
+        zero_block(block, names)
+    return len(gone), _difference(list(runner.run(zeroed, feeds)), list(runner.run(model, feeds)))
 
 
 def _difference(before: Sequence[Sequence[np.ndarray]], after: Sequence[Sequence[np.ndarray]]) -> float:

@@ -20,6 +20,15 @@ def test_generated_models_equal_the_zeroed_originals(runner: WorkerRunner) -> No
     assert totals["moved"] > 12
 
 
+def test_generated_models_without_blocks_equal_those_with_zeroed_ones(runner: WorkerRunner) -> None:
+    removed = 0
+    for name, model in pruned.generated(20, seed=100):
+        blocks, error = pruned.hold_blocks(model, runner, pruned.random_feeds(model, 0), seed=0)
+        assert error < 1e-4, name
+        removed += blocks
+    assert removed >= 8
+
+
 def test_a_seed_is_a_model() -> None:
     assert prunable_models.model(5) == prunable_models.model(5)
     assert prunable_models.model(5) != prunable_models.model(6)

@@ -86,7 +86,8 @@ def test_one_block_of_two_leaves_the_weights_of_the_other() -> None:
     ("old", "new", "reason"),
     [
         ("y = Relu (s)", "y = Relu (r)", None),  # nothing reads the sum
-        ("d = Conv (r, v, b)", "d = Tanh (r)", "held against zeros"),
+        ("d = Conv (r, v, b)", "d = Sigmoid (r)", "held against zeros"),
+        ("y = Relu (s)", "q = Add (s, d) y = Relu (q)", "holds no weights"),
         ("s = Add (x, d)", "s = Add (d, b1)", None),
     ],
 )

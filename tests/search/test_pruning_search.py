@@ -190,6 +190,13 @@ def test_a_model_that_cannot_be_made_is_passed_over(monkeypatch: pytest.MonkeyPa
         ({"pattern": "channel", "importance": "wanda"}, "--importance wanda needs calibration data"),
         ({"pattern": "channel", "sparsity": 0.5, "align": "auto"}, "--align auto measures where widths are searched"),
         ({"pattern": "channel", "sparsity": 50.0}, "sparsity 50.0 is not"),
+        ({"pattern": "layer", "sparsity": 25.0}, "sparsity 25.0 is not"),
+        ({"pattern": "layer", "align": 8, "target_macs": 0.5}, "--align is not for --pattern layer"),
+        ({"pattern": "layer", "scope": "global"}, "--scope is not for --pattern layer"),
+        ({"pattern": "layer", "importance": "wanda"}, "--importance wanda is not for --pattern layer"),
+        ({"pattern": "layer", "importance": "influence"}, "--importance influence needs calibration data"),
+        ({"pattern": "channel", "importance": "influence"}, "--importance influence is not for --pattern channel"),
+        ({"pattern": "layer", "sparsity": 0.5, "target_macs": 0.5}, "--sparsity and --target-macs exclude each other"),
     ],
 )
 def test_options_that_make_no_sense_are_refused_at_once(options: dict[str, Any], fact: str) -> None:
@@ -211,7 +218,12 @@ def test_options_that_make_no_sense_are_refused_at_once(options: dict[str, Any],
     ],
 )
 def test_widths_are_searched_where_something_says_how_far_to_go(options: dict[str, Any], searches: bool) -> None:
-    recipe = PruneOptions(MLP, pattern="channel", **options).plan().recipe
+    for pattern in ("channel", "layer"):
+        _searches_or_not(pattern, options, searches)
+
+
+def _searches_or_not(pattern: str, options: dict[str, Any], searches: bool) -> None:
+    recipe = PruneOptions(MLP, pattern=pattern, **options).plan().recipe
     assert (recipe.search is Search.PRUNE) is searches
     assert parse(dump(recipe)) == recipe
     if searches and ("calib" in options or "eval" in options):
