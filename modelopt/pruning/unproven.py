@@ -1,6 +1,6 @@
 """What a rule cannot say, and the checks with which rules refuse nodes whose numbers do not fit each other.
 
-A file may hold anything: onnx's inference lets pass what onnxruntime refuses. So each rule checks what it computes with.
+onnx's inference lets pass what onnxruntime refuses, so each rule checks what it computes with.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Unproven(Exception):
     """A rule cannot say what follows for a node; its text says why. All that the node reads must stay."""
 
 
-def require(holds: bool, why: str = MISFIT) -> None:  # noqa: FBT001 - as `assert` has it
+def require(holds: bool, why: str = MISFIT) -> None:
     """Go on only where something holds.
 
     Raises:
