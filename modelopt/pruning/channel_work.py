@@ -15,7 +15,7 @@ from modelopt.graph import macs
 from modelopt.graph.types import FLOATS
 from modelopt.pruning.atoms import FIXED
 from modelopt.pruning.channel_groups import Channels
-from modelopt.pruning.channel_macs import ChannelMacs, AxisPlace
+from modelopt.pruning.channel_macs import AxisPlace, ChannelMacs
 from modelopt.pruning.dependencies import Dependencies
 
 Widths = Mapping[str, int]
