@@ -19,10 +19,10 @@ from typing import Any
 
 import onnx
 import onnxsim
-import torch
+import torch  # type: ignore[import-not-found,unused-ignore]
 import torch_pruning as tp  # type: ignore[import-not-found]
 import torchvision  # type: ignore[import-not-found]
-from torch import nn
+from torch import nn  # type: ignore[import-not-found,unused-ignore]
 
 _SIZE = 64
 _TOKENS, _WIDTH, _HEADS, _CLASSES = 12, 32, 4, 10
