@@ -79,12 +79,15 @@ class WidthSearch:
     def __init__(self, candidates: Candidates) -> None:
         self.candidates = candidates
         self.recipe = candidates.request.recipe
-        self.before, asked, self.behind = split_at_pruning(self.recipe)
+        self.before, self.asked, self.behind = split_at_pruning(self.recipe)
+        targets = self.recipe.targets
         given = candidates.input
         self.floats = candidates.build(given, self.before) if self.before else given
         self.preference = Preference(candidates, for_speed=True)
         timed = self.preference.measures and self._on_cpu()
-        self.prunable = Prunable(candidates, self.floats, asked, self.recipe.targets.align, timed=timed)
+        self.prunable = Prunable(
+            candidates, self.floats, self.asked, targets.align, timed=timed, tabulated=targets.sparsity is None
+        )
         held_out = self.recipe.evaluate is None
         self.evidence = pruning_evidence.evidence_of(candidates.data, self.recipe.seed, held_out=held_out)
         self.models = PrunedModels(candidates, self.prunable, self.evidence, self.recipe.gates.max_drop)
@@ -92,6 +95,8 @@ class WidthSearch:
 
     def run(self) -> SearchResult:
         """Find the widths."""
+        if self.recipe.targets.sparsity is not None:
+            return self._at(self.recipe.targets.sparsity)
         place = 0
         if any(self.prunable.choices.values()):
             curves = self._scan()
@@ -106,6 +111,15 @@ class WidthSearch:
             )
             place = self._choose()
         return self._result(place)
+
+    def _at(self, sparsity: float) -> SearchResult:
+        """The same share of each group goes, and what stays is a multiple that this machine's kernels like."""
+        step = dataclasses.replace(self.asked, sparsity=sparsity, align=self.prunable.align)
+        said = f"numbers of channels are kept at multiples of {step.align}"
+        measured = self.prunable.align_measured
+        said += ", as measured on this machine" if measured else ": layers are timed on the CPU, with a benchmark"
+        recipe = dataclasses.replace(self.recipe, steps=(*self.before, step, *self.behind))
+        return SearchResult((recipe,), notes=(said,))
 
     # Sensitivity
 

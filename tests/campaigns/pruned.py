@@ -148,14 +148,11 @@ def _zeros_read(model: ir.Model, found: Dependencies, removed: Sequence[int]) ->
         read = ir.node("Where", [mask, data, zero], name=names("read"))
         read.outputs[0].name = names("read")
         model.graph.insert_before(node, read)
-        places = [index for index, value in enumerate(node.inputs) if value is data]
-        for index in places:
-            node.replace_input_with(index, read.outputs[0])
-        changed.append((node, places, data, read))
+        node.replace_input_with(0, read.outputs[0])
+        changed.append((node, data, read))
     yield
-    for node, places, data, read in changed:
-        for index in places:
-            node.replace_input_with(index, data)
+    for node, data, read in changed:
+        node.replace_input_with(0, data)
         graph.remove_with_constants(read)
 
 
