@@ -44,9 +44,11 @@ def option(*names: str, heading: str = "Options", **settings: Any) -> Callable[[
     return click.option(*names, cls=Option, heading=heading, **settings)
 
 
-def switch_off(*names: str, help: str) -> Callable[[Decorated], Decorated]:  # noqa: A002
+def switch_off(*names: str, help: str, heading: str = "Options") -> Callable[[Decorated], Decorated]:  # noqa: A002
     """A flag that makes a parameter False, which is True without it."""
-    return option(*names, is_flag=True, callback=lambda _context, _option, is_off: not is_off, help=help)
+    return option(
+        *names, is_flag=True, callback=lambda _context, _option, is_off: not is_off, heading=heading, help=help
+    )
 
 
 def group(*options: Callable[[Decorated], Decorated]) -> Callable[[Decorated], Decorated]:

@@ -9,7 +9,8 @@ import click
 from modelopt.cli import options
 from modelopt.cli.parameter_types import Fraction, ShareOfZeros
 
-_REMOVING = "Channels, heads and blocks"
+_ZEROS = "Zeros (--pattern unstructured, 2:4 or 4:8)"
+_REMOVING = "Channels, heads and blocks (--pattern channel, head or layer)"
 
 
 @click.command(
@@ -30,36 +31,25 @@ Examples:
 )
 @options.MODEL
 @options.option(
-    "--sparsity",
-    type=ShareOfZeros(),
-    help="The fraction of weights to set to zero, or of the channels or heads of each layer, or of the "
-    "residual blocks, to remove. [default: 0.5, "
-    "or as far as --max-drop and the targets ask]",
-)
-@options.option(
-    "--scope",
-    type=click.Choice(["layer", "global", "row"]),
-    default="layer",
-    show_default=True,
-    help="Rank weights within each layer, over all of them, or in each row that one output sums over.",
-)
-@options.option(
     "--pattern",
     type=click.Choice(["unstructured", "2:4", "4:8", "channel", "head", "layer"]),
     default="unstructured",
     show_default=True,
-    help="Where zeros may be; or what is removed: whole channels, heads of attention, or residual blocks (layer): of "
-    "x + f(x) only x is left.",
+    help="Where weights become zero: anywhere, or 2 of 4 (4 of 8) neighbours; or what is removed: whole channels, "
+    "heads of attention, or residual blocks (layer): of x + f(x) only x is left.",
+)
+@options.option(
+    "--sparsity",
+    type=ShareOfZeros(),
+    help="The share of weights that become zero, of the channels or heads of each layer that are removed, or of the "
+    "residual blocks: 0.5 or 50%. [default: 0.5, or as far as --max-drop and the targets ask]",
 )
 @options.option(
     "--importance",
     type=click.Choice(["magnitude", "l2", "l1", "wanda", "second-order", "stability", "influence", "random"]),
-    help="What decides which weights, channels or blocks go: their size (magnitude of weights, l2 and l1 of channels, "
-    "l2 of blocks), or what they do on the data of --calib (influence is of blocks, the others of weights and "
-    "channels). [default: magnitude; with --calib second-order of channels and influence of blocks, else l2]",
-)
-@options.option(
-    "--update", is_flag=True, help="Fit the weights that stay to --calib: they make up for those that became zero."
+    help="What decides which go: their size (magnitude of weights; l2, l1 of channels; l2 of blocks), what they do on "
+    "the data of --calib (wanda, second-order, stability; influence of blocks), or chance (random). [default: "
+    "magnitude; of channels second-order and of blocks influence with --calib, else l2]",
 )
 @options.option(
     "--calib",
@@ -73,8 +63,23 @@ Examples:
     metavar="N",
     help="Samples of it to use. [default: 256]",
 )
-@options.switch_off(
-    "--no-repair", "repair", help="Do not fit the layers behind what is removed to the original, as --calib permits."
+@options.option(
+    "--include", multiple=True, help="Only nodes and tensors of this name: a glob, re:REGEX, or op:TYPE; repeatable."
+)
+@options.option("--exclude", multiple=True, help="Not nodes and tensors of this name; repeatable.")
+@options.option(
+    "--scope",
+    type=click.Choice(["layer", "global", "row"]),
+    default="layer",
+    show_default=True,
+    heading=_ZEROS,
+    help="Rank weights within each layer, over all of them, or in each row that one output sums over.",
+)
+@options.option(
+    "--update",
+    is_flag=True,
+    heading=_ZEROS,
+    help="Fit the weights that stay to --calib: they make up for those that became zero.",
 )
 @options.option(
     "--target-speedup",
@@ -94,27 +99,37 @@ Examples:
     metavar="N|auto",
     heading=_REMOVING,
     help="Keep multiples of so many channels; auto measures which multiple the kernels of this machine like. "
-    "[default: auto where widths are searched]",
+    "[default: auto where widths are searched, 1 with --sparsity]",
+)
+@options.switch_off(
+    "--no-repair",
+    "repair",
+    heading=_REMOVING,
+    help="Leave the layers behind what is removed as they are; with --calib they are fitted to the original.",
 )
 @options.option(
-    "--include", multiple=True, help="Only nodes and tensors of this name: a glob, re:REGEX, or op:TYPE; repeatable."
+    "--keep-opset",
+    is_flag=True,
+    heading=_REMOVING,
+    help="Do not convert to a later opset where a fusion needs one and it is verified.",
 )
-@options.option("--exclude", multiple=True, help="Not nodes and tensors of this name; repeatable.")
-@options.KEEP_OPSET
 @options.OPTIMIZING
 @click.pass_context
 def command(context: click.Context, /, **_: Any) -> None:
     """Set the smallest weights to zero, or remove whole channels, heads and residual blocks.
 
-    With zeros the file compresses better. onnxruntime does not run faster on them: it stores and computes them like any
-    other number. --pattern channel and --pattern head make the model itself smaller: what is removed goes from every
-    tensor that it is part of. With --sparsity the same share of each layer goes. Without, the widths are searched that
-    save most time on this machine for the accuracy that they cost, up to --max-drop (1% where there are data) and as
-    far as --target-speedup, --target-macs and --max-size ask. The result is the input where nothing pays.
+    Zeros let the file compress better. The model is not smaller in memory, and onnxruntime is not faster: it stores and
+    computes zeros like any other number.
+
+    --pattern channel and --pattern head remove channels and heads of attention from every tensor that they are part of.
+    The model is smaller and does less work. With --sparsity each layer loses the same share. Without it, a search finds
+    the widths that save most time on this machine for the accuracy that they cost. It goes as far as --target-speedup,
+    --target-macs and --max-size ask, and as --max-drop permits (1% where there are data). Where nothing pays, the
+    result is the input.
 
     --pattern layer removes whole residual blocks: a sum x + f(x) becomes x, where that has the same shape, and all that
-    only f needs goes. --sparsity says which share of the blocks; without it they go one by one, the least important
-    first, as far as the same limits ask.
+    only f needs goes. --sparsity says which share of the blocks. Without it they go one by one, the least important
+    first, within the same limits.
     """
     from modelopt.cli.optimizing import execute
     from modelopt.commands.prune import PruneOptions

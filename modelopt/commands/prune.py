@@ -15,6 +15,7 @@ from modelopt.core.errors import InputError
 from modelopt.data.in_memory import DataLike
 from modelopt.engine.gates import DEFAULT_MAX_DROP
 from modelopt.passes.base import Pass
+from modelopt.passes.prune_channels import PruneChannels
 from modelopt.pruning.block_importance import BLOCK_NAMES, NEED_DATA_OF_BLOCKS
 from modelopt.pruning.importance import NAMES, NEED_DATA
 from modelopt.recipe import pipelines
@@ -116,18 +117,19 @@ class PruneOptions(OptimizeOptions):
         self._refuse_values()
         with_data, by_block = self.calib is not None, self.pattern == _LAYER
         importance = self.importance or ((_BLOCKS_WITH_DATA if by_block else _WITH_DATA) if with_data else None)
+        measures = self.align == "auto" and not searches and not by_block
+        share = PruneChannels.sparsity if self.sparsity is None else self.sparsity
         asked = {**self._pass_options("sparsity"), "repair": with_data and self.repair}
         asked |= {} if importance is None else {"importance": importance}
         if not by_block:
-            asked |= {"kind": self.pattern} | ({} if searches else {"align": self._multiple() or 1})
+            asked |= {"kind": self.pattern} | ({} if searches or measures else {"align": self._multiple() or 1})
         exact: list[Step] = [*pipelines.expand("exact", keep_opset=self.keep_opset)]
         behind: list[Step] = [*pipelines.expand("exact", keep_opset=True)]
         steps = [*exact, make_pass("prune-layers" if by_block else "prune-channels", asked), *behind]
-        search = Search.PRUNE if searches else None
+        search = Search.PRUNE if searches or measures else None
         recipe = make_recipe("prune", steps, self, calibration=self._calibration(), search=search)
-        targets = checked(
-            Targets, {"speedup": self.target_speedup, "macs": self.target_macs, "align": self._multiple()}
-        )
+        wanted = {"speedup": self.target_speedup, "macs": self.target_macs, "align": self._multiple()}
+        targets = checked(Targets, wanted | {"sparsity": share if measures else None})
         recipe = dataclasses.replace(recipe, targets=targets)
         if searches and self.max_drop is None and self._has_data():
             recipe = dataclasses.replace(recipe, gates=msgspec.structs.replace(recipe.gates, max_drop=DEFAULT_MAX_DROP))
@@ -145,9 +147,8 @@ class PruneOptions(OptimizeOptions):
             raise InputError("--target-speedup needs a benchmark", hint="leave out --no-bench")
         if self.importance in NEED_DATA | NEED_DATA_OF_BLOCKS and self.calib is None:
             raise InputError(f"--importance {self.importance} needs calibration data", hint="--calib data/")
-        if self.align is not None and self._multiple() is None and not self._searches():
-            fact = "--align auto measures where widths are searched"
-            raise InputError(fact, hint="--align 8 in place of it, or a target in place of --sparsity")
+        if self.align == "auto" and not self._searches() and not self.bench:
+            raise InputError("--align auto needs a benchmark", hint="--align 8 in place of it, or leave out --no-bench")
 
     def _pass_options(self, *names: str) -> dict[str, Any]:
         asked = {name: getattr(self, name) for name in names if getattr(self, name) is not None}

@@ -123,8 +123,8 @@ class Pass(ABC):
         return f"{self.name}({chosen})" if chosen else self.name
 
 
-_LONGEST = 60
-"""Characters of an option's list that a report's line has room for."""
+_LONGEST = 24
+"""Characters of an option's list that a column of a report has room for; the recipe in the report has all of it."""
 
 
 def _shown(value: object) -> str:

@@ -18,7 +18,7 @@ from modelopt.core.changes import Changes, Effect, Fact, Skip
 from modelopt.core.errors import InputError, Refused, did_you_mean
 from modelopt.graph import node_filters
 from modelopt.passes.base import Pass, option
-from modelopt.pruning import channel_macs, channel_removal, compensate, dependencies, importance
+from modelopt.pruning import channel_macs, channel_removal, compensate, dependencies, importance, sparsity_range
 from modelopt.pruning.activation_importance import importance_of
 from modelopt.pruning.channel_groups import ChannelGroup, Channels, channels_of
 from modelopt.pruning.channel_macs import ChannelMacs
@@ -67,8 +67,7 @@ class PruneChannels(Pass):
 
     def __post_init__(self) -> None:
         """Refuse options that are out of range."""
-        if not 0 <= self.sparsity < 1:
-            raise InputError(f"sparsity {self.sparsity} is not in [0, 1)", hint="--sparsity 0.5 removes half")
+        sparsity_range.check(self.sparsity)
         if self.macs is not None and not 0 < self.macs <= 1:
             raise InputError(f"macs {self.macs} is not in (0, 1]", hint="macs 0.7 keeps 70 % of them")
         if self.align < 1:

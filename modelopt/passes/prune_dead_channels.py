@@ -74,11 +74,8 @@ def _remove(model: ir.Model, ctx: Context, align: int) -> tuple[int, tuple[Skip,
         bounds = value_bounds(model, interval_rules.RULES)
         if not may_have_any(model, bounds, align):
             return 0, ()
-        try:
-            channels = DeadChannels(dependencies.analyse(model, RULES), bounds, align)
-            dead = channels.dead()
-        except (ValueError, IndexError):  # onnx's inference lets such models pass, and onnxruntime refuses them
-            return 0, (Skip("model", "stored tensors have sizes that do not fit each other"),)
+        channels = DeadChannels(dependencies.analyse(model, RULES), bounds, align)
+        dead = channels.dead()
         shares = channels.shares(dead)
     if dead:
         names = graph.NameSource(model)

@@ -73,7 +73,7 @@ def as_convolution(node: ir.Node) -> Conv | Mismatch:
     if weight.dtype not in IEEE_FLOATS:
         return Mismatch(f"the convolution's weight is {weight.dtype.name.lower()}")
     group, shape = graph.attribute_int(node, "group", 1), weight.shape.numpy()
-    if len(shape) < 3 or group < 1 or shape[0] % group:
+    if len(shape) < 3 or 0 in shape or group < 1 or shape[0] % group:
         return Mismatch(f"a weight of shape {tuple(shape)} is none for {group} groups")
     first, second = shape[:2]
     inputs, outputs = (second * group, first) if node.op_type == "Conv" else (first, second * group)

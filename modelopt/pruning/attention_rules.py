@@ -8,11 +8,15 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.pruning.dependencies import Dependencies, Kept, Labels, Rule, Unproven
+from modelopt.pruning.dependencies import Dependencies, Kept, Labels, Rule
 from modelopt.pruning.product_rules import contract
+from modelopt.pruning.unproven import Unproven, in_rows, require
 from modelopt.pruning.weight_axes import Consumer, Producer
 
 _WHY = "a head reads a part that cannot shrink"
+
+
+_FACTORS = 3
 
 
 def packed_attention(node: ir.Node, found: Dependencies) -> None:
@@ -25,7 +29,9 @@ def packed_attention(node: ir.Node, found: Dependencies) -> None:
     shape = graph.static_shape(weight)
     if data is None or weight is None or shape is None or graph.constant_tensor(weight) is None or not heads:
         raise Unproven("its weights are not constant")
-    sizes = graph.attribute_ints(node, "qkv_hidden_sizes") or (shape[1] // 3,) * 3
+    require(len(shape) == 2)
+    sizes = graph.attribute_ints(node, "qkv_hidden_sizes") or (shape[1] // _FACTORS,) * _FACTORS
+    require(len(sizes) == _FACTORS and sum(sizes) == shape[1] and min(sizes) > 0)
     if found.axes(data).get(2) is not None:
         contract(node, found, Consumer(node, data, 2, weight, 0))
     made = found.of(weight, 1)
@@ -76,6 +82,7 @@ def attention(node: ir.Node, found: Dependencies) -> None:
     """
     _refuse_caches(node, past=4)
     rank = len(found.shape(node.inputs[0]))
+    require(rank in {3, 4})
     axis = 1 if rank == 4 else 2
     parts = _parts(found, node.inputs[:3], axis)
     for value in node.inputs[:3]:
@@ -117,6 +124,7 @@ def _parts(found: Dependencies, values: Sequence[ir.Value | None], axis: int) ->
     """The labels of query, key and value; None where one has none, and then all must stay."""
     parts = [found.of(value, axis) for value in values]
     known = [part for part in parts if part is not None]
+    require(len(parts) == _FACTORS, "its query, key and value are packed")
     if len(known) == len(parts):
         return known
     for part in known:
@@ -128,9 +136,8 @@ def _united(found: Dependencies, parts: Sequence[tuple[Labels, int]], heads: int
     """One atom a head, for all that it reads."""
     whole: Labels | None = None
     for part, count in parts:
-        if len(part) % count:
-            raise Unproven("its heads are not alike")
-        mine = np.array([found.atoms.unite_all(row, _WHY) for row in part.reshape(heads, -1)], np.int64)
+        require(count > 0 and len(part) % count == 0, "its heads are not alike")
+        mine = np.array([found.atoms.unite_all(row, _WHY) for row in in_rows(part, heads)], np.int64)
         whole = mine if whole is None else found.unite(whole, mine, _WHY)
     if whole is None:
         raise Unproven("it has no heads")

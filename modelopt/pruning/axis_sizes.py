@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.pruning.dependencies import AxisSize, Dependencies, Kept, Labels, Rule, Unproven
+from modelopt.pruning.dependencies import AxisSize, Dependencies, Kept, Labels, Rule
+from modelopt.pruning.unproven import Unproven, require
 
 
 def shape_read(node: ir.Node, found: Dependencies) -> None:
@@ -61,24 +63,32 @@ def copied_constant(rule: Rule) -> Rule:
 def _moved(node: ir.Node, found: Dependencies) -> np.ndarray | None:
     """What an operator makes of the sizes that it reads."""
     if node.op_type == "Concat":
-        return np.concatenate([_all_of(value, found) for value in node.inputs])
+        return _joined(node.inputs, found)
     data = found.sizes_of(node.inputs[0])
     if data is None:
         raise Unproven("it computes with the size of an axis")
     if node.op_type == "Gather":
         places = graph.constant(node.inputs[1])
-        if places is None:
+        if places is None or places.dtype.kind not in "iu" or data.ndim != 1:
             raise Unproven("it picks a size, and which one is not known")
+        require(not places.size or (places.min() >= -len(data) and places.max() < len(data)))
         return np.asarray(np.take(data, places, axis=0), object)
     if node.op_type == "Slice":
         bounds = [graph.ints_of(node, 1, "starts"), graph.ints_of(node, 2, "ends"), graph.ints_of(node, 4, "steps")]
-        if bounds[0] is None or bounds[1] is None:
+        if not bounds[0] or not bounds[1] or data.ndim != 1 or (bounds[2] is not None and len(bounds[2]) != 1):
             raise Unproven("it picks sizes, and which ones is not known")
         return data[slice(bounds[0][0], bounds[1][0], bounds[2][0] if bounds[2] else None)]
     shape = graph.static_shape(node.outputs[0])  # Cast, Identity, Squeeze, Unsqueeze, Reshape
     if shape is None:
         raise Unproven("it computes with the size of an axis")
+    require(data.size == math.prod(shape))
     return data.reshape(shape)
+
+
+def _joined(parts: Iterable[ir.Value | None], found: Dependencies) -> np.ndarray:
+    every = [_all_of(part, found) for part in parts]
+    require(bool(every) and all(part.ndim == 1 for part in every))
+    return np.concatenate(every)
 
 
 def sizes_of(value: ir.Value | None, found: Dependencies) -> np.ndarray | None:
@@ -88,7 +98,7 @@ def sizes_of(value: ir.Value | None, found: Dependencies) -> np.ndarray | None:
     if known is not None or producer is None or not graph.is_standard(producer, "Concat"):
         return known
     try:
-        return np.concatenate([_all_of(part, found) for part in producer.inputs])
+        return _joined(producer.inputs, found)
     except Unproven:
         return None
 
@@ -116,6 +126,7 @@ def follow_target(
         computed: Numbers that stand for no size, such as -1 and 0 of Reshape, and need no change.
     """
     target = sizes_of(node.inputs[index], found)
+    require(target is None or (target.ndim == 1 and len(target) > max(made, default=-1)))
     wrong: dict[int, Labels] = {}
     watched: list[Labels] = []
     for position, labels in made.items():

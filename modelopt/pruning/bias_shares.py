@@ -72,6 +72,8 @@ def place_of(consumer: Consumer) -> BiasPlace | str:
         return f"the weights of {node.op_type} are of another type"
     if node.inputs[0] is not consumer.data or node.inputs[1] is not consumer.weight:
         return "they are on the right of the product"
+    if len(tensor.shape) < 2:
+        return f"{node.op_type} multiplies by a vector"
     size = tensor.shape.numpy()[1 - consumer.weight_axis] if consumer.weight_axis < 2 else 0
     if node.op_type == "MatMul":
         return _behind(node, size) if len(tensor.shape) == 2 else "it multiplies by several matrices"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import onnx_ir as ir
@@ -15,62 +16,120 @@ from modelopt.graph import macs
 from modelopt.pruning.dependencies import Dependencies, Kept
 
 _STEPS = 24
+_RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
+
+
+AxisPlace = tuple[ir.Value, int]
+"""A value and an axis of it that has labels."""
+
+
+@dataclass(frozen=True)
+class Products:
+    """Multiply-accumulates that are proportional to the sizes of some axes.
+
+    Attributes:
+        count: How many there are with all channels.
+        places: Those axes, of those that can shrink.
+    """
+
+    count: int
+    places: tuple[AxisPlace, ...]
 
 
 @dataclass(frozen=True)
 class ChannelMacs:
-    """The MACs of each node of a model, and how they follow its channels.
+    """The MACs of a model, and how they follow its channels.
 
     Attributes:
         found: The dependencies of the model.
-        by_node: The MACs of the nodes that multiply, for all channels.
-        axes: For each of them the (value, axis) whose sizes the MACs are proportional to, of those that can shrink.
+        products: Those of the nodes that multiply.
     """
 
     found: Dependencies
-    by_node: Mapping[ir.Node, int]
-    axes: Mapping[ir.Node, tuple[tuple[ir.Value, int], ...]]
+    products: tuple[Products, ...]
 
     @classmethod
     def of(cls, model: ir.Model, found: Dependencies) -> ChannelMacs:
         """Count the nodes whose shapes are known; the model has its shapes, and all channels."""
-        by_node = {node: number for node in graph.all_nodes(model) if (number := macs.macs(node)) is not None}
-        return cls(found, by_node, {node: _axes(node, found) for node in by_node})
+        counts = ((node, macs.macs(node)) for node in graph.all_nodes(model))
+        return cls(found, tuple(each for node, count in counts if count for each in _products(node, count, found)))
 
     @property
     def total(self) -> int:
         """With all channels."""
-        return sum(self.by_node.values())
+        return sum(each.count for each in self.products)
+
+    def left(self, share: Callable[[AxisPlace], float]) -> float:
+        """What is left where a share of the positions of each axis stays."""
+        return sum(each.count * math.prod(map(share, each.places)) for each in self.products)
 
     def without(self, removed: Sequence[int]) -> int:
         """Without these atoms."""
         kept = Kept(self.found.atoms, frozenset(removed))
-        shares: dict[tuple[ir.Value, int], float] = {}
-        total = 0.0
-        for node, number in self.by_node.items():
-            for place in self.axes[node]:
-                if place not in shares:
-                    labels = self.found.labels[place[0]][place[1]]
-                    shares[place] = kept.count(labels) / max(labels.size, 1)
-            total += number * math.prod(shares[place] for place in self.axes[node])
-        return round(total)
+
+        @cache
+        def share(place: AxisPlace) -> float:
+            labels = self.found.labels[place[0]][place[1]]
+            return kept.count(labels) / max(labels.size, 1)
+
+        return round(self.left(share))
 
 
-def _axes(node: ir.Node, found: Dependencies) -> tuple[tuple[ir.Value, int], ...]:
-    """All axes of a stored weight, and those of the output that it does not make; of two computed ones all of both."""
-    output = node.outputs[0]
-    weight = next((value for value in node.inputs[:2] if graph.constant_tensor(value) is not None), None)
-    if weight is not None:
-        rank = graph.rank(output) or 2
-        made = 1 if node.op_type.startswith("Conv") else rank - (1 if weight is node.inputs[1] else 2)
-        places = [(weight, axis) for axis in found.axes(weight)]
-        return (*places, *((output, axis) for axis in found.axes(output) if axis != made))
-    places = [(output, axis) for axis in found.axes(output)]
-    left = node.inputs[0]
-    inner = (graph.rank(left) or 0) - 1
-    if left is not None and node.op_type == "MatMul" and inner in found.axes(left):
-        places.append((left, inner))
-    return tuple(places)
+def _products(node: ir.Node, count: int, found: Dependencies) -> list[Products]:
+    """The MACs of a node by the axes that they are proportional to, each axis once."""
+    if node.op_type in _RECURRENT:
+        sizes = [math.prod(_sizes(value)) for value in node.inputs[1:3]]  # each weight is used at each step
+        first = count * sizes[0] // max(sum(sizes), 1)
+        parts = zip((first, count - first), node.inputs[1:3], strict=True)
+        return [Products(part, _all_of(weight, found)) for part, weight in parts]
+    if node.op_type == "Attention" and node.domain == graph.CONTRIB_DOMAIN:
+        data, weight = node.inputs[0], node.inputs[1]
+        projection = math.prod((*_sizes(data), *_sizes(weight)[1:]))
+        heads = _one_of(found, (weight, 1))
+        return [Products(projection, _all_of(weight, found)), Products(count - projection, heads)]
+    if node.op_type == "Einsum":
+        return [Products(count, _letters(node, found))]
+    output = _all_of(node.outputs[0], found)
+    if node.op_type == "ConvTranspose":  # each element of the input meets the filters of all channels made
+        return [Products(count, (*_all_of(node.inputs[0], found), *_one_of(found, (node.inputs[1], 1))))]
+    if node.op_type in {"Conv", "FusedConv"}:
+        return [Products(count, (*output, *_one_of(found, (node.inputs[1], 1))))]
+    if node.op_type in {"MatMul", "FusedMatMul", "Gemm", "FusedGemm"}:
+        return [Products(count, (*output, *_one_of(found, *_summed(node))))]
+    return [Products(count, output)]
+
+
+def _summed(node: ir.Node) -> list[tuple[ir.Value | None, int]]:
+    """The axis that a product of matrices sums over, in both factors."""
+    left, right = node.inputs[0], node.inputs[1]
+    ranks = [len(_sizes(value)) for value in (left, right)]
+    first = ranks[0] - (2 if graph.attribute_int(node, "transA", 0) else 1)
+    second = ranks[1] - (1 if graph.attribute_int(node, "transB", 0) or ranks[1] == 1 else 2)
+    return [(left, first), (right, second)]
+
+
+def _letters(node: ir.Node, found: Dependencies) -> tuple[AxisPlace, ...]:
+    """The axes of an Einsum: one place for each letter."""
+    terms = graph.attribute_string(node, "equation", "").replace(" ", "").split("->")[0].split(",")
+    where: dict[str, list[tuple[ir.Value | None, int]]] = {}
+    for value, term in zip(node.inputs, terms, strict=True):
+        for axis, letter in enumerate(term):
+            where.setdefault(letter, []).append((value, axis))
+    return tuple(place for places in where.values() for place in _one_of(found, *places))
+
+
+def _sizes(value: ir.Value | None) -> tuple[int, ...]:
+    """The shape of an operand of a node whose MACs are known."""
+    return tuple(dim or 0 for dim in (None if value is None else macs.dims(value)) or ())
+
+
+def _all_of(value: ir.Value | None, found: Dependencies) -> tuple[AxisPlace, ...]:
+    return () if value is None else tuple((value, axis) for axis in found.axes(value))
+
+
+def _one_of(found: Dependencies, *places: tuple[ir.Value | None, int]) -> tuple[AxisPlace, ...]:
+    """The first of some places that has labels; they are of one axis."""
+    return next((((value, axis),) for value, axis in places if value is not None and axis in found.axes(value)), ())
 
 
 def share_for(counted: ChannelMacs, target: float, choose: Callable[[float], Sequence[int]]) -> float:

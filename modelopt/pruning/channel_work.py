@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import onnx_ir as ir
@@ -14,6 +15,7 @@ from modelopt.graph import macs
 from modelopt.graph.types import FLOATS
 from modelopt.pruning.atoms import FIXED
 from modelopt.pruning.channel_groups import Channels
+from modelopt.pruning.channel_macs import AxisPlace, ChannelMacs
 from modelopt.pruning.dependencies import Dependencies
 
 Widths = Mapping[str, int]
@@ -56,12 +58,10 @@ class NodeWork:
 
     Attributes:
         node: The node.
-        macs: Its multiply-accumulates with all channels; 0 where it has none, or they are not known.
         operands: What its work is proportional to: the weights, which count by their sizes; without weights the data.
     """
 
     node: ir.Node
-    macs: int
     operands: tuple[TensorWork, ...]
 
     @property
@@ -84,15 +84,9 @@ class ChannelWork:
         self._found = found
         self._group_of = {atom: group.name for group in channels.groups for atom in group.channels}
         self._counted: dict[int, dict[str, int]] = {}
-        self._model_macs = 0
-        nodes = []
-        for node in model.graph:
-            count = macs.macs(node) or 0
-            self._model_macs += count
-            operands = self._operands(node)
-            if operands:
-                nodes.append(NodeWork(node, count, operands))
-        self.nodes: tuple[NodeWork, ...] = tuple(nodes)
+        self._counted_macs = ChannelMacs.of(model, found)
+        nodes = ((node, self._operands(node)) for node in model.graph)
+        self.nodes: tuple[NodeWork, ...] = tuple(NodeWork(node, operands) for node, operands in nodes if operands)
         stored = [value for value in found.labels if graph.constant_tensor(value) is not None]
         self._tensors = [tensor for value in stored if (tensor := self._tensor(value)) is not None]
 
@@ -102,11 +96,11 @@ class ChannelWork:
 
     def axis_left(self, axis: LabelledAxis, widths: Widths) -> float:
         """How many positions of an axis are left."""
-        left = float(axis.size)
-        for name, count in axis.positions.items():
-            if name in widths:
-                left -= count * (1 - widths[name] / self.widths[name])
-        return left
+        return self._left(axis.positions, axis.size, widths)
+
+    def _left(self, positions: Mapping[str, int], size: int, widths: Widths) -> float:
+        gone = (count * (1 - widths[name] / self.widths[name]) for name, count in positions.items() if name in widths)
+        return size - sum(gone)
 
     def node_share(self, work: NodeWork, widths: Widths) -> float:
         """The part of a node's work that is left."""
@@ -116,7 +110,13 @@ class ChannelWork:
 
     def macs(self, widths: Widths) -> float:
         """The multiply-accumulates that are left."""
-        return self._model_macs - sum(each.macs * (1 - self.node_share(each, widths)) for each in self.nodes)
+
+        @cache
+        def share(place: AxisPlace) -> float:
+            labels = self._found.labels[place[0]][place[1]]
+            return self._left(self._positions(labels), len(labels), widths) / max(len(labels), 1)
+
+        return self._counted_macs.left(share)
 
     def bytes_saved(self, widths: Widths) -> float:
         """The bytes of stored tensors that are gone."""
@@ -139,7 +139,7 @@ class ChannelWork:
     def _tensor(self, value: ir.Value) -> TensorWork | None:
         """A tensor with its labelled axes; None where it has none, or its shape is not known."""
         shape = _shape(value)
-        if shape is None:
+        if shape is None or 0 in shape:
             return None
         axes = []
         for axis, labels in self._found.labels.get(value, {}).items():

@@ -26,6 +26,8 @@ def stored_behind(value: ir.Value | None) -> tuple[ir.Value, tuple[int, ...]] | 
     axes = tuple(range(len(tensor.shape)))
     if producer.op_type == "Transpose":
         axes = graph.attribute_ints(producer, "perm") or axes[::-1]
+        if sorted(axes) != list(range(len(tensor.shape))):
+            return None
     return base, axes
 
 

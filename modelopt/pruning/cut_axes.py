@@ -13,7 +13,8 @@ import onnx_ir as ir
 
 from modelopt import graph
 from modelopt.pruning.axis_blocks import axis_blocks
-from modelopt.pruning.dependencies import Dependencies, Unproven
+from modelopt.pruning.dependencies import Dependencies
+from modelopt.pruning.unproven import Unproven, axis_in, permutation
 
 _MOST_STEPS = 64
 
@@ -80,10 +81,10 @@ def _passed(node: ir.Node, places: dict[int, int], found: Dependencies) -> list[
     if node.op_type in {"Split", "Slice"}:
         return [(output, places) for output in node.outputs]
     if node.op_type == "Transpose":
-        perm = graph.attribute_ints(node, "perm") or tuple(reversed(range(len(found.shape(node.inputs[0])))))
+        perm = permutation(node, len(found.shape(node.inputs[0])))
         return [(node.outputs[0], {axis: perm.index(place) for axis, place in places.items()})]
     if node.op_type == "Gather" and graph.rank(node.inputs[1]) == 0:
-        gone = graph.attribute_int(node, "axis", 0) % len(found.shape(node.inputs[0]))
+        gone = axis_in(graph.attribute_int(node, "axis", 0), len(found.shape(node.inputs[0])))
         left = {axis: place - (place > gone) for axis, place in places.items() if place != gone}
         return [(node.outputs[0], left)] if left else []
     if node.op_type in {"Squeeze", "Unsqueeze"}:

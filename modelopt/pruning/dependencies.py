@@ -22,6 +22,7 @@ from modelopt.graph.types import FLOATS
 from modelopt.pruning import learned_shapes
 from modelopt.pruning.atoms import FIXED, Atoms
 from modelopt.pruning.constant_chains import why_foldable
+from modelopt.pruning.unproven import Unproven, require, require_inputs
 from modelopt.pruning.weight_axes import Consumer, Producer
 
 OPEN_SIZE = 1_000_001
@@ -35,10 +36,6 @@ SMALL_BYTES = 4096
 
 Labels = np.ndarray
 """One atom a position of an axis: int64, shape (size of the axis,)."""
-
-
-class Unproven(Exception):
-    """A rule cannot say what follows for a node; its text says why. All that the node reads must stay."""
 
 
 @dataclass
@@ -171,9 +168,13 @@ class Dependencies:
         return {} if value is None else self.labels.get(value, {})
 
     def put(self, value: ir.Value, axis: int, labels: Labels | None) -> None:
-        """Say what the labels of an axis of a node's output are; None leaves it as it is."""
-        if labels is not None:
-            self.labels.setdefault(value, {})[axis] = labels
+        """Say what the labels of an axis of a node's output are; None leaves it as it is, another size is Unproven."""
+        if labels is None:
+            return
+        dims = self.dims(value)
+        if dims is not None:
+            require(axis < len(dims) and (not isinstance(dims[axis], int) or dims[axis] in {len(labels), -1}))
+        self.labels.setdefault(value, {})[axis] = labels
 
     def dims(self, value: ir.Value | None) -> tuple[Dim, ...] | None:
         """The dimensions of a value, those that were learned too; None where even their number is not known."""
@@ -239,8 +240,7 @@ class Dependencies:
             if only is not None:
                 self.atoms.keep(only, why_fixed)
             return None
-        if len(first) != len(second):
-            raise Unproven("its sizes do not fit each other")
+        require(len(first) == len(second))
         self.atoms.unite(first, second, why_fixed)
         return np.where(second == FIXED, FIXED, first)
 
@@ -277,8 +277,10 @@ def _follow(node: ir.Node, found: Dependencies, rules: Mapping[tuple[str, str], 
                 found.keep_sizes(value, why)
     domain = "" if node.domain in graph.STANDARD_DOMAINS else node.domain
     rule = rules.get((domain, node.op_type))
-    found.learn(node)
+    counts = len(found.consumers), len(found.producers)
     try:
+        require_inputs(node)
+        found.learn(node)
         if is_function or graph.bodies(node):
             raise Unproven("it is a function" if is_function else "it has a body")
         if rule is None:
@@ -290,6 +292,7 @@ def _follow(node: ir.Node, found: Dependencies, rules: Mapping[tuple[str, str], 
         for value in node.inputs:
             found.keep(value, f"{node.op_type}: {reason}")
             found.keep_sizes(value, f"{node.op_type}: {reason}")
+        del found.consumers[counts[0] :], found.producers[counts[1] :]
         for value in node.outputs:
             found.labels.pop(value, None)
             found.sizes.pop(value, None)

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.pruning.dependencies import Dependencies, Rule, Unproven
+from modelopt.pruning.dependencies import Dependencies, Rule
 from modelopt.pruning.product_rules import contract
+from modelopt.pruning.unproven import Unproven, require
 from modelopt.pruning.weight_axes import Consumer, Producer
 
 _EQUATION = re.compile(r"([a-zA-Z]+),([a-zA-Z]+)->([a-zA-Z]*)")
@@ -20,6 +21,8 @@ def einsum(node: ir.Node, found: Dependencies) -> None:
     written = _EQUATION.fullmatch(re.sub(r"\s", "", graph.attribute_string(node, "equation", "")))
     if written is None or any(len(set(part)) != len(part) for part in written.groups()):
         raise Unproven("its equation is not a product of two operands")
+    require(len(node.inputs) == 2)
+    require([len(found.shape(value)) for value in node.inputs] == [len(part) for part in written.groups()[:2]])
     operands, made = (written[1], written[2]), written[3]
     stored = [graph.constant_tensor(value) is not None for value in node.inputs]
     if all(stored):

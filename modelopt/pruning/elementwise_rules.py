@@ -9,7 +9,8 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.pruning.axis_sizes import copied_constant, moving
 from modelopt.pruning.constant_chains import why_foldable
-from modelopt.pruning.dependencies import OPEN_SIZE, Dependencies, Labels, Rule, Unproven
+from modelopt.pruning.dependencies import OPEN_SIZE, Dependencies, Labels, Rule
+from modelopt.pruning.unproven import Unproven, axis_in
 
 _UNARY = (
     *("Abs", "Ceil", "Celu", "Clip", "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid"),
@@ -91,7 +92,7 @@ def reduced(node: ir.Node, found: Dependencies) -> None:
         if graph.attribute_int(node, "noop_with_empty_axes", 0):
             raise Unproven("it reduces nothing")
         given = tuple(range(rank))
-    axes = {axis % rank for axis in given}
+    axes = {axis_in(axis, rank) for axis in given}
     keeps = graph.attribute_int(node, "keepdims", 1)
     for axis, labels in found.axes(node.inputs[0]).items():
         if axis in axes:
@@ -104,7 +105,7 @@ def softmax(node: ir.Node, found: Dependencies) -> None:
     """Over its own axis all positions count and stay; others pass. Before opset 13 those after it count too."""
     rank = len(found.shape(node.inputs[0]))
     old = found.opset < _FIRST_SOFTMAX_OF_ONE_AXIS
-    axis = graph.attribute_int(node, "axis", 1 if old else -1) % rank
+    axis = axis_in(graph.attribute_int(node, "axis", 1 if old else -1), rank)
     over = set(range(axis, rank)) if old else {axis}
     for each in over:
         found.keep(node.inputs[0], f"{node.op_type} normalizes over it", each)

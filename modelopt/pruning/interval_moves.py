@@ -11,8 +11,9 @@ import onnx_ir as ir
 
 from modelopt import graph
 from modelopt.pruning.axis_blocks import axis_blocks
-from modelopt.pruning.dependencies import Dependencies, Unproven
+from modelopt.pruning.dependencies import Dependencies
 from modelopt.pruning.interval_functions import outward
+from modelopt.pruning.unproven import Unproven
 from modelopt.pruning.value_intervals import FEW_ULPS, Bounds, Known, Rule, along, epsilon_of, operand, union
 
 

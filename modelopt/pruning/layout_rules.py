@@ -10,16 +10,20 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.pruning.atoms import FIXED
 from modelopt.pruning.axis_sizes import copied_constant, follow_target, moving, write_ints
-from modelopt.pruning.dependencies import Dependencies, Kept, Labels, Rule, Unproven
+from modelopt.pruning.dependencies import OPEN_SIZE, Dependencies, Kept, Labels, Rule
+from modelopt.pruning.unproven import Unproven, axis_in, in_rows, permutation, require
 
 _FIRST_WITH_SPLIT_INPUT = 13
+_MOST_PIXELS = 256
+"""In a row of a block."""
 
 
 def concat(node: ir.Node, found: Dependencies) -> None:
     """Along its axis label arrays are joined; across the others all inputs shrink together."""
     shapes = [found.shape(value) for value in node.inputs]
     rank = len(shapes[0])
-    joined = graph.attribute_int(node, "axis", 0) % rank
+    require(all(len(shape) == rank for shape in shapes))
+    joined = axis_in(graph.attribute_int(node, "axis", 0), rank)
     for axis in range(rank):
         if not any(axis in found.axes(value) for value in node.inputs if graph.constant_tensor(value) is None):
             continue
@@ -42,7 +46,7 @@ def concat(node: ir.Node, found: Dependencies) -> None:
 def split(node: ir.Node, found: Dependencies) -> None:
     """Along its axis the label array is cut at the same places; the parts get explicit sizes when it shrinks."""
     shapes = [found.shape(value) for value in node.outputs]
-    cut = graph.attribute_int(node, "axis", 0) % len(shapes[0])
+    cut = axis_in(graph.attribute_int(node, "axis", 0), len(shapes[0]))
     for axis, labels in found.axes(node.inputs[0]).items():
         if axis != cut:
             for output in node.outputs:
@@ -69,8 +73,7 @@ def _resize_parts(
 
 def transpose(node: ir.Node, found: Dependencies) -> None:
     """Label arrays go with their axes."""
-    rank = len(found.shape(node.inputs[0]))
-    perm = graph.attribute_ints(node, "perm") or tuple(reversed(range(rank)))
+    perm = permutation(node, len(found.shape(node.inputs[0])))
     for axis, labels in found.axes(node.inputs[0]).items():
         found.put(node.outputs[0], perm.index(axis), labels)
 
@@ -83,12 +86,13 @@ def padded(node: ir.Node, found: Dependencies) -> None:
     if pads is None or axes is None or len(pads) != 2 * len(axes):
         raise Unproven("how much it pads is not known")
     constant = graph.attribute_string(node, "mode", "constant") == "constant"
-    sizes = {axis % rank: (pads[place], pads[place + len(axes)]) for place, axis in enumerate(axes)}
+    sizes = {axis_in(axis, rank): (pads[place], pads[place + len(axes)]) for place, axis in enumerate(axes)}
     for axis, labels in found.axes(node.inputs[0]).items():
         first, last = sizes.get(axis, (0, 0))
         if first == 0 == last:
             found.put(node.outputs[0], axis, labels)
         elif constant and min(first, last) >= 0:
+            require(max(first, last) < OPEN_SIZE, "it pads with too much")
             found.put(node.outputs[0], axis, np.pad(labels, (first, last), constant_values=FIXED))
         else:
             found.atoms.keep(labels, "Pad copies or cuts parts of it")
@@ -100,12 +104,13 @@ def resized(node: ir.Node, found: Dependencies) -> None:
     if not given:
         return
     before, after = found.shape(node.inputs[0]), found.shape(node.outputs[0])
-    axes = [axis % len(before) for axis in graph.attribute_ints(node, "axes") or range(len(before))]
+    require(len(before) == len(after))
+    axes = [axis_in(axis, len(before)) for axis in graph.attribute_ints(node, "axes") or range(len(before))]
     by_size = len(node.inputs) > 3 and node.inputs[3] is not None
     passed = {axis: labels for axis, labels in given.items() if before[axis] == after[axis] == len(labels)}
     if not by_size:
-        scales = graph.constant(node.inputs[2 if len(node.inputs) > 2 else 1])
-        if scales is None or len(scales) != len(axes):
+        scales = graph.constant(node.inputs[min(2, len(node.inputs) - 1)])
+        if scales is None or scales.shape != (len(axes),):
             raise Unproven("its factors are not known")
         passed = {axis: labels for axis, labels in passed.items() if axis not in axes or scales[axes.index(axis)] == 1}
     for axis, labels in given.items():
@@ -126,18 +131,25 @@ def depth_to_space(node: ir.Node, found: Dependencies) -> None:
         found.keep(node.inputs[0], "DepthToSpace mixes it with others", axis)
     if labels is None:
         return
-    pixels = graph.attribute_int(node, "blocksize", 1) ** 2
+    pixels = _pixels(node)
     by_pixel = graph.attribute_string(node, "mode", "DCR") == "DCR"
-    grid = labels.reshape(pixels, -1).T if by_pixel else labels.reshape(-1, pixels)
+    require(pixels <= labels.size)
+    grid = in_rows(labels, pixels).T if by_pixel else in_rows(labels, labels.size // pixels)
     why = "DepthToSpace reads one of the channels that it joins as one that cannot shrink"
     found.put(node.outputs[0], 1, np.array([found.atoms.unite_all(row, why) for row in grid], np.int64))
+
+
+def _pixels(node: ir.Node) -> int:
+    size = graph.attribute_int(node, "blocksize", 1)
+    require(0 < size < _MOST_PIXELS)
+    return size**2
 
 
 def space_to_depth(node: ir.Node, found: Dependencies) -> None:
     """Pixels of a block become channels: output channel (i·b + j)·C + c is pixel (i, j) of channel c."""
     for axis, labels in found.axes(node.inputs[0]).items():
         if axis == 1:
-            found.put(node.outputs[0], 1, np.tile(labels, graph.attribute_int(node, "blocksize", 1) ** 2))
+            found.put(node.outputs[0], 1, np.tile(labels, _pixels(node)))
         elif axis > 1:
             found.atoms.keep(labels, "SpaceToDepth mixes it with others")
 

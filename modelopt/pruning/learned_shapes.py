@@ -47,7 +47,7 @@ def learned(node: ir.Node, known: Known) -> list[Shape | None]:
     rule = _RULES.get(node.op_type)
     try:
         return [] if rule is None else rule(node, first, known)
-    except (IndexError, TypeError, ValueError):  # an odd model; what is not known stays so
+    except (ArithmeticError, IndexError, TypeError, ValueError):  # an odd model; what is not known stays so
         return []
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.pruning.dependencies import Dependencies, Rule, Unproven
+from modelopt.pruning.dependencies import Dependencies, Rule
+from modelopt.pruning.unproven import axis_in, in_rows, require
 
 _FIRST_GROUP_NORM_BY_CHANNEL = 21
 
@@ -24,7 +25,7 @@ def normalized_from(node: ir.Node, found: Dependencies) -> None:
     if not given:
         return
     rank = len(found.shape(value))
-    first = graph.attribute_int(node, "axis", -1) % rank
+    first = axis_in(graph.attribute_int(node, "axis", -1), rank)
     for axis, labels in given.items():
         if axis >= first:
             found.atoms.keep(labels, _over(node))
@@ -53,10 +54,9 @@ def group_normalized(node: ir.Node, found: Dependencies) -> None:
     labels_in = found.axes(node.inputs[0]).get(1)
     if labels_in is None:
         return
-    if len(labels_in) % groups:
-        raise Unproven("its groups are not alike")
+    require(groups > 0 and len(labels_in) % groups == 0, "its groups are not alike")
     why = f"{node.op_type} has a group with a channel that cannot shrink"
-    whole = np.array([found.atoms.unite_all(part, why) for part in labels_in.reshape(groups, -1)], np.int64)
+    whole = np.array([found.atoms.unite_all(part, why) for part in in_rows(labels_in, groups)], np.int64)
     each = np.repeat(whole, len(labels_in) // groups)
     for parameter in node.inputs[1:]:
         mine = found.of(parameter, 0)

@@ -10,8 +10,11 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.pruning.atoms import FIXED
 from modelopt.pruning.constant_chains import stored_behind, why_foldable
-from modelopt.pruning.dependencies import Dependencies, Labels, Rule, Unproven
+from modelopt.pruning.dependencies import Dependencies, Labels, Rule
+from modelopt.pruning.unproven import Unproven, in_rows, require
 from modelopt.pruning.weight_axes import Consumer, Producer
+
+_FEWEST_FILTER_AXES = 3
 
 
 def convolution(node: ir.Node, found: Dependencies) -> None:
@@ -24,6 +27,7 @@ def convolution(node: ir.Node, found: Dependencies) -> None:
     if data is None or weight is None or tensor is None:
         _refuse_folded(weight)
         raise Unproven("its filters are not constant")
+    require(len(tensor.shape) >= _FEWEST_FILTER_AXES)
     transposed = node.op_type == "ConvTranspose"
     group = graph.attribute_int(node, "group", 1)
     axis_in, axis_out = (0, 1) if transposed else (1, 0)
@@ -66,12 +70,14 @@ def _grouped(
     weight, tensor = filters
     transposed = axes == (0, 1)
     first, second = tensor.shape.numpy()[:2]
+    require(group > 0 and first % group == 0)
     reads, makes = (first // group, second) if transposed else (second, first // group)
     why = f"{node.op_type} reads channels of one group that cannot shrink"
     if given is None:
         return None  # the channels that it reads stay, and so does each group
+    require(len(given) == group * reads)
     stored = found.of(weight, 0)
-    whole = np.array([found.atoms.unite_all(part, why) for part in given.reshape(group, reads)])
+    whole = np.array([found.atoms.unite_all(part, why) for part in in_rows(given, group)])
     rows = np.repeat(whole, first // group)
     stored = found.unite(stored, rows, why)
     found.edit(whole, lambda kept, _: _set_int(node, "group", kept.count(whole)))
@@ -188,6 +194,7 @@ def _product(
     if data is None or (base := behind[stored]) is None:
         raise Unproven("a factor is missing")
     weight, axes = base
+    require(max(factors[stored][1:]) < len(axes))
     weight_sum, weight_stays = (axes[axis] for axis in factors[stored][1:])
     if found.axes(data).get(data_sum) is not None:
         contract(node, found, Consumer(node, data, data_sum, weight, weight_sum))

@@ -8,8 +8,9 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.pruning.dependencies import Dependencies, Labels, Rule, Unproven
+from modelopt.pruning.dependencies import Dependencies, Labels, Rule
 from modelopt.pruning.product_rules import contract
+from modelopt.pruning.unproven import Unproven
 from modelopt.pruning.weight_axes import Consumer, Producer
 
 _GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}

@@ -12,7 +12,8 @@ from modelopt import graph
 from modelopt.pruning.axis_blocks import AxisBlock, axis_blocks
 from modelopt.pruning.axis_sizes import follow_target, moving
 from modelopt.pruning.cut_axes import useful_axis
-from modelopt.pruning.dependencies import OPEN_SIZE, Dependencies, Rule, Unproven
+from modelopt.pruning.dependencies import OPEN_SIZE, Dependencies, Rule
+from modelopt.pruning.unproven import Unproven, require
 
 
 def reshaped(node: ir.Node, found: Dependencies) -> None:
@@ -57,6 +58,7 @@ def _through(
     inner = math.prod(before[each] for each in block.before[position + 1 :])
     if math.prod(after[each] for each in block.after) != outer * inner * before[axis] or outer * inner > OPEN_SIZE:
         raise Unproven("it joins or cuts an axis whose size is not known")
+    require(len(labels) == before[axis])
     flat = np.tile(np.repeat(labels, inner), outer)  # the labels of the block, were it one axis
     wide = [each for each in block.after if after[each] != 1]
     if len(wide) == 1:

@@ -17,8 +17,8 @@ from modelopt.pruning.dependencies import (
     Kept,
     Labels,
     Rule,
-    Unproven,
 )
+from modelopt.pruning.unproven import Unproven, axis_in, require
 from modelopt.pruning.weight_axes import Producer
 
 _FIRST_SLICE_WITH_INPUTS = 10
@@ -39,7 +39,9 @@ def sliced(node: ir.Node, found: Dependencies) -> None:
         axes = tuple(range(count[0]))
     if axes is None:
         raise Unproven("which axes it cuts is not known")
-    places = {axis % rank: place for place, axis in enumerate(axes)}
+    given_for = [numbers for numbers in (starts, ends, steps) if numbers is not None]
+    require(all(len(numbers) == len(axes) for numbers in given_for))
+    places = {axis_in(axis, rank): place for place, axis in enumerate(axes)}
     for axis, labels in given.items():
         place = places.get(axis)
         if place is None:
@@ -82,7 +84,7 @@ def gathered(node: ir.Node, found: Dependencies) -> None:
     """Positions are picked by constant indices, which are renumbered; or rows of a table, whose width may shrink."""
     data, indices = node.inputs[0], node.inputs[1]
     shape = found.shape(data)
-    picked = graph.attribute_int(node, "axis", 0) % len(shape)
+    picked = axis_in(graph.attribute_int(node, "axis", 0), len(shape))
     if graph.constant_tensor(data) is not None:
         if len(shape) == 2 and picked == 0:
             width = len(found.shape(indices))
@@ -106,6 +108,7 @@ def _pick(node: ir.Node, labels: Labels, axis: int, found: Dependencies) -> None
     if places is None:
         found.atoms.keep(labels, "Gather picks positions of it that are computed")
         return
+    require(places.dtype.kind in "iu" and bool(((places >= -len(labels)) & (places < len(labels))).all()))
     chosen = labels[places]
     if places.ndim == 1:
         found.put(node.outputs[0], axis, chosen)
@@ -130,7 +133,7 @@ def expanded(node: ir.Node, found: Dependencies) -> None:
     before, after = found.shape(data), found.shape(node.outputs[0])
     target = sizes_of(node.inputs[1], found)
     given = graph.static_shape(node.inputs[1])
-    if given is None:
+    if given is None or len(given) != 1:
         raise Unproven("the sizes that it gives are not known")
     made: dict[int, Labels] = {}
     for axis in range(len(after)):
@@ -160,6 +163,7 @@ def tiled(node: ir.Node, found: Dependencies) -> None:
         raise Unproven("how often it repeats is not known")
     made: dict[int, Labels] = {}
     for axis, labels in found.axes(node.inputs[0]).items():
+        require(0 < repeats[axis] <= _MOST_COPIES, "how often it repeats is not known")
         found.put(node.outputs[0], axis, np.tile(labels, repeats[axis]))
     for axis, count in enumerate(repeats):
         if before[axis] == 1 and 1 < count <= _MOST_COPIES:
@@ -171,7 +175,7 @@ def tiled(node: ir.Node, found: Dependencies) -> None:
 def filled(node: ir.Node, found: Dependencies) -> None:
     """ConstantOfShape: all elements are alike, so that axes may have any size."""
     target = sizes_of(node.inputs[0], found)
-    if target is None:
+    if target is None or target.ndim != 1:
         return
     made: dict[int, Labels] = {}
     for axis, size in enumerate(target):

@@ -19,10 +19,10 @@ def check(sparsity: float) -> None:
 
 
 def meant_by(number: float) -> str:
-    """What a number that is no fraction was probably meant to be: the percentage of zeros, or of what stays."""
+    """What a number that is no fraction was probably meant to be: the percentage of what goes, or of what stays."""
     if not (math.isfinite(number) and 1 <= number < 100):
-        return "--sparsity 0.5 halves the weights"
+        return "--sparsity 0.5 halves the weights, or the channels"
     return (
-        f"--sparsity {number:g}% makes {number:g} of 100 weights zero; to keep {number:g} of 100 write "
+        f"--sparsity {number:g}% takes {number:g} of 100 weights or channels away; to keep {number:g} of 100 write "
         f"--sparsity {100 - number:g}%"
     )

@@ -195,7 +195,7 @@ def operand(value: ir.Value | None, known: Known, axis: int | None) -> Range:
     if tensor is None or tensor.dtype not in FLOATS or not 0 < tensor.size <= _MOST_ELEMENTS:
         return np.array([-np.inf]), np.array([np.inf])
     array = tensor.numpy().astype(np.float64)
-    if axis is None or axis < 0 or array.shape[axis] == 1:
+    if axis is None or not 0 <= axis < array.ndim or array.shape[axis] == 1:
         return array.min().reshape(1), array.max().reshape(1)
     rows = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
     return rows.min(1), rows.max(1)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import zlib
 
 import numpy as np
 
 from modelopt.core.changes import Fact
+from modelopt.io.compressed_size import COMPRESSOR, new_compressor
 
-_LEVEL = 6
 _MOST_BYTES = 8 << 20
 """How many bytes are compressed before and after, in half a second; of larger models evenly spaced blocks."""
 
@@ -52,7 +51,7 @@ class ZeroCounts:
             "stored_bytes": self._stored_bytes,
             "compressed_before_bytes": round(before * scale),
             "compressed_after_bytes": round(after * scale),
-            "compressed_with": f"zlib level {_LEVEL}{sampled}",
+            "compressed_with": f"{COMPRESSOR}{sampled}",
         }
 
 
@@ -62,7 +61,7 @@ class _Compressed:
     def __init__(self) -> None:
         self.read_bytes = 0
         self._size_bytes = 0
-        self._stream = zlib.compressobj(_LEVEL)
+        self._stream = new_compressor()
 
     def add(self, array: np.ndarray, share: float) -> None:
         """Add a share of a tensor's bytes: all, or blocks at even distances."""

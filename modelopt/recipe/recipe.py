@@ -113,12 +113,19 @@ class Targets(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_
     Attributes:
         speedup: How many times as fast as the input the result shall be.
         macs: What shall be left of the multiply-accumulates of the input, as a fraction.
+        sparsity: The share of the channels of each group that goes, in place of a search: only the multiple is found.
         align: The multiple that widths are kept at; None measures which multiple this machine's kernels like.
     """
 
     speedup: Annotated[float, msgspec.Meta(gt=1)] | None = None
     macs: Annotated[float, msgspec.Meta(gt=0, lt=1)] | None = None
+    sparsity: Annotated[float, msgspec.Meta(ge=0, lt=1)] | None = None
     align: Annotated[int, msgspec.Meta(ge=1, le=4096)] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what excludes each other."""
+        if self.sparsity is not None and (self.speedup is not None or self.macs is not None):
+            raise ValueError("sparsity excludes speedup and macs: it is a share for each group")
 
 
 def metric_names(metric: str | tuple[str, ...] | None) -> tuple[str, ...]:

@@ -55,7 +55,14 @@ class Prunable:
     unit = "channel"
 
     def __init__(
-        self, candidates: Candidates, floats: Candidate, step: PruneChannels, align: int | None, *, timed: bool
+        self,
+        candidates: Candidates,
+        floats: Candidate,
+        step: PruneChannels,
+        align: int | None,
+        *,
+        timed: bool,
+        tabulated: bool = True,
     ) -> None:
         self._candidates = candidates
         self.whole = floats
@@ -79,7 +86,7 @@ class Prunable:
             self.align = align or (1 if timer is None else self._alignment(node_ns, timer))
             self.choices = {group.name: self._choices(group) for group in self.groups}
             self.table: LatencyTable | None = None
-            if timer is not None:
+            if timer is not None and tabulated:
                 self.table = latency_table.measure(self.work, node_ns, self.choices, timer)
 
     @property

@@ -83,16 +83,19 @@ class WidthSearch:
     def __init__(self, candidates: Candidates) -> None:
         self.candidates = candidates
         self.recipe = candidates.request.recipe
-        self.before, asked, self.behind = split_at_pruning(self.recipe)
+        self.before, self.asked, self.behind = split_at_pruning(self.recipe)
+        targets = self.recipe.targets
         given = candidates.input
         self.floats = candidates.build(given, self.before) if self.before else given
         self.preference = Preference(candidates, for_speed=True)
         timed = self.preference.measures and self._on_cpu()
         self.prunable: Shrinkable
-        if isinstance(asked, PruneLayers):
-            self.prunable = RemovableBlocks(candidates, self.floats, asked, timed=timed)
+        if isinstance(self.asked, PruneLayers):
+            self.prunable = RemovableBlocks(candidates, self.floats, self.asked, timed=timed)
         else:
-            self.prunable = Prunable(candidates, self.floats, asked, self.recipe.targets.align, timed=timed)
+            self.prunable = Prunable(
+                candidates, self.floats, self.asked, targets.align, timed=timed, tabulated=targets.sparsity is None
+            )
         held_out = self.recipe.evaluate is None
         self.evidence = pruning_evidence.evidence_of(candidates.data, self.recipe.seed, held_out=held_out)
         self.models = PrunedModels(candidates, self.prunable, self.evidence, self.recipe.gates.max_drop)
@@ -100,6 +103,9 @@ class WidthSearch:
 
     def run(self) -> SearchResult:
         """Find the widths."""
+        share = self.recipe.targets.sparsity
+        if share is not None and isinstance(self.asked, PruneChannels) and isinstance(self.prunable, Prunable):
+            return self._at(self.asked, share, self.prunable)
         self.models.path = self._path()
         return self._result(self._choose() if self.models.path else 0)
 
@@ -118,6 +124,15 @@ class WidthSearch:
             lambda group, width: curves[group].at(1 - width / widths[group]),
             channels.whole_cost,
         )
+
+    def _at(self, asked: PruneChannels, sparsity: float, channels: Prunable) -> SearchResult:
+        """The same share of each group goes, and what stays is a multiple that this machine's kernels like."""
+        step = dataclasses.replace(asked, sparsity=sparsity, align=channels.align)
+        said = f"numbers of channels are kept at multiples of {step.align}"
+        measured = channels.align_measured
+        said += ", as measured on this machine" if measured else ": layers are timed on the CPU, with a benchmark"
+        recipe = dataclasses.replace(self.recipe, steps=(*self.before, step, *self.behind))
+        return SearchResult((recipe,), notes=(said,))
 
     # Sensitivity
 

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 _PACKAGES = {
     "simplifiers": ("onnxsim==0.8.1", "onnxslim", "onnxruntime"),
+    "pruners": ("torch", "torchvision", "torch-pruning==1.6.1", "onnxsim==0.8.1", "onnx", "onnxscript", "onnxruntime"),
     "quantizers": ("onnxruntime", "onnx", "nncf", "sympy"),
     "converters": (
         "scikit-learn",

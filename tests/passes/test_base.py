@@ -12,6 +12,7 @@ from modelopt.calibration.context import Context
 from modelopt.core.changes import Changes, Effect
 from modelopt.graph.match import NOT_HERE, Mismatch
 from modelopt.passes.base import Pass, RewritePass
+from modelopt.passes.prune_channels import PruneChannels
 from modelopt.passes.quantize_static import QuantizeStatic
 from modelopt.patterns.rewriter import Rewrite
 
@@ -48,6 +49,8 @@ def test_a_long_list_of_an_option_is_counted_where_a_pass_is_named() -> None:
     assert str(QuantizeStatic(exclude=("a",))) == "quantize-static(exclude=['a'])"
     names = tuple(f"encoder/layer.{number}/MatMul" for number in range(12))
     assert str(QuantizeStatic(exclude=names)) == "quantize-static(exclude=[12 items])"
+    widths = ("/0/Conv=10", "/11/Gemm=57")
+    assert str(PruneChannels(widths=widths, align=8)) == "prune-channels(widths=[2 items], align=8)"
     assert QuantizeStatic(exclude=names).options() == {"exclude": list(names)}
 
 

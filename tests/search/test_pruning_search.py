@@ -13,6 +13,7 @@ import modelopt
 from modelopt.commands.prune import PruneOptions
 from modelopt.core.errors import InputError, Refused
 from modelopt.engine.request import Request
+from modelopt.passes.prune_channels import PruneChannels
 from modelopt.pruning.measured_layers import MeasuredLayer
 from modelopt.recipe.dumping import dump
 from modelopt.recipe.parsing import parse
@@ -147,6 +148,25 @@ def test_widths_are_multiples_that_were_measured_and_reach_the_speed(
     assert (tmp_path / "modelopt" / "layers.json").exists()
 
 
+@pytest.mark.parametrize("asked", [{"sparsity": 0.4}, {}])
+def test_a_share_of_each_group_at_the_multiple_that_was_measured(
+    asked: dict[str, float], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    _fast(monkeypatch, tmp_path, {"/0/Gemm": 600.0, "/2/Gemm": 800.0, "/4/Gemm": 100.0})
+    result = _chosen(align="auto", **asked)
+    (recipe,) = result.recipes
+    (step,) = [each for each in recipe.steps if isinstance(each, PruneChannels)]
+    assert (step.align, step.sparsity) == (16, asked.get("sparsity", 0.5))
+    assert result.notes == ("numbers of channels are kept at multiples of 16, as measured on this machine",)
+
+
+def test_a_recipe_with_a_share_and_a_target_is_refused() -> None:
+    text = "version: 1\nsteps: [prune-channels]\nsearch: prune\ntargets: {sparsity: 0.5, macs: 0.5}\n"
+    with pytest.raises(InputError) as caught:
+        parse(text)
+    assert "sparsity excludes speedup and macs" in f"{caught.value.fact} {caught.value.note}"
+
+
 def test_layers_that_take_no_time_keep_their_channels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     _fast(monkeypatch, tmp_path, {"/0/Gemm": 900.0})
     found = _chosen(target_speedup=1.3, align=8).pruning
@@ -188,7 +208,8 @@ def test_a_model_that_cannot_be_made_is_passed_over(monkeypatch: pytest.MonkeyPa
         ({"pattern": "channel", "target_speedup": 0.5}, "--target-speedup 0.5 is not above 1"),
         ({"pattern": "channel", "target_speedup": 2, "bench": False}, "--target-speedup needs a benchmark"),
         ({"pattern": "channel", "importance": "wanda"}, "--importance wanda needs calibration data"),
-        ({"pattern": "channel", "sparsity": 0.5, "align": "auto"}, "--align auto measures where widths are searched"),
+        ({"pattern": "channel", "sparsity": 0.5, "align": "auto", "bench": False}, "--align auto needs a benchmark"),
+        ({"pattern": "channel", "sparsity": 50.0, "align": "auto"}, "sparsity 50.0 is not"),
         ({"pattern": "channel", "sparsity": 50.0}, "sparsity 50.0 is not"),
         ({"pattern": "layer", "sparsity": 25.0}, "sparsity 25.0 is not"),
         ({"pattern": "layer", "align": 8, "target_macs": 0.5}, "--align is not for --pattern layer"),
