@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 import onnx_ir as ir
@@ -25,9 +26,12 @@ def _spec(value: ir.Value) -> TensorSpec:
     shape = dims(value)
     if not isinstance(value.type, ir.TensorType):
         return TensorSpec(value.name or "", "unknown" if value.type is None else type_text(value.type), shape)
-    dtype = value.type.dtype
-    name = "string" if dtype == ir.DataType.STRING else dtype.numpy().name
-    return TensorSpec(value.name or "", name, shape)
+    return TensorSpec(value.name or "", _dtype_name(value.type.dtype), shape)
+
+
+@functools.cache
+def _dtype_name(dtype: ir.DataType) -> str:
+    return "string" if dtype == ir.DataType.STRING else dtype.numpy().name
 
 
 def tensors(model: ir.Model) -> Iterator[tuple[str, ir.TensorProtocol]]:
