@@ -26,6 +26,7 @@ def ordinary(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bombs.Cost]:
         ("loop_without_end", "bench", 2),
         ("string_joined", "fold", 3),
         ("functions_that_double", "inspect", 2),
+        ("large_input", "bench", 2),
     ],
 )
 def test_a_bomb_costs_little(

@@ -10,7 +10,7 @@ import click
 
 from modelopt import __version__
 from modelopt.cli import signals
-from modelopt.core import temporary, thread_room
+from modelopt.core import temporary, thread_room, written_files
 from modelopt.core.errors import EnvironmentLacks, ExitCode, ModeloptError, ReaderLeft
 from modelopt.core.printable import printable
 
@@ -122,5 +122,6 @@ def _usage_hint(error: click.ClickException) -> str | None:
 
 
 def _interrupted(number: int | None) -> int:
-    print("modelopt: interrupted, nothing was written", file=sys.stderr)  # noqa: T201 - as above
+    what = printable(written_files.described())
+    print(f"modelopt: interrupted, {what}", file=sys.stderr)  # noqa: T201 - as above
     return ExitCode.INTERRUPTED if number is None else 128 + number

@@ -12,7 +12,7 @@ import sys
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from modelopt.core import temporary
+from modelopt.core import temporary, written_files
 
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
@@ -27,6 +27,7 @@ _received: list[int] = []
 def handle() -> None:
     """Raise `KeyboardInterrupt` at the first signal; the second one ends the process at once."""
     _received.clear()
+    written_files.forget()
     with contextlib.suppress(ValueError):  # not the main thread: the signals are its caller's
         for number in _ENDING:
             if signal.getsignal(number) is not signal.SIG_IGN:

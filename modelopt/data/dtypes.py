@@ -10,7 +10,8 @@ from modelopt.core.errors import InputError, Refused
 from modelopt.core.signature import TensorSpec
 
 _INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
-_NUMPY_NAMES = frozenset(("bool", "float16", "float32", "float64", "complex64", "complex128", *_INTEGERS))
+_FLOATS = ("float16", "float32", "float64", "complex64", "complex128")
+_NUMPY_NAMES = {name: np.dtype(name) for name in ("bool", *_FLOATS, *_INTEGERS)}
 
 
 def numpy_dtype(spec: TensorSpec) -> np.dtype[Any]:
@@ -22,7 +23,7 @@ def numpy_dtype(spec: TensorSpec) -> np.dtype[Any]:
     if spec.dtype == "string":
         return np.dtype(object)
     if spec.dtype in _NUMPY_NAMES:
-        return np.dtype(spec.dtype)
+        return _NUMPY_NAMES[spec.dtype]
 
     import ml_dtypes
 

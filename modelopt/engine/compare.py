@@ -9,7 +9,7 @@ import msgspec
 
 from modelopt import io
 from modelopt.core import temporary
-from modelopt.core.errors import InputError
+from modelopt.core.errors import InputError, ModeloptError
 from modelopt.core.signature import TensorSpec
 from modelopt.core.tables import Section
 from modelopt.engine import datasets, early_checks, run_limits, settings
@@ -137,10 +137,10 @@ def _noise(copies: Sequence[BenchResult]) -> Ratio:
     ratio = copies[1].times_as_fast_as(copies[0])
     try:
         noise_floor.store(copies[0].env, noise_floor.of(ratio))
-    except OSError as error:
+    except (OSError, ModeloptError) as error:
         raise InputError(
             "the noise floor cannot be kept",
-            note=f"{error.filename}: {error.strerror}",
+            note=f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error.fact,
             hint="set XDG_CACHE_HOME to a folder that can be written to",
         ) from error
     return ratio

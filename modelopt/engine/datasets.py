@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -225,7 +226,9 @@ def fit_random(recipe: Recipe, data: Data, worker: Worker, model: Path) -> None:
     """
     inputs = data.signature.inputs
     is_free_somewhere = any(is_free(dim) for spec in inputs for dim in (spec.shape or ())[1:])
-    if not is_free_somewhere and all(holds_floats(spec) and not data.needs.bounds(spec) for spec in inputs):
+    least = sum(math.prod(1 if is_free(dim) else int(dim or 0) for dim in spec.shape or ()) for spec in inputs)
+    is_usual = not is_free_somewhere and data.needs.why_too_large(least) is None
+    if is_usual and all(holds_floats(spec) and not data.needs.bounds(spec) for spec in inputs):
         return
     if recipe.calibration is not None and recipe.calibration.data == "random" and data.calibration is not None:
         data.calibration = _random(data, worker, model, len(data.calibration), hint="give it real ones: --calib DATA")

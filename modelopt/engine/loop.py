@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
@@ -12,6 +13,7 @@ from modelopt import graph
 from modelopt.calibration.context import Context
 from modelopt.core.errors import Refused, WorkerDied
 from modelopt.core.progress import Progress, silent
+from modelopt.core.signature import Signature
 from modelopt.engine.datasets import signature_of
 from modelopt.engine.observers import Observer
 from modelopt.graph import invariants, schemas
@@ -21,6 +23,22 @@ from modelopt.report import ModelStats, PassResult
 
 MAX_ROUNDS = 10
 """How often a group of passes is repeated at most. It is a guess, and guards against passes that undo each other."""
+
+
+@dataclass
+class _Known:
+    """The figures and the signature of a model, found once for all passes that leave it as it is."""
+
+    model: ir.Model
+    stats: ModelStats = field(init=False)
+    signature: Signature = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.renew()
+
+    def renew(self) -> None:
+        """Find them anew, because the model changed."""
+        self.stats, self.signature = _stats(self.model), signature_of(self.model)
 
 
 def apply(
@@ -45,12 +63,13 @@ def apply(
     results: list[PassResult] = []
     declared = graph.declared_values(model)
     _infer_shapes(model, context)
+    known = _Known(model)
     for done, step in enumerate(steps):
         progress("passes", done, len(steps))
         if isinstance(step, UntilStable):
-            results.extend(_until_stable(step, model, context, observers, declared))
+            results.extend(_until_stable(step, known, context, observers, declared))
         else:
-            results.append(_apply_one(step, model, context, observers))
+            results.append(_apply_one(step, known, context, observers))
     for observer in observers:
         observer.end(model)
     progress("passes", len(steps), len(steps))
@@ -70,7 +89,7 @@ def _require_known_opset(model: ir.Model) -> None:
 
 def _until_stable(
     group: UntilStable,
-    model: ir.Model,
+    known: _Known,
     context: Context,
     observers: Sequence[Observer],
     declared: frozenset[str],
@@ -78,13 +97,14 @@ def _until_stable(
     for number in range(MAX_ROUNDS):
         changed = False
         for one in group.passes:
-            result = _apply_one(one, model, context, observers)
+            result = _apply_one(one, known, context, observers)
             changed |= result.rewrites > 0
             if number == 0 or result.rewrites:
                 yield result
         if not changed:
             return
-        _infer_shapes_anew(model, context, declared)
+        _infer_shapes_anew(known.model, context, declared)
+        known.renew()
 
 
 def _infer_shapes(model: ir.Model, context: Context) -> None:
@@ -107,10 +127,11 @@ def _infer_shapes_anew(model: ir.Model, context: Context, declared: frozenset[st
             value.type, value.shape = type_, shape
 
 
-def _apply_one(step: Pass, model: ir.Model, context: Context, observers: Sequence[Observer]) -> PassResult:
+def _apply_one(step: Pass, known: _Known, context: Context, observers: Sequence[Observer]) -> PassResult:
+    model = known.model
     for observer in observers:
         observer.before(step, model)
-    before, signature = _stats(model), signature_of(model)
+    before, signature = known.stats, known.signature
     shapes = [out.shape for out in model.graph.outputs]
     started = time.perf_counter_ns()
     try:
@@ -119,6 +140,11 @@ def _apply_one(step: Pass, model: ir.Model, context: Context, observers: Sequenc
         error.add_note(f"while running the pass {step}")
         raise
     wall_ns = time.perf_counter_ns() - started
+    if changes.rewrites:
+        for out, shape in zip(model.graph.outputs, shapes, strict=False):
+            if out.shape is None:  # a pass that puts another value in an output's place need not copy its shape
+                out.shape = shape
+        known.renew()
     result = PassResult(
         step=str(step),
         effect=step.effect.value,
@@ -129,13 +155,10 @@ def _apply_one(step: Pass, model: ir.Model, context: Context, observers: Sequenc
         tensors=changes.tensors,
         wall_ns=wall_ns,
         before=before,
-        after=_stats(model) if changes.rewrites else before,
+        after=known.stats,
     )
     if changes.rewrites:
-        for out, shape in zip(model.graph.outputs, shapes, strict=False):
-            if out.shape is None:  # a pass that puts another value in an output's place need not copy its shape
-                out.shape = shape
-        invariants.require(model, str(step), step.declared_after(signature), signature_of(model))
+        invariants.require(model, str(step), step.declared_after(signature), known.signature)
     for observer in observers:
         observer.after(step, model, result)
     return result

@@ -230,7 +230,7 @@ class Run:
                 apply(self._recipe.steps, model, opened.context, [StopAfter(count)])
             return model
 
-        original = Original.of(loaded.model, loaded.path, data.signature, endless=data.endless)
+        original = Original.of(loaded.model, loaded.path, data.signature, data.needs, endless=data.endless)
 
         def prepared() -> Prepared:
             real = [] if data.users is None else datasets.first_feeds(data.users, request.verify_samples)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,7 +15,7 @@ from modelopt.verification.feed_maker import Maker
 from modelopt.verification.feeds import Shape
 from modelopt.verification.fitting import LIKELY_ATTEMPTS, Needs, attempts, with_names
 from modelopt.verification.nothing_runs import nothing_runs
-from modelopt.verification.prepare import MAX_VALUES, PATIENCE_TO_START_SECONDS, RUN_SECONDS
+from modelopt.verification.prepare import PATIENCE_TO_START_SECONDS, RUN_SECONDS
 
 _PICTURE_SIDE = 224
 """The side of a random image, in pixels, where the model leaves it free: that of most ImageNet models. With the least
@@ -55,12 +56,14 @@ def find(
         if number >= LIKELY_ATTEMPTS and time.monotonic() - started > PATIENCE_TO_START_SECONDS:
             break
         try:
-            if number and each.count_values(shape) > MAX_VALUES:
-                continue
             shapes = each.shapes(shape, 1)
         except ModeloptError as error:
             error.hint = hint if error.hint == NO_RANDOM else error.hint
             raise
+        too_large = None if free_dims else needs.why_too_large(sum(map(math.prod, shapes)))
+        if too_large is not None:  # sizes that the user gave are meant
+            note = note or too_large
+            continue
         found = RandomDataset.of(
             signature.inputs, shapes, n=n, seed=seed, ranges=each.ranges(shape), words=each.words()
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from modelopt.core import written_files
 from modelopt.io.access import Access, creation_mode, give
 from modelopt.io.datafiles import remove_stale, unlink
 from modelopt.io.writing import disk_errors, sync, write_chunks
@@ -30,6 +31,7 @@ def replace_file(path: Path, contents: bytes) -> None:
             write_chunks(temporary, [contents], mode=creation_mode(replaced))
             sync([temporary]).result()
             give(replaced, temporary)
+            written_files.note(temporary, target)
             temporary.replace(target)
             sync([target.parent]).result()
         finally:

@@ -7,7 +7,7 @@ import gc
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -110,12 +110,13 @@ def skeleton_from_bytes(buffer: bytes) -> ir.Model:
 
 
 def model_of(proto: onnx.ModelProto) -> ir.Model:
-    """The model of a proto without detached tensors; `proto` is changed where it holds map types.
+    """The model of a proto without detached tensors; `proto` is changed where it holds map types or long lists.
 
     Raises:
         SerdeError: onnx_ir does not read it.
     """
     model_proto.hide_maps(proto)
+    model_proto.pack_long_constants(proto)
     model: ir.Model = ir.from_proto(proto)
     return model
 
@@ -178,3 +179,13 @@ def _root_cause(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def aligned(payloads: Iterable[tuple[int, ir.TensorProtocol]]) -> Iterator[protobuf_wire.Buffer]:
+    """The bytes of tensors at their offsets in a data file, with zeros between."""
+    position = 0
+    for offset, tensor in payloads:
+        yield bytes(offset - position)
+        payload = tensor_bytes(tensor)
+        yield payload
+        position = offset + len(payload)

@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from modelopt.core import written_files
 from modelopt.io import access, datafiles
 from modelopt.io.loading import Loaded
 from modelopt.io.writing import disk_errors, sync
@@ -69,11 +70,13 @@ class Staged:
             self._stream()
             return
         with disk_errors(self.target):
+            written_files.note(self.path, self.target)
             self.path.replace(self.target)
             sync([self.target.parent]).result()
         datafiles.remove(self._unused)
 
     def _stream(self) -> None:
+        written_files.note_piped()
         with self.path.open("rb") as file:
             while chunk := file.read(1 << 20):
                 sys.stdout.buffer.write(chunk)

@@ -13,6 +13,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from modelopt import graph
+from modelopt.core import written_files
 from modelopt.core.encoding import is_utf8
 from modelopt.core.errors import InputError, Refused
 from modelopt.core.temporary import folder
@@ -81,14 +82,33 @@ def write_aside(model: ir.Model, path: Path, *, mode: int = NEW) -> list[Path]:
 def rewrite_aside(model: ir.Model, path: Path) -> None:
     """`write_aside`, over what an earlier run wrote there: the new files get the rights of the old one.
 
+    The model is whole or not there: a data file gets its name while no model names it.
+
     Raises:
         EnvironmentLacks: The disk is full or not writable.
+        InputError: The folder cannot be written to.
     """
-    replaced = Access.of(path)
-    remove_aside(path)
-    for file in write_aside(model, path, mode=creation_mode(replaced)):
-        with disk_errors(file):
-            give(replaced, file)
+    replaced, data = Access.of(path), _data_aside(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp.onnx")
+    partial = temporary.with_suffix(".data")
+    with disk_errors(path):
+        remove_stale(path)
+        try:
+            if is_external := graph.weight_bytes(model) > MAX_INLINE_BYTES:
+                _write_external(model, temporary, partial, lambda _digest: data.name, mode=creation_mode(replaced))
+                give(replaced, partial)
+                unlink(path)
+                partial.replace(data)
+            else:
+                write_chunks(temporary, serialize.chunks(model), mode=creation_mode(replaced))
+            give(replaced, temporary)
+            written_files.note(temporary, path)
+            temporary.replace(path)
+            if not is_external:
+                unlink(data)
+        finally:
+            unlink(temporary)
+            unlink(partial)
 
 
 def remove_aside(path: Path) -> None:
@@ -128,21 +148,12 @@ def _write_external(
     """
     digest = hashlib.sha256()
     with externalized(model, "", MIN_BYTES) as payloads:
-        write_chunks(data, _aligned(payloads), seen=digest.update, mode=mode)
+        write_chunks(data, serialize.aligned(payloads), seen=digest.update, mode=mode)
     name = name_of(digest.hexdigest())
     with externalized(model, name, MIN_BYTES):
         header = serialize.to_bytes(model)
     write_chunks(path, [header, serialize.metadata_chunk(metadata())], mode=mode)
     return name
-
-
-def _aligned(payloads: Iterable[tuple[int, ir.TensorProtocol]]) -> Iterator[bytes | memoryview]:
-    position = 0
-    for offset, tensor in payloads:
-        yield bytes(offset - position)
-        payload = serialize.tensor_bytes(tensor)
-        yield payload
-        position = offset + len(payload)
 
 
 class ExternalData(enum.Enum):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from modelopt.io import replace_file
 from modelopt.measure.environment import Environment
 from modelopt.measure.speed import FLOOR, Ratio
 
@@ -31,13 +32,13 @@ def store(env: Environment, floor: float) -> Path:
     """Keep a floor for later runs on such a machine; returns the file.
 
     Raises:
-        OSError: The file cannot be written.
+        OSError: The folder cannot be made.
+        EnvironmentLacks: The disk is full.
+        InputError: The folder cannot be written to.
     """
     path = _file()
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(f".{os.getpid()}")
-    aside.write_bytes(msgspec.json.format(msgspec.json.encode(_read() | {_key(env): floor})))
-    aside.replace(path)
+    replace_file(path, msgspec.json.format(msgspec.json.encode(_read() | {_key(env): floor})))
     return path
 
 

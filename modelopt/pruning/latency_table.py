@@ -20,6 +20,8 @@ import msgspec
 import numpy as np
 
 from modelopt import graph
+from modelopt.core.errors import ModeloptError
+from modelopt.io import replace_file
 from modelopt.pruning.channel_work import ChannelWork, NodeWork, Widths
 from modelopt.pruning.measured_layers import MeasuredLayer, by_text, layer_of
 
@@ -172,11 +174,9 @@ def _read(path: Path) -> dict[str, dict[str, float]]:
 
 def _store(path: Path, kept: Mapping[str, Mapping[str, float]]) -> None:
     """Keep times for later; a cache that cannot be written is none."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ModeloptError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(f".{os.getpid()}")
-        aside.write_bytes(msgspec.json.encode(kept))
-        aside.replace(path)
+        replace_file(path, msgspec.json.encode(kept))
 
 
 ALIGNMENTS = (1, 2, 4, 8, 16, 32)

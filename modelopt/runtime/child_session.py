@@ -24,6 +24,8 @@ from modelopt.runtime.session import IoSpec, NodeRun, Optimization, SessionInfo,
 _UNWRITTEN = "Failed to write external initializers", "Protobuf serialization failed"
 """What onnxruntime says where it cannot write the graph that it optimized: a profile with a trace needs it."""
 
+_FEW_INPUTS = 100
+
 
 class ChildSession:
     """An open session.
@@ -65,6 +67,7 @@ class ChildSession:
                 self._profiles.cleanup()
             unwritten = spec.trace and any(text in str(error) for text in _UNWRITTEN)
             raise _failure("profile" if unwritten else "load", error) from error
+        _look_up_names_at_once(self._session)
         load_ns = time.perf_counter_ns() - started
         if self._session.get_providers()[0] != provider:
             raise Failure("provider-failed", ", ".join(self._session.get_providers()))
@@ -158,6 +161,16 @@ class ChildSession:
         if self._profiles is not None:
             self._profiles.cleanup()
         return found
+
+
+def _look_up_names_at_once(session: Any) -> None:
+    """Let onnxruntime look for each input among the names of a feed, which it takes as a list, in constant time.
+
+    With 20,000 inputs its own check takes two seconds before each run.
+    """
+    check = getattr(session, "_validate_input", None)
+    if check is not None and len(session.get_inputs()) > _FEW_INPUTS:
+        session._validate_input = lambda names: check(dict.fromkeys(names))  # noqa: SLF001 - it has no other name
 
 
 def _session_options(ort: Any, spec: SessionSpec) -> Any:

@@ -96,7 +96,7 @@ class Maker:
             Refused: An input is a string, or no tensor.
         """
         sizes = [self.shapes(shape, batch) for batch in (1, 2)]
-        whole = self.shapes(shape, shape.batch)
+        whole = sizes[shape.batch - 1] if shape.batch <= len(sizes) else self.shapes(shape, shape.batch)
         arrays = {}
         for position, spec in enumerate(self.signature.inputs):
             rng = np.random.default_rng([self.seed, number, position])

@@ -123,6 +123,8 @@ class Answers:
         deadline: When runs are stopped, by `clock`.
         clock: Gives seconds.
         output_bytes: Of all outputs that `take` kept.
+        feed_bytes: Of all feeds that it kept.
+        feed_arrays: How many arrays these hold.
     """
 
     session: Session
@@ -132,6 +134,8 @@ class Answers:
     deadline: float = math.inf
     clock: Callable[[], float] = time.monotonic
     output_bytes: int = 0
+    feed_bytes: int = 0
+    feed_arrays: int = 0
 
     @property
     def is_late(self) -> bool:
@@ -149,4 +153,6 @@ class Answers:
         self.feeds.append(feed)
         self.outputs.append(outputs)
         self.output_bytes += sum(output.nbytes for output in outputs)
+        self.feed_bytes += sum(array.nbytes for array in feed.arrays.values())
+        self.feed_arrays += len(feed.arrays)
         return True

@@ -14,6 +14,7 @@ from enum import Enum
 
 import onnx_ir as ir
 
+from modelopt import graph
 from modelopt.core.signature import FIRST, LATER, Dim, Signature, TensorSpec, is_free, name_in, symbol_of, symbols_of
 from modelopt.data.dtypes import holds_floats
 from modelopt.data.synthetic import lengths_to_try, long_lengths
@@ -29,6 +30,12 @@ MAX_ATTEMPTS = 1000
 
 LIKELY_ATTEMPTS = 24
 """How many are tried whatever the time, before the sizes of the user's data, which may be large."""
+
+MAX_VALUES = 2**25
+"""Constructed and random feeds have at most so many values, or `VALUES_PER_WEIGHT_BYTE` for each byte of weights."""
+
+VALUES_PER_WEIGHT_BYTE = 8
+"""See `MAX_VALUES`: a large model may be made for large inputs, a small one that declares them may be hostile."""
 
 MAX_TURNS = 6
 """How many of the numbers that the graph compares a single number with are tried."""
@@ -53,11 +60,13 @@ class Needs:
         uses: How it uses each of them: see `input_uses`.
         sizes: Sizes that its weights fix, by input and axis: see `input_sizes`.
         lengths: Lengths that it mentions.
+        most_values: A feed with more values is not made.
     """
 
     uses: Mapping[str, InputUse] = field(default_factory=dict)
     sizes: Mapping[tuple[str, int], int] = field(default_factory=dict)
     lengths: tuple[int, ...] = ()
+    most_values: int = MAX_VALUES
 
     def bounds(self, spec: TensorSpec) -> bool:
         """Whether the graph permits only some integers in an input, or compares a single number with constants."""
@@ -67,7 +76,14 @@ class Needs:
     @staticmethod
     def of(model: ir.Model) -> Needs:
         """The needs of this graph."""
-        return Needs(uses_of(model), sizes_of(model), lengths_in(model))
+        most = max(MAX_VALUES, VALUES_PER_WEIGHT_BYTE * graph.weight_bytes(model))
+        return Needs(uses_of(model), sizes_of(model), lengths_in(model), most)
+
+    def why_too_large(self, values: int) -> str | None:
+        """Why a feed of so many values is not made; None where it is."""
+        if values <= self.most_values:
+            return None
+        return f"they would have {values:,} values, and at most {self.most_values:,} are made for a model of its size"
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,8 @@ RUN_SECONDS = 120.0
 MAX_OUTPUT_BYTES = 2**30
 """Once the outputs that are kept take more, no further feeds are constructed; the report says so."""
 
-MAX_VALUES = 2**25
-"""Larger feeds are not tried, except for the first."""
+MAX_FEED_BYTES, MAX_FEED_ARRAYS = 2**28, 2**14
+"""The same for the feeds: an array takes memory, and it takes time however small it is."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,11 @@ class Original:
     endless: str | None = None
 
     @staticmethod
-    def of(model: ir.Model, path: Path, signature: Signature, *, endless: str | None = None) -> Original:
+    def of(model: ir.Model, path: Path, signature: Signature, needs: Needs, *, endless: str | None = None) -> Original:
         """The facts of the model in the file `path`."""
         is_random = any(map(_may_draw, graph.all_nodes(model)))
         is_heavy = graph.weight_bytes(model) > HEAVY_BYTES
-        return Original(path, signature, Needs.of(model), is_heavy, has_regions(model), is_random, endless)
+        return Original(path, signature, needs, is_heavy, has_regions(model), is_random, endless)
 
 
 def _may_draw(node: ir.Node) -> bool:
@@ -146,7 +146,7 @@ def prepare(
         raise nothing_runs("constructed", answers.why_not, original.signature, hint=GIVE_DATA)
     missed: tuple[str, ...] = ()
     if left_out:
-        missed = (f"{left_out} more constructed feeds, because runs of this model take long or give much",)
+        missed = (f"{left_out} more constructed feeds, because runs of this model take long, or take or give much",)
     elif original.has_regions:
         missed = reach_regions(answers, maker, worker, load, scratch)
     beyond = (*_sizes_above(answers.feeds, original.signature), *_trips_above(answers.feeds, original.needs.uses))
@@ -181,12 +181,18 @@ def _construct(
     makers = (maker,) if maker == free else (free, maker)
     planned = list(plan(maker, base, heavy=original.is_heavy))
     for number, (shapes, values) in enumerate(planned, start=1):
-        if clock() - started > PATIENCE_SECONDS or answers.output_bytes > MAX_OUTPUT_BYTES:
+        if clock() - started > PATIENCE_SECONDS or _is_much(answers):
             return len(planned) - number + 1
         for shape, each in itertools.product(shapes, makers):
-            if answers.take(each.make(number, shape, values)):
+            too_large = original.needs.why_too_large(each.count_values(shape)) is not None
+            if not too_large and answers.take(each.make(number, shape, values)):
                 break
     return 0
+
+
+def _is_much(answers: Answers) -> bool:
+    is_large = answers.output_bytes > MAX_OUTPUT_BYTES or answers.feed_bytes > MAX_FEED_BYTES
+    return is_large or answers.feed_arrays > MAX_FEED_ARRAYS
 
 
 def _first(
@@ -201,7 +207,8 @@ def _first(
         if number >= LIKELY_ATTEMPTS and is_late():
             break
         each = replace(maker, fit=fit)
-        if number and each.count_values(shape) > MAX_VALUES:
+        if (too_large := needs.why_too_large(each.count_values(shape))) is not None:
+            answers.why_not = answers.why_not or too_large
             continue
         if answers.take(each.make(0, shape, (Values.ORDINARY,))):
             return shape, each

@@ -18,6 +18,7 @@ from modelopt.engine import loop, observers
 from modelopt.recipe.recipe import Step
 from modelopt.runtime.worker import Worker
 from modelopt.runtime.worker_runner import WorkerRunner
+from modelopt.verification.fitting import Needs
 from modelopt.verification.prepare import Original, Prepared, prepare
 from modelopt.verification.verify import Verify
 
@@ -47,7 +48,7 @@ class Site:
         """The feeds: the same for each bug in this model."""
         if self._prepared is None:
             model = self.load()
-            original = Original.of(model, self.path, graph.signature(model))
+            original = Original.of(model, self.path, graph.signature(model), Needs.of(model))
             self._prepared = prepare(original, [], self.worker, self.load, self.path.parent, seed=0)
         return self._prepared
 

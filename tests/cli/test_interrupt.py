@@ -56,14 +56,14 @@ def folder(tmp_path: Path) -> Path:
     return here
 
 
-def stopped_at(folder: Path, condition: str) -> subprocess.Popen[bytes]:
+def stopped_at(folder: Path, condition: str, *more: str) -> subprocess.Popen[bytes]:
     """The command, waiting where `condition` holds."""
     script = folder / "data.py"
     script.write_text(SCRIPT.format(data=str(EVAL.parents[1] / "digits_cnn" / "eval.npz"), condition=condition))
     flag = "--calib" if condition == DURING_PASSES else "--eval"
     command = ["quantize", "--calib", "data.py:feeds"] if flag == "--calib" else ["fuse", "--eval", "data.py:feeds"]
     temporary = str(folder.parent / "temporary")
-    process = start(*command, CNN, "-o", "x.onnx", "--no-bench", cwd=folder, TMPDIR=temporary)
+    process = start(*command, CNN, "-o", "x.onnx", "--no-bench", *more, cwd=folder, TMPDIR=temporary)
     assert process.stderr is not None
     said = process.stderr.readline()
     assert said == b"reached\n", said + process.stderr.read()
@@ -87,6 +87,17 @@ def test_an_interrupt_leaves_nothing(folder: Path, process: subprocess.Popen[byt
     assert {path.name for path in folder.iterdir()} == {"data.py", "x.onnx"}
     assert (folder / "x.onnx").read_bytes() == OLD
     assert list((folder.parent / "temporary").iterdir()) == []
+
+
+def test_an_interrupt_says_what_was_written_before_it(folder: Path) -> None:
+    with stopped_at(folder, WHILE_STAGED, "--dump-dir", "dumps") as running:
+        running.send_signal(signal.SIGINT)
+        _, err = running.communicate(timeout=100 * PATIENCE)
+    dumped = sorted(path.name for path in (folder / "dumps").iterdir())
+    assert dumped
+    assert all(name.endswith(".onnx") and not name.startswith(".") for name in dumped)
+    written = "; ".join(f"dumps/{name} was written" for name in dumped)
+    assert err.decode() == f"\nmodelopt: interrupted, {written}\n"
 
 
 def test_a_kill_leaves_the_old_output_and_the_next_run_cleans_up(

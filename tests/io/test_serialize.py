@@ -209,3 +209,21 @@ def test_a_long_list_of_numbers_is_read_in_one_step(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(protobuf_wire, "_read_varint", counted)
     assert protobuf_wire.detach(content, 1024) == (content, [])
     assert reads < 200
+
+
+@pytest.mark.parametrize(("key", "dtype"), [("value_ints", np.int64), ("value_floats", np.float32)])
+def test_a_long_list_in_a_constant_becomes_a_tensor(key: str, dtype: type[np.generic]) -> None:
+    """A million numbers in a list of Python take 36 MB, and are made at each load."""
+    numbers = np.arange(5000).astype(dtype)
+    nodes = [
+        helper.make_node("Constant", [], ["long"], **{key: numbers.tolist()}),
+        helper.make_node("Constant", [], ["short"], **{key: numbers[:3].tolist()}),
+        helper.make_node("Add", ["long", "short"], ["y"]),
+    ]
+    model = serialize.from_bytes(model_of(nodes).SerializeToString())
+    long, short = list(model.graph)[:2]
+    assert list(short.attributes) == [key]
+    assert list(long.attributes) == ["value"]
+    stored = long.attributes["value"].as_tensor()
+    assert stored.dtype.numpy() == dtype
+    assert np.array_equal(stored.numpy(), numbers)

@@ -256,3 +256,30 @@ def test_a_model_is_told_by_its_outermost_fields(tmp_path: Path) -> None:
         assert io.is_model(path) is is_one, number
     assert not io.is_model(tmp_path)
     assert not io.is_model(tmp_path / "none")
+
+
+@pytest.mark.parametrize("max_inline", [2**30, 0], ids=["inline", "external"])
+def test_a_dump_replaces_an_older_one_whole_or_not_at_all(
+    source: io.Loaded, folder: Path, monkeypatch: pytest.MonkeyPatch, max_inline: int
+) -> None:
+    path = folder / "01-x.onnx"
+    io.rewrite_aside(source.model, path)
+    old = path.read_bytes()
+    weights = weight_of(load(path)).copy()
+
+    def fails(_path: Path, _chunks: object, **_more: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("modelopt.io.staging.write_chunks", fails)
+        with pytest.raises(EnvironmentLacks):
+            io.rewrite_aside(source.model, path)
+    assert path.read_bytes() == old
+    assert names_in(folder) == ["01-x.onnx"]
+    monkeypatch.setattr("modelopt.io.staging.MAX_INLINE_BYTES", max_inline)
+    io.rewrite_aside(source.model, path)
+    assert names_in(folder) == (["01-x.onnx"] if max_inline else ["01-x.onnx", "01-x.onnx.data"])
+    assert np.array_equal(weight_of(load(path)), weights)
+    monkeypatch.undo()
+    io.rewrite_aside(source.model, path)
+    assert names_in(folder) == ["01-x.onnx"]

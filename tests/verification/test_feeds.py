@@ -18,6 +18,7 @@ from modelopt.verification.feed_maker import Maker
 from modelopt.verification.feed_plan import plan
 from modelopt.verification.feed_values import LARGE
 from modelopt.verification.feeds import Feed, Shape, Values
+from modelopt.verification.fitting import MAX_VALUES, Needs
 from modelopt.verification.input_uses import InputUse
 from modelopt.verification.prepare import PATIENCE_SECONDS, Original, Prepared, prepare
 
@@ -118,7 +119,7 @@ def prepared(
 
     model = load()
     with Worker() as worker:
-        original = Original.of(model, path, graph.signature(model))
+        original = Original.of(model, path, graph.signature(model), Needs.of(model))
         return prepare(original, real, worker, load, tmp_path, 0, clock)
 
 
@@ -196,3 +197,21 @@ def test_a_model_that_runs_on_nothing_says_why(tmp_path: Path) -> None:
 def test_a_feed_says_what_it_is() -> None:
     assert str(Feed({})) == "the user's data"
     assert str(maker(X).make(1, Shape(2, 8), (Values.LARGE,))) == "large numbers of both signs, batch=2"
+
+
+def test_few_feeds_are_kept_where_they_hold_many_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "g (float[4] x, float[4] w) => (float[4] y) { y = Add (x, w) }"
+    assert len(prepared(tmp_path, text).feeds) > 2
+    monkeypatch.setattr("modelopt.verification.prepare.MAX_FEED_ARRAYS", 3)
+    found = prepared(tmp_path, text)
+    assert len(found.feeds) == 2
+    assert any("more constructed feeds" in missed for missed in found.not_executed)
+
+
+@pytest.mark.parametrize(("weights", "most"), [(0, MAX_VALUES), (2**23, 2**26)])
+def test_a_large_model_may_have_larger_feeds(weights: int, most: int) -> None:
+    text = f"{HEADER} g (float[4] x) => (float[4] y) <float[4] w = {{1, 2, 3, 4}}> {{ y = Add (x, w) }}"
+    model = ir.from_onnx_text(text)
+    if weights:
+        model.graph.initializers["w"].const_value = ir.tensor(np.zeros(weights, np.uint8), name="w")
+    assert Needs.of(model).most_values == most

@@ -41,7 +41,7 @@ def prepared(folder: Path, text: str) -> Prepared:
     path = save(folder, text)
     with Worker() as worker:
         loaded = io.load(path, scratch=folder)
-        original = Original.of(loaded.model, path, datasets.signature_of(loaded.model))
+        original = Original.of(loaded.model, path, datasets.signature_of(loaded.model), Needs.of(loaded.model))
         return prepare(original, [], worker, lambda: io.load(path, scratch=folder).model, folder, 0)
 
 
@@ -61,7 +61,7 @@ def test_a_streaming_speech_model_gets_its_rate_its_window_and_a_state_for_each_
     onnx.save(model, tmp_path / "m.onnx")
     with Worker() as worker:
         loaded = io.load(tmp_path / "m.onnx", scratch=tmp_path)
-        original = Original.of(loaded.model, loaded.path, datasets.signature_of(loaded.model))
+        original = Original.of(loaded.model, loaded.path, datasets.signature_of(loaded.model), Needs.of(loaded.model))
         found = prepare(original, [], worker, lambda: io.load(loaded.path, scratch=tmp_path).model, tmp_path, 0)
         assert {feed.arrays["x"].shape[0] for feed in found.feeds} >= {1, 2, 3}
         assert all(feed.arrays["state"].shape[1] == feed.arrays["x"].shape[0] for feed in found.feeds)
