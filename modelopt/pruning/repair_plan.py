@@ -13,6 +13,7 @@ from modelopt import graph
 from modelopt.graph.match import Mismatch
 from modelopt.pruning.dependencies import Dependencies, Kept
 from modelopt.pruning.summing_layer import SummingLayer, summing_layer
+from modelopt.pruning.weight_axes import Consumer
 
 
 @dataclass(frozen=True)
@@ -22,12 +23,12 @@ class RepairPlan:
     Attributes:
         stages: Layers and BatchNormalizations that depend on nothing in the same stage or a later one.
         kept: By value and axis, which positions of the original stay; without an entry all do.
-        refused: (layer, why) of those that compute from wrong inputs and cannot be fitted.
+        consumers: By node, the weights that meet channels of its inputs or, of recurrent operators, of its states.
     """
 
     stages: tuple[tuple[ir.Node, ...], ...]
     kept: Mapping[tuple[ir.Value, int], np.ndarray]
-    refused: tuple[tuple[str, str], ...]
+    consumers: Mapping[ir.Node, tuple[Consumer, ...]]
 
     @classmethod
     def of(cls, model: ir.Model, found: Dependencies, removed: frozenset[int]) -> RepairPlan:
@@ -40,28 +41,27 @@ class RepairPlan:
             if not (mask := state.mask(labels)).all()
         }
         cut = {each.node for each in found.consumers if (each.data, each.data_axis) in kept}
+        consumers: dict[ir.Node, tuple[Consumer, ...]] = {}
+        for each in found.consumers:
+            consumers[each.node] = (*consumers.get(each.node, ()), each)
         depth: dict[ir.Value, int] = {}
         stages: dict[int, list[ir.Node]] = defaultdict(list)
-        refused: list[tuple[str, str]] = []
         for node in model.graph:
             wrong = max((depth.get(value, 0) for value in node.inputs if value is not None), default=0)
             if not wrong and node not in cut:
                 continue
             level = max(wrong, 1)
-            layer = summing_layer(node)
-            if not isinstance(layer, Mismatch) or graph.is_standard(node, "BatchNormalization"):
+            if layer_of(node) is not None or node in consumers or graph.is_standard(node, "BatchNormalization"):
                 stages[level].append(node)
                 level += 1
-            elif node in cut:
-                refused.append((graph.name_of(node), layer.reason))
             for value in node.outputs:
                 depth[value] = level
-        return cls(tuple(tuple(stages[level]) for level in sorted(stages)), kept, tuple(refused))
+        return cls(tuple(tuple(stages[level]) for level in sorted(stages)), kept, consumers)
 
-    def kept_part(self, value: ir.Value, array: np.ndarray) -> np.ndarray:
-        """What stays of a value that the original computed."""
+    def kept_part(self, value: ir.Value, array: np.ndarray, whole_axis: int | None = None) -> np.ndarray:
+        """What stays of a value that the original computed; all of it along `whole_axis`."""
         for (each, axis), mask in self.kept.items():
-            if each is value:
+            if each is value and axis != whole_axis:
                 array = np.compress(mask, array, axis)
         return array
 

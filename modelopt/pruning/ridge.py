@@ -20,7 +20,7 @@ FOLDS = 4
 _DAMPINGS = tuple(float(step) for step in np.geomspace(1e-6, 1e2, 17))
 """Candidates, as multiples of the mean of G's diagonal."""
 
-_LARGE = 1024
+_LARGE = 512
 """From so many inputs on only one fold judges, and a few dampings are tried: a factorization takes long."""
 
 _FEW_DAMPINGS = (1e-3, 1e-2, 1e-1, 1.0)
