@@ -54,9 +54,9 @@ class ResidualSums:
         self.groups = groups
         self.width = width
         self.made = made
-        folds = 2 if width > _LARGE else FOLDS
-        self._sums = np.zeros((folds, groups, width + 1, width + 1 + made))
-        self._squares = np.zeros((folds, groups, made))
+        self._folds = 2 if width > _LARGE else FOLDS
+        self._sums = np.zeros((0, 0, 0, 0))  # the large arrays are made for the first rows
+        self._squares = np.zeros((0, 0, 0))
 
     def observe(self, inputs: np.ndarray, missing: np.ndarray, fold: int) -> None:
         """Add rows; those with NaN or infinities are left out.
@@ -66,6 +66,9 @@ class ResidualSums:
             missing: Shape (rows, groups, N).
             fold: The number of the sample.
         """
+        if not len(self._sums):
+            self._sums = np.zeros((self._folds, self.groups, self.width + 1, self.width + 1 + self.made))
+            self._squares = np.zeros((self._folds, self.groups, self.made))
         ones = np.ones((*inputs.shape[:2], 1), inputs.dtype)
         rows = np.concatenate([inputs, ones, missing], 2).astype(np.float64)
         good = np.isfinite(rows).all((1, 2))
