@@ -205,5 +205,5 @@ class MixingSums:
             parts = (np.zeros_like(rows), rows) if self._mixed.states else (rows, np.zeros_like(rows))
             return np.concatenate(parts, 1)
         if node.op_type == "Conv":
-            return shift.reshape(shape[0], -1).sum(1)
+            return np.asarray(shift.reshape(shape[0], -1).sum(1))
         return shift.reshape(-1)

@@ -17,10 +17,10 @@ import numpy as np
 FOLDS = 4
 """Sums are kept apart for so many parts of the samples; with many inputs for two, because they take memory."""
 
-_DAMPINGS = tuple(float(step) for step in np.geomspace(1e-6, 1e2, 17))
+_DAMPINGS = tuple(float(step) for step in np.geomspace(1e-6, 1e2, 9))
 """Candidates, as multiples of the mean of G's diagonal."""
 
-_LARGE = 512
+_LARGE = 256
 """From so many inputs on only one fold judges, and a few dampings are tried: a factorization takes long."""
 
 _FEW_DAMPINGS = (1e-3, 1e-2, 1e-1, 1.0)
