@@ -5,7 +5,7 @@ layer's did, gets the weights and the bias that make it closest to the original'
 `ridge`). What a later layer sees is repaired already. Weights move no more than the data want: the fit starts from
 those that stay, and its damping is chosen on samples that it was not fitted to. So what removed channels did is taken
 over by those that can stand in for them (He et al. 2017, arXiv:1707.06168, section 3.2; Frantar and Alistarh 2022,
-arXiv:2208.11580). A BatchNormalization with wrong inputs gets a scale and a shift for each channel (see
+arXiv:2208.11580). A BatchNormalization with wrong inputs gets a shift for each channel (see
 `normalization_sums`), and other weights are fitted through what they read (see `mixed_inputs`).
 """
 

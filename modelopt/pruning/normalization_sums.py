@@ -1,8 +1,7 @@
-"""A scale and a shift for a BatchNormalization whose inputs have changed: its outputs shall be what they were.
+"""A shift for a BatchNormalization whose inputs have changed: its outputs shall have the means that they had.
 
-Matching means and deviations alone would be no goal: where an input is only partly what it was, the deviation that it
-had makes the part that is wrong larger. So each channel's scale and shift are fitted like a layer's weights (see
-`ridge`), and stay where that does not help on samples that had no part in the fit.
+Its scale stays. The deviations that the outputs had would make larger what is wrong in the inputs; the scale with the
+least error makes smaller what is right, and that adds up from layer to layer.
 """
 
 from __future__ import annotations
@@ -11,11 +10,11 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
-from modelopt.pruning.ridge import ResidualSums
+from modelopt.pruning.ridge import FOLDS
 from modelopt.pruning.row_choice import RowChoice
 
 _ROWS = 512
-"""Rows of a sample that are looked at, at most: each channel has two numbers to fit."""
+"""Rows of a sample that are looked at, at most: each channel has one number to fit."""
 
 
 class NormalizationSums:
@@ -33,7 +32,8 @@ class NormalizationSums:
         self._channels = 0 if channels is None else channels.size
         self._choice = RowChoice(_ROWS, seed)
         self._samples = samples
-        self._sums = ResidualSums(max(self._channels, 1), 1, 1)
+        self._missing = np.zeros((FOLDS, self._channels))
+        self._counts = np.zeros((FOLDS, 1))
 
     @property
     def value(self) -> ir.Value:
@@ -58,19 +58,23 @@ class NormalizationSums:
     def observe(self, wanted: np.ndarray, arrays: dict[str, np.ndarray], index: int) -> None:
         """Add a sample: what `rows_wanted` gave, and the values of the pruned model."""
         made = self.rows_wanted(arrays[self.read[0]], index)
-        self._sums.observe(made[..., None], (wanted - made)[..., None], index)
+        missing = (wanted - made).astype(np.float64)
+        missing = missing[np.isfinite(missing).all(1)]
+        self._missing[index % FOLDS] += missing.sum(0)
+        self._counts[index % FOLDS] += len(missing)
 
     def apply(self, names: graph.NameSource) -> bool:
-        """Give the node its new scale and shift; says whether it got any."""
-        scale, shift = (graph.constant(value) for value in self._node.inputs[1:3])
-        if scale is None or shift is None:
+        """Give the node its new shift, in channels where it helps on samples that had no part; says whether it did."""
+        shift = graph.constant(self._node.inputs[2])
+        if shift is None or np.count_nonzero(self._counts) < 2:
             return False
-        found = self._sums.correction(intercept=True)
-        if found is None:
+        total, count = self._missing.sum(0), self._counts.sum()
+        others = (total - self._missing) / np.maximum(count - self._counts, 1)
+        gain = np.sum(others * (2 * self._missing - self._counts * others), 0)
+        added = np.where(gain > 0, total / count, 0)
+        if not added.any():
             return False
-        factor, added = 1 + found.matrix[:, 0, 0], found.bias[:, 0]
-        self._store(1, scale * factor, names)
-        self._store(2, shift * factor + added, names)
+        self._store(2, shift + added, names)
         return True
 
     def _store(self, index: int, new: np.ndarray, names: graph.NameSource) -> None:

@@ -107,17 +107,20 @@ def test_arrays_come_back_as_they_were(tmp_path: Path, array: np.ndarray) -> Non
 
 
 def test_a_normalization_is_not_made_to_repeat_what_is_wrong_in_its_input() -> None:
-    """Half of what it reads is wrong: with the deviation that the whole had, that half would grow."""
+    """Half of what it reads is wrong: with the deviation that the whole had, that half would grow. Means come back."""
     text = """<ir_version: 8, opset_import: ["" : 17]>
     g (float[N,4] x) => (float[N,4] y) { y = BatchNormalization(x, scale, shift, mean, var) }"""
     zeros, ones = np.zeros(4, np.float32), np.ones(4, np.float32)
     made = model(text, scale=ones, shift=zeros, mean=zeros, var=ones)
     (node,) = made.graph
     sums, rng = NormalizationSums(node, 0, 16), np.random.default_rng(3)
+    shift = np.array([0, 1, -2, 3], np.float32)
     for index in range(16):
         common, wrong, gone = rng.normal(size=(3, 200, 4)).astype(np.float32)
-        sums.observe(sums.rows_wanted(common + gone, index), {"y": common + wrong}, index)
+        sums.observe(sums.rows_wanted(common + gone + shift, index), {"y": common + wrong}, index)
     assert sums.apply(graph.NameSource(made))
-    scale = graph.constant(made.graph.initializers["scale"])
+    scale, added = (graph.constant(made.graph.initializers[name]) for name in ("scale", "shift"))
     assert scale is not None
-    np.testing.assert_allclose(scale, 0.5, atol=0.08)
+    assert added is not None
+    np.testing.assert_array_equal(scale, ones)
+    np.testing.assert_allclose(added, shift, atol=0.1)
