@@ -60,6 +60,9 @@ class PruneChannels(Pass):
     align: int = option(1, "kept channels are a multiple of this where a group has as many; not those of heads")
     importance: str = option("l2", f"how channels are ranked: {', '.join(importance.NAMES)}")
     repair: bool = option(default=False, text="fit the layers behind to the original; needs calibration data")
+    repair_depth: int | None = option(
+        None, "how many layers one behind another are repaired, from those that read what is removed on; all by default"
+    )
     include: tuple[str, ...] = option(
         (), "only channels that nodes with these names make: globs, re:EXPRESSION or op:TYPE"
     )
@@ -72,6 +75,8 @@ class PruneChannels(Pass):
             raise InputError(f"macs {self.macs} is not in (0, 1]", hint="macs 0.7 keeps 70 % of them")
         if self.align < 1:
             raise InputError(f"align {self.align} is no multiple", hint="align 8 keeps 8, 16, 24 … channels; 1 any")
+        if self.repair_depth is not None and self.repair_depth < 1:
+            raise InputError(f"repair_depth {self.repair_depth} is no number of layers", hint="repair_depth 1 or more")
         if self.importance not in importance.NAMES:
             known = did_you_mean(self.importance, importance.NAMES)
             hint = known or f"one of {', '.join(importance.NAMES)}"
@@ -112,7 +117,7 @@ class PruneChannels(Pass):
         channel_removal.remove(model, found, removed)
         facts = _facts(channels, kept, len(removed)) | {"macs_before": counted.total, "macs_after": macs_after}
         if original is not None:
-            repaired = compensate.repair(original, model, found, frozenset(removed), ctx)
+            repaired = compensate.repair(original, model, found, frozenset(removed), ctx, self.repair_depth)
             skipped += [Skip(name, f"it is not repaired: {why}") for name, why in repaired.refused]
             facts["layers_repaired"] = repaired.layers
         changed = sum(kept[group.name] < group.width for group in groups)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,8 +23,27 @@ from modelopt.pruning.weight_axes import Consumer
 
 _MOST_INPUTS = 2304
 _MOST_BYTES = 256 << 20
-_ROWS = 1024
-"""Rows of a consumer's input for each sample, at most."""
+_ROWS = (64, 1024)
+"""Rows of a consumer's input for each sample, at least and at most."""
+
+_ROWS_PER_INPUT = 4
+"""Over all samples so many rows for each input are taken as enough to rank channels: a guess."""
+
+_KNOWN: ContextVar[dict[tuple[str, str], np.ndarray] | None] = ContextVar("known scores", default=None)
+
+
+@contextlib.contextmanager
+def remembering(known: dict[tuple[str, str], np.ndarray]) -> Iterator[None]:
+    """Measure each group once, and look its scores up in `known` from then on.
+
+    Args:
+        known: By measure and group, the scores; for one model and the same samples.
+    """
+    token = _KNOWN.set(known)
+    try:
+        yield
+    finally:
+        _KNOWN.reset(token)
 
 
 def importance_of(name: str, model: ir.Model, groups: Sequence[ChannelGroup], ctx: Context) -> Importance:
@@ -40,7 +61,11 @@ def importance_of(name: str, model: ir.Model, groups: Sequence[ChannelGroup], ct
         return RandomOrder(ctx.seed)
     if name in {"l1", "l2"}:
         return FilterNorm(int(name[1]))
-    return Measured(dict(_measured(name, model, groups, ctx)))
+    known = _KNOWN.get()
+    known = {} if known is None else known
+    missing = [group for group in groups if (name, group.name) not in known]
+    known |= {(name, group): scores for group, scores in _measured(name, model, missing, ctx)}
+    return Measured({group.name: known[name, group.name] for group in groups})
 
 
 def _measured(
@@ -67,8 +92,8 @@ class _Input:
     def width(self) -> int:
         return 0 if self.layer is None else int(self.layer.matrix().shape[1])
 
-    def observe(self, data: np.ndarray, index: int, *, all_products: bool) -> None:
-        """Add a sample."""
+    def observe(self, data: np.ndarray, index: int, samples: int, *, all_products: bool) -> None:
+        """Add a sample, of so many."""
         axis = np.moveaxis(data, self.consumer.data_axis, -1)
         flat = np.nan_to_num(axis.reshape(-1, axis.shape[-1]).astype(np.float64), posinf=0, neginf=0)
         mean = np.square(flat).mean(0) if len(flat) else np.zeros(flat.shape[1])
@@ -77,9 +102,10 @@ class _Input:
         self.rows += len(flat)
         if all_products and self.layer is not None and self.width <= _MOST_INPUTS:
             rng = np.random.default_rng(index)
-            rows = self.layer.inputs(data, lambda total: rng.choice(total, min(total, _ROWS), replace=False))
-            rows = np.nan_to_num(rows[:, 0].astype(np.float64), posinf=0, neginf=0)
-            self.products = self.products + rows.T @ rows
+            most = int(np.clip(_ROWS_PER_INPUT * self.width // samples, *_ROWS))
+            rows = self.layer.inputs(data, lambda total: rng.choice(total, min(total, most), replace=False))
+            rows = np.nan_to_num(rows[:, 0].astype(np.float32), posinf=0, neginf=0)
+            self.products = self.products + (rows.T @ rows).astype(np.float64)
 
 
 @dataclass
@@ -162,5 +188,5 @@ def _observe(name: str, model: ir.Model, batch: Sequence[_Reading], ctx: Context
     total = sample_count(ctx)
     for index, arrays in enumerate(run_to(model, names, ctx)):
         for each, of_value in zip(inputs, names, strict=True):
-            each.observe(arrays[of_value], index, all_products=name == "second-order")
+            each.observe(arrays[of_value], index, total, all_products=name == "second-order")
         ctx.progress("measuring channels", index + 1, total)

@@ -28,7 +28,7 @@ class LayerBias:
     like: ir.Value
 
     def add(self, shift: np.ndarray, names: graph.NameSource) -> None:
-        """Add `shift`, shape (N,), to the bias; one that other nodes read too gets a copy of its own."""
+        """Add `shift`, of shape (N,) or of the bias's; a bias that other nodes read too gets a copy of its own."""
         value = self.node.inputs[self.index] if self.index < len(self.node.inputs) else None
         old, like = graph.constant(value), graph.constant(self.like)
         dtype = np.dtype(np.float32) if like is None else like.dtype
@@ -44,7 +44,9 @@ class LayerBias:
 
 
 def _shape(old: np.ndarray, shift: np.ndarray) -> tuple[int, ...]:
-    """The shape in which a shift of the last axis meets a bias."""
+    """The shape in which a shift of the last axis, or one of the bias's shape, meets a bias."""
+    if shift.shape == old.shape:
+        return shift.shape
     return (*(1,) * (old.ndim - 1), shift.size) if old.ndim else (shift.size,)
 
 

@@ -17,10 +17,10 @@ import numpy as np
 FOLDS = 4
 """Sums are kept apart for so many parts of the samples; with many inputs for two, because they take memory."""
 
-_DAMPINGS = tuple(float(step) for step in np.geomspace(1e-6, 1e2, 17))
+_DAMPINGS = tuple(float(step) for step in np.geomspace(1e-6, 1e2, 9))
 """Candidates, as multiples of the mean of G's diagonal."""
 
-_LARGE = 1024
+_LARGE = 256
 """From so many inputs on only one fold judges, and a few dampings are tried: a factorization takes long."""
 
 _FEW_DAMPINGS = (1e-3, 1e-2, 1e-1, 1.0)
@@ -54,9 +54,9 @@ class ResidualSums:
         self.groups = groups
         self.width = width
         self.made = made
-        folds = 2 if width > _LARGE else FOLDS
-        self._sums = np.zeros((folds, groups, width + 1, width + 1 + made))
-        self._squares = np.zeros((folds, groups, made))
+        self._folds = 2 if width > _LARGE else FOLDS
+        self._sums = np.zeros((0, 0, 0, 0))  # the large arrays are made for the first rows
+        self._squares = np.zeros((0, 0, 0))
 
     def observe(self, inputs: np.ndarray, missing: np.ndarray, fold: int) -> None:
         """Add rows; those with NaN or infinities are left out.
@@ -66,6 +66,9 @@ class ResidualSums:
             missing: Shape (rows, groups, N).
             fold: The number of the sample.
         """
+        if not len(self._sums):
+            self._sums = np.zeros((self._folds, self.groups, self.width + 1, self.width + 1 + self.made))
+            self._squares = np.zeros((self._folds, self.groups, self.made))
         ones = np.ones((*inputs.shape[:2], 1), inputs.dtype)
         rows = np.concatenate([inputs, ones, missing], 2).astype(np.float64)
         good = np.isfinite(rows).all((1, 2))

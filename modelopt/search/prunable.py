@@ -7,12 +7,13 @@ import math
 from collections.abc import Mapping, Sequence
 
 import msgspec
+import numpy as np
 
 from modelopt import graph, io
 from modelopt.consteval.known_shapes import bind, inferred
 from modelopt.measure import environment
 from modelopt.passes.prune_channels import PruneChannels, require_float
-from modelopt.pruning import latency_table, measured_layers
+from modelopt.pruning import activation_importance, latency_table, measured_layers
 from modelopt.pruning.channel_groups import ChannelGroup, channels_of
 from modelopt.pruning.channel_macs import sample_sizes
 from modelopt.pruning.channel_work import ChannelWork, Widths, candidate_widths
@@ -67,6 +68,7 @@ class Prunable:
         self._candidates = candidates
         self.whole = floats
         self._step = step
+        self._scores: dict[tuple[str, str], np.ndarray] = {}
         model, runner = candidates.load(floats), candidates.context.runner
         require_float(model)
         signature = graph.signature(model)
@@ -139,18 +141,24 @@ class Prunable:
         Raises:
             ModeloptError: As the pass.
         """
-        return self._candidates.build(self.whole, (self.step(widths),))
+        return self._build(self.step(widths))
 
     def build_one(self, name: str, width: int) -> Candidate:
         """The model with another width of one group: the pass looks at no other group.
+
+        Only the layers that read the group are repaired: they take over what others can, and there are many groups.
 
         Raises:
             ModeloptError: As the pass.
         """
         (group,) = [each for each in self.groups if each.name == name]
         producers = tuple(exclusions.exactly(graph.name_of(each.node)) for each in group.producers)
-        step = dataclasses.replace(self.step({name: width}), include=producers, exclude=())
-        return self._candidates.build(self.whole, (step,))
+        step = dataclasses.replace(self.step({name: width}), include=producers, exclude=(), repair_depth=1)
+        return self._build(step)
+
+    def _build(self, step: PruneChannels) -> Candidate:
+        with activation_importance.remembering(self._scores):  # each group is ranked once
+            return self._candidates.build(self.whole, (step,))
 
     def kernels_ns(self, candidate: Candidate) -> float | None:
         """The nanoseconds that the kernels of a model take; None where latency is not measured."""

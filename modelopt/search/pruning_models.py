@@ -33,6 +33,7 @@ class PrunedModels:
         drops: By place, how much accuracy falls on the samples of the choice.
         checked: The same on the samples of the check.
         notes: What the reader should know where the data say nothing.
+        time_left: What progress says behind the model that is made, as a clause.
     """
 
     def __init__(self, candidates: Candidates, prunable: Shrinkable, evidence: Evidence, limit: float | None) -> None:
@@ -41,6 +42,7 @@ class PrunedModels:
         self.drops: dict[int, float] = {}
         self.checked: dict[int, float] = {}
         self.notes: dict[str, None] = {}
+        self.time_left = ""
         self._candidates = candidates
         self._prunable = prunable
         self._evidence = evidence
@@ -137,7 +139,7 @@ class PrunedModels:
 
     def _model(self, place: int) -> Candidate:
         if place not in self._models:
-            self._candidates.request.progress(self._label(place), len(self._models), None)
+            self._candidates.request.progress(f"{self._label(place)}{self.time_left}", len(self._models), None)
             self._models[place] = self._prunable.build(self.path[place].widths) if place else self._prunable.whole
         return self._models[place]
 

@@ -12,6 +12,12 @@ from dataclasses import dataclass
 _LEAST_ERROR = 1e-9
 """What a narrower width costs at least, so that groups whose removal shows no error are still compared."""
 
+LEAST_TRIES = 2
+"""So many places are tried whatever time that takes: after one try there may be nothing to keep."""
+
+_SCANNED = (0.25, 0.5)
+"""The shares of a group's channels whose removal is measured."""
+
 _EXPONENTS = (1.0, 4.0)
 """Between what the exponent of an error is: see `ErrorCurve`."""
 
@@ -123,7 +129,14 @@ def between(steps: Sequence[PathStep], low: int, high: int) -> int:
     return next((i for i in range(low + 1, high) if steps[i].cost <= middle), high - 1)
 
 
-def farthest(steps: Sequence[PathStep], start: int, last: int, keeps: Callable[[int], bool], max_tries: int) -> int:
+def farthest(
+    steps: Sequence[PathStep],
+    start: int,
+    last: int,
+    keeps: Callable[[int], bool],
+    max_tries: int,
+    is_over: Callable[[], bool] = lambda: False,
+) -> int:
     """The farthest place that keeps the contract, by bisection over the cost; 0, the whole model, always does.
 
     Args:
@@ -132,10 +145,13 @@ def farthest(steps: Sequence[PathStep], start: int, last: int, keeps: Callable[[
         last: The farthest place to try.
         keeps: Whether a place keeps the contract.
         max_tries: How often that is asked.
+        is_over: Whether the time for that is over; it is not asked before `LEAST_TRIES`.
     """
     low, high = 0, last + 1  # `high` breaks the contract, or lies behind what is wanted
     place = start
-    for _ in range(max_tries):
+    for tries in range(max_tries):
+        if tries >= LEAST_TRIES and is_over():
+            break
         if keeps(place):
             low = place
         else:
@@ -146,3 +162,11 @@ def farthest(steps: Sequence[PathStep], start: int, last: int, keeps: Callable[[
         if place == low:
             place = min(high, last)  # nothing but the last place lies between
     return low
+
+
+def scanned_widths(choices: Sequence[int], whole: int) -> list[int]:
+    """The widths of a group whose loss is measured, in falling order: those nearest to the shares of `_SCANNED`."""
+    if not choices:
+        return []
+    nearest = [min(choices, key=lambda width: abs(width - (1 - share) * whole)) for share in _SCANNED]
+    return list(dict.fromkeys(nearest))

@@ -7,13 +7,15 @@
    is the result. What it loses is checked on samples that had no part in the choice.
 
 Residual blocks go in the order of their importance, one by one: their path needs no measured errors.
+
+Where that takes longer than `SECONDS`, groups that save little are not measured and keep their channels, and the best
+model so far is the result; the notes say so.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import time
 from collections.abc import Sequence
 
 import msgspec
@@ -30,6 +32,7 @@ from modelopt.search.pruning_models import PrunedModels
 from modelopt.search.pruning_path import ErrorCurve, PathStep
 from modelopt.search.removable_blocks import RemovableBlocks, Shrinkable
 from modelopt.search.search_result import SearchResult
+from modelopt.search.time_budget import TimeBudget, time_left
 from modelopt.search.utility import Preference
 
 MAX_CHECKS = 7
@@ -41,8 +44,11 @@ MAX_STEPS_BACK = 3
 MAX_TIMINGS = 3
 """How often models are timed to reach ``--target-speedup``: a guess."""
 
-_SCANNED = (0.25, 0.5)
-"""The shares of a group's channels whose removal is measured."""
+SECONDS = 150.0
+"""How long a search may take before it begins nothing new: a guess at what people wait for."""
+
+_OF_SCAN = 0.5
+"""The share of that after which no other group is measured: a guess."""
 
 _FIRST_ERROR = 0.02
 """The squared error over the squared output at which the first model is tried where no target says it: a guess."""
@@ -51,17 +57,18 @@ _METADATA_BYTES = 4096
 """What the record of how a model was made takes in its file: a guess, above what was seen."""
 
 
-def choose_widths(request: Request) -> SearchResult:
+def choose_widths(request: Request, budget: TimeBudget | None = None) -> SearchResult:
     """Recipes for `request`, best first: the pruned model, the float model after the exact passes, the input.
 
     Args:
         request: What the user asked for; its recipe has the pass prune-channels or prune-layers once.
+        budget: How long the search may take; None for `SECONDS`.
 
     Raises:
         ModeloptError: As `engine.optimize.run`.
     """
     with opened(request) as candidates:
-        return WidthSearch(candidates).run()
+        return WidthSearch(candidates, budget or TimeBudget(SECONDS)).run()
 
 
 def split_at_pruning(recipe: Recipe) -> tuple[tuple[Step, ...], PruneChannels | PruneLayers, tuple[Step, ...]]:
@@ -78,10 +85,12 @@ class WidthSearch:
 
     Args:
         candidates: Builds, judges and times models.
+        budget: How long it may take.
     """
 
-    def __init__(self, candidates: Candidates) -> None:
+    def __init__(self, candidates: Candidates, budget: TimeBudget) -> None:
         self.candidates = candidates
+        self.budget = budget
         self.recipe = candidates.request.recipe
         self.before, self.asked, self.behind = split_at_pruning(self.recipe)
         targets = self.recipe.targets
@@ -100,6 +109,7 @@ class WidthSearch:
         self.evidence = pruning_evidence.evidence_of(candidates.data, self.recipe.seed, held_out=held_out)
         self.models = PrunedModels(candidates, self.prunable, self.evidence, self.recipe.gates.max_drop)
         self.missed: list[str] = []
+        self.ended: list[str] = []
 
     def run(self) -> SearchResult:
         """Find the widths."""
@@ -139,19 +149,25 @@ class WidthSearch:
     def _scan(self, channels: Prunable) -> dict[str, ErrorCurve]:
         """For each group how the error of the outputs grows as its channels go; groups that cannot go are left out."""
         whole = channels.widths
-        tried = [
-            (name, width) for name, each in channels.choices.items() for width in scanned_widths(each, whole[name])
-        ]
+        choices = {name: each for name, each in channels.choices.items() if each}
+        saved = {name: channels.saving(whole, name, each[-1]) for name, each in choices.items()}
+        order = sorted(choices, key=lambda name: -saved[name])  # where time ends, what saves least is not measured
         points: dict[str, list[tuple[float, float]]] = {}
-        started = time.monotonic()
-        for done, (name, width) in enumerate(tried):
-            left = "" if not done else f", about {(time.monotonic() - started) / done * (len(tried) - done):.0f} s left"
-            self.candidates.request.progress(f"measuring what each layer loses{left}", done, len(tried))
-            error = self._error(channels, name, width)
-            self.models.scanned[name] = (width, error)
-            points.setdefault(name, []).append((1 - width / whole[name], error))
+        started = self.budget.spent
+        for done, name in enumerate(order):
+            spent = self.budget.spent - started
+            if done and self.budget.is_over(_OF_SCAN):
+                count = f"{len(order) - done} of {len(order)} groups were not measured and keep all channels"
+                self.ended.append(f"the search had no time to measure all groups: {count}")
+                break
+            left = time_left(spent, done, len(order), self.budget.seconds * _OF_SCAN - self.budget.spent)
+            self.candidates.request.progress(f"measuring what each layer loses{left}", done, len(order))
+            for width in pruning_path.scanned_widths(choices[name], whole[name]):
+                error = self._error(channels, name, width)
+                self.models.scanned[name] = (width, error)
+                points.setdefault(name, []).append((1 - width / whole[name], error))
         finite = {name: each for name, each in points.items() if all(math.isfinite(error) for _, error in each)}
-        return {name: ErrorCurve.through(each) for name, each in finite.items()}
+        return {name: ErrorCurve.through(finite[name]) for name in choices if name in finite}
 
     def _error(self, channels: Prunable, name: str, width: int) -> float:
         """The squared error over the squared output with one group at another width; infinite where that fails."""
@@ -184,11 +200,30 @@ class WidthSearch:
             return place
         start = goal if goal is not None else self._first_try(last)
         end = last if goal is None else goal
-        place = pruning_path.farthest(self.models.path, start, end, self.models.keeps, MAX_CHECKS) if last else 0
+        place = self._farthest(start, end) if last else 0
         place = self._checked(place)
         if goal is not None and place < goal:
             self.missed += self._targets()
         return place
+
+    def _farthest(self, start: int, end: int) -> int:
+        """The farthest place that keeps the contract, as far as the time goes."""
+        began, done = self.budget.spent, 0
+
+        def keeps(place: int) -> bool:
+            nonlocal done
+            left = self.budget.seconds - self.budget.spent
+            self.models.time_left = time_left(self.budget.spent - began, done, MAX_CHECKS, left)
+            done += 1
+            return self.models.keeps(place)
+
+        def is_over() -> bool:
+            if not self.budget.is_over():
+                return False
+            self.ended.append(f"the search ended after {done} models: it may take {self.budget.seconds:.0f} s")
+            return True
+
+        return pruning_path.farthest(self.models.path, start, end, keeps, MAX_CHECKS, is_over)
 
     def _first_try(self, last: int) -> int:
         found = pruning_path.first_within(self.models.path, lambda step: step.error >= _FIRST_ERROR)
@@ -282,12 +317,4 @@ class WidthSearch:
         notes = (*data.notes_for(calibrated=data.calibration is not None, compared=judged), *self.models.notes)
         missed = tuple(f"{each} is not met" for each in dict.fromkeys(self.missed))
         found = msgspec.structs.replace(self.models.found(place), missed=missed)
-        return SearchResult(recipes, self.models.trials(place), notes=(*notes, *missed), pruning=found)
-
-
-def scanned_widths(choices: Sequence[int], whole: int) -> list[int]:
-    """The widths of a group whose loss is measured, in falling order: those nearest to the shares of `_SCANNED`."""
-    if not choices:
-        return []
-    nearest = [min(choices, key=lambda width: abs(width - (1 - share) * whole)) for share in _SCANNED]
-    return list(dict.fromkeys(nearest))
+        return SearchResult(recipes, self.models.trials(place), notes=(*notes, *self.ended, *missed), pruning=found)

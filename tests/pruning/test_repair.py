@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -10,13 +9,13 @@ import onnx_ir as ir
 import pytest
 
 from modelopt import graph
-from modelopt.calibration.context import Context
 from modelopt.core.errors import InputError
 from modelopt.io import serialize
 from modelopt.passes.prune_channels import PruneChannels
 from modelopt.pruning.block_elimination import EliminatedLayer, elimination_costs
 from modelopt.pruning.ridge import FOLDS, ResidualSums
 from modelopt.runtime.worker_runner import WorkerRunner
+from tests.pruning.repair_tools import error, feeds, pruned, weights
 from tests.quant_tools import context, model
 from tests.runtime_tools import session
 
@@ -45,11 +44,6 @@ g (float[N,5,6] x) => (float[N,5,3] y) {
 """
 
 
-def weights(*shapes: tuple[int, ...]) -> list[np.ndarray]:
-    rng = np.random.default_rng(7)
-    return [(rng.normal(size=shape) / math.sqrt(math.prod(shape[1:]))).astype(np.float32) for shape in shapes]
-
-
 def convolutions() -> ir.Model:
     names = ("w1", "b1", "w2", "b2", "w3", "w4", "b4")
     shapes = ((16, 3, 3, 3), (16,), (16, 1, 3, 3), (16,), (8, 16, 3, 3), (4, 8), (4,))
@@ -62,22 +56,6 @@ def products(copies: bool = False) -> ir.Model:
     if copies:
         w1[:, 8:] = w1[:, :4]
     return model(PRODUCTS, w1=w1, w2=w2, b2=b2)
-
-
-def feeds(shape: tuple[int, ...], count: int, seed: int = 0) -> list[dict[str, np.ndarray]]:
-    rng = np.random.default_rng(seed)
-    return [{"x": rng.normal(size=(1, *shape)).astype(np.float32)} for _ in range(count)]
-
-
-def error(before: ir.Model, after: ir.Model, samples: list[dict[str, np.ndarray]]) -> float:
-    first, second = session(before), session(after)
-    return float(np.mean([np.square(first.run(None, x)[0] - second.run(None, x)[0]).mean() for x in samples]))
-
-
-def pruned(original: ir.Model, ctx: Context, **options: object) -> ir.Model:
-    copy = serialize.from_bytes(serialize.to_bytes(original))
-    PruneChannels(**options).apply(copy, ctx)  # type: ignore[arg-type]
-    return copy
 
 
 def test_a_correction_finds_what_is_linear_in_the_inputs() -> None:

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelopt.pruning.channel_work import candidate_widths
-from modelopt.search.pruning_path import ErrorCurve, PathStep, farthest, first_within, path
-from modelopt.search.pruning_search import scanned_widths
+from modelopt.search.pruning_path import ErrorCurve, PathStep, farthest, first_within, path, scanned_widths
 
 WIDTHS = {"a": 64, "b": 64, "c": 32}
 CHOICES = {"a": (48, 32, 16), "b": (48, 32, 16), "c": ()}
@@ -108,3 +107,16 @@ def test_two_widths_of_a_group_are_measured() -> None:
     assert scanned_widths((48, 32, 16), 64) == [48, 32]
     assert scanned_widths((1,), 2) == [1]
     assert scanned_widths((), 2) == []
+
+
+@pytest.mark.parametrize(("enough", "found"), [(1, 0), (40, 32)])
+def test_bisection_ends_where_time_does_with_what_it_has(enough: int, found: int) -> None:
+    steps = [PathStep({}, 64.0 - place, float(place)) for place in range(65)]
+    tried: list[int] = []
+
+    def keeps(place: int) -> bool:
+        tried.append(place)
+        return place <= enough
+
+    assert farthest(steps, 32, 64, keeps, 20, is_over=lambda: True) == found
+    assert len(tried) == 2  # after one there might be nothing to keep

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from modelopt.commands.prune import PruneOptions
 from modelopt.core.errors import InputError, Refused
 from modelopt.engine.request import Request
 from modelopt.passes.prune_channels import PruneChannels
+from modelopt.pruning import activation_importance
 from modelopt.pruning.measured_layers import MeasuredLayer
 from modelopt.recipe.dumping import dump
 from modelopt.recipe.parsing import parse
@@ -25,6 +27,7 @@ from modelopt.search.prunable import Prunable
 from modelopt.search.pruning_models import PrunedModels
 from modelopt.search.pruning_search import choose_widths
 from modelopt.search.search_result import SearchResult
+from modelopt.search.time_budget import TimeBudget, time_left
 from tests.command_line import CALIB, EVAL, MLP
 
 DATA: dict[str, Any] = {
@@ -249,3 +252,52 @@ def _searches_or_not(pattern: str, options: dict[str, Any], searches: bool) -> N
     assert parse(dump(recipe)) == recipe
     if searches and ("calib" in options or "eval" in options):
         assert recipe.gates.max_drop == 0.01
+
+
+# Time
+
+
+def _in_time(seconds: float, step: float, **options: Any) -> SearchResult:
+    """What a search finds while each look at the clock moves it on by `step` seconds."""
+    recipe = PruneOptions(MLP, pattern="channel", max_drop=0.02, **{**DATA, **options}).recipe_to_run()
+    ticks = itertools.count(0.0, step)
+    request = Request(recipe=dataclasses.replace(recipe, search=None), model=MLP, output=MLP.with_suffix(".none"))
+    return choose_widths(request, TimeBudget(seconds, lambda: next(ticks)))
+
+
+def test_a_search_without_time_measures_what_saves_most_and_keeps_the_best_so_far() -> None:
+    long, short = _in_time(1e9, 0.0), _in_time(1.0, 1.0)
+    assert long.pruning is not None
+    assert short.pruning is not None
+    measured = [
+        [group.group for group in found.widths if group.error_at is not None] for found in (long.pruning, short.pruning)
+    ]
+    assert measured == [["/0/Gemm", "/2/Gemm"], ["/0/Gemm"]]
+    assert {group.group: group.after == group.before for group in short.pruning.widths} == {
+        "/0/Gemm": False,
+        "/2/Gemm": True,
+    }
+    assert len(short.trials) == 2 < len(long.trials)
+    assert any("1 of 2 groups were not measured and keep all channels" in note for note in short.notes)
+    assert any("the search ended after 2 models" in note for note in short.notes)
+    assert not any("the search" in note for note in long.notes)
+
+
+def test_each_group_is_ranked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    ranked: list[str] = []
+    measured = activation_importance._measured
+
+    def counting(name: str, model: Any, groups: Sequence[Any], ctx: Any) -> Any:
+        ranked.extend(group.name for group in groups)
+        return measured(name, model, groups, ctx)
+
+    monkeypatch.setattr(activation_importance, "_measured", counting)
+    result = _in_time(1e9, 0.0, importance="second-order", repair=True)
+    assert len(result.trials) > 1
+    assert sorted(ranked) == ["/0/Gemm", "/2/Gemm"]
+
+
+def test_progress_says_how_long_it_takes() -> None:
+    assert time_left(10.0, 2, 6, 100.0) == ", about 20 s left"
+    assert time_left(10.0, 2, 6, 5.0) == ", about 5 s left"
+    assert time_left(0.0, 0, 6, 5.0) == ""
