@@ -86,7 +86,7 @@ class PruneLayers(Pass):
         for block in gone:
             remove_block(block)
         if original is not None:
-            plan = RepairPlan.behind(model, readers)
+            plan = RepairPlan.behind(model, readers, found.level_sums)
             repaired = compensate.fit(original, model, plan, ctx)
             skipped += [Skip(name, f"it is not repaired: {why}") for name, why in repaired.refused]
             facts["layers_repaired"] = repaired.layers

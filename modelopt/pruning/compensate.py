@@ -141,7 +141,7 @@ def _sums(
     """The sums for a node of a stage; what cannot be fitted goes to `refused`."""
     samples, layer = sample_count(ctx), layer_of(node)
     if layer is not None and layer.matrix().shape[1] <= _MOST_INPUTS:
-        yield _LayerSums(layer, ctx.seed, samples)
+        yield _LayerSums(layer, plan.target(node), ctx.seed, samples)
         return
     if layer is None and graph.is_standard(node, "BatchNormalization"):
         yield NormalizationSums(node, ctx.seed, samples)
@@ -190,10 +190,18 @@ def _key(stage: int, number: int) -> str:
 
 
 class _LayerSums:
-    """The sums of one layer whose outputs are fitted, and what they lead to."""
+    """The sums of one layer whose outputs are fitted, and what they lead to.
 
-    def __init__(self, layer: SummingLayer, seed: int, samples: int) -> None:
+    Args:
+        layer: The layer, in the pruned model.
+        target: What is fitted: its output, or a sum that its output is added to.
+        seed: Decides which rows are looked at.
+        samples: How many samples come.
+    """
+
+    def __init__(self, layer: SummingLayer, target: ir.Value, seed: int, samples: int) -> None:
         self._layer = layer
+        self._target = target
         self._samples = samples
         groups, width, made = layer.matrix().shape
         self._sums = ResidualSums(groups, width, made)
@@ -202,11 +210,11 @@ class _LayerSums:
     @property
     def value(self) -> ir.Value:
         """What it should give."""
-        return self._layer.node.outputs[0]
+        return self._target
 
     @property
     def read(self) -> tuple[str, ...]:
-        """Its input and its output."""
+        """Its input, and what is fitted."""
         return self._layer.data.name or "", self.value.name or ""
 
     @property
@@ -219,7 +227,7 @@ class _LayerSums:
         return np.asarray(self._layer.outputs(whole, lambda total: self._choice.of(total, index)), np.float32)
 
     def observe(self, wanted: np.ndarray, arrays: dict[str, np.ndarray], index: int) -> None:
-        """Add a sample: the input and the output of the pruned layer; samples come in the same order."""
+        """Add a sample: the input of the pruned layer, and what is fitted; samples come in the same order."""
         data, made = (arrays[name] for name in self.read)
         inputs = self._layer.inputs(data, lambda total: self._choice.of(total, index))
         missing = wanted - self._layer.outputs(made, lambda total: self._choice.of(total, index))

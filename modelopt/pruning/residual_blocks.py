@@ -74,10 +74,12 @@ class ResidualBlocks:
     Attributes:
         blocks: Those that can go, in order; one may hold another.
         refused: By reason, how many sums look like residual ones and must stay.
+        level_sums: All sums of two computed values of one shape.
     """
 
     blocks: tuple[ResidualBlock, ...]
     refused: Mapping[str, int]
+    level_sums: frozenset[ir.Node] = frozenset()
 
     @property
     def of_unknown_shape(self) -> bool:
@@ -93,9 +95,13 @@ def residual_blocks(model: ir.Model) -> ResidualBlocks:
     """
     blocks: list[ResidualBlock] = []
     refused: Counter[str] = Counter()
+    level: set[ir.Node] = set()
     for node in model.graph:
         if not any(graph.is_standard(node, kind) for kind in ("Add", "Sum")) or len(node.inputs) != 2:
             continue
+        shapes = [graph.dims(value) for value in node.inputs]
+        if shapes[0] == shapes[1] and None not in (shapes[0] or (None,)):
+            level.add(node)
         found = _block(node)
         if isinstance(found, str):
             refused[found] += 1
@@ -105,7 +111,7 @@ def residual_blocks(model: ir.Model) -> ResidualBlocks:
     outputs = [block for block in blocks if block.add.outputs[0].is_graph_output() and _ends_at_edge(block, skips)]
     if outputs:
         refused[_OUTPUT] += len(outputs)
-    return ResidualBlocks(tuple(block for block in blocks if block not in outputs), dict(refused))
+    return ResidualBlocks(tuple(block for block in blocks if block not in outputs), dict(refused), frozenset(level))
 
 
 def _ends_at_edge(block: ResidualBlock, skips: Mapping[ir.Value, ir.Value]) -> bool:

@@ -63,13 +63,13 @@ class StepwiseRun:
 
         Args:
             number: The stage: these come in order, and the weights of all before are as they will stay.
-            names: Values that nodes before the stage or of the stage make, or inputs of the model.
+            names: Values that no later stage has a part in, or inputs of the model.
 
         Raises:
             Refused: onnxruntime does not run the model.
         """
         given = {value.name for value in self._model.graph.inputs}
-        part = self._part(number)
+        part = self._part(number, names)
         made = {value.name for node in part.nodes for value in node.outputs}
         wanted = [name for name in dict.fromkeys((*names, *part.kept)) if name in made]
         first, second = tee(feeds(self._ctx))
@@ -98,8 +98,8 @@ class StepwiseRun:
         kept = {name: self._arrays.get(name, index) for name in names if name in self._arrays}
         return {**{name: feed[name] for name in names if name in feed}, **kept}
 
-    def _part(self, number: int) -> _Part:
-        """What to run for a stage."""
+    def _part(self, number: int, names: Collection[str]) -> _Part:
+        """What to run for a stage, which these values are wanted of."""
         needed = self._before(node for stage in self._stages[number:] for node in stage)
         changing = self._behind(node for stage in self._stages[number:] for node in stage)
         final = frozenset(node for node in needed if node not in changing and node.op_type != "Constant")
@@ -109,7 +109,8 @@ class StepwiseRun:
         kept = [value for node in final for value in node.outputs if value in read]
         if not all(map(_is_tensor, kept)):  # it cannot be an input of what runs next
             kept, final = [], frozenset()
-        nodes = self._before(stage) - self._final
+        makers = {node for node in self._readers if any(value.name in names for value in node.outputs)}
+        nodes = self._before(stage | makers) - self._final
         return _Part(frozenset(nodes | final), tuple(value.name or "" for value in kept), final)
 
     def _before(self, nodes: Collection[ir.Node] | Iterator[ir.Node]) -> set[ir.Node]:

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from modelopt.core.errors import InputError, ModeloptError, WorkerDied
+from modelopt.core.errors import InputError
 from modelopt.engine.request import Request
 from modelopt.passes.prune_channels import PruneChannels
 from modelopt.passes.prune_layers import PruneLayers
@@ -29,9 +29,10 @@ from modelopt.search import pruning_evidence, pruning_path
 from modelopt.search.candidates import Candidates, opened
 from modelopt.search.prunable import Prunable
 from modelopt.search.pruning_models import PrunedModels
-from modelopt.search.pruning_path import ErrorCurve, PathStep
+from modelopt.search.pruning_path import PathStep
 from modelopt.search.removable_blocks import RemovableBlocks, Shrinkable
 from modelopt.search.search_result import SearchResult
+from modelopt.search.sensitivity_scan import scan
 from modelopt.search.time_budget import TimeBudget, time_left
 from modelopt.search.utility import Preference
 
@@ -46,9 +47,6 @@ MAX_TIMINGS = 3
 
 SECONDS = 150.0
 """How long a search may take before it begins nothing new: a guess at what people wait for."""
-
-_OF_SCAN = 0.5
-"""The share of that after which no other group is measured: a guess."""
 
 _FIRST_ERROR = 0.02
 """The squared error over the squared output at which the first model is tried where no target says it: a guess."""
@@ -126,7 +124,10 @@ class WidthSearch:
             return channels.path()
         if not any(channels.choices.values()):
             return []
-        curves, widths = self._scan(channels), channels.widths
+        found = scan(self.candidates, channels, self.evidence.scan, self.budget)
+        self.models.scanned |= found.tried
+        self.ended += found.ended
+        curves, widths = found.curves, channels.widths
         return pruning_path.path(
             widths,
             {name: channels.choices[name] for name in curves},
@@ -143,49 +144,6 @@ class WidthSearch:
         said += ", as measured on this machine" if measured else ": layers are timed on the CPU, with a benchmark"
         recipe = dataclasses.replace(self.recipe, steps=(*self.before, step, *self.behind))
         return SearchResult((recipe,), notes=(said,))
-
-    # Sensitivity
-
-    def _scan(self, channels: Prunable) -> dict[str, ErrorCurve]:
-        """For each group how the error of the outputs grows as its channels go; groups that cannot go are left out."""
-        whole = channels.widths
-        choices = {name: each for name, each in channels.choices.items() if each}
-        saved = {name: channels.saving(whole, name, each[-1]) for name, each in choices.items()}
-        order = sorted(choices, key=lambda name: -saved[name])  # where time ends, what saves least is not measured
-        points: dict[str, list[tuple[float, float]]] = {}
-        started = self.budget.spent
-        for done, name in enumerate(order):
-            spent = self.budget.spent - started
-            if done and self.budget.is_over(_OF_SCAN):
-                count = f"{len(order) - done} of {len(order)} groups were not measured and keep all channels"
-                self.ended.append(f"the search had no time to measure all groups: {count}")
-                break
-            left = time_left(spent, done, len(order), self.budget.seconds * _OF_SCAN - self.budget.spent)
-            self.candidates.request.progress(f"measuring what each layer loses{left}", done, len(order))
-            for width in pruning_path.scanned_widths(choices[name], whole[name]):
-                error = self._error(channels, name, width)
-                self.models.scanned[name] = (width, error)
-                points.setdefault(name, []).append((1 - width / whole[name], error))
-        finite = {name: each for name, each in points.items() if all(math.isfinite(error) for _, error in each)}
-        return {name: ErrorCurve.through(finite[name]) for name in choices if name in finite}
-
-    def _error(self, channels: Prunable, name: str, width: int) -> float:
-        """The squared error over the squared output with one group at another width; infinite where that fails."""
-        try:
-            candidate = channels.build_one(name, width)
-        except InputError:
-            raise
-        except ModeloptError:
-            return math.inf
-        try:
-            error = self.candidates.judge_on(self.evidence.scan or self.candidates.inputs()).error(candidate.path)
-        except WorkerDied as died:
-            if died.reason != "signal":
-                raise
-            self.candidates.renew_worker()
-            error = math.inf
-        self.candidates.discard(candidate)
-        return error
 
     # The choice
 
