@@ -208,7 +208,7 @@ def _row_of(pruned: PrunedWeight) -> TensorError:
     if error is None:
         before = pruned.weight.tensor.numpy()
         lost, whole = (_squares(part) for part in (before[pruned.mask], before))
-        error, kind = lost / whole if whole < math.inf else None, "weight"
+        error, kind = lost / whole if 0 < whole < math.inf else None, "weight"  # squares can underflow or overflow
     return TensorError(
         name=pruned.weight.value.name or "",
         kind=kind,

@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -89,6 +89,7 @@ def test_n_of_m_holds_in_every_group_and_keeps_the_rest(values: np.ndarray, patt
     st.floats(0, 1, exclude_max=True),
     st.sampled_from([Scope.LAYER, Scope.GLOBAL]),  # a row with more zeros than its share keeps them
 )
+@example(np.full((7, 11), 4e-42, np.float32), 0.5, Scope.LAYER)  # whose squares are 0 in float32
 def test_the_sparsity_asked_for_is_the_sparsity_there(weight: np.ndarray, sparsity: float, scope: Scope) -> None:
     model = model_of("MatMul", weight)
     changes = prune(model, sparsity=sparsity, scope=scope)
