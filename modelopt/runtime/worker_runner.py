@@ -14,6 +14,7 @@ from modelopt.calibration.histogram import Observed
 from modelopt.core import targets, temporary
 from modelopt.core.errors import Refused
 from modelopt.core.signature import symbol_of
+from modelopt.graph import weight_inputs
 from modelopt.io import serialize
 from modelopt.runtime import shape_propagation
 from modelopt.runtime.limits import Limits
@@ -107,8 +108,14 @@ class WorkerRunner:
                     _learn(value, inferred_value)
 
     def convert_opset(self, model: ir.Model, version: int) -> ir.Model:
-        """See `modelopt.core.runner.Runner.convert_opset`."""
-        return self._transform("convert_opset", model, doing=f"converting to opset {version}", version=version)
+        """See `modelopt.core.runner.Runner.convert_opset`.
+
+        The converter would hold each weight about nine times.
+        """
+        light, tensors = weight_inputs.without_weights(model)
+        converted = self._transform("convert_opset", light, doing=f"converting to opset {version}", version=version)
+        weight_inputs.with_weights(converted, tensors)
+        return converted
 
     def simplify(self, model: ir.Model) -> ir.Model:
         """See `modelopt.core.runner.Runner.simplify`."""
