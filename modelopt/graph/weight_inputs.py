@@ -23,7 +23,7 @@ def without_weights(model: ir.Model) -> tuple[ir.Model, Mapping[str, ir.TensorPr
             continue
         copy.graph.initializers.pop(name)
         value.const_value = None
-        value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.dims)
+        value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
         copy.graph.inputs.append(value)
         tensors[name] = tensor
     return copy, tensors
