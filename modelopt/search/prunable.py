@@ -126,22 +126,27 @@ class Prunable:
         """About how large the model's file is."""
         return self.whole.size_bytes - self.work.bytes_saved(widths)
 
-    def step(self, widths: Widths) -> PruneChannels:
-        """The pass that keeps these widths, and all channels of other groups."""
+    @property
+    def repairs(self) -> bool:
+        """Whether the pass repairs."""
+        return self._step.repair
+
+    def step(self, widths: Widths, *, repair: bool = True) -> PruneChannels:
+        """The pass that keeps these widths, and all channels of other groups; without `repair` it repairs nothing."""
         named = tuple(
             f"{group.name}={widths[group.name]}"
             for group in self.groups
             if widths.get(group.name, group.width) < group.width
         )
-        return dataclasses.replace(self._step, widths=named, sparsity=0.0)
+        return dataclasses.replace(self._step, widths=named, sparsity=0.0, repair=self.repairs and repair)
 
-    def build(self, widths: Widths) -> Candidate:
-        """The model with these widths, repaired as the pass says.
+    def build(self, widths: Widths, *, repair: bool = True) -> Candidate:
+        """The model with these widths, repaired as the pass says if `repair` is not False.
 
         Raises:
             ModeloptError: As the pass.
         """
-        return self._build(self.step(widths))
+        return self._build(self.step(widths, repair=repair))
 
     def build_one(self, name: str, width: int) -> Candidate:
         """The model with another width of one group: the pass looks at no other group.

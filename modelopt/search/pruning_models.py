@@ -8,6 +8,8 @@ from modelopt.core.errors import ModeloptError, WorkerDied
 from modelopt.data import Dataset
 from modelopt.engine import error_notes
 from modelopt.engine.findings import keeps
+from modelopt.passes.prune_channels import PruneChannels
+from modelopt.passes.prune_layers import PruneLayers
 from modelopt.report import Outcome, PruningFound, PruningStep, Trial
 from modelopt.search import crash_search
 from modelopt.search.accuracy import Judgement
@@ -49,6 +51,7 @@ class PrunedModels:
         self._limit = limit
         self._models: dict[int, Candidate] = {}
         self._judged: dict[int, Judgement] = {}
+        self._unrepaired: set[int] = set()
 
     def keeps(self, place: int) -> bool:
         """Whether a place keeps the contract on the samples that the choice is made with."""
@@ -56,11 +59,22 @@ class PrunedModels:
         return self._limit is not None and keeps(self.drops.get(place, math.inf), self._limit)
 
     def judge(self, place: int) -> None:
-        """Compare the model of a place with the input, as far as there are data."""
+        """Compare the model of a place with the input, as far as there are data.
+
+        A repair fits the calibration data, which may be unlike the samples of the choice: where it breaks the contract,
+        the model without repair stands in if it loses less.
+        """
         if place in self._judged or self._evidence.choice is None:
             self._model(place)
             return
         found = self._compared(place, self._evidence.choice)
+        if self._limit is not None and not keeps(found.drop, self._limit) and self._can_do_without_repair(place):
+            repaired = self._models[place]
+            plain = self._compared_without_repair(place, self._evidence.choice)
+            found = plain if plain.drop < found.drop else self._repaired_again(place, repaired, found)
+        self._note_judged(place, found)
+
+    def _note_judged(self, place: int, found: Judgement) -> None:
         self._judged[place] = found
         self.drops[place] = found.drop
         self.notes.update(dict.fromkeys(found.notes))
@@ -71,13 +85,52 @@ class PrunedModels:
             return True
         if place not in self.checked:
             self.checked[place] = self._compared(place, self._evidence.check).drop
+            if not keeps(self.checked[place], self._limit) and self._can_do_without_repair(place):
+                self._check_without_repair(place, self._evidence.check, self._limit)
         return keeps(self.checked[place], self._limit)
+
+    def step(self, place: int) -> PruneChannels | PruneLayers:
+        """The pass that makes the model of a place."""
+        return self._prunable.step(self.path[place].widths, repair=place not in self._unrepaired)
+
+    # Without repair
+
+    def _can_do_without_repair(self, place: int) -> bool:
+        return self._prunable.repairs and place in self._models and place not in self._unrepaired
+
+    def _compared_without_repair(self, place: int, dataset: Dataset) -> Judgement:
+        """Compare the model of a place without repair, which is its model from then on."""
+        self._models[place] = self._prunable.build(self.path[place].widths, repair=False)
+        self._unrepaired.add(place)
+        return self._compared(place, dataset)
+
+    def _repaired_again(self, place: int, model: Candidate, found: Judgement) -> Judgement:
+        self._models[place] = model
+        self._unrepaired.discard(place)
+        return found
+
+    def _check_without_repair(self, place: int, check: Dataset, limit: float) -> None:
+        """Take the model of a place without repair if it keeps the contract on the samples of choice and check."""
+        repaired, before = self._models[place], self._judged[place]
+        on_check = self._compared_without_repair(place, check)
+        on_choice = self._compared(place, self._evidence.choice) if self._evidence.choice is not None else before
+        if keeps(on_check.drop, limit) and keeps(on_choice.drop, limit):
+            self.checked[place] = on_check.drop
+            self._note_judged(place, on_choice)
+        else:
+            self._repaired_again(place, repaired, before)
 
     def times_as_fast(self, place: int) -> float:
         """How many times as fast as the input the model of a place is, as measured."""
         if not place:
             return 1.0
         return self._candidates.time(self._candidates.input, self._model(place)).ratio.point
+
+    def said(self, place: int) -> tuple[str, ...]:
+        """What the reader should know of the model of a place."""
+        if place not in self._unrepaired:
+            return ()
+        return ("the layers behind are not repaired: the model that was repaired on --calib is less accurate",)
 
     def found(self, place: int) -> PruningFound:
         """What the search found, where a place is its result."""
@@ -112,13 +165,16 @@ class PrunedModels:
                 "it saves most within the contract" if self._limit is not None else "as asked",
             )
         return Trial(
-            group=f"{self._prunable.step(self.path[place].widths).name}({self._share(place)})",
+            group=f"{self.step(place).name}({self._share(place)}{self._repair_said(place)})",
             rewrites=sum(width < self.path[0].widths[name] for name, width in self.path[place].widths.items()),
             drop=None if math.isinf(found.drop) else found.drop,
             kept=kept,
             outcome=outcome,
             reason=reason,
         )
+
+    def _repair_said(self, place: int) -> str:
+        return ", not repaired" if place in self._unrepaired else ""
 
     def _step(self, place: int, *, kept: bool) -> PruningStep:
         widths = self.path[place].widths if self.path else self._prunable.widths

@@ -261,7 +261,7 @@ class WidthSearch:
         floats, given, must_gain = self.before, (), self.preference.must_gain()
         steps: list[Sequence[Step]] = [floats]
         if place:
-            pruned = (*self.before, self.prunable.step(self.models.path[place].widths), *self.behind)
+            pruned = (*self.before, self.models.step(place), *self.behind)
             steps = [pruned, floats] if must_gain else [pruned]
         if must_gain:
             steps.append(given)
@@ -275,4 +275,9 @@ class WidthSearch:
         notes = (*data.notes_for(calibrated=data.calibration is not None, compared=judged), *self.models.notes)
         missed = tuple(f"{each} is not met" for each in dict.fromkeys(self.missed))
         found = msgspec.structs.replace(self.models.found(place), missed=missed)
-        return SearchResult(recipes, self.models.trials(place), notes=(*notes, *self.ended, *missed), pruning=found)
+        return SearchResult(
+            recipes,
+            self.models.trials(place),
+            notes=(*notes, *self.models.said(place), *self.ended, *missed),
+            pruning=found,
+        )

@@ -89,17 +89,23 @@ class RemovableBlocks:
         """About how large the model's file is."""
         return self.whole.size_bytes - self._work.bytes_saved(_gone(widths))
 
-    def step(self, widths: Widths) -> PruneLayers:
-        """The pass that removes the blocks whose width is 0."""
-        return dataclasses.replace(self._step, blocks=tuple(_gone(widths)), count=None, sparsity=0.0)
+    @property
+    def repairs(self) -> bool:
+        """Whether the pass repairs."""
+        return self._step.repair
 
-    def build(self, widths: Widths) -> Candidate:
-        """The model without these blocks, repaired as the pass says.
+    def step(self, widths: Widths, *, repair: bool = True) -> PruneLayers:
+        """The pass that removes the blocks whose width is 0; without `repair` it repairs nothing."""
+        repair = self.repairs and repair
+        return dataclasses.replace(self._step, blocks=tuple(_gone(widths)), count=None, sparsity=0.0, repair=repair)
+
+    def build(self, widths: Widths, *, repair: bool = True) -> Candidate:
+        """The model without these blocks, repaired as the pass says if `repair` is not False.
 
         Raises:
             ModeloptError: As the pass.
         """
-        return self._candidates.build(self.whole, (self.step(widths),))
+        return self._candidates.build(self.whole, (self.step(widths, repair=repair),))
 
     def kernels_ns(self, candidate: Candidate) -> float | None:
         """The nanoseconds that the kernels of a model take; None where latency is not measured."""

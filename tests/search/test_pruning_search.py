@@ -8,20 +8,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import modelopt
+from modelopt import graph
 from modelopt.commands.prune import PruneOptions
 from modelopt.core.errors import InputError, Refused
 from modelopt.engine.request import Request
 from modelopt.passes.prune_channels import PruneChannels
-from modelopt.pruning import activation_importance
+from modelopt.pruning import activation_importance, compensate
+from modelopt.pruning.compensate import Repaired
 from modelopt.pruning.measured_layers import MeasuredLayer
 from modelopt.recipe.dumping import dump
 from modelopt.recipe.parsing import parse
 from modelopt.recipe.recipe import Search
 from modelopt.report import Outcome, Report
 from modelopt.report.summary import report_sections
+from modelopt.search.accuracy import Judgement
 from modelopt.search.candidates import Candidate
 from modelopt.search.prunable import Prunable
 from modelopt.search.pruning_models import PrunedModels
@@ -97,6 +101,32 @@ def test_a_quantized_model_is_refused_with_the_order_to_use(tmp_path: Path) -> N
     with pytest.raises(Refused, match="quantized") as caught:
         modelopt.prune(quantized, pattern="channel", sparsity=0.5, bench=False, verify=False)
     assert caught.value.hint == "prune the float model first, then quantize the result"
+
+
+@pytest.mark.parametrize("found_late", [False, True], ids=["by the choice", "by the check"])
+def test_a_repair_that_costs_accuracy_is_left_out(monkeypatch: pytest.MonkeyPatch, *, found_late: bool) -> None:
+    def harmful(_original: object, pruned: Any, *_: object) -> Repaired:
+        for name, value in pruned.graph.initializers.items():
+            if name.endswith("bias"):
+                graph.set_constant(value, np.arange(value.shape[0], dtype=np.float32) * 100)
+        return Repaired(1, ())
+
+    monkeypatch.setattr(compensate, "repair", harmful)
+    if found_late:
+        monkeypatch.setattr(PrunedModels, "judge", _repaired_looks_good)
+    asked = DATA | {"repair": True}
+    report = modelopt.prune(MLP, pattern="channel", max_drop=0.02, **asked).report
+    (step,) = [each for each in report.passes if each.name == "prune-channels"]
+    assert step.rewrites > 0
+    assert "repair=True" not in step.step
+    assert any("are not repaired" in note for note in report.notes)
+    assert all(gate.passed for gate in report.gates)
+
+
+def _repaired_looks_good(models: PrunedModels, place: int) -> None:
+    models.drops.setdefault(place, 0.0)
+    models._judged.setdefault(place, Judgement(0.0))
+    models._model(place)
 
 
 # A clock that is made up
