@@ -14,39 +14,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from modelopt import graph
-from modelopt.core.changes import Changes
 from modelopt.core.errors import InputError
-from modelopt.graph import match
 from modelopt.io.compressed_size import COMPRESSOR, new_compressor
 from modelopt.passes.prune_magnitude import PruneMagnitude, Scope, SparsityPattern
 from modelopt.pruning import masks
 from modelopt.pruning.masks import magnitude
 from modelopt.pruning.weights import Weight, pattern_rows, reduction_rows
 from tests.helpers import WITHOUT_RUNNER
+from tests.pruning.magnitude import model_of, prune, value
 from tests.runtime_tools import session
 
 scores = hnp.arrays(np.float32, hnp.array_shapes(max_dims=3, max_side=9), elements=st.integers(0, 5).map(float))
-
-
-def prune(model: ir.Model, **options: Any) -> Changes:
-    return PruneMagnitude(**{"min_elements": 1, **options}).apply(model, WITHOUT_RUNNER)
-
-
-def value(name: str, array: np.ndarray) -> ir.Value:
-    tensor = ir.tensor(array, name=name)
-    return ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-
-
-def model_of(op_type: str, weight: np.ndarray, *, index: int = 1, inputs: int = 2, **attributes: Any) -> ir.Model:
-    """One node whose input `index` is the initializer ``w``; its other inputs are graph inputs."""
-    w = value("w", weight)
-    others = [ir.Value(name=f"x{i}", type=ir.TensorType(w.dtype or ir.DataType.FLOAT)) for i in range(inputs)]
-    operands = [w if i == index else others[i] for i in range(inputs)]
-    node = ir.node(op_type, operands, attributes, name="node")
-    node.outputs[0].name = "y"
-    rest = [other for other in others if other in operands]
-    body = ir.Graph(rest, [node.outputs[0]], nodes=[node], initializers=[w], opset_imports={"": 20}, name="g")
-    return ir.Model(body, ir_version=10)
 
 
 def weight_of(model: ir.Model, name: str = "w") -> np.ndarray:
@@ -247,18 +225,6 @@ def test_options_that_cannot_be(options: dict[str, Any], said: str) -> None:
         PruneMagnitude(**options)
 
 
-def test_a_mistyped_include_is_an_error_with_a_hint() -> None:
-    with pytest.raises(InputError, match="include 'nodes' matches no") as caught:
-        prune(model_of("MatMul", np.ones((4, 4), np.float32)), include=("nodes",))
-    assert caught.value.hint == "did you mean 'node'?"
-
-
-def test_a_mistyped_exclude_is_an_error_with_a_hint() -> None:
-    with pytest.raises(InputError, match="exclude 'nodes' matches no") as caught:
-        prune(model_of("MatMul", np.ones((4, 4), np.float32)), exclude=("nodes",))
-    assert caught.value.hint == "did you mean 'node'?"
-
-
 def test_a_percentage_as_a_plain_number_is_told_what_it_may_mean() -> None:
     with pytest.raises(InputError) as caught:
         PruneMagnitude(sparsity=70)
@@ -290,46 +256,3 @@ def test_a_row_for_each_pruned_tensor() -> None:
     lost = np.square(np.arange(1, 9)).sum() / np.square(weight).sum()
     assert (row.name, row.kind, row.sparsity, row.low, row.high) == ("w", "weight", 0.5, 0.0, 16.0)
     assert row.sqnr_db == pytest.approx(-10 * math.log10(lost))
-
-
-def test_names() -> None:
-    known = ["/a/Conv", "a[red]", "b.0", "B.0"]
-    assert match.names("a[red]", known) == ["a[red]"]
-    assert match.names("/a/*", known) == ["/a/Conv"]
-    assert match.names("b.?", known) == ["b.0"]
-    assert match.names("re:(?i)b.*", known) == ["b.0", "B.0"]
-    assert match.names("re:a", known) == []
-    with pytest.raises(InputError, match="not a regular expression"):
-        match.names("re:(", known)
-
-
-@pytest.mark.parametrize(
-    ("options", "zeroed"),
-    [
-        ({"include": ("op:Conv",)}, {"k"}),
-        ({"include": ("op:Conv*", "v")}, {"k", "t", "v"}),
-        ({"exclude": ("op:MatMul", "t")}, {"k"}),
-        ({"include": ("op:MatMul", "k"), "exclude": ("op:Conv",)}, {"w", "v"}),
-    ],
-)
-def test_operator_types_name_the_weights_that_they_use(options: dict[str, Any], zeroed: set[str]) -> None:
-    model = ir.from_onnx_text("""
-    <ir_version: 8, opset_import: ["" : 17]>
-    net (float[1,2,8,8] x) => (float y)
-    { a = Conv (x, k)  b = ConvTranspose (a, t)  c = MatMul (b, w)  y = MatMul (c, v) }
-    """)
-    shapes = {"k": (2, 2, 3, 3), "t": (2, 2, 3, 3), "w": (8, 8), "v": (8, 8)}
-    for name, shape in shapes.items():
-        tensor = ir.tensor(np.random.default_rng(1).random(shape).astype(np.float32) + 1, name=name)
-        given = next(v for n in model.graph for v in n.inputs if v is not None and v.name == name)
-        given.const_value = tensor
-        model.graph.register_initializer(given)
-    prune(model, min_elements=1, **options)
-    found = {name: value.const_value.numpy() for name, value in model.graph.initializers.items() if value.const_value}
-    assert {name for name, array in found.items() if not array.all()} == zeroed
-
-
-def test_a_mistyped_operator_type_is_an_error_with_a_hint() -> None:
-    with pytest.raises(InputError) as caught:
-        prune(model_of("MatMul", np.ones((4, 4), np.float32)), include=("op:Matmul",))
-    assert caught.value.hint == "did you mean 'op:MatMul'?"
