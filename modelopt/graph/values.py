@@ -107,6 +107,12 @@ def known_dims(value: ir.Value | None) -> tuple[int | None, ...] | None:
     return tuple(dim if isinstance(dim, int) and dim >= 0 else None for dim in value.shape)
 
 
+def known_size(value: ir.Value | None, axis: int) -> int | None:
+    """The declared size of an axis (negative: from the last); None where it is not known, or there is no such axis."""
+    sizes = known_dims(value)
+    return None if sizes is None or not -len(sizes) <= axis < len(sizes) else sizes[axis]
+
+
 def ints_of(node: ir.Node, index: int, name: str) -> tuple[int, ...] | None:
     """Integers that are an input in newer opsets, at `index`, and the attribute `name` in older ones.
 

@@ -35,7 +35,7 @@ class FuseInstanceNorm(RewritePass):
             return Mismatch("the rank of the input is not known")
         if rank < 3 or axes != tuple(range(2 - rank, 0)):
             return match.NOT_HERE if axes == (-1,) else Mismatch("it does not average over all axes behind the second")
-        channels = core.x.shape[1] if core.x.shape is not None else None
+        channels = graph.known_size(core.x, 1)
         if not isinstance(channels, int):
             return Mismatch("the number of channels is not known")
         if core.x.dtype != ir.DataType.FLOAT:

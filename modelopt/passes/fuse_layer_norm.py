@@ -37,8 +37,8 @@ class FuseLayerNorm(RewritePass):
             if axes is None:
                 return Mismatch("the rank of the input is not known")
             return match.NOT_HERE if len(axes) > 1 else Mismatch(f"it averages over axis {axes[0]}, not the last")
-        size = core.x.shape[-1] if core.x.shape is not None else None
-        if not isinstance(size, int):
+        size = graph.known_size(core.x, -1)
+        if size is None:
             return Mismatch("the size of the last axis is not known")
         rank = graph.rank(core.x) or 1
         shapes = frozenset((*(1,) * leading, size) for leading in range(rank))

@@ -29,8 +29,8 @@ class FuseRmsNorm(RewritePass):
             return match.NOT_HERE
         if core.normalized_axes() != (-1,):
             return Mismatch("it does not average over the last axis")
-        size = core.x.shape[-1] if core.x.shape is not None else None
-        if not isinstance(size, int):
+        size = graph.known_size(core.x, -1)
+        if size is None:
             return Mismatch("the size of the last axis is not known")
         rank = graph.rank(core.x) or 1
         found = normalization.affine(core, frozenset((*(1,) * leading, size) for leading in range(rank)), ("Mul",))

@@ -92,7 +92,7 @@ def _rule(tables: _Tables, node: ir.Node, opset: int) -> Rewrite | Mismatch:
     halves = [tables.half(one.rows, interleaved=found.interleaved) for one in (cosines, sines)]
     if halves[0] is None or halves[1] is None:
         return Mismatch("the two of a pair do not turn by the same angle")
-    size = found.x.shape[-1] if found.x.shape is not None else None
+    size = graph.known_size(found.x, -1)
     if halves[0].shape != halves[1].shape or halves[0].shape[1] * 2 != size:
         return Mismatch("its tables have different sizes")
     return partial(_rewrite, tables, found, cosines, sines)

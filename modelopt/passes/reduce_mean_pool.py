@@ -52,7 +52,7 @@ class ReduceMeanPool(RewritePass):
             return Mismatch("onnxruntime's GlobalAveragePool is for float32")
         if x.shape is not None and 0 in list(x.shape):
             return Mismatch("a mean of nothing is not a number, and there is no pool of nothing")
-        channels = x.shape[1] if x.shape is not None else None
+        channels = graph.known_size(x, 1)
         if not isinstance(channels, int) or channels % _BLOCK or not _is_blocked(x):
             return Mismatch("it is not of a convolution whose channels come in blocks: ReduceMean is as fast or faster")
         return partial(graph.become, node, "GlobalAveragePool", [x])

@@ -99,7 +99,7 @@ def _normalization_of(last: ir.Node, _opset: int) -> Pattern | None:
     core = _core_before(last)
     if core is None or core.normalized_axes() != (-1,):
         return None
-    size = core.x.shape[-1] if core.x.shape else None
+    size = graph.known_size(core.x, -1)
     rank = graph.rank(core.x) or 1
     shapes = frozenset((*(1,) * leading, size) for leading in range(rank)) if isinstance(size, int) else frozenset()
     found = normalization.affine(core, shapes, ("Mul", "Add") if core.centered else ("Mul",))
