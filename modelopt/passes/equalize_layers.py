@@ -141,7 +141,7 @@ def _why_not_clip(node: ir.Node) -> str | None:
 def _why_not_pad(node: ir.Node, opset: int) -> str | None:
     if graph.attribute_string(node, "mode", "constant") != "constant":
         return "does not pad with zeros"
-    value = node.inputs[2] if len(node.inputs) > 2 else None
+    value = graph.input_at(node, 2)
     number = graph.attribute_float(node, "value", 0.0) if value is None else graph.scalar(value)
     pads = graph.constant(node.inputs[1]) if opset >= 11 else np.array(graph.attribute_ints(node, "pads") or ())
     if number != 0 or (len(node.inputs) > 3 and node.inputs[3] is not None):

@@ -64,7 +64,7 @@ def _computed_operand(node: ir.Node, opset: int) -> int | None:
         return None
     index = 1 if opset >= _SHAPE_IS_INPUT_1.get(node.op_type, opset + 1) else None
     index = 2 if opset >= _ENDS_ARE_INPUT_2.get(node.op_type, opset + 1) else index
-    operand = node.inputs[index] if index is not None and index < len(node.inputs) else None
+    operand = None if index is None else graph.input_at(node, index)
     return index if operand is not None and operand.producer() is not None and not _is_constant(operand) else None
 
 

@@ -38,7 +38,7 @@ def packed_attention(node: ir.Node, found: Dependencies) -> None:
     if made is None:
         raise Unproven("its weights cannot shrink")
     whole = _united(found, [(part, heads) for part in np.split(made, np.cumsum(sizes)[:-1])], heads)
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    bias = graph.input_at(node, 2)
     if bias is not None:
         found.unite(made, found.of(bias, 0), _WHY)
     _by_head(node, found, 5, whole)
@@ -59,14 +59,14 @@ def multi_head_attention(node: ir.Node, found: Dependencies) -> None:
     """com.microsoft MultiHeadAttention: query (B, S, D), key (B, L, D), value (B, L, V) and a bias of D + D + V."""
     heads = graph.attribute_int(node, "num_heads", 0)
     _refuse_caches(node, past=6)
-    values = [node.inputs[index] if index < len(node.inputs) else None for index in range(3)]
+    values = [graph.input_at(node, index) for index in range(3)]
     if not heads or any(value is None or len(found.shape(value)) != 3 for value in values):
         raise Unproven("its query, key and value are packed")
     parts = _parts(found, values, 2)
     if parts is None:
         return
     whole = _united(found, [(part, heads) for part in parts], heads)
-    bias = node.inputs[3] if len(node.inputs) > 3 else None
+    bias = graph.input_at(node, 3)
     if bias is not None:
         found.unite(np.concatenate(parts), found.of(bias, 0), _WHY)
     _by_head(node, found, 5, whole)
@@ -146,7 +146,7 @@ def _united(found: Dependencies, parts: Sequence[tuple[Labels, int]], heads: int
 
 def _by_head(node: ir.Node, found: Dependencies, index: int, heads: Labels) -> None:
     """A mask or bias (…, heads, S, L) that is added to the scores; its axis of heads may be of size 1."""
-    value = node.inputs[index] if index < len(node.inputs) else None
+    value = graph.input_at(node, index)
     if value is None:
         return
     shape = found.shape(value)

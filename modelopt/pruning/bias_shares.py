@@ -81,7 +81,7 @@ def place_of(consumer: Consumer) -> BiasPlace | str:
         return "it sums over groups"
     if node.op_type != "Gemm" and pads(node):
         return "the convolution pads with zeros, so that they count less at the borders"
-    bias = _bias(node.inputs[2] if len(node.inputs) > 2 else None, size)
+    bias = _bias(graph.input_at(node, 2), size)
     if bias is None:
         return "the bias is not a constant with one number per channel"
     alpha, beta = (graph.attribute_float(node, name, 1.0) for name in ("alpha", "beta"))

@@ -13,10 +13,10 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.core.signature import name_in
 from modelopt.graph import macs
+from modelopt.graph.operators import RECURRENT
 from modelopt.pruning.dependencies import Dependencies, Kept
 
 _STEPS = 24
-_RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
 
 
 AxisPlace = tuple[ir.Value, int]
@@ -77,7 +77,7 @@ class ChannelMacs:
 
 def _products(node: ir.Node, count: int, found: Dependencies) -> list[Products]:
     """The MACs of a node by the axes that they are proportional to, each axis once."""
-    if node.op_type in _RECURRENT:
+    if node.op_type in RECURRENT:
         sizes = [math.prod(_sizes(value)) for value in node.inputs[1:3]]  # each weight is used at each step
         first = count * sizes[0] // max(sum(sizes), 1)
         parts = zip((first, count - first), node.inputs[1:3], strict=True)

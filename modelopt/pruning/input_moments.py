@@ -11,12 +11,12 @@ from collections.abc import Collection, Iterator, Mapping
 import numpy as np
 import onnx_ir as ir
 
+from modelopt.calibration.calibrate import MASK
 from modelopt.calibration.context import Context
 from modelopt.pruning.input_rows import InputRows
 
 _POSITIONS = (64, 4096)  # rows taken of each sample: at least and at most
 _ROWS_PER_INPUT = 64  # over all samples: so many rows for each input are taken as enough (a guess)
-_MASK = 1e30  # numbers from here on are masks, not activations: such a row is left out
 
 
 class InputMoments:
@@ -45,7 +45,7 @@ class InputMoments:
             rows: Any float dtype, shape ``(n, groups, k)``; rows with NaN, infinities or masks are left out.
         """
         wide = np.asarray(rows, np.float32)
-        found = wide[(np.abs(wide) < _MASK).all(axis=(1, 2))].transpose(1, 0, 2)
+        found = wide[(np.abs(wide) < MASK).all(axis=(1, 2))].transpose(1, 0, 2)
         count = found.shape[1]
         if not count:
             return

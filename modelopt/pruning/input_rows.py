@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
+from modelopt.graph.operators import RECURRENT
 from modelopt.graph.types import FLOATS
 from modelopt.pruning.weights import Weight
 from modelopt.quant.numerics import im2col
@@ -74,7 +75,7 @@ def rows_of(weight: Weight, main: ir.Graph) -> InputRows | str:
     if node.graph is not main:
         return "it is inside a control-flow body or a function"
     shape = tuple(weight.tensor.shape.numpy())
-    if node.op_type in {"LSTM", "GRU", "RNN"}:
+    if node.op_type in RECURRENT:
         return _recurrent(weight, shape)
     if node.op_type in {"Conv", "ConvTranspose"}:
         return _convolution(node, shape)

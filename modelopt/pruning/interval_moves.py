@@ -118,7 +118,7 @@ def padded(node: ir.Node, known: Known) -> Sequence[Bounds | None]:
     if given is None or rank is None:
         return ()
     mode = graph.attribute_string(node, "mode", "constant")
-    value = node.inputs[2] if len(node.inputs) > 2 else None
+    value = graph.input_at(node, 2)
     number = graph.attribute_float(node, "value", 0.0) if value is None else graph.scalar(value)
     if mode == "constant" and number is None:
         return ()

@@ -67,7 +67,7 @@ def convolution(node: ir.Node, known: Known) -> Sequence[Bounds | None]:
 
 
 def _bias(node: ir.Node, known: Known, size: int) -> Range:
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    bias = graph.input_at(node, 2)
     if bias is None:
         return np.zeros(size), np.zeros(size)
     return operand(bias, known, (graph.rank(bias) or 0) - 1)

@@ -55,7 +55,7 @@ def of(layer: SummingLayer) -> LayerBias | None:
     node = layer.node
     if node.op_type != "MatMul":
         factor = graph.attribute_float(node, "beta", 1.0) if node.op_type == "Gemm" else 1.0
-        value = node.inputs[2] if len(node.inputs) > 2 else None
+        value = graph.input_at(node, 2)
         fits = value is None or _is_row(value)
         return LayerBias(node, 2, factor, layer.weight) if fits and factor != 0 else None
     if layer.made_axis != -1:

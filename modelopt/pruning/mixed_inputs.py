@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from modelopt import graph
 from modelopt.graph.match import Mismatch
+from modelopt.graph.operators import RECURRENT
 from modelopt.pruning import layer_bias
 from modelopt.pruning.layer_bias import LayerBias
 from modelopt.pruning.repair_plan import RepairPlan
@@ -24,7 +25,6 @@ from modelopt.pruning.row_choice import RowChoice
 from modelopt.pruning.summing_layer import summing_layer
 from modelopt.pruning.weight_axes import Consumer
 
-_RECURRENT = {"RNN", "GRU", "LSTM"}
 _MOST_CHANNELS = 2304
 _LEAST_SQUARE = 1e-12
 """Squares of singular values below this share of the largest are taken as zero."""
@@ -84,7 +84,7 @@ def mixed_input(original: ir.Model, plan: RepairPlan, consumer: Consumer) -> Mix
             before = np.compress(mask, before, axis)
     if len(kept) > _MOST_CHANNELS:
         return Mismatch("it reads so many channels that a fit would take long")
-    states = node.op_type in _RECURRENT and consumer.data in node.outputs
+    states = node.op_type in RECURRENT and consumer.data in node.outputs
     old = _as_matrix(before.astype(np.float64), consumer.weight_axis, states=states)
     return MixedInput(consumer, states, old, np.asarray(kept))
 
@@ -192,8 +192,8 @@ class MixingSums:
         if not isinstance(layer, Mismatch):
             padded = any(graph.attribute_ints(node, "pads") or ()) or "auto_pad" in node.attributes
             return None if padded else layer_bias.of(layer)
-        index = 3 if node.op_type in _RECURRENT else 2 if node.op_type == "Attention" else None
-        value = node.inputs[index] if index is not None and index < len(node.inputs) else None
+        index = 3 if node.op_type in RECURRENT else 2 if node.op_type == "Attention" else None
+        value = None if index is None else graph.input_at(node, index)
         if index is None or value is None or graph.constant_tensor(value) is None:
             return None
         return LayerBias(node, index, 1.0, value)
@@ -202,7 +202,7 @@ class MixingSums:
         """A shift of (directions, numbers of a channel) as the bias is stored."""
         consumer = self._mixed.consumer
         node = consumer.node
-        if node.op_type in _RECURRENT:  # (directions, of W and of R)
+        if node.op_type in RECURRENT:  # (directions, of W and of R)
             rows = shift.reshape(shape[0], shape[1])
             parts = (np.zeros_like(rows), rows) if self._mixed.states else (rows, np.zeros_like(rows))
             return np.concatenate(parts, 1)

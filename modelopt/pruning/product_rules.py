@@ -43,14 +43,14 @@ def convolution(node: ir.Node, found: Dependencies) -> None:
             contract(node, found, Consumer(node, data, 1, weight, axis_in))
     else:
         made = _grouped(node, found, given, (weight, tensor), group, (axis_in, axis_out))
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    bias = graph.input_at(node, 2)
     produce(node, found, made, Producer(node, weight, axis_out if group == 1 else 0, bias), axis=1)
 
 
 def fused_convolution(node: ir.Node, found: Dependencies) -> None:
     """com.microsoft FusedConv: a convolution, a summand Z of the shape of its output, and an activation."""
     convolution(node, found)
-    added = node.inputs[3] if len(node.inputs) > 3 else None
+    added = graph.input_at(node, 3)
     for axis, labels in dict(found.axes(node.outputs[0])).items() if added is not None else ():
         together = found.unite(labels, found.of(added, axis), "FusedConv adds what cannot shrink")
         found.put(node.outputs[0], axis, np.full_like(labels, FIXED) if together is None else together)
@@ -94,7 +94,7 @@ def gemm(node: ir.Node, found: Dependencies) -> None:
     left_sum = 0 if graph.attribute_int(node, "transA", 0) else 1
     right_sum = 1 if graph.attribute_int(node, "transB", 0) else 0
     made = _product(node, found, (left, left_sum, 1 - left_sum), (right, right_sum, 1 - right_sum), (0, 1))
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    bias = graph.input_at(node, 2)
     if bias is not None and made is not None:
         _add_bias(node, found, bias, made)
 

@@ -39,13 +39,13 @@ def recurrent(node: ir.Node, found: Dependencies) -> None:
     why = f"{node.op_type} has numbers that cannot shrink"
     found.unite(np.tile(units, gates), found.of(weight, 1), why)
     found.unite(np.tile(units, gates), found.of(back, 1), why)
-    bias = _input(node, 3)
+    bias = graph.input_at(node, 3)
     if bias is not None:
         found.unite(np.tile(units, 2 * gates), found.of(bias, 1), why)
-    for state in (_input(node, 5), _input(node, 6)):
+    for state in (graph.input_at(node, 5), graph.input_at(node, 6)):
         if state is not None:
             found.unite(units, found.of(state, 2), f"{node.op_type} begins with a state that cannot shrink")
-    peepholes = _input(node, 7)
+    peepholes = graph.input_at(node, 7)
     if peepholes is not None:
         found.unite(np.tile(units, 3), found.of(peepholes, 1), why)
     _register(node, found, units)
@@ -62,10 +62,6 @@ def _register(node: ir.Node, found: Dependencies, units: Labels) -> None:
         if output.name:
             found.put(output, axis, units)
     found.edit(units, lambda kept, _: node.attributes.add(ir.AttrInt64("hidden_size", kept.count(units))))
-
-
-def _input(node: ir.Node, index: int) -> ir.Value | None:
-    return node.inputs[index] if index < len(node.inputs) else None
 
 
 RULES: Mapping[tuple[str, str], Rule] = {("", op_type): recurrent for op_type in _GATES}

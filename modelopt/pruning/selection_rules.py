@@ -54,7 +54,7 @@ def sliced(node: ir.Node, found: Dependencies) -> None:
 
 
 def _optional(node: ir.Node, index: int, name: str) -> tuple[int, ...] | None:
-    value = node.inputs[index] if index < len(node.inputs) else None
+    value = graph.input_at(node, index)
     if value is None:
         return graph.attribute_ints(node, name)
     numbers = graph.constant_ints(value)

@@ -43,7 +43,7 @@ def all_operands(model: ir.Model) -> Iterator[tuple[ir.Node, int, ir.Value]]:
     """
     for node in graph.all_nodes(model):
         for index in _operands(node):
-            value = node.inputs[index] if index < len(node.inputs) else None
+            value = graph.input_at(node, index)
             if value is not None:
                 yield node, index, value
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -210,6 +211,16 @@ class Candidates:
     def judge(self) -> Judge:
         """Compares models with the input on the evaluation data, or on what stands in for them."""
         return self.judge_on(self.inputs())
+
+    def error_of(self, candidate: Candidate, dataset: Dataset) -> float:
+        """The squared error over the squared output of a candidate; infinite where it kills the child that runs it."""
+        try:
+            return self.judge_on(dataset).error(candidate.path)
+        except WorkerDied as died:
+            if died.reason != "signal":
+                raise
+            self.renew_worker()
+            return math.inf
 
     def judge_on(self, dataset: Dataset, progress: Progress | None = None) -> Judge:
         """Compares models with the input on these data; it remembers what the input gives for them."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from modelopt.core.errors import ModeloptError, WorkerDied
+from modelopt.core.errors import ModeloptError
 from modelopt.passes.base import Pass
 from modelopt.report import Offender
 from modelopt.search import exclusions
@@ -123,12 +123,6 @@ def _error(candidates: Candidates, base: Candidate, step: Pass) -> float:
         candidate = candidates.build(base, (step,))
     except ModeloptError:
         return math.inf
-    try:
-        error = candidates.judge.error(candidate.path) if candidate.rewrites else 0.0
-    except WorkerDied as died:
-        if died.reason != "signal":
-            raise
-        candidates.renew_worker()
-        error = math.inf
+    error = candidates.error_of(candidate, candidates.inputs()) if candidate.rewrites else 0.0
     candidates.discard(candidate)
     return error

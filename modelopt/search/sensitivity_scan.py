@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from modelopt.core.errors import InputError, ModeloptError, WorkerDied
+from modelopt.core.errors import InputError, ModeloptError
 from modelopt.data import Dataset
 from modelopt.search import pruning_path
 from modelopt.search.candidates import Candidates
@@ -73,12 +73,6 @@ def _error(candidates: Candidates, channels: Prunable, data: Dataset | None, nam
         raise
     except ModeloptError:
         return math.inf
-    try:
-        error = candidates.judge_on(data or candidates.inputs()).error(candidate.path)
-    except WorkerDied as died:
-        if died.reason != "signal":
-            raise
-        candidates.renew_worker()
-        error = math.inf
+    error = candidates.error_of(candidate, data or candidates.inputs())
     candidates.discard(candidate)
     return error

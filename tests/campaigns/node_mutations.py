@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableSequence
 from random import Random
 
 import onnx
@@ -76,25 +77,22 @@ def attribute_added(rng: Random, proto: onnx.ModelProto) -> None:
 
 
 def edge_in(rng: Random, proto: onnx.ModelProto) -> None:
-    node = a_node(rng, proto)
-    kind = rng.random()
-    if node.input and kind < 0.6:
-        node.input[rng.randrange(len(node.input))] = a_name(rng, proto)
-    elif node.input and kind < 0.8:
-        del node.input[rng.randrange(len(node.input))]
-    else:
-        node.input.append(a_name(rng, proto))
+    _edge(rng, proto, a_node(rng, proto).input)
 
 
 def edge_out(rng: Random, proto: onnx.ModelProto) -> None:
-    node = a_node(rng, proto)
+    _edge(rng, proto, a_node(rng, proto).output)
+
+
+def _edge(rng: Random, proto: onnx.ModelProto, names: MutableSequence[str]) -> None:
+    """Another name in place of one, one fewer, or one more."""
     kind = rng.random()
-    if node.output and kind < 0.6:
-        node.output[rng.randrange(len(node.output))] = a_name(rng, proto)
-    elif node.output and kind < 0.8:
-        del node.output[rng.randrange(len(node.output))]
+    if names and kind < 0.6:
+        names[rng.randrange(len(names))] = a_name(rng, proto)
+    elif names and kind < 0.8:
+        del names[rng.randrange(len(names))]
     else:
-        node.output.append(a_name(rng, proto))
+        names.append(a_name(rng, proto))
 
 
 def node_twice(rng: Random, proto: onnx.ModelProto) -> None:

@@ -41,6 +41,22 @@ def is_quantized_next(value: ir.Value) -> bool:
     return reader is not None and reader.op_type == "QuantizeLinear" and params(reader) is not None
 
 
+def quantize_behind(node: ir.Node, activation: ir.Value | None) -> tuple[ir.Node, QParams] | None:
+    """The QuantizeLinear that alone reads `node`, where it makes the type that `activation` is read from; else None.
+
+    Then `node` may become an integer kernel.
+
+    Args:
+        node: A node in float with one output.
+        activation: What it reads, perhaps from a DequantizeLinear.
+    """
+    quantize = graph.sole_consumer(node.outputs[0])
+    if activation is None or quantize is None or quantize.op_type != "QuantizeLinear":
+        return None
+    read, written = params_of(activation), params(quantize)
+    return (quantize, written) if read and written and read.grid.type is written.grid.type else None
+
+
 def params(node: ir.Node, *, wide: bool = False) -> QParams | None:
     """The parameters of a Q or DQ with a constant scale and zero point, one of each; None for any other.
 

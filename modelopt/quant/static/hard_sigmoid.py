@@ -80,12 +80,11 @@ def rewrite(model: ir.Model) -> int:
 
 
 def _rewrite(model: ir.Model, node: ir.Node, names: graph.NameSource) -> bool:
-    x, quantize = node.inputs[0], graph.sole_consumer(node.outputs[0])
-    if x is None or quantize is None or quantize.op_type != "QuantizeLinear":
+    x = node.inputs[0]
+    found = existing_qdq.quantize_behind(node, x)
+    if found is None:
         return False
-    read, written = existing_qdq.params_of(x), existing_qdq.params(quantize)
-    if read is None or written is None or read.grid.type is not written.grid.type:
-        return False
+    quantize, written = found
     low = np.iinfo(written.grid.type.value).min
     if written.scale != np.float32(1 / _STEPS) or written.zero_point != low:
         return False

@@ -30,18 +30,15 @@ def store(model: ir.Model) -> int:
     for scope in graph.with_bodies(model.graph):
         for node in list(scope):
             constant = constant_of(node)
-            array, quantize = graph.constant(constant), graph.sole_consumer(node.outputs[0])
-            if constant is None or array is None or quantize is None or quantize.op_type != "QuantizeLinear":
+            array = graph.constant(constant)
+            if constant is None or array is None:
                 continue
             place = next(i for i, value in enumerate(node.inputs) if value is constant)
-            activation = node.inputs[1 - place]
-            read, written = (
-                None if activation is None else existing_qdq.params_of(activation),
-                existing_qdq.params(quantize),
-            )
-            if read is None or written is None or read.grid.type is not written.grid.type:
+            found = existing_qdq.quantize_behind(node, node.inputs[1 - place])
+            if found is None:
                 continue
-            node.replace_input_with(place, dequantized(model, node, array, written.grid.type.dtype, names))
+            dtype = found[1].grid.type.dtype
+            node.replace_input_with(place, dequantized(model, node, array, dtype, names))
             graph.drop_unused_constants([constant])
             count += 1
     return count
