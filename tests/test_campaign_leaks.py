@@ -28,10 +28,18 @@ def test_each_kind_of_growth_is_found(name: str) -> None:
 
 @pytest.mark.usefixtures("started_children")
 def test_calls_in_one_process_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory is what Python and numpy hold: what the allocator keeps resident depends on the tests that ran before."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     before = len(psutil.Process().children(recursive=True))  # of other tests
-    states = [state for call in (leaks.bench, leaks.refused_bench, leaks.bench) for state in leaks.repeated(call, 1)]
-    assert grown(states, 1, most_bytes=leaks.MOST_GROWTH_BYTES) == []
+    states = []
+    tracemalloc.start()
+    try:
+        for call in (leaks.bench, leaks.refused_bench, leaks.bench):
+            (found,) = leaks.repeated(call, 1)
+            states.append(dataclasses.replace(found, memory_bytes=tracemalloc.get_traced_memory()[0]))
+    finally:
+        tracemalloc.stop()
+    assert grown(states, 1, most_bytes=leaks.MOST_GROWTH_BYTES // 8) == []
     assert states[-1].children == before
 
 
