@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from modelopt.core.errors import Refused as Refused
     from modelopt.core.errors import VerificationFailed as VerificationFailed
     from modelopt.core.errors import WorkerDied as WorkerDied
-    from modelopt.engine.compare import BenchReport as BenchReport
     from modelopt.inspection.data import Inspection as Inspection
     from modelopt.recipe.recipe import Recipe as Recipe
     from modelopt.report import Report as Report
+    from modelopt.report.bench_report import BenchReport as BenchReport
 
 __version__ = "0.1.0"
 
@@ -41,7 +41,7 @@ _HOMES = {
     **dict.fromkeys(("Result", "bench", "compare", "fold", "fuse", "inspect", "prune", "quantize", "run"), _API),
     **dict.fromkeys(("EnvironmentLacks", "GateFailed", "InputError", "ModeloptError", "Refused"), _ERRORS),
     **dict.fromkeys(("VerificationFailed", "WorkerDied"), _ERRORS),
-    "BenchReport": "modelopt.engine.compare",
+    "BenchReport": "modelopt.report.bench_report",
     "Inspection": "modelopt.inspection.data",
     "Recipe": "modelopt.recipe.recipe",
     "Report": "modelopt.report",

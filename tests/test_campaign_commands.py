@@ -92,7 +92,7 @@ WRONG = {
     "json_alone": outcome(call=asking("fold --json", as_json=True), out="Wrote it.", report=None),
     "verified": outcome(err="Verified on 0 feeds: equal.\n"),
     "same_answers": outcome(answer=Answer(loads=True, elements=8, difference="sample x[1]: 2 instead of 1")),
-    "gates_measured": reporting({"gates": [{"gate": "must-gain", "found": "faster: 2×", "passed": True}]}),
+    "gates_measured": reporting({"gates": [{"gate": "must-gain", "found": "faster: 2×", "outcome": "passed"}]}),
     "speed_measured": outcome(err="latency, median  2.00× as fast (1.90–2.10): faster\n"),
     "accuracy_measured": reporting({"accuracy": {"n": 3, "fidelity": [{"name": "cosine", "value": 1.0, "n": 0}]}}),
     "same_as_itself": reporting(
@@ -119,7 +119,7 @@ def test_each_check_finds_what_it_is_for(check: command_checks.Check) -> None:
         ("output_loads", outcome(result=None, answer=None)),
         ("sizes", outcome(report={"output": {"size_bytes": 100}, "passes": []})),
         ("verified", reporting(BLANK, err="outputs (n=3)  the same\n")),
-        ("gates_measured", reporting({"gates": [{"gate": "max-drop", "found": "0.00%", "passed": True}]})),
+        ("gates_measured", reporting({"gates": [{"gate": "max-drop", "found": "0.00%", "outcome": "passed"}]})),
         (
             "accuracy_measured",
             reporting(
@@ -159,7 +159,7 @@ def test_notes_about_what_was_not_done_are_listed() -> None:
 
 def test_gains_within_noise_are_listed() -> None:
     wide = {"point": 0.82, "low": 0.6, "high": 1.2, "verdict": "no measurable difference"}
-    gates = [{"gate": "must-gain", "passed": True, "found": "no measurable difference: 0.820×"}]
+    gates = [{"gate": "must-gain", "outcome": "passed", "found": "no measurable difference: 0.820×"}]
     gained = reporting({"gates": gates, "latency": {"ratio": wide}})
     itself = outcome(call=asking("compare self"), err="latency  1.10× as fast (1.05–1.20): faster\n", report=None)
     assert [each.check for each in command_table.findings([gained, itself], command_checks.REMARKS)] == [

@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
-from modelopt.cli import options
+from modelopt.cli import gate_options, options
 from modelopt.cli.command_help import Command
+from modelopt.cli.declaring import option
 
 
 @click.command(
@@ -21,20 +22,22 @@ Examples:
   modelopt bench --provider openvino --provider-option device_type=CPU model.onnx""",
 )
 @click.argument("models", type=click.Path(path_type=Path), nargs=-1, required=True)
-@options.option("--data", type=options.DATA_NAME, metavar="DATA", help="Inputs; without them random ones are made.")
-@options.option("--preprocess", help="For image folders, e.g. resize=224x224,scale=1/255.")
+@option("--data", type=options.DATA_NAME, metavar="DATA", help="Inputs; without them random ones are made.")
+@option("--preprocess", help="For image folders, e.g. resize=224x224,scale=1/255.")
 @options.LAYOUT
 @options.RANDOM_INPUTS
 @options.TIMING
-@options.option(
+@option(
     "--calibrate-noise",
     is_flag=True,
     heading="Latency",
     help="Time the first model against its own copy, and keep what this machine's noise is.",
 )
-@options.option("--seed", type=click.IntRange(0), default=0, help="For random inputs. [default: 0]")
+@option("--seed", type=click.IntRange(0), default=0, help="For random inputs. [default: 0]")
+@gate_options.MEASURED
 @options.LIMITS
 @options.SAYING
+@options.REPORT
 @click.pass_context
 def command(context: click.Context, /, **_: Any) -> None:
     """Measure the latency of MODELS side by side.
@@ -45,13 +48,15 @@ def command(context: click.Context, /, **_: Any) -> None:
     from dataclasses import replace
 
     from modelopt.cli.reading import read
+    from modelopt.commands.contract_options import stop_at
     from modelopt.commands.side_by_side import BenchOptions, bench
-    from modelopt.engine.compare import bench_sections
+    from modelopt.report.bench_tables import bench_sections
 
     given, shown = read(BenchOptions, context)
     screen = shown.screen()
     with screen.progress() as progress:
-        report = bench(replace(given, progress=progress))
+        report = bench(replace(given, progress=progress), shown.report)
     if shown.as_json:
         screen.json(report)
     screen.sections(bench_sections(report))
+    stop_at(report.gates, report)

@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
-from modelopt.cli import options
+from modelopt.cli import gate_options, options
 from modelopt.cli.command_help import Command
+from modelopt.cli.declaring import option
 from modelopt.cli.parameter_types import KeyValue, mapping
 
 
@@ -28,8 +29,8 @@ Examples:
 @options.RANDOM_INPUTS
 @options.NO_BENCH
 @options.TIMING
-@options.option("--baseline-provider", heading="Latency", help="Run A on this provider instead.")
-@options.option(
+@option("--baseline-provider", heading="Latency", help="Run A on this provider instead.")
+@option(
     "--baseline-option",
     "baseline_options",
     multiple=True,
@@ -38,22 +39,26 @@ Examples:
     heading="Latency",
     help="An option of that provider.",
 )
-@options.option("--seed", type=click.IntRange(0), default=0, help="For random inputs. [default: 0]")
+@option("--seed", type=click.IntRange(0), default=0, help="For random inputs. [default: 0]")
+@gate_options.COMPARED
 @options.LIMITS
 @options.SAYING
+@options.REPORT
 @click.pass_context
 def command(context: click.Context, /, **_: Any) -> None:
     """Compare model B with model A: size, latency, and accuracy or how close the outputs are."""
     from dataclasses import replace
 
     from modelopt.cli.reading import read
+    from modelopt.commands.contract_options import stop_at
     from modelopt.commands.side_by_side import CompareOptions, compare
-    from modelopt.engine.compare import compare_sections
+    from modelopt.report.bench_tables import compare_sections
 
     given, shown = read(CompareOptions, context)
     screen = shown.screen()
     with screen.progress() as progress:
-        report = compare(replace(given, progress=progress))
+        report = compare(replace(given, progress=progress), shown.report)
     if shown.as_json:
         screen.json(report)
     screen.sections(compare_sections(report))
+    stop_at(report.gates, report)

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from modelopt.cli import options
+from modelopt.cli.declaring import option
 from modelopt.cli.parameter_types import Fraction
 
 
@@ -21,18 +22,16 @@ Examples:
   modelopt fold --engine onnxsim model.onnx""",
 )
 @options.MODEL
-@options.option(
+@option(
     "--engine",
     type=click.Choice(["modelopt", "onnxsim"]),
     default="modelopt",
     show_default=True,
     help="What folds: the passes of modelopt, or onnxsim.",
 )
-@options.option("--max-growth", type=Fraction(), help="How much all weights may grow. [default: 10%]")
-@options.option(
-    "--freeze-dim", multiple=True, metavar="NAME=N", help="Set a symbolic dimension of the inputs; repeatable."
-)
-@options.option(
+@option("--max-growth", type=Fraction(), help="How much all weights may grow. [default: 10%]")
+@option("--freeze-dim", multiple=True, metavar="NAME=N", help="Set a symbolic dimension of the inputs; repeatable.")
+@option(
     "--input-shape", multiple=True, metavar="INPUT:N,N", help="Set the shape of an input, x:1,3,224,224; repeatable."
 )
 @options.OPSET

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from modelopt.cli import options
+from modelopt.cli.declaring import option
 
 
 @click.command(
@@ -21,9 +22,9 @@ Examples:
   modelopt fuse --eval labelled.npz --min-speedup 1.1 model.onnx""",
 )
 @options.MODEL
-@options.option("--portable", is_flag=True, help="Only operators of the ONNX standard. [default]")
-@options.option("--contrib", is_flag=True, help="Use operators that only onnxruntime has, too.")
-@options.option(
+@option("--portable", is_flag=True, help="Only operators of the ONNX standard. [default]")
+@option("--contrib", is_flag=True, help="Use operators that only onnxruntime has, too.")
+@option(
     "--keep-if-faster",
     is_flag=True,
     help="As --contrib, each kind of operator only where it is measured to be faster on this machine.",

@@ -8,6 +8,7 @@ import click
 
 from modelopt.cli import options
 from modelopt.cli.command_help import Command
+from modelopt.cli.declaring import option
 from modelopt.core.errors import InputError
 
 
@@ -32,7 +33,7 @@ Examples:
   modelopt inspect --json model.onnx | jq .macs.total""",
 )
 @options.MODEL
-@options.option(
+@option(
     "--dim",
     "dims",
     metavar="NAME=N",
@@ -40,8 +41,8 @@ Examples:
     callback=_sizes,
     help="The size of an open dimension: its name, or INPUT:AXIS where it has none; repeatable.",
 )
-@options.option("--layers", type=click.IntRange(0), default=10, show_default=True, help="How many layers to list.")
-@options.option(
+@option("--layers", type=click.IntRange(0), default=10, show_default=True, help="How many layers to list.")
+@option(
     "--timeout",
     type=click.FloatRange(0, min_open=True),
     default=30.0,

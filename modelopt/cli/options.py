@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-from modelopt.cli.command_help import Command, Option
+from modelopt.cli.command_help import Command
+from modelopt.cli.declaring import group, option, switch_off
+from modelopt.cli.gate_options import GATES
 from modelopt.cli.parameter_types import (
-    Bytes,
-    Fraction,
     KeyValue,
     Names,
-    Size,
+    Quantity,
     axes,
     mapping,
     one_or_several,
     sizes,
 )
+from modelopt.core import quantities
 from modelopt.runtime.processes import ChildPool
-
-Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
 class Optimizing(Command):
@@ -37,29 +35,6 @@ class Optimizing(Command):
                 if given["eval"] is not None or given["verify"] or given["bench"]:
                     ctx.obj.start("onnxruntime")
             return super().invoke(ctx)
-
-
-def option(*names: str, heading: str = "Options", **settings: Any) -> Callable[[Decorated], Decorated]:
-    """`click.option` with a heading."""
-    return click.option(*names, cls=Option, heading=heading, **settings)
-
-
-def switch_off(*names: str, help: str, heading: str = "Options") -> Callable[[Decorated], Decorated]:  # noqa: A002
-    """A flag that makes a parameter False, which is True without it."""
-    return option(
-        *names, is_flag=True, callback=lambda _context, _option, is_off: not is_off, heading=heading, help=help
-    )
-
-
-def group(*options: Callable[[Decorated], Decorated]) -> Callable[[Decorated], Decorated]:
-    """Several options as one decorator, listed in ``--help`` in this order."""
-
-    def decorate(command: Decorated) -> Decorated:
-        for each in reversed(options):
-            command = each(command)
-        return command
-
-    return decorate
 
 
 DATA_NAME = Names("random", name="data")
@@ -82,6 +57,10 @@ SAYING = group(
     option("-q", "--quiet", is_flag=True, heading="Output", help="Say nothing but errors."),
 )
 
+
+REPORT = option(
+    "--report", type=click.Path(path_type=Path), heading="Output", help="Also write the report: .json or .md."
+)
 
 LAYOUT = group(
     option(
@@ -208,7 +187,7 @@ LIMITS = group(
     ),
     option(
         "--memory-limit",
-        type=Bytes(),
+        type=Quantity(quantities.n_bytes, "size"),
         heading="Limits",
         help="Memory of a child process. [default: 1 GiB + 8 × model + 64 × inputs, at most 80% of what is free]",
     ),
@@ -232,25 +211,6 @@ RANDOM_INPUTS = group(
         callback=sizes,
         help="Size of a free dimension of random inputs: name=8.",
     ),
-)
-
-GATES = group(
-    option("--max-drop", type=Fraction(), heading="Gates", help="Fail if the metric falls by more than this, e.g. 1%."),
-    option(
-        "--min-speedup",
-        type=click.FloatRange(0),
-        metavar="RATIO",
-        heading="Gates",
-        help="Fail if the result is not at least this many times as fast as the input.",
-    ),
-    option("--max-size", type=Size(), heading="Gates", help="Fail if the result is larger: 50% (of the input) or 3MB."),
-    option(
-        "--require-verified",
-        is_flag=True,
-        heading="Gates",
-        help="Fail if what exact passes changed could not be compared with the original.",
-    ),
-    option("--keep", is_flag=True, heading="Gates", help="Write the output even when a gate fails."),
 )
 
 OPTIMIZING = group(
@@ -281,5 +241,5 @@ OPTIMIZING = group(
     option(
         "--force", is_flag=True, heading="Output", help="Replace a file of another kind, but never one that is read."
     ),
-    option("--report", type=click.Path(path_type=Path), heading="Output", help="Also write the report: .json or .md."),
+    REPORT,
 )

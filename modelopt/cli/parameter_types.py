@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from modelopt.core.errors import InputError
+from modelopt.core.quantities import BadQuantity
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
-
-_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
 class Fraction(click.ParamType):  # type: ignore[type-arg]  # generic only in recent releases
@@ -48,31 +47,26 @@ class ShareOfZeros(Fraction):
         return number
 
 
-class Bytes(click.ParamType):  # type: ignore[type-arg]  # generic only in recent releases
-    """``3MB``, ``512KiB`` or a number of bytes."""
+class Quantity(click.ParamType):  # type: ignore[type-arg]  # generic only in recent releases
+    """A share, a size or a time with its unit: see `modelopt.core.quantities`.
 
-    name = "size"
+    Args:
+        parse: Reads the text.
+        name: What help calls the value.
+    """
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+    def __init__(self, parse: Callable[[str], float], name: str) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Parse the text."""
-        if isinstance(value, int):
-            return value
-        match = re.fullmatch(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([a-zA-Z]*)", str(value).strip())
-        if match is None or match[2].lower() not in _UNITS:
-            self.fail(f"'{value}' is not a size such as 3MB or 512KiB", param, ctx)
-        return int(float(match[1]) * _UNITS[match[2].lower()])
-
-
-class Size(click.ParamType):  # type: ignore[type-arg]  # generic only in recent releases
-    """``50%`` of the input, as a float, or ``3MB``, as an int of bytes."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | float:
-        """Parse the text."""
-        if str(value).strip().endswith("%"):
-            return Fraction().convert(value, param, ctx)
-        return Bytes().convert(value, param, ctx)
+        if not isinstance(value, str):
+            return cast(float, value)
+        try:
+            return self._parse(value)
+        except BadQuantity as error:
+            self.fail(str(error), param, ctx)
 
 
 class KeyValue(click.ParamType):  # type: ignore[type-arg]  # generic only in recent releases

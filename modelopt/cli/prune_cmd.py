@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from modelopt.cli import options
+from modelopt.cli.declaring import option, switch_off
 from modelopt.cli.parameter_types import Fraction, ShareOfZeros
 
 _ZEROS = "Zeros (--pattern unstructured, 2:4 or 4:8)"
@@ -30,7 +31,7 @@ Examples:
   modelopt prune --pattern layer --calib calib.npz --eval labelled.npz --max-drop 1% model.onnx""",
 )
 @options.MODEL
-@options.option(
+@option(
     "--pattern",
     type=click.Choice(["unstructured", "2:4", "4:8", "channel", "head", "layer"]),
     default="unstructured",
@@ -38,36 +39,36 @@ Examples:
     help="Where weights become zero: anywhere, or 2 of 4 (4 of 8) neighbours; or what is removed: whole channels, "
     "heads of attention, or residual blocks (layer): of x + f(x) only x is left.",
 )
-@options.option(
+@option(
     "--sparsity",
     type=ShareOfZeros(),
     help="The share of weights that become zero, of the channels or heads of each layer that are removed, or of the "
     "residual blocks: 0.5 or 50%. [default: 0.5, or as far as --max-drop and the targets ask]",
 )
-@options.option(
+@option(
     "--importance",
     type=click.Choice(["magnitude", "l2", "l1", "wanda", "second-order", "stability", "influence", "random"]),
     help="What decides which go: their size (magnitude of weights; l2, l1 of channels; l2 of blocks), what they do on "
     "the data of --calib (wanda, second-order, stability; influence of blocks), or chance (random). [default: "
     "magnitude; of channels second-order and of blocks influence with --calib, else l2]",
 )
-@options.option(
+@option(
     "--calib",
     type=options.DATA_NAME,
     metavar="DATA",
     help="Data to choose channels or weights with, and to repair what is lost: npz, npy, .pb, images, file.py:f.",
 )
-@options.option(
+@option(
     "--calib-limit",
     type=click.IntRange(1),
     metavar="N",
     help="Samples of it to use. [default: 256]",
 )
-@options.option(
+@option(
     "--include", multiple=True, help="Only nodes and tensors of this name: a glob, re:REGEX, or op:TYPE; repeatable."
 )
-@options.option("--exclude", multiple=True, help="Not nodes and tensors of this name; repeatable.")
-@options.option(
+@option("--exclude", multiple=True, help="Not nodes and tensors of this name; repeatable.")
+@option(
     "--scope",
     type=click.Choice(["layer", "global", "row"]),
     default="layer",
@@ -75,39 +76,39 @@ Examples:
     heading=_ZEROS,
     help="Rank weights within each layer, over all of them, or in each row that one output sums over.",
 )
-@options.option(
+@option(
     "--update",
     is_flag=True,
     heading=_ZEROS,
     help="Fit the weights that stay to --calib: they make up for those that became zero.",
 )
-@options.option(
+@option(
     "--target-speedup",
     type=click.FloatRange(1, min_open=True),
     metavar="RATIO",
     heading=_REMOVING,
     help="Remove until the model is so many times as fast on this machine, as far as --max-drop permits.",
 )
-@options.option(
+@option(
     "--target-macs",
     type=Fraction(),
     heading=_REMOVING,
     help="Remove until this share of the multiply-accumulates is left, as far as --max-drop permits.",
 )
-@options.option(
+@option(
     "--align",
     metavar="N|auto",
     heading=_REMOVING,
     help="Keep multiples of so many channels; auto measures which multiple the kernels of this machine like. "
     "[default: auto where widths are searched, 1 with --sparsity]",
 )
-@options.switch_off(
+@switch_off(
     "--no-repair",
     "repair",
     heading=_REMOVING,
     help="Leave the layers behind what is removed as they are; with --calib they are fitted to the original.",
 )
-@options.option(
+@option(
     "--keep-opset",
     is_flag=True,
     heading=_REMOVING,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -41,12 +41,20 @@ class Shown:
         return console.Screen(quiet=self.quiet, verbose=self.verbose, as_json=self.as_json)
 
 
-def read(kind: Callable[..., _Options], context: click.Context) -> tuple[_Options, Shown]:
-    """The options of a command, of the flags that were written: those that were not have the defaults of `kind`."""
+def read(
+    kind: Callable[..., _Options], context: click.Context, *, without: Collection[str] = ()
+) -> tuple[_Options, Shown]:
+    """The options of a command, of the flags that were written: those that were not have the defaults of `kind`.
+
+    Args:
+        kind: Makes them.
+        context: Holds the flags.
+        without: Parameters that the command itself takes.
+    """
     written = {
         name: value
         for name, value in context.params.items()
-        if context.get_parameter_source(name) is not ParameterSource.DEFAULT
+        if name not in without and context.get_parameter_source(name) is not ParameterSource.DEFAULT
     }
     shown = {each.name: written.pop(each.name) for each in dataclasses.fields(Shown) if each.name in written}
     return kind(**written), Shown(**shown)

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from modelopt.cli import options
+from modelopt.cli.declaring import option
 from modelopt.cli.parameter_types import Names
 from modelopt.recipe import shipped_recipes
 
@@ -24,15 +25,15 @@ Examples:
 )
 @click.argument("recipe", type=Names(*shipped_recipes.names(), name="path"), required=False)
 @click.argument("model", type=click.Path(path_type=Path, allow_dash=True), required=False)
-@options.option("--schema", is_flag=True, help="Print the JSON schema of recipes, and stop.")
-@options.option("--calib", help="Calibration data, in place of the recipe's.")
-@options.option(
+@option("--schema", is_flag=True, help="Print the JSON schema of recipes, and stop.")
+@option("--calib", help="Calibration data, in place of the recipe's.")
+@option(
     "--allow-code",
     is_flag=True,
     help="Run the Python (file.py:function) that the recipe itself names: it can do whatever you can. "
     "What this command line names runs without it.",
 )
-@options.option(
+@option(
     "--allow-paths",
     is_flag=True,
     help="Let the recipe name files outside its own folder. It allows no code: that is another flag.",

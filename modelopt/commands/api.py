@@ -20,6 +20,7 @@ import msgspec
 import onnx_ir as ir
 
 from modelopt.commands import execution, inspect_model, side_by_side
+from modelopt.commands.contract_options import stop_at
 from modelopt.commands.execution import OptimizeOptions
 from modelopt.commands.fold import FoldOptions
 from modelopt.commands.fuse import FuseOptions
@@ -31,11 +32,11 @@ from modelopt.commands.side_by_side import BenchOptions, CompareOptions
 from modelopt.core import temporary
 from modelopt.core.errors import InputError, ModeloptError
 from modelopt.core.systems import require_supported
-from modelopt.engine.compare import BenchReport
 from modelopt.inspection import Inspection
 from modelopt.io import STDIO, load, names_stdout
 from modelopt.io.given_model import ModelLike, file_of
 from modelopt.report import Report
+from modelopt.report.bench_report import BenchReport
 
 _P = ParamSpec("_P")
 _Options = TypeVar("_Options")
@@ -162,8 +163,9 @@ def bench(options: BenchOptions) -> BenchReport:
     The options are the fields of `modelopt.commands.side_by_side.BenchOptions`.
     """
     with _files(options.listed()) as (paths, names):
-        report = side_by_side.bench(dataclasses.replace(options, models=paths))
-    return _renamed(report, names)
+        report = _renamed(side_by_side.bench(dataclasses.replace(options, models=paths)), names)
+    stop_at(report.gates, report)
+    return report
 
 
 @takes(CompareOptions)
@@ -178,8 +180,9 @@ def compare(options: CompareOptions) -> BenchReport:
     The options are the fields of `modelopt.commands.side_by_side.CompareOptions`.
     """
     with _files([options.a, options.b]) as (paths, names):
-        report = side_by_side.compare(dataclasses.replace(options, a=paths[0], b=paths[1]))
-    return _renamed(report, names)
+        report = _renamed(side_by_side.compare(dataclasses.replace(options, a=paths[0], b=paths[1])), names)
+    stop_at(report.gates, report)
+    return report
 
 
 @takes(InspectOptions)

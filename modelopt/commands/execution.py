@@ -12,11 +12,12 @@ from pathlib import Path
 
 from modelopt.calibration.cache import Calibrations
 from modelopt.commands import option_groups, written_reports
+from modelopt.commands.contract_options import GateOptions, gate_fields, stop_at
 from modelopt.commands.first_gain import run_first_that_gains
-from modelopt.commands.option_groups import EvaluationOptions, GateOptions, LimitOptions, TimingOptions
+from modelopt.commands.option_groups import EvaluationOptions, LimitOptions, TimingOptions
 from modelopt.core import temporary
 from modelopt.core.changes import Effect
-from modelopt.core.errors import GateFailed, InputError
+from modelopt.core.errors import InputError
 from modelopt.core.progress import Progress, silent
 from modelopt.data.in_memory import DataLike
 from modelopt.engine import opset_raising
@@ -110,9 +111,7 @@ def make_recipe(
     """The recipe of a command; with `not_slower`, it is a gate where speed is measured."""
     evaluate = option_groups.evaluation_spec(options, has_calibration=options.calibration_data() is not None)
     gates = {
-        "max_drop": options.max_drop,
-        "min_speedup": options.min_speedup,
-        **option_groups.size_fields(options.max_size),
+        **gate_fields(options),
         "not_slower": not_slower and options.bench and not options.keep,
         "require_verified": options.require_verified,
         "metric": option_groups.metric_field(options.metric) if options.eval is None else None,
@@ -205,21 +204,14 @@ def _external_data(text: str) -> ExternalData:
 
 
 def require_gates(report: Report) -> None:
-    """Refuse a result that breaks the contract.
+    """Refuse a result that breaks the contract, or is not shown to honour it.
 
     Raises:
         GateFailed: A gate failed; the error's `report` is the report.
+        GateInconclusive: None failed, and one that stops the result is not decided.
     """
-    failed = [gate for gate in report.gates if gate.passed is False]
-    if not failed:
-        return
-    error = GateFailed(
-        "; ".join(f"{f'--{gate.gate} {gate.limit}'.rstrip()} is not met: found {gate.found}" for gate in failed),
-        note=f"{report.output.path} was written all the same" if report.written else "nothing was written",
-        hint=next((gate.hint for gate in failed if gate.hint), None if report.written else _KEEP),
-    )
-    error.report = report
-    raise error
+    written = f"{report.output.path} was written all the same" if report.written else "nothing was written"
+    stop_at(report.gates, report, note=written, hint=None if report.written else _KEEP)
 
 
 _KEEP = "--keep writes the model anyway"

@@ -9,6 +9,7 @@ import msgspec
 
 from modelopt.core.errors import Refused, WorkerDied
 from modelopt.engine.optimize import Request, run
+from modelopt.measure.speed import Verdict
 from modelopt.passes.upgrade_opset import UpgradeOpset
 from modelopt.recipe.recipe import Recipe
 from modelopt.report import Outcome, Report, Trial, verdict
@@ -52,8 +53,8 @@ def _finish(request: Request, found: SearchResult, recipe: Recipe, report: Repor
 
 
 def _failed(report: Report) -> dict[str, str]:
-    """What was found by the gates that failed, by their names."""
-    return {gate.gate: gate.found for gate in report.gates if gate.passed is False}
+    """What was found by the gates that stop the result, by their names."""
+    return {gate.gate: gate.found for gate in report.gates if gate.stops}
 
 
 def _left_behind(found: SearchResult, report: Report) -> SearchResult:
@@ -84,10 +85,12 @@ def _with_search(report: Report, found: SearchResult, recipe: Recipe) -> Report:
 
 
 def _slower(report: Report) -> Trial:
-    """A run whose result is slower than its input, as something that was tried."""
+    """A run whose result is slower than its input, or may be, as something that was tried."""
     ratio = None if report.latency is None else report.latency.ratio
     rewrites = sum(result.rewrites for result in report.passes)
-    outcome, reason = Outcome.SLOWER, "slower than the input"
+    outcome, reason = Outcome.NO_GAIN, "not shown to be as fast as the input"
+    if ratio is None or ratio.verdict is Verdict.SLOWER:
+        outcome, reason = Outcome.SLOWER, "slower than the input"
     return Trial(group=verdict.ALL, rewrites=rewrites, ratio=ratio, kept=False, outcome=outcome, reason=reason)
 
 

@@ -104,25 +104,6 @@ class EvaluationOptions(LayoutOptions):
     metric: str | Sequence[str] | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class GateOptions:
-    """The contract: a result that breaks it is not written.
-
-    Attributes:
-        max_drop: The most that the metric may fall, as a fraction: 0.01 is one point of accuracy.
-        min_speedup: How many times as fast as the input the result must at least be.
-        max_size: The largest size allowed: a float is a fraction of the input's size, an int is bytes.
-        require_verified: Refuse a result that could not be compared with the input after exact passes.
-        keep: Write the output even when a gate fails.
-    """
-
-    max_drop: float | None = None
-    min_speedup: float | None = None
-    max_size: float | int | None = None
-    require_verified: bool = False
-    keep: bool = False
-
-
 def given(options: Any) -> dict[str, Any]:
     """The options that were given, by name: those that differ from their default and are no empty collection."""
     found = {each.name: getattr(options, each.name) for each in dataclasses.fields(options)}
@@ -270,11 +251,3 @@ def evaluation_spec(
         "batch": batch,
     }
     return checked(EvaluateSpec, {**fields, **layout_fields(options)})
-
-
-def size_fields(max_size: float | None) -> dict[str, Any]:
-    """`GateOptions.max_size`, a fraction or bytes, as the two fields of `Gates`."""
-    return {
-        "max_size_ratio": max_size if isinstance(max_size, float) else None,
-        "max_size_bytes": max_size if isinstance(max_size, int) else None,
-    }

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from modelopt.commands.contract_options import gate_fields
 from modelopt.commands.execution import OptimizeOptions, Plan
 from modelopt.commands.option_groups import (
     CALIBRATION,
@@ -20,7 +21,6 @@ from modelopt.commands.option_groups import (
     flag_of,
     given,
     metric_field,
-    size_fields,
     timing_fields,
 )
 from modelopt.core.errors import InputError
@@ -157,11 +157,9 @@ class RunOptions(OptimizeOptions, _RecipeOption):
         return checked(BenchSpec, {**msgspec.structs.asdict(old), **changes, "provider_options": options})
 
     def _gates(self, gates: Gates, names: Collection[str], *, is_evaluated: bool) -> Gates:
-        changes = {
-            name: getattr(self, name) for name in ("max_drop", "min_speedup", "require_verified") if name in names
-        }
-        if self.max_size is not None:
-            changes |= size_fields(self.max_size)
+        changes = gate_fields(self)
+        if "require_verified" in names:
+            changes["require_verified"] = self.require_verified
         if self.metric is not None and not is_evaluated:
             changes["metric"] = metric_field(self.metric)
-        return msgspec.structs.replace(gates, **changes)
+        return checked(Gates, {**msgspec.structs.asdict(gates), **changes})

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
-from modelopt.commands import option_groups
+from modelopt.commands import option_groups, written_reports
+from modelopt.commands.contract_options import ComparedGateOptions, MeasuredGateOptions, gate_fields
 from modelopt.commands.option_groups import EVALUATION, EvaluationOptions, LayoutOptions, LimitOptions, TimingOptions
 from modelopt.core.errors import InputError
 from modelopt.core.progress import Progress, silent
 from modelopt.data.in_memory import DataLike
-from modelopt.engine.compare import BenchReport, measure_models
+from modelopt.engine import output_paths, run_files
+from modelopt.engine.compare import measure_models
 from modelopt.engine.comparison import SideBySide
+from modelopt.engine.run_files import RunFile
 from modelopt.io.given_model import ModelLike
-from modelopt.recipe.recipe import EvaluateSpec
+from modelopt.recipe.recipe import EvaluateSpec, Gates
+from modelopt.report.bench_report import BenchReport
 from modelopt.runtime.session import SessionSpec
 
 
@@ -38,7 +42,7 @@ class InputOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchOptions(LimitOptions, TimingOptions, LayoutOptions, InputOptions):
+class BenchOptions(LimitOptions, TimingOptions, MeasuredGateOptions, LayoutOptions, InputOptions):
     """Options of `bench`.
 
     Attributes:
@@ -65,7 +69,7 @@ class BenchOptions(LimitOptions, TimingOptions, LayoutOptions, InputOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareOptions(LimitOptions, TimingOptions, EvaluationOptions, InputOptions):
+class CompareOptions(LimitOptions, TimingOptions, ComparedGateOptions, EvaluationOptions, InputOptions):
     """Options of `compare`.
 
     Attributes:
@@ -83,11 +87,15 @@ class CompareOptions(LimitOptions, TimingOptions, EvaluationOptions, InputOption
     baseline_options: Mapping[str, str] = field(default_factory=dict)
 
 
-def bench(options: BenchOptions) -> BenchReport:
+def bench(options: BenchOptions, report_file: Path | None = None) -> BenchReport:
     """Measure the latency of model files side by side.
 
+    Args:
+        options: The options.
+        report_file: Where the report goes, .json or .md; None for nowhere.
+
     Raises:
-        ModeloptError: Any of its kinds.
+        ModeloptError: Any of its kinds but `GateFailed`: see `contract_options.stop_at`.
     """
     data = None
     if options.data is not None:
@@ -97,21 +105,43 @@ def bench(options: BenchOptions) -> BenchReport:
     elif options.batch_axis or options.whole_files:
         raise InputError("--batch-axis and --whole-files need data", hint="--data DATA")
     asked = _asked(options, options.listed(), data, options.data, "--data")
-    return measure_models(
-        replace(asked, bench=option_groups.bench_spec(options), calibrate_noise=options.calibrate_noise)
-    )
+    asked = replace(asked, bench=option_groups.bench_spec(options), calibrate_noise=options.calibrate_noise)
+    return _measured(asked, report_file)
 
 
-def compare(options: CompareOptions) -> BenchReport:
+def compare(options: CompareOptions, report_file: Path | None = None) -> BenchReport:
     """Compare the size, the latency and the outputs of two model files.
 
+    Args:
+        options: The options.
+        report_file: As in `bench`.
+
     Raises:
-        ModeloptError: Any of its kinds.
+        ModeloptError: As `bench`.
     """
     evaluation = option_groups.evaluation_spec(options, batch=options.batch)
     asked = _asked(options, (options.a, options.b), evaluation, options.eval, "--eval")
     bench_spec = option_groups.bench_spec(options) if options.bench else None
-    return measure_models(replace(asked, bench=bench_spec, baseline=_baseline(options), score=True))
+    return _measured(replace(asked, bench=bench_spec, baseline=_baseline(options), score=True), report_file)
+
+
+def _measured(asked: SideBySide, report_file: Path | None) -> BenchReport:
+    """Measure, and write the report where it was asked for."""
+    if report_file is None:
+        return measure_models(asked)
+    written_reports.require(report_file)
+    output_paths.require_report(report_file, list(_read_by(asked)))
+    report = measure_models(asked)
+    written_reports.write_measured(report, report_file)
+    return report
+
+
+def _read_by(asked: SideBySide) -> Iterator[RunFile]:
+    """The files that are read, which a report must not replace."""
+    for model in asked.models:
+        yield RunFile("a model", model)
+    if asked.data is not None:
+        yield from run_files.read_as_data("the data", asked.data, asked.memory or {})
 
 
 def _asked(
@@ -127,6 +157,7 @@ def _asked(
         data=data,
         bench=None,
         session=option_groups.session_spec(options),
+        contract=option_groups.checked(Gates, gate_fields(options)),
         free_dims=_sizes(options.dims),
         seed=options.seed,
         data_flag=data_flag,

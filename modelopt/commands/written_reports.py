@@ -8,7 +8,8 @@ from modelopt import io
 from modelopt.core.errors import InputError
 from modelopt.core.json_text import json_text
 from modelopt.report import Report
-from modelopt.report.markdown import to_markdown
+from modelopt.report.bench_report import BenchReport
+from modelopt.report.markdown import measured_to_markdown, to_markdown
 
 
 def require(path: Path) -> None:
@@ -19,6 +20,16 @@ def require(path: Path) -> None:
     """
     if path.suffix not in {".json", ".md"}:
         raise InputError(f"a report cannot be written to {path}", hint="name it .json or .md")
+
+
+def write_measured(report: BenchReport, path: Path) -> None:
+    """Write the report of `bench` or `compare` atomically.
+
+    Raises:
+        EnvironmentLacks, InputError: As `write`.
+    """
+    text = json_text(report) + "\n" if path.suffix == ".json" else measured_to_markdown(report)
+    io.replace_file(path, text.encode(errors="backslashreplace"))
 
 
 def write(report: Report, path: Path) -> Report:

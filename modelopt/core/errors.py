@@ -21,6 +21,7 @@ class ExitCode(IntEnum):
     BAD_INPUT = 2
     REFUSED = 3
     ENVIRONMENT = 4
+    INCONCLUSIVE = 5
     BUG = 70
     HUNG_UP = 129
     INTERRUPTED = 130
@@ -83,6 +84,12 @@ class GateFailed(ModeloptError):
 
     exit_code = ExitCode.GATE_FAILED
     report: Any = None
+
+
+class GateInconclusive(GateFailed):
+    """What was measured is not enough to say whether the result honours the contract (exit 5)."""
+
+    exit_code = ExitCode.INCONCLUSIVE
 
 
 class VerificationFailed(ModeloptError):

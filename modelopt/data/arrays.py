@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from modelopt.core.errors import InputError
 from modelopt.core.signature import TensorSpec
 from modelopt.data import user_files
+from modelopt.data.array_part import ArrayPart
 from modelopt.data.arrayfile import Header, NpyFile, NpzFile
 from modelopt.data.batch_axis import BatchAxes, layout_of
 from modelopt.data.batches import Cut, CutPlan, plan
@@ -26,56 +27,38 @@ _LISTED = 5
 _LABEL_KEYS = ("label", "labels")
 
 
-@dataclass(frozen=True)
-class _Part:
-    """One file of the data set, or arrays in memory: where its arrays are and how they are cut.
-
-    ``arrays`` is None where they are in the file ``path``; ``label_key`` is None where the file holds no labels;
-    ``first`` is its first sample's position in the data set, ``first_row`` the position of its first row among all
-    rows.
-    """
-
-    path: Path
-    arrays: Mapping[str, np.ndarray] | None
-    headers: Mapping[str, Header]
-    plan: CutPlan
-    label_key: str | None
-    label_cut: Cut
-    notes: tuple[str, ...]
-    first: int = 0
-    first_row: int = 0
-
-    @property
-    def name(self) -> str:
-        return self.path.name
-
-    def sample_name(self, index: int) -> str:
-        return self.name if self.plan.count == 1 else f"{self.name}[{index}]"
+KEPT_BYTES = 32 << 20
+"""Stored arrays of no more than so many bytes in all stay in memory once they were read."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ArrayDataset(Dataset):
-    """Samples cut from stored arrays as `modelopt.data.batches` says; one file is in memory at a time."""
+    """Samples cut from stored arrays as `modelopt.data.batches` says.
+
+    One file is in memory at a time, or all of them where that takes no more than `KEPT_BYTES`: a search reads them
+    hundreds of times.
+    """
 
     inputs: tuple[TensorSpec, ...]
-    parts: tuple[_Part, ...]
+    parts: tuple[ArrayPart, ...]
     labels: np.ndarray | None
     batch: int
     allow_nonfinite: bool
     batch_axes: BatchAxes
+    _kept: dict[Path, Mapping[str, np.ndarray]] = field(default_factory=dict, init=False, repr=False)
 
     def __len__(self) -> int:
         return self.parts[-1].first + self.parts[-1].plan.count
 
     def select(self, indices: Iterable[int]) -> Iterator[Sample]:
         """Cut these samples from their files, reading a file anew whenever the positions leave it."""
-        part: _Part | None = None
+        part: ArrayPart | None = None
         arrays: Mapping[str, np.ndarray] = {}
         for index in indices:
             if part is None or not part.first <= index < part.first + part.plan.count:
                 arrays = {}  # let go of one file before the next is read
                 part = self._part_of(index)
-                arrays = _load(part)
+                arrays = self._arrays_of(part)
             yield self._sample(part, arrays, index - part.first)
 
     def digest(self) -> str:
@@ -91,18 +74,28 @@ class ArrayDataset(Dataset):
         files = ((part.name, part.path) for part in self.parts if part.arrays is None)
         return user_files.digest_of(settings, files)
 
-    def _part_of(self, index: int) -> _Part:
+    def _arrays_of(self, part: ArrayPart) -> Mapping[str, np.ndarray]:
+        if part.arrays is not None:
+            return part.arrays
+        if part.path in self._kept:
+            return self._kept[part.path]
+        arrays = part.load()
+        if sum(each.n_bytes for each in self.parts) <= KEPT_BYTES:
+            self._kept[part.path] = arrays
+        return arrays
+
+    def _part_of(self, index: int) -> ArrayPart:
         if not 0 <= index < len(self):
             raise IndexError(index)
         return next(part for part in reversed(self.parts) if part.first <= index)
 
-    def _sample(self, part: _Part, arrays: Mapping[str, np.ndarray], index: int) -> Sample:
+    def _sample(self, part: ArrayPart, arrays: Mapping[str, np.ndarray], index: int) -> Sample:
         name = part.sample_name(index)
         views = {key: cut.at(arrays[key], index) for key, cut in part.plan.cuts.items()}
         feeds = checked_feeds(self.inputs, views, name, allow_nonfinite=self.allow_nonfinite)
         return Sample(feeds, self._label(part, arrays, index), name, part.plan.lead.size(index))
 
-    def _label(self, part: _Part, arrays: Mapping[str, np.ndarray], index: int) -> np.ndarray | None:
+    def _label(self, part: ArrayPart, arrays: Mapping[str, np.ndarray], index: int) -> np.ndarray | None:
         if not self.has_labels:
             return None
         if self.labels is not None:
@@ -168,7 +161,7 @@ def from_memory(
 
 def _dataset(
     source: str,
-    unnumbered: Sequence[_Part],
+    unnumbered: Sequence[ArrayPart],
     inputs: Sequence[TensorSpec],
     *,
     labels: Path | None,
@@ -202,8 +195,8 @@ def _dataset(
     )
 
 
-def _numbered(parts: Sequence[_Part]) -> tuple[_Part, ...]:
-    numbered: list[_Part] = []
+def _numbered(parts: Sequence[ArrayPart]) -> tuple[ArrayPart, ...]:
+    numbered: list[ArrayPart] = []
     first = first_row = 0
     for part in parts:
         numbered.append(replace(part, first=first, first_row=first_row))
@@ -221,7 +214,7 @@ def _part(
     *,
     named: bool,
     arrays: Mapping[str, np.ndarray] | None = None,
-) -> _Part:
+) -> ArrayPart:
     """Cut the arrays of one file, by their headers; ``named`` says whether labels inside it count."""
     check_names(inputs, headers, path.name)
     layout = layout_of(inputs, {spec.name: headers[spec.name].shape for spec in inputs}, batch_axes)
@@ -240,7 +233,7 @@ def _part(
         if spec.rank == 1 and cut.cuts[spec.name].step == 1 and cut.count > 1
     ]
     notes += [layout.note] if layout.note is not None else []
-    return _Part(path, arrays, headers, cut, label_key, label_cut, tuple(notes))
+    return ArrayPart(path, arrays, headers, cut, label_key, label_cut, tuple(notes))
 
 
 def _headers(path: Path, inputs: tuple[TensorSpec, ...]) -> dict[str, Header]:
@@ -253,20 +246,6 @@ def _headers(path: Path, inputs: tuple[TensorSpec, ...]) -> dict[str, Header]:
             hint="save all of them by name in a .npz: np.savez(path, **feeds)",
         )
     return {inputs[0].name: NpyFile(path).header()}
-
-
-def _load(part: _Part) -> Mapping[str, np.ndarray]:
-    if part.arrays is not None:
-        return part.arrays
-    keys = [*part.plan.cuts, *([part.label_key] if part.label_key else [])]
-    if part.path.suffix.lower() == ".npz":
-        arrays = NpzFile(part.path).load(keys)
-    else:
-        arrays = {keys[0]: NpyFile(part.path).load()}
-    for key, array in arrays.items():
-        if (array.shape, array.dtype) != (part.headers[key].shape, part.headers[key].dtype):
-            raise InputError(f"{part.path} changed while it was being read")
-    return arrays
 
 
 def _label_cut(shape: tuple[int, ...], cut: CutPlan, where: str) -> Cut:

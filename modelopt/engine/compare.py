@@ -1,4 +1,4 @@
-"""What `bench` and `compare` do: open models and data, measure, and put the findings into tables."""
+"""What `bench` and `compare` do: open models and data, measure, and judge."""
 
 from __future__ import annotations
 
@@ -11,46 +11,19 @@ from modelopt import io
 from modelopt.core import temporary
 from modelopt.core.errors import InputError, ModeloptError
 from modelopt.core.signature import TensorSpec
-from modelopt.core.tables import Section
-from modelopt.engine import datasets, early_checks, run_limits, settings
+from modelopt.engine import datasets, early_checks, judging, run_limits, settings
 from modelopt.engine.comparison import SideBySide
 from modelopt.engine.compiled_models import require_source
+from modelopt.engine.findings import Findings
 from modelopt.measure import noise_floor, timing_warnings
 from modelopt.measure.evaluate import Accuracy, evaluate
 from modelopt.measure.latency import BenchResult, run_bench
 from modelopt.measure.speed import Ratio
-from modelopt.recipe.recipe import Recipe
-from modelopt.report import FileInfo
-from modelopt.report.summary import accuracy_rows, covered, output_sections
-from modelopt.report.units import milliseconds, size
+from modelopt.recipe.recipe import Gates, Recipe
+from modelopt.report import FileInfo, GateResult, Latency
+from modelopt.report.bench_report import BenchReport
 from modelopt.runtime.limits import Limits
 from modelopt.runtime.worker import Worker
-
-SCHEMA = "modelopt-bench/3"
-
-
-class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What `bench` and `compare` found.
-
-    Attributes:
-        schema: The version of this structure.
-        models: The files, in order.
-        source: What they ran on.
-        results: Latency of each, in the same order; empty where it was not measured.
-        ratios: How many times as fast as the first; None for the first itself.
-        accuracy: Of the second against the first, None where it was not measured.
-        noise: How the first model compared with its own copy; None where that was not asked for.
-        warnings: What the reader should know.
-    """
-
-    schema: str = SCHEMA
-    models: tuple[FileInfo, ...]
-    source: str
-    results: tuple[BenchResult, ...]
-    ratios: tuple[Ratio | None, ...]
-    accuracy: Accuracy | None
-    noise: Ratio | None = None
-    warnings: tuple[str, ...]
 
 
 def measure_models(asked: SideBySide) -> BenchReport:
@@ -61,7 +34,11 @@ def measure_models(asked: SideBySide) -> BenchReport:
     """
     session, baseline, bench = asked.session, asked.baseline, asked.bench
     progress = asked.progress
-    recipe = Recipe(steps=(), seed=asked.seed, evaluate=asked.data, bench=bench)
+    if len(asked.models) == 1 and asked.contract.min_speedup is not None:
+        raise InputError(
+            "--min-speedup compares two models", note="one was given", hint="name the model to compare with first"
+        )
+    recipe = Recipe(steps=(), seed=asked.seed, evaluate=asked.data, bench=bench, gates=asked.contract)
     early_checks.require(recipe, asked.memory or ())
     for spec in (session, baseline):
         if spec is not None:
@@ -110,6 +87,7 @@ def measure_models(asked: SideBySide) -> BenchReport:
             ratios=tuple(result.times_as_fast_as(results[0]) if i else None for i, result in enumerate(results)),
             accuracy=accuracy,
             noise=noise,
+            gates=_judged(asked.contract, loaded, results, accuracy),
             warnings=(
                 *opened.notes_for(calibrated=False, compared=accuracy is not None),
                 *(_other_outputs(loaded[0], loaded[1]) if asked.score else ()),
@@ -117,6 +95,28 @@ def measure_models(asked: SideBySide) -> BenchReport:
                 *dict.fromkeys(_timing_doubts(loaded, results)),
             ),
         )
+
+
+def _judged(
+    contract: Gates, loaded: Sequence[io.Loaded], results: Sequence[BenchResult], accuracy: Accuracy | None
+) -> tuple[GateResult, ...]:
+    """The gates: those of one figure of each model but the first, which others are compared with, or of the only one.
+
+    With more than one judged model, what was found names the model.
+    """
+    if len(loaded) == 1:
+        return judging.with_consequences(contract, judging.figure_gates(contract, results[0]))
+    judged: list[GateResult] = []
+    for number, other in enumerate(loaded[1:], 1):
+        latency = None
+        if results:
+            ratio = results[number].times_as_fast_as(results[0])
+            latency = Latency(before=results[0], after=results[number], ratio=ratio)
+        findings = Findings(unchanged=False, latency=latency, accuracy=accuracy)
+        found = judging.judge(contract, loaded[0].size_bytes, other.size_bytes, findings)
+        named = f"{other.shown}: " if len(loaded) > 2 else ""
+        judged += [msgspec.structs.replace(gate, found=f"{named}{gate.found}") for gate in found]
+    return tuple(judged)
 
 
 def _limits(limits: Limits | None, loaded: Sequence[io.Loaded]) -> tuple[Limits, str | None]:
@@ -199,63 +199,3 @@ def _require_same_inputs(first: io.Loaded, other: io.Loaded) -> None:
             f"{first.shown} and {other.shown} do not take the same inputs",
             note=f"{', '.join(map(str, ours.inputs))} against {', '.join(map(str, theirs.inputs))}",
         )
-
-
-# Tables
-
-
-def bench_sections(report: BenchReport) -> list[Section]:
-    """Latency, a row for each model."""
-    rows = []
-    for info, result, ratio in zip(report.models, report.results, report.ratios, strict=True):
-        found = result.percentiles_ns
-        rows.append(
-            (
-                info.path,
-                size(info.size_bytes),
-                *("" if ns is None else milliseconds(ns) for ns in (found["p50"], found["p90"], found["p99"])),
-                milliseconds(result.cold_ns),
-                size(result.peak_bytes),
-                "" if ratio is None else f"{ratio.point:.2f}× ({ratio.low:.2f}–{ratio.high:.2f})",
-                "baseline" if ratio is None else ratio.verdict.value,
-            )
-        )
-    header = ("model", "size", "p50", "p90", "p99", "first run", "memory", "times as fast", "verdict")
-    env = report.results[0].env
-    about = [f"{env.cpu}, {env.threads} threads, onnxruntime {env.onnxruntime}, on {report.source}"]
-    if report.noise is not None:
-        noise, floor = report.noise, noise_floor.of(report.noise)
-        about.append(
-            f"noise floor of this machine: a copy is {noise.point:.3f}× as fast ({noise.low:.3f}–{noise.high:.3f}), "
-            f"so that differences below {floor:.1%} are noise; kept for later runs"
-        )
-    about.append(covered(report.results))
-    providers = [f"{info.path}: {_ran_on(result)}" for info, result in zip(report.models, report.results, strict=True)]
-    return [Section("", header, tuple(rows), (*about, *providers, *(f"warning: {line}" for line in report.warnings)))]
-
-
-def _ran_on(result: BenchResult) -> str:
-    return ", ".join(f"{count} nodes on {provider}" for provider, count in sorted(result.node_providers.items()))
-
-
-def compare_sections(report: BenchReport) -> list[Section]:
-    """Size, latency and accuracy of two models, a row each."""
-    first, second = report.models
-    change = f"{second.size_bytes / first.size_bytes - 1:+.1%}"
-    rows: list[tuple[str, str, str, str]] = [("size", size(first.size_bytes), size(second.size_bytes), change)]
-    if report.results:
-        a, b = report.results
-        ratio = report.ratios[1]
-        change = (
-            ""
-            if ratio is None
-            else f"{ratio.point:.2f}× as fast ({ratio.low:.2f}–{ratio.high:.2f}): {ratio.verdict.value}"
-        )
-        rows.append(("latency, median", milliseconds(a.median_ns), milliseconds(b.median_ns), change))
-    if report.accuracy is not None:
-        rows.extend(accuracy_rows(report.accuracy))
-    notes = [f"on {report.source}", *([covered(report.results)] if report.results else [])]
-    notes += [f"{info.path}: {_ran_on(result)}" for info, result in zip(report.models, report.results, strict=False)]
-    notes += [f"warning: {line}" for line in report.warnings]
-    outputs = [] if report.accuracy is None else output_sections(report.accuracy)
-    return [*outputs, Section("", ("", first.path, second.path, "change"), tuple(rows), tuple(notes))]

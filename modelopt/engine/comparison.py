@@ -9,7 +9,7 @@ from pathlib import Path
 from modelopt import io
 from modelopt.core.progress import Progress
 from modelopt.data import MemoryData
-from modelopt.recipe.recipe import BenchSpec, EvaluateSpec
+from modelopt.recipe.recipe import BenchSpec, EvaluateSpec, Gates
 from modelopt.runtime.limits import Limits
 from modelopt.runtime.session import SessionSpec
 
@@ -25,6 +25,7 @@ class SideBySide:
         session: How to open sessions.
         baseline: How to open the first model's, where that differs.
         score: Whether to measure the accuracy of the second against the first.
+        contract: The gates.
         calibrate_noise: Whether to time the first model against its own copy first, and keep what that shows.
         free_dims: Sizes of free dimensions of random inputs.
         seed: For random inputs.
@@ -41,6 +42,7 @@ class SideBySide:
     session: SessionSpec
     baseline: SessionSpec | None = None
     score: bool = False
+    contract: Gates
     calibrate_noise: bool = False
     free_dims: dict[str, int]
     seed: int

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
+
+import msgspec
 
 from modelopt.measure.chance import Standing
 from modelopt.measure.evaluate import Accuracy
@@ -34,6 +39,24 @@ _TOLERANCE = 1e-6
 def keeps(drop: float, limit: float) -> bool:
     """Whether a drop of accuracy is within a limit, both as fractions."""
     return drop <= limit * (1 + _TOLERANCE)
+
+
+class Loss(NamedTuple):
+    """How much accuracy fell, by the score that fell most.
+
+    Attributes:
+        lost: The fall, as a fraction.
+        low: Lower end of its 95 % interval; None where there is none.
+        high: Upper end.
+        score: The score of the result.
+        where: The output that it is of, as the end of a clause; empty where that need not be said.
+    """
+
+    lost: float
+    low: float | None
+    high: float | None
+    score: Score
+    where: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +92,8 @@ class Findings:
         it stands for; with a metric over all outputs 1 minus its value, or the relative error for ``sqnr``. Of several
         metrics that which fell most counts.
         """
-        found = self._decisive()
-        return None if found is None else found[0]
+        found = self.loss()
+        return None if found is None else found.lost
 
     def no_evidence(self) -> str | None:
         """Why what was measured is no evidence about accuracy; None where it is, or nothing was measured."""
@@ -85,10 +108,10 @@ class Findings:
         """How far the outputs are from the original's, in words; None where that was not measured."""
         if self.accuracy is None:
             return None
-        found = self._decisive()
+        found = self.loss()
         if found is None:
             return UNSTABLE if self.accuracy.unstable else NOTHING_COMPARED
-        lost, score, where = found
+        lost, score, where = found.lost, found.score, found.where
         errors = [each.error.value for each in self.accuracy.outputs if each.error is not None]
         if not lost and not any(errors) and (errors or score.value is None):
             return "the outputs are the same"
@@ -100,29 +123,43 @@ class Findings:
 
     def drop_of(self) -> str:
         """What `drop` is a figure of."""
-        found = self._decisive()
-        if found is None:
-            return "nothing"
-        _, score, where = found
-        return _LOST.get(score.name, score.name) + where
+        found = self.loss()
+        return "nothing" if found is None else _LOST.get(found.score.name, found.score.name) + found.where
 
-    def _decisive(self) -> tuple[float, Score, str] | None:
-        """What was lost, by which score, and at which output, in words; None where that is not known."""
+    def loss(self) -> Loss | None:
+        """What was lost, by the score that says most; None where that is not known."""
         accuracy = self.accuracy
         if accuracy is None:
             return None
-        found: list[tuple[float, Score, str]] = []
+        found: list[Loss] = []
         for task in accuracy.tasks:
-            if task.fall is None:
+            if task.fall is None or task.delta is None:
                 return None
-            found.append((task.fall, task.candidate, ""))
+            sign = -1 if task.candidate.higher_is_better else 1
+            found.append(_between(task.fall, (task.delta.low, task.delta.high), sign, task.candidate, ""))
         if accuracy.named:
-            for score in accuracy.fidelity:
-                lost = lost_by(score)
-                if lost is not None:
-                    found.append((lost, score, ""))
+            found += [each for score in accuracy.fidelity if (each := _of_score(score, "")) is not None]
         output = worst(accuracy.outputs)
-        if output is not None and output.decisive is not None and output.drop is not None:
+        if output is not None and output.decisive is not None:
             where = f", output '{output.output}'" if len(accuracy.outputs) > 1 else ""
-            found.append((output.drop, output.decisive, where))
-        return max(found, key=lambda each: each[0]) if found else None
+            each = _of_score(output.decisive, where)
+            found += [] if each is None else [each._replace(lost=min(1.0, each.lost))]
+        return max(found, key=lambda each: each.lost) if found else None
+
+
+def _of_score(score: Score, where: str) -> Loss | None:
+    """What a score of the result beside the original says was lost; None where nothing was compared."""
+    lost = lost_by(score)
+    if lost is None:
+        return None
+    if score.value is None and not lost:  # no noise at all: the outputs are the same
+        return Loss(lost, 0.0, 0.0, score, where)
+    ends = [None if end is None else msgspec.structs.replace(score, value=end) for end in (score.low, score.high)]
+    return _between(lost, tuple(None if each is None else lost_by(each) for each in ends), 1, score, where)
+
+
+def _between(lost: float, ends: Sequence[float | None], sign: int, score: Score, where: str) -> Loss:
+    """A loss between two ends, in whichever order they come; without them where one is not known."""
+    known = [sign * end for end in ends if end is not None and math.isfinite(end)]
+    low, high = (min(known), max(known)) if len(known) == len(ends) else (None, None)
+    return Loss(lost, low, high, score, where)

@@ -53,7 +53,9 @@ def measure(run: OpenRun, result: StagedResult, verification: Verification | Non
 def _side_by_side(run: OpenRun, result: StagedResult, verification: Verification | None, *, runs: bool) -> Findings:
     recipe, data, worker, before, after = run.recipe, run.data, run.worker, run.loaded.path, result.file.path
     not_timed = settings.why_not_timed(recipe)
-    if result.unchanged or (recipe.bench is None and recipe.evaluate is None and not recipe.verify):
+    if result.unchanged and not (runs and any(flag in settings.FIGURES for flag in settings.timed_gates(recipe.gates))):
+        return Findings(unchanged=True, not_timed=not_timed)
+    if recipe.bench is None and recipe.evaluate is None and not recipe.verify:
         return Findings(unchanged=result.unchanged, not_timed=not_timed)
     worker.forget(before)
     unproved = None if verification is None else verification.unproved
@@ -65,7 +67,10 @@ def _side_by_side(run: OpenRun, result: StagedResult, verification: Verification
     latency = None
     if recipe.bench is not None and not_timed is None:
         feeds = datasets.first_feeds(datasets.inputs(data, worker, before), datasets.BENCH_FEEDS)
-        latency = time_both(recipe.bench, before, after, feeds, limits, progress)
+        precision = settings.precision_for(recipe.gates)
+        latency = time_both(recipe.bench, before, after, feeds, limits, progress, precision=precision)
+    if result.unchanged:
+        return Findings(unchanged=True, latency=latency, not_timed=not_timed)
     if recipe.evaluate is None and settings.is_verified(recipe):
         verified = verification is not None and verification.max_relative_error is not None
         return Findings(

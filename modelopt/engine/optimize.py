@@ -13,7 +13,7 @@ import onnx_ir as ir
 from modelopt import __version__, graph
 from modelopt.core import targets
 from modelopt.core.errors import VerificationFailed
-from modelopt.engine import datasets, gates, measurements, opening, opset_raising, result_file, settings
+from modelopt.engine import datasets, gates, judging, measurements, opening, opset_raising, result_file, settings
 from modelopt.engine.findings import Findings
 from modelopt.engine.loop import apply
 from modelopt.engine.observers import Dump, Enough, Observer, StopAfter
@@ -136,8 +136,8 @@ class Run:
         """Judge every gate of the recipe."""
         contract, before_bytes = self._recipe.gates, self._opened.loaded.size_bytes
         return (
-            *gates.judge(contract, before_bytes, result.file.size_bytes, findings),
-            *gates.judge_verification(contract, verification),
+            *judging.judge(contract, before_bytes, result.file.size_bytes, findings),
+            *judging.judge_verification(contract, verification),
         )
 
     def report(
@@ -148,7 +148,7 @@ class Run:
         judged: tuple[GateResult, ...],
     ) -> Report:
         """What the run found; the result is written where no gate failed, or where the user keeps it anyway."""
-        written = self._opened.request.keep or all(gate.passed is not False for gate in judged)
+        written = self._opened.request.keep or not any(gate.stops for gate in judged)
         recipe, loaded, context = self._recipe, self._opened.loaded, self._opened.context
         report = Report(
             input=self._file_info(loaded.shown, loaded.path, loaded.size_bytes, loaded.sha256),

@@ -62,13 +62,29 @@ def require_kept(request: Request, data_files: Sequence[Path]) -> None:
         if run_files.is_dump(request, path):
             raise InputError(f"a data file of the input, {path}, has the name of a dump", hint="--dump-dir FOLDER")
     for file in () if request.force else written:
-        what, is_one = _KINDS[file.role]
-        is_replaced = file.path != STDOUT and file.path.is_file() and file.path.stat().st_size > 0
-        if is_replaced and not is_one(file.path):
-            raise InputError(
-                f"{file.role} {file.path} would replace a file that is not {what}",
-                hint=f"give {file.flag} another name, or --force replaces it",
-            )
+        _require_kind(file)
+
+
+def require_report(report: Path, read: Sequence[RunFile]) -> None:
+    """Refuse, before the work, a path for a report that is read, or is there and is no report.
+
+    Raises:
+        InputError: As said.
+    """
+    file = RunFile("the report", report, "--report")
+    _require_apart(file, read)
+    io.destination(report, file.role, None)
+    _require_kind(file)
+
+
+def _require_kind(file: RunFile) -> None:
+    what, is_one = _KINDS[file.role]
+    is_replaced = file.path != STDOUT and file.path.is_file() and file.path.stat().st_size > 0
+    if is_replaced and not is_one(file.path):
+        raise InputError(
+            f"{file.role} {file.path} would replace a file that is not {what}",
+            hint=f"give {file.flag} another name, or --force replaces it",
+        )
 
 
 def _require_apart(file: RunFile, read: Sequence[RunFile]) -> None:

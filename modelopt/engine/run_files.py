@@ -5,17 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from modelopt import io
 from modelopt.data import folder_search
 from modelopt.data.open_data import script_of
-from modelopt.engine import settings
 from modelopt.engine.observers import DUMP_NAME
 from modelopt.engine.request import Request
-from modelopt.recipe.recipe import DataSpec, Recipe
+from modelopt.recipe.recipe import DataSpec, EvaluateSpec, Recipe, metric_names
 
 INPUT = "the input"
 
@@ -65,24 +64,37 @@ def read_by(request: Request) -> Iterator[RunFile]:
         yield RunFile("the recipe", request.recipe_file)
     for what, spec in (("calibration", recipe.calibration), ("evaluation", recipe.evaluate)):
         if spec is not None:
-            yield from _data(f"the {what} data", spec, request)
-    for metric in settings.metrics_of(recipe):
-        script = script_of(metric)
-        if script is not None:
-            yield RunFile("the Python file of a metric", script[0])
+            yield from read_as_data(f"the {what} data", spec, request.memory)
+    yield from _metric_files(metric_names(recipe.gates.metric))
     for library in () if request.limits is None else request.limits.op_libraries:
         yield RunFile("an operator library", Path(library))
     yield from _provider_files(recipe)
 
 
-def _data(role: str, spec: DataSpec, request: Request) -> Iterator[RunFile]:
+def _metric_files(metrics: Sequence[str]) -> Iterator[RunFile]:
+    for metric in metrics:
+        script = script_of(metric)
+        if script is not None:
+            yield RunFile("the Python file of a metric", script[0])
+
+
+def read_as_data(role: str, spec: DataSpec, memory: Collection[str]) -> Iterator[RunFile]:
+    """What a section of data names.
+
+    Args:
+        role: What the data are.
+        spec: The section.
+        memory: How it calls data that are in memory.
+    """
     script = script_of(spec.data)
     if script is not None:
         yield RunFile(f"the Python file of {role}", script[0])
-    elif spec.data != "random" and spec.data not in request.memory:
+    elif spec.data != "random" and spec.data not in memory:
         yield RunFile(role, Path(spec.data))
     if spec.labels:
         yield RunFile(f"the labels of {role}", Path(spec.labels))
+    if isinstance(spec, EvaluateSpec):
+        yield from _metric_files(metric_names(spec.metric))
 
 
 def _provider_files(recipe: Recipe) -> Iterator[RunFile]:

@@ -8,8 +8,12 @@ from modelopt.core import targets
 from modelopt.core.changes import Effect
 from modelopt.measure.latency import TimingSpec
 from modelopt.measure.schedule import TimingPlan
-from modelopt.recipe.recipe import BenchSpec, Recipe, metric_names
+from modelopt.recipe.recipe import BenchSpec, Gates, Recipe, metric_names
 from modelopt.runtime.session import SessionSpec
+
+AS_FAST_PRECISION = 0.012
+"""The half-width of the interval of a ratio that has to reach 0.98 with its lower end: of two models that are equally
+fast, one in ten does not reach it by chance."""
 
 
 def target_of(recipe: Recipe) -> targets.Target:
@@ -47,6 +51,21 @@ def is_exact(recipe: Recipe) -> bool:
 def metrics_of(recipe: Recipe) -> tuple[str, ...]:
     """The metrics that the user named; none where the data and the outputs decide."""
     return metric_names(recipe.evaluate.metric if recipe.evaluate is not None else recipe.gates.metric)
+
+
+FIGURES = {"--max-latency": "max_latency_ns", "--max-memory": "max_memory_bytes", "--max-load": "max_load_ns"}
+"""The gates on a figure of the result alone, and the fields of `Gates` that hold their limits."""
+
+
+def timed_gates(gates: Gates) -> list[str]:
+    """The flags of the gates that were asked for and that a benchmark judges."""
+    asked = [flag for flag, name in FIGURES.items() if getattr(gates, name) is not None]
+    return [*(["--min-speedup"] if gates.min_speedup is not None else []), *asked]
+
+
+def precision_for(gates: Gates) -> float:
+    """How narrow the interval of the ratio shall be: a model that is as fast shall be shown to be no slower."""
+    return AS_FAST_PRECISION if gates.not_slower or gates.must_gain else TimingPlan().precision
 
 
 def session_spec(bench: BenchSpec | None) -> SessionSpec:

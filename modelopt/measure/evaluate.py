@@ -14,7 +14,7 @@ from modelopt.core.progress import Progress, silent
 from modelopt.data.dataset import Dataset, Sample
 from modelopt.measure import stability
 from modelopt.measure.batch_rows import batch_axis, rows_first
-from modelopt.measure.chance import Chance, Standing, caution
+from modelopt.measure.chance import Standing, caution
 from modelopt.measure.custom import Custom
 from modelopt.measure.heads import Head
 from modelopt.measure.metric import NOTHING_COMPARED, Outputs, Score, is_blank
@@ -22,36 +22,12 @@ from modelopt.measure.outputs import OutputScore, OutputScores
 from modelopt.measure.reference import Reference, matched_outputs
 from modelopt.measure.registry import UNUSED_LABELS, Asked, MetricChoice, choose, parse_all, task_for
 from modelopt.measure.stability import blanked
-from modelopt.measure.stats import Delta
 from modelopt.measure.structure import label_positions, value_positions, values_beside
-from modelopt.measure.task_metric import TaskMetric
+from modelopt.measure.task_score import TaskScore, task_score
 from modelopt.runtime.limits import Limits
 from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Worker
 from modelopt.runtime.worker_session import Session
-
-
-class TaskScore(msgspec.Struct, frozen=True, kw_only=True):
-    """How well two models do a task.
-
-    Attributes:
-        reference: The original's score.
-        candidate: The other model's score.
-        delta: Candidate minus reference, paired; None where one of them has no item at all.
-        chance: How the original's score stands to guessing; None where that is not known.
-    """
-
-    reference: Score
-    candidate: Score
-    delta: Delta | None
-    chance: Chance | None = None
-
-    @property
-    def fall(self) -> float | None:
-        """How much worse the candidate is; None where that is not known."""
-        if self.delta is None:
-            return None
-        return -self.delta.point if self.candidate.higher_is_better else self.delta.point
 
 
 class Accuracy(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,6 +43,7 @@ class Accuracy(msgspec.Struct, frozen=True, kw_only=True):
         notes: What the reader should know.
         warnings: What speaks against believing the scores.
         unstable: Outputs that the original gives differently from run to run: only the labels say something of them.
+        data_sha256: The digest (hex) of the data; None where it was not taken.
     """
 
     n: int
@@ -77,6 +54,7 @@ class Accuracy(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     unstable: tuple[str, ...] = ()
+    data_sha256: str | None = None
 
 
 def evaluate(
@@ -119,7 +97,8 @@ def evaluate(
         usual = quiet if baseline is None else msgspec.structs.replace(baseline, spin=False)
         before = first.open(reference, usual)
         after = second.open(candidate, quiet)
-        return score(Reference(before, dataset, heads=heads), after, asked, progress)
+        found = score(Reference(before, dataset, heads=heads), after, asked, progress)
+    return msgspec.structs.replace(found, data_sha256=dataset.digest())
 
 
 def score(before: Reference, after: Session, asked: Asked, progress: Progress = silent) -> Accuracy:
@@ -218,7 +197,7 @@ class _Scoring:
 
     def accuracy(self) -> Accuracy:
         """The scores."""
-        tasks = sorted(map(_task_score, self._tasks), key=_by_fall)
+        tasks = sorted(map(task_score, self._tasks), key=_by_fall)
         said = None
         chance = tasks[0].chance if tasks else None
         if chance is not None and tasks[0].reference.value is not None:
@@ -252,10 +231,6 @@ class _Scoring:
                 yield f"the keys or shapes within output '{name}' differ on {unlike} of {self.n} samples"
         if self._labelled and not self._tasks:
             yield UNUSED_LABELS
-
-
-def _task_score(task: TaskMetric) -> TaskScore:
-    return TaskScore(reference=task.reference_score(), candidate=task.score(), delta=task.delta(), chance=task.chance())
 
 
 def _by_fall(found: TaskScore) -> tuple[bool, float]:

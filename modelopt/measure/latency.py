@@ -15,6 +15,7 @@ from modelopt.core.errors import InputError
 from modelopt.core.progress import Progress, silent
 from modelopt.measure import environment, noise_floor, speed, stats, timing_warnings
 from modelopt.measure.environment import Environment
+from modelopt.measure.process_figures import Figure
 from modelopt.measure.schedule import Slice, Timer, TimingPlan, Timings, by_process, in_turn, time_processes
 from modelopt.measure.speed import Ratio
 from modelopt.runtime import cores
@@ -45,10 +46,11 @@ class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         path: The model file.
         samples_ns: Processes of rounds of nanoseconds per run.
-        cold_ns: The first run after loading, which packs weights and fills caches: the median over processes.
-        load_ns: Creating the session: the median over processes.
+        first_runs_ns: The first run after loading, which packs weights and fills caches; by process.
+        loads_ns: Creating the session; by process.
         warmup_runs: Runs after the first and before the first round, in all processes.
-        peak_bytes: Peak resident memory of a child process, runtime and held inputs included: the largest of all.
+        peaks_bytes: Peak resident memory, runtime and held inputs included; by process.
+        wall_ns: How long all models together were timed.
         providers: Providers of the session, in order of preference.
         node_providers: Nodes that each provider really ran.
         env: The machine and software.
@@ -58,10 +60,11 @@ class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
 
     path: str
     samples_ns: tuple[tuple[tuple[int, ...], ...], ...]
-    cold_ns: int
-    load_ns: int
+    first_runs_ns: tuple[int, ...]
+    loads_ns: tuple[int, ...]
     warmup_runs: int
-    peak_bytes: int
+    peaks_bytes: tuple[int, ...]
+    wall_ns: int = 0
     providers: tuple[str, ...]
     node_providers: dict[str, int]
     env: Environment
@@ -82,6 +85,11 @@ class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
     def median_ns(self) -> float:
         """The median over all samples."""
         return float(np.median(self.runs_ns))
+
+    @property
+    def latency(self) -> Figure:
+        """Nanoseconds of a run, with the interval over processes."""
+        return speed.latency(self.samples_ns)
 
     def times_as_fast_as(self, other: BenchResult) -> Ratio:
         """How many times as fast this model is as `other`, timed in the same `run_bench`.
@@ -118,8 +126,8 @@ class _Entrant:
         self.placement = placement
         self.providers: tuple[str, ...] = ()
         self.onnxruntime = ""
-        self.cold_ns: list[int] = []
-        self.load_ns: list[int] = []
+        self.first_runs_ns: list[int] = []
+        self.loads_ns: list[int] = []
         self.peaks_bytes: list[int] = []
         self._spec = spec
 
@@ -128,12 +136,12 @@ class _Entrant:
         session = worker.open(self.path, self._spec)
         for slot, feed in enumerate(feeds):
             worker.hold(slot, session.fitting(feed))
-        (cold_ns,) = session.time(1, slot=0)
+        (first_run_ns,) = session.time(1, slot=0)
         worker.pause()
         self.providers = session.info.providers
         self.onnxruntime = version
-        self.cold_ns.append(cold_ns)
-        self.load_ns.append(session.info.load_ns)
+        self.first_runs_ns.append(first_run_ns)
+        self.loads_ns.append(session.info.load_ns)
         return _Process(worker, session)
 
 
@@ -183,11 +191,14 @@ def run_bench(
     def group(number: int) -> contextlib.AbstractContextManager[Timer]:
         return _group(entrants, feeds, number, spec.session.threads, limits)
 
+    began_ns = time.monotonic_ns()
     timings = time_processes(group, len(entrants), len(feeds), spec.plan, time.monotonic_ns, progress)
+    wall_ns = time.monotonic_ns() - began_ns
     version = entrants[0].onnxruntime
     env = environment.describe(threads=spec.session.threads, onnxruntime=version, load_average=load)
     floor = noise_floor.stored(env)
-    return [_result(entrant, timings, number, len(feeds), spec, env, floor) for number, entrant in enumerate(entrants)]
+    found = [_result(entrant, timings, number, len(feeds), spec, env, floor) for number, entrant in enumerate(entrants)]
+    return [msgspec.structs.replace(result, wall_ns=wall_ns) for result in found]
 
 
 def _placed_alike(processes: Mapping[int, _Process], threads: int) -> Timer:
@@ -247,10 +258,10 @@ def _result(
     return BenchResult(
         path=str(entrant.path),
         samples_ns=tuple(tuple(tuple(each) for each in process.rounds) for process in timings[number]),
-        cold_ns=round(float(np.median(entrant.cold_ns))),
-        load_ns=round(float(np.median(entrant.load_ns))),
+        first_runs_ns=tuple(entrant.first_runs_ns),
+        loads_ns=tuple(entrant.loads_ns),
         warmup_runs=sum(process.warmup_runs for process in timings[number]),
-        peak_bytes=max(entrant.peaks_bytes),
+        peaks_bytes=tuple(entrant.peaks_bytes),
         providers=entrant.providers,
         node_providers=entrant.placement.nodes,
         env=env,

@@ -13,6 +13,7 @@ from statistics import median
 import msgspec
 import numpy as np
 
+from modelopt.measure.process_figures import Figure, of_logs
 from modelopt.measure.resample import student_quantile, trimmed_mean
 from modelopt.measure.stats import CONFIDENCE
 
@@ -102,6 +103,16 @@ def _verdict(ratio: float, low: float, high: float, floor: float) -> Verdict:
         return Verdict.SLOWER
     alike = max(ALIKE, floor)
     return Verdict.NO_DIFFERENCE if 1 / (1 + alike) <= low and high <= 1 + alike else Verdict.UNDECIDED
+
+
+def latency(samples_ns: Processes) -> Figure:
+    """The latency in nanoseconds, from fresh processes: the mean of their logarithms, and its interval.
+
+    Raises:
+        ValueError: There is no process, or one has fewer than two rounds.
+    """
+    logs = log_latencies(samples_ns)
+    return of_logs(logs, _mean_interval_of_logs(logs, _rounds_error(samples_ns, None))[1])
 
 
 def half_width(a_ns: Processes, b_ns: Processes | None = None) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 
 from modelopt.measure.chance import Chance
 from modelopt.measure.metric import Metric, Outputs, Score, Tally, Unfit, count_nonfinite_mismatches
-from modelopt.measure.stats import Delta, paired_difference_interval
+from modelopt.measure.stats import Delta, Units, paired_difference_interval
 
 
 class TaskMetric(Metric):
@@ -70,6 +70,11 @@ class TaskMetric(Metric):
         """Count samples that hold nothing to score."""
         self._samples += samples
         self._unscored += samples
+
+    @property
+    def candidate_units(self) -> Units:
+        """What the candidate scored, by unit."""
+        return self._candidate.units
 
     @property
     def units(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar
@@ -15,6 +16,7 @@ from modelopt import graph
 from modelopt.calibration.context import Context
 from modelopt.core.changes import Changes, Effect, Skip, TensorError
 from modelopt.core.errors import InputError
+from modelopt.core.targets import usable_cores
 from modelopt.passes.base import Pass, option
 from modelopt.pruning import masks, sparsity_range
 from modelopt.pruning.element_importance import ElementImportance
@@ -136,17 +138,19 @@ class PruneMagnitude(Pass):
         selection = select(model, include=self.include, exclude=self.exclude, min_elements=self.min_elements)
         skipped = [Skip(*refusal) for refusal in selection.refusals]
         counts = ZeroCounts(sum(weight.tensor.nbytes for weight in selection.weights))
-        tensors: list[TensorError] = []
-        for pruned in self._pruned(model, selection.weights, ctx):
-            weight, before = pruned.weight, pruned.weight.tensor.numpy()
-            counts.add(before, pruned.array)
-            if pruned.by_magnitude is not None:
-                skipped.append(Skip(weight.label, f"it is chosen by magnitude: {pruned.by_magnitude}"))
-            if not np.any(before[pruned.mask] != 0):
-                skipped.append(Skip(weight.label, self._why_unchanged(weight, pruned.mask)))
-                continue
-            graph.set_constant(weight.value, pruned.array)
-            tensors.append(_row_of(pruned))
+        rows: list[Future[TensorError]] = []
+        with ThreadPoolExecutor(usable_cores()) as pool:
+            for pruned in self._pruned(model, selection.weights, ctx):
+                weight, before = pruned.weight, pruned.weight.tensor.numpy()
+                counts.add(before, pruned.array)
+                if pruned.by_magnitude is not None:
+                    skipped.append(Skip(weight.label, f"it is chosen by magnitude: {pruned.by_magnitude}"))
+                if not np.any(before[pruned.mask] != 0):
+                    skipped.append(Skip(weight.label, self._why_unchanged(weight, pruned.mask)))
+                    continue
+                graph.set_constant(weight.value, pruned.array)
+                rows.append(pool.submit(_row_of, pruned))
+        tensors = [row.result() for row in rows]
         note = _NOTES.get(self.pattern.value, NOTE)
         facts = counts.facts()
         return Changes(len(tensors), tuple(skipped), {**facts, "note": note} if facts else {}, tuple(tensors))

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
 
 from modelopt.calibration.context import Context
+from modelopt.core.ahead import in_order
 from modelopt.pruning import element_importance, input_moments, masks, weight_update
 from modelopt.pruning.element_importance import ElementImportance
 from modelopt.pruning.input_moments import InputMoments
@@ -66,7 +68,7 @@ class ElementPruning:
         return self.update or self.importance.needs_data
 
     def prune(self, model: ir.Model, weights: Sequence[Weight], choose: Choose, ctx: Context) -> Iterator[PrunedWeight]:
-        """Prune `weights` in order. The caller stores each in the model before it asks for the next.
+        """Prune `weights` in order. Where data are needed, the caller stores each before it asks for the next.
 
         Args:
             model: What is run; it changes as the caller stores weights.
@@ -77,6 +79,12 @@ class ElementPruning:
         Raises:
             Refused: onnxruntime does not run the model on the samples.
         """
+        if not self.needs_data:
+            calls = [partial(self._pruned, weight, None, None, index, choose) for index, weight in enumerate(weights)]
+            for index, pruned in enumerate(in_order(calls)):
+                yield pruned
+                ctx.progress("pruning", index + 1, len(weights))
+            return
         done = 0
         for stage in self._stages(model, weights):
             found = self._observed(model, [read for _, read in stage], ctx)

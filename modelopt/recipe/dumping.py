@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import yaml
 
-from modelopt.recipe import pipelines
+from modelopt.recipe import gate_words, pipelines
 from modelopt.recipe.recipe import GROUP, SECTIONS, VERSION, Recipe, Step, UntilStable
 
 
@@ -28,6 +28,8 @@ def dump(recipe: Recipe, *, in_full: bool = False) -> str:
         value = getattr(recipe, key)
         if value != _default(key):
             plain[key] = _without_defaults(value)
+    if "gates" in plain:
+        plain["gates"] = gate_words.written(plain["gates"])
     return yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 

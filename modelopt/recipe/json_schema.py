@@ -10,9 +10,9 @@ import msgspec
 from modelopt import passes
 from modelopt.passes.base import Pass
 from modelopt.quant.static import overrides
-from modelopt.recipe import pipelines
+from modelopt.recipe import gate_words, pipelines
 from modelopt.recipe.pipelines import KEEP_OPSET, PIPELINE, PIPELINES
-from modelopt.recipe.recipe import GROUP, SECTIONS, VERSION
+from modelopt.recipe.recipe import GROUP, SECTIONS, VERSION, Gates
 
 
 def json_schema() -> dict[str, Any]:
@@ -21,6 +21,7 @@ def json_schema() -> dict[str, Any]:
     definitions: dict[str, Any] = {}
     for schema in sections.values():
         definitions |= schema.pop("$defs", {})
+    definitions[Gates.__name__] = gate_words.described(definitions[Gates.__name__])
     steps = [_pass_schema(passes.find(name), definitions) for name in passes.NAMES]
     one_pass: dict[str, Any] = {"anyOf": [{"enum": list(passes.NAMES)}, *steps]}
     group = {

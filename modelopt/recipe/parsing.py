@@ -11,8 +11,9 @@ import yaml
 from modelopt import passes
 from modelopt.core import targets
 from modelopt.core.errors import InputError, did_you_mean
+from modelopt.core.quantities import BadQuantity
 from modelopt.passes.base import Pass
-from modelopt.recipe import bounded_yaml, pipelines
+from modelopt.recipe import bounded_yaml, gate_words, pipelines
 from modelopt.recipe.pass_options import BadOption, make_pass
 from modelopt.recipe.pipelines import KEEP_OPSET, PIPELINE
 from modelopt.recipe.recipe import GROUP, SECTIONS, VERSION, Recipe, Search, Step, UntilStable
@@ -176,6 +177,12 @@ class _Located:
         return self.error(path, f"unknown pass '{name}'", f"passes: {', '.join(passes.NAMES)}", hint)
 
     def _section(self, key: str, plain: Any) -> Any:
+        if key == "gates" and isinstance(plain, dict):
+            try:
+                plain = gate_words.read(plain)
+            except BadQuantity as error:
+                fact, name = error.args
+                raise self.error((key, str(name)), f"{key}: {name}: {fact}") from None
         try:
             return msgspec.convert(plain, SECTIONS[key], strict=True)
         except msgspec.ValidationError as error:

@@ -80,31 +80,54 @@ class BenchSpec(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbi
     rounds: Annotated[int, msgspec.Meta(ge=2, le=100_000)] = 5
 
 
+class OnInconclusive(Enum):
+    """What becomes of a result where a gate cannot be decided on what was measured."""
+
+    PASS = "pass"  # noqa: S105 - no password
+    FAIL = "fail"
+
+
 class Gates(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
-    """The contract: a result that breaks it ends in exit code 1.
+    """The contract: a result that breaks it ends in exit code 1, one that was not measured well enough in 5.
+
+    `gate_words` holds the words in which a recipe file writes these limits.
 
     Attributes:
         max_drop: The most that the metric may fall, as a fraction (0.01 is one point of accuracy).
         min_speedup: How many times as fast as the input the result must at least be.
         max_size_ratio: The largest size allowed, as a fraction of the input's.
         max_size_bytes: The largest size allowed, in bytes.
+        max_latency_ns: The longest latency allowed, in nanoseconds.
+        max_memory_bytes: The largest peak memory allowed of a process that runs the result, in bytes.
+        max_load_ns: The longest time allowed for creating a session, in nanoseconds.
+        on_inconclusive: What becomes of a result where a gate cannot be decided; None writes it with a warning where
+            that is `max_drop` and the loss on the user's samples is within it, and does not write it otherwise.
         require_verified: Whether a result breaks it that could not be compared with the input after exact passes.
-        must_gain: Whether a result breaks it that is slower than the input, or as fast and no smaller.
-        not_slower: Whether a result breaks it that is measurably slower than the input. A command then writes a copy
-            of the input in its place, and that is no failure.
+        must_gain: Whether a result breaks it that is neither faster than the input, nor smaller and as fast.
+        not_slower: Whether a result breaks it that is not shown to be as fast as the input. A command then writes a
+            copy of the input in its place, and that is no failure.
         metric: What `max_drop` is a figure of where there are no evaluation data: ``cosine``, ``sqnr`` (the relative
             error), ``argmax-agreement``, or ``OUTPUT=NAME`` for one output; or several of these. None judges each
             output by what it stands for.
     """
 
-    max_drop: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    max_drop: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     min_speedup: Annotated[float, msgspec.Meta(gt=0)] | None = None
     max_size_ratio: Annotated[float, msgspec.Meta(gt=0)] | None = None
     max_size_bytes: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    max_latency_ns: Annotated[int, msgspec.Meta(gt=0)] | None = None
+    max_memory_bytes: Annotated[int, msgspec.Meta(gt=0)] | None = None
+    max_load_ns: Annotated[int, msgspec.Meta(gt=0)] | None = None
+    on_inconclusive: OnInconclusive | None = None
     require_verified: bool = False
     must_gain: bool = False
     not_slower: bool = False
     metric: str | tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what excludes each other."""
+        if self.max_size_ratio is not None and self.max_size_bytes is not None:
+            raise ValueError("the largest size is a fraction of the input's or bytes, not both")
 
 
 class Targets(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):

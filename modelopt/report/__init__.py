@@ -20,6 +20,7 @@ from modelopt.runtime.coverage import Coverage
 __all__ = [
     "SCHEMA",
     "FileInfo",
+    "GateOutcome",
     "GateResult",
     "GroupWidth",
     "Latency",
@@ -34,7 +35,7 @@ __all__ = [
     "Verification",
 ]
 
-SCHEMA = "modelopt-report/2"
+SCHEMA = "modelopt-report/3"
 
 
 class FileInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -207,21 +208,37 @@ class Offender(msgspec.Struct, frozen=True, kw_only=True):
     restored: bool = False
 
 
+class GateOutcome(Enum):
+    """What a gate says of a result.
+
+    A measured figure has an interval. The gate passes where the whole interval meets the limit, and fails where none of
+    it does.
+    """
+
+    PASSED = "passed"
+    FAILED = "failed"
+    INCONCLUSIVE = "inconclusive"
+    NOT_JUDGED = "not judged"
+
+
 class GateResult(msgspec.Struct, frozen=True, kw_only=True):
     """One gate: a limit that the result must meet, and what was found.
 
     Attributes:
-        gate: ``max-drop``, ``min-speedup``, ``max-size``, ``require-verified``, ``must-gain`` or ``not-slower``.
+        gate: ``max-drop``, ``min-speedup``, ``max-size``, ``max-latency``, ``max-memory``, ``max-load``,
+            ``require-verified``, ``must-gain`` or ``not-slower``.
         limit: The limit, as text.
-        found: The measured value, as text.
-        passed: Whether the gate passed; None where there was not enough evidence to decide.
+        found: The measured value with its interval, as text.
+        outcome: What follows.
+        stops: Whether the result is not written because of it: it failed, or an inconclusive one counts as failed.
         hint: What the user may do to get enough evidence.
     """
 
     gate: str
     limit: str
     found: str
-    passed: bool | None
+    outcome: GateOutcome
+    stops: bool = False
     hint: str | None = None
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from modelopt.core.printable import printable
 from modelopt.core.tables import Section
 from modelopt.report import Report
+from modelopt.report.bench_report import BenchReport
+from modelopt.report.bench_tables import bench_sections, compare_sections
 from modelopt.report.summary import report_sections
 
 
@@ -16,6 +18,13 @@ def to_markdown(report: Report) -> str:
     parts.append(f"Target {report.target}; seed {report.seed}; {versions}.")
     parts.append(f"```yaml\n{report.recipe}```")
     return "\n\n".join(parts) + "\n"
+
+
+def measured_to_markdown(report: BenchReport) -> str:
+    """The tables of `bench` or `compare` as GitHub-flavoured Markdown."""
+    names = " → ".join(_escape(model.path) for model in report.models)
+    sections = bench_sections(report) if report.accuracy is None else compare_sections(report)
+    return "\n\n".join([f"# {names}", *map(section_to_markdown, sections)]) + "\n"
 
 
 def section_to_markdown(section: Section) -> str:

@@ -12,7 +12,7 @@ from modelopt.measure.evaluate import Accuracy
 from modelopt.measure.latency import BenchResult
 from modelopt.measure.metric import NOTHING_COMPARED, Score
 from modelopt.measure.speed import FEWEST, Verdict
-from modelopt.report import Latency, PassResult, Report
+from modelopt.report import GateOutcome, GateResult, Latency, PassResult, Report
 from modelopt.report.pruning_tables import pruning_sections
 from modelopt.report.units import fell, milliseconds, size, times_as_fast
 from modelopt.report.verification_lines import error_bound, verification_lines
@@ -22,7 +22,7 @@ _MAX_SKIPS = 40
 _MAX_TENSORS = 12
 _MAX_OUTPUTS = 20
 _MAX_CAUTIONS = 2
-_JUDGED = {True: "ok", False: "FAILED", None: "not judged"}
+_JUDGED = {GateOutcome.PASSED: "ok", GateOutcome.FAILED: "FAILED"}
 _KINDS = {Kind.INTEGER: "integer", Kind.FLOAT: "float", Kind.OVERHEAD: "converting"}
 
 
@@ -48,10 +48,17 @@ def report_sections(report: Report, *, explain: bool = False, verbose: bool = Fa
     if report.accuracy is not None:
         sections += output_sections(report.accuracy)
     sections.append(_outcome(report))
-    if report.gates:
-        rows = tuple((gate.gate, gate.limit, gate.found, _JUDGED[gate.passed]) for gate in report.gates)
-        sections.append(Section("gates", ("gate", "asked", "found", ""), rows))
-    return sections
+    return [*sections, *gate_sections(report.gates)]
+
+
+def gate_sections(gates: Sequence[GateResult]) -> list[Section]:
+    """The gates, a row each; below them what would decide those that are open."""
+    if not gates:
+        return []
+    rows = tuple((gate.gate, gate.limit, gate.found, _JUDGED.get(gate.outcome, gate.outcome.value)) for gate in gates)
+    is_open = [gate for gate in gates if gate.outcome is GateOutcome.INCONCLUSIVE and gate.hint is not None]
+    notes = tuple(f"warning: --{gate.gate} {gate.limit} is not decided: {gate.hint}" for gate in is_open)
+    return [Section("gates", ("gate", "asked", "found", ""), rows, notes)]
 
 
 def _passes(report: Report, *, verbose: bool) -> Iterator[Section]:

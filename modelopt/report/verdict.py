@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from modelopt.core.changes import Effect
 from modelopt.core.plural import counted
 from modelopt.measure.speed import Verdict
-from modelopt.report import Outcome, PassResult, Report
+from modelopt.report import GateOutcome, Outcome, PassResult, Report
 
 _QUANTIZED = {
     "quantize-static": "int8 (static)",
@@ -40,10 +40,13 @@ def of(report: Report) -> str:
     made = _made(report)
     if report.verification is not None and report.verification.unproved is not None:
         made = f"{made} NOT VERIFIED: {report.verification.unproved}."
-    failed = [f"--{gate.gate}" for gate in report.gates if gate.passed is False]
-    if failed:
+    failed = [gate for gate in report.gates if gate.outcome is GateOutcome.FAILED]
+    stopped = failed or [gate for gate in report.gates if gate.stops]
+    if stopped:
         start = "Written although" if report.written else "Not written:"
-        return f"{start} {' and '.join(failed)} {'is' if len(failed) == 1 else 'are'} not met. {made}"
+        flags = " and ".join(f"--{gate.gate}" for gate in stopped)
+        verb, state = "is" if len(stopped) == 1 else "are", "not met" if failed else "not decided"
+        return f"{start} {flags} {verb} {state}. {made}"
     return made
 
 
@@ -60,9 +63,10 @@ def _made(report: Report) -> str:
         return f"{what}: {_why_not(report, asked)}; {rest}."
     slower = next((trial for trial in report.trials if trial.group == ALL and not trial.kept), None)
     if slower is not None:
-        times = "" if slower.ratio is None else f" ({slower.ratio.point:.2f}×)"
+        ratio = slower.ratio
+        times = "" if ratio is None else f" ({ratio.point:.2f}×, {ratio.low:.2f}–{ratio.high:.2f})"
         left = "the model with its opset converted" if last else "a copy of the input"
-        return f"Not kept: the result was slower than the input{times}; the output is {left}."
+        return f"Not kept: the result was {slower.reason}{times}; the output is {left}."
     if not last:
         return "Nothing changed: the output is a copy of the input."
     rewrites = sum(result.rewrites for result in report.passes)

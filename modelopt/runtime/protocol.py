@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -47,7 +48,7 @@ def write(stream: io.BufferedIOBase, body: dict[str, Any], arrays: dict[str, np.
     described: dict[str, _Array] = {}
     for name, array in (arrays or {}).items():
         payload = _payload(array)
-        dtype = _STRING if array.dtype.kind in "OU" else array.dtype.name
+        dtype = _STRING if array.dtype.kind in "OU" else _name_of(array.dtype)
         described[name] = _Array(dtype, array.shape, len(payload))
         payloads.append(payload)
     header = msgspec.msgpack.encode(_Header(body, described))
@@ -68,6 +69,11 @@ def read(stream: io.BufferedIOBase) -> Message:
     header = msgspec.msgpack.decode(_exactly(stream, length), type=_Header)
     arrays = {name: _array(spec, _exactly(stream, spec.n_bytes)) for name, spec in header.arrays.items()}
     return header.body, arrays
+
+
+@lru_cache(maxsize=64)
+def _name_of(dtype: np.dtype[Any]) -> str:
+    return dtype.name  # numpy works it out anew at each call: much of the time of a message of many arrays
 
 
 def _payload(array: np.ndarray) -> memoryview | bytes:

@@ -201,7 +201,7 @@ def gain_within_noise(outcome: Outcome) -> Iterator[str]:
     report = outcome.report if isinstance(outcome.report, dict) else {}
     ratio = (report.get("latency") or {}).get("ratio") or {}
     for gate in report.get("gates") or ():
-        if gate.get("gate") == "must-gain" and gate.get("passed") is True and ratio.get("low", 1.0) < _AS_FAST:
+        if gate.get("gate") == "must-gain" and gate.get("outcome") == "passed" and ratio.get("low", 1.0) < _AS_FAST:
             yield f"must-gain is ok at {ratio['point']:.2f}× ({ratio['low']:.2f}–{ratio['high']:.2f})"
 
 

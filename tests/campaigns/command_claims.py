@@ -41,7 +41,7 @@ def gates_measured(outcome: Outcome) -> Iterator[str]:
     if not isinstance(outcome.report, dict):
         return
     for gate in outcome.report.get("gates") or ():
-        if gate.get("passed") is not True or _unchanged(outcome) or gate.get("gate") == "max-size":
+        if gate.get("outcome") != "passed" or _unchanged(outcome) or gate.get("gate") == "max-size":
             continue
         speed = gate.get("gate") in {"must-gain", "min-speedup"}
         measured = _has_ratio(outcome.report.get("latency")) if speed else _has_accuracy(outcome)

@@ -12,11 +12,11 @@ import pytest
 from onnx import numpy_helper
 
 from modelopt import __version__
-from modelopt.engine.compare import BenchReport
 from modelopt.inspection.data import Inspection
 from modelopt.io import provenance
 from modelopt.passes import NAMES
 from modelopt.report import Report
+from modelopt.report.bench_report import BenchReport
 from tests.command_line import (
     CALIB,
     CNN,

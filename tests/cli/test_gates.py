@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from modelopt.report import Report
+from modelopt.report import GateOutcome, Report
 from tests.command_line import (
     CNN,
     CNN_EVAL,
@@ -62,7 +62,7 @@ def test_a_gate_that_fails_as_json(tmp_path: Path) -> None:
     assert run.code == 1
     report = msgspec.json.decode(run.out, type=Report)
     assert not report.written
-    assert [each.passed for each in report.gates] == [False]
+    assert [each.outcome for each in report.gates] == [GateOutcome.FAILED]
     assert run.created == set()
 
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from modelopt.recipe.parsing import parse
-from modelopt.recipe.recipe import BenchSpec, DataSpec, EvaluateSpec, Recipe
+from modelopt.recipe.recipe import BenchSpec, DataSpec, EvaluateSpec, OnInconclusive, Recipe
 from tests.command_line import modelopt
 
 _RECIPE = """version: 1
@@ -32,8 +32,8 @@ bench:
   budget-seconds: 20.0
   rounds: 30
 gates:
-  max-drop: 0.02
-  max-size-bytes: 1000
+  max-drop: 2%
+  max-size: 1kB
 """
 
 
@@ -57,6 +57,8 @@ def _overridden(folder: Path, *flags: str, text: str = _RECIPE) -> Recipe:
         (("--eval-limit", "2"), "evaluate", {"limit": 2}),
         (("--min-speedup", "2"), "gates", {"min_speedup": 2.0}),
         (("--max-size", "50%"), "gates", {"max_size_ratio": 0.5, "max_size_bytes": None}),
+        (("--max-latency", "2ms"), "gates", {"max_latency_ns": 2_000_000}),
+        (("--on-inconclusive", "fail"), "gates", {"on_inconclusive": OnInconclusive.FAIL}),
     ],
 )
 def test_a_flag_replaces_nothing_else(

@@ -192,7 +192,7 @@ def test_a_gate_that_fails(tmp_path: Path) -> None:
     assert isinstance(caught.value.report, modelopt.Report)
     assert not (tmp_path / "x.onnx").exists()
     kept = modelopt.fold(MLP, max_size=10, keep=True, bench=False)
-    assert [gate.passed for gate in kept.report.gates] == [False]
+    assert [gate.outcome.value for gate in kept.report.gates] == ["failed"]
 
 
 def test_nothing_is_printed_and_progress_is_asked_for(capfd: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 
 from modelopt.core.errors import InputError, Refused
 from modelopt.core.signature import TensorSpec
-from modelopt.data import open_data
+from modelopt.data import arrays, open_data
+from modelopt.data.array_part import ArrayPart
 from tests.data_tools import X, error, floats, npz, spec, unknown
 
 
@@ -228,3 +230,25 @@ def test_the_digest_follows_the_contents(tmp_path: Path) -> None:
 @pytest.mark.parametrize("options", [{"batch": 0}, {"limit": 0}, {"seed": -1}])
 def test_options_out_of_range(tmp_path: Path, options: dict[str, int]) -> None:
     error(InputError, npz(tmp_path, x=floats(2, 4)), [X], **options)
+
+
+def test_small_files_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(3):
+        np.savez(tmp_path / f"{number}.npz", x=np.full((2, 3), number, np.float32))
+    loads: list[str] = []
+    whole = ArrayPart.load
+
+    def load(part: ArrayPart) -> Mapping[str, np.ndarray]:
+        loads.append(part.name)
+        return whole(part)
+
+    monkeypatch.setattr(ArrayPart, "load", load)
+    dataset = open_data(str(tmp_path), [spec("x", "n", 3)])
+    first = [sample.feeds["x"].copy() for sample in dataset]
+    again = [sample.feeds["x"] for sample in dataset]
+    assert all(np.array_equal(*pair) for pair in zip(first, again, strict=True))
+    assert loads == ["0.npz", "1.npz", "2.npz"]
+    monkeypatch.setattr(arrays, "KEPT_BYTES", 50)
+    large = open_data(str(tmp_path), [spec("x", "n", 3)])
+    assert len([*large, *large]) == 12
+    assert len(loads) == 9

@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from modelopt.engine import gates
+from modelopt.engine import judging
 from modelopt.engine.findings import Findings
 from modelopt.measure.chance import Guesses, Standing
-from modelopt.measure.evaluate import Accuracy, TaskScore
+from modelopt.measure.evaluate import Accuracy
 from modelopt.measure.registry import task_for
 from modelopt.measure.speed import Ratio, Verdict
 from modelopt.measure.stats import proportion_interval
+from modelopt.measure.task_score import TaskScore
 from modelopt.recipe.recipe import Gates
-from modelopt.report import GateResult
+from modelopt.report import GateOutcome, GateResult
 from tests.command_line import CALIB, CNN, EVAL, MLP, QUICK, Ran, modelopt, save, value
 
 F = np.float32
@@ -150,24 +151,24 @@ def classified(labels: np.ndarray, scores: np.ndarray) -> Accuracy:
 
 def judged(found: Accuracy, guesses: tuple[str, ...] = ()) -> GateResult:
     findings = Findings(unchanged=False, accuracy=found, guesses=guesses)
-    return gates.judge(Gates(max_drop=0.01), 1, 1, findings)[0]
+    return judging.judge(Gates(max_drop=0.01), 1, 1, findings)[0]
 
 
 def test_no_gate_passes_on_a_model_that_guesses() -> None:
     labels = np.arange(36) % 3
     found = judged(classified(labels, np.tile(np.array([1, 0, 0], F), (36, 1))), ("scale=1/255", "mean=0"))
-    assert (found.passed, found.found) == (False, "0.00% (top1), but the original scores at chance")
+    assert (found.outcome, found.found) == (GateOutcome.FAILED, "0.00% (top1), but the original scores at chance")
     assert "--preprocess scale=1/255,mean=0" in (found.hint or "")
-    assert judged(classified(labels, np.eye(3, dtype=F)[labels])).passed
+    assert not judged(classified(labels, np.eye(3, dtype=F)[labels])).stops
 
 
-def test_a_good_model_passes_on_few_and_on_uneven_labels() -> None:
+def test_a_good_model_is_kept_on_few_and_on_uneven_labels() -> None:
     few = np.array([0, 1, 0, 1, 0, 1, 0, 1])
     answers = np.where(np.arange(8) < 6, few, 1 - few)  # 6 of 8 right
-    assert judged(classified(few, np.eye(2, dtype=F)[answers])).passed
+    assert not judged(classified(few, np.eye(2, dtype=F)[answers])).stops
     uneven = (np.arange(100) % 10 == 0).astype(np.int64)
     answers = np.where(np.isin(np.arange(100), [0, 10, 20, 30, 1, 2, 3, 4]), 1 - uneven, uneven)  # 92 right
-    assert judged(classified(uneven, np.eye(2, dtype=F)[answers])).passed
+    assert not judged(classified(uneven, np.eye(2, dtype=F)[answers])).stops
 
 
 def test_chance_and_guesses_are_named(tmp_path: Path) -> None:

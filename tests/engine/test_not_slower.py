@@ -1,4 +1,4 @@
-"""A result of `fuse` that is measurably slower than the input gives way to the input."""
+"""A result of `fuse` that is not shown to be as fast as the input gives way to the input."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from modelopt.commands import first_gain
-from modelopt.engine import gates, measurements
+from modelopt.engine import judging, measurements
 from modelopt.engine import optimize as engine
 from modelopt.engine.findings import Findings
 from modelopt.measure.speed import Ratio, Verdict
@@ -19,7 +19,7 @@ from modelopt.passes.upgrade_opset import UpgradeOpset
 from modelopt.recipe.dumping import dump
 from modelopt.recipe.parsing import parse
 from modelopt.recipe.recipe import BenchSpec, Gates, Recipe
-from modelopt.report import GateResult, Report, Trial
+from modelopt.report import GateOutcome, GateResult, Report, Trial
 from modelopt.search.search_result import SearchResult
 from tests.command_line import CNN, modelopt
 from tests.report_tools import report, result
@@ -35,19 +35,29 @@ def _latency(ratio: Ratio) -> object:
     return Timed()
 
 
-@pytest.mark.parametrize("verdict", list(Verdict))
-def test_only_what_is_measurably_slower_breaks_it(verdict: Verdict) -> None:
-    ratio = Ratio(point=0.9, low=0.88, high=0.93, verdict=verdict, processes=8)
+@pytest.mark.parametrize(
+    ("point", "low", "outcome"),
+    [
+        (1.2, 1.15, GateOutcome.PASSED),
+        (1.0, 0.98, GateOutcome.PASSED),
+        (1.0, 0.97, GateOutcome.FAILED),  # it may be slower, and nothing says that it is not
+        (1.1, 0.8, GateOutcome.FAILED),
+        (0.9, 0.88, GateOutcome.FAILED),
+    ],
+)
+def test_what_is_not_shown_to_be_as_fast_breaks_it(point: float, low: float, outcome: GateOutcome) -> None:
+    ratio = Ratio(point=point, low=low, high=point**2 / low, verdict=Verdict.UNDECIDED, processes=8)
     findings = Findings(unchanged=False, latency=_latency(ratio))  # type: ignore[arg-type]
-    (found,) = gates.judge(Gates(not_slower=True), 100, 100, findings)
-    assert (found.gate, found.passed) == ("not-slower", verdict is not Verdict.SLOWER)
-    assert gates.judge(Gates(), 100, 100, findings) == ()
-    assert gates.judge(Gates(not_slower=True), 100, 100, Findings(unchanged=True)) == ()
+    (found,) = judging.judge(Gates(not_slower=True), 100, 100, findings)
+    assert (found.gate, found.outcome) == ("not-slower", outcome)
+    assert found.stops == (outcome is GateOutcome.FAILED)
+    assert judging.judge(Gates(), 100, 100, findings) == ()
+    assert judging.judge(Gates(not_slower=True), 100, 100, Findings(unchanged=True)) == ()
 
 
 def test_without_a_measurement_it_is_not_judged() -> None:
-    (found,) = gates.judge(Gates(not_slower=True), 100, 100, Findings(unchanged=False))
-    assert (found.found, found.passed) == ("not measured", None)
+    (found,) = judging.judge(Gates(not_slower=True), 100, 100, Findings(unchanged=False))
+    assert (found.found, found.outcome) == ("not measured", GateOutcome.NOT_JUDGED)
 
 
 @pytest.mark.parametrize("steps", [(FuseConvBn(),), (UpgradeOpset(version=17), FuseConvBn())])
@@ -55,7 +65,7 @@ def test_the_input_takes_its_place(
     steps: tuple[FuseConvBn | UpgradeOpset, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Recipe] = []
-    whole = GateResult(gate="not-slower", limit="", found="slower: 0.900×", passed=False)
+    whole = GateResult(gate="not-slower", limit="", found="slower: 0.900×", outcome=GateOutcome.FAILED, stops=True)
 
     def run(request: engine.Request) -> Report:
         seen.append(request.recipe)
@@ -101,7 +111,10 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not engine.run(request).written
     assert not output.exists()
     found = first_gain.run_first_that_gains(request, SearchResult((recipe,)))
-    assert found.verdict == "Not kept: the result was slower than the input (0.90×); the output is a copy of the input."
+    assert (
+        found.verdict
+        == "Not kept: the result was slower than the input (0.90×, 0.88–0.93); the output is a copy of the input."
+    )
     assert output.read_bytes() == CNN.read_bytes()
 
 
@@ -121,5 +134,5 @@ def test_the_report_lists_it(tmp_path: Path) -> None:
     if document["trials"]:  # the machine was busy with something else for just so long
         assert (tmp_path / "x.onnx").read_bytes() == CNN.read_bytes()
         return
-    assert {gate["gate"]: gate["passed"] for gate in document["gates"]} == {"not-slower": True}
+    assert {gate["gate"]: gate["outcome"] for gate in document["gates"]} == {"not-slower": "passed"}
     assert len(onnx.load(tmp_path / "x.onnx").graph.node) < len(onnx.load(CNN).graph.node)

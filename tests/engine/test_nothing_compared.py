@@ -20,7 +20,7 @@ from modelopt.measure.metric import NOTHING_COMPARED, Metric, Score
 from modelopt.measure.registry import names, parse, task_for
 from modelopt.recipe.pipelines import FOLD, until_stable
 from modelopt.recipe.recipe import Gates, Recipe
-from modelopt.report import Report
+from modelopt.report import GateOutcome, Report
 from modelopt.runtime.session import SessionSpec
 from tests.command_line import modelopt, save, value
 
@@ -218,7 +218,7 @@ def test_exact_passes_do_not_pass_the_gate_where_outputs_hold_nothing(tmp_path: 
     model = detector(tmp_path / "m.onnx", limit=np.inf, idle=True)
     recipe = Recipe(steps=(until_stable(FOLD),), gates=Gates(max_drop=0.01))
     report = optimize.run(optimize.Request(recipe=recipe, model=model, output=tmp_path / "x.onnx"))
-    assert [(gate.found, gate.passed) for gate in report.gates] == [("nothing was compared", False)]
+    assert [(gate.found, gate.outcome) for gate in report.gates] == [("nothing was compared", GateOutcome.FAILED)]
     assert not report.written
 
 

@@ -11,12 +11,12 @@ import pytest
 from modelopt.core import targets
 from modelopt.core.errors import InputError
 from modelopt.core.targets import Target, TargetKind
-from modelopt.engine import gates, measurements, settings
+from modelopt.engine import gates, judging, measurements, settings
 from modelopt.engine import optimize as engine
 from modelopt.engine.findings import Findings
 from modelopt.passes.fuse_conv_bn import FuseConvBn
 from modelopt.recipe.recipe import BenchSpec, EvaluateSpec, Gates, Recipe
-from modelopt.report import Report
+from modelopt.report import GateOutcome, Report
 from tests.command_line import CALIB, CNN, EVAL, MLP, evaluation, modelopt
 
 # Another machine
@@ -53,10 +53,10 @@ def test_speed_is_measured_for_the_machine_at_hand_only(
 
 def test_gains_are_not_judged_on_another_machine() -> None:
     findings = Findings(unchanged=False, not_timed="not measured for arm64 (this machine is x86-vnni)")
-    (found,) = gates.judge(Gates(must_gain=True), 100, 50, findings)
-    assert (found.gate, found.found, found.passed) == ("must-gain", findings.not_timed, None)
-    (found,) = gates.judge(Gates(must_gain=True), 100, 50, Findings(unchanged=False))
-    assert (found.found, found.passed) == ("not measured", None)
+    (found,) = judging.judge(Gates(must_gain=True), 100, 50, findings)
+    assert (found.gate, found.found, found.outcome) == ("must-gain", findings.not_timed, GateOutcome.NOT_JUDGED)
+    (found,) = judging.judge(Gates(must_gain=True), 100, 50, Findings(unchanged=False))
+    assert (found.found, found.outcome) == ("not measured", GateOutcome.NOT_JUDGED)
 
 
 def test_a_model_for_another_machine_is_not_timed(
@@ -81,7 +81,8 @@ def test_quantizing_for_another_machine(tmp_path: Path) -> None:
     found = msgspec.json.decode((tmp_path / "x.json").read_bytes(), type=Report)
     reason = "not measured for tensorrt (the provider is cpu)"
     assert (found.latency, found.not_timed) == (None, reason)
-    assert {gate.gate: gate.passed for gate in found.gates} == {"must-gain": None, "max-drop": True}
+    assert [gate.gate for gate in found.gates if gate.outcome is GateOutcome.NOT_JUDGED] == ["must-gain"]
+    assert not any(gate.stops for gate in found.gates)
     assert "as fast" not in run.err.replace("faster, or as fast and smaller", "")
     assert "not judged" in run.err
     assert (

@@ -16,7 +16,7 @@ from modelopt.engine import datasets
 from modelopt.engine import optimize as engine
 from modelopt.passes.quantize_static import QuantizeStatic
 from modelopt.recipe.recipe import Recipe
-from modelopt.report import GateResult, Offender, Outcome, Report, verdict
+from modelopt.report import GateOutcome, GateResult, Offender, Outcome, Report, verdict
 from modelopt.report.summary import report_sections
 from modelopt.search.search_result import SearchResult
 from tests.command_line import CALIB, CNN, EVAL, MLP, QUICK, modelopt, save, value
@@ -67,7 +67,11 @@ FUSED = result("fuse-conv-bn", "exact", 8)
             "Not pruned: its weights are zero; the output is a copy of the input.",
         ),
         (
-            report(FUSED, written=False, gates=(GateResult(gate="max-size", limit="", found="", passed=False),)),
+            report(
+                FUSED,
+                written=False,
+                gates=(GateResult(gate="max-size", limit="", found="", outcome=GateOutcome.FAILED, stops=True),),
+            ),
             (
                 "Not written: --max-size is not met. Rewritten in 8 places by 1 exact pass: 60.0% smaller, speed not "
                 "measured."
@@ -103,7 +107,7 @@ def test_each_trial_has_its_reason(tmp_path: Path) -> None:
 
 def test_what_the_final_run_refuses_was_not_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The search may find a gain that the last measurement, beside the input, does not confirm."""
-    lost = GateResult(gate="must-gain", limit="", found="slower: 0.950×", passed=False)
+    lost = GateResult(gate="must-gain", limit="", found="slower: 0.950×", outcome=GateOutcome.FAILED, stops=True)
     made = [report(result(STATIC, "approximate", 3), written=False, gates=(lost,)), report(FUSED)]
     answers = iter(made)
     monkeypatch.setattr(first_gain, "run", lambda request: request.finish(next(answers)))

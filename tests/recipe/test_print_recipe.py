@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from modelopt.core.errors import ExitCode
 from modelopt.recipe.dumping import dump
 from modelopt.recipe.parsing import parse
 from modelopt.recipe.recipe import Search
@@ -98,7 +99,9 @@ def test_the_search_is_what_gives_them(name: str, tmp_path: Path) -> None:
     assert "\nsearch: quantize\n" in printed
     (tmp_path / "without.yaml").write_text(printed.replace("search: quantize\n", ""))
     words = ("run", "without.yaml", COMMANDS[name][1], "-o", "x.onnx", "--no-bench", "--allow-paths")
-    modelopt(*words, cwd=tmp_path).failed(1, "max-drop")
+    done = modelopt(*words, cwd=tmp_path)
+    done.failed(done.code, "max-drop")
+    assert done.code in {ExitCode.GATE_FAILED, ExitCode.INCONCLUSIVE}
 
 
 def test_keep_if_faster(tmp_path: Path) -> None:

@@ -25,7 +25,17 @@ from modelopt.recipe.json_schema import json_schema
 from modelopt.recipe.parsing import load, parse
 from modelopt.recipe.pass_options import make_pass
 from modelopt.recipe.paths import without_folders
-from modelopt.recipe.recipe import BenchSpec, DataSpec, EvaluateSpec, Gates, Recipe, Search, Step, UntilStable
+from modelopt.recipe.recipe import (
+    BenchSpec,
+    DataSpec,
+    EvaluateSpec,
+    Gates,
+    OnInconclusive,
+    Recipe,
+    Search,
+    Step,
+    UntilStable,
+)
 
 EXISTING = [name for name in passes.NAMES if importlib.util.find_spec(f"modelopt.passes.{name.replace('-', '_')}")]
 
@@ -139,11 +149,16 @@ RECIPES = st.builds(
         budget_seconds=st.floats(1e-9, 1e5),
     ),
     gates=st.builds(
-        Gates,
-        max_drop=st.none() | NUMBERS,
+        lambda size, **others: Gates(**size, **others),
+        size=st.just({})
+        | st.builds(lambda ratio: {"max_size_ratio": ratio}, NUMBERS)
+        | st.builds(lambda count: {"max_size_bytes": count}, st.integers(0, 2**50)),
+        max_drop=st.none() | st.floats(0, 1),
         min_speedup=st.none() | NUMBERS,
-        max_size_ratio=st.none() | NUMBERS,
-        max_size_bytes=st.none() | st.integers(0, 2**50),
+        max_latency_ns=st.none() | st.integers(1, 2**50),
+        max_memory_bytes=st.none() | st.integers(1, 2**50),
+        max_load_ns=st.none() | st.integers(1, 2**50),
+        on_inconclusive=st.none() | st.sampled_from(OnInconclusive),
     ),
 )
 

@@ -65,7 +65,7 @@ def test_as_many_channels_go_as_the_contract_permits() -> None:
     assert any(trial.outcome is Outcome.INACCURATE for trial in report.trials)  # one more would be too many
     assert sum(before - after for before, after in _widths(report).values()) > 0
     assert report.output.size_bytes < report.input.size_bytes
-    assert all(gate.passed for gate in report.gates)
+    assert not any(gate.stops for gate in report.gates)
     titles = [section.title for section in report_sections(report, explain=True)]
     assert {"pruned models that were tried", "widths", "channels that must stay"} <= {*titles}
 
@@ -120,7 +120,7 @@ def test_a_repair_that_costs_accuracy_is_left_out(monkeypatch: pytest.MonkeyPatc
     assert step.rewrites > 0
     assert "repair=True" not in step.step
     assert any("are not repaired" in note for note in report.notes)
-    assert all(gate.passed for gate in report.gates)
+    assert not any(gate.stops for gate in report.gates)
 
 
 def _repaired_looks_good(models: PrunedModels, place: int) -> None:
