@@ -45,7 +45,9 @@ def test_contrib(tmp_path: Path) -> None:
 
 def test_keep_if_faster(tmp_path: Path) -> None:
     """What is kept is what was measured to be faster; the recipe in the result says the same."""
-    done = modelopt("fuse", VIT, "-o", "out.onnx", "--keep-if-faster", *FAST, "--keep", "--json", cwd=tmp_path).succeeded()
+    done = modelopt(
+        "fuse", VIT, "-o", "out.onnx", "--keep-if-faster", *FAST, "--keep", "--json", cwd=tmp_path
+    ).succeeded()
     report = json.loads(done.out)
     trials = {trial["group"]: trial for trial in report["trials"]}
     assert list(trials) == list(pipelines.CONTRIB)
