@@ -12,7 +12,7 @@ from modelopt.engine.optimize import Request, run
 from modelopt.measure.speed import Verdict
 from modelopt.passes.upgrade_opset import UpgradeOpset
 from modelopt.recipe.recipe import Recipe
-from modelopt.report import Outcome, Report, Trial, verdict
+from modelopt.report import Outcome, Report, Trial, next_step, verdict
 from modelopt.search.recipe_search import Rescue
 from modelopt.search.search_result import SearchResult
 
@@ -81,7 +81,7 @@ def _with_search(report: Report, found: SearchResult, recipe: Recipe) -> Report:
     report = msgspec.structs.replace(
         report, trials=found.trials, offenders=found.offenders, pruning=found.pruning, notes=notes
     )
-    return msgspec.structs.replace(report, verdict=verdict.of(report))
+    return next_step.concluded(report)
 
 
 def _slower(report: Report) -> Trial:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from modelopt.engine import evidence, gates
-from modelopt.engine.findings import Findings, Loss, keeps
+from modelopt.engine.findings import Findings, keeps
+from modelopt.measure.loss import Loss
 from modelopt.report import GateOutcome, GateResult
 
 

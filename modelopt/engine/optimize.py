@@ -27,7 +27,7 @@ from modelopt.recipe.dumping import dump
 from modelopt.recipe.paths import without_folders
 from modelopt.recipe.pipelines import RAISE
 from modelopt.recipe.recipe import PRUNING
-from modelopt.report import FileInfo, GateResult, PassResult, Report, Verification, verdict
+from modelopt.report import FileInfo, GateResult, PassResult, Report, Verification, next_step
 from modelopt.runtime.installation import runtime_version
 from modelopt.runtime.session import SessionSpec
 from modelopt.verification.prepare import Original, Prepared, prepare
@@ -167,7 +167,7 @@ class Run:
             versions=self._versions,
             coverage=findings.coverage,
         )
-        return msgspec.structs.replace(report, verdict=verdict.of(report))
+        return next_step.concluded(report)
 
     def commit(self, result: StagedResult, report: Report) -> Report:
         """Keep the report, then give the result its name where the report says that it is written.

@@ -248,6 +248,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         schema: The version of this structure.
         verdict: The result of the run, as one sentence.
+        next: What the user may do next, with the exact flag; None where nothing is known that helps.
         input: The model read.
         output: The model written (or that would have been, see `written`).
         written: Whether the output has its name: False when a gate failed.
@@ -270,6 +271,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     schema: str = SCHEMA
     verdict: str = ""
+    next: str | None = None
     input: FileInfo
     output: FileInfo
     written: bool

@@ -12,7 +12,7 @@ from modelopt.measure.evaluate import Accuracy
 from modelopt.measure.latency import BenchResult
 from modelopt.measure.metric import NOTHING_COMPARED, Score
 from modelopt.measure.speed import FEWEST, Verdict
-from modelopt.report import GateOutcome, GateResult, Latency, PassResult, Report
+from modelopt.report import GateOutcome, GateResult, Latency, PassResult, Report, refusals
 from modelopt.report.pruning_tables import pruning_sections
 from modelopt.report.units import fell, milliseconds, size, times_as_fast
 from modelopt.report.verification_lines import error_bound, verification_lines
@@ -34,9 +34,11 @@ def report_sections(report: Report, *, explain: bool = False, verbose: bool = Fa
         explain: Every refusal too, with its reason.
         verbose: Passes that did nothing too.
     """
-    sections = [Section("", None, (), (report.verdict,)), *_passes(report, verbose=verbose)]
+    told = (report.verdict, *([] if report.next is None else [f"next: {report.next}"]))
+    sections = [Section("", None, (), told), *_passes(report, verbose=verbose)]
     if explain:
-        sections.append(_refusals(report))
+        sections.append(refusals.section(report))
+        sections += [_refusals(report)] if verbose and any(refusals.refusals(report)) else []
         sections += [] if report.coverage is None else [_slowest(report.coverage)]
         sections += _worst_tensors(report)
     if report.pruning is not None:
@@ -159,13 +161,9 @@ def _fact(key: str, value: object) -> str:
 
 
 def _refusals(report: Report) -> Section:
-    last = {result.step: result for result in report.passes}
-    rows = [(result.name, skip.node, skip.reason) for result in last.values() for skip in result.skipped]
-    left = [trial for trial in report.trials if not trial.kept and trial.ratio is None and trial.drop is None]
-    rows += [(trial.group.split("(")[0], skip.node, skip.reason) for trial in left for skip in trial.skipped]
-    if not rows:
-        return Section("not done", None, (), ("Nothing was refused.",))
-    return Section("not done", ("pass", "node", "reason"), *_first(rows, _MAX_SKIPS))
+    """Each refusal with its node."""
+    rows = [(step, skip.node, skip.reason) for step, skip in refusals.refusals(report)]
+    return Section("left alone, by node", ("pass", "node", "reason"), *_first(rows, _MAX_SKIPS))
 
 
 def _outcome(report: Report) -> Section:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from modelopt.core.changes import Effect
 from modelopt.core.plural import counted
-from modelopt.measure.speed import Verdict
 from modelopt.report import GateOutcome, Outcome, PassResult, Report
+from modelopt.report.measured_words import measured
 
 _QUANTIZED = {
     "quantize-static": "int8 (static)",
@@ -55,7 +55,7 @@ def _made(report: Report) -> str:
     changed = [result for result in last.values() if result.effect != Effect.EXACT.value]
     if changed:
         done = " and ".join(_changed(result, report) for result in changed)
-        return f"{done[0].upper()}{done[1:]}{_measured(report)}."
+        return f"{done[0].upper()}{done[1:]}: {measured(report)}."
     asked = _asked(report)
     if asked is not None:
         what = "Nothing to convert" if _finds_nothing(report, asked) else _NOT_DONE.get(asked, "Not quantized")
@@ -71,7 +71,7 @@ def _made(report: Report) -> str:
         return "Nothing changed: the output is a copy of the input."
     rewrites = sum(result.rewrites for result in report.passes)
     places, passes = counted(rewrites, "place"), counted(len(last), "exact pass")
-    return f"Rewritten in {places} by {passes}{_measured(report)}."
+    return f"Rewritten in {places} by {passes}: {measured(report)}."
 
 
 def _changed(result: PassResult, report: Report) -> str:
@@ -93,28 +93,6 @@ def _changed(result: PassResult, report: Report) -> str:
 def _format(result: PassResult) -> str:
     bits = re.search(r"bits=(\d+)", result.step) if result.name == "quantize-weights" else None
     return _QUANTIZED[result.name] if bits is None else f"weights of {bits[1]} bits"
-
-
-def _measured(report: Report) -> str:
-    """Size and speed, as far as known."""
-    before, after = report.input.size_bytes, report.output.size_bytes
-    change = after / before - 1 if before else 0.0
-    size = f"{abs(change):.1%} {'smaller' if change < 0 else 'larger'}" if abs(change) >= 0.0005 else "the same size"
-    return f": {', '.join((size, *_speed(report)))}"
-
-
-def _speed(report: Report) -> Iterator[str]:
-    if report.not_timed is not None:
-        yield f"speed {report.not_timed}"
-    elif report.latency is None:
-        yield "speed not measured"
-    else:
-        ratio = report.latency.ratio
-        words = {
-            Verdict.NO_DIFFERENCE: "no measurable difference in speed",
-            Verdict.UNDECIDED: f"not timed enough to compare speed ({ratio.low:.2f}–{ratio.high:.2f}×)",
-        }
-        yield words.get(ratio.verdict, f"{ratio.verdict.value} ({ratio.point:.2f}×)")
 
 
 def _asked(report: Report) -> str | None:
@@ -149,9 +127,15 @@ def _why_not(report: Report, asked: str) -> str:
     if unjudged is not None:
         return unjudged
     if found:
-        return f"what was tried was {' or '.join(found)}"
+        return f"what was tried was {' or '.join(found)}{_best(report)}"
     skipped = [skip.reason for result in report.passes if result.name == asked for skip in result.skipped]
     return nothing_to_do(skipped or [skip.reason for trial in report.trials for skip in trial.skipped])
+
+
+def _best(report: Report) -> str:
+    """How fast the fastest of what was tried is, where nothing is faster than the float model."""
+    points = [trial.ratio.point for trial in report.trials if trial.ratio is not None and not trial.kept]
+    return f" (best {max(points):.2f}×)" if points else ""
 
 
 def nothing_to_do(reasons: Sequence[str]) -> str:

@@ -35,11 +35,14 @@ FUSED = result("fuse-conv-bn", "exact", 8)
         (report(FUSED), "Rewritten in 8 places by 1 exact pass: 60.0% smaller, speed not measured."),
         (
             report(FUSED, result(STATIC, "approximate", 3)),
-            "Quantized to int8 (static) in 3 places: 60.0% smaller, speed not measured.",
+            "Quantized to int8 (static) in 3 places: 60.0% smaller, speed not measured, accuracy not measured.",
         ),
         (
             report(result("quantize-weights(bits=2)", "approximate", 3), not_timed="not measured for arm64 (why)"),
-            "Quantized to weights of 2 bits in 3 places: 60.0% smaller, speed not measured for arm64 (why).",
+            (
+                "Quantized to weights of 2 bits in 3 places: 60.0% smaller, speed not measured for arm64 (why), "
+                "accuracy not measured."
+            ),
         ),
         (
             report(
@@ -48,7 +51,7 @@ FUSED = result("fuse-conv-bn", "exact", 8)
             ),
             (
                 "Quantized to int8 (dynamic) in 2 places, not to int8 (static) as asked: 60.0% smaller, "
-                "speed not measured."
+                "speed not measured, accuracy not measured."
             ),
         ),
         (
