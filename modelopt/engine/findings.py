@@ -31,6 +31,7 @@ class Findings:
         accuracy: None where it was not measured.
         same_outputs: Verification found the outputs to be those of the input; accuracy was not measured then.
         blank: Why verification compared nothing although something changed; None where it compared.
+        not_measured: Why nothing was measured: the contract is broken without that; None where something was.
         not_timed: Why latency was not measured although the recipe asks for it; None where it was.
         guesses: What of the images' preprocessing was guessed.
         not_loaded: What the reader should know of a result that onnxruntime does not load; None where it loads it.
@@ -42,6 +43,7 @@ class Findings:
     accuracy: Accuracy | None = None
     same_outputs: bool = False
     blank: str | None = None
+    not_measured: str | None = None
     not_timed: str | None = None
     guesses: tuple[str, ...] = ()
     not_loaded: str | None = None

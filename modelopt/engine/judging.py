@@ -37,6 +37,13 @@ def judge(contract: Gates, before_bytes: int, after_bytes: int, findings: Findin
     Raises:
         InputError: A gate needs a figure that this run does not measure.
     """
+    if findings.not_measured is not None:
+        others = [
+            _gate(name, "", findings.not_measured, GateOutcome.NOT_JUDGED)
+            for name in ("must-gain", "not-slower", "min-speedup", "max-latency", "max-memory", "max-load", "max-drop")
+            if asks(contract, name)
+        ]
+        return with_consequences(contract, (*_size(contract, before_bytes, after_bytes), *others))
     judged = (
         *_size(contract, before_bytes, after_bytes),
         *_gain(contract, before_bytes, after_bytes, findings),
@@ -62,6 +69,17 @@ def judge_verification(contract: Gates, found: Verification | None) -> tuple[Gat
     words = reason or "what exact passes changed was compared"
     outcome = _PASSED if reason is None else _FAILED
     return (_with_consequence(contract, _gate("require-verified", "", words, outcome, hint)),)
+
+
+def is_too_large(contract: Gates, before_bytes: int, after_bytes: int) -> bool:
+    """Whether a result breaks the contract by its size, whatever is measured of it."""
+    return any(gate.outcome is _FAILED for gate in _size(contract, before_bytes, after_bytes))
+
+
+def asks(contract: Gates, name: str) -> bool:
+    """Whether the contract holds a gate, by the name of its flag."""
+    fields = [each for each in msgspec.structs.fields(Gates) if each.encode_name.startswith(name)]
+    return any(getattr(contract, each.name) not in {None, False} for each in fields)
 
 
 def figure_gates(contract: Gates, result: BenchResult) -> Iterator[GateResult]:

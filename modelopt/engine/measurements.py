@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from modelopt.core.progress import Progress
-from modelopt.engine import datasets, load_check, settings
+from modelopt.engine import datasets, judging, load_check, settings
 from modelopt.engine.datasets import Feeds
 from modelopt.engine.findings import Findings
 from modelopt.engine.opening import OpenRun
@@ -41,6 +41,10 @@ def measure(run: OpenRun, result: StagedResult, verification: Verification | Non
         Refused: onnxruntime does not load or run one of them.
         WorkerDied: One of them ends the child process.
     """
+    before_bytes, after_bytes = run.loaded.size_bytes, result.file.size_bytes
+    if not run.request.keep and judging.is_too_large(run.recipe.gates, before_bytes, after_bytes):
+        reason = "not measured: the result is larger than --max-size allows"
+        return Findings(unchanged=result.unchanged, not_measured=reason, not_timed=reason)
     findings = _side_by_side(run, result, verification, runs=runs)
     not_loaded = None
     compared_by_verification = verification is not None and verification.exact_segments > 0

@@ -21,6 +21,9 @@ def concluded(report: Report) -> Report:
 
 def of(report: Report) -> str | None:
     """The next step; None where nothing is known that helps."""
+    if any(gate.gate == "max-size" and gate.outcome is GateOutcome.FAILED for gate in report.gates):
+        share = report.output.size_bytes / max(1, report.input.size_bytes)
+        return f"--max-size {math.ceil(share * 100)}% admits the smallest model that was made" if share < 1 else None
     is_open = [gate for gate in report.gates if gate.outcome is GateOutcome.INCONCLUSIVE and gate.hint]
     if is_open:
         return f"--{is_open[0].gate} is not decided: {is_open[0].hint}"

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from modelopt.passes.base import Pass
 from modelopt.passes.equalize_layers import EqualizeLayers
+from modelopt.passes.quantize_dynamic import QuantizeDynamic
 from modelopt.passes.quantize_static import QuantizeStatic
 from modelopt.passes.quantize_weights import QuantizeWeights, WeightFormat
 from modelopt.passes.smooth_activations import SmoothActivations
@@ -33,6 +34,22 @@ def repairs(asked: Pass, *, with_data: bool, with_tables: bool) -> Iterator[tupl
         yield from ((None, variant) for variant in _of_weights(asked, with_data=with_data, with_tables=with_tables))
     elif isinstance(asked, StoreWeights) and asked.symmetric:
         yield None, dataclasses.replace(asked, symmetric=False)
+
+
+def smaller(asked: Pass) -> Iterator[Pass]:
+    """Passes that make a smaller file than int8 where that pays, for a limit on the size; the largest file first.
+
+    Args:
+        asked: The pass that was asked for; nothing takes its place where it is for single nodes or a given type.
+    """
+    if not isinstance(asked, QuantizeStatic | QuantizeDynamic) or asked.include or asked.exclude:
+        return
+    if isinstance(asked, QuantizeStatic):
+        if asked.override is not None or asked.integer_io:
+            return
+        yield dataclasses.replace(asked, everywhere=True)
+    yield StoreWeights()
+    yield QuantizeWeights()
 
 
 def _of_weights(asked: QuantizeWeights, *, with_data: bool, with_tables: bool) -> Iterator[QuantizeWeights]:

@@ -78,9 +78,20 @@ class _Search:
                 best = better if paying is None else self._better(best, paying, floats)
             beyond = self._beyond_estimate(floats, step, attempt)
             best = best if beyond is None else self._better(best, beyond, floats)
+        best = self._small_enough(best, floats)
         if not self._keeps_offenders_in_float(best):
             self.offenders = sensitivity.marked(self.offenders, 0)
         return self._result(best, floats)
+
+    def _small_enough(self, best: Candidate, floats: Candidate) -> Candidate:
+        """The best model, or a smaller one where that is larger than the contract allows."""
+        for step in fallbacks.smaller(self.asked):
+            if not self.preference.wants_size(best):
+                break
+            attempt = self._accurate(floats, step)
+            if attempt is not None:
+                best = self._better(best, attempt, floats)
+        return best
 
     def _result(self, best: Candidate, floats: Candidate) -> SearchResult:
         must_gain, data = self.preference.must_gain(), self.candidates.data
@@ -214,6 +225,8 @@ class _Search:
         found = self.attempts.make(base, dataclasses.replace(step, everywhere=True))
         if found is None or not self.attempts.keeps(found):
             return None
+        if self.preference.wants_size(floats):
+            return found
         slower = self.preference.slower_in_integers(found.base, found.candidate)
         if slower is None:
             self.attempts.pass_over(found, Outcome.SLOWER, "none of it is faster in integers, by the profiler")

@@ -12,6 +12,7 @@ STATIC = "quantize-static"
 OPEN = GateResult(
     gate="max-drop", limit="1.00%", found="", outcome=GateOutcome.INCONCLUSIVE, hint="1 % needs about 390"
 )
+LARGE = GateResult(gate="max-size", limit="5.00%", found="40%", outcome=GateOutcome.FAILED, stops=True)
 
 
 def _lossy(drop: float) -> Report:
@@ -25,6 +26,7 @@ def _lossy(drop: float) -> Report:
         (report(result("fuse-conv-bn", "exact", 3)), None),
         (report(result(STATIC, "approximate", 3)), "--eval DATA measures the accuracy"),
         (report(gates=(OPEN,)), "--max-drop is not decided: 1 % needs about 390"),
+        (report(gates=(LARGE,)), "--max-size 40% admits the smallest model that was made"),
         (_lossy(0.0234), "--max-drop 2.4% admits a model that loses 2.34%"),
         (_lossy(0.5), None),
         (report(trials=[trial(STATIC, Outcome.NO_EVIDENCE)]), "data with labels on which the model scores well decide"),
