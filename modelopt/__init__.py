@@ -15,7 +15,9 @@ from modelopt.core import lazy_sympy
 if TYPE_CHECKING:
     from modelopt.commands.api import Result as Result
     from modelopt.commands.api import bench as bench
+    from modelopt.commands.api import check as check
     from modelopt.commands.api import compare as compare
+    from modelopt.commands.api import evaluate as evaluate
     from modelopt.commands.api import fold as fold
     from modelopt.commands.api import fuse as fuse
     from modelopt.commands.api import inspect as inspect
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from modelopt.commands.api import run as run
     from modelopt.core.errors import EnvironmentLacks as EnvironmentLacks
     from modelopt.core.errors import GateFailed as GateFailed
+    from modelopt.core.errors import GateInconclusive as GateInconclusive
     from modelopt.core.errors import InputError as InputError
     from modelopt.core.errors import ModeloptError as ModeloptError
     from modelopt.core.errors import Refused as Refused
@@ -33,15 +36,22 @@ if TYPE_CHECKING:
     from modelopt.recipe.recipe import Recipe as Recipe
     from modelopt.report import Report as Report
     from modelopt.report.bench_report import BenchReport as BenchReport
+    from modelopt.report.check_report import CheckReport as CheckReport
+    from modelopt.report.evaluation_report import EvaluationReport as EvaluationReport
 
 __version__ = "0.1.0"
 
 _API, _ERRORS = "modelopt.commands.api", "modelopt.core.errors"
 _HOMES = {
-    **dict.fromkeys(("Result", "bench", "compare", "fold", "fuse", "inspect", "prune", "quantize", "run"), _API),
-    **dict.fromkeys(("EnvironmentLacks", "GateFailed", "InputError", "ModeloptError", "Refused"), _ERRORS),
+    **dict.fromkeys(("Result", "bench", "check", "compare", "evaluate", "fold", "fuse"), _API),
+    **dict.fromkeys(("inspect", "prune", "quantize", "run"), _API),
+    **dict.fromkeys(
+        ("EnvironmentLacks", "GateFailed", "GateInconclusive", "InputError", "ModeloptError", "Refused"), _ERRORS
+    ),
     **dict.fromkeys(("VerificationFailed", "WorkerDied"), _ERRORS),
     "BenchReport": "modelopt.report.bench_report",
+    "CheckReport": "modelopt.report.check_report",
+    "EvaluationReport": "modelopt.report.evaluation_report",
     "Inspection": "modelopt.inspection.data",
     "Recipe": "modelopt.recipe.recipe",
     "Report": "modelopt.report",

@@ -19,8 +19,10 @@ from typing import ParamSpec, TypeVar
 import msgspec
 import onnx_ir as ir
 
-from modelopt.commands import execution, inspect_model, side_by_side
+from modelopt.commands import check_reports, evaluate_model, execution, inspect_model, side_by_side
+from modelopt.commands.check_reports import CheckOptions
 from modelopt.commands.contract_options import stop_at
+from modelopt.commands.evaluate_model import EvaluateOptions
 from modelopt.commands.execution import OptimizeOptions
 from modelopt.commands.fold import FoldOptions
 from modelopt.commands.fuse import FuseOptions
@@ -37,6 +39,8 @@ from modelopt.io import STDIO, load, names_stdout
 from modelopt.io.given_model import ModelLike, file_of
 from modelopt.report import Report
 from modelopt.report.bench_report import BenchReport
+from modelopt.report.check_report import CheckReport
+from modelopt.report.evaluation_report import EvaluationReport
 
 _P = ParamSpec("_P")
 _Options = TypeVar("_Options")
@@ -181,6 +185,41 @@ def compare(options: CompareOptions) -> BenchReport:
     """
     with _files([options.a, options.b]) as (paths, names):
         report = _renamed(side_by_side.compare(dataclasses.replace(options, a=paths[0], b=paths[1])), names)
+    stop_at(report.gates, report)
+    return report
+
+
+@takes(EvaluateOptions)
+def evaluate(options: EvaluateOptions) -> EvaluationReport:
+    """Score a model on labelled data.
+
+    Example::
+
+        report = modelopt.evaluate("model.onnx", eval={"image": images, "label": labels})
+        report.scores[0].value
+
+    The options are the fields of `modelopt.commands.evaluate_model.EvaluateOptions`.
+    """
+    with _files([options.model]) as (paths, names):
+        found = evaluate_model.evaluate(dataclasses.replace(options, model=paths[0]))
+    report = msgspec.structs.replace(
+        found, model=msgspec.structs.replace(found.model, path=names.get(found.model.path, found.model.path))
+    )
+    stop_at(report.gates, report)
+    return report
+
+
+@takes(CheckOptions)
+def check(options: CheckOptions) -> CheckReport:
+    """Judge a stored report beside an earlier one of the same models.
+
+    Example::
+
+        modelopt.check("new.json", baseline="base.json", max_latency="+3%")
+
+    The options are the fields of `modelopt.commands.check_reports.CheckOptions`.
+    """
+    report = check_reports.check(options)
     stop_at(report.gates, report)
     return report
 

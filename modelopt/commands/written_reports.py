@@ -9,7 +9,8 @@ from modelopt.core.errors import InputError
 from modelopt.core.json_text import json_text
 from modelopt.report import Report
 from modelopt.report.bench_report import BenchReport
-from modelopt.report.markdown import measured_to_markdown, to_markdown
+from modelopt.report.evaluation_report import EvaluationReport, evaluation_sections
+from modelopt.report.markdown import measured_to_markdown, section_to_markdown, to_markdown
 
 
 def require(path: Path) -> None:
@@ -29,6 +30,17 @@ def write_measured(report: BenchReport, path: Path) -> None:
         EnvironmentLacks, InputError: As `write`.
     """
     text = json_text(report) + "\n" if path.suffix == ".json" else measured_to_markdown(report)
+    io.replace_file(path, text.encode(errors="backslashreplace"))
+
+
+def write_evaluation(report: EvaluationReport, path: Path) -> None:
+    """Write the report of `evaluate` atomically.
+
+    Raises:
+        EnvironmentLacks, InputError: As `write`.
+    """
+    markdown = "\n\n".join(["# modelopt evaluate", *map(section_to_markdown, evaluation_sections(report))]) + "\n"
+    text = json_text(report) + "\n" if path.suffix == ".json" else markdown
     io.replace_file(path, text.encode(errors="backslashreplace"))
 
 

@@ -62,7 +62,7 @@ def require_kept(request: Request, data_files: Sequence[Path]) -> None:
         if run_files.is_dump(request, path):
             raise InputError(f"a data file of the input, {path}, has the name of a dump", hint="--dump-dir FOLDER")
     for file in () if request.force else written:
-        _require_kind(file)
+        _require_kind(file, f"give {file.flag} another name, or --force replaces it")
 
 
 def require_report(report: Path, read: Sequence[RunFile]) -> None:
@@ -74,17 +74,14 @@ def require_report(report: Path, read: Sequence[RunFile]) -> None:
     file = RunFile("the report", report, "--report")
     _require_apart(file, read)
     io.destination(report, file.role, None)
-    _require_kind(file)
+    _require_kind(file, f"give {file.flag} another name")
 
 
-def _require_kind(file: RunFile) -> None:
+def _require_kind(file: RunFile, hint: str) -> None:
     what, is_one = _KINDS[file.role]
     is_replaced = file.path != STDOUT and file.path.is_file() and file.path.stat().st_size > 0
     if is_replaced and not is_one(file.path):
-        raise InputError(
-            f"{file.role} {file.path} would replace a file that is not {what}",
-            hint=f"give {file.flag} another name, or --force replaces it",
-        )
+        raise InputError(f"{file.role} {file.path} would replace a file that is not {what}", hint=hint)
 
 
 def _require_apart(file: RunFile, read: Sequence[RunFile]) -> None:
@@ -134,7 +131,10 @@ def _begins_as(pattern: bytes) -> Callable[[Path], bool]:
 
 
 _HEAD_BYTES = 16 << 10
-_REPORT = rb'\s*\{\s*"schema"\s*:\s*"modelopt-|# [^\n]* \xe2\x86\x92 [^\n]*\n\n'
+_REPORT = (
+    rb'\s*\{\s*"schema"\s*:\s*"modelopt-|# [^\n]* \xe2\x86\x92 [^\n]*\n\n|# modelopt [a-z]+\b'
+    rb'|<\?xml [^\n]*\?>\s*<testsuites name="modelopt '
+)
 _CACHE = rb'\s*\{\s*"format"\s*:\s*"modelopt-calibration-'
 
 _KINDS: dict[str, tuple[str, Callable[[Path], bool]]] = {

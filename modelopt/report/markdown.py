@@ -24,7 +24,8 @@ def measured_to_markdown(report: BenchReport) -> str:
     """The tables of `bench` or `compare` as GitHub-flavoured Markdown."""
     names = " → ".join(_escape(model.path) for model in report.models)
     sections = bench_sections(report) if report.accuracy is None else compare_sections(report)
-    return "\n\n".join([f"# {names}", *map(section_to_markdown, sections)]) + "\n"
+    command = "bench" if report.accuracy is None else "compare"
+    return "\n\n".join([f"# modelopt {command}: {names}", *map(section_to_markdown, sections)]) + "\n"
 
 
 def section_to_markdown(section: Section) -> str:

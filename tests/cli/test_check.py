@@ -112,3 +112,18 @@ def test_a_mistake(folder: Path, words: list[str], fact: str) -> None:
     (folder / "other.json").write_text('{"schema": "modelopt-report/1"}')
     (folder / "odd.json").write_text('{"schema": "modelopt-bench/4", "models": []}')
     modelopt("check", *words, "--baseline", "bench.json", cwd=folder).refused(2, fact)
+
+
+@pytest.mark.parametrize("ending", ["json", "md", "xml"])
+def test_a_report_replaces_a_report_and_nothing_else(folder: Path, ending: str, tmp_path: Path) -> None:
+    words = ("check", folder / "bench.json", "--baseline", folder / "bench.json", "--max-size", "+1%")
+    (tmp_path / f"notes.{ending}").write_text("my notes")
+    modelopt(*words, "--report", f"notes.{ending}", cwd=tmp_path).refused(2, "would replace a file that is not a report")
+    assert (tmp_path / f"notes.{ending}").read_text() == "my notes"
+    for _ in range(2):
+        modelopt(*words, "--report", f"r.{ending}", cwd=tmp_path).succeeded()
+
+
+def test_a_bench_replaces_its_report(tmp_path: Path) -> None:
+    for _ in range(2):
+        modelopt("bench", CNN, *FAST, "--processes", "1", "--report", "r.md", cwd=tmp_path).succeeded()

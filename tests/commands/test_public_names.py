@@ -41,12 +41,15 @@ def test_no_public_name_is_a_folder_of_the_package() -> None:
     assert not folders & {*modelopt.__all__}
 
 
+REPORTS = {"Result", "BenchReport", "CheckReport", "EvaluationReport", "Inspection"}
+
+
 def test_every_public_name_is_documented_and_typed() -> None:
     for name in modelopt.__all__:
         assert getattr(modelopt, name).__doc__, name
     functions = [getattr(modelopt, name) for name in modelopt.__all__ if inspect.isfunction(getattr(modelopt, name))]
-    assert len(functions) == 8
+    assert len(functions) == 10
     for function in functions:
         assert "Example::" in function.__doc__
-        assert function.__annotations__["return"] in {"Result", "BenchReport", "Inspection"}
+        assert function.__annotations__["return"] in REPORTS
     assert Path(modelopt.__file__).with_name("py.typed").is_file()
