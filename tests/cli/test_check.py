@@ -118,7 +118,8 @@ def test_a_mistake(folder: Path, words: list[str], fact: str) -> None:
 def test_a_report_replaces_a_report_and_nothing_else(folder: Path, ending: str, tmp_path: Path) -> None:
     words = ("check", folder / "bench.json", "--baseline", folder / "bench.json", "--max-size", "+1%")
     (tmp_path / f"notes.{ending}").write_text("my notes")
-    modelopt(*words, "--report", f"notes.{ending}", cwd=tmp_path).refused(2, "would replace a file that is not a report")
+    mine = f"notes.{ending}"
+    modelopt(*words, "--report", mine, cwd=tmp_path).refused(2, "would replace a file that is not a report")
     assert (tmp_path / f"notes.{ending}").read_text() == "my notes"
     for _ in range(2):
         modelopt(*words, "--report", f"r.{ending}", cwd=tmp_path).succeeded()
