@@ -11,6 +11,7 @@ from modelopt.core import quantities
 from modelopt.core.errors import InputError
 from modelopt.engine import accuracy_gate, evidence
 from modelopt.engine.findings import Findings
+from modelopt.engine.settings import AS_FAST
 from modelopt.measure.latency import BenchResult
 from modelopt.measure.process_figures import Figure, over_processes
 from modelopt.measure.speed import Ratio, Verdict
@@ -18,9 +19,6 @@ from modelopt.measure.stability import said
 from modelopt.recipe.recipe import Gates, OnInconclusive
 from modelopt.report import GateOutcome, GateResult, Latency, Verification
 from modelopt.report.units import milliseconds, size
-
-AS_FAST = 0.98
-"""The ratio that the lower end of the interval must reach where a result shall not be slower than the input."""
 
 _PASSED, _FAILED = GateOutcome.PASSED, GateOutcome.FAILED
 

@@ -11,10 +11,10 @@ from modelopt.engine.datasets import Feeds
 from modelopt.engine.findings import Findings
 from modelopt.engine.opening import OpenRun
 from modelopt.engine.result_file import StagedResult
+from modelopt.engine.settings import USUAL, Closeness
 from modelopt.measure.evaluate import evaluate
 from modelopt.measure.latency import run_bench
 from modelopt.measure.metric import NOTHING_COMPARED
-from modelopt.measure.schedule import TimingPlan
 from modelopt.recipe.recipe import BenchSpec
 from modelopt.report import Latency, Verification
 from modelopt.runtime import placement
@@ -71,8 +71,8 @@ def _side_by_side(run: OpenRun, result: StagedResult, verification: Verification
     latency = None
     if recipe.bench is not None and not_timed is None:
         feeds = datasets.first_feeds(datasets.inputs(data, worker, before), datasets.BENCH_FEEDS)
-        precision = settings.precision_for(recipe.gates)
-        latency = time_both(recipe.bench, before, after, feeds, limits, progress, precision=precision)
+        closeness = settings.closeness_for(recipe.gates)
+        latency = time_both(recipe.bench, before, after, feeds, limits, progress, closeness=closeness)
     if result.unchanged:
         return Findings(unchanged=True, latency=latency, not_timed=not_timed)
     if recipe.evaluate is None and settings.is_verified(recipe):
@@ -109,15 +109,15 @@ def time_both(
     limits: Limits | None,
     progress: Progress,
     *,
-    precision: float = TimingPlan().precision,
+    closeness: Closeness = USUAL,
 ) -> Latency:
-    """Time two models in interleaved rounds, until the ratio is known to `precision` or the budget is spent.
+    """Time two models in interleaved rounds, until the ratio is known well enough or the budget is spent.
 
     Raises:
         EnvironmentLacks: The provider is not there.
         Refused: onnxruntime does not load or run one of them.
     """
-    spec = settings.bench_spec(bench, precision=precision)
+    spec = settings.bench_spec(bench, closeness=closeness)
     first, second = run_bench([before, after], feeds, spec, limits=limits, progress=progress)
     return Latency(before=first, after=second, ratio=second.times_as_fast_as(first))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import msgspec
 
 from modelopt.core import targets
@@ -11,9 +13,27 @@ from modelopt.measure.schedule import TimingPlan
 from modelopt.recipe.recipe import BenchSpec, Gates, Recipe, metric_names
 from modelopt.runtime.session import SessionSpec
 
+AS_FAST = 0.98
+"""The ratio that the lower end of the interval must reach where a result shall not be slower than the input."""
+
 AS_FAST_PRECISION = 0.012
-"""The half-width of the interval of a ratio that has to reach 0.98 with its lower end: of two models that are equally
-fast, one in ten does not reach it by chance."""
+"""The half-width of the interval of a ratio that has to reach `AS_FAST` with its lower end: of two models that are
+equally fast, one in ten does not reach it by chance."""
+
+
+class Closeness(NamedTuple):
+    """How well a ratio of latencies has to be known.
+
+    Attributes:
+        precision: The wanted relative half-width of its interval.
+        enough: A ratio whose whole interval is at least this needs no more; None where each does.
+    """
+
+    precision: float = TimingPlan().precision
+    enough: float | None = None
+
+
+USUAL = Closeness()
 
 
 def target_of(recipe: Recipe) -> targets.Target:
@@ -63,9 +83,9 @@ def timed_gates(gates: Gates) -> list[str]:
     return [*(["--min-speedup"] if gates.min_speedup is not None else []), *asked]
 
 
-def precision_for(gates: Gates) -> float:
-    """How narrow the interval of the ratio shall be: a model that is as fast shall be shown to be no slower."""
-    return AS_FAST_PRECISION if gates.not_slower or gates.must_gain else TimingPlan().precision
+def closeness_for(gates: Gates) -> Closeness:
+    """How well a ratio has to be known: a model that is as fast shall be shown to be no slower."""
+    return Closeness(AS_FAST_PRECISION, AS_FAST) if gates.not_slower or gates.must_gain else USUAL
 
 
 def session_spec(bench: BenchSpec | None) -> SessionSpec:
@@ -84,14 +104,13 @@ def judging_spec(recipe: Recipe) -> SessionSpec:
     return msgspec.structs.replace(session_spec(recipe.bench), spin=False, exact=is_exact(recipe))
 
 
-def bench_spec(
-    bench: BenchSpec, baseline: SessionSpec | None = None, *, precision: float = TimingPlan().precision
-) -> TimingSpec:
+def bench_spec(bench: BenchSpec, baseline: SessionSpec | None = None, *, closeness: Closeness = USUAL) -> TimingSpec:
     """The recipe's bench section as the benchmark takes it."""
     plan = TimingPlan(
         budget_ns=int(bench.budget_seconds * 1e9),
         warmup_ns=int(bench.warmup_seconds * 1e9),
-        precision=precision,
+        precision=closeness.precision,
+        enough=closeness.enough,
         processes=bench.processes,
         max_processes=max(bench.processes, TimingPlan().max_processes),
         min_rounds=bench.rounds,

@@ -59,6 +59,7 @@ class TimingPlan(msgspec.Struct, frozen=True, kw_only=True):
         budget_ns: Wall time, starts of processes included; one process of each model is timed in any case.
         warmup_ns: Nanoseconds of warm-up runs per process, at most.
         precision: The wanted relative half-width of the interval.
+        enough: A ratio whose whole interval is at least this needs no more precision; None where each does.
         processes: Fresh processes of each model, at least. Their spread says how many more `precision` needs.
         max_processes: Fresh processes of each model, at most, whatever the precision.
         process_ns: Nanoseconds of slices per process, as far as `min_rounds` allow; more where processes take long to
@@ -73,6 +74,7 @@ class TimingPlan(msgspec.Struct, frozen=True, kw_only=True):
     budget_ns: int = 60_000_000_000
     warmup_ns: int = 300_000_000
     precision: float = 0.02
+    enough: float | None = None
     processes: int = speed.FIRST
     max_processes: int = 30
     process_ns: int = 300_000_000
@@ -178,13 +180,17 @@ def processes_wanted(logs: Sequence[np.ndarray], plan: TimingPlan) -> int:
         logs: The logarithms of each wanted ratio in the pairs of processes, float64[processes].
         plan: The fewest and the most processes, and the precision.
     """
-    look = min(speed.FEWEST, plan.processes)
-    if len(logs[0]) >= look and all(speed.is_clear(each[:look]) for each in logs):
-        return look
-    if len(logs[0]) < plan.processes:
-        return plan.processes
+    for look in dict.fromkeys((min(speed.FEWEST, plan.processes), plan.processes)):
+        if len(logs[0]) < look:
+            return plan.processes
+        if all(speed.is_clear(each[:look]) or _is_enough(each[:look], plan) for each in logs):
+            return look
     needed = max(speed.processes_needed(each[: plan.processes], plan.precision) for each in logs)
     return max(plan.processes, min(plan.max_processes, needed))
+
+
+def _is_enough(logs: np.ndarray, plan: TimingPlan) -> bool:
+    return plan.enough is not None and speed.is_at_least(logs, plan.enough)
 
 
 def in_turn(turn: int, n_models: int) -> list[int]:

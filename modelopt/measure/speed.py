@@ -165,6 +165,14 @@ def is_clear(logs: np.ndarray) -> bool:
     return abs(point) > max(_CLEAR * half, math.log(1 + FLOOR))
 
 
+def is_at_least(logs: np.ndarray, ratio: float) -> bool:
+    """Whether the whole interval of a ratio, from the logarithms of its pairs of processes, is at least `ratio`."""
+    if len(logs) < FEWEST:
+        return False
+    point, half = _mean_interval_of_logs(logs, 0.0)
+    return point - half >= math.log(ratio)
+
+
 def _log_rounds(a: Sequence[Sequence[int]], b: Sequence[Sequence[int]] | None) -> np.ndarray:
     """The logarithm of each round's median latency, or of its ratio."""
     logs: np.ndarray = np.log(round_medians(a))

@@ -20,6 +20,7 @@ from modelopt.core.progress import Progress
 from modelopt.data import Dataset
 from modelopt.engine import datasets, loop, measurements, opening, settings
 from modelopt.engine.request import Request
+from modelopt.engine.settings import Closeness
 from modelopt.measure.speed import FEWEST, FIRST
 from modelopt.recipe.recipe import Step
 from modelopt.report import Latency
@@ -149,9 +150,9 @@ class Candidates:
         bench = msgspec.structs.replace(
             bench, processes=min(bench.processes, processes), budget_seconds=min(bench.budget_seconds, limit)
         )
-        feeds, limits = self.bench_feeds(), self.request.limits
+        feeds, limits, closeness = self.bench_feeds(), self.request.limits, Closeness(precision)
         progress = self.request.progress
-        return measurements.time_both(bench, before.path, after.path, feeds, limits, progress, precision=precision)
+        return measurements.time_both(bench, before.path, after.path, feeds, limits, progress, closeness=closeness)
 
     def profile(self, candidate: Candidate) -> Coverage:
         """What the runtime executes for each node of a model, and how long; a model is profiled once."""

@@ -71,6 +71,14 @@ def test_quiet_models_that_differ_end_after_five_processes_and_alike_ones_after_
     assert [len(each) for each in Machine([3 * MS, 3 * MS], spread=0.005).time(1, TimingPlan())] == [8, 8]
 
 
+def test_enough_is_known_once_the_whole_interval_is_above_a_limit() -> None:
+    """A model that is as fast need not be known to 1 %, but that it is not slower."""
+    plan = TimingPlan(precision=0.001, enough=0.98)
+    assert len(Machine([3 * MS, 3 * MS], spread=0.003).time(1, plan)[0]) == 5
+    assert len(Machine([300 * MS // 100, 310 * MS // 100], spread=0.003).time(1, plan)[0]) > 5  # 3 % slower
+    assert len(Machine([3 * MS, 3 * MS], spread=0.03).time(1, plan)[0]) > 5  # nobody knows
+
+
 def test_processes_that_differ_ask_for_more_of_them_once() -> None:
     timings = Machine([3 * MS, 3 * MS], spread=0.02).time(1, TimingPlan())
     assert 8 < len(timings[0]) < 30
