@@ -75,7 +75,7 @@ def test_enough_is_known_once_the_whole_interval_is_above_a_limit() -> None:
     """A model that is as fast need not be known to 1 %, but that it is not slower."""
     plan = TimingPlan(precision=0.001, enough=0.98)
     assert len(Machine([3 * MS, 3 * MS], spread=0.003).time(1, plan)[0]) == 5
-    assert len(Machine([300 * MS // 100, 310 * MS // 100], spread=0.003).time(1, plan)[0]) > 5  # 3 % slower
+    assert len(Machine([300 * MS // 100, 306 * MS // 100], spread=0.006).time(1, plan)[0]) > 5  # it may be slower
     assert len(Machine([3 * MS, 3 * MS], spread=0.03).time(1, plan)[0]) > 5  # nobody knows
 
 
