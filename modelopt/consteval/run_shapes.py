@@ -148,10 +148,13 @@ def _transpose(known: KnownInputs) -> Shape:
 
 def _unsqueeze(known: KnownInputs) -> Shape:
     axes = known.known_ints(1, "axes")
-    rest = iter(known.shape(0))
     rank = len(known.shape(0)) + len(axes)
-    added = {axis % rank for axis in axes}
-    return tuple(1 if axis in added else next(rest) for axis in range(rank))
+    shape = list(known.shape(0))
+    for axis in sorted({axis % rank for axis in axes}):
+        shape.insert(axis, 1)
+    if len(shape) != rank:
+        raise NotEvaluable("an axis is given twice")
+    return tuple(shape)
 
 
 def _squeeze(known: KnownInputs) -> Shape:

@@ -119,6 +119,8 @@ def _convolution(conv: Conv) -> _Branch | Mismatch:
         return Mismatch("the padding depends on the size of the input")
     pads = graph.attribute_ints(conv.node, "pads") or (0,) * 2 * axes
     strides, dilations = (graph.attribute_ints(conv.node, key) or (1,) * axes for key in ("strides", "dilations"))
+    if len(pads) != 2 * axes:
+        return Mismatch("its padding does not fit its rank")
     total = tuple(before + after for before, after in zip(pads[:axes], pads[axes:], strict=True))
     weight = conv.weight.numpy().astype(np.float64)
     return _Branch(weight, bias, conv.group, strides, dilations, pads[:axes], total)

@@ -113,3 +113,14 @@ def test_every_operator_with_a_rule_gives_the_shape_that_onnx_infers(tmp_path: P
         shape = next(info for info in inferred.graph.value_info if info.name == "big").type.tensor_type.shape
         expected = int(np.prod([dim.dim_value for dim in shape.dim], dtype=object)) * 4
         assert _needs(proto.SerializeToString()).memory_bytes == expected, name
+
+
+def test_axes_that_are_given_twice_say_nothing() -> None:
+    """A model that is no model, found by a mutant: the rule ended in a traceback."""
+    axes = numpy_helper.from_array(np.array([0, 2], np.int64), "axes")
+    node = helper.make_node("Unsqueeze", ["x", "axes"], ["y"])
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in (("x", []), ("y", None))]
+    for given in (axes, numpy_helper.from_array(np.array([1, 1, 1], np.int64), "axes")):
+        graph = helper.make_graph([node], "g", values[:1], values[1:], [given])
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
+        assert _needs(model.SerializeToString()).endless is None
