@@ -115,4 +115,4 @@ class ProgressLines:
 
     def _print(self, text: str) -> None:
         self._last = time.monotonic()
-        print(f"modelopt: {text}", file=self._stream, flush=True)  # noqa: T201 - progress must not need rich
+        print(f"modelopt: {text}", file=self._stream, flush=True)
