@@ -28,6 +28,12 @@ Examples:
 @options.RANDOM_INPUTS
 @options.TIMING
 @option(
+    "--by-layer",
+    is_flag=True,
+    heading="Latency",
+    help="Profile each model: how long each node takes, by operator and by node; -v lists all.",
+)
+@option(
     "--calibrate-noise",
     is_flag=True,
     heading="Latency",
@@ -58,5 +64,5 @@ def command(context: click.Context, /, **_: Any) -> None:
         report = bench(replace(given, progress=progress), shown.report)
     if shown.as_json:
         screen.json(report)
-    screen.sections(bench_sections(report))
+    screen.sections(bench_sections(report, verbose=shown.verbose > 0))
     stop_at(report.gates, report)

@@ -48,11 +48,13 @@ class BenchOptions(LimitOptions, TimingOptions, MeasuredGateOptions, LayoutOptio
     Attributes:
         models: A model or several; ratios are to the first.
         data: Inputs: see `modelopt.data.in_memory.DataLike`. None makes random ones.
+        by_layer: Profile each model: how long each of its nodes takes.
         calibrate_noise: Time the first model against its own copy, and keep what this machine's noise is.
     """
 
     models: ModelLike | Sequence[ModelLike] = field(kw_only=False)
     data: DataLike | None = None
+    by_layer: bool = False
     calibrate_noise: bool = False
 
     def listed(self) -> Sequence[ModelLike]:
@@ -76,6 +78,7 @@ class CompareOptions(LimitOptions, TimingOptions, ComparedGateOptions, Evaluatio
         a: The model that is compared with.
         b: The model that is compared.
         bench: Measure latency.
+        by_layer: Profile both models: how long each of their nodes takes.
         baseline_provider: The execution provider of `a`, where that is another one.
         baseline_options: The options of that provider.
     """
@@ -83,6 +86,7 @@ class CompareOptions(LimitOptions, TimingOptions, ComparedGateOptions, Evaluatio
     a: ModelLike = field(kw_only=False)
     b: ModelLike = field(kw_only=False)
     bench: bool = True
+    by_layer: bool = False
     baseline_provider: str | None = None
     baseline_options: Mapping[str, str] = field(default_factory=dict)
 
@@ -157,6 +161,7 @@ def _asked(
         data=data,
         bench=None,
         session=option_groups.session_spec(options),
+        by_layer=options.by_layer,
         contract=option_groups.checked(Gates, gate_fields(options)),
         free_dims=_sizes(options.dims),
         seed=options.seed,
