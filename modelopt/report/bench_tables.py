@@ -8,6 +8,7 @@ from modelopt.measure.latency import BenchResult
 from modelopt.measure.process_figures import over_processes
 from modelopt.report.bench_report import BenchReport
 from modelopt.report.layer_tables import layer_sections
+from modelopt.report.process_rows import process_rows
 from modelopt.report.summary import accuracy_rows, covered, gate_sections, output_sections
 from modelopt.report.units import milliseconds, size
 
@@ -22,13 +23,14 @@ def bench_sections(report: BenchReport, *, verbose: bool = False) -> list[Sectio
                 info.path,
                 size(info.size_bytes),
                 *("" if ns is None else milliseconds(ns) for ns in (found["p50"], found["p90"], found["p99"])),
+                milliseconds(over_processes(result.loads_ns).point),
                 milliseconds(over_processes(result.first_runs_ns).point),
                 size(over_processes(result.peaks_bytes).point),
                 "" if ratio is None else f"{ratio.point:.2f}× ({ratio.low:.2f}–{ratio.high:.2f})",
                 "baseline" if ratio is None else ratio.verdict.value,
             )
         )
-    header = ("model", "size", "p50", "p90", "p99", "first run", "memory", "times as fast", "verdict")
+    header = ("model", "size", "p50", "p90", "p99", "load", "first run", "memory", "times as fast", "verdict")
     env = report.results[0].env
     about = [f"{env.cpu}, {env.threads} threads, onnxruntime {env.onnxruntime}, on {report.source}"]
     if report.noise is not None:
@@ -65,6 +67,7 @@ def compare_sections(report: BenchReport, *, verbose: bool = False) -> list[Sect
             else f"{ratio.point:.2f}× as fast ({ratio.low:.2f}–{ratio.high:.2f}): {ratio.verdict.value}"
         )
         rows.append(("latency, median", milliseconds(a.median_ns), milliseconds(b.median_ns), change))
+        rows += process_rows(a, b)
     if report.accuracy is not None:
         rows.extend(accuracy_rows(report.accuracy))
     notes = [f"on {report.source}", *([covered(report.results)] if report.results else [])]
