@@ -24,7 +24,7 @@ from modelopt.recipe.recipe import Gates, Recipe
 from modelopt.report import FileInfo, GateResult, Latency
 from modelopt.report.bench_report import BenchReport
 from modelopt.runtime import placement
-from modelopt.runtime.coverage import LayerTimes
+from modelopt.runtime.coverage import NodeTimes
 from modelopt.runtime.limits import Limits
 from modelopt.runtime.worker import Worker
 
@@ -102,7 +102,7 @@ def measure_models(asked: SideBySide) -> BenchReport:
         )
 
 
-def _layers(asked: SideBySide, loaded: Sequence[io.Loaded], dataset: Dataset, worker: Worker) -> list[LayerTimes]:
+def _layers(asked: SideBySide, loaded: Sequence[io.Loaded], dataset: Dataset, worker: Worker) -> list[NodeTimes]:
     """How long each node of each model takes."""
     (feeds,) = datasets.first_feeds(dataset, 1)
     found = []

@@ -8,7 +8,7 @@ from modelopt.measure.evaluate import Accuracy
 from modelopt.measure.latency import BenchResult
 from modelopt.measure.speed import Ratio
 from modelopt.report import FileInfo, GateResult
-from modelopt.runtime.coverage import LayerTimes
+from modelopt.runtime.coverage import NodeTimes
 
 SCHEMA = "modelopt-bench/4"
 
@@ -36,6 +36,6 @@ class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
     ratios: tuple[Ratio | None, ...]
     accuracy: Accuracy | None
     noise: Ratio | None = None
-    layers: tuple[LayerTimes, ...] = ()
+    layers: tuple[NodeTimes, ...] = ()
     gates: tuple[GateResult, ...] = ()
     warnings: tuple[str, ...]

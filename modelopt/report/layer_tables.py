@@ -8,7 +8,7 @@ from pathlib import Path
 from modelopt.core.tables import Section
 from modelopt.report.bench_report import BenchReport
 from modelopt.report.units import milliseconds
-from modelopt.runtime.coverage import Kind, LayerTimes
+from modelopt.runtime.coverage import Kind, NodeTimes
 
 BETWEEN = "between kernels"
 """What of a run no kernel takes."""
@@ -40,7 +40,7 @@ def layer_sections(report: BenchReport, *, verbose: bool = False) -> list[Sectio
     ]
 
 
-def by_operator(found: LayerTimes) -> dict[str, float]:
+def by_operator(found: NodeTimes) -> dict[str, float]:
     """Nanoseconds by operator of the model, with `BETWEEN`: they add up to the whole run, or to the kernels' time."""
     sums: dict[str, float] = {}
     for layer in found.layers:
@@ -48,7 +48,7 @@ def by_operator(found: LayerTimes) -> dict[str, float]:
     return {**sums, BETWEEN: found.between_ns}
 
 
-def by_layer(found: LayerTimes) -> dict[str, float]:
+def by_layer(found: NodeTimes) -> dict[str, float]:
     """Nanoseconds by node; nodes that share a name add up."""
     sums: dict[str, float] = {}
     for layer in found.layers:
@@ -57,7 +57,7 @@ def by_layer(found: LayerTimes) -> dict[str, float]:
     return {**sums, BETWEEN: found.between_ns}
 
 
-def _conversions(name: str, found: LayerTimes) -> str:
+def _conversions(name: str, found: NodeTimes) -> str:
     converting = sum(found.layer_ns(layer) for layer in found.layers if layer.kind is Kind.OVERHEAD)
     whole = sum(by_operator(found).values()) or 1
     return (

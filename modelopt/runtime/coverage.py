@@ -72,7 +72,7 @@ class Coverage(msgspec.Struct, frozen=True, kw_only=True):
         return self.median_ns[kind.value] / (sum(self.median_ns.values()) or 1)
 
 
-class LayerTimes(msgspec.Struct, frozen=True, kw_only=True):
+class NodeTimes(msgspec.Struct, frozen=True, kw_only=True):
     """How long each node of a model takes, in profiled runs.
 
     The figures are means over the fastest quarter of the runs, the same for all nodes and for the whole: other programs

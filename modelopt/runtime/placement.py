@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt.core.errors import EnvironmentLacks
-from modelopt.runtime.coverage import Coverage, LayerTimes, coverage_of
+from modelopt.runtime.coverage import Coverage, NodeTimes, coverage_of
 from modelopt.runtime.limits import Limits
 from modelopt.runtime.session import NodeRun, SessionSpec, full_provider_name
 from modelopt.runtime.worker import Worker
@@ -101,7 +101,7 @@ def layer_times(
     *,
     spec: SessionSpec | None = None,
     runs: int = 20,
-) -> LayerTimes:
+) -> NodeTimes:
     """Profile the model: how long each of its nodes takes, beside the whole run.
 
     Args:
@@ -121,7 +121,7 @@ def layer_times(
     found = session.profile()
     session.close()
     costs = coverage_of(model, [msgspec.structs.replace(each, runs_ns=each.runs_ns[2:]) for each in found]).nodes
-    return LayerTimes(layers=tuple(cost for cost in costs if cost.runs_ns), run_ns=tuple(whole[2:]))
+    return NodeTimes(layers=tuple(cost for cost in costs if cost.runs_ns), run_ns=tuple(whole[2:]))
 
 
 def coverage(

@@ -9,10 +9,10 @@ import msgspec
 import pytest
 
 from modelopt.report.layer_tables import BETWEEN, by_layer, by_operator
-from modelopt.runtime.coverage import Kind, LayerTimes, NodeCost
+from modelopt.runtime.coverage import Kind, NodeTimes, NodeCost
 from tests.command_line import CNN, FAST, QUICK, modelopt, sample
 
-RECORDED = LayerTimes(
+RECORDED = NodeTimes(
     layers=(
         NodeCost(node="a", op_type="Conv", kind=Kind.FLOAT, kernel="Conv", runs_ns=(400, 40, 41, 900)),
         NodeCost(node="b", op_type="Conv", kind=Kind.FLOAT, kernel="Conv", runs_ns=(300, 30, 31, 900)),
@@ -34,7 +34,7 @@ def test_the_fastest_runs_count() -> None:
 def test_real_profiles_add_up(name: str, tmp_path: Path) -> None:
     done = modelopt("bench", sample(name), "--by-layer", *FAST, "--processes", "1", "--json", cwd=tmp_path).succeeded()
 
-    (found,) = msgspec.convert(json.loads(done.out)["layers"], list[LayerTimes])
+    (found,) = msgspec.convert(json.loads(done.out)["layers"], list[NodeTimes])
     kernels = sum(map(found.layer_ns, found.layers))
     assert found.layers
     assert kernels <= 1.1 * found.whole_ns
