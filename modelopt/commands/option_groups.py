@@ -95,7 +95,8 @@ class EvaluationOptions(LayoutOptions):
         eval: Evaluation data: see `modelopt.data.in_memory.DataLike`.
         eval_limit: Use at most so many samples of it.
         labels: A file of its labels.
-        metric: top1, top5, argmax-agreement, cosine, sqnr, max-abs-error, file.py:f, or OUTPUT=NAME; or several.
+        metric: A name of `measure.registry.names` (top1, f1, wer, mae, cosine …), file.py:f, or OUTPUT=NAME; or
+            several.
     """
 
     eval: DataLike | None = None

@@ -50,9 +50,10 @@ class EvaluateSpec(DataSpec, frozen=True, kw_only=True, rename="kebab", forbid_u
     """Data for accuracy, and how to score it.
 
     Attributes:
-        metric: ``top1``, ``top5``, ``cosine``, ``sqnr``, ``max-abs-error``, ``argmax-agreement``, ``agreement``,
-            ``file.py:function``, or ``OUTPUT=NAME`` for one output; or several of these. None chooses by what the data
-            hold and the outputs stand for.
+        metric: With labels ``top1``, ``top5``, ``f1``, ``recall@1`` (or 5, 10), ``wer``, ``cer``, ``mae``, ``rmse`` or
+            ``file.py:function``; without ``cosine``, ``sqnr``, ``max-abs-error``, ``argmax-agreement``, ``agreement``,
+            ``detection-agreement``, or ``OUTPUT=NAME`` for one output; or several of these. None chooses by what the
+            data hold and the outputs stand for.
     """
 
     metric: str | tuple[str, ...] | None = None
@@ -107,8 +108,8 @@ class Gates(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_un
         not_slower: Whether a result breaks it that is not shown to be as fast as the input. A command then writes a
             copy of the input in its place, and that is no failure.
         metric: What `max_drop` is a figure of where there are no evaluation data: ``cosine``, ``sqnr`` (the relative
-            error), ``argmax-agreement``, or ``OUTPUT=NAME`` for one output; or several of these. None judges each
-            output by what it stands for.
+            error), ``argmax-agreement``, ``detection-agreement``, or ``OUTPUT=NAME`` for one output; or several of
+            these. None judges each output by what it stands for.
     """
 
     max_drop: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
