@@ -79,6 +79,9 @@ LAYOUT = group(
         help="Axis of an input along which arrays hold samples: state=1; repeatable. [default: by names and sizes]",
     ),
     option("--whole-files", is_flag=True, heading="Accuracy", help="Each .npz or .npy file is one feed."),
+    option(
+        "--label-column", metavar="NAME", heading="Accuracy", help="Column of a .csv with its labels. [default: label]"
+    ),
 )
 
 DATA = group(
@@ -87,7 +90,7 @@ DATA = group(
         type=DATA_NAME,
         metavar="DATA",
         heading="Accuracy",
-        help="Data: npz, npy, images, or file.py:f.",
+        help="Data: npz, npy, images, csv, or file.py:f.",
     ),
     option(
         "--eval-limit", type=click.IntRange(1), metavar="N", heading="Accuracy", help="Use at most N samples of it."

@@ -31,7 +31,7 @@ from modelopt.recipe.recipe import BenchSpec, DataSpec, EvaluateSpec, Gates, Rec
 from modelopt.recipe.trust import Trust
 
 _REPLACED = "random"
-_LAYOUT = ("batch_axis", "whole_files")
+_LAYOUT = ("batch_axis", "whole_files", "label_column")
 _EVALUATE = {"eval_limit": "limit", "labels": "labels", "metric": "metric", "preprocess": "preprocess"}
 
 
@@ -120,7 +120,11 @@ class RunOptions(OptimizeOptions, _RecipeOption):
         return spec if spec is None else msgspec.structs.replace(spec, **self._layout(names))
 
     def _layout(self, names: Collection[str]) -> dict[str, Any]:
-        said = {"batch_axis": dict(self.batch_axis), "whole_files": self.whole_files}
+        said = {
+            "batch_axis": dict(self.batch_axis),
+            "whole_files": self.whole_files,
+            "label_column": self.label_column,
+        }
         return {name: value for name, value in said.items() if name in names}
 
     def _evaluate(

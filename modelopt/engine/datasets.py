@@ -12,8 +12,10 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
+from modelopt.core.errors import InputError
 from modelopt.core.signature import Signature, is_free
 from modelopt.data import BatchAxes, Dataset, MemoryData, Preprocess, open_data, open_memory, overlap, split
+from modelopt.data.columns import Columns
 from modelopt.data.dtypes import holds_floats
 from modelopt.data.synthetic import RandomDataset
 from modelopt.engine import random_inputs, settings
@@ -22,7 +24,7 @@ from modelopt.measure.evaluate import Accuracy
 from modelopt.measure.heads import Head, heads_of
 from modelopt.measure.outputs import require_outputs
 from modelopt.measure.registry import parse_all
-from modelopt.recipe.recipe import DataSpec, Recipe
+from modelopt.recipe.recipe import DataSpec, EvaluateSpec, Recipe
 from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Worker
 from modelopt.verification.fitting import Needs
@@ -180,7 +182,11 @@ def _open(spec: DataSpec | None, signature: Signature, seed: int, memory: Mappin
         return None
     labels = Path(spec.labels) if spec.labels else None
     batch_axes = BatchAxes(spec.batch_axis, spec.whole_files)
+    # Calibration needs no labels, so its table may lack their column.
+    columns = Columns(spec.label_column, require_label=isinstance(spec, EvaluateSpec))
     if spec.data in memory:
+        if columns.label is not None and columns.require_label:
+            raise InputError("arrays in memory have no columns", hint="leave out --label-column")
         return open_memory(
             memory[spec.data],
             signature.inputs,
@@ -200,6 +206,7 @@ def _open(spec: DataSpec | None, signature: Signature, seed: int, memory: Mappin
         batch=spec.batch,
         seed=seed,
         batch_axes=batch_axes,
+        columns=columns,
     )
 
 

@@ -35,6 +35,7 @@ class DataSpec(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid
         batch_axis: The axis of an input along which its arrays hold samples, by the input's name; what is not named
             is found by the names and sizes of dimensions.
         whole_files: Each file of arrays is one feed, whatever its sizes.
+        label_column: The column of a table that holds the labels; None for one that is called ``label`` or ``labels``.
     """
 
     data: str
@@ -44,6 +45,7 @@ class DataSpec(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid
     batch: Annotated[int, msgspec.Meta(ge=1)] = 1
     batch_axis: dict[str, Annotated[int, msgspec.Meta(ge=0)]] = {}
     whole_files: bool = False
+    label_column: str | None = None
 
 
 class EvaluateSpec(DataSpec, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
