@@ -82,6 +82,12 @@ LAYOUT = group(
     option(
         "--label-column", metavar="NAME", heading="Accuracy", help="Column of a .csv with its labels. [default: label]"
     ),
+    option(
+        "--tokenizer",
+        type=click.Path(),
+        heading="Accuracy",
+        help="A tokenizer.json: DATA is text, as .txt, .jsonl or .csv.",
+    ),
 )
 
 DATA = group(
@@ -90,7 +96,7 @@ DATA = group(
         type=DATA_NAME,
         metavar="DATA",
         heading="Accuracy",
-        help="Data: npz, npy, images, csv, or file.py:f.",
+        help="Data: npz, npy, images, csv, text, or file.py:f.",
     ),
     option(
         "--eval-limit", type=click.IntRange(1), metavar="N", heading="Accuracy", help="Use at most N samples of it."

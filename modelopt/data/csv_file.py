@@ -32,7 +32,7 @@ def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             first = file.readline(MAX_ROW_CHARACTERS)
             file.seek(0)
-            lines = _Lines(file, path)
+            lines = BoundedLines(file, path)
             for row in csv.reader(lines, delimiter=max(_DELIMITERS, key=first.count), strict=True):
                 lines.length = 0
                 if any(cell.strip() for cell in row):
@@ -45,7 +45,7 @@ def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise InputError(f"cannot read {path}", note=str(error)) from None
 
 
-class _Lines:
+class BoundedLines:
     """The lines of a file, as long as those of a row are not too long; `length` is what they have so far."""
 
     def __init__(self, file: TextIO, path: Path) -> None:
@@ -54,7 +54,7 @@ class _Lines:
         self.number = 0
         self.length = 0
 
-    def __iter__(self) -> _Lines:
+    def __iter__(self) -> BoundedLines:
         return self
 
     def __next__(self) -> str:

@@ -20,6 +20,8 @@ from modelopt.data.script import open_script
 from modelopt.data.splits import draw
 from modelopt.data.synthetic import random_data
 from modelopt.data.tables import TABLE_SUFFIXES, open_table
+from modelopt.data.text_rows import JSON_SUFFIXES, LINE_SUFFIXES
+from modelopt.data.texts import open_texts
 
 DEFAULT_RANDOM_SAMPLES = 16
 """How many samples ``random`` gives when the user sets no limit."""
@@ -28,8 +30,8 @@ MAX_RANDOM_SAMPLES = 100_000
 """The most samples of ``random``: it would make any number of them."""
 
 _KINDS = (
-    "data is a .npz or .npy file, an image, a folder of either, a .csv file, a folder of test_data_set_*/input_*.pb, "
-    "file.py:function, or the word random"
+    "data is a .npz or .npy file, an image, a folder of either, a .csv, .jsonl or .txt file, a folder of "
+    "test_data_set_*/input_*.pb, file.py:function, or the word random"
 )
 
 
@@ -51,7 +53,8 @@ def open_data(
 
     Args:
         spec: ``random``, ``file.py:function``, or a path: a ``.npz``, a ``.npy``, an image, a folder of arrays or
-            images (class sub-folders give labels), a ``.csv``, or a folder in the layout of ONNX's backend tests.
+            images (class sub-folders give labels), a table, a file of texts, or a folder in the layout of ONNX's
+            backend tests.
         inputs: The model's inputs, in its order.
         preprocess: How images become feeds; what it leaves open is derived from the input.
         labels: A file of labels; it outranks labels that the data itself holds.
@@ -85,26 +88,55 @@ def open_data(
     path = user_files.existing(Path(spec))
     if labels is not None:
         user_files.existing(labels)
+    dataset = _opened(
+        spec,
+        path,
+        inputs,
+        preprocess=preprocess,
+        labels=labels,
+        batch=batch,
+        allow_nonfinite=allow_nonfinite,
+        batch_axes=batch_axes,
+        columns=columns,
+    )
+    return dataset if limit is None else draw(dataset, limit, seed)
+
+
+def _opened(
+    spec: str,
+    path: Path,
+    inputs: tuple[TensorSpec, ...],
+    *,
+    preprocess: Preprocess | None,
+    labels: Path | None,
+    batch: int,
+    allow_nonfinite: bool,
+    batch_axes: BatchAxes | None,
+    columns: Columns | None,
+) -> Dataset:
+    """The samples of a file or folder: see `open_data`."""
     kind, paths = _kind(path)
     if kind != "images":
         _refuse_unused("data that is not images", preprocess=preprocess)
     if kind not in ("arrays", "table"):
         _refuse_unused("data that is not .npz or .npy", batch_axes=batch_axes)
-    if kind != "table":
-        _refuse_unused("data that is not .csv", columns=columns)
-    dataset: Dataset
+    if kind not in ("table", "text"):
+        _refuse_unused("data that is no table and no text", columns=columns)
+    said = columns or Columns()
     if kind == "images":
-        dataset = open_images(spec, path, inputs, preprocess=preprocess, labels=labels, batch=batch)
-    elif kind == "arrays":
-        dataset = open_arrays(
+        return open_images(spec, path, inputs, preprocess=preprocess, labels=labels, batch=batch)
+    if kind == "arrays":
+        return open_arrays(
             spec, paths, inputs, labels=labels, batch=batch, allow_nonfinite=allow_nonfinite, batch_axes=batch_axes
         )
-    elif kind == "table":
-        columns = columns or Columns()
-        dataset = open_table(spec, path, inputs, columns=columns, labels=labels, batch=batch, batch_axes=batch_axes)
-    else:
-        dataset = open_pb(spec, paths, inputs, labels=labels, allow_nonfinite=allow_nonfinite)
-    return dataset if limit is None else draw(dataset, limit, seed)
+    if said.tokenizer is not None:
+        _refuse_unused("text", batch_axes=batch_axes)
+        return open_texts(spec, path, inputs, tokenizer=said.tokenizer, columns=said, labels=labels, batch=batch)
+    if kind == "text":
+        raise InputError(f"{path} is text, and the model takes tokens", hint="--tokenizer tokenizer.json makes them")
+    if kind == "table":
+        return open_table(spec, path, inputs, columns=said, labels=labels, batch=batch, batch_axes=batch_axes)
+    return open_pb(spec, paths, inputs, labels=labels, allow_nonfinite=allow_nonfinite)
 
 
 def script_of(spec: str) -> tuple[Path, str] | None:
@@ -127,6 +159,8 @@ def _refuse_unused(
         raise InputError(f"{what} takes no file of labels", hint="a function can yield (feeds, label)")
     if batch_axes is not None and batch_axes != BatchAxes({}):
         raise InputError(f"{what} has no batch axis to name", hint="leave out --batch-axis and --whole-files")
+    if columns is not None and columns.tokenizer is not None:
+        raise InputError(f"{what} has no text", hint="leave out --tokenizer")
     if columns is not None and columns.label is not None and columns.require_label:
         raise InputError(f"{what} has no columns", hint="leave out --label-column")
 
@@ -142,6 +176,8 @@ def _kind(path: Path) -> tuple[str, list[Path]]:
         return "images", []
     if path.suffix.lower() in TABLE_SUFFIXES:
         return "table", [path]
+    if path.suffix.lower() in (*JSON_SUFFIXES, *LINE_SUFFIXES):
+        return "text", [path]
     if path.suffix == ".py":
         raise InputError(f"{path} is a Python file: which function yields the samples?", hint=f"write {path}:function")
     raise InputError(f"{path} is not data that modelopt reads", note=_KINDS)

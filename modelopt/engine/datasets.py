@@ -183,10 +183,16 @@ def _open(spec: DataSpec | None, signature: Signature, seed: int, memory: Mappin
     labels = Path(spec.labels) if spec.labels else None
     batch_axes = BatchAxes(spec.batch_axis, spec.whole_files)
     # Calibration needs no labels, so its table may lack their column.
-    columns = Columns(spec.label_column, require_label=isinstance(spec, EvaluateSpec))
+    columns = Columns(
+        spec.label_column,
+        require_label=isinstance(spec, EvaluateSpec),
+        tokenizer=Path(spec.tokenizer) if spec.tokenizer else None,
+    )
     if spec.data in memory:
         if columns.label is not None and columns.require_label:
             raise InputError("arrays in memory have no columns", hint="leave out --label-column")
+        if columns.tokenizer is not None:
+            raise InputError("arrays in memory are no text", hint="leave out --tokenizer")
         return open_memory(
             memory[spec.data],
             signature.inputs,

@@ -57,6 +57,8 @@ def require_data(spec: DataSpec, memory: Collection[str] = ()) -> None:
         user_files.existing(Path(spec.data) if script is None else script[0])
     if spec.labels:
         user_files.existing(Path(spec.labels))
+    if spec.tokenizer:
+        user_files.existing(Path(spec.tokenizer))
 
 
 def require_provider(name: str) -> None:

@@ -93,6 +93,8 @@ def read_as_data(role: str, spec: DataSpec, memory: Collection[str]) -> Iterator
         yield RunFile(role, Path(spec.data))
     if spec.labels:
         yield RunFile(f"the labels of {role}", Path(spec.labels))
+    if spec.tokenizer:
+        yield RunFile(f"the tokenizer of {role}", Path(spec.tokenizer))
     if isinstance(spec, EvaluateSpec):
         yield from _metric_files(metric_names(spec.metric))
 

@@ -11,7 +11,7 @@ import msgspec
 
 from modelopt.recipe.recipe import BenchSpec, DataSpec, EvaluateSpec, Recipe, each_metric
 
-_PATHS = ("data", "labels")
+_PATHS = ("data", "labels", "tokenizer")
 
 _Data = TypeVar("_Data", bound=DataSpec)
 

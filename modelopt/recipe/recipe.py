@@ -36,6 +36,7 @@ class DataSpec(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid
             is found by the names and sizes of dimensions.
         whole_files: Each file of arrays is one feed, whatever its sizes.
         label_column: The column of a table that holds the labels; None for one that is called ``label`` or ``labels``.
+        tokenizer: A ``tokenizer.json``, where the data are texts.
     """
 
     data: str
@@ -46,6 +47,7 @@ class DataSpec(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid
     batch_axis: dict[str, Annotated[int, msgspec.Meta(ge=0)]] = {}
     whole_files: bool = False
     label_column: str | None = None
+    tokenizer: str | None = None
 
 
 class EvaluateSpec(DataSpec, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):

@@ -88,7 +88,12 @@ def needed(recipe: Recipe) -> tuple[str, ...]:
 def has_paths(recipe: Recipe) -> bool:
     """Whether the recipe names files by relative paths."""
     specs = [spec for spec in (recipe.calibration, recipe.evaluate) if spec is not None]
-    said = [text for spec in specs for text in (spec.data, spec.labels) if text is not None and text != "random"]
+    said = [
+        text
+        for spec in specs
+        for text in (spec.data, spec.labels, spec.tokenizer)
+        if text is not None and text != "random"
+    ]
     return any(not PurePath(text).is_absolute() for text in said)
 
 
@@ -111,6 +116,8 @@ class _Place:
             changes["data"] = self._named(f"{section}: data", spec.data, is_code=is_code)
         if spec.labels is not None:
             changes["labels"] = self._named(f"{section}: labels", spec.labels)
+        if spec.tokenizer is not None:
+            changes["tokenizer"] = self._named(f"{section}: tokenizer", spec.tokenizer)
         return msgspec.structs.replace(spec, **changes)
 
     def evaluation(self, spec: EvaluateSpec) -> EvaluateSpec:
