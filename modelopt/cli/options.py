@@ -96,7 +96,7 @@ DATA = group(
         type=DATA_NAME,
         metavar="DATA",
         heading="Accuracy",
-        help="Data: npz, npy, images, csv, text, or file.py:f.",
+        help="Data: npz, npy, images, sound, csv, text, or file.py:f.",
     ),
     option(
         "--eval-limit", type=click.IntRange(1), metavar="N", heading="Accuracy", help="Use at most N samples of it."
@@ -113,7 +113,11 @@ DATA = group(
         "max-abs-error, argmax-agreement, detection-agreement; or OUTPUT=NAME for one output: cosine, "
         "relative-error, rank-agreement, ignore …; may be repeated. [default: by the data and the outputs]",
     ),
-    option("--preprocess", heading="Accuracy", help="For images: resize=224x224,scale=1/255,mean=0.5,std=0.5."),
+    option(
+        "--preprocess",
+        heading="Accuracy",
+        help="For images: resize=224x224,scale=1/255,mean=0.5; for sound: rate=16000.",
+    ),
     LAYOUT,
 )
 

@@ -9,6 +9,7 @@ from modelopt.core.errors import InputError
 from modelopt.core.signature import TensorSpec
 from modelopt.data import user_files
 from modelopt.data.arrays import ARRAY_SUFFIXES, open_arrays
+from modelopt.data.audio import open_audio
 from modelopt.data.batch_axis import BatchAxes
 from modelopt.data.check import check_inputs
 from modelopt.data.columns import Columns
@@ -17,6 +18,7 @@ from modelopt.data.images import class_folders, is_image, open_images
 from modelopt.data.onnx_test_sets import open_pb, pb_folders
 from modelopt.data.preprocess import Preprocess
 from modelopt.data.script import open_script
+from modelopt.data.sound_file import is_audio
 from modelopt.data.splits import draw
 from modelopt.data.synthetic import random_data
 from modelopt.data.tables import TABLE_SUFFIXES, open_table
@@ -30,8 +32,8 @@ MAX_RANDOM_SAMPLES = 100_000
 """The most samples of ``random``: it would make any number of them."""
 
 _KINDS = (
-    "data is a .npz or .npy file, an image, a folder of either, a .csv, .jsonl or .txt file, a folder of "
-    "test_data_set_*/input_*.pb, file.py:function, or the word random"
+    "data is a .npz or .npy file, an image, a .wav or .flac, a folder of these, a .csv, .jsonl or .txt file, a folder "
+    "of test_data_set_*/input_*.pb, file.py:function, or the word random"
 )
 
 
@@ -52,9 +54,9 @@ def open_data(
     """Open the user's data for a model with these inputs; arrays and images are read later, sample by sample.
 
     Args:
-        spec: ``random``, ``file.py:function``, or a path: a ``.npz``, a ``.npy``, an image, a folder of arrays or
-            images (class sub-folders give labels), a table, a file of texts, or a folder in the layout of ONNX's
-            backend tests.
+        spec: ``random``, ``file.py:function``, or a path: a ``.npz``, a ``.npy``, an image, a sound file, a folder of
+            arrays, images or sound (class sub-folders give labels), a table, a file of texts, or a folder in the
+            layout of ONNX's backend tests.
         inputs: The model's inputs, in its order.
         preprocess: How images become feeds; what it leaves open is derived from the input.
         labels: A file of labels; it outranks labels that the data itself holds.
@@ -116,8 +118,8 @@ def _opened(
 ) -> Dataset:
     """The samples of a file or folder: see `open_data`."""
     kind, paths = _kind(path)
-    if kind != "images":
-        _refuse_unused("data that is not images", preprocess=preprocess)
+    if kind not in ("images", "audio"):
+        _refuse_unused("data that is no image and no sound", preprocess=preprocess)
     if kind not in ("arrays", "table"):
         _refuse_unused("data that is not .npz or .npy", batch_axes=batch_axes)
     if kind not in ("table", "text"):
@@ -125,6 +127,8 @@ def _opened(
     said = columns or Columns()
     if kind == "images":
         return open_images(spec, path, inputs, preprocess=preprocess, labels=labels, batch=batch)
+    if kind == "audio":
+        return open_audio(spec, path, inputs, preprocess=preprocess, labels=labels, batch=batch)
     if kind == "arrays":
         return open_arrays(
             spec, paths, inputs, labels=labels, batch=batch, allow_nonfinite=allow_nonfinite, batch_axes=batch_axes
@@ -174,6 +178,8 @@ def _kind(path: Path) -> tuple[str, list[Path]]:
         return "arrays", [path]
     if is_image(path):
         return "images", []
+    if is_audio(path):
+        return "audio", []
     if path.suffix.lower() in TABLE_SUFFIXES:
         return "table", [path]
     if path.suffix.lower() in (*JSON_SUFFIXES, *LINE_SUFFIXES):
@@ -190,7 +196,9 @@ def _folder_kind(path: Path) -> tuple[str, list[Path]]:
     folders = pb_folders(path)
     arrays = [entry for entry in entries if entry.suffix.lower() in ARRAY_SUFFIXES]
     has_images = any(is_image(entry) for entry in entries) or bool(class_folders(path))
-    kinds = [kind for kind, found in (("pb", folders), ("arrays", arrays), ("images", has_images)) if found]
+    has_audio = any(is_audio(entry) for entry in entries) or bool(class_folders(path, is_audio))
+    found_kinds = (("pb", folders), ("arrays", arrays), ("images", has_images), ("audio", has_audio))
+    kinds = [kind for kind, found in found_kinds if found]
     if len(kinds) > 1:
         raise InputError(
             f"the folder {path} mixes kinds of data", note=f"it holds {' and '.join(kinds)}", hint="keep one"

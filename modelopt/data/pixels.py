@@ -185,6 +185,8 @@ def resolve(preprocess: Preprocess, spec: TensorSpec) -> PixelPlan:
     Raises:
         InputError: The input cannot take an image, or contradicts what the user asked for.
     """
+    if preprocess.rate is not None:
+        raise InputError("images have no rate", hint="leave out rate, which is for sound")
     shape = spec.shape or ()
     layout = preprocess.layout or _guess_layout(spec)
     if spec.shape is None or len(layout) != len(shape) or spec.dtype in ("bool", "int8", "string"):

@@ -18,6 +18,9 @@ COLORS = ("rgb", "bgr", "gray")
 MAX_SIDE = 16384
 """The largest height or width to resize to."""
 
+RATES = range(1_000, 400_001)
+"""The rates of sound, in values per second, that are read and made."""
+
 _EXAMPLE = "resize=224x224,layout=nchw,scale=1/255,mean=0.485:0.456:0.406,std=0.229:0.224:0.225,color=rgb"
 
 
@@ -36,6 +39,7 @@ class Preprocess:
         color: One of `COLORS`.
         crop: The share of the largest centred box of the target's aspect ratio that is kept: 1.0 (``crop=center``)
             covers the target and cuts what sticks out; 0.875 (``crop=center:0.875``) is the usual 256-then-224.
+        rate: Of sound: values per second.
         keep_aspect: Without a crop: fit inside the target and fill the rest with black.
     """
 
@@ -47,6 +51,7 @@ class Preprocess:
     color: str | None = None
     crop: float | None = None
     keep_aspect: bool = False
+    rate: int | None = None
 
     @staticmethod
     def parse(text: str) -> Preprocess:
@@ -82,6 +87,7 @@ class Preprocess:
             "mean": self.mean and ":".join(map(_text, self.mean)),
             "std": self.std and ":".join(map(_text, self.std)),
             "color": self.color,
+            "rate": self.rate and str(self.rate),
             "crop": self.crop and ("center" if self.crop == 1 else f"center:{_text(self.crop)}"),
         }
         parts = [f"{key}={value}" for key, value in written.items() if value]
@@ -124,6 +130,12 @@ def _resize(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
+def _rate(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 7 and int(text) in RATES):
+        raise InputError(f"'{text}' is not a rate", hint=f"write {_KEYS['rate']}: values per second, 1000 to 400000")
+    return int(text)
+
+
 def _crop(text: str) -> float:
     place, colon, share = text.partition(":")
     value = _number(share, _KEYS["crop"]) if colon else 1.0
@@ -149,6 +161,7 @@ _KEYS = {
     "std": "std=0.229:0.224:0.225",
     "color": "color=rgb",
     "crop": "crop=center",
+    "rate": "rate=16000",
     "keep-aspect": "keep-aspect",
 }
 
@@ -160,4 +173,5 @@ _READERS: dict[str, Callable[[str], object]] = {
     "std": lambda text: tuple(_nonzero(piece, _KEYS["std"]) for piece in text.split(":")),
     "color": _one_of(COLORS),
     "crop": _crop,
+    "rate": _rate,
 }
