@@ -116,7 +116,8 @@ DATA = group(
     option(
         "--preprocess",
         heading="Accuracy",
-        help="For images: resize=224x224,scale=1/255,mean=0.5; for sound: rate=16000.",
+        help="For images: resize=224x224,scale=1/255,mean=0.5, imagenet, clip, vit …, or a "
+        "preprocessor_config.json; for sound: rate=16000.",
     ),
     LAYOUT,
 )

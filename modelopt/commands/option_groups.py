@@ -81,7 +81,8 @@ class LayoutOptions:
         whole_files: Each file of arrays is one feed.
         label_column: The column of a table that holds the labels. [default: label or labels]
         tokenizer: The tokenizer.json that makes tokens of texts.
-        preprocess: For images: resize=224x224,scale=1/255,mean=0.5,std=0.5; for sound: rate=16000.
+        preprocess: For images: resize=224x224,scale=1/255,mean=0.5,std=0.5, a preset such as imagenet, or a
+            preprocessor_config.json; for sound: rate=16000.
     """
 
     batch_axis: Mapping[str, int] = field(default_factory=dict)

@@ -79,6 +79,8 @@ class RunOptions(OptimizeOptions, _RecipeOption):
         calibration, evaluate, gates, bench = recipe.calibration, recipe.evaluate, recipe.gates, recipe.bench
         if calibration is not None and self.calib is not None:
             calibration = msgspec.structs.replace(calibration, data=_REPLACED)
+        if calibration is not None and self.preprocess is not None:
+            calibration = msgspec.structs.replace(calibration, preprocess=None)
         if calibration is not None and self.tokenizer is not None:
             calibration = msgspec.structs.replace(calibration, tokenizer=None)
         if evaluate is not None:
@@ -86,6 +88,8 @@ class RunOptions(OptimizeOptions, _RecipeOption):
                 evaluate = msgspec.structs.replace(evaluate, data=_REPLACED, labels=None)
             if self.labels is not None:
                 evaluate = msgspec.structs.replace(evaluate, labels=None)
+            if self.preprocess is not None:
+                evaluate = msgspec.structs.replace(evaluate, preprocess=None)
             if self.tokenizer is not None:
                 evaluate = msgspec.structs.replace(evaluate, tokenizer=None)
             if self.metric is not None:

@@ -21,7 +21,7 @@ from modelopt.data.script import open_script
 from modelopt.data.sound_file import is_audio
 from modelopt.data.splits import draw
 from modelopt.data.synthetic import random_data
-from modelopt.data.tables import TABLE_SUFFIXES, open_table
+from modelopt.data.csv_tables import TABLE_SUFFIXES, open_table
 from modelopt.data.text_rows import JSON_SUFFIXES, LINE_SUFFIXES
 from modelopt.data.texts import open_texts
 
@@ -137,7 +137,7 @@ def _opened(
         _refuse_unused("text", batch_axes=batch_axes)
         return open_texts(spec, path, inputs, tokenizer=said.tokenizer, columns=said, labels=labels, batch=batch)
     if kind == "text":
-        raise InputError(f"{path} is text, and the model takes tokens", hint="--tokenizer tokenizer.json makes them")
+        raise InputError(f"{path} is text, and not data without a tokenizer", hint="--tokenizer tokenizer.json")
     if kind == "table":
         return open_table(spec, path, inputs, columns=said, labels=labels, batch=batch, batch_axes=batch_axes)
     return open_pb(spec, paths, inputs, labels=labels, allow_nonfinite=allow_nonfinite)

@@ -15,6 +15,9 @@ LAYOUTS = ("nchw", "nhwc", "chw", "hwc", "nhw", "hw")
 
 COLORS = ("rgb", "bgr", "gray")
 
+RESAMPLING = ("bilinear", "bicubic", "lanczos", "nearest")
+"""How an image is resized; the first is what is done where nothing is said."""
+
 MAX_SIDE = 16384
 """The largest height or width to resize to."""
 
@@ -39,6 +42,7 @@ class Preprocess:
         color: One of `COLORS`.
         crop: The share of the largest centred box of the target's aspect ratio that is kept: 1.0 (``crop=center``)
             covers the target and cuts what sticks out; 0.875 (``crop=center:0.875``) is the usual 256-then-224.
+        resample: One of `RESAMPLING`.
         rate: Of sound: values per second.
         keep_aspect: Without a crop: fit inside the target and fill the rest with black.
     """
@@ -52,12 +56,17 @@ class Preprocess:
     crop: float | None = None
     keep_aspect: bool = False
     rate: int | None = None
+    resample: str | None = None
 
     @staticmethod
-    def parse(text: str) -> Preprocess:
+    def parse(text: str, presets: tuple[str, ...] = ()) -> Preprocess:
         """Parse ``resize=HxW,layout=…,scale=1/255,mean=a:b:c,std=a:b:c,color=…,crop=center,keep-aspect``.
 
         Every part is optional and the order is free.
+
+        Args:
+            text: The text.
+            presets: Names that stand for a preprocessing elsewhere, for the hint of an error.
 
         Raises:
             InputError: An unknown or repeated key, or a value that is not one.
@@ -69,8 +78,8 @@ class Preprocess:
             if key not in _KEYS:
                 raise InputError(
                     f"unknown preprocessing '{key}'",
-                    note=f"known are {', '.join(_KEYS)}",
-                    hint=did_you_mean(key, _KEYS) or f"for example {_EXAMPLE}",
+                    note=f"known are {', '.join((*_KEYS, *presets))}",
+                    hint=did_you_mean(key, (*_KEYS, *presets)) or f"for example {_EXAMPLE}",
                 )
             if name in values:
                 raise InputError(f"preprocessing '{key}' is given twice")
@@ -88,6 +97,7 @@ class Preprocess:
             "std": self.std and ":".join(map(_text, self.std)),
             "color": self.color,
             "rate": self.rate and str(self.rate),
+            "resample": self.resample,
             "crop": self.crop and ("center" if self.crop == 1 else f"center:{_text(self.crop)}"),
         }
         parts = [f"{key}={value}" for key, value in written.items() if value]
@@ -162,6 +172,7 @@ _KEYS = {
     "color": "color=rgb",
     "crop": "crop=center",
     "rate": "rate=16000",
+    "resample": "resample=bicubic",
     "keep-aspect": "keep-aspect",
 }
 
@@ -174,4 +185,5 @@ _READERS: dict[str, Callable[[str], object]] = {
     "color": _one_of(COLORS),
     "crop": _crop,
     "rate": _rate,
+    "resample": _one_of(RESAMPLING),
 }

@@ -14,9 +14,10 @@ import onnx_ir as ir
 from modelopt import graph
 from modelopt.core.errors import InputError
 from modelopt.core.signature import Signature, is_free
-from modelopt.data import BatchAxes, Dataset, MemoryData, Preprocess, open_data, open_memory, overlap, split
+from modelopt.data import BatchAxes, Dataset, MemoryData, open_data, open_memory, overlap, split
 from modelopt.data.columns import Columns
 from modelopt.data.dtypes import holds_floats
+from modelopt.data.preprocess_config import read_preprocess
 from modelopt.data.synthetic import RandomDataset
 from modelopt.engine import random_inputs, settings
 from modelopt.graph import quantized_io
@@ -206,7 +207,7 @@ def _open(spec: DataSpec | None, signature: Signature, seed: int, memory: Mappin
     return open_data(
         spec.data,
         signature.inputs,
-        preprocess=Preprocess.parse(spec.preprocess) if spec.preprocess else None,
+        preprocess=read_preprocess(spec.preprocess) if spec.preprocess else None,
         labels=labels,
         limit=spec.limit,
         batch=spec.batch,

@@ -29,7 +29,8 @@ class DataSpec(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid
     Attributes:
         data: What ``--calib`` and ``--eval`` take: a file, a folder, ``file.py:function``, or ``random``.
         limit: Use at most so many samples.
-        preprocess: How images become inputs, e.g. ``resize=224x224,scale=1/255``; of sound ``rate=16000``.
+        preprocess: How images become inputs, e.g. ``resize=224x224,scale=1/255``, a preset such as ``imagenet``, or the
+            path of a ``preprocessor_config.json``; of sound ``rate=16000``.
         labels: A file with labels, where the data themselves have none.
         batch: Samples a feed, where the model's batch dimension is free.
         batch_axis: The axis of an input along which its arrays hold samples, by the input's name; what is not named
