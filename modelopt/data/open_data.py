@@ -13,6 +13,7 @@ from modelopt.data.audio import open_audio
 from modelopt.data.batch_axis import BatchAxes
 from modelopt.data.check import check_inputs
 from modelopt.data.columns import Columns
+from modelopt.data.csv_tables import TABLE_SUFFIXES, open_table
 from modelopt.data.dataset import Dataset
 from modelopt.data.images import class_folders, is_image, open_images
 from modelopt.data.onnx_test_sets import open_pb, pb_folders
@@ -21,7 +22,6 @@ from modelopt.data.script import open_script
 from modelopt.data.sound_file import is_audio
 from modelopt.data.splits import draw
 from modelopt.data.synthetic import random_data
-from modelopt.data.csv_tables import TABLE_SUFFIXES, open_table
 from modelopt.data.text_rows import JSON_SUFFIXES, LINE_SUFFIXES
 from modelopt.data.texts import open_texts
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from modelopt.core.errors import InputError
-from modelopt.data import open_data
+from modelopt.data import csv_tables, open_data
 from modelopt.data.columns import Columns
 from tests.command_line import evaluation, modelopt, sample
 from tests.data_tools import spec
@@ -123,9 +123,9 @@ def test_a_bomb_takes_little_memory(tmp_path: Path, bomb: str) -> None:
         if bomb == "line":
             file.truncate(1 << 30)
         elif bomb == "quoted":
-            file.write(b'"' + b"1\n" * 3_000_000)
+            file.write(b'"' + b"1\n" * 600_000)
         else:
-            file.write(b'"1\n",' * 1_000_000)
+            file.write(b'"1\n",' * 300_000)
     tracemalloc.start()
     try:
         with pytest.raises(InputError, match=r"too long|too large|no CSV"):
@@ -133,6 +133,13 @@ def test_a_bomb_takes_little_memory(tmp_path: Path, bomb: str) -> None:
         assert tracemalloc.get_traced_memory()[1] < 100 << 20
     finally:
         tracemalloc.stop()
+
+
+def test_a_table_of_too_many_cells_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(csv_tables, "MAX_CELLS", 10)
+    assert len(open_data(table(tmp_path, "x\n" + "1\n" * 10), [spec("x", "n")])) == 10
+    with pytest.raises(InputError, match="is too large"):
+        open_data(table(tmp_path, "x\n" + "1\n" * 11), [spec("x", "n")])
 
 
 def test_evaluate_reads_a_table_and_refuses_a_bomb(tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def test_images_are_resized_with_the_filter_that_is_said(tmp_path: Path) -> None
         assert np.array_equal(found.feeds["x"][0], np.asarray(expected, np.float32)), name
 
 
-def test_a_recipe_may_name_a_config_beside_it_only(tmp_path: Path) -> None:
+def test_a_recipe_may_name_a_config_and_a_tokenizer_beside_it_only(tmp_path: Path) -> None:
     inside = Recipe(steps=(), calibration=DataSpec(data="random", preprocess="c.json"))
     (tmp_path / "recipe.yaml").touch()
     placed = trust.placed(inside, tmp_path / "recipe.yaml", trust.Trust(paths=True))
@@ -146,6 +146,9 @@ def test_a_recipe_may_name_a_config_beside_it_only(tmp_path: Path) -> None:
     outside = Recipe(steps=(), calibration=DataSpec(data="random", preprocess="/etc/c.json"))
     with pytest.raises(InputError, match="preprocess"):
         trust.placed(outside, tmp_path / "recipe.yaml", trust.Trust())
+    tokenizer = Recipe(steps=(), calibration=DataSpec(data="random", tokenizer="/etc/t.json"))
+    with pytest.raises(InputError, match="tokenizer"):
+        trust.placed(tokenizer, tmp_path / "recipe.yaml", trust.Trust())
     plain = paths.without_folders(outside).calibration
     assert plain is not None
     assert plain.preprocess == "c.json"
