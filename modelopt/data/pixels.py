@@ -96,7 +96,9 @@ def decode(path: Path, color: str) -> Image.Image:
                 _check_pixels(opened.width * opened.height, size_bytes, path)
                 upright = ImageOps.exif_transpose(opened)
                 return _eight_bit(upright).convert("L" if color == "gray" else "RGB")
-    except (*_BROKEN, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{path} is too large", note=str(error)) from None
+    except _BROKEN as error:
         raise InputError(
             f"{path} is damaged or not an image",
             note=f"{type(error).__name__}: {error}",

@@ -12,7 +12,26 @@ from pathlib import Path
 
 import pytest
 
-_GIGABYTE = 1 << 30
+from tests.data.tokenizer_files import tokenizer
+
+_GIGABYTE = (1 << 30) - 100
+
+SAID = {
+    "claims.npy": "cut short or damaged",
+    "fields.csv": "the row is too long",
+    "header.npy": "impossible header",
+    "hours.flac": "too long",
+    "hours.wav": "is damaged",
+    "line.csv": "line 2: the row is too long",
+    "line.jsonl": "line 1: the row is too long",
+    "line.txt": "line 1: the row is too long",
+    "nested.jsonl": "nested too deep",
+    "objects.jsonl": "nested too deep",
+    "side.png": "too large",
+    "silence.wav": "too long",
+    "zeros.npz": "unpacks to more than memory should hold",
+}
+"""What the error of each file says."""
 
 _OPEN = """
 import json, sys
@@ -102,15 +121,15 @@ def bombs(folder: Path) -> None:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc says how much memory a process took")
 def test_bombs_of_all_kinds_are_refused_within_300_mb(tmp_path: Path) -> None:
     bombs(tmp_path)
-    vocabulary = {"type": "WordPiece", "unk_token": "u", "continuing_subword_prefix": "##", "vocab": {"u": 0}}
-    model = {**vocabulary, "max_input_chars_per_word": 100}
-    (tmp_path / "tokenizer.json").write_text(json.dumps({"version": "1.0", "added_tokens": [], "model": model}))
+    tokenizer(tmp_path)
     names = sorted(path.name for path in tmp_path.iterdir() if path.suffix != ".json")
     ran = subprocess.run(
         [sys.executable, "-c", _OPEN, *names], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
     )
     assert ran.returncode == 0, ran.stderr
     found, megabytes = json.loads(ran.stdout)
-    assert sorted(found) == names
-    assert all("\n" not in fact for fact in found.values()), found
+    assert sorted(found) == names == sorted(SAID)
+    for name, said in SAID.items():
+        assert said in found[name], (name, found[name])
+        assert "\n" not in found[name]
     assert megabytes < 300
