@@ -50,6 +50,10 @@ class ErrorRate(TaskMetric):
         """See `TaskMetric.tally`."""
         return _Edits()
 
+    def wrong(self, items: np.ndarray) -> np.ndarray:
+        """See `TaskMetric.wrong`: all parts of the label are missing."""
+        return np.repeat(items[:, 1:], 2, axis=1)
+
     def items(self, outputs: Outputs, label: np.ndarray | None) -> tuple[np.ndarray, bool]:
         """See `TaskMetric.items`: one row (edits, length) for each text."""
         if label is None:

@@ -44,6 +44,10 @@ class MeanAbsoluteError(TaskMetric):
             raise InputError(f"{self.name} has no value: an output or a label is NaN or infinite")
         return self.penalty(errors), label.ndim > 1
 
+    def wrong(self, items: np.ndarray) -> np.ndarray:
+        """See `TaskMetric.wrong`: an answer that is not there has no distance."""
+        raise InputError(f"{self.name} has no value: only one of the two models answers a sample")
+
     def penalty(self, errors: np.ndarray) -> np.ndarray:
         """What each error adds to the mean, float64[k]."""
         found: np.ndarray = np.abs(errors)

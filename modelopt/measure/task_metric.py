@@ -61,9 +61,12 @@ class TaskMetric(Metric):
         self._nonfinite += count_nonfinite_mismatches(reference, candidate)
         before = self._fitting(reference, label, required=not self._inferred)
         after = self._fitting(candidate, label, required=not self.higher_is_better)
-        known = before or after
-        wrong = (np.zeros(0), True) if known is None else (self.wrong(known[0]), known[1])
-        (items, together), (others, _) = before or wrong, after or wrong
+        if before is None and after is not None:
+            before = self.wrong(after[0]), after[1]
+        elif after is None and before is not None:
+            after = self.wrong(before[0]), before[1]
+        nothing = np.zeros(0), True
+        (items, together), (others, _) = before or nothing, after or nothing
         if not (items.size or others.size):
             self._unscored += 1
             return

@@ -193,6 +193,18 @@ def test_a_candidate_of_another_shape_is_no_perfect_score() -> None:
         MeanAbsoluteError().update([np.zeros(2)], [np.zeros(3)], np.zeros(2))
 
 
+def test_a_model_that_answers_nothing_is_wrong() -> None:
+    labels, rows = np.array([0, 0, 1, 1]), np.repeat(np.eye(2), 2, axis=0)
+    for metric in (F1(), RecallAtK(1)):
+        metric.update([rows], [np.zeros((0, 2))], labels)
+        assert (metric.reference_score().value, metric.score().value) == (1, 0), metric.name
+    words = WordErrorRate()
+    words.update([np.array(["a b"], object)], [np.zeros(0, object)], np.array(["a b"]))
+    assert (words.reference_score().value, words.score().value) == (0, 1)
+    with pytest.raises(InputError, match="only one of the two models answers"):
+        MeanAbsoluteError().update([np.zeros(2)], [np.zeros(0)], np.zeros(2))
+
+
 def recall(embeddings: np.ndarray, labels: np.ndarray, k: int) -> float:
     right = []
     for i, each in enumerate(embeddings):
