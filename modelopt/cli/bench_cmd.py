@@ -23,7 +23,7 @@ Examples:
 )
 @click.argument("models", type=click.Path(path_type=Path), nargs=-1, required=True)
 @option("--data", type=options.DATA_NAME, metavar="DATA", help="Inputs; without them random ones are made.")
-@option("--preprocess", help="For image folders, e.g. resize=224x224,scale=1/255.")
+@option("--preprocess", help="For images: resize=224x224,scale=1/255, imagenet, clip …; for sound: rate=16000.")
 @options.LAYOUT
 @options.RANDOM_INPUTS
 @options.TIMING

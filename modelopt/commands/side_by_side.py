@@ -106,8 +106,8 @@ def bench(options: BenchOptions, report_file: Path | None = None) -> BenchReport
         text = option_groups.data_text(options.data, EVALUATION)
         fields = {"data": text, "batch": options.batch, **option_groups.layout_fields(options)}
         data = option_groups.checked(EvaluateSpec, fields)
-    elif options.batch_axis or options.whole_files:
-        raise InputError("--batch-axis and --whole-files need data", hint="--data DATA")
+    elif options.batch_axis or options.whole_files or options.label_column or options.tokenizer:
+        raise InputError("--batch-axis, --whole-files, --label-column and --tokenizer need data", hint="--data DATA")
     asked = _asked(options, options.listed(), data, options.data, "--data")
     asked = replace(asked, bench=option_groups.bench_spec(options), calibrate_noise=options.calibrate_noise)
     return _measured(asked, report_file)
