@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from modelopt.report.layer_tables import BETWEEN, by_layer, by_operator
-from modelopt.runtime.coverage import Kind, NodeTimes, NodeCost
+from modelopt.runtime.coverage import Kind, NodeCost, NodeTimes
 from tests.command_line import CNN, FAST, QUICK, modelopt, sample
 
 RECORDED = NodeTimes(
