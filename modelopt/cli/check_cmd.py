@@ -52,7 +52,7 @@ Examples:
     type=click.Path(path_type=Path),
     multiple=True,
     heading="Output",
-    help="Also write what was found: .json, .md, or .xml for JUnit; repeatable.",
+    help="Also write what was found: .json, .md, .html, or .xml for JUnit; repeatable.",
 )
 @option(
     "--github/--no-github",

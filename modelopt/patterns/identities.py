@@ -69,7 +69,12 @@ def _slice(node: ir.Node, opset: int) -> bool:
     if all(end >= TO_THE_END for end in ends):
         return True
     axes, dims = _slice_axes(node, opset, len(ends)), graph.known_dims(graph.input_at(node, 0))
-    if axes is None or dims is None or len(axes) != len(ends) or not all(-len(dims) <= axis < len(dims) for axis in axes):
+    if (
+        axes is None
+        or dims is None
+        or len(axes) != len(ends)
+        or not all(-len(dims) <= axis < len(dims) for axis in axes)
+    ):
         return False
     return all(_reaches(end, dims[axis]) for end, axis in zip(ends, axes, strict=True))
 
