@@ -16,7 +16,11 @@ WIDTH, HEIGHT = 640, 160
 _BINS = 80
 _TICKS = 5
 _TAIL = 0.5
-"""The percentage of samples that may be outside the axis at either end: one sample that was interrupted is far away."""
+"""The percentage of samples that may be outside the axis at either end."""
+
+_FAR = 4.0
+"""Samples may be outside that are farther from the median than so many times the spread of the middle 80 %: those
+where another program ran are far away."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,8 @@ def chart(named: Sequence[tuple[str, BenchResult]]) -> Chart | None:
     runs = [(name, samples) for name, samples in runs if samples.size]
     if not runs:
         return None
-    low = min(float(np.percentile(samples, _TAIL)) for _, samples in runs)
-    high = max(float(np.percentile(samples, 100 - _TAIL)) for _, samples in runs)
+    ends = [_ends(samples) for _, samples in runs]
+    low, high = min(first for first, _ in ends), max(last for _, last in ends)
     margin = 0.03 * (high - low) or 0.01 * max(high, 1.0)
     low, high = max(0.0, low - margin), high + margin
     shares = [np.histogram(samples, _BINS, (low, high))[0] / samples.size for _, samples in runs]
@@ -70,6 +74,13 @@ def chart(named: Sequence[tuple[str, BenchResult]]) -> Chart | None:
     ticks = tuple((_place(ns, low, high), milliseconds(ns)) for ns in np.linspace(low, high, _TICKS).tolist())
     outside = sum(int(((samples < low) | (samples > high)).sum()) for _, samples in runs)
     return Chart(tuple(curves), ticks, outside)
+
+
+def _ends(samples: np.ndarray) -> tuple[float, float]:
+    """The axis that shows what matters of the samples of one model."""
+    first, tenth, median, ninetieth, last = np.percentile(samples, (_TAIL, 10, 50, 90, 100 - _TAIL)).tolist()
+    spread = max(ninetieth - tenth, 0.02 * median)
+    return max(first, median - _FAR * spread), min(last, median + _FAR * spread)
 
 
 def _words(samples: np.ndarray) -> str:

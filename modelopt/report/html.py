@@ -165,13 +165,18 @@ def _rendered(page: _Page) -> str:
         loader=jinja2.FunctionLoader(_source),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
-        finalize=lambda value: printable(value) if isinstance(value, str) else value,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     return environment.get_template(_TEMPLATE).render(
         page=page, script_hash=_script_hash(), width=distribution.WIDTH, height=distribution.HEIGHT
     )
+
+
+def _shown(value: object) -> object:
+    """Text without characters that are not printable; what the template's own macros made is text already."""
+    return printable(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
 def _source(name: str) -> str:
