@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from modelopt.core.json_text import json_text
+from modelopt.cli import documents
 from modelopt.core.printable import printable
 from modelopt.core.progress import Progress, silent
 from modelopt.core.tables import Section
@@ -92,7 +91,7 @@ class Screen:
 
     def json(self, document: msgspec.Struct | dict[str, object]) -> None:
         """Print one JSON document to stdout."""
-        sys.stdout.write(json_text(document, sys.stdout.encoding) + "\n")
+        documents.show(document)
 
     def note(self, text: str) -> None:
         """Say a line on stderr."""
