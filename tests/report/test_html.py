@@ -49,7 +49,7 @@ def test_the_parts_in_order(quantized: Path) -> None:
         for each in ("<h1>", 'id="figures"', ">before<", 'id="gates"', "<td>max-drop", "<svg", 'id="provenance"', ABOUT)
     ]
     assert places == sorted(places)
-    for words in ("top1 (n=629)", "signal to noise", "95 % interval", "target", "seed", "onnxruntime", "version: 1"):
+    for words in ("top1 (n=629)", "signal to noise", "rewrites", "target", "seed", "onnxruntime", "version: 1"):
         assert words in text, words
     assert len(re.findall(r'<path class="curve', text)) == 2
 
