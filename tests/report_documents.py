@@ -49,7 +49,7 @@ def check_written(arguments: Sequence[str | Path], cwd: Path, code: int, out: by
             assert is_error(out, code), document
     else:
         assert error_report.SCHEMA.encode() not in out[:100]
-    for path in _reports(words, cwd):
+    for path in _reports(words, cwd) if code in {0, 1, 5} else ():
         require_valid(json.loads(path.read_bytes()))
 
 
