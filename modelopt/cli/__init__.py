@@ -29,6 +29,8 @@ COMMANDS: dict[str, str] = {
     "quantize": "Convert to int8 with calibration data.",
     "bench": "Measure latency, models side by side.",
     "compare": "Compare two models: size, latency, accuracy.",
+    "diff": "Show what two model files differ in.",
+    "reduce": "Find the smallest part of a model on which a command fails.",
     "evaluate": "Score a model on labelled data.",
     "check": "Compare a stored report with an earlier one.",
     "run": "Run a recipe.",

@@ -23,10 +23,16 @@ Examples:
 )
 @click.argument("models", type=click.Path(path_type=Path), nargs=-1, required=True)
 @option("--data", type=options.DATA_NAME, metavar="DATA", help="Inputs; without them random ones are made.")
-@option("--preprocess", help="For image folders, e.g. resize=224x224,scale=1/255.")
+@option("--preprocess", help="For images: resize=224x224,scale=1/255, imagenet, clip …; for sound: rate=16000.")
 @options.LAYOUT
 @options.RANDOM_INPUTS
 @options.TIMING
+@option(
+    "--by-layer",
+    is_flag=True,
+    heading="Latency",
+    help="Profile each model: how long each node takes, by operator and by node; -v lists all.",
+)
 @option(
     "--calibrate-noise",
     is_flag=True,
@@ -58,5 +64,5 @@ def command(context: click.Context, /, **_: Any) -> None:
         report = bench(replace(given, progress=progress), shown.report)
     if shown.as_json:
         screen.json(report)
-    screen.sections(bench_sections(report))
+    screen.sections(bench_sections(report, verbose=shown.verbose > 0))
     stop_at(report.gates, report)

@@ -29,6 +29,12 @@ Examples:
 @options.RANDOM_INPUTS
 @options.NO_BENCH
 @options.TIMING
+@option(
+    "--by-layer",
+    is_flag=True,
+    heading="Latency",
+    help="Profile both models: how long each node takes, by operator and by node; -v lists all.",
+)
 @option("--baseline-provider", heading="Latency", help="Run A on this provider instead.")
 @option(
     "--baseline-option",
@@ -60,5 +66,5 @@ def command(context: click.Context, /, **_: Any) -> None:
         report = compare(replace(given, progress=progress), shown.report)
     if shown.as_json:
         screen.json(report)
-    screen.sections(compare_sections(report))
+    screen.sections(compare_sections(report, verbose=shown.verbose > 0))
     stop_at(report.gates, report)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from modelopt.cli import documents
+from modelopt.cli.progress_text import ProgressLines, ProgressText
 from modelopt.core.printable import printable
 from modelopt.core.progress import Progress, silent
 from modelopt.core.tables import Section
@@ -40,40 +42,30 @@ class Screen:
 
     @contextlib.contextmanager
     def progress(self) -> Iterator[Progress]:
-        """A callback for progress: a bar on a terminal; without one nothing, or a line per stage with ``-v``."""
+        """A callback for progress: a bar on a terminal; without one a line now and then, or per stage with ``-v``."""
         if self._quiet:
             yield silent
             return
         if not self._err.is_terminal:
-            yield self._lines() if self._verbose else silent
+            with ProgressLines(sys.stderr, every_stage=self._verbose > 0) as lines:
+                yield lines.update
             return
         from rich import progress as parts  # `inspect` shows none, and starts the sooner
 
         columns = (
             parts.SpinnerColumn(),
-            parts.TextColumn("{task.description}"),
-            parts.BarColumn(),
-            parts.MofNCompleteColumn(),
+            parts.TextColumn("{task.description}", markup=False),  # names of models are not markup
+            parts.BarColumn(bar_width=20),
             parts.TimeElapsedColumn(),
         )
         with parts.Progress(*columns, console=self._err, transient=True) as bar:
-            task = bar.add_task("starting", total=None)
+            text, task = ProgressText(), bar.add_task("starting", total=None)
 
             def update(what: str, done: int, total: int | None) -> None:
-                bar.update(task, description=printable(what), completed=done, total=total)
+                text.update(what, done, total)
+                bar.update(task, description=text.line(), completed=done, total=total)
 
             yield update
-
-    def _lines(self) -> Progress:
-        last = ""
-
-        def update(what: str, _done: int, _total: int | None) -> None:
-            nonlocal last
-            if what != last:
-                last = what
-                self._err.print(Text(f"modelopt: {printable(what)}"))
-
-        return update
 
     def report(self, report: Report, *, explain: bool) -> None:
         """Show a report: JSON on stdout, else tables on stderr."""

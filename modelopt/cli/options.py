@@ -37,6 +37,12 @@ class Optimizing(Command):
             return super().invoke(ctx)
 
 
+METRIC_NAMES = (
+    *("top1", "top5", "f1", "recall@1", "recall@5", "recall@10", "wer", "cer", "mae", "rmse"),
+    *("cosine", "sqnr", "max-abs-error", "argmax-agreement", "agreement", "detection-agreement"),
+)
+"""What ``--metric`` takes besides ``file.py:function``: see `modelopt.measure.registry.names`."""
+
 DATA_NAME = Names("random", name="data")
 """Where samples come from: a file, a folder, ``file.py:f``, or random."""
 
@@ -73,6 +79,15 @@ LAYOUT = group(
         help="Axis of an input along which arrays hold samples: state=1; repeatable. [default: by names and sizes]",
     ),
     option("--whole-files", is_flag=True, heading="Accuracy", help="Each .npz or .npy file is one feed."),
+    option(
+        "--label-column", metavar="NAME", heading="Accuracy", help="Column of a .csv with its labels. [default: label]"
+    ),
+    option(
+        "--tokenizer",
+        type=click.Path(),
+        heading="Accuracy",
+        help="A tokenizer.json: DATA is text, as .txt, .jsonl or .csv.",
+    ),
 )
 
 DATA = group(
@@ -81,7 +96,7 @@ DATA = group(
         type=DATA_NAME,
         metavar="DATA",
         heading="Accuracy",
-        help="Data: npz, npy, images, or file.py:f.",
+        help="Data: npz, npy, images, sound, csv, text, or file.py:f.",
     ),
     option(
         "--eval-limit", type=click.IntRange(1), metavar="N", heading="Accuracy", help="Use at most N samples of it."
@@ -89,15 +104,21 @@ DATA = group(
     option("--labels", type=click.Path(), heading="Accuracy", help="Its labels: a file with 'name,label' lines."),
     option(
         "--metric",
-        type=Names("top1", "top5", "argmax-agreement", "cosine", "sqnr", "max-abs-error"),
+        type=Names(*METRIC_NAMES),
         multiple=True,
         callback=one_or_several,
         metavar="NAME",
         heading="Accuracy",
-        help="top1, top5, argmax-agreement, cosine, sqnr, max-abs-error, file.py:f, or OUTPUT=NAME for one output: "
-        "cosine, relative-error, rank-agreement, ignore …; may be repeated. [default: by the data and the outputs]",
+        help="With labels top1, top5, f1, recall@1, wer, cer, mae, rmse, file.py:f; without cosine, sqnr, "
+        "max-abs-error, argmax-agreement, detection-agreement; or OUTPUT=NAME for one output: cosine, "
+        "relative-error, rank-agreement, ignore …; may be repeated. [default: by the data and the outputs]",
     ),
-    option("--preprocess", heading="Accuracy", help="For images: resize=224x224,scale=1/255,mean=0.5,std=0.5."),
+    option(
+        "--preprocess",
+        heading="Accuracy",
+        help="For images: resize=224x224,scale=1/255,mean=0.5, imagenet, clip, vit …, or a "
+        "preprocessor_config.json; for sound: rate=16000.",
+    ),
     LAYOUT,
 )
 

@@ -56,7 +56,7 @@ Examples:
     "--calib",
     type=options.DATA_NAME,
     metavar="DATA",
-    help="Data to choose channels or weights with, and to repair what is lost: npz, npy, .pb, images, file.py:f.",
+    help="Data to choose channels or weights with, and to repair what is lost: npz, npy, .pb, images, csv, file.py:f.",
 )
 @option(
     "--calib-limit",

@@ -33,7 +33,7 @@ Examples:
     "--calib",
     type=options.DATA_NAME,
     metavar="DATA",
-    help="Calibration data: npz, npy, .pb test sets, images, file.py:f, or random.",
+    help="Calibration data: npz, npy, .pb test sets, images, csv, file.py:f, or random.",
 )
 @option("--calib-limit", type=click.IntRange(1), default=128, show_default=True, help="Samples to calibrate on.")
 @option(

@@ -27,6 +27,7 @@ def run_first_that_gains(request: Request, chosen: SearchResult, rescue: Rescue 
     """
     found, recipes = chosen, list(chosen.recipes)
     for number, recipe in enumerate(recipes, 1):
+        request.progress("the result", 0, None)
         finish = partial(_finish, request, found, recipe, is_last=number == len(recipes))
         asked = dataclasses.replace(request, recipe=recipe, finish=finish)
         try:

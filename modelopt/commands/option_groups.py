@@ -79,11 +79,16 @@ class LayoutOptions:
     Attributes:
         batch_axis: The axis of an input along which its arrays hold samples, by the input's name.
         whole_files: Each file of arrays is one feed.
-        preprocess: For images: resize=224x224,scale=1/255,mean=0.5,std=0.5.
+        label_column: The column of a table that holds the labels. [default: label or labels]
+        tokenizer: The tokenizer.json that makes tokens of texts.
+        preprocess: For images: resize=224x224,scale=1/255,mean=0.5,std=0.5, a preset such as imagenet, or a
+            preprocessor_config.json; for sound: rate=16000.
     """
 
     batch_axis: Mapping[str, int] = field(default_factory=dict)
     whole_files: bool = False
+    label_column: str | None = None
+    tokenizer: str | Path | None = None
     preprocess: str | None = None
 
 
@@ -95,7 +100,8 @@ class EvaluationOptions(LayoutOptions):
         eval: Evaluation data: see `modelopt.data.in_memory.DataLike`.
         eval_limit: Use at most so many samples of it.
         labels: A file of its labels.
-        metric: top1, top5, argmax-agreement, cosine, sqnr, max-abs-error, file.py:f, or OUTPUT=NAME; or several.
+        metric: A name of `measure.registry.names` (top1, f1, wer, mae, cosine …), file.py:f, or OUTPUT=NAME; or
+            several.
     """
 
     eval: DataLike | None = None
@@ -214,6 +220,8 @@ def layout_fields(options: LayoutOptions) -> dict[str, Any]:
         "preprocess": options.preprocess,
         "batch_axis": dict(options.batch_axis),
         "whole_files": options.whole_files,
+        "label_column": options.label_column,
+        "tokenizer": None if options.tokenizer is None else str(options.tokenizer),
     }
 
 
@@ -239,7 +247,7 @@ def evaluation_spec(
         for name in ("labels", "metric", "eval_limit"):
             if getattr(options, name) is not None and not (name == "metric" and has_calibration):
                 raise InputError(f"{flag_of(name)} needs --eval", hint="--eval DATA")
-        for name in ("batch_axis", "whole_files"):
+        for name in ("batch_axis", "whole_files", "label_column", "tokenizer"):
             if getattr(options, name) and not has_calibration:
                 raise InputError(f"{flag_of(name)} needs data", hint="--eval DATA")
         return None

@@ -31,7 +31,7 @@ from modelopt.recipe.recipe import BenchSpec, DataSpec, EvaluateSpec, Gates, Rec
 from modelopt.recipe.trust import Trust
 
 _REPLACED = "random"
-_LAYOUT = ("batch_axis", "whole_files")
+_LAYOUT = ("batch_axis", "whole_files", "label_column", "tokenizer")
 _EVALUATE = {"eval_limit": "limit", "labels": "labels", "metric": "metric", "preprocess": "preprocess"}
 
 
@@ -79,11 +79,19 @@ class RunOptions(OptimizeOptions, _RecipeOption):
         calibration, evaluate, gates, bench = recipe.calibration, recipe.evaluate, recipe.gates, recipe.bench
         if calibration is not None and self.calib is not None:
             calibration = msgspec.structs.replace(calibration, data=_REPLACED)
+        if calibration is not None and self.preprocess is not None:
+            calibration = msgspec.structs.replace(calibration, preprocess=None)
+        if calibration is not None and self.tokenizer is not None:
+            calibration = msgspec.structs.replace(calibration, tokenizer=None)
         if evaluate is not None:
             if self.eval is not None:
                 evaluate = msgspec.structs.replace(evaluate, data=_REPLACED, labels=None)
             if self.labels is not None:
                 evaluate = msgspec.structs.replace(evaluate, labels=None)
+            if self.preprocess is not None:
+                evaluate = msgspec.structs.replace(evaluate, preprocess=None)
+            if self.tokenizer is not None:
+                evaluate = msgspec.structs.replace(evaluate, tokenizer=None)
             if self.metric is not None:
                 evaluate = msgspec.structs.replace(evaluate, metric=None)
         if self.metric is not None:
@@ -120,7 +128,12 @@ class RunOptions(OptimizeOptions, _RecipeOption):
         return spec if spec is None else msgspec.structs.replace(spec, **self._layout(names))
 
     def _layout(self, names: Collection[str]) -> dict[str, Any]:
-        said = {"batch_axis": dict(self.batch_axis), "whole_files": self.whole_files}
+        said = {
+            "batch_axis": dict(self.batch_axis),
+            "whole_files": self.whole_files,
+            "label_column": self.label_column,
+            "tokenizer": None if self.tokenizer is None else str(self.tokenizer),
+        }
         return {name: value for name, value in said.items() if name in names}
 
     def _evaluate(

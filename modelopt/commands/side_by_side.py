@@ -48,11 +48,13 @@ class BenchOptions(LimitOptions, TimingOptions, MeasuredGateOptions, LayoutOptio
     Attributes:
         models: A model or several; ratios are to the first.
         data: Inputs: see `modelopt.data.in_memory.DataLike`. None makes random ones.
+        by_layer: Profile each model: how long each of its nodes takes.
         calibrate_noise: Time the first model against its own copy, and keep what this machine's noise is.
     """
 
     models: ModelLike | Sequence[ModelLike] = field(kw_only=False)
     data: DataLike | None = None
+    by_layer: bool = False
     calibrate_noise: bool = False
 
     def listed(self) -> Sequence[ModelLike]:
@@ -76,6 +78,7 @@ class CompareOptions(LimitOptions, TimingOptions, ComparedGateOptions, Evaluatio
         a: The model that is compared with.
         b: The model that is compared.
         bench: Measure latency.
+        by_layer: Profile both models: how long each of their nodes takes.
         baseline_provider: The execution provider of `a`, where that is another one.
         baseline_options: The options of that provider.
     """
@@ -83,6 +86,7 @@ class CompareOptions(LimitOptions, TimingOptions, ComparedGateOptions, Evaluatio
     a: ModelLike = field(kw_only=False)
     b: ModelLike = field(kw_only=False)
     bench: bool = True
+    by_layer: bool = False
     baseline_provider: str | None = None
     baseline_options: Mapping[str, str] = field(default_factory=dict)
 
@@ -102,8 +106,8 @@ def bench(options: BenchOptions, report_file: Path | None = None) -> BenchReport
         text = option_groups.data_text(options.data, EVALUATION)
         fields = {"data": text, "batch": options.batch, **option_groups.layout_fields(options)}
         data = option_groups.checked(EvaluateSpec, fields)
-    elif options.batch_axis or options.whole_files:
-        raise InputError("--batch-axis and --whole-files need data", hint="--data DATA")
+    elif options.batch_axis or options.whole_files or options.label_column or options.tokenizer:
+        raise InputError("--batch-axis, --whole-files, --label-column and --tokenizer need data", hint="--data DATA")
     asked = _asked(options, options.listed(), data, options.data, "--data")
     asked = replace(asked, bench=option_groups.bench_spec(options), calibrate_noise=options.calibrate_noise)
     return _measured(asked, report_file)
@@ -157,6 +161,7 @@ def _asked(
         data=data,
         bench=None,
         session=option_groups.session_spec(options),
+        by_layer=options.by_layer,
         contract=option_groups.checked(Gates, gate_fields(options)),
         free_dims=_sizes(options.dims),
         seed=options.seed,

@@ -13,7 +13,9 @@ from modelopt.consteval.by_runtime import answer
 from modelopt.consteval.control_flow import inline_constant_ifs, remove_idle_loops
 from modelopt.consteval.region import ConstantRegion, FoldingLimits
 from modelopt.core.changes import Changes, Skip
+from modelopt.core.errors import Refused
 from modelopt.core.runner import Runner
+from modelopt.graph import consistency
 
 FREE_BYTES = 128
 """A result up to this size is worth storing even where it repeats one number."""
@@ -126,13 +128,18 @@ class _Plan:
         return None
 
     def carry_out(self, model: ir.Model) -> int:
-        """Store what is needed and remove the nodes, last ones first; returns how many."""
+        """Store what is needed and remove the nodes, last ones first; returns how many.
+
+        Raises:
+            Refused: What was computed does not fit the operator that reads it: the model was never valid.
+        """
         spent = _grown(model)
-        for scope, _, in_function in graph.scopes(model):
+        for scope, opset, in_function in graph.scopes(model):
             as_nodes = in_function or not graph.allows_plain_initializers(model)
             for node in list(scope):
                 for value in self._going.get(node, ()):
-                    _store(node, value, self._region.results[value], as_node=as_nodes)
+                    stored = _store(node, value, self._region.results[value], as_node=as_nodes)
+                    _require_fitting(stored, opset)
         for node in self._going:
             graph.remove_with_constants(node)
         if self._grown > spent:
@@ -156,8 +163,8 @@ def _grown(model: ir.Model) -> int:
     return int(text) if text.isdecimal() and len(text) <= _MOST_DIGITS else 0
 
 
-def _store(node: ir.Node, value: ir.Value, array: np.ndarray, *, as_node: bool) -> None:
-    """Give the users of `value` a constant of the same name."""
+def _store(node: ir.Node, value: ir.Value, array: np.ndarray, *, as_node: bool) -> ir.Value:
+    """Give the users of `value` a constant of the same name; returns that."""
     owner = node.graph
     if owner is None or value.name is None:
         raise ValueError(f"{value!r} is in no graph or has no name")
@@ -169,6 +176,15 @@ def _store(node: ir.Node, value: ir.Value, array: np.ndarray, *, as_node: bool) 
         new.const_value = tensor
         owner.register_initializer(new)
     value.replace_all_uses_with(new)
+    return new
+
+
+def _require_fitting(stored: ir.Value, opset: int) -> None:
+    """Refuse a model in which an operator reads a constant that does not fit it, now that the constant is known."""
+    for node in stored.consumers():
+        problem = consistency.why_inconsistent(node, opset) if node.domain in graph.STANDARD_DOMAINS else None
+        if problem is not None:
+            raise Refused("the model is not valid", note=f"{graph.label(node)}: {problem}")
 
 
 def _skips(branches: dict[str, str], *refusals: dict[ir.Node, str]) -> tuple[Skip, ...]:

@@ -24,8 +24,8 @@ ARRAY_SUFFIXES = (".npz", ".npy")
 _LISTED = 5
 """How many arrays that are not used are named."""
 
-_LABEL_KEYS = ("label", "labels")
-
+LABEL_KEYS = ("label", "labels")
+"""The names of an array or a column that holds labels, where no input of the model has that name."""
 
 KEPT_BYTES = 32 << 20
 """Stored arrays of no more than so many bytes in all stay in memory once they were read."""
@@ -220,7 +220,7 @@ def _part(
     layout = layout_of(inputs, {spec.name: headers[spec.name].shape for spec in inputs}, batch_axes)
     cut = plan(inputs, headers, batch, path.name, layout)
     spare = [key for key in headers if key not in cut.cuts]
-    label_key = next((key for key in _LABEL_KEYS if key in spare), None) if named else None
+    label_key = next((key for key in LABEL_KEYS if key in spare), None) if named else None
     label_cut = replace(cut.lead, axis=0)
     if label_key is not None:
         label_cut = _label_cut(headers[label_key].shape, cut, path.name)

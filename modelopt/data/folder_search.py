@@ -8,14 +8,15 @@ from pathlib import Path
 
 from modelopt.data.arrays import ARRAY_SUFFIXES
 from modelopt.data.images import IMAGE_SUFFIXES
+from modelopt.data.sound_file import AUDIO_SUFFIXES
 
-_SUFFIXES = (*ARRAY_SUFFIXES, *IMAGE_SUFFIXES, ".pb")
+_SUFFIXES = (*ARRAY_SUFFIXES, *IMAGE_SUFFIXES, *AUDIO_SUFFIXES, ".pb")
 _MAX_DEPTH = 3
 """Data are in a folder, or in folders of it: see `open_data`."""
 
 
 def holds(folder: Path, file: Path) -> bool:
-    """Whether `file`, under any of its names, lies in a folder of data under the name of an array, image or tensor.
+    """Whether `file`, under any of its names, lies in a folder of data under the name of such data.
 
     Args:
         folder: What the user names as data.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,7 +88,7 @@ def open_images(
             hint="feed arrays from a .npz, or write a file.py:function",
         )
     plan = resolve(preprocess or Preprocess(), inputs[0])
-    names, classes, notes = _listing(root)
+    names, classes, notes = listing(root, is_image, "images")
     step = plan.batch if plan.batch is not None else batch
     if not 0 < step <= len(names) and plan.batch is not None:
         raise InputError(f"{source} holds {len(names)} images, the model wants {step} at a time")
@@ -122,24 +122,35 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES
 
 
-def class_folders(root: Path) -> list[Path]:
-    """The sub-folders of a folder if at least one holds an image, in alphabetical order."""
+def class_folders(root: Path, is_kind: Callable[[Path], bool] = is_image) -> list[Path]:
+    """The sub-folders of a folder if at least one holds a file of a kind, in alphabetical order."""
     folders = [entry for entry in user_files.visible(root) if entry.is_dir()]
-    has_images = any(is_image(entry) for folder in folders for entry in user_files.visible(folder))
-    return folders if has_images else []
+    is_there = any(is_kind(entry) for folder in folders for entry in user_files.visible(folder))
+    return folders if is_there else []
 
 
-def _listing(root: Path) -> tuple[list[str], list[int] | None, tuple[str, ...]]:
-    """Names relative to the folder, the class of each where there are sub-folders, and notes."""
+def listing(
+    root: Path, is_kind: Callable[[Path], bool], what: str
+) -> tuple[list[str], list[int] | None, tuple[str, ...]]:
+    """The files of a kind: names relative to the folder, the class of each where there are sub-folders, and notes.
+
+    Args:
+        root: A file or a folder.
+        is_kind: Whether a file is of the kind, by its name.
+        what: What errors call the files.
+
+    Raises:
+        InputError: Files lie beside class folders.
+    """
     if not root.is_dir():
         return [root.name], None, ()
-    flat = [entry.name for entry in user_files.visible(root) if is_image(entry)]
-    folders = class_folders(root)
+    flat = [entry.name for entry in user_files.visible(root) if is_kind(entry)]
+    folders = class_folders(root, is_kind)
     if flat and folders:
         raise InputError(
-            f"{root} holds images beside class folders",
+            f"{root} holds {what} beside class folders",
             note=f"for example {flat[0]} beside {folders[0].name}/",
-            hint="keep either all images in one folder, or one sub-folder per class",
+            hint=f"keep either all {what} in one folder, or one sub-folder per class",
         )
     if not folders:
         return flat, None, ()
@@ -147,7 +158,7 @@ def _listing(root: Path) -> tuple[list[str], list[int] | None, tuple[str, ...]]:
     names: list[str] = []
     classes: list[int] = []
     for number, folder in enumerate(folders):
-        inside = [f"{folder.name}/{entry.name}" for entry in user_files.visible(folder) if is_image(entry)]
+        inside = [f"{folder.name}/{entry.name}" for entry in user_files.visible(folder) if is_kind(entry)]
         names += inside
         classes += [number] * len(inside)
     if len(folders) == 1:

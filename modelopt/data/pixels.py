@@ -17,7 +17,7 @@ from modelopt.core.signature import TensorSpec
 from modelopt.data import user_files
 from modelopt.data.check import fixed_size
 from modelopt.data.dtypes import holds_floats, numpy_dtype
-from modelopt.data.preprocess import Preprocess
+from modelopt.data.preprocess import RESAMPLING, Preprocess
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -54,6 +54,7 @@ class PixelPlan:
         std: Divided by, one value or one per channel.
         crop: The share of the centred box that is kept, or None.
         keep_aspect: Fit inside the target and fill with black.
+        resample: How it is resized, one of `preprocess.RESAMPLING`.
         guesses: What the model's input did not say.
     """
 
@@ -67,6 +68,7 @@ class PixelPlan:
     std: tuple[float, ...]
     crop: float | None
     keep_aspect: bool
+    resample: str
     guesses: tuple[str, ...]
 
     @property
@@ -94,7 +96,9 @@ def decode(path: Path, color: str) -> Image.Image:
                 _check_pixels(opened.width * opened.height, size_bytes, path)
                 upright = ImageOps.exif_transpose(opened)
                 return _eight_bit(upright).convert("L" if color == "gray" else "RGB")
-    except (*_BROKEN, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{path} is too large", note=str(error)) from None
+    except _BROKEN as error:
         raise InputError(
             f"{path} is damaged or not an image",
             note=f"{type(error).__name__}: {error}",
@@ -146,19 +150,20 @@ def _fit(image: Image.Image, plan: PixelPlan) -> Image.Image:
     from PIL import Image
 
     height, width = target_size(image.height, image.width, plan)
+    filter_ = Image.Resampling[plan.resample.upper()]
     if plan.crop is not None:
         ratio = min(image.width / width, image.height / height) * plan.crop
         left, top = max(0.0, (image.width - width * ratio) / 2), max(0.0, (image.height - height * ratio) / 2)
         right, bottom = min(image.width, left + width * ratio), min(image.height, top + height * ratio)
         box = (left, top, right, bottom)
-        return image.resize((width, height), Image.Resampling.BILINEAR, box=box)
+        return image.resize((width, height), filter_, box=box)
     if not plan.keep_aspect:
-        return image.resize((width, height), Image.Resampling.BILINEAR)
+        return image.resize((width, height), filter_)
     ratio = min(width / image.width, height / image.height)
     inner = max(1, round(image.width * ratio)), max(1, round(image.height * ratio))
     canvas = Image.new(image.mode, (width, height))
     canvas.paste(
-        image.resize(inner, Image.Resampling.BILINEAR),
+        image.resize(inner, filter_),
         ((width - inner[0]) // 2, (height - inner[1]) // 2),
     )
     return canvas
@@ -185,6 +190,8 @@ def resolve(preprocess: Preprocess, spec: TensorSpec) -> PixelPlan:
     Raises:
         InputError: The input cannot take an image, or contradicts what the user asked for.
     """
+    if preprocess.rate is not None:
+        raise InputError("images have no rate", hint="leave out rate, which is for sound")
     shape = spec.shape or ()
     layout = preprocess.layout or _guess_layout(spec)
     if spec.shape is None or len(layout) != len(shape) or spec.dtype in ("bool", "int8", "string"):
@@ -221,6 +228,7 @@ def resolve(preprocess: Preprocess, spec: TensorSpec) -> PixelPlan:
         std=preprocess.std or (1.0,),
         crop=preprocess.crop,
         keep_aspect=preprocess.keep_aspect,
+        resample=preprocess.resample or RESAMPLING[0],
         guesses=_guesses(preprocess, layout, color, scale),
     )
 

@@ -15,8 +15,14 @@ LAYOUTS = ("nchw", "nhwc", "chw", "hwc", "nhw", "hw")
 
 COLORS = ("rgb", "bgr", "gray")
 
+RESAMPLING = ("bilinear", "bicubic", "lanczos", "nearest")
+"""How an image is resized; the first is what is done where nothing is said."""
+
 MAX_SIDE = 16384
 """The largest height or width to resize to."""
+
+RATES = range(1_000, 400_001)
+"""The rates of sound, in values per second, that are read and made."""
 
 _EXAMPLE = "resize=224x224,layout=nchw,scale=1/255,mean=0.485:0.456:0.406,std=0.229:0.224:0.225,color=rgb"
 
@@ -36,6 +42,8 @@ class Preprocess:
         color: One of `COLORS`.
         crop: The share of the largest centred box of the target's aspect ratio that is kept: 1.0 (``crop=center``)
             covers the target and cuts what sticks out; 0.875 (``crop=center:0.875``) is the usual 256-then-224.
+        resample: One of `RESAMPLING`.
+        rate: Of sound: values per second.
         keep_aspect: Without a crop: fit inside the target and fill the rest with black.
     """
 
@@ -47,12 +55,18 @@ class Preprocess:
     color: str | None = None
     crop: float | None = None
     keep_aspect: bool = False
+    rate: int | None = None
+    resample: str | None = None
 
     @staticmethod
-    def parse(text: str) -> Preprocess:
+    def parse(text: str, presets: tuple[str, ...] = ()) -> Preprocess:
         """Parse ``resize=HxW,layout=…,scale=1/255,mean=a:b:c,std=a:b:c,color=…,crop=center,keep-aspect``.
 
         Every part is optional and the order is free.
+
+        Args:
+            text: The text.
+            presets: Names that stand for a preprocessing elsewhere, for the hint of an error.
 
         Raises:
             InputError: An unknown or repeated key, or a value that is not one.
@@ -64,8 +78,8 @@ class Preprocess:
             if key not in _KEYS:
                 raise InputError(
                     f"unknown preprocessing '{key}'",
-                    note=f"known are {', '.join(_KEYS)}",
-                    hint=did_you_mean(key, _KEYS) or f"for example {_EXAMPLE}",
+                    note=f"known are {', '.join((*_KEYS, *presets))}",
+                    hint=did_you_mean(key, (*_KEYS, *presets)) or f"for example {_EXAMPLE}",
                 )
             if name in values:
                 raise InputError(f"preprocessing '{key}' is given twice")
@@ -82,6 +96,8 @@ class Preprocess:
             "mean": self.mean and ":".join(map(_text, self.mean)),
             "std": self.std and ":".join(map(_text, self.std)),
             "color": self.color,
+            "rate": self.rate and str(self.rate),
+            "resample": self.resample,
             "crop": self.crop and ("center" if self.crop == 1 else f"center:{_text(self.crop)}"),
         }
         parts = [f"{key}={value}" for key, value in written.items() if value]
@@ -124,6 +140,12 @@ def _resize(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
+def _rate(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 7 and int(text) in RATES):
+        raise InputError(f"'{text}' is not a rate", hint=f"write {_KEYS['rate']}: values per second, 1000 to 400000")
+    return int(text)
+
+
 def _crop(text: str) -> float:
     place, colon, share = text.partition(":")
     value = _number(share, _KEYS["crop"]) if colon else 1.0
@@ -149,6 +171,8 @@ _KEYS = {
     "std": "std=0.229:0.224:0.225",
     "color": "color=rgb",
     "crop": "crop=center",
+    "rate": "rate=16000",
+    "resample": "resample=bicubic",
     "keep-aspect": "keep-aspect",
 }
 
@@ -160,4 +184,6 @@ _READERS: dict[str, Callable[[str], object]] = {
     "std": lambda text: tuple(_nonzero(piece, _KEYS["std"]) for piece in text.split(":")),
     "color": _one_of(COLORS),
     "crop": _crop,
+    "rate": _rate,
+    "resample": _one_of(RESAMPLING),
 }

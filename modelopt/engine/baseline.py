@@ -222,7 +222,18 @@ def _judged(name: str, allowed: Allowed, ratio: Figure, shown: str, wall_seconds
 
 
 def _fall(now: TaskScore, before: TaskScore) -> Delta | None:
-    """How much lower a score is than it was; sample by sample where both reports keep the scores of all samples."""
+    """How much worse a score is than it was, as a contract bounds it: see `TaskScore.relative`."""
+    fall, original = _absolute_fall(now, before), before.candidate.value
+    if fall is None or not now.relative:
+        return fall
+    if not original:
+        return None if fall.point else Delta(point=0.0, low=None, high=None)
+    ends = [None if end is None else end / abs(original) for end in (fall.low, fall.high)]
+    return Delta(point=fall.point / abs(original), low=ends[0], high=ends[1])
+
+
+def _absolute_fall(now: TaskScore, before: TaskScore) -> Delta | None:
+    """How much worse a score is than it was; sample by sample where both reports keep the scores of all samples."""
     sign = -1 if now.candidate.higher_is_better else 1
     if now.units is not None and before.units is not None and len(now.units.sums) == len(before.units.sums):
         found = paired_difference_interval(before.units.units(), now.units.units())

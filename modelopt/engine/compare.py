@@ -11,6 +11,7 @@ from modelopt import io
 from modelopt.core import temporary
 from modelopt.core.errors import InputError, ModeloptError
 from modelopt.core.signature import TensorSpec
+from modelopt.data import Dataset
 from modelopt.engine import datasets, early_checks, judging, run_limits, settings
 from modelopt.engine.comparison import SideBySide
 from modelopt.engine.compiled_models import require_source
@@ -22,6 +23,8 @@ from modelopt.measure.speed import Ratio
 from modelopt.recipe.recipe import Gates, Recipe
 from modelopt.report import FileInfo, GateResult, Latency
 from modelopt.report.bench_report import BenchReport
+from modelopt.runtime import placement
+from modelopt.runtime.coverage import NodeTimes
 from modelopt.runtime.limits import Limits
 from modelopt.runtime.worker import Worker
 
@@ -67,6 +70,7 @@ def measure_models(asked: SideBySide) -> BenchReport:
                 noise = _noise(run_bench(paths[:1] * 2, feeds, plan, limits=limits, progress=progress))
             plan = settings.bench_spec(bench, baseline)
             results = run_bench(paths, feeds, plan, limits=limits, progress=progress)
+        layers = [] if not asked.by_layer else _layers(asked, loaded, dataset, worker)
         accuracy = None
         if asked.score:
             accuracy = evaluate(
@@ -87,6 +91,7 @@ def measure_models(asked: SideBySide) -> BenchReport:
             ratios=tuple(result.times_as_fast_as(results[0]) if i else None for i, result in enumerate(results)),
             accuracy=accuracy,
             noise=noise,
+            layers=tuple(layers),
             gates=_judged(asked.contract, loaded, results, accuracy),
             warnings=(
                 *opened.notes_for(calibrated=False, compared=accuracy is not None),
@@ -95,6 +100,17 @@ def measure_models(asked: SideBySide) -> BenchReport:
                 *dict.fromkeys(_timing_doubts(loaded, results)),
             ),
         )
+
+
+def _layers(asked: SideBySide, loaded: Sequence[io.Loaded], dataset: Dataset, worker: Worker) -> list[NodeTimes]:
+    """How long each node of each model takes."""
+    (feeds,) = datasets.first_feeds(dataset, 1)
+    found = []
+    for number, each in enumerate(loaded):
+        spec = asked.baseline if number == 0 and asked.baseline is not None else asked.session
+        asked.progress("profiling", number, len(loaded))
+        found.append(placement.layer_times(worker, each.path, each.model, feeds, spec=spec))
+    return found
 
 
 def _judged(

@@ -26,6 +26,7 @@ class SideBySide:
         baseline: How to open the first model's, where that differs.
         score: Whether to measure the accuracy of the second against the first.
         contract: The gates.
+        by_layer: Whether to profile each model: how long each of its nodes takes.
         calibrate_noise: Whether to time the first model against its own copy first, and keep what that shows.
         free_dims: Sizes of free dimensions of random inputs.
         seed: For random inputs.
@@ -43,6 +44,7 @@ class SideBySide:
     baseline: SessionSpec | None = None
     score: bool = False
     contract: Gates
+    by_layer: bool = False
     calibrate_noise: bool = False
     free_dims: dict[str, int]
     seed: int

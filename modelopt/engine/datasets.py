@@ -12,9 +12,12 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt import graph
+from modelopt.core.errors import InputError
 from modelopt.core.signature import Signature, is_free
-from modelopt.data import BatchAxes, Dataset, MemoryData, Preprocess, open_data, open_memory, overlap, split
+from modelopt.data import BatchAxes, Dataset, MemoryData, open_data, open_memory, overlap, split
+from modelopt.data.columns import Columns
 from modelopt.data.dtypes import holds_floats
+from modelopt.data.preprocess_config import read_preprocess
 from modelopt.data.synthetic import RandomDataset
 from modelopt.engine import random_inputs, settings
 from modelopt.graph import quantized_io
@@ -22,7 +25,7 @@ from modelopt.measure.evaluate import Accuracy
 from modelopt.measure.heads import Head, heads_of
 from modelopt.measure.outputs import require_outputs
 from modelopt.measure.registry import parse_all
-from modelopt.recipe.recipe import DataSpec, Recipe
+from modelopt.recipe.recipe import DataSpec, EvaluateSpec, Recipe
 from modelopt.runtime.session import SessionSpec
 from modelopt.runtime.worker import Worker
 from modelopt.verification.fitting import Needs
@@ -180,7 +183,17 @@ def _open(spec: DataSpec | None, signature: Signature, seed: int, memory: Mappin
         return None
     labels = Path(spec.labels) if spec.labels else None
     batch_axes = BatchAxes(spec.batch_axis, spec.whole_files)
+    # Calibration needs no labels, so its table may lack their column.
+    columns = Columns(
+        spec.label_column,
+        require_label=isinstance(spec, EvaluateSpec),
+        tokenizer=Path(spec.tokenizer) if spec.tokenizer else None,
+    )
     if spec.data in memory:
+        if columns.label is not None and columns.require_label:
+            raise InputError("arrays in memory have no columns", hint="leave out --label-column")
+        if columns.tokenizer is not None:
+            raise InputError("arrays in memory are no text", hint="leave out --tokenizer")
         return open_memory(
             memory[spec.data],
             signature.inputs,
@@ -194,12 +207,13 @@ def _open(spec: DataSpec | None, signature: Signature, seed: int, memory: Mappin
     return open_data(
         spec.data,
         signature.inputs,
-        preprocess=Preprocess.parse(spec.preprocess) if spec.preprocess else None,
+        preprocess=read_preprocess(spec.preprocess) if spec.preprocess else None,
         labels=labels,
         limit=spec.limit,
         batch=spec.batch,
         seed=seed,
         batch_axes=batch_axes,
+        columns=columns,
     )
 
 

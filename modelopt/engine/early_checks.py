@@ -9,8 +9,9 @@ from collections.abc import Collection
 from pathlib import Path
 
 from modelopt.core.errors import InputError
-from modelopt.data import Preprocess, user_files
+from modelopt.data import user_files
 from modelopt.data.open_data import script_of
+from modelopt.data.preprocess_config import read_preprocess
 from modelopt.engine import gates, settings
 from modelopt.graph import match
 from modelopt.measure.registry import parse_all
@@ -49,7 +50,7 @@ def require_data(spec: DataSpec, memory: Collection[str] = ()) -> None:
         InputError: One of the two.
     """
     if spec.preprocess:
-        Preprocess.parse(spec.preprocess)
+        read_preprocess(spec.preprocess)
     if spec.data in memory and spec.preprocess:
         raise InputError("arrays in memory are not preprocessed", hint="leave out the preprocessing")
     if spec.data != "random" and spec.data not in memory:
@@ -57,6 +58,8 @@ def require_data(spec: DataSpec, memory: Collection[str] = ()) -> None:
         user_files.existing(Path(spec.data) if script is None else script[0])
     if spec.labels:
         user_files.existing(Path(spec.labels))
+    if spec.tokenizer:
+        user_files.existing(Path(spec.tokenizer))
 
 
 def require_provider(name: str) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from modelopt import io
 from modelopt.data import folder_search
 from modelopt.data.open_data import script_of
+from modelopt.data.preprocess_config import config_file
 from modelopt.engine.observers import DUMP_NAME
 from modelopt.engine.request import Request
 from modelopt.recipe.recipe import DataSpec, EvaluateSpec, Recipe, metric_names
@@ -93,6 +94,11 @@ def read_as_data(role: str, spec: DataSpec, memory: Collection[str]) -> Iterator
         yield RunFile(role, Path(spec.data))
     if spec.labels:
         yield RunFile(f"the labels of {role}", Path(spec.labels))
+    config = config_file(spec.preprocess or "")
+    if config is not None:
+        yield RunFile(f"the preprocessing of {role}", config)
+    if spec.tokenizer:
+        yield RunFile(f"the tokenizer of {role}", Path(spec.tokenizer))
     if isinstance(spec, EvaluateSpec):
         yield from _metric_files(metric_names(spec.metric))
 

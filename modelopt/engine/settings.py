@@ -16,10 +16,6 @@ from modelopt.runtime.session import SessionSpec
 AS_FAST = 0.98
 """The ratio that the lower end of the interval must reach where a result shall not be slower than the input."""
 
-AS_FAST_PRECISION = 0.012
-"""The half-width of the interval of a ratio that has to reach `AS_FAST` with its lower end: of two models that are
-equally fast, one in ten does not reach it by chance."""
-
 
 class Closeness(NamedTuple):
     """How well a ratio of latencies has to be known.
@@ -85,7 +81,7 @@ def timed_gates(gates: Gates) -> list[str]:
 
 def closeness_for(gates: Gates) -> Closeness:
     """How well a ratio has to be known: a model that is as fast shall be shown to be no slower."""
-    return Closeness(AS_FAST_PRECISION, AS_FAST) if gates.not_slower or gates.must_gain else USUAL
+    return Closeness(enough=AS_FAST) if gates.not_slower or gates.must_gain else USUAL
 
 
 def session_spec(bench: BenchSpec | None) -> SessionSpec:

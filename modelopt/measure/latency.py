@@ -183,7 +183,7 @@ def run_bench(
     spec = spec or TimingSpec()
     entrants = []
     for number, path in enumerate(paths):
-        progress(f"loading {path.name}", number, len(paths))
+        progress("loading models to time", number, len(paths))
         session = spec.baseline if number == 0 and spec.baseline is not None else spec.session
         entrants.append(_Entrant(path, session, find_placement(path, session, feeds[0], limits)))
     load = environment.load_average()

@@ -21,6 +21,9 @@ _LOST = {
     "similarity-agreement": "pairs in another order of similarity",
     "sample-agreement": "samples that are off by half of what the answers vary",
     "agreement": "values that differ from the original's",
+    "detection-agreement": "detections that differ from the original's",
+    "mae": "rise of mae relative to the original's",
+    "rmse": "rise of rmse relative to the original's",
     "cosine": "1 - cosine with the original's",
     "relative-error": "error relative to the original's size",
     "sqnr": "error relative to the original's size",
@@ -56,8 +59,8 @@ def loss_of(accuracy: Accuracy) -> Loss | None:
     for task in accuracy.tasks:
         if task.fall is None or task.delta is None:
             return None
-        sign = -1 if task.candidate.higher_is_better else 1
-        found.append(_between(task.fall, (task.delta.low, task.delta.high), sign, task.candidate, ""))
+        ends = [None if end is None else task.worse(end) for end in (task.delta.low, task.delta.high)]
+        found.append(_between(task.fall, ends, task.candidate, ""))
     if accuracy.named:
         found += [each for score in accuracy.fidelity if (each := _of_score(score, "")) is not None]
     output = worst(accuracy.outputs)
@@ -76,11 +79,11 @@ def _of_score(score: Score, where: str) -> Loss | None:
     if score.value is None and not lost:  # no noise at all: the outputs are the same
         return Loss(lost, 0.0, 0.0, score, where)
     ends = [None if end is None else msgspec.structs.replace(score, value=end) for end in (score.low, score.high)]
-    return _between(lost, tuple(None if each is None else lost_by(each) for each in ends), 1, score, where)
+    return _between(lost, tuple(None if each is None else lost_by(each) for each in ends), score, where)
 
 
-def _between(lost: float, ends: Sequence[float | None], sign: int, score: Score, where: str) -> Loss:
+def _between(lost: float, ends: Sequence[float | None], score: Score, where: str) -> Loss:
     """A loss between two ends, in whichever order they come; without them where one is not known."""
-    known = [sign * end for end in ends if end is not None and math.isfinite(end)]
+    known = [end for end in ends if end is not None and math.isfinite(end)]
     low, high = (min(known), max(known)) if len(known) == len(ends) else (None, None)
     return Loss(lost, low, high, score, where)

@@ -10,20 +10,34 @@ import numpy as np
 from modelopt.core.errors import InputError, did_you_mean
 from modelopt.measure.agreement import Agreement, ArgmaxAgreement
 from modelopt.measure.custom import Custom
+from modelopt.measure.detection_agreement import DetectionAgreement
+from modelopt.measure.error_rate import CharacterErrorRate, WordErrorRate
+from modelopt.measure.f1 import F1
 from modelopt.measure.fidelity import Cosine, Fidelity, MaxAbsError, Sqnr
 from modelopt.measure.metric import Metric, Outputs, is_float
 from modelopt.measure.outputs import parse_named
+from modelopt.measure.regression import MeanAbsoluteError, RootMeanSquareError
+from modelopt.measure.retrieval import RecallAtK
 from modelopt.measure.task_metric import TaskMetric
 from modelopt.measure.topk import TopK, find_scores
 
 _NAMED: dict[str, Callable[[], Metric]] = {
     "top1": lambda: TopK(1),
     "top5": lambda: TopK(5),
+    "f1": F1,
+    "recall@1": lambda: RecallAtK(1),
+    "recall@5": lambda: RecallAtK(5),
+    "recall@10": lambda: RecallAtK(10),
+    "wer": WordErrorRate,
+    "cer": CharacterErrorRate,
+    "mae": MeanAbsoluteError,
+    "rmse": RootMeanSquareError,
     "cosine": Cosine,
     "sqnr": Sqnr,
     "max-abs-error": MaxAbsError,
     "argmax-agreement": ArgmaxAgreement,
     "agreement": Agreement,
+    "detection-agreement": DetectionAgreement,
 }
 
 

@@ -49,6 +49,7 @@ _WARM_AGREEMENT = 0.05
 _LEAD_IN_NS = 4_000_000
 _LONG_RUN_NS = 20_000_000
 _OVERTIME = 3
+_LOOKS = (12, 18)  # processes after which a ratio that has to reach a limit is judged again
 _SHARE = 2
 
 
@@ -166,7 +167,7 @@ def time_processes(
         longest_ns = max(longest_ns, now - began)
         progress("timing", min(now - started, plan.budget_ns), plan.budget_ns)
         done = number + 1
-        if done in (min(speed.FEWEST, plan.processes), plan.processes):
+        if done in (min(speed.FEWEST, plan.processes), plan.processes) or (plan.enough is not None and done in _LOOKS):
             wanted = processes_wanted(_logs(found), rule)
         if done >= wanted or now - started + longest_ns > plan.budget_ns:
             break
@@ -185,8 +186,26 @@ def processes_wanted(logs: Sequence[np.ndarray], plan: TimingPlan) -> int:
             return plan.processes
         if all(speed.is_clear(each[:look]) or _is_enough(each[:look], plan) for each in logs):
             return look
+    if plan.enough is not None:
+        return _until_known(logs, plan)
     needed = max(speed.processes_needed(each[: plan.processes], plan.precision) for each in logs)
     return max(plan.processes, min(plan.max_processes, needed))
+
+
+def _until_known(logs: Sequence[np.ndarray], plan: TimingPlan) -> int:
+    """How many processes to time until it is known whether each ratio is at least `plan.enough`.
+
+    It is asked at a few numbers of processes only: an interval that is looked at after each is wrong more often.
+    """
+    done = len(logs[0])
+    if all(_is_enough(each, plan) or _is_too_little(each, plan) for each in logs):
+        return done
+    return next((look for look in _LOOKS if look > done), plan.max_processes)
+
+
+def _is_too_little(logs: np.ndarray, plan: TimingPlan) -> bool:
+    """Whether the whole interval of a ratio is below what is enough."""
+    return plan.enough is not None and speed.is_at_least(-logs, 1 / plan.enough)
 
 
 def _is_enough(logs: np.ndarray, plan: TimingPlan) -> bool:

@@ -17,7 +17,8 @@ from modelopt.measure.resample import bootstrap, student_quantile
 
 CONFIDENCE = 0.95
 _TAIL_SAMPLES = 10
-_RESAMPLES = 2000
+RESAMPLES = 2000
+"""How many resamples a bootstrap draws."""
 
 
 class Interval(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,7 +133,7 @@ def paired_difference_interval(reference: Units, candidate: Units) -> Delta:
         found: np.ndarray = sums / counts - reference.sums[rows].sum(axis=1) / reference.counts[rows].sum(axis=1)
         return found
 
-    low, high = bootstrap(n, difference, CONFIDENCE, _RESAMPLES, seed=0)
+    low, high = bootstrap(n, difference, CONFIDENCE, RESAMPLES, seed=0)
     return Delta(point=point, low=low, high=high)
 
 

@@ -16,17 +16,23 @@ class TaskMetric(Metric):
     """A metric of how well a model does its task: it scores each model, and their difference.
 
     A sample that fits neither model's outputs is passed over. Where the outputs of only one model fit, all answers of
-    the other count as wrong.
+    the other count as wrong; where lower scores are better, that is an error.
+
+    Attributes:
+        relative: A contract bounds the rise of the score as a fraction of the original's score, because the score has
+            the unit of the labels.
 
     Args:
         inferred: The metric was not asked for by name: samples that it does not suit are passed over. Otherwise they
             are an error.
     """
 
+    relative = False
+
     def __init__(self, *, inferred: bool = False) -> None:
         self._inferred = inferred
-        self._reference = Tally()
-        self._candidate = Tally()
+        self._reference = self.tally()
+        self._candidate = self.tally()
         self._nonfinite = 0
         self._samples = 0
         self._unscored = 0
@@ -41,15 +47,26 @@ class TaskMetric(Metric):
                 other samples may be.
         """
 
+    def tally(self) -> Tally:
+        """What collects the items of one model."""
+        return Tally()
+
+    def wrong(self, items: np.ndarray) -> np.ndarray:
+        """The items of a model whose outputs do not fit, where those of the other model are `items`."""
+        return np.zeros_like(items)
+
     def update(self, reference: Outputs, candidate: Outputs, label: np.ndarray | None) -> None:
         """See `Metric.update`."""
         self._samples += 1
         self._nonfinite += count_nonfinite_mismatches(reference, candidate)
         before = self._fitting(reference, label, required=not self._inferred)
-        after = self._fitting(candidate, label, required=False)
-        known = before or after
-        wrong = (np.zeros(0), True) if known is None else (np.zeros_like(known[0]), known[1])
-        (items, together), (others, _) = before or wrong, after or wrong
+        after = self._fitting(candidate, label, required=not self.higher_is_better)
+        if before is None and after is not None:
+            before = self.wrong(after[0]), after[1]
+        elif after is None and before is not None:
+            after = self.wrong(before[0]), before[1]
+        nothing = np.zeros(0), True
+        (items, together), (others, _) = before or nothing, after or nothing
         if not (items.size or others.size):
             self._unscored += 1
             return
@@ -72,8 +89,8 @@ class TaskMetric(Metric):
         self._unscored += samples
 
     @property
-    def candidate_units(self) -> Units:
-        """What the candidate scored, by unit."""
+    def candidate_units(self) -> Units | None:
+        """What the candidate scored, by unit; None where the score is no mean over units."""
         return self._candidate.units
 
     @property

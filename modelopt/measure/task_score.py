@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 import numpy as np
 
@@ -46,7 +48,8 @@ class TaskScore(msgspec.Struct, frozen=True, kw_only=True):
         delta: Candidate minus reference, paired; None where one of them has no item at all.
         chance: How the original's score stands to guessing; None where that is not known.
         units: What the candidate scored on each unit, to compare another run on the same data with; None of more than
-            `MOST_UNITS`.
+            `MOST_UNITS`, and where the score is no mean over units.
+        relative: A contract bounds the change as a fraction of the original's score.
     """
 
     reference: Score
@@ -54,13 +57,20 @@ class TaskScore(msgspec.Struct, frozen=True, kw_only=True):
     delta: Delta | None
     chance: Chance | None = None
     units: UnitScores | None = None
+    relative: bool = False
 
     @property
     def fall(self) -> float | None:
         """How much worse the candidate is; None where that is not known."""
-        if self.delta is None:
-            return None
-        return -self.delta.point if self.candidate.higher_is_better else self.delta.point
+        return None if self.delta is None else self.worse(self.delta.point)
+
+    def worse(self, change: float) -> float:
+        """How much worse a change of the score is, as a contract bounds it."""
+        fall = -change if self.candidate.higher_is_better else change
+        if not self.relative or not fall:
+            return fall
+        original = self.reference.value
+        return fall / abs(original) if original else math.copysign(math.inf, fall)
 
 
 def task_score(task: TaskMetric) -> TaskScore:
@@ -71,5 +81,6 @@ def task_score(task: TaskMetric) -> TaskScore:
         candidate=task.score(),
         delta=task.delta(),
         chance=task.chance(),
-        units=UnitScores.of(units) if len(units.sums) <= MOST_UNITS else None,
+        units=UnitScores.of(units) if units is not None and len(units.sums) <= MOST_UNITS else None,
+        relative=task.relative,
     )

@@ -41,7 +41,7 @@ class TopK(TaskMetric):
         if scores is not None:
             rows = scores.reshape(-1, scores.shape[-1])
             self._guesses.add(_highest(rows, self._k), label, rows.shape[1])
-        elif (classes := _find_classes(reference, label)) is not None:
+        elif (classes := find_classes(reference, label)) is not None:
             self._guesses.add(classes, label, 0)
 
     def chance(self) -> Chance | None:
@@ -61,7 +61,7 @@ class TopK(TaskMetric):
             )
         scores = find_scores(outputs, label)
         if scores is None and self._k == 1:
-            classes = _find_classes(outputs, label)
+            classes = find_classes(outputs, label)
             if classes is not None:
                 return (classes.ravel() == label.ravel()).astype(np.float64), label.ndim > 1
         if scores is None:
@@ -104,5 +104,6 @@ def _highest(rows: np.ndarray, k: int) -> np.ndarray:
     return found
 
 
-def _find_classes(outputs: Outputs, label: np.ndarray) -> np.ndarray | None:
+def find_classes(outputs: Outputs, label: np.ndarray) -> np.ndarray | None:
+    """The first integer output that holds one class for each label, else None."""
     return next((out for out in outputs if out.dtype.kind in "iu" and out.size == label.size), None)

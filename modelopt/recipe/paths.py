@@ -9,9 +9,10 @@ from typing import TypeVar
 
 import msgspec
 
+from modelopt.data.preprocess_config import config_file
 from modelopt.recipe.recipe import BenchSpec, DataSpec, EvaluateSpec, Recipe, each_metric
 
-_PATHS = ("data", "labels")
+_PATHS = ("data", "labels", "tokenizer")
 
 _Data = TypeVar("_Data", bound=DataSpec)
 
@@ -33,6 +34,8 @@ def without_folders(recipe: Recipe) -> Recipe:
 def _data(spec: _Data) -> _Data:
     said: Mapping[str, object] = {name: getattr(spec, name, None) for name in _PATHS}
     changes: dict[str, object] = {name: _name(text) for name, text in said.items() if isinstance(text, str)}
+    if spec.preprocess is not None and config_file(spec.preprocess) is not None:
+        changes["preprocess"] = _name(spec.preprocess)
     if isinstance(spec, EvaluateSpec):
         changes["metric"] = each_metric(spec.metric, _metric)
     return msgspec.structs.replace(spec, **changes)

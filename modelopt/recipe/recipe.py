@@ -29,12 +29,15 @@ class DataSpec(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid
     Attributes:
         data: What ``--calib`` and ``--eval`` take: a file, a folder, ``file.py:function``, or ``random``.
         limit: Use at most so many samples.
-        preprocess: How images become inputs, e.g. ``resize=224x224,scale=1/255``.
+        preprocess: How images become inputs, e.g. ``resize=224x224,scale=1/255``, a preset such as ``imagenet``, or the
+            path of a ``preprocessor_config.json``; of sound ``rate=16000``.
         labels: A file with labels, where the data themselves have none.
         batch: Samples a feed, where the model's batch dimension is free.
         batch_axis: The axis of an input along which its arrays hold samples, by the input's name; what is not named
             is found by the names and sizes of dimensions.
         whole_files: Each file of arrays is one feed, whatever its sizes.
+        label_column: The column of a table that holds the labels; None for one that is called ``label`` or ``labels``.
+        tokenizer: A ``tokenizer.json``, where the data are texts.
     """
 
     data: str
@@ -44,15 +47,18 @@ class DataSpec(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid
     batch: Annotated[int, msgspec.Meta(ge=1)] = 1
     batch_axis: dict[str, Annotated[int, msgspec.Meta(ge=0)]] = {}
     whole_files: bool = False
+    label_column: str | None = None
+    tokenizer: str | None = None
 
 
 class EvaluateSpec(DataSpec, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
     """Data for accuracy, and how to score it.
 
     Attributes:
-        metric: ``top1``, ``top5``, ``cosine``, ``sqnr``, ``max-abs-error``, ``argmax-agreement``, ``agreement``,
-            ``file.py:function``, or ``OUTPUT=NAME`` for one output; or several of these. None chooses by what the data
-            hold and the outputs stand for.
+        metric: With labels ``top1``, ``top5``, ``f1``, ``recall@1`` (or 5, 10), ``wer``, ``cer``, ``mae``, ``rmse`` or
+            ``file.py:function``; without ``cosine``, ``sqnr``, ``max-abs-error``, ``argmax-agreement``, ``agreement``,
+            ``detection-agreement``, or ``OUTPUT=NAME`` for one output; or several of these. None chooses by what the
+            data hold and the outputs stand for.
     """
 
     metric: str | tuple[str, ...] | None = None
@@ -107,8 +113,8 @@ class Gates(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_un
         not_slower: Whether a result breaks it that is not shown to be as fast as the input. A command then writes a
             copy of the input in its place, and that is no failure.
         metric: What `max_drop` is a figure of where there are no evaluation data: ``cosine``, ``sqnr`` (the relative
-            error), ``argmax-agreement``, or ``OUTPUT=NAME`` for one output; or several of these. None judges each
-            output by what it stands for.
+            error), ``argmax-agreement``, ``detection-agreement``, or ``OUTPUT=NAME`` for one output; or several of
+            these. None judges each output by what it stands for.
     """
 
     max_drop: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None

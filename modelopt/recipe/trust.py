@@ -19,6 +19,7 @@ import msgspec
 
 from modelopt.core.errors import InputError
 from modelopt.data.open_data import script_of
+from modelopt.data.preprocess_config import config_file
 from modelopt.recipe.recipe import BenchSpec, DataSpec, EvaluateSpec, Recipe, each_metric
 
 ALLOW_CODE = "--allow-code"
@@ -88,8 +89,9 @@ def needed(recipe: Recipe) -> tuple[str, ...]:
 def has_paths(recipe: Recipe) -> bool:
     """Whether the recipe names files by relative paths."""
     specs = [spec for spec in (recipe.calibration, recipe.evaluate) if spec is not None]
-    said = [text for spec in specs for text in (spec.data, spec.labels) if text is not None and text != "random"]
-    return any(not PurePath(text).is_absolute() for text in said)
+    said = [text for spec in specs for text in (spec.data, spec.labels, spec.tokenizer) if text not in (None, "random")]
+    said += [str(file) for spec in specs if (file := config_file(spec.preprocess or "")) is not None]
+    return any(not PurePath(text).is_absolute() for text in said if text is not None)
 
 
 class _Place:
@@ -111,6 +113,10 @@ class _Place:
             changes["data"] = self._named(f"{section}: data", spec.data, is_code=is_code)
         if spec.labels is not None:
             changes["labels"] = self._named(f"{section}: labels", spec.labels)
+        if spec.preprocess is not None and config_file(spec.preprocess) is not None:
+            changes["preprocess"] = self._named(f"{section}: preprocess", spec.preprocess)
+        if spec.tokenizer is not None:
+            changes["tokenizer"] = self._named(f"{section}: tokenizer", spec.tokenizer)
         return msgspec.structs.replace(spec, **changes)
 
     def evaluation(self, spec: EvaluateSpec) -> EvaluateSpec:

@@ -8,6 +8,7 @@ from modelopt.measure.evaluate import Accuracy
 from modelopt.measure.latency import BenchResult
 from modelopt.measure.speed import Ratio
 from modelopt.report import FileInfo, GateResult
+from modelopt.runtime.coverage import NodeTimes
 
 SCHEMA = "modelopt-bench/4"
 
@@ -23,6 +24,7 @@ class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
         ratios: How many times as fast as the first; None for the first itself.
         accuracy: Of the second against the first, None where it was not measured.
         noise: How the first model compared with its own copy; None where that was not asked for.
+        layers: How long each node of each model takes; empty where that was not asked for.
         gates: The gates that were asked for, in order.
         warnings: What the reader should know.
     """
@@ -34,5 +36,6 @@ class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
     ratios: tuple[Ratio | None, ...]
     accuracy: Accuracy | None
     noise: Ratio | None = None
+    layers: tuple[NodeTimes, ...] = ()
     gates: tuple[GateResult, ...] = ()
     warnings: tuple[str, ...]

@@ -7,12 +7,14 @@ from modelopt.measure import noise_floor
 from modelopt.measure.latency import BenchResult
 from modelopt.measure.process_figures import over_processes
 from modelopt.report.bench_report import BenchReport
+from modelopt.report.layer_tables import layer_sections
+from modelopt.report.process_rows import process_rows
 from modelopt.report.summary import accuracy_rows, covered, gate_sections, output_sections
 from modelopt.report.units import milliseconds, size
 
 
-def bench_sections(report: BenchReport) -> list[Section]:
-    """Latency, a row for each model."""
+def bench_sections(report: BenchReport, *, verbose: bool = False) -> list[Section]:
+    """Latency, a row for each model; `verbose` lists all layers."""
     rows = []
     for info, result, ratio in zip(report.models, report.results, report.ratios, strict=True):
         found = result.percentiles_ns
@@ -21,13 +23,14 @@ def bench_sections(report: BenchReport) -> list[Section]:
                 info.path,
                 size(info.size_bytes),
                 *("" if ns is None else milliseconds(ns) for ns in (found["p50"], found["p90"], found["p99"])),
+                milliseconds(over_processes(result.loads_ns).point),
                 milliseconds(over_processes(result.first_runs_ns).point),
                 size(over_processes(result.peaks_bytes).point),
                 "" if ratio is None else f"{ratio.point:.2f}× ({ratio.low:.2f}–{ratio.high:.2f})",
                 "baseline" if ratio is None else ratio.verdict.value,
             )
         )
-    header = ("model", "size", "p50", "p90", "p99", "first run", "memory", "times as fast", "verdict")
+    header = ("model", "size", "p50", "p90", "p99", "load", "first run", "memory", "times as fast", "verdict")
     env = report.results[0].env
     about = [f"{env.cpu}, {env.threads} threads, onnxruntime {env.onnxruntime}, on {report.source}"]
     if report.noise is not None:
@@ -39,15 +42,19 @@ def bench_sections(report: BenchReport) -> list[Section]:
     about.append(covered(report.results))
     providers = [f"{info.path}: {_ran_on(result)}" for info, result in zip(report.models, report.results, strict=True)]
     notes = (*about, *providers, *(f"warning: {line}" for line in report.warnings))
-    return [Section("", header, tuple(rows), notes), *gate_sections(report.gates)]
+    return [
+        Section("", header, tuple(rows), notes),
+        *layer_sections(report, verbose=verbose),
+        *gate_sections(report.gates),
+    ]
 
 
 def _ran_on(result: BenchResult) -> str:
     return ", ".join(f"{count} nodes on {provider}" for provider, count in sorted(result.node_providers.items()))
 
 
-def compare_sections(report: BenchReport) -> list[Section]:
-    """Size, latency and accuracy of two models, a row each."""
+def compare_sections(report: BenchReport, *, verbose: bool = False) -> list[Section]:
+    """Size, latency and accuracy of two models, a row each; `verbose` lists all layers."""
     first, second = report.models
     change = f"{second.size_bytes / first.size_bytes - 1:+.1%}"
     rows: list[tuple[str, str, str, str]] = [("size", size(first.size_bytes), size(second.size_bytes), change)]
@@ -60,6 +67,7 @@ def compare_sections(report: BenchReport) -> list[Section]:
             else f"{ratio.point:.2f}× as fast ({ratio.low:.2f}–{ratio.high:.2f}): {ratio.verdict.value}"
         )
         rows.append(("latency, median", milliseconds(a.median_ns), milliseconds(b.median_ns), change))
+        rows += process_rows(a, b)
     if report.accuracy is not None:
         rows.extend(accuracy_rows(report.accuracy))
     notes = [f"on {report.source}", *([covered(report.results)] if report.results else [])]
@@ -67,4 +75,4 @@ def compare_sections(report: BenchReport) -> list[Section]:
     notes += [f"warning: {line}" for line in report.warnings]
     outputs = [] if report.accuracy is None else output_sections(report.accuracy)
     table = Section("", ("", first.path, second.path, "change"), tuple(rows), tuple(notes))
-    return [*outputs, table, *gate_sections(report.gates)]
+    return [*outputs, table, *layer_sections(report, verbose=verbose), *gate_sections(report.gates)]

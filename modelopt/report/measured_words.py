@@ -62,6 +62,8 @@ def lost(loss: Loss, name: str) -> str:
         name: What it is called where it is a share of answers.
     """
     samples = f"{loss.score.n:,} {'sample' if loss.score.n == 1 else 'samples'}"
+    if loss.score.name == name and loss.score.unit != "share" and not loss.score.higher_is_better:
+        return f"{name} {'worse' if loss.lost > 0 else 'better'} by {abs(loss.lost):.2%} ({samples})"
     if loss.score.unit != "share":
         return f"outputs off by {loss.lost:.2%} ({samples})"
     known = loss.low is not None and loss.high is not None
@@ -69,10 +71,12 @@ def lost(loss: Loss, name: str) -> str:
         low, high = loss.low or 0.0, loss.high or 0.0
         two_sided = f"±{100 * max(high, -low):.1f} points" if low < 0 else f"at most {100 * high:.1f} points lost"
         return f"{name} unchanged ({samples}{f': {two_sided}' if known else ''})"
-    between = f": {_points(loss.high)} to {_points(loss.low)}" if known else ""
-    return f"{name} {_points(loss.lost)} points ({samples}{between})"
+    sign = -1 if loss.score.higher_is_better else 1
+    ends = sorted((sign * (loss.low or 0.0), sign * (loss.high or 0.0)))
+    between = f": {_points(ends[0], 1)} to {_points(ends[1], 1)}" if known else ""
+    return f"{name} {_points(loss.lost, sign)} points ({samples}{between})"
 
 
-def _points(share: float | None) -> str:
+def _points(share: float | None, sign: int) -> str:
     """A loss as a signed change in points."""
-    return f"{-100 * (share or 0.0) + 0.0:+.1f}"
+    return f"{100 * sign * (share or 0.0) + 0.0:+.1f}"

@@ -13,6 +13,7 @@ from modelopt.measure.latency import BenchResult
 from modelopt.measure.metric import NOTHING_COMPARED, Score
 from modelopt.measure.speed import FEWEST, Verdict
 from modelopt.report import GateOutcome, GateResult, Latency, PassResult, Report, refusals
+from modelopt.report.process_rows import process_rows
 from modelopt.report.pruning_tables import pruning_sections
 from modelopt.report.units import fell, milliseconds, size, times_as_fast
 from modelopt.report.verification_lines import error_bound, verification_lines
@@ -184,7 +185,7 @@ def outcome_section(report: Report) -> Section:
     """The figures before and after; below them how they were measured, and what was written."""
     rows = list(_size_rows(report))
     if report.latency is not None:
-        rows.append(_latency_row(report.latency))
+        rows += [_latency_row(report.latency), *process_rows(report.latency.before, report.latency.after)]
     elif report.not_timed is not None:
         rows.append(("latency", "", "–", report.not_timed))
     if report.coverage is not None:

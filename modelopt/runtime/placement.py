@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt.core.errors import EnvironmentLacks
-from modelopt.runtime.coverage import Coverage, coverage_of
+from modelopt.runtime.coverage import Coverage, NodeTimes, coverage_of
 from modelopt.runtime.limits import Limits
 from modelopt.runtime.session import NodeRun, SessionSpec, full_provider_name
 from modelopt.runtime.worker import Worker
@@ -91,6 +91,37 @@ def placement_of(requested: str, providers: tuple[str, ...], runs: list[NodeRun]
         nodes=dict(sorted(nodes.items())),
         share_of_time={name: spent_ns[name] / total_ns for name in sorted(nodes)},
     )
+
+
+def layer_times(
+    worker: Worker,
+    path: Path,
+    model: ir.Model,
+    feeds: Mapping[str, np.ndarray],
+    *,
+    spec: SessionSpec | None = None,
+    runs: int = 20,
+) -> NodeTimes:
+    """Profile the model: how long each of its nodes takes, beside the whole run.
+
+    Args:
+        worker: Runs it.
+        path: The model file, already through io's gate.
+        model: What `path` holds.
+        feeds: One set of inputs.
+        spec: As for `coverage`.
+        runs: Profiled runs; two more come first and are not counted.
+
+    Raises:
+        As `coverage`.
+    """
+    session = worker.open(path, msgspec.structs.replace(spec or SessionSpec(), profile=True, trace=True))
+    worker.hold(0, dict(session.fitting(feeds)))
+    whole = session.time(runs + 2, slot=0)
+    found = session.profile()
+    session.close()
+    costs = coverage_of(model, [msgspec.structs.replace(each, runs_ns=each.runs_ns[2:]) for each in found]).nodes
+    return NodeTimes(layers=tuple(cost for cost in costs if cost.runs_ns), run_ns=tuple(whole[2:]))
 
 
 def coverage(

@@ -105,7 +105,7 @@ class Attempts:
             ModeloptError: The first attempt cannot be made.
         """
         label = label or (str(step) if before is None else f"{before} + {step}")
-        self.candidates.request.progress(f"trying {label}", len(self.trials), None)
+        self.candidates.request.progress(f"trial {len(self.trials) + 1}: {label}", len(self.trials), None)
         try:
             candidate = self.candidates.build(base, (step,))
         except (Refused, WorkerDied) as error:

@@ -273,7 +273,7 @@ def test_quiet(tmp_path: Path) -> None:
 
 def test_verbose(tmp_path: Path) -> None:
     run = modelopt("fuse", CNN, "-o", "x.onnx", "-v", *QUICK, cwd=tmp_path).succeeded()
-    assert "modelopt: passes" in run.err
+    assert "modelopt: the result · passes" in run.err
     assert "merge-transpose" in run.err  # it did nothing, and that is said too
     assert "Not verified (--no-verify)" in run.err
 

@@ -249,3 +249,19 @@ def test_a_long_chain_is_one_walk() -> None:
     model, changes = fold(text)
     assert changes.rewrites == 2000
     assert list(model.graph.initializers) == ["c2000"]
+
+
+def test_a_constant_that_does_not_fit_its_reader_makes_the_model_invalid() -> None:
+    """A filter that is computed: that it has two dimensions shows once it is known. It counted as a bug of the pass."""
+    node = onnx.helper.make_node
+    filters = onnx.numpy_helper.from_array(np.ones((2, 3), F32), "stored")
+    nodes = [node("Neg", ["stored"], ["w"]), node("Conv", ["x", "w"], ["y"])]
+    info = onnx.helper.make_tensor_value_info
+    x, y = (info(name, onnx.TensorProto.FLOAT, None) for name in ("x", "y"))
+    proto = onnx.helper.make_model(
+        onnx.helper.make_graph(nodes, "g", [x], [y], [filters]), opset_imports=[onnx.helper.make_opsetid("", 20)]
+    )
+    model = serialize.from_bytes(proto.SerializeToString())
+    with pytest.raises(Refused, match="the model is not valid") as caught:
+        FoldConstants().apply(model, CONTEXT)
+    assert "Conv has filters of 2 dimensions" in (caught.value.note or "")

@@ -32,6 +32,19 @@ def test_accuracy(loss: Loss, said: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "unit", "lost_share", "said"),
+    [
+        ("wer", "share", 0.004, "wer +0.4 points (40 samples: +0.2 to +0.6)"),
+        ("mae", "", 0.004, "mae worse by 0.40% (40 samples)"),
+        ("mae", "", -0.004, "mae better by 0.40% (40 samples)"),
+    ],
+)
+def test_an_error_that_rises_is_worse(name: str, unit: str, lost_share: float, said: str) -> None:
+    score = Score(name=name, value=0.1, n=40, low=None, high=None, unit=unit, higher_is_better=False)
+    assert lost(Loss(lost_share, lost_share - 0.002, lost_share + 0.002, score, ""), name) == said
+
+
+@pytest.mark.parametrize(
     ("verdict", "said"),
     [
         (Verdict.FASTER, "1.80× as fast (1.70–1.90)"),
