@@ -94,10 +94,10 @@ def measured_to_html(report: BenchReport) -> str:
         _Page(
             title=f"modelopt {'bench' if is_bench else 'compare'}: {' → '.join(each.path for each in report.models)}",
             verdict=_measured_verdict(report),
-            figures=tables[-1:],
+            figures=[each for each in tables if not each.title],
             gates=report.gates,
             chart=distribution.chart(timed),
-            details=tables[:-1],
+            details=[each for each in tables if each.title],
             facts=[
                 *((f"{info.path}, sha256", info.sha256 or "") for info in report.models),
                 ("data", report.source),

@@ -58,10 +58,10 @@ def section_to_markdown(section: Section) -> str:
 
 
 def _figures_first(sections: Sequence[Section]) -> Iterator[str]:
-    """The tables of outputs come last, and are folded."""
-    outputs = [section for section in sections if section.title.startswith("outputs")]
-    yield from (section_to_markdown(section) for section in sections if section not in outputs)
-    yield from map(_folded_section, outputs)
+    """The table of figures and the gates; those of outputs and layers come last, and are folded."""
+    details = [section for section in sections if section.title not in {"", "gates"}]
+    yield from (section_to_markdown(section) for section in sections if section not in details)
+    yield from map(_folded_section, details)
 
 
 def _folded_section(section: Section) -> str:
