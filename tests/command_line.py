@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
+from tests import report_documents
 from tests.forks import client
 from tests.paths import SAMPLE_MODELS
 
@@ -73,8 +74,9 @@ class Ran:
         return self
 
     def failed(self, code: int, *words: str, created: Sequence[str] = ()) -> Ran:
-        """One error line, no traceback, nothing on stdout, no file but `created`."""
-        assert (self.code, self.out) == (code, b""), self.err
+        """One error line, no traceback, nothing on stdout (with ``--json`` the error), no file but `created`."""
+        assert self.code == code, self.err
+        assert self.out == b"" or report_documents.is_error(self.out, code), self.out
         lines = self.err.splitlines()
         assert sum(line.startswith("modelopt: error: ") for line in lines) == 1, self.err
         assert "Traceback" not in self.err
@@ -130,7 +132,9 @@ def modelopt(
         out = fork.communicate(stdin, 200 * PATIENCE)
         err.seek(0)
         said = err.read().decode()
-    return Ran(fork.wait(), out, said, frozenset(listing(cwd) - before))
+    code = fork.wait()
+    report_documents.check_written(arguments, cwd, code, out)
+    return Ran(code, out, said, frozenset(listing(cwd) - before))
 
 
 def installed(
@@ -152,6 +156,7 @@ def installed(
         timeout=200 * PATIENCE,
         check=False,
     )
+    report_documents.check_written(arguments, cwd, done.returncode, done.stdout)
     return Ran(done.returncode, done.stdout, done.stderr.decode(), frozenset(listing(cwd) - before))
 
 

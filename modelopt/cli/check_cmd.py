@@ -24,10 +24,12 @@ Examples:
   modelopt bench --report new.json model.onnx
   modelopt check new.json --baseline base.json
   modelopt check new.json --baseline base.json --max-latency +3% --max-drop 0.5% --report check.xml
-  modelopt check new.json --baseline base.json --across-machines --github""",
+  modelopt check new.json --baseline base.json --across-machines --github
+  modelopt check --schema > report.schema.json          # of all reports, for programs that read them""",
 )
-@click.argument("new", metavar="REPORT", type=click.Path(path_type=Path))
-@option("--baseline", type=click.Path(path_type=Path), required=True, help="The earlier report.")
+@click.argument("new", metavar="REPORT", type=click.Path(path_type=Path), required=False)
+@option("--baseline", type=click.Path(path_type=Path), help="The earlier report.  [required]")
+@option("--schema", is_flag=True, help="Print the JSON schema of reports, and stop.")
 @option("--max-latency", heading="Gates", metavar="LIMIT", help="Of a run: +3% of the baseline's, or 2ms.")
 @option("--max-memory", heading="Gates", metavar="LIMIT", help="Peak memory of a process: +10%, or 200MB.")
 @option("--max-load", heading="Gates", metavar="LIMIT", help="Creating a session: +20%, or 100ms.")
@@ -52,7 +54,7 @@ Examples:
     type=click.Path(path_type=Path),
     multiple=True,
     heading="Output",
-    help="Also write what was found: .json, .md, or .xml for JUnit; repeatable.",
+    help="Also write what was found: .json, .md, .html, or .xml for JUnit; repeatable.",
 )
 @option(
     "--github/--no-github",
@@ -62,7 +64,17 @@ Examples:
 )
 @options.SAYING
 @click.pass_context
-def command(context: click.Context, /, *, written: tuple[Path, ...], github: bool | None, **_: Any) -> None:
+def command(
+    context: click.Context,
+    /,
+    *,
+    new: Path | None,
+    baseline: Path | None,
+    schema: bool,
+    written: tuple[Path, ...],
+    github: bool | None,
+    **_: Any,
+) -> None:
     """Compare REPORT with an earlier report of the same models, and fail where one became worse.
 
     Both are what --report or --json of bench, compare or an optimizing command wrote. Without a limit these hold:
@@ -72,9 +84,20 @@ def command(context: click.Context, /, *, written: tuple[Path, ...], github: boo
     from modelopt.cli.reading import read
     from modelopt.commands.check_reports import CheckOptions, check
     from modelopt.commands.contract_options import stop_at
+    from modelopt.core.errors import InputError
     from modelopt.report.check_report import check_sections, github_annotations
 
-    given, shown = read(CheckOptions, context, without=("written", "github"))
+    if schema:
+        import msgspec
+
+        from modelopt.report.report_schema import report_schema
+
+        click.echo(msgspec.json.format(msgspec.json.encode(report_schema()), indent=2))
+        return
+    if new is None or baseline is None:
+        lacking = "a report" if new is None else "--baseline"
+        raise InputError(f"check needs {lacking}", hint="modelopt check new.json --baseline base.json")
+    given, shown = read(CheckOptions, context, without=("written", "github", "schema"))
     found = check(given, written)
     screen = shown.screen()
     if shown.as_json:

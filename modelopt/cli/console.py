@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from modelopt.cli import documents
 from modelopt.cli.progress_text import ProgressLines, ProgressText
-from modelopt.core.json_text import json_text
 from modelopt.core.printable import printable
 from modelopt.core.progress import Progress, silent
 from modelopt.core.tables import Section
@@ -83,7 +83,7 @@ class Screen:
 
     def json(self, document: msgspec.Struct | dict[str, object]) -> None:
         """Print one JSON document to stdout."""
-        sys.stdout.write(json_text(document, sys.stdout.encoding) + "\n")
+        documents.show(document)
 
     def note(self, text: str) -> None:
         """Say a line on stderr."""

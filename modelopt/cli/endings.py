@@ -9,7 +9,7 @@ import sys
 import click
 
 from modelopt import __version__
-from modelopt.cli import signals
+from modelopt.cli import documents, signals
 from modelopt.core import temporary, thread_room, written_files
 from modelopt.core.errors import EnvironmentLacks, ExitCode, ModeloptError, ReaderLeft
 from modelopt.core.printable import printable
@@ -36,7 +36,7 @@ def ending(error: BaseException) -> int:
         return error.code if isinstance(error.code, int) else 1
     if isinstance(error, click.ClickException):
         fact, _, hint = error.format_message().partition("\nhint: ")
-        _say(fact, None, hint or _usage_hint(error))
+        _say(fact, None, hint or _usage_hint(error), ExitCode.BAD_INPUT)
         return ExitCode.BAD_INPUT
     ours = as_ours(error)
     if isinstance(ours, ReaderLeft):
@@ -46,9 +46,15 @@ def ending(error: BaseException) -> int:
 
         lines = "".join(traceback.format_exception(error)).splitlines()
         print("\n".join(map(printable, lines)), file=sys.stderr)  # noqa: T201 - it may quote a model's names
-        _say("this is a bug in modelopt", f"modelopt {__version__}, Python {sys.version.split()[0]}", _REPORT_IT)
+        _say(
+            "this is a bug in modelopt",
+            f"modelopt {__version__}, Python {sys.version.split()[0]}",
+            _REPORT_IT,
+            ExitCode.BUG,
+        )
         return ExitCode.BUG
-    _say(ours.fact, ours.note, ours.hint or (_REPORT_IT if ours.exit_code is ExitCode.BUG else None))
+    helps = ours.hint or (_REPORT_IT if ours.exit_code is ExitCode.BUG else None)
+    _say(ours.fact, ours.note, helps, ours.exit_code)
     return ours.exit_code
 
 
@@ -57,12 +63,14 @@ def unreadable() -> None:
     from modelopt.io import mmap_files, staging
 
     path = mmap_files.cut_short()
+    code = ExitCode.BAD_INPUT if path is not None else ExitCode.ENVIRONMENT
     fact = "a file became shorter while it was read, or its disk fails"
-    _say(fact if path is None else f"{path} became shorter while it was read", None, "let who writes it end first")
+    fact = fact if path is None else f"{path} became shorter while it was read"
+    _say(fact, None, "let who writes it end first", code)
     sys.stderr.flush()
     staging.abandon()
     temporary.remove_all()
-    os._exit(ExitCode.BAD_INPUT if path is not None else ExitCode.ENVIRONMENT)
+    os._exit(code)
 
 
 def as_ours(error: BaseException) -> ModeloptError | None:
@@ -107,13 +115,14 @@ def _is_in_ours(error: ImportError) -> bool:
     return (error.name or "").partition(".")[0] == "modelopt" and not isinstance(error, ModuleNotFoundError)
 
 
-def _say(fact: str, note: str | None, hint: str | None) -> None:
+def _say(fact: str, note: str | None, hint: str | None, exit_code: ExitCode) -> None:
     lines = [f"modelopt: error: {printable(fact)}"]
     if note:
         lines.append(f"note: {printable(note)}")
     if hint:
         lines.append(f"hint: {printable(hint)}")
     print("\n".join(lines), file=sys.stderr)  # noqa: T201 - errors must not need rich
+    documents.show_error(fact, note, hint, exit_code)
 
 
 def _usage_hint(error: click.ClickException) -> str | None:
@@ -124,4 +133,6 @@ def _usage_hint(error: click.ClickException) -> str | None:
 def _interrupted(number: int | None) -> int:
     what = printable(written_files.described())
     print(f"modelopt: interrupted, {what}", file=sys.stderr)  # noqa: T201 - as above
-    return ExitCode.INTERRUPTED if number is None else 128 + number
+    code = ExitCode.INTERRUPTED if number is None else 128 + number
+    documents.show_error("interrupted", what, None, code)
+    return code

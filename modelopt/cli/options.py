@@ -65,7 +65,7 @@ SAYING = group(
 
 
 REPORT = option(
-    "--report", type=click.Path(path_type=Path), heading="Output", help="Also write the report: .json or .md."
+    "--report", type=click.Path(path_type=Path), heading="Output", help="Also write the report: .json, .md or .html."
 )
 
 LAYOUT = group(

@@ -26,7 +26,7 @@ class Shown:
         quiet: Say nothing but errors.
         explain: What each pass did not do, and why.
         print_recipe: Print the recipe that the command is, and stop.
-        report: A file for the report: .json or .md.
+        report: A file for the report: .json, .md or .html.
     """
 
     as_json: bool = False

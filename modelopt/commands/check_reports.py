@@ -6,18 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from modelopt import io
+from modelopt.commands import written_reports
 from modelopt.core import quantities
 from modelopt.core.errors import InputError
-from modelopt.core.json_text import json_text
 from modelopt.core.quantities import Allowed, BadQuantity
 from modelopt.engine import baseline, output_paths
 from modelopt.engine.baseline import CheckLimits
 from modelopt.engine.run_files import RunFile
 from modelopt.recipe.recipe import OnInconclusive
 from modelopt.report import stored
-from modelopt.report.check_report import CheckReport, check_sections, junit
-from modelopt.report.markdown import section_to_markdown
+from modelopt.report.check_report import CheckReport
 
 DEFAULTS = {"max_latency": "+5%", "max_memory": "+10%", "max_size": "+1%", "max_drop": "1%"}
 """The limits where none is given."""
@@ -84,7 +82,7 @@ def check(options: CheckOptions, written: Sequence[Path] = ()) -> CheckReport:
 
     Args:
         options: The options.
-        written: Files that take what was found: .json, .md, or .xml for JUnit.
+        written: Files that take what was found: .json, .md, .html, or .xml for JUnit.
 
     Raises:
         InputError: A report cannot be read, or the two cannot be compared.
@@ -96,22 +94,10 @@ def check(options: CheckOptions, written: Sequence[Path] = ()) -> CheckReport:
     new, old = map(stored.load, paths)
     found = baseline.check(new, old, limits, across_machines=options.across_machines)
     for path in written:
-        io.replace_file(path, _TEXTS[path.suffix](found).encode(errors="backslashreplace"))
+        written_reports.write_check(found, path)
     return found
 
 
 def _require(path: Path, read: Sequence[Path]) -> None:
-    if path.suffix not in _TEXTS:
-        raise InputError(f"a report cannot be written to {path}", hint="name it .json, .md, or .xml for JUnit")
+    written_reports.require_check(path)
     output_paths.require_report(path, [RunFile("a report that is read", one) for one in read])
-
-
-def _markdown(found: CheckReport) -> str:
-    return "\n\n".join(["# modelopt check", *map(section_to_markdown, check_sections(found))]) + "\n"
-
-
-_TEXTS: dict[str, Callable[[CheckReport], str]] = {
-    ".json": lambda found: json_text(found) + "\n",
-    ".md": _markdown,
-    ".xml": junit,
-}

@@ -146,7 +146,7 @@ def run(options: OptimizeOptions, children: ChildPool | None = None, report_file
     Args:
         options: The options.
         children: Child processes that were started ahead; None starts each when it is needed.
-        report_file: Where the report goes, .json or .md; None for nowhere.
+        report_file: Where the report goes, .json, .md or .html; None for nowhere.
 
     Raises:
         ModeloptError: Any of its kinds but `GateFailed`: see `require_gates`. Nothing was written then.

@@ -96,7 +96,7 @@ def bench(options: BenchOptions, report_file: Path | None = None) -> BenchReport
 
     Args:
         options: The options.
-        report_file: Where the report goes, .json or .md; None for nowhere.
+        report_file: Where the report goes, .json, .md or .html; None for nowhere.
 
     Raises:
         ModeloptError: Any of its kinds but `GateFailed`: see `contract_options.stop_at`.

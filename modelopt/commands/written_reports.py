@@ -1,16 +1,25 @@
-"""Reports that are written to a file: JSON or Markdown, by its name."""
+"""Reports that are written to a file: JSON, Markdown or HTML, by its name."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
+
+import msgspec
 
 from modelopt import io
 from modelopt.core.errors import InputError
 from modelopt.core.json_text import json_text
-from modelopt.report import Report
+from modelopt.report import Report, html
 from modelopt.report.bench_report import BenchReport
-from modelopt.report.evaluation_report import EvaluationReport, evaluation_sections
-from modelopt.report.markdown import measured_to_markdown, section_to_markdown, to_markdown
+from modelopt.report.check_report import CheckReport, junit
+from modelopt.report.evaluation_report import EvaluationReport
+from modelopt.report.markdown import check_to_markdown, evaluation_to_markdown, measured_to_markdown, to_markdown
+
+KINDS = ".json, .md or .html"
+
+_Found = TypeVar("_Found", bound=msgspec.Struct)
 
 
 def require(path: Path) -> None:
@@ -19,29 +28,18 @@ def require(path: Path) -> None:
     Raises:
         InputError: As said.
     """
-    if path.suffix not in {".json", ".md"}:
-        raise InputError(f"a report cannot be written to {path}", hint="name it .json or .md")
+    if path.suffix not in {".json", ".md", ".html"}:
+        raise InputError(f"a report cannot be written to {path}", hint=f"name it {KINDS}")
 
 
-def write_measured(report: BenchReport, path: Path) -> None:
-    """Write the report of `bench` or `compare` atomically.
-
-    Raises:
-        EnvironmentLacks, InputError: As `write`.
-    """
-    text = json_text(report) + "\n" if path.suffix == ".json" else measured_to_markdown(report)
-    io.replace_file(path, text.encode(errors="backslashreplace"))
-
-
-def write_evaluation(report: EvaluationReport, path: Path) -> None:
-    """Write the report of `evaluate` atomically.
+def require_check(path: Path) -> None:
+    """As `require`, for the report of `check`.
 
     Raises:
-        EnvironmentLacks, InputError: As `write`.
+        InputError: As said.
     """
-    markdown = "\n\n".join(["# modelopt evaluate", *map(section_to_markdown, evaluation_sections(report))]) + "\n"
-    text = json_text(report) + "\n" if path.suffix == ".json" else markdown
-    io.replace_file(path, text.encode(errors="backslashreplace"))
+    if path.suffix not in {".json", ".md", ".html", ".xml"}:
+        raise InputError(f"a report cannot be written to {path}", hint="name it .json, .md, .html, or .xml for JUnit")
 
 
 def write(report: Report, path: Path) -> Report:
@@ -51,6 +49,37 @@ def write(report: Report, path: Path) -> Report:
         EnvironmentLacks: The disk is full.
         InputError: The folder cannot be written to.
     """
-    text = json_text(report) + "\n" if path.suffix == ".json" else to_markdown(report)
+    return _write(report, path, {".md": to_markdown, ".html": html.to_html})
+
+
+def write_measured(report: BenchReport, path: Path) -> None:
+    """Write the report of `bench` or `compare` atomically.
+
+    Raises:
+        EnvironmentLacks, InputError: As `write`.
+    """
+    _write(report, path, {".md": measured_to_markdown, ".html": html.measured_to_html})
+
+
+def write_evaluation(report: EvaluationReport, path: Path) -> None:
+    """Write the report of `evaluate` atomically.
+
+    Raises:
+        EnvironmentLacks, InputError: As `write`.
+    """
+    _write(report, path, {".md": evaluation_to_markdown, ".html": html.evaluation_to_html})
+
+
+def write_check(report: CheckReport, path: Path) -> None:
+    """Write the report of `check` atomically.
+
+    Raises:
+        EnvironmentLacks, InputError: As `write`.
+    """
+    _write(report, path, {".md": check_to_markdown, ".html": html.check_to_html, ".xml": junit})
+
+
+def _write(report: _Found, path: Path, renderings: dict[str, Callable[[_Found], str]]) -> _Found:
+    text = json_text(report) + "\n" if path.suffix == ".json" else renderings[path.suffix](report)
     io.replace_file(path, text.encode(errors="backslashreplace"))
     return report

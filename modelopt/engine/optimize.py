@@ -179,7 +179,8 @@ class Run:
         if not report.written:
             return request.finish(report)
         left = result.file.settle()
-        report = request.finish(msgspec.structs.replace(report, notes=(*report.notes, *left)))
+        output = msgspec.structs.replace(report.output, sha256=result.file.sha256())
+        report = request.finish(msgspec.structs.replace(report, output=output, notes=(*report.notes, *left)))
         result.file.commit()
         return report
 

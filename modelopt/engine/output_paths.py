@@ -134,6 +134,7 @@ _HEAD_BYTES = 16 << 10
 _REPORT = (
     rb'\s*\{\s*"schema"\s*:\s*"modelopt-|# [^\n]* \xe2\x86\x92 [^\n]*\n\n|# modelopt [a-z]+\b'
     rb'|<\?xml [^\n]*\?>\s*<testsuites name="modelopt '
+    rb'|<!doctype html>\s*<html lang="en">\s*<meta name="generator" content="modelopt">'
 )
 _CACHE = rb'\s*\{\s*"format"\s*:\s*"modelopt-calibration-'
 

@@ -108,7 +108,7 @@ def load(path: Path, *, scratch: Path, accepted: Accepted = Accepted()) -> Loade
     file = _spool_stdin(scratch) if path == STDIO else path
     versions = {file: files.version(file)}
     buffer = map_file(file, shown)
-    digest = in_background(lambda: _sha256(file))
+    digest = in_background(lambda: sha256(file))
     with _named(shown):
         proto, blobs = serialize.parse(buffer, accepted.nodes)
         refuse_unsupported(proto, shown)
@@ -124,9 +124,10 @@ def load(path: Path, *, scratch: Path, accepted: Accepted = Accepted()) -> Loade
     return Loaded(model, file, shown, digest, size, tuple(external), versions)
 
 
-def _sha256(path: Path) -> str:
-    """Of a file that is read, not mapped: a mapped file that shrinks meanwhile would end this process."""
+def sha256(path: Path) -> str:
+    """The hash of a file in hex."""
     digest = hashlib.sha256()
+    # It is read, not mapped: a mapped file that shrinks meanwhile would end this process.
     # The buffer is a mapping: its pages go back to the system. Of an ordinary one, the allocator keeps one a thread.
     with path.open("rb", buffering=0) as file, mmap.mmap(-1, _HASHED_BYTES) as buffer, memoryview(buffer) as part:
         while count := file.readinto(part):

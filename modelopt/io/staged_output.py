@@ -9,7 +9,7 @@ from pathlib import Path
 
 from modelopt.core import written_files
 from modelopt.io import access, datafiles
-from modelopt.io.loading import Loaded
+from modelopt.io.loading import Loaded, sha256
 from modelopt.io.writing import disk_errors, sync
 
 
@@ -34,6 +34,10 @@ class Staged:
     source: Loaded
     _is_settled: bool = field(default=False, init=False)
     _unused: set[Path] = field(default_factory=set, init=False)
+
+    def sha256(self) -> str:
+        """The hash of the model file in hex, without its data file."""
+        return sha256(self.path)
 
     def settle(self) -> tuple[str, ...]:
         """Do what may fail before the output gets its name: wait for the disk, and look who needs the old data file.

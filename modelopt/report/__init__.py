@@ -44,7 +44,7 @@ class FileInfo(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         path: As the user wrote it.
         size_bytes: The size of the model and its external data.
-        sha256: The hash of the model file, in hex; None where it was not read.
+        sha256: The hash of the model file, in hex, without its data file; None where it was not read, or not written.
         external_bytes: The part of `size_bytes` that is in a data file beside the model.
         compressed_bytes: The size of the model file behind `io.compressed_size.COMPRESSOR`; None where that was not
             measured: it is of use where channels were removed, and takes long for large files.

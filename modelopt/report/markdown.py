@@ -1,23 +1,32 @@
-"""A report as Markdown, for pull requests and CI summaries."""
+"""A report as Markdown, for pull requests and CI summaries: the verdict and the figures first, details folded."""
 
 from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterator, Sequence
 
 from modelopt.core.printable import printable
 from modelopt.core.tables import Section
 from modelopt.report import Report
 from modelopt.report.bench_report import BenchReport
 from modelopt.report.bench_tables import bench_sections, compare_sections
-from modelopt.report.summary import report_sections
+from modelopt.report.check_report import CheckReport, check_sections
+from modelopt.report.evaluation_report import EvaluationReport, evaluation_sections
+from modelopt.report.summary import detail_sections, gate_sections, outcome_section
 
 
 def to_markdown(report: Report) -> str:
     """The report's tables and its recipe as GitHub-flavoured Markdown."""
     parts = [f"# {_escape(report.input.path)} → {_escape(report.output.path)}"]
-    parts += [section_to_markdown(section) for section in report_sections(report, explain=True)]
+    parts += [f"**{_escape(report.verdict)}**"] if report.verdict else []
+    parts += [f"Next: {_escape(report.next)}"] if report.next is not None else []
+    parts += [section_to_markdown(section) for section in (outcome_section(report), *gate_sections(report.gates))]
+    parts += [_folded_section(section) for section in detail_sections(report, explain=True)]
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
-    parts.append(f"Target {report.target}; seed {report.seed}; {versions}.")
-    parts.append(f"```yaml\n{report.recipe}```")
-    return "\n\n".join(parts) + "\n"
+    origin = f"Target {report.target}; seed {report.seed}; {versions}."
+    parts.append(_folded("recipe and versions", f"{_escape(origin)}\n\n{_yaml(report.recipe)}"))
+    return _joined(parts)
 
 
 def measured_to_markdown(report: BenchReport) -> str:
@@ -25,20 +34,65 @@ def measured_to_markdown(report: BenchReport) -> str:
     names = " → ".join(_escape(model.path) for model in report.models)
     sections = bench_sections(report) if report.accuracy is None else compare_sections(report)
     command = "bench" if report.accuracy is None else "compare"
-    return "\n\n".join([f"# modelopt {command}: {names}", *map(section_to_markdown, sections)]) + "\n"
+    return _joined([f"# modelopt {command}: {names}", *_figures_first(sections)])
+
+
+def evaluation_to_markdown(report: EvaluationReport) -> str:
+    """The tables of `evaluate` as GitHub-flavoured Markdown."""
+    told, scores, *others = evaluation_sections(report)
+    gates = gate_sections(report.gates)
+    parts = [section_to_markdown(section) for section in (told, scores, *gates)]
+    parts += [_folded_section(section) for section in others[: len(others) - len(gates)]]
+    return _joined(["# modelopt evaluate", *parts])
+
+
+def check_to_markdown(report: CheckReport) -> str:
+    """The verdict and the gates of `check` as GitHub-flavoured Markdown."""
+    return _joined(["# modelopt check", *map(section_to_markdown, check_sections(report))])
 
 
 def section_to_markdown(section: Section) -> str:
     """One table with its notes."""
     lines = [f"## {_escape(section.title)}", ""] if section.title else []
+    return "\n".join([*lines, *_content(section)])
+
+
+def _figures_first(sections: Sequence[Section]) -> Iterator[str]:
+    """The table of figures and the gates; those of outputs and layers come last, and are folded."""
+    details = [section for section in sections if section.title not in {"", "gates"}]
+    yield from (section_to_markdown(section) for section in sections if section not in details)
+    yield from map(_folded_section, details)
+
+
+def _folded_section(section: Section) -> str:
+    count = f" ({len(section.rows)})" if section.rows else ""
+    return _folded(f"{section.title or 'passes'}{count}", "\n".join(_content(section)))
+
+
+def _folded(summary: str, content: str) -> str:
+    """GitHub shows Markdown inside of HTML only after an empty line."""
+    return f"<details>\n<summary>{html.escape(printable(summary))}</summary>\n\n{content.rstrip()}\n\n</details>"
+
+
+def _yaml(text: str) -> str:
+    """A block of code that nothing in the text ends."""
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}yaml\n{text}{fence}"
+
+
+def _content(section: Section) -> Iterator[str]:
     if section.rows:
         header = section.header or ("",) * len(section.rows[0])
-        lines.append(_row(header))
-        lines.append(_row(("---",) * len(header)))
-        lines += [_row(tuple(_escape(cell) for cell in row)) for row in section.rows]
-        lines.append("")
-    lines += [f"- {_escape(note)}" for note in section.notes]
-    return "\n".join(lines)
+        yield _row(header)
+        yield _row(("---",) * len(header))
+        yield from (_row(tuple(_escape(cell) for cell in row)) for row in section.rows)
+        yield ""
+    yield from (f"- {_escape(note)}" for note in section.notes)
+
+
+def _joined(parts: Sequence[str]) -> str:
+    return "\n\n".join(parts) + "\n"
 
 
 def _row(cells: tuple[str, ...]) -> str:

@@ -36,12 +36,27 @@ def report_sections(report: Report, *, explain: bool = False, verbose: bool = Fa
         verbose: Passes that did nothing too.
     """
     told = (report.verdict, *([] if report.next is None else [f"next: {report.next}"]))
-    sections = [Section("", None, (), told), *_passes(report, verbose=verbose)]
+    details = detail_sections(report, explain=explain, verbose=verbose)
+    return [Section("", None, (), told), *details, outcome_section(report), *gate_sections(report.gates)]
+
+
+def detail_sections(
+    report: Report, *, explain: bool = False, verbose: bool = False, most_tensors: int = _MAX_TENSORS
+) -> list[Section]:
+    """The tables between the verdict and the figures before and after.
+
+    Args:
+        report: The report.
+        explain: As in `report_sections`.
+        verbose: As in `report_sections`.
+        most_tensors: How many of the quantized tensors to list.
+    """
+    sections = list(_passes(report, verbose=verbose))
     if explain:
         sections.append(refusals.section(report))
         sections += [_refusals(report)] if verbose and any(refusals.refusals(report)) else []
         sections += [] if report.coverage is None else [_slowest(report.coverage)]
-        sections += _worst_tensors(report)
+        sections += _worst_tensors(report, most_tensors)
     if report.pruning is not None:
         sections += pruning_sections(report.pruning, explain=explain)
     elif report.trials:
@@ -50,8 +65,7 @@ def report_sections(report: Report, *, explain: bool = False, verbose: bool = Fa
         sections.append(_offenders(report))
     if report.accuracy is not None:
         sections += output_sections(report.accuracy)
-    sections.append(_outcome(report))
-    return [*sections, *gate_sections(report.gates)]
+    return sections
 
 
 def gate_sections(gates: Sequence[GateResult]) -> list[Section]:
@@ -125,7 +139,7 @@ def _slowest(coverage: Coverage) -> Section:
     return Section("slowest nodes", ("node", "operator", "kernel", "computes in", "time"), *_first(rows, _MAX_SKIPS))
 
 
-def _worst_tensors(report: Report) -> Iterator[Section]:
+def _worst_tensors(report: Report, most: int) -> Iterator[Section]:
     """The tensors that were quantized, and those that were pruned, those with the largest relative error first."""
     tensors = [tensor for result in report.passes for tensor in result.tensors]
     worst = sorted((each for each in tensors if each.sqnr_db is not None), key=lambda each: each.sqnr_db or 0.0)
@@ -141,7 +155,7 @@ def _worst_tensors(report: Report) -> Iterator[Section]:
     ]
     if quantized:
         header = ("tensor", "kind", "range", "signal to noise")
-        yield Section("quantized tensors, worst first", header, *_first(quantized, _MAX_TENSORS))
+        yield Section("quantized tensors, worst first", header, *_first(quantized, most))
     if pruned:
         header = ("tensor", "zeros", "error of its", "signal to noise")
         yield Section("pruned tensors, worst first", header, *_first(pruned, _MAX_SKIPS))
@@ -167,7 +181,8 @@ def _refusals(report: Report) -> Section:
     return Section("left alone, by node", ("pass", "node", "reason"), *_first(rows, _MAX_SKIPS))
 
 
-def _outcome(report: Report) -> Section:
+def outcome_section(report: Report) -> Section:
+    """The figures before and after; below them how they were measured, and what was written."""
     rows = list(_size_rows(report))
     if report.latency is not None:
         rows += [_latency_row(report.latency), *process_rows(report.latency.before, report.latency.after)]

@@ -114,7 +114,7 @@ def test_a_mistake(folder: Path, words: list[str], fact: str) -> None:
     modelopt("check", *words, "--baseline", "bench.json", cwd=folder).refused(2, fact)
 
 
-@pytest.mark.parametrize("ending", ["json", "md", "xml"])
+@pytest.mark.parametrize("ending", ["json", "md", "xml", "html"])
 def test_a_report_replaces_a_report_and_nothing_else(folder: Path, ending: str, tmp_path: Path) -> None:
     words = ("check", folder / "bench.json", "--baseline", folder / "bench.json", "--max-size", "+1%")
     (tmp_path / f"notes.{ending}").write_text("my notes")

@@ -13,7 +13,7 @@ from modelopt import cli
 from modelopt.cli import COMMANDS
 from tests.command_line import CALIB, CNN, COMMAND, EVAL, MLP, environment, modelopt
 
-HEAVY = {"numpy", "onnx", "onnx_ir", "onnxruntime", "rich", "yaml", "PIL", "psutil", "msgspec", "archspec"}
+HEAVY = {"jinja2", "numpy", "onnx", "onnx_ir", "onnxruntime", "rich", "yaml", "PIL", "psutil", "msgspec", "archspec"}
 
 
 def imported(tmp_path: Path, *arguments: str) -> tuple[set[str], str]:
