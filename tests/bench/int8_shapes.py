@@ -121,7 +121,7 @@ def bench(models: list[Path], seconds: float, dims: tuple[str, ...]) -> dict[str
     words = ["bench", *map(str, models), "--threads", "1", "--budget", str(seconds), "--json", *dims]
     command = [str(Path(sys.executable).with_name("modelopt")), *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if not done.stdout:
+    if done.returncode:
         sys.exit(done.stderr)
     found: dict[str, Any] = json.loads(done.stdout)
     return found

@@ -58,7 +58,7 @@ def job(model: Path, command: list[str]) -> tuple[list[str], float | None]:
         )
         seconds = time.monotonic() - started
         remark = "; ".join(done.stderr.strip().splitlines()[:2])
-        if not done.stdout:
+        if done.returncode not in {0, 1, 5}:  # no report, but an error
             return [model.parent.name, str(done.returncode), *[""] * 7, f"{seconds:.0f}", remark], None
         report: dict[str, Any] = json.loads(done.stdout)
         return row_of(model.parent.name, done.returncode, report, seconds, remark)
