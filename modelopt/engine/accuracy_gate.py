@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from modelopt.engine import evidence, gates
+from modelopt.engine.bounds import at_most
 from modelopt.engine.findings import Findings, keeps
 from modelopt.measure.loss import Loss
 from modelopt.report import GateOutcome, GateResult
@@ -38,12 +39,8 @@ def judged(most: float, findings: Findings) -> tuple[GateResult, bool]:
 def _judged_loss(most: float, limit: str, loss: Loss, findings: Findings) -> GateResult:
     between = "" if loss.low is None or loss.high is None else f", {_percent(loss.low)} to {_percent(loss.high)}"
     found = f"{_percent(loss.lost)} ({findings.drop_of()}{between})"
-    if loss.low is not None and loss.high is not None:
-        if keeps(loss.high, most):
-            return _gate(limit, found, GateOutcome.PASSED)
-        if not keeps(loss.low, most):
-            return _gate(limit, found, GateOutcome.FAILED)
-    return _gate(limit, found, GateOutcome.INCONCLUSIVE, _more_samples(most, loss))
+    outcome = at_most(loss.low, loss.high, most, within=keeps)
+    return _gate(limit, found, outcome, _more_samples(most, loss) if outcome is GateOutcome.INCONCLUSIVE else None)
 
 
 def _more_samples(most: float, loss: Loss) -> str:

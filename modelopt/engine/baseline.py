@@ -3,34 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-
-import msgspec
 
 from modelopt.core.errors import InputError
 from modelopt.core.quantities import Allowed
 from modelopt.engine import evidence, judging
-from modelopt.engine.findings import Findings, keeps
+from modelopt.engine.bounds import at_most
+from modelopt.engine.figure_gates import MAX_LATENCY, MAX_LOAD, MAX_MEMORY, FigureGate
+from modelopt.engine.findings import keeps
 from modelopt.measure.environment import Environment
 from modelopt.measure.evaluate import Accuracy
 from modelopt.measure.latency import BenchResult
-from modelopt.measure.process_figures import Figure, over_processes
+from modelopt.measure.loss import loss_of
+from modelopt.measure.process_figures import Figure
 from modelopt.measure.stats import Delta, paired_difference_interval
 from modelopt.measure.task_score import TaskScore
 from modelopt.recipe.recipe import Gates, OnInconclusive
 from modelopt.report import GateOutcome, GateResult
 from modelopt.report.check_report import CheckedModel, CheckReport, verdict_of
 from modelopt.report.stored import Stored, Subject
-from modelopt.report.units import milliseconds, size
 
 ACROSS = "--across-machines compares how each model does beside its own float model instead"
 
 _MACHINE = ("cpu", "machine", "cores", "threads", "onnxruntime")
 """What must be the same where times are compared."""
-
-_FIELDS = {"max-latency": "max_latency_ns", "max-memory": "max_memory_bytes", "max-load": "max_load_ns"}
-"""By gate, the field of `Gates` that holds a limit which does not depend on the baseline."""
 
 
 @dataclass(frozen=True)
@@ -91,18 +88,15 @@ class _Pair:
         limits = self.limits
         if limits.size is not None:
             yield self._size(limits.size)
-        timed: list[tuple[str, Allowed | None, Callable[[BenchResult], Figure], Callable[[float], str]]] = [
-            ("max-latency", limits.latency, lambda one: one.latency, milliseconds),
-            ("max-memory", limits.memory, lambda one: over_processes(one.peaks_bytes), size),
-            ("max-load", limits.load, lambda one: over_processes(one.loads_ns), milliseconds),
-        ]
-        for name, allowed, figure, text in timed:
+        for gate, allowed in ((MAX_LATENCY, limits.latency), (MAX_MEMORY, limits.memory), (MAX_LOAD, limits.load)):
             if allowed is None:
                 continue
             if self.new.result is None or self.old.result is None:
-                self._miss(f"--{name} needs latencies", self.new.result, "measure without --no-bench")
+                self._miss(f"--{gate.name} needs latencies", self.new.result, "measure without --no-bench")
+            elif allowed.absolute is not None:
+                yield judging.judge_figure(gate, allowed.absolute, self.new.result)
             else:
-                yield self._figure(name, allowed, (figure, text), (self.new.result, self.old.result))
+                yield self._figure(gate, allowed, self.new.result, self.old.result)
         if limits.drop is None:
             return
         if self.new.accuracy is None or self.old.accuracy is None:
@@ -128,32 +122,25 @@ class _Pair:
             gate="max-size", limit=str(allowed), found=f"{now:,} bytes ({before:,} before)", outcome=outcome
         )
 
-    def _figure(
-        self,
-        name: str,
-        allowed: Allowed,
-        kind: tuple[Callable[[BenchResult], Figure], Callable[[float], str]],
-        results: tuple[BenchResult, BenchResult],
-    ) -> GateResult:
-        (figure, text), (now, before) = kind, results
-        if allowed.share is None:
-            return next(
-                judging.figure_gates(msgspec.structs.replace(Gates(), **{_FIELDS[name]: allowed.absolute}), now)
-            )
+    def _figure(self, gate: FigureGate, allowed: Allowed, now: BenchResult, before: BenchResult) -> GateResult:
+        figures = gate.measured(now), gate.measured(before)
         seconds = now.wall_ns / 1e9
         if not self.across:
             _require_same_machine(now.env, before.env)
-            shown = f"{text(figure(now).point)} ({text(figure(before).point)} before)"
-            return _judged(name, allowed, _over(figure(now), figure(before)), shown, seconds)
+            shown = f"{gate.text(figures[0].point)} ({gate.text(figures[1].point)} before)"
+            return _judged(gate.name, allowed, _over(*figures), shown, seconds)
         if self.new.beside is None or self.old.beside is None:
             raise InputError(
                 f"{self.new.name} was not timed beside another model in both reports",
                 note="across machines, ratios are compared",
                 hint="modelopt bench --report FILE.json float.onnx model.onnx",
             )
-        ratios = _over(figure(now), figure(self.new.beside)), _over(figure(before), figure(self.old.beside))
+        ratios = (
+            _over(figures[0], gate.measured(self.new.beside)),
+            _over(figures[1], gate.measured(self.old.beside)),
+        )
         shown = f"{ratios[0].point:.3f}× that of the first model ({ratios[1].point:.3f}× before)"
-        return _judged(name, allowed, _over(*ratios), shown, seconds)
+        return _judged(gate.name, allowed, _over(*ratios), shown, seconds)
 
 
 def _drop(most: float, now: Accuracy, before: Accuracy) -> GateResult:
@@ -170,7 +157,7 @@ def _drop(most: float, now: Accuracy, before: Accuracy) -> GateResult:
         raise InputError(f"accuracy was measured as {names[0]}, and as {names[1]} for the baseline")
     if now.tasks and before.tasks:
         return _by_difference(most, limit, names[0], now.n, _fall(now.tasks[0], before.tasks[0]))
-    losses = [Findings(unchanged=False, accuracy=each).loss() for each in (now, before)]
+    losses = [loss_of(each) for each in (now, before)]
     if losses[0] is None or losses[1] is None:
         return GateResult(gate="max-drop", limit=limit, found="nothing was compared", outcome=GateOutcome.FAILED)
     ends = [(loss.lost, loss.low, loss.high) for loss in losses if loss is not None]
@@ -210,15 +197,14 @@ def _judged(name: str, allowed: Allowed, ratio: Figure, shown: str, wall_seconds
         hint = "one process shows no spread: measure with --processes 5 or more"
         return GateResult(gate=name, limit=str(allowed), found=shown, outcome=GateOutcome.INCONCLUSIVE, hint=hint)
     found = f"{ratio.point:.3f}× what it was ({ratio.low:.3f}–{ratio.high:.3f}): {shown}"
-    if ratio.high <= most:
-        return GateResult(gate=name, limit=str(allowed), found=found, outcome=GateOutcome.PASSED)
-    if ratio.low > most:
-        return GateResult(gate=name, limit=str(allowed), found=found, outcome=GateOutcome.FAILED)
+    outcome = at_most(ratio.low, ratio.high, most)
+    if outcome is not GateOutcome.INCONCLUSIVE:
+        return GateResult(gate=name, limit=str(allowed), found=found, outcome=outcome)
     seconds = evidence.seconds_needed(ratio.point, ratio.low, ratio.high, most, wall_seconds)
-    hint = "the figure is at its limit: more time will hardly decide"
+    hint = evidence.AT_LIMIT
     if seconds is not None:
         hint = f"measuring both for about {seconds:.0f} s would decide: --budget {seconds:.0f}"
-    return GateResult(gate=name, limit=str(allowed), found=found, outcome=GateOutcome.INCONCLUSIVE, hint=hint)
+    return GateResult(gate=name, limit=str(allowed), found=found, outcome=outcome, hint=hint)
 
 
 def _fall(now: TaskScore, before: TaskScore) -> Delta | None:
@@ -268,12 +254,11 @@ def _by_difference(most: float, limit: str, name: str, n: int, lost: Delta | Non
         hint = "one sample shows no spread: give more"
         return GateResult(gate="max-drop", limit=limit, found=found, outcome=GateOutcome.INCONCLUSIVE, hint=hint)
     found = f"{lost.point + 0.0:.2%} ({name}, {lost.low + 0.0:.2%} to {lost.high + 0.0:.2%})"
-    if keeps(lost.high, most):
-        return GateResult(gate="max-drop", limit=limit, found=found, outcome=GateOutcome.PASSED)
-    if not keeps(lost.low, most):
-        return GateResult(gate="max-drop", limit=limit, found=found, outcome=GateOutcome.FAILED)
+    outcome = at_most(lost.low, lost.high, most, within=keeps)
+    if outcome is not GateOutcome.INCONCLUSIVE:
+        return GateResult(gate="max-drop", limit=limit, found=found, outcome=outcome)
     half = lost.high - lost.point if keeps(lost.point, most) else lost.point - lost.low
     needed = evidence.differing_needed(lost.point, half, n, most)
     told = f"{n:,} samples resolve {100 * half:.2g} points"
     hint = told if needed is None else f"{told}; {100 * most:g} % needs about {needed:,}"
-    return GateResult(gate="max-drop", limit=limit, found=found, outcome=GateOutcome.INCONCLUSIVE, hint=hint)
+    return GateResult(gate="max-drop", limit=limit, found=found, outcome=outcome, hint=hint)

@@ -121,7 +121,7 @@ def _judged(
     With more than one judged model, what was found names the model.
     """
     if len(loaded) == 1:
-        return judging.with_consequences(contract, judging.figure_gates(contract, results[0]))
+        return judging.with_consequences(contract, judging.judge_figures(contract, results[0]))
     judged: list[GateResult] = []
     for number, other in enumerate(loaded[1:], 1):
         latency = None

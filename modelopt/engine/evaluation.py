@@ -16,6 +16,7 @@ from modelopt.core.errors import InputError
 from modelopt.core.progress import Progress
 from modelopt.data import Dataset, MemoryData
 from modelopt.engine import datasets, early_checks, judging, run_limits, settings
+from modelopt.engine.bounds import at_least
 from modelopt.engine.compiled_models import require_source
 from modelopt.measure.evaluate import score
 from modelopt.measure.metric import Score
@@ -143,9 +144,6 @@ def _judged(first: Score, asked: Evaluation) -> GateResult | None:
     limit, found = f"{least:.2%}", score_text(first)
     if first.unit != "share" or not first.higher_is_better or first.value is None:
         raise InputError(f"--min-score bounds a share of right answers, and {first.name} is none")
-    if first.low is not None and first.low >= least:
-        return GateResult(gate="min-score", limit=limit, found=found, outcome=GateOutcome.PASSED)
-    if first.high is not None and first.high < least:
-        return GateResult(gate="min-score", limit=limit, found=found, outcome=GateOutcome.FAILED)
-    hint = f"{first.n:,} samples are too few to tell: give more"
-    return GateResult(gate="min-score", limit=limit, found=found, outcome=GateOutcome.INCONCLUSIVE, hint=hint)
+    outcome = at_least(first.low, first.high, least)
+    hint = f"{first.n:,} samples are too few to tell: give more" if outcome is GateOutcome.INCONCLUSIVE else None
+    return GateResult(gate="min-score", limit=limit, found=found, outcome=outcome, hint=hint)

@@ -8,6 +8,9 @@ from statistics import NormalDist
 from modelopt.measure.stats import CONFIDENCE, proportion_interval
 
 _MOST_SAMPLES = 10**7
+AT_LIMIT = "the figure is at its limit: more time will hardly decide"
+"""What is said where `seconds_needed` knows no time."""
+
 _NEAR = 0.005
 """A ratio nearer to its limit than this is at the limit: no time that anybody waits decides it."""
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from modelopt.core import targets
 from modelopt.core.changes import Effect
 from modelopt.core.errors import InputError
-from modelopt.engine import settings
+from modelopt.engine import figure_gates, settings
 from modelopt.engine.findings import Findings
 from modelopt.recipe.recipe import BenchSpec, Recipe
 from modelopt.report import PassResult
@@ -22,8 +22,10 @@ def require(recipe: Recipe) -> None:
     Raises:
         InputError: A gate needs a figure that the recipe does not measure, or cannot measure here.
     """
-    for flag in settings.timed_gates(recipe.gates):
-        _require_timing(recipe, flag)
+    if recipe.gates.min_speedup is not None:
+        _require_timing(recipe, "--min-speedup")
+    for gate, _ in figure_gates.asked(recipe.gates):
+        _require_timing(recipe, f"--{gate.name}")
     if recipe.gates.require_verified and not recipe.verify:
         raise InputError("--require-verified needs the verification", hint="leave out --no-verify")
     if recipe.gates.max_drop is None:

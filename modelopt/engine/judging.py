@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from modelopt.core import quantities
 from modelopt.core.errors import InputError
-from modelopt.engine import accuracy_gate, evidence
+from modelopt.engine import accuracy_gate, evidence, figure_gates
+from modelopt.engine.bounds import at_least, at_most
+from modelopt.engine.figure_gates import FigureGate
 from modelopt.engine.findings import Findings
 from modelopt.engine.settings import AS_FAST
 from modelopt.measure.latency import BenchResult
-from modelopt.measure.process_figures import Figure, over_processes
 from modelopt.measure.speed import Ratio, Verdict
 from modelopt.measure.stability import said
 from modelopt.recipe.recipe import Gates, OnInconclusive
-from modelopt.report import GateOutcome, GateResult, Latency, Verification
-from modelopt.report.units import milliseconds, size
+from modelopt.report import GateOutcome, GateResult, Verification
 
 _PASSED, _FAILED = GateOutcome.PASSED, GateOutcome.FAILED
 
@@ -36,11 +34,7 @@ def judge(contract: Gates, before_bytes: int, after_bytes: int, findings: Findin
         InputError: A gate needs a figure that this run does not measure.
     """
     if findings.not_measured is not None:
-        others = [
-            _gate(name, "", findings.not_measured, GateOutcome.NOT_JUDGED)
-            for name in ("must-gain", "not-slower", "min-speedup", "max-latency", "max-memory", "max-load", "max-drop")
-            if asks(contract, name)
-        ]
+        others = [_gate(name, "", findings.not_measured, GateOutcome.NOT_JUDGED) for name in _measured_gates(contract)]
         return with_consequences(contract, (*_size(contract, before_bytes, after_bytes), *others))
     judged = (
         *_size(contract, before_bytes, after_bytes),
@@ -74,36 +68,36 @@ def is_too_large(contract: Gates, before_bytes: int, after_bytes: int) -> bool:
     return any(gate.outcome is _FAILED for gate in _size(contract, before_bytes, after_bytes))
 
 
-def asks(contract: Gates, name: str) -> bool:
-    """Whether the contract holds a gate, by the name of its flag."""
-    fields = [each for each in msgspec.structs.fields(Gates) if each.encode_name.startswith(name)]
-    return any(getattr(contract, each.name) not in {None, False} for each in fields)
+def _measured_gates(contract: Gates) -> list[str]:
+    """The names of the gates that were asked for and that need a measurement."""
+    asked = {
+        "must-gain": contract.must_gain,
+        "not-slower": contract.not_slower,
+        "min-speedup": contract.min_speedup is not None,
+        **{gate.name: True for gate, _ in figure_gates.asked(contract)},
+        "max-drop": contract.max_drop is not None,
+    }
+    return [name for name, is_asked in asked.items() if is_asked]
 
 
-def figure_gates(contract: Gates, result: BenchResult) -> Iterator[GateResult]:
+def judge_figures(contract: Gates, result: BenchResult) -> Iterator[GateResult]:
     """Judge latency, peak memory and the time to load of one model, as far as the contract asks."""
-    latency, memory, load = contract.max_latency_ns, contract.max_memory_bytes, contract.max_load_ns
-    if latency is not None:
-        yield _below("max-latency", latency, quantities.time_text(latency), _timed(result.latency), result)
-    if memory is not None:
-        found = over_processes(result.peaks_bytes)
-        yield _below("max-memory", memory, quantities.bytes_text(memory), _Shown(found, size), result)
-    if load is not None:
-        yield _below("max-load", load, quantities.time_text(load), _timed(over_processes(result.loads_ns)), result)
+    return (judge_figure(gate, limit, result) for gate, limit in figure_gates.asked(contract))
 
 
-def speedup_gate(contract: Gates, latency: Latency) -> GateResult | None:
-    """Judge a ratio of latencies; None where the contract does not ask."""
-    limit, ratio = contract.min_speedup, latency.ratio
-    if limit is None:
-        return None
-    found = f"{ratio.point:.3f}× ({ratio.low:.3f}–{ratio.high:.3f})"
-    if ratio.low >= limit:
-        return _gate("min-speedup", f"{limit:.3f}×", found, _PASSED)
-    if ratio.high < limit:
-        return _gate("min-speedup", f"{limit:.3f}×", found, _FAILED)
-    hint = _more_time(ratio, limit, latency.after.wall_ns)
-    return _gate("min-speedup", f"{limit:.3f}×", found, GateOutcome.INCONCLUSIVE, hint)
+def judge_figure(gate: FigureGate, limit: int, result: BenchResult) -> GateResult:
+    """Judge a figure that shall be no larger than a limit."""
+    figure = gate.measured(result)
+    point, low, high = figure.point, figure.low, figure.high
+    limit_text, outcome = gate.limit_text(limit), at_most(low, high, limit)
+    if low is None or high is None:
+        hint = "one process shows no spread: allow more with --processes and --budget"
+        return _gate(gate.name, limit_text, gate.text(point), outcome, hint)
+    found = f"{gate.text(point)} ({gate.text(low)} to {gate.text(high)})"
+    is_open = outcome is GateOutcome.INCONCLUSIVE
+    return _gate(
+        gate.name, limit_text, found, outcome, _more_time((point, low, high), limit, result) if is_open else None
+    )
 
 
 def with_consequences(contract: Gates, judged: Iterable[GateResult]) -> tuple[GateResult, ...]:
@@ -192,11 +186,12 @@ def _untimed(gate: str, limit: str, findings: Findings) -> GateResult:
 
 
 def _speed(contract: Gates, findings: Findings) -> Iterator[GateResult]:
-    if contract.min_speedup is None:
+    least = contract.min_speedup
+    if least is None:
         return
-    limit = f"{contract.min_speedup:.3f}×"
+    limit = f"{least:.3f}×"
     if findings.unchanged:
-        outcome = _PASSED if contract.min_speedup <= 1 else _FAILED
+        outcome = _PASSED if least <= 1 else _FAILED
         yield _gate("min-speedup", limit, "1.000× (nothing changed)", outcome)
         return
     if findings.latency is None and findings.not_timed is not None:
@@ -204,63 +199,27 @@ def _speed(contract: Gates, findings: Findings) -> Iterator[GateResult]:
         return
     if findings.latency is None:
         raise InputError("--min-speedup needs a benchmark", hint="leave out --no-bench")
-    judged = speedup_gate(contract, findings.latency)
-    if judged is not None:
-        yield judged
-
-
-# Figures of the result alone
-
-
-class _Shown(NamedTuple):
-    """A figure, and how its numbers are written."""
-
-    figure: Figure
-    text: Callable[[float], str]
-
-
-def _timed(figure: Figure) -> _Shown:
-    return _Shown(figure, milliseconds)
+    ratio = findings.latency.ratio
+    found, outcome = f"{ratio.point:.3f}× ({ratio.low:.3f}–{ratio.high:.3f})", at_least(ratio.low, ratio.high, least)
+    hint = None
+    if outcome is GateOutcome.INCONCLUSIVE:
+        hint = _more_time((ratio.point, ratio.low, ratio.high), least, findings.latency.after)
+    yield _gate("min-speedup", limit, found, outcome, hint)
 
 
 def _figures(contract: Gates, findings: Findings) -> Iterator[GateResult]:
-    asked = {
-        "max-latency": contract.max_latency_ns,
-        "max-memory": contract.max_memory_bytes,
-        "max-load": contract.max_load_ns,
-    }
-    if all(limit is None for limit in asked.values()):
-        return
-    if findings.latency is not None:
-        yield from figure_gates(contract, findings.latency.after)
-        return
-    reason = findings.not_timed or "not measured"
-    for name, limit in asked.items():
-        if limit is not None:
-            text = quantities.bytes_text(limit) if name == "max-memory" else quantities.time_text(limit)
-            yield _gate(name, text, reason, _FAILED)
+    for gate, limit in figure_gates.asked(contract):
+        if findings.latency is not None:
+            yield judge_figure(gate, limit, findings.latency.after)
+        else:
+            yield _gate(gate.name, gate.limit_text(limit), findings.not_timed or "not measured", _FAILED)
 
 
-def _below(name: str, limit: float, limit_text: str, shown: _Shown, result: BenchResult) -> GateResult:
-    """Judge a figure that shall be no larger than a limit."""
-    point, low, high = shown.figure.point, shown.figure.low, shown.figure.high
-    if low is None or high is None:
-        hint = "one process shows no spread: allow more with --processes and --budget"
-        return _gate(name, limit_text, shown.text(point), GateOutcome.INCONCLUSIVE, hint)
-    found = f"{shown.text(point)} ({shown.text(low)} to {shown.text(high)})"
-    if high <= limit:
-        return _gate(name, limit_text, found, _PASSED)
-    if low > limit:
-        return _gate(name, limit_text, found, _FAILED)
-    seconds = evidence.seconds_needed(point, low, high, limit, result.wall_ns / 1e9)
-    return _gate(name, limit_text, found, GateOutcome.INCONCLUSIVE, _budget_hint(seconds))
-
-
-def _more_time(ratio: Ratio, limit: float, wall_ns: int) -> str:
-    return _budget_hint(evidence.seconds_needed(ratio.point, ratio.low, ratio.high, limit, wall_ns / 1e9))
-
-
-def _budget_hint(seconds: float | None) -> str:
-    if seconds is None:
-        return "the figure is at its limit: more time will hardly decide"
-    return f"about {seconds:.0f} s of timing would decide: --budget {seconds:.0f}"
+def _more_time(figure: tuple[float, float, float], limit: float, result: BenchResult) -> str:
+    """What would decide on which side of a limit a figure lies, from its point and the ends of its interval."""
+    seconds = evidence.seconds_needed(*figure, limit, result.wall_ns / 1e9)
+    return (
+        evidence.AT_LIMIT
+        if seconds is None
+        else f"about {seconds:.0f} s of timing would decide: --budget {seconds:.0f}"
+    )

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from modelopt.core.progress import Progress
-from modelopt.engine import datasets, judging, load_check, settings
+from modelopt.engine import datasets, figure_gates, judging, load_check, settings
 from modelopt.engine.datasets import Feeds
 from modelopt.engine.findings import Findings
 from modelopt.engine.opening import OpenRun
@@ -57,7 +57,7 @@ def measure(run: OpenRun, result: StagedResult, verification: Verification | Non
 def _side_by_side(run: OpenRun, result: StagedResult, verification: Verification | None, *, runs: bool) -> Findings:
     recipe, data, worker, before, after = run.recipe, run.data, run.worker, run.loaded.path, result.file.path
     not_timed = settings.why_not_timed(recipe)
-    if result.unchanged and not (runs and any(flag in settings.FIGURES for flag in settings.timed_gates(recipe.gates))):
+    if result.unchanged and not (runs and figure_gates.asked(recipe.gates)):
         return Findings(unchanged=True, not_timed=not_timed)
     if recipe.bench is None and recipe.evaluate is None and not recipe.verify:
         return Findings(unchanged=result.unchanged, not_timed=not_timed)

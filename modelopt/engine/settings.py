@@ -69,16 +69,6 @@ def metrics_of(recipe: Recipe) -> tuple[str, ...]:
     return metric_names(recipe.evaluate.metric if recipe.evaluate is not None else recipe.gates.metric)
 
 
-FIGURES = {"--max-latency": "max_latency_ns", "--max-memory": "max_memory_bytes", "--max-load": "max_load_ns"}
-"""The gates on a figure of the result alone, and the fields of `Gates` that hold their limits."""
-
-
-def timed_gates(gates: Gates) -> list[str]:
-    """The flags of the gates that were asked for and that a benchmark judges."""
-    asked = [flag for flag, name in FIGURES.items() if getattr(gates, name) is not None]
-    return [*(["--min-speedup"] if gates.min_speedup is not None else []), *asked]
-
-
 def closeness_for(gates: Gates) -> Closeness:
     """How well a ratio has to be known: a model that is as fast shall be shown to be no slower."""
     return Closeness(enough=AS_FAST) if gates.not_slower or gates.must_gain else USUAL

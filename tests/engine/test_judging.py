@@ -132,7 +132,7 @@ def test_figures_of_the_result(contract: Gates, outcome: GateOutcome) -> None:
 
 
 def test_one_process_decides_no_figure_of_memory() -> None:
-    (found,) = judging.figure_gates(Gates(max_memory_bytes=1000), _result([1000], peaks=(100,)))
+    (found,) = judging.judge_figures(Gates(max_memory_bytes=1000), _result([1000], peaks=(100,)))
     assert found.outcome is OPEN
     assert "--processes" in (found.hint or "")
 
@@ -148,6 +148,16 @@ def test_what_an_open_gate_does() -> None:
         other = _judged(Gates(max_drop=0.01, on_inconclusive=asked), drop)
         assert (found.stops, other.stops) == stops
         assert {found.outcome, other.outcome} == {OPEN}
+
+
+def test_what_is_too_large_is_judged_by_its_size_alone() -> None:
+    """A limit of 0 counts as asked for."""
+    contract = Gates(max_size_bytes=10, max_drop=0.0, min_speedup=1.1, max_load_ns=5, must_gain=True)
+    found = judging.judge(contract, 100, 50, Findings(unchanged=False, not_measured="not measured: too large"))
+    assert [(each.gate, each.outcome) for each in found] == [
+        ("max-size", FAILED),
+        *((name, GateOutcome.NOT_JUDGED) for name in ("must-gain", "min-speedup", "max-load", "max-drop")),
+    ]
 
 
 def test_a_gain() -> None:
