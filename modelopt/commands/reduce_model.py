@@ -84,8 +84,7 @@ def reduce(options: ReduceOptions) -> Reduced:
         raise InputError(f"the output {output} would replace a file that is no model", hint="give -o another name")
     with temporary.folder() as scratch:
         loaded = io.load(options.model, scratch=scratch, accepted=option_groups.accepted(options))
-        limits, needs = run_limits.for_model(option_groups.limits(options), loaded.model, loaded.size_bytes)
-        run_limits.require(limits, needs, loaded.shown)
+        limits, _ = run_limits.required(option_groups.limits(options), loaded)
         spec = (
             None
             if options.data is None

@@ -84,19 +84,20 @@ def measure_models(asked: SideBySide) -> BenchReport:
                 limits=limits,
                 progress=progress,
             )
+        ratios = tuple(result.times_as_fast_as(results[0]) if i else None for i, result in enumerate(results))
         return BenchReport(
             models=tuple(FileInfo(path=each.shown, size_bytes=each.size_bytes, sha256=each.sha256) for each in loaded),
             source=opened.source,
             results=tuple(results),
-            ratios=tuple(result.times_as_fast_as(results[0]) if i else None for i, result in enumerate(results)),
+            ratios=ratios,
             accuracy=accuracy,
             noise=noise,
             layers=tuple(layers),
-            gates=_judged(asked.contract, loaded, results, accuracy),
+            gates=_judged(asked.contract, loaded, results, ratios, accuracy),
             warnings=(
                 *opened.notes_for(calibrated=False, compared=accuracy is not None),
                 *(_other_outputs(loaded[0], loaded[1]) if asked.score else ()),
-                *_doubts(accuracy, opened.guesses),
+                *(() if accuracy is None else datasets.doubts(accuracy, opened.guesses)),
                 *dict.fromkeys(_timing_doubts(loaded, results)),
             ),
         )
@@ -114,7 +115,11 @@ def _layers(asked: SideBySide, loaded: Sequence[io.Loaded], dataset: Dataset, wo
 
 
 def _judged(
-    contract: Gates, loaded: Sequence[io.Loaded], results: Sequence[BenchResult], accuracy: Accuracy | None
+    contract: Gates,
+    loaded: Sequence[io.Loaded],
+    results: Sequence[BenchResult],
+    ratios: Sequence[Ratio | None],
+    accuracy: Accuracy | None,
 ) -> tuple[GateResult, ...]:
     """The gates: those of one figure of each model but the first, which others are compared with, or of the only one.
 
@@ -124,10 +129,8 @@ def _judged(
         return judging.with_consequences(contract, judging.judge_figures(contract, results[0]))
     judged: list[GateResult] = []
     for number, other in enumerate(loaded[1:], 1):
-        latency = None
-        if results:
-            ratio = results[number].times_as_fast_as(results[0])
-            latency = Latency(before=results[0], after=results[number], ratio=ratio)
+        ratio = ratios[number] if ratios else None
+        latency = None if ratio is None else Latency(before=results[0], after=results[number], ratio=ratio)
         findings = Findings(unchanged=False, latency=latency, accuracy=accuracy)
         found = judging.judge(contract, loaded[0].size_bytes, other.size_bytes, findings)
         named = f"{other.shown}: " if len(loaded) > 2 else ""
@@ -141,11 +144,9 @@ def _limits(limits: Limits | None, loaded: Sequence[io.Loaded]) -> tuple[Limits,
     Raises:
         Refused: One of them needs more.
     """
-    found = [(each, *run_limits.for_model(limits, each.model, each.size_bytes)) for each in loaded]
-    for each, allowed, needs in found:
-        run_limits.require(allowed, needs, each.shown)
-    largest = max((allowed for _, allowed, _ in found), key=lambda allowed: allowed.request_bytes or 0)
-    return largest, next((needs.endless for _, _, needs in found if needs.endless is not None), None)
+    found = [run_limits.required(limits, each) for each in loaded]
+    largest = max((allowed for allowed, _ in found), key=lambda allowed: allowed.request_bytes or 0)
+    return largest, next((needs.endless for _, needs in found if needs.endless is not None), None)
 
 
 def _noise(copies: Sequence[BenchResult]) -> Ratio:
@@ -160,15 +161,6 @@ def _noise(copies: Sequence[BenchResult]) -> Ratio:
             hint="set XDG_CACHE_HOME to a folder that can be written to",
         ) from error
     return ratio
-
-
-def _doubts(accuracy: Accuracy | None, guesses: Sequence[str]) -> Iterator[str]:
-    """Warnings about the accuracy."""
-    if accuracy is not None:
-        yield from (*accuracy.notes, *accuracy.warnings)
-        guessed = datasets.doubtful_guesses(accuracy, guesses)
-        if guessed is not None:
-            yield guessed
 
 
 def _other_outputs(first: io.Loaded, other: io.Loaded) -> Iterator[str]:

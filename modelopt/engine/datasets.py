@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -115,6 +115,12 @@ def doubtful_guesses(accuracy: Accuracy | None, guesses: Sequence[str]) -> str |
         return None
     guessed = ",".join(guesses)
     return f"guessed: {guessed}; if the model was trained with other values, say so: --preprocess {guessed}"
+
+
+def doubts(accuracy: Accuracy, guesses: Sequence[str]) -> Iterator[str]:
+    """What the reader should know of the accuracy, and what speaks against believing it."""
+    guessed = doubtful_guesses(accuracy, guesses)
+    yield from (*accuracy.notes, *accuracy.warnings, *([] if guessed is None else [guessed]))
 
 
 def signature_of(model: ir.Model) -> Signature:

@@ -13,6 +13,7 @@ import numpy as np
 from modelopt import io
 from modelopt.core import temporary
 from modelopt.core.errors import InputError
+from modelopt.core.plural import counted
 from modelopt.core.progress import Progress
 from modelopt.data import Dataset, MemoryData
 from modelopt.engine import datasets, early_checks, judging, run_limits, settings
@@ -72,8 +73,7 @@ def evaluate_model(asked: Evaluation) -> EvaluationReport:
     with temporary.folder() as scratch:
         loaded = io.load(asked.model, scratch=scratch, accepted=asked.accepted)
         require_source(loaded.model, loaded.shown, provider=asked.session.provider)
-        limits, needs = run_limits.for_model(asked.limits, loaded.model, loaded.size_bytes)
-        run_limits.require(limits, needs, loaded.shown)
+        limits, _ = run_limits.required(asked.limits, loaded)
         opened = datasets.open_all(recipe, loaded.model, memory=asked.memory)
         data = opened.evaluation
         if data is None:
@@ -81,7 +81,7 @@ def evaluate_model(asked: Evaluation) -> EvaluationReport:
         with Worker(limits) as worker:
             session = worker.open(loaded.path, msgspec.structs.replace(asked.session, spin=False))
             metrics = parse_all(settings.metrics_of(recipe))
-            found = score(Reference(session, data, heads=opened.heads), session, metrics, asked.progress)
+            found = score(Reference(session, data, heads=opened.heads), None, metrics, asked.progress)
     if not found.tasks:
         raise InputError(
             f"{data.source} holds no labels that a metric can use",
@@ -91,9 +91,8 @@ def evaluate_model(asked: Evaluation) -> EvaluationReport:
     scores = tuple(task.reference for task in found.tasks)
     gate = _judged(scores[0], asked)
     units = found.tasks[0].units
-    guessed = datasets.doubtful_guesses(found, opened.guesses)
     return EvaluationReport(
-        verdict=f"{scores[0].name} {score_text(scores[0])} on {scores[0].n:,} {_items(scores[0].n)}.",
+        verdict=f"{scores[0].name} {score_text(scores[0])} on {counted(scores[0].n, 'sample')}.",
         model=FileInfo(path=loaded.shown, size_bytes=loaded.size_bytes, sha256=loaded.sha256),
         source=data.source,
         data_sha256=data.digest(),
@@ -105,17 +104,11 @@ def evaluate_model(asked: Evaluation) -> EvaluationReport:
             dict.fromkeys(
                 (
                     *opened.notes_for(calibrated=False, compared=True),
-                    *found.notes,
-                    *found.warnings,
-                    *([] if guessed is None else [guessed]),
+                    *datasets.doubts(found, opened.guesses),
                 )
             )
         ),
     )
-
-
-def _items(n: int) -> str:
-    return "sample" if n == 1 else "samples"
 
 
 def _by_class(data: Dataset, units: UnitScores) -> tuple[ClassScore, ...]:

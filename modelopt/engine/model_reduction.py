@@ -131,9 +131,7 @@ class Reducer:
             )
             value.replace_all_uses_with(new)
             model.graph.inputs.append(new)
-        model.graph.outputs.clear()
-        model.graph.outputs.extend(outputs)
-        graph.sweep(model)
+        graph.cut_to(model, outputs)
         for value in [value for value in model.graph.inputs if not value.uses() and not value.is_graph_output()]:
             model.graph.inputs.remove(value)
         names = {value.name for value in model.graph.inputs}
@@ -141,20 +139,11 @@ class Reducer:
         return Part(model, feeds, first, last)
 
     def _computed(self, names: Sequence[str]) -> dict[str, np.ndarray] | None:
-        """What the model computes for these values; None where it does not run."""
+        """What the model computes for these values; None where it does not run. What comes after them is not run."""
         with suppress(Refused, WorkerDied):
-            (arrays,) = self.runner.run(self._beginning(names), [dict(self.feeds)], outputs=list(names))
+            (arrays,) = self.runner.run(graph.prefix(self.model, names), [dict(self.feeds)], outputs=list(names))
             return dict(zip(names, arrays, strict=True))
         return None
-
-    def _beginning(self, names: Sequence[str]) -> ir.Model:
-        """The model as far as these values: what fails behind them need not run."""
-        model = self.model.clone()
-        made = {value.name: value for node in model.graph for value in node.outputs}
-        model.graph.outputs.clear()
-        model.graph.outputs.extend(made[name] for name in names)
-        graph.sweep(model)
-        return model
 
 
 def write(part: Part, model: Path, inputs: Path) -> None:

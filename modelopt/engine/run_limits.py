@@ -6,6 +6,7 @@ import onnx_ir as ir
 
 from modelopt.consteval.run_needs import RunNeeds, run_needs
 from modelopt.core.errors import Refused
+from modelopt.io import Loaded
 from modelopt.runtime.limits import FEED_FACTOR, FREE_BYTES, OWN_FACTOR, Limits
 
 _GIB = 2**30
@@ -40,6 +41,17 @@ def require(limits: Limits, needs: RunNeeds, shown: str) -> None:
         note=f"{needs.of} alone takes that" + (f"; the limit is {why}" if limits.is_default else ""),
         hint=f"--memory-limit {-(-4 * needs.memory_bytes // _GIB)}GiB, if this is meant to be so large",
     )
+
+
+def required(limits: Limits | None, loaded: Loaded) -> tuple[Limits, RunNeeds]:
+    """`for_model` of a model that is going to run, and `require`.
+
+    Raises:
+        Refused: One of its values alone is larger than the limit of memory.
+    """
+    allowed, needs = for_model(limits, loaded.model, loaded.size_bytes)
+    require(allowed, needs, loaded.shown)
+    return allowed, needs
 
 
 def _gib(n_bytes: int) -> str:

@@ -250,6 +250,22 @@ def replace_contents(model: ir.Model, other: ir.Model) -> None:
     model.functions.update(other.functions)
 
 
+def cut_to(model: ir.Model, outputs: Iterable[ir.Value]) -> None:
+    """Make these values the outputs of a model, and remove what they do not need; inputs stay."""
+    model.graph.outputs.clear()
+    model.graph.outputs.extend(outputs)
+    sweep(model)
+
+
+def prefix(model: ir.Model, names: Iterable[str]) -> ir.Model:
+    """A copy of a model whose outputs are the values of these names, without what they do not need; inputs stay."""
+    copy = model.clone()
+    made = {value.name: value for node in copy.graph for value in node.outputs}
+    made |= {value.name: value for value in copy.graph.inputs}
+    cut_to(copy, (made[name] for name in dict.fromkeys(names)))
+    return copy
+
+
 def sweep(model: ir.Model) -> int:
     """Remove nodes and initializers that nothing uses, in all scopes, until none is left; returns how many.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -194,29 +193,17 @@ def _item(value: object) -> str:
 # Initializers
 
 
-@dataclass(frozen=True)
-class _Stored:
-    """An initializer of the main graph or of a body."""
-
-    name: str
-    tensor: ir.TensorProtocol
-
-
 def _initializers(before: ir.Model, after: ir.Model) -> Iterator[Change]:
-    first, second = (
-        {name: _Stored(name, tensor) for name, tensor in graph.tensors(model)} for model in (before, after)
-    )
+    first, second = (dict(graph.tensors(model)) for model in (before, after))
     for name, was in first.items():
         now = second.get(name)
         if now is None:
-            yield Change(what="initializer", kind=ChangeKind.REMOVED, name=name, before=_tensor_text(was.tensor))
-        elif (text := _tensor_difference(was.tensor, now.tensor)) is not None:
-            yield Change(
-                what="initializer", kind=ChangeKind.CHANGED, name=name, before=_tensor_text(was.tensor), after=text
-            )
+            yield Change(what="initializer", kind=ChangeKind.REMOVED, name=name, before=_tensor_text(was))
+        elif (text := _tensor_difference(was, now)) is not None:
+            yield Change(what="initializer", kind=ChangeKind.CHANGED, name=name, before=_tensor_text(was), after=text)
     for name, now in second.items():
         if name not in first:
-            yield Change(what="initializer", kind=ChangeKind.ADDED, name=name, after=_tensor_text(now.tensor))
+            yield Change(what="initializer", kind=ChangeKind.ADDED, name=name, after=_tensor_text(now))
 
 
 def _tensor_text(tensor: ir.TensorProtocol) -> str:

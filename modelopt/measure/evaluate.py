@@ -101,15 +101,16 @@ def evaluate(
     return msgspec.structs.replace(found, data_sha256=dataset.digest())
 
 
-def score(before: Reference, after: Session, asked: Asked, progress: Progress = silent) -> Accuracy:
-    """Run an open session over the reference's data; see `evaluate`."""
-    names = matched_outputs(before.session, after)
+def score(before: Reference, after: Session | None, asked: Asked, progress: Progress = silent) -> Accuracy:
+    """Run an open session over the reference's data; None scores the reference alone. See `evaluate`."""
+    names = [] if after is None else matched_outputs(before.session, after)
     dataset = before.dataset
     total = len(dataset)
     found: _Scoring | None = None
     info = before.session.info
     for sample, given in before:
-        reference, candidate, unlike = values_beside(info.whole, given, after.run(sample.feeds, names))
+        answers = given if after is None else after.run(sample.feeds, names)
+        reference, candidate, unlike = values_beside(info.whole, given, answers)
         if found is None:
             outputs = [info.outputs[position].name for position in value_positions(info.whole)]
             moving = before.unstable(sample, given)

@@ -33,17 +33,6 @@ def feeds(ctx: Context) -> Iterator[Mapping[str, np.ndarray]]:
         yield sample.feeds
 
 
-def prefix(model: ir.Model, names: Sequence[str]) -> ir.Model:
-    """A copy of a model whose outputs are these values, without what they do not need; inputs stay."""
-    copy = model.clone()
-    made = {value.name: value for node in copy.graph for value in node.outputs}
-    made |= {value.name: value for value in copy.graph.inputs}
-    copy.graph.outputs.clear()
-    copy.graph.outputs.extend(made[name] for name in dict.fromkeys(names))
-    graph.sweep(copy)
-    return copy
-
-
 def run_to(model: ir.Model, names: Sequence[str], ctx: Context) -> Iterator[dict[str, np.ndarray]]:
     """The values of these names, sample by sample; inputs of the model may be among them.
 
@@ -56,6 +45,6 @@ def run_to(model: ir.Model, names: Sequence[str], ctx: Context) -> Iterator[dict
     if not wanted:
         yield from ({name: feed[name] for name in names} for feed in first)
         return
-    shown = prefix(model, wanted)
+    shown = graph.prefix(model, wanted)
     for feed, arrays in zip(first, ctx.runner.run(shown, second, outputs=wanted), strict=True):
         yield {**dict(zip(wanted, arrays, strict=True)), **{name: feed[name] for name in names if name in given}}

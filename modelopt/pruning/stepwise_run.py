@@ -147,9 +147,7 @@ class StepwiseRun:
             new = ir.Value(name=name, type=ir.TensorType(dtype))
             ir.convenience.replace_all_uses_with(old, new)
             copy.graph.inputs.append(new)
-        copy.graph.outputs.clear()
-        copy.graph.outputs.extend(made[name] for name in wanted)
-        graph.sweep(copy)
+        graph.cut_to(copy, (made[name] for name in wanted))
         return copy
 
     def _forget(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -15,8 +16,13 @@ from onnx import TensorProto, helper
 
 from modelopt.core.errors import InputError
 from modelopt.data.dataset import Dataset, Sample
-from modelopt.measure.evaluate import Accuracy, evaluate
+from modelopt.measure.evaluate import Accuracy, evaluate, score
+from modelopt.measure.reference import Reference
+from modelopt.measure.registry import parse_all
+from modelopt.measure.stability import REPEATS
 from modelopt.runtime.session import SessionSpec
+from modelopt.runtime.worker import Worker
+from modelopt.runtime.worker_session import Session
 
 N_CLASSES = 4
 ONE_THREAD = SessionSpec(threads=1)
@@ -125,3 +131,18 @@ def test_what_cannot_be_compared(tmp_path: Path, good: Path) -> None:
 
 def _model(path: Path) -> ir.Model:
     return ir.from_proto(onnx.load_model_from_string(path.read_bytes()))
+
+
+def test_a_model_alone_runs_once_on_each_sample(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[float] = []
+    run = Session.run
+
+    def counted(self: Session, feeds: dict[str, np.ndarray], *rest: Any) -> list[np.ndarray]:
+        runs.append(float(feeds["x"].argmax()))
+        return run(self, feeds, *rest)
+
+    monkeypatch.setattr(Session, "run", counted)
+    with Worker() as worker:
+        found = score(Reference(worker.open(good, ONE_THREAD), rows(CLASSES)), None, parse_all(()))
+    assert [task.reference.value for task in found.tasks] == [1.0]
+    assert runs == [0.0, *[0.0] * REPEATS, *CLASSES[1:].tolist()]  # the first sample again, to see that answers repeat
