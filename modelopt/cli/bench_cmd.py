@@ -56,7 +56,7 @@ def command(context: click.Context, /, **_: Any) -> None:
     from modelopt.cli.reading import read
     from modelopt.commands.contract_options import stop_at
     from modelopt.commands.side_by_side import BenchOptions, bench
-    from modelopt.report.bench_tables import bench_sections
+    from modelopt.report.bench_tables import measured_sections
 
     given, shown = read(BenchOptions, context)
     screen = shown.screen()
@@ -64,5 +64,5 @@ def command(context: click.Context, /, **_: Any) -> None:
         report = bench(replace(given, progress=progress), shown.report)
     if shown.as_json:
         screen.json(report)
-    screen.sections(bench_sections(report, verbose=shown.verbose > 0))
+    screen.sections(measured_sections(report, verbose=shown.verbose > 0))
     stop_at(report.gates, report)

@@ -58,7 +58,7 @@ def command(context: click.Context, /, **_: Any) -> None:
     from modelopt.cli.reading import read
     from modelopt.commands.contract_options import stop_at
     from modelopt.commands.side_by_side import CompareOptions, compare
-    from modelopt.report.bench_tables import compare_sections
+    from modelopt.report.bench_tables import measured_sections
 
     given, shown = read(CompareOptions, context)
     screen = shown.screen()
@@ -66,5 +66,5 @@ def command(context: click.Context, /, **_: Any) -> None:
         report = compare(replace(given, progress=progress), shown.report)
     if shown.as_json:
         screen.json(report)
-    screen.sections(compare_sections(report, verbose=shown.verbose > 0))
+    screen.sections(measured_sections(report, verbose=shown.verbose > 0))
     stop_at(report.gates, report)

@@ -39,3 +39,8 @@ class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
     layers: tuple[NodeTimes, ...] = ()
     gates: tuple[GateResult, ...] = ()
     warnings: tuple[str, ...]
+
+    @property
+    def command(self) -> str:
+        """Whose report it is: only `compare` measures accuracy."""
+        return "bench" if self.accuracy is None else "compare"

@@ -10,11 +10,25 @@ from modelopt.report.bench_report import BenchReport
 from modelopt.report.layer_tables import layer_sections
 from modelopt.report.process_rows import process_rows
 from modelopt.report.summary import accuracy_rows, covered, gate_sections, output_sections
-from modelopt.report.units import milliseconds, size
+from modelopt.report.units import milliseconds, size, times_as_fast
 
 
-def bench_sections(report: BenchReport, *, verbose: bool = False) -> list[Section]:
-    """Latency, a row for each model; `verbose` lists all layers."""
+def measured_sections(report: BenchReport, *, verbose: bool = False) -> list[Section]:
+    """`measured_tables` and the gates."""
+    return [*measured_tables(report, verbose=verbose), *gate_sections(report.gates)]
+
+
+def measured_tables(report: BenchReport, *, verbose: bool = False) -> list[Section]:
+    """What was measured: figures in a table without a title, outputs and layers in others; `verbose` lists all layers.
+
+    `bench` has a row for each model, and `compare` a column for each of its two.
+    """
+    figures = [_bench_table(report)] if report.command == "bench" else _compare_tables(report)
+    return [*figures, *layer_sections(report, verbose=verbose)]
+
+
+def _bench_table(report: BenchReport) -> Section:
+    """Latency, a row for each model."""
     rows = []
     for info, result, ratio in zip(report.models, report.results, report.ratios, strict=True):
         found = result.percentiles_ns
@@ -42,30 +56,22 @@ def bench_sections(report: BenchReport, *, verbose: bool = False) -> list[Sectio
     about.append(covered(report.results))
     providers = [f"{info.path}: {_ran_on(result)}" for info, result in zip(report.models, report.results, strict=True)]
     notes = (*about, *providers, *(f"warning: {line}" for line in report.warnings))
-    return [
-        Section("", header, tuple(rows), notes),
-        *layer_sections(report, verbose=verbose),
-        *gate_sections(report.gates),
-    ]
+    return Section("", header, tuple(rows), notes)
 
 
 def _ran_on(result: BenchResult) -> str:
     return ", ".join(f"{count} nodes on {provider}" for provider, count in sorted(result.node_providers.items()))
 
 
-def compare_sections(report: BenchReport, *, verbose: bool = False) -> list[Section]:
-    """Size, latency and accuracy of two models, a row each; `verbose` lists all layers."""
+def _compare_tables(report: BenchReport) -> list[Section]:
+    """Each output, then size, latency and accuracy of two models, a row each."""
     first, second = report.models
     change = f"{second.size_bytes / first.size_bytes - 1:+.1%}"
     rows: list[tuple[str, str, str, str]] = [("size", size(first.size_bytes), size(second.size_bytes), change)]
     if report.results:
         a, b = report.results
         ratio = report.ratios[1]
-        change = (
-            ""
-            if ratio is None
-            else f"{ratio.point:.2f}× as fast ({ratio.low:.2f}–{ratio.high:.2f}): {ratio.verdict.value}"
-        )
+        change = "" if ratio is None else times_as_fast(ratio)
         rows.append(("latency, median", milliseconds(a.median_ns), milliseconds(b.median_ns), change))
         rows += process_rows(a, b)
     if report.accuracy is not None:
@@ -75,4 +81,4 @@ def compare_sections(report: BenchReport, *, verbose: bool = False) -> list[Sect
     notes += [f"warning: {line}" for line in report.warnings]
     outputs = [] if report.accuracy is None else output_sections(report.accuracy)
     table = Section("", ("", first.path, second.path, "change"), tuple(rows), tuple(notes))
-    return [*outputs, table, *layer_sections(report, verbose=verbose), *gate_sections(report.gates)]
+    return [*outputs, table]

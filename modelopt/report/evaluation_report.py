@@ -79,6 +79,11 @@ def _number(score: Score, value: float) -> str:
 
 
 def evaluation_sections(report: EvaluationReport) -> list[Section]:
+    """`evaluation_tables` and the gates."""
+    return [*evaluation_tables(report), *gate_sections(report.gates)]
+
+
+def evaluation_tables(report: EvaluationReport) -> list[Section]:
     """The verdict, the scores, and the classes."""
     rows = tuple((score.name, f"{score.n:,}", score_text(score)) for score in report.scores)
     about = (f"{report.model.path}, {size(report.model.size_bytes)}, on {report.source}",)
@@ -97,4 +102,4 @@ def evaluation_sections(report: EvaluationReport) -> list[Section]:
         left = len(report.classes) - len(shown)
         notes = (f"{left} more classes with a higher recall",) if left else ()
         sections.append(Section("classes, worst first", ("class", "right", "recall, 95 % interval"), classes, notes))
-    return [*sections, *gate_sections(report.gates)]
+    return sections

@@ -17,12 +17,12 @@ from modelopt.core.tables import Section
 from modelopt.measure.environment import Environment
 from modelopt.report import GateResult, Report, distribution
 from modelopt.report.bench_report import BenchReport
-from modelopt.report.bench_tables import bench_sections, compare_sections
+from modelopt.report.bench_tables import measured_tables
 from modelopt.report.check_report import CheckReport, check_sections
 from modelopt.report.distribution import Chart
-from modelopt.report.evaluation_report import EvaluationReport, evaluation_sections
+from modelopt.report.evaluation_report import EvaluationReport, evaluation_tables
 from modelopt.report.measured_words import times
-from modelopt.report.summary import detail_sections, gate_sections, outcome_section
+from modelopt.report.summary import detail_sections, outcome_section
 from modelopt.report.units import milliseconds, size
 
 _MOST_TENSORS = 1000
@@ -85,14 +85,11 @@ def to_html(report: Report) -> str:
 
 def measured_to_html(report: BenchReport) -> str:
     """The report of `bench` or `compare`."""
-    is_bench = report.accuracy is None
-    tables = bench_sections(report) if is_bench else compare_sections(report)
-    gates = len(gate_sections(report.gates))
-    tables = tables[: len(tables) - gates]
+    tables = measured_tables(report)
     timed = [(info.path, result) for info, result in zip(report.models, report.results, strict=False)]
     return _rendered(
         _Page(
-            title=f"modelopt {'bench' if is_bench else 'compare'}: {' → '.join(each.path for each in report.models)}",
+            title=f"modelopt {report.command}: {' → '.join(each.path for each in report.models)}",
             verdict=_measured_verdict(report),
             figures=[each for each in tables if not each.title],
             gates=report.gates,
@@ -109,15 +106,14 @@ def measured_to_html(report: BenchReport) -> str:
 
 def evaluation_to_html(report: EvaluationReport) -> str:
     """The report of `evaluate`."""
-    _, scores, *others = evaluation_sections(report)
-    gates = len(gate_sections(report.gates))
+    _, scores, *classes = evaluation_tables(report)
     return _rendered(
         _Page(
             title=f"modelopt evaluate: {report.model.path}",
             verdict=report.verdict,
             figures=[scores],
             gates=report.gates,
-            details=others[: len(others) - gates],
+            details=classes,
             facts=[("model, sha256", report.model.sha256 or ""), ("data, digest", report.data_sha256 or "")],
         )
     )

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 
 from modelopt.core.printable import printable
 from modelopt.core.tables import Section
-from modelopt.report import Report
+from modelopt.report import GateResult, Report
 from modelopt.report.bench_report import BenchReport
-from modelopt.report.bench_tables import bench_sections, compare_sections
+from modelopt.report.bench_tables import measured_tables
 from modelopt.report.check_report import CheckReport, check_sections
-from modelopt.report.evaluation_report import EvaluationReport, evaluation_sections
+from modelopt.report.evaluation_report import EvaluationReport, evaluation_tables
 from modelopt.report.summary import detail_sections, gate_sections, outcome_section
 
 
@@ -32,18 +32,13 @@ def to_markdown(report: Report) -> str:
 def measured_to_markdown(report: BenchReport) -> str:
     """The tables of `bench` or `compare` as GitHub-flavoured Markdown."""
     names = " → ".join(_escape(model.path) for model in report.models)
-    sections = bench_sections(report) if report.accuracy is None else compare_sections(report)
-    command = "bench" if report.accuracy is None else "compare"
-    return _joined([f"# modelopt {command}: {names}", *_figures_first(sections)])
+    tables = measured_tables(report)
+    return _joined([f"# modelopt {report.command}: {names}", *_figures_first(tables, report.gates)])
 
 
 def evaluation_to_markdown(report: EvaluationReport) -> str:
     """The tables of `evaluate` as GitHub-flavoured Markdown."""
-    told, scores, *others = evaluation_sections(report)
-    gates = gate_sections(report.gates)
-    parts = [section_to_markdown(section) for section in (told, scores, *gates)]
-    parts += [_folded_section(section) for section in others[: len(others) - len(gates)]]
-    return _joined(["# modelopt evaluate", *parts])
+    return _joined(["# modelopt evaluate", *_figures_first(evaluation_tables(report), report.gates)])
 
 
 def check_to_markdown(report: CheckReport) -> str:
@@ -57,11 +52,11 @@ def section_to_markdown(section: Section) -> str:
     return "\n".join([*lines, *_content(section)])
 
 
-def _figures_first(sections: Sequence[Section]) -> Iterator[str]:
-    """The table of figures and the gates; those of outputs and layers come last, and are folded."""
-    details = [section for section in sections if section.title not in {"", "gates"}]
-    yield from (section_to_markdown(section) for section in sections if section not in details)
-    yield from map(_folded_section, details)
+def _figures_first(tables: Sequence[Section], gates: Sequence[GateResult]) -> Iterator[str]:
+    """The tables without a title, which hold the figures, and the gates; the others come last, and are folded."""
+    yield from (section_to_markdown(table) for table in tables if not table.title)
+    yield from map(section_to_markdown, gate_sections(gates))
+    yield from (_folded_section(table) for table in tables if table.title)
 
 
 def _folded_section(section: Section) -> str:

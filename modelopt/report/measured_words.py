@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from modelopt.core.changes import Effect
+from modelopt.core.plural import counted
 from modelopt.measure.loss import Loss, loss_of
 from modelopt.measure.speed import Ratio, Verdict
 from modelopt.report import Report
@@ -61,7 +62,7 @@ def lost(loss: Loss, name: str) -> str:
         loss: What was lost.
         name: What it is called where it is a share of answers.
     """
-    samples = f"{loss.score.n:,} {'sample' if loss.score.n == 1 else 'samples'}"
+    samples = counted(loss.score.n, "sample")
     if loss.score.name == name and loss.score.unit != "share" and not loss.score.higher_is_better:
         return f"{name} {'worse' if loss.lost > 0 else 'better'} by {abs(loss.lost):.2%} ({samples})"
     if loss.score.unit != "share":
