@@ -6,7 +6,7 @@ A number without a unit is refused where it has two likely meanings.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -26,12 +26,7 @@ def share(text: str) -> float:
         BadQuantity: It is no fraction, or a percentage without its sign.
     """
     words = text.strip()
-    try:
-        number = Decimal(words.removesuffix("%"))
-    except ArithmeticError:
-        raise BadQuantity(f"'{text}' is not a fraction such as 1% or 0.01") from None
-    if not number.is_finite():
-        raise BadQuantity(f"'{text}' is not a fraction such as 1% or 0.01")
+    number = _decimal(words.removesuffix("%"), text, "a fraction such as 1% or 0.01")
     if words.endswith("%"):
         number /= 100
     elif 1 <= number <= 100:
@@ -47,20 +42,13 @@ def size(text: str) -> float | int:
     Raises:
         BadQuantity: It is neither, or a number without a unit.
     """
-    if text.strip().endswith("%"):
-        try:
-            ratio = Decimal(text.strip()[:-1]) / 100
-        except ArithmeticError:
-            raise BadQuantity(f"'{text}' is not a size such as 3MB or 50%") from None
-        if not (ratio.is_finite() and ratio > 0):
-            raise BadQuantity(f"'{text}' is not a size such as 3MB or 50%")
+    kind, words = "a size such as 3MB or 50%", text.strip()
+    if words.endswith("%"):
+        ratio = _decimal(words[:-1], text, kind) / 100
+        if ratio <= 0:
+            raise BadQuantity(f"'{text}' is not {kind}")
         return float(ratio)
-    number, unit = _split(text, "a size such as 3MB or 50%")
-    if not unit:
-        raise BadQuantity(f"'{text}' has no unit: it may mean {number}MB or {number}% of the input's size")
-    if unit.lower() not in _BYTES:
-        raise BadQuantity(f"'{text}' is not a size such as 3MB or 50%")
-    return int(number * _BYTES[unit.lower()])
+    return _in_units(text, _BYTES, kind, "{0}MB or {0}% of the input's size")
 
 
 def n_bytes(text: str) -> int:
@@ -69,12 +57,7 @@ def n_bytes(text: str) -> int:
     Raises:
         BadQuantity: It is no size, or a number without a unit.
     """
-    number, unit = _split(text, "a size such as 200MB")
-    if not unit:
-        raise BadQuantity(f"'{text}' has no unit: it may mean {number}MB or {number} bytes ({number}B)")
-    if unit.lower() not in _BYTES:
-        raise BadQuantity(f"'{text}' is not a size such as 200MB")
-    return int(number * _BYTES[unit.lower()])
+    return _in_units(text, _BYTES, "a size such as 200MB", "{0}MB or {0} bytes ({0}B)")
 
 
 def nanoseconds(text: str) -> int:
@@ -83,19 +66,28 @@ def nanoseconds(text: str) -> int:
     Raises:
         BadQuantity: It is no time, or a number without a unit.
     """
-    number, unit = _split(text, "a time such as 2ms")
-    if not unit:
-        raise BadQuantity(f"'{text}' has no unit: it may mean {number}ms or {number}s")
-    if unit.lower() not in _NANOSECONDS:
-        raise BadQuantity(f"'{text}' is not a time such as 2ms")
-    return int(number * _NANOSECONDS[unit.lower()])
+    return _in_units(text, _NANOSECONDS, "a time such as 2ms", "{0}ms or {0}s")
 
 
-def _split(text: str, kind: str) -> tuple[Decimal, str]:
-    match = _QUANTITY.fullmatch(text.strip())
-    if match is None:
+def _decimal(words: str, text: str, kind: str) -> Decimal:
+    """A finite number; `text` is the whole of what was written."""
+    try:
+        number = +Decimal(words)  # rounded to what arithmetic can hold
+    except ArithmeticError:
+        number = Decimal("nan")
+    if not number.is_finite():
         raise BadQuantity(f"'{text}' is not {kind}")
-    return Decimal(match[1]), match[2]
+    return number
+
+
+def _in_units(text: str, units: Mapping[str, int], kind: str, may_mean: str) -> int:
+    """A number and its unit as a multiple of the smallest unit; `may_mean` says what it may be without a unit."""
+    match = _QUANTITY.fullmatch(text.strip())
+    if match is not None and not match[2]:
+        raise BadQuantity(f"'{text}' has no unit: it may mean {may_mean.format(Decimal(match[1]))}")
+    if match is None or match[2].lower() not in units:
+        raise BadQuantity(f"'{text}' is not {kind}")
+    return int(Decimal(match[1]) * units[match[2].lower()])
 
 
 def share_text(value: float) -> str:
@@ -105,15 +97,15 @@ def share_text(value: float) -> str:
 
 def bytes_text(count: int) -> str:
     """Bytes as `n_bytes` reads them, in the largest decimal unit that leaves at most three decimals."""
-    return _in_units(count, {"GB": 10**9, "MB": 10**6, "kB": 10**3, "B": 1})
+    return _largest_unit(count, {"GB": 10**9, "MB": 10**6, "kB": 10**3, "B": 1})
 
 
 def time_text(ns: int) -> str:
     """Nanoseconds as `nanoseconds` reads them, in the largest unit that leaves at most three decimals."""
-    return _in_units(ns, {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1})
+    return _largest_unit(ns, {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1})
 
 
-def _in_units(count: int, units: dict[str, int]) -> str:
+def _largest_unit(count: int, units: Mapping[str, int]) -> str:
     for unit, scale in units.items():
         if count >= scale and count * 1000 % scale == 0:
             return f"{_plain(Decimal(count) / scale)}{unit}"

@@ -44,6 +44,8 @@ def test_a_quantity(parse: Callable[[str], float], text: str, value: float) -> N
         (quantities.share, "101%", "'101%' is not between 0% and 100%"),
         (quantities.share, "-1%", "'-1%' is not between 0% and 100%"),
         (quantities.share, "nan%", "'nan%' is not a fraction such as 1% or 0.01"),
+        (quantities.share, "1e9999999%", "'1e9999999%' is not a fraction such as 1% or 0.01"),
+        (quantities.size, "1e9999999%", "'1e9999999%' is not a size such as 3MB or 50%"),
         (quantities.share, "much", "'much' is not a fraction such as 1% or 0.01"),
         (quantities.size, "5", "'5' has no unit: it may mean 5MB or 5% of the input's size"),
         (quantities.size, "0%", "'0%' is not a size such as 3MB or 50%"),
