@@ -56,10 +56,7 @@ class ErrorRate(TaskMetric):
 
     def items(self, outputs: Outputs, label: np.ndarray | None) -> tuple[np.ndarray, bool]:
         """See `TaskMetric.items`: one row (edits, length) for each text."""
-        if label is None:
-            raise Unfit(f"{self.name} needs labels", hint="give data with labels, or choose another --metric")
-        if label.dtype.kind not in "UO":
-            raise Unfit(f"{self.name} needs text as labels", note=f"the labels are {label.dtype.name}")
+        label = self.require_labels(label, "UO", "text")
         answers = next((out for out in outputs if out.dtype.kind in "UO" and out.size == label.size), None)
         if answers is None:
             kinds = ", ".join(f"{out.dtype.name}{list(out.shape)}" for out in outputs)

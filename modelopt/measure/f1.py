@@ -6,10 +6,10 @@ from array import array
 
 import numpy as np
 
-from modelopt.measure.metric import Outputs, Score, Tally, Unfit, clipped
+from modelopt.measure.metric import Outputs, Score, Tally, clipped
 from modelopt.measure.resample import bootstrap
 from modelopt.measure.stats import CONFIDENCE, RESAMPLES, Delta, Interval, Units, paired_difference_interval
-from modelopt.measure.task_metric import TaskMetric
+from modelopt.measure.task_metric import TaskMetric, no_fitting_output
 from modelopt.measure.topk import find_classes, find_scores
 
 _NO_CLASS = -1
@@ -83,10 +83,7 @@ class F1(TaskMetric):
 
     def items(self, outputs: Outputs, label: np.ndarray | None) -> tuple[np.ndarray, bool]:
         """See `TaskMetric.items`: rows of (label, answer)."""
-        if label is None:
-            raise Unfit(f"{self.name} needs labels", hint="give data with labels, or choose another --metric")
-        if label.dtype.kind not in "iu":
-            raise Unfit(f"{self.name} needs class numbers as labels", note=f"the labels are {label.dtype.name}")
+        label = self.require_labels(label, "iu", "class numbers")
         scores, classes = find_scores(outputs, label), find_classes(outputs, label)
         if scores is not None:
             rows = np.asarray(scores, np.float64).reshape(-1, scores.shape[-1])
@@ -94,11 +91,7 @@ class F1(TaskMetric):
             return np.stack([label.ravel().astype(np.int64), answers], axis=1), scores.ndim > 2
         if classes is not None:
             return np.stack([label.ravel().astype(np.int64), classes.ravel().astype(np.int64)], axis=1), label.ndim > 1
-        raise Unfit(
-            "the labels do not fit any output",
-            note=f"labels: {list(label.shape)}; outputs: {', '.join(str(list(out.shape)) for out in outputs)}",
-            hint="--metric file.py:function scores outputs of any shape",
-        )
+        raise no_fitting_output(label, outputs)
 
     @property
     def candidate_units(self) -> Units | None:

@@ -8,10 +8,10 @@ import msgspec
 import numpy as np
 
 from modelopt.core.errors import InputError
-from modelopt.measure.metric import Outputs, Score, Tally, Unfit
+from modelopt.measure.metric import Outputs, Score, Tally
 from modelopt.measure.resample import bootstrap
 from modelopt.measure.stats import CONFIDENCE, RESAMPLES, Delta, Units
-from modelopt.measure.task_metric import TaskMetric
+from modelopt.measure.task_metric import TaskMetric, no_fitting_output
 
 
 class MeanAbsoluteError(TaskMetric):
@@ -28,17 +28,10 @@ class MeanAbsoluteError(TaskMetric):
 
     def items(self, outputs: Outputs, label: np.ndarray | None) -> tuple[np.ndarray, bool]:
         """See `TaskMetric.items`."""
-        if label is None:
-            raise Unfit(f"{self.name} needs labels", hint="give data with labels, or choose another --metric")
-        if label.dtype.kind not in "iuf":
-            raise Unfit(f"{self.name} needs numbers as labels", note=f"the labels are {label.dtype.name}")
+        label = self.require_labels(label, "iuf", "numbers")
         answers = _numbers(outputs, label)
         if answers is None:
-            raise Unfit(
-                "the labels do not fit any output",
-                note=f"labels: {list(label.shape)}; outputs: {', '.join(str(list(out.shape)) for out in outputs)}",
-                hint="--metric file.py:function scores outputs of any shape",
-            )
+            raise no_fitting_output(label, outputs)
         errors = np.asarray(answers, np.float64).ravel() - np.asarray(label, np.float64).ravel()
         if not np.isfinite(errors).all():
             raise InputError(f"{self.name} has no value: an output or a label is NaN or infinite")

@@ -9,7 +9,7 @@ import numpy as np
 from modelopt.core.errors import InputError
 from modelopt.measure.metric import Outputs, Tally, Unfit
 from modelopt.measure.stats import Units
-from modelopt.measure.task_metric import TaskMetric
+from modelopt.measure.task_metric import TaskMetric, shapes
 from modelopt.measure.topk import find_scores
 
 MAX_ROWS = 50_000
@@ -102,16 +102,10 @@ class RecallAtK(TaskMetric):
 
     def items(self, outputs: Outputs, label: np.ndarray | None) -> tuple[np.ndarray, bool]:
         """See `TaskMetric.items`: rows of the number of a label and an embedding."""
-        if label is None:
-            raise Unfit(f"{self.name} needs labels", hint="give data with labels, or choose another --metric")
-        if label.dtype.kind not in "iuU":
-            raise Unfit(f"{self.name} needs class numbers or words as labels", note=f"they are {label.dtype.name}")
+        label = self.require_labels(label, "iuU", "class numbers or words")
         rows = find_scores(outputs, label)
         if rows is None:
-            raise Unfit(
-                "no output holds one embedding for each label",
-                note=f"labels: {list(label.shape)}; outputs: {', '.join(str(list(out.shape)) for out in outputs)}",
-            )
+            raise Unfit("no output holds one embedding for each label", note=shapes(label, outputs))
         numbers = [self._numbers.setdefault(each, len(self._numbers)) for each in label.ravel().tolist()]
         held = np.asarray(rows, np.float64).reshape(-1, rows.shape[-1])
         return np.concatenate([np.array(numbers, np.float64)[:, None], held], axis=1), False

@@ -154,7 +154,7 @@ def time_processes(
     found: list[Timings] = [[] for _ in range(n_models)]
     precision = plan.precision if n_models > 1 else max(plan.precision, speed.LATENCY_PRECISION)
     rule = msgspec.structs.replace(plan, precision=precision)
-    wanted, longest_ns = plan.processes, 0
+    wanted, longest_ns = min(speed.FEWEST, plan.processes), 0
     for number in range(max(plan.processes, plan.max_processes)):
         began = clock()
         with group(number) as timer:
@@ -167,7 +167,7 @@ def time_processes(
         longest_ns = max(longest_ns, now - began)
         progress("timing", min(now - started, plan.budget_ns), plan.budget_ns)
         done = number + 1
-        if done in (min(speed.FEWEST, plan.processes), plan.processes) or (plan.enough is not None and done in _LOOKS):
+        if done >= wanted:
             wanted = processes_wanted(_logs(found), rule)
         if done >= wanted or now - started + longest_ns > plan.budget_ns:
             break
@@ -175,7 +175,7 @@ def time_processes(
 
 
 def processes_wanted(logs: Sequence[np.ndarray], plan: TimingPlan) -> int:
-    """How many processes of each model to time, from what the ones so far say.
+    """How many processes of each model to time, from what the ones so far say; at that number it is asked again.
 
     Args:
         logs: The logarithms of each wanted ratio in the pairs of processes, float64[processes].

@@ -38,6 +38,24 @@ class TaskMetric(Metric):
         self._unscored = 0
         self._why: str | None = None
 
+    def require_labels(self, label: np.ndarray | None, kinds: str, what: str, *, hint: str | None = None) -> np.ndarray:
+        """The labels, which must be of one of these kinds of dtype.
+
+        Args:
+            label: The labels of a sample.
+            kinds: Letters of `numpy.dtype.kind`.
+            what: What labels of these kinds are called.
+            hint: What helps where they are of another kind.
+
+        Raises:
+            Unfit: There are none, or they are of another kind.
+        """
+        if label is None:
+            raise Unfit(f"{self.name} needs labels", hint="give data with labels, or choose another --metric")
+        if label.dtype.kind not in kinds:
+            raise Unfit(f"{self.name} needs {what} as labels", note=f"the labels are {label.dtype.name}", hint=hint)
+        return label
+
     @abstractmethod
     def items(self, outputs: Outputs, label: np.ndarray | None) -> tuple[np.ndarray, bool]:
         """Score one sample: float64[k], one number per item, and whether they are one unit.
@@ -129,3 +147,17 @@ class TaskMetric(Metric):
     def _score(self, tally: Tally, nonfinite: int) -> Score:
         interval = tally.share_interval() if self.unit == "share" else tally.interval()
         return self.scored(tally.units.mean if tally.n else None, tally.n, interval, nonfinite=nonfinite)
+
+
+def shapes(label: np.ndarray, outputs: Outputs) -> str:
+    """The shapes of labels and outputs, for errors."""
+    return f"labels: {list(label.shape)}; outputs: {', '.join(str(list(out.shape)) for out in outputs)}"
+
+
+def no_fitting_output(label: np.ndarray, outputs: Outputs) -> Unfit:
+    """The error where no output holds an answer for each label."""
+    return Unfit(
+        "the labels do not fit any output",
+        note=shapes(label, outputs),
+        hint="--metric file.py:function scores outputs of any shape",
+    )

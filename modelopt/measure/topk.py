@@ -6,8 +6,8 @@ import numpy as np
 
 from modelopt.core.errors import InputError
 from modelopt.measure.chance import Chance, Guesses
-from modelopt.measure.metric import Outputs, Unfit, is_float
-from modelopt.measure.task_metric import TaskMetric
+from modelopt.measure.metric import Outputs, is_float
+from modelopt.measure.task_metric import TaskMetric, no_fitting_output
 
 
 class TopK(TaskMetric):
@@ -51,25 +51,15 @@ class TopK(TaskMetric):
 
     def items(self, outputs: Outputs, label: np.ndarray | None) -> tuple[np.ndarray, bool]:
         """See `TaskMetric.items`; the rows of one sample are one unit where the scores have more than two axes."""
-        if label is None:
-            raise Unfit(f"{self.name} needs labels", hint="give data with labels, or choose another --metric")
-        if label.dtype.kind not in "iu":
-            raise Unfit(
-                f"{self.name} needs class numbers as labels",
-                note=f"the labels are {label.dtype.name}",
-                hint="--metric file.py:function scores labels of any kind",
-            )
+        hint = "--metric file.py:function scores labels of any kind"
+        label = self.require_labels(label, "iu", "class numbers", hint=hint)
         scores = find_scores(outputs, label)
         if scores is None and self._k == 1:
             classes = find_classes(outputs, label)
             if classes is not None:
                 return (classes.ravel() == label.ravel()).astype(np.float64), label.ndim > 1
         if scores is None:
-            raise Unfit(
-                "the labels do not fit any output",
-                note=f"labels: {list(label.shape)}; outputs: {', '.join(str(list(out.shape)) for out in outputs)}",
-                hint="--metric file.py:function scores outputs of any shape",
-            )
+            raise no_fitting_output(label, outputs)
         return self._right(scores, label.ravel()), scores.ndim > 2
 
     def _right(self, scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
