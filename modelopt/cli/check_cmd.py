@@ -11,7 +11,6 @@ import click
 from modelopt.cli import gate_options, options
 from modelopt.cli.command_help import Command
 from modelopt.cli.declaring import option
-from modelopt.cli.parameter_types import Quantity
 from modelopt.core import quantities
 
 
@@ -34,10 +33,10 @@ Examples:
 @option("--max-memory", heading="Gates", metavar="LIMIT", help="Peak memory of a process: +10%, or 200MB.")
 @option("--max-load", heading="Gates", metavar="LIMIT", help="Creating a session: +20%, or 100ms.")
 @option("--max-size", heading="Gates", metavar="LIMIT", help="Of the file: +1%, or 5MB.")
-@option(
+@gate_options.limit(
     "--max-drop",
-    type=Quantity(quantities.share, "fraction"),
-    heading="Gates",
+    read=quantities.share,
+    kind="fraction",
     help="How much accuracy may fall below the baseline's, e.g. 0.5%.",
 )
 @gate_options.ON_INCONCLUSIVE

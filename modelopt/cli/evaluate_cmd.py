@@ -10,7 +10,6 @@ import click
 from modelopt.cli import gate_options, options
 from modelopt.cli.command_help import Command
 from modelopt.cli.declaring import option
-from modelopt.cli.parameter_types import Quantity
 from modelopt.core import quantities
 
 
@@ -28,10 +27,10 @@ Examples:
 @option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Samples per run.")
 @option("--provider", help="The execution provider. [default: cpu]")
 @option("--threads", type=click.IntRange(0), help="Threads of one operator; 0: all usable cores. [default: 0]")
-@option(
+@gate_options.limit(
     "--min-score",
-    type=Quantity(quantities.share, "fraction"),
-    heading="Gates",
+    read=quantities.share,
+    kind="fraction",
     help="Fail if the first metric is lower than this, e.g. 95%.",
 )
 @gate_options.ON_INCONCLUSIVE

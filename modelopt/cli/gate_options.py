@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import click
 
-from modelopt.cli.declaring import group, option
+from modelopt.cli.declaring import Decorated, group, option
 from modelopt.cli.parameter_types import Quantity
 from modelopt.core import quantities
 
-_DROP = option(
+
+def limit(
+    *names: str,
+    read: Callable[[str], float],
+    kind: str,
+    help: str,  # noqa: A002
+) -> Callable[[Decorated], Decorated]:
+    """The option of a gate on one figure.
+
+    Args:
+        names: Of the option, and of its parameter where that is called otherwise.
+        read: A function of `core.quantities`.
+        kind: What it reads, for ``--help`` and errors.
+        help: Its help.
+    """
+    return option(*names, type=Quantity(read, kind), heading="Gates", help=help)
+
+
+_DROP = limit(
     "--max-drop",
-    type=Quantity(quantities.share, "fraction"),
-    heading="Gates",
+    read=quantities.share,
+    kind="fraction",
     help="Fail if the metric falls by more than this, e.g. 1%.",
 )
 _SPEEDUP = option(
@@ -21,31 +41,31 @@ _SPEEDUP = option(
     heading="Gates",
     help="Fail if it is not at least this many times as fast as what it is compared with.",
 )
-_LATENCY = option(
+_LATENCY = limit(
     "--max-latency",
     "max_latency_ns",
-    type=Quantity(quantities.nanoseconds, "time"),
-    heading="Gates",
+    read=quantities.nanoseconds,
+    kind="time",
     help="Fail if a run takes longer: 2ms.",
 )
-_MEMORY = option(
+_MEMORY = limit(
     "--max-memory",
     "max_memory_bytes",
-    type=Quantity(quantities.n_bytes, "size"),
-    heading="Gates",
+    read=quantities.n_bytes,
+    kind="size",
     help="Fail if the peak memory of a process that runs it is larger: 200MB.",
 )
-_LOAD = option(
+_LOAD = limit(
     "--max-load",
     "max_load_ns",
-    type=Quantity(quantities.nanoseconds, "time"),
-    heading="Gates",
+    read=quantities.nanoseconds,
+    kind="time",
     help="Fail if creating a session takes longer: 100ms.",
 )
-_SIZE = option(
+_SIZE = limit(
     "--max-size",
-    type=Quantity(quantities.size, "size"),
-    heading="Gates",
+    read=quantities.size,
+    kind="size",
     help="Fail if the result is larger: 50% (of the input) or 3MB.",
 )
 ON_INCONCLUSIVE = option(

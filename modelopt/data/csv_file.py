@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
@@ -25,22 +26,32 @@ def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     Raises:
         InputError: Not a regular file, not UTF-8, too large, no CSV, or a row is longer than `MAX_ROW_CHARACTERS`.
     """
-    size_bytes = user_files.regular_size(path)
-    if size_bytes > MAX_TABLE_BYTES:
-        raise InputError(f"{path} is too large", note=f"{size_bytes} bytes, the limit is {MAX_TABLE_BYTES}")
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            first = file.readline(MAX_ROW_CHARACTERS)
-            file.seek(0)
-            lines = BoundedLines(file, path)
-            for row in csv.reader(lines, delimiter=max(_DELIMITERS, key=first.count), strict=True):
+    with bounded_lines(path, MAX_TABLE_BYTES) as lines:
+        delimiter = max(_DELIMITERS, key=lines.first().count)
+        try:
+            for row in csv.reader(lines, delimiter=delimiter, strict=True):
                 lines.length = 0
                 if any(cell.strip() for cell in row):
                     yield lines.number, [cell.strip() for cell in row]
+        except csv.Error as error:
+            raise InputError(f"{path}, line {lines.number}: this is no CSV", note=str(error)) from None
+
+
+@contextmanager
+def bounded_lines(path: Path, most_bytes: int) -> Iterator[BoundedLines]:
+    """The lines of a text file.
+
+    Raises:
+        InputError: Not a regular file, not UTF-8, larger than `most_bytes`, or it cannot be read.
+    """
+    size_bytes = user_files.regular_size(path)
+    if size_bytes > most_bytes:
+        raise InputError(f"{path} is too large", note=f"{size_bytes} bytes, the limit is {most_bytes}")
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            yield BoundedLines(file, path)
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text", note=str(error)) from None
-    except csv.Error as error:
-        raise InputError(f"{path}, line {lines.number}: this is no CSV", note=str(error)) from None
     except OSError as error:
         raise InputError(f"cannot read {path}", note=str(error)) from None
 
@@ -53,6 +64,12 @@ class BoundedLines:
         self._path = path
         self.number = 0
         self.length = 0
+
+    def first(self) -> str:
+        """The beginning of the file, as far as its first line; the lines start there again."""
+        line = self._file.readline(MAX_ROW_CHARACTERS)
+        self._file.seek(0)
+        return line
 
     def __iter__(self) -> BoundedLines:
         return self

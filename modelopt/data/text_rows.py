@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from modelopt.core.errors import InputError, did_you_mean
-from modelopt.data import user_files
 from modelopt.data.arrays import LABEL_KEYS
 from modelopt.data.columns import Columns
-from modelopt.data.csv_file import BoundedLines, csv_rows
+from modelopt.data.csv_file import bounded_lines, csv_rows
 
 JSON_SUFFIXES = (".jsonl", ".ndjson")
 LINE_SUFFIXES = (".txt",)
@@ -41,19 +40,10 @@ def text_rows(path: Path, columns: Columns) -> Iterator[Row]:
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    size_bytes = user_files.regular_size(path)
-    if size_bytes > MAX_TEXT_FILE_BYTES:
-        raise InputError(f"{path} is too large", note=f"{size_bytes} bytes, the limit is {MAX_TEXT_FILE_BYTES}")
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = BoundedLines(file, path)
-            for line in lines:
-                lines.length = 0
-                yield f"{path}, line {lines.number}", line
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text", note=str(error)) from None
-    except OSError as error:
-        raise InputError(f"cannot read {path}", note=str(error)) from None
+    with bounded_lines(path, MAX_TEXT_FILE_BYTES) as lines:
+        for line in lines:
+            lines.length = 0
+            yield f"{path}, line {lines.number}", line
 
 
 def _json_rows(path: Path, columns: Columns) -> Iterator[Row]:
