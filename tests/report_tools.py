@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 from modelopt.core.changes import Skip
+from modelopt.measure.environment import describe
+from modelopt.measure.latency import BenchResult
 from modelopt.report import FileInfo, ModelStats, Outcome, PassResult, Report, Trial
 
+ENVIRONMENT = describe(threads=1, onnxruntime="1", load_average=None)
 STATS = ModelStats(nodes=1, weight_bytes=1)
 
 
@@ -41,4 +46,37 @@ def report(*passes: PassResult, trials: Sequence[Trial] = (), written: bool = Tr
         versions={},
         trials=tuple(trials),
         **({"gates": ()} | more),
+    )
+
+
+def timed(
+    runs_ns: Sequence[int],
+    *,
+    peaks: Sequence[int] = (100,),
+    loads: Sequence[int] = (100,),
+    first_run_ns: int = 1,
+    **env: Any,
+) -> BenchResult:
+    """What timing says of a model that takes `runs_ns` in one process after another.
+
+    Args:
+        runs_ns: Nanoseconds of each run of a process, one figure for each process.
+        peaks: Peak memory of each process in bytes; one figure stands for all.
+        loads: Nanoseconds that each process took to create a session; one figure stands for all.
+        first_run_ns: Nanoseconds of the first run of each.
+        env: Fields of the environment.
+    """
+    n = len(runs_ns)
+    return BenchResult(
+        path="m.onnx",
+        samples_ns=tuple(((ns, ns), (ns, ns)) for ns in runs_ns),
+        first_runs_ns=(first_run_ns,) * n,
+        loads_ns=tuple(loads) if len(loads) > 1 else tuple(loads) * n,
+        warmup_runs=1,
+        peaks_bytes=tuple(peaks) if len(peaks) > 1 else tuple(peaks) * n,
+        wall_ns=20_000_000_000,
+        providers=(),
+        node_providers={},
+        env=msgspec.structs.replace(ENVIRONMENT, **env),
+        warnings=(),
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 
@@ -13,7 +12,6 @@ from modelopt.core import quantities
 from modelopt.core.errors import InputError
 from modelopt.engine import baseline
 from modelopt.engine.baseline import CheckLimits
-from modelopt.measure.environment import describe
 from modelopt.measure.evaluate import Accuracy
 from modelopt.measure.latency import BenchResult
 from modelopt.measure.metric import Score
@@ -23,8 +21,8 @@ from modelopt.recipe.recipe import OnInconclusive
 from modelopt.report import GateOutcome, GateResult
 from modelopt.report.check_report import CheckReport
 from modelopt.report.stored import Stored, Subject
+from tests.report_tools import timed
 
-ENV = describe(threads=1, onnxruntime="1", load_average=None)
 PASSED, FAILED, OPEN = GateOutcome.PASSED, GateOutcome.FAILED, GateOutcome.INCONCLUSIVE
 
 
@@ -33,19 +31,7 @@ def allowed(text: str) -> quantities.Allowed:
 
 
 def _timed(*runs_ns: int, peak: int = 100, **env: Any) -> BenchResult:
-    return BenchResult(
-        path="m.onnx",
-        samples_ns=tuple(((ns, ns), (ns, ns)) for ns in runs_ns),
-        first_runs_ns=(1,) * len(runs_ns),
-        loads_ns=(50,) * len(runs_ns),
-        warmup_runs=1,
-        peaks_bytes=(peak,) * len(runs_ns),
-        wall_ns=20_000_000_000,
-        providers=(),
-        node_providers={},
-        env=msgspec.structs.replace(ENV, **env),
-        warnings=(),
-    )
+    return timed(runs_ns, peaks=(peak,), loads=(50,), **env)
 
 
 def _scored(right: list[int], data: str = "d", *, kept: bool = True) -> Accuracy:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from modelopt.engine import judging
 from modelopt.engine.findings import Findings
-from modelopt.measure.environment import describe
 from modelopt.measure.evaluate import Accuracy
-from modelopt.measure.latency import BenchResult
 from modelopt.measure.metric import Score
 from modelopt.measure.outputs import OutputScore
 from modelopt.measure.speed import Ratio, Verdict
@@ -18,6 +14,7 @@ from modelopt.measure.stats import Delta, proportion_interval
 from modelopt.measure.task_score import TaskScore
 from modelopt.recipe.recipe import Gates, OnInconclusive
 from modelopt.report import GateOutcome, GateResult, Latency
+from tests.report_tools import timed
 
 PASSED, FAILED, OPEN = GateOutcome.PASSED, GateOutcome.FAILED, GateOutcome.INCONCLUSIVE
 
@@ -39,26 +36,9 @@ def _task(point: float, low: float | None, high: float | None, n: int = 600) -> 
     return Findings(unchanged=False, accuracy=Accuracy(n=n, tasks=(task,), outputs=(), fidelity=()))
 
 
-def _result(runs_ns: list[int], peaks: tuple[int, ...] = (100,) * 8, loads: tuple[int, ...] = (100,) * 8) -> Any:
-    environment = describe(threads=1, onnxruntime="1", load_average=None)  # no gate looks at it
-    return BenchResult(
-        path="m.onnx",
-        samples_ns=tuple(((ns, ns), (ns, ns)) for ns in runs_ns),
-        first_runs_ns=(1,) * len(runs_ns),
-        loads_ns=loads,
-        warmup_runs=1,
-        peaks_bytes=peaks,
-        wall_ns=20_000_000_000,
-        providers=(),
-        node_providers={},
-        env=environment,
-        warnings=(),
-    )
-
-
 def _timed(low: float, point: float, high: float) -> Findings:
     ratio = Ratio(point=point, low=low, high=high, verdict=Verdict.UNDECIDED, processes=8)
-    after = _result([1000] * 8)
+    after = timed([1000] * 8)
     return Findings(unchanged=False, latency=Latency(before=after, after=after, ratio=ratio))
 
 
@@ -123,8 +103,8 @@ def test_equal_outputs_lose_nothing_on_one_sample() -> None:
         (Gates(max_load_ns=190), FAILED),
     ],
 )
-def test_figures_of_the_result(contract: Gates, outcome: GateOutcome) -> None:
-    after = _result([980, 1020] * 4, peaks=(99, 101) * 4, loads=(200,) * 8)
+def test_figures_of_thetimed(contract: Gates, outcome: GateOutcome) -> None:
+    after = timed([980, 1020] * 4, peaks=(99, 101) * 4, loads=(200,) * 8)
     ratio = Ratio(point=1, low=1, high=1, verdict=Verdict.NO_DIFFERENCE, processes=8)
     found = _judged(contract, Findings(unchanged=False, latency=Latency(before=after, after=after, ratio=ratio)))
     assert found.outcome is outcome
@@ -132,7 +112,7 @@ def test_figures_of_the_result(contract: Gates, outcome: GateOutcome) -> None:
 
 
 def test_one_process_decides_no_figure_of_memory() -> None:
-    (found,) = judging.judge_figures(Gates(max_memory_bytes=1000), _result([1000], peaks=(100,)))
+    (found,) = judging.judge_figures(Gates(max_memory_bytes=1000), timed([1000], peaks=(100,)))
     assert found.outcome is OPEN
     assert "--processes" in (found.hint or "")
 

@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from modelopt.measure.environment import describe
 from modelopt.measure.latency import BenchResult
 from modelopt.report.process_rows import process_rows
+from tests.report_tools import timed
 
 
 def _result(peaks: tuple[int, ...], loads: tuple[int, ...]) -> BenchResult:
-    return BenchResult(
-        path="m.onnx",
-        samples_ns=(),
-        first_runs_ns=(1_000_000,) * len(peaks),
-        loads_ns=loads,
-        warmup_runs=0,
-        peaks_bytes=peaks,
-        providers=(),
-        node_providers={},
-        env=describe(threads=1, onnxruntime="1", load_average=None),
-        warnings=(),
-    )
+    return timed([1] * len(peaks), peaks=peaks, loads=loads, first_run_ns=1_000_000)
 
 
 def test_what_changes_and_what_is_noise() -> None:
